@@ -1,0 +1,1 @@
+"""Choices as data: settings, report layouts, metric tables."""

@@ -1,0 +1,1 @@
+"""One step each: a Nipype interface over one tool or one function."""

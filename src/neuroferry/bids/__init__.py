@@ -1,0 +1,1 @@
+"""Reads a dataset into plain values and names the outputs."""

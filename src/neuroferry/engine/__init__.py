@@ -1,0 +1,1 @@
+"""Runs Nipype graphs: resources, the plugins, the run record."""

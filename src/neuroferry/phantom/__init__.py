@@ -1,0 +1,1 @@
+"""Digital brains whose truth is known."""

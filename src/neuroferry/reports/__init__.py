@@ -1,0 +1,1 @@
+"""HTML pages from the run record and the derivatives."""

@@ -1,0 +1,1 @@
+"""What is computed: one Nipype graph builder a file."""
