@@ -53,12 +53,12 @@ class Template:
 
 
 @lru_cache(maxsize=4)
-def load_template(resolution: float = 1.0) -> Template:
+def load_template(resolution: int = 1) -> Template:
     """Load MNI152NLin2009aSym.
 
     Parameters
     ----------
-    resolution : float
+    resolution : int
         Isotropic voxel size in mm; other than 1 is resampled by nilearn.
 
     Returns
