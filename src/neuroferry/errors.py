@@ -69,3 +69,17 @@ class ToolError(NeuroferryError):
     """An external program or library that failed."""
 
     exit_code = ExitCode.SOFTWARE
+
+
+class StepsFailedError(NeuroferryError):
+    """A run that came to its end with steps that failed."""
+
+    exit_code = ExitCode.STEP_FAILED
+
+
+class RunInterrupted(NeuroferryError):  # noqa: N818 - an interruption is no error
+    """A run that was stopped by Ctrl-C or by the system; ``signal_number`` says by what."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -1,1 +1,12 @@
-"""Runs Nipype graphs: resources, the plugins, the run record."""
+"""Runs Nipype graphs: resources, the plugins, the run record.
+
+The plugins take any Nipype workflow::
+
+    workflow.run(plugin=MultiProcPlugin(plugin_args={"n_procs": 2, "memory_gb": 4}))
+"""
+
+from neuroferry.engine.linear import LinearPlugin
+from neuroferry.engine.multiproc import MultiProcPlugin
+from neuroferry.engine.record import RunRecord, RunSummary, StepSummary
+
+__all__ = ["LinearPlugin", "MultiProcPlugin", "RunRecord", "RunSummary", "StepSummary"]

@@ -1,0 +1,239 @@
+"""What the plugins share: the walk over the graph, the record and the crash files."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neuroferry.engine.record import RunRecord, StepSummary, subject_of
+from neuroferry.engine.resources import available_resources
+from neuroferry.engine.schedule import Schedule, Task
+from neuroferry.engine.worker import Outcome, explain, write_crashfile
+from neuroferry.errors import RunInterrupted, StepsFailedError
+
+
+class RecordingPlugin:
+    """Walks over a Nipype graph; subclasses say where a step runs.
+
+    Parameters
+    ----------
+    plugin_args : dict, optional
+        ``n_procs`` : int
+            Processors to use; by default all that this process may use.
+        ``memory_gb`` : float
+            Memory to use in GB; by default 90% of what this process may use.
+        ``record`` : RunRecord
+            Where each change of state is written; by default nowhere.
+        ``history`` : mapping of str to StepSummary
+            Earlier measured runs of the same steps, for the order of steps and for the
+            figures of those that are found done.
+        ``crash_dir``, ``log_file`` : path
+            Folder for crash files (by default Nipype's own setting) and the file that
+            collects what the steps print.
+        ``stop_on_first_crash`` : bool
+            Start nothing more once a step has failed.
+        ``status_callback`` : callable
+            As for Nipype's own plugins: called with the node and ``start``, ``end`` or
+            ``exception``.
+    """
+
+    def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+        self.plugin_args = dict(plugin_args or {})
+        limits = available_resources()
+        self.n_procs = int(self.plugin_args.get("n_procs") or limits.n_procs)
+        self.memory_gb = float(self.plugin_args.get("memory_gb") or 0.9 * limits.memory_gb)
+        self.record: RunRecord | None = self.plugin_args.get("record")
+        self.history: Mapping[str, StepSummary] = self.plugin_args.get("history") or {}
+        self.log_file: Path | None = self.plugin_args.get("log_file")
+        self._callback: Callable[[Any, str], None] | None = self.plugin_args.get("status_callback")
+        self._interrupted_by: int | None = None
+        self._failures: list[tuple[str, str]] = []
+
+    def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
+        """Run a flattened graph; called by ``Workflow.run``.
+
+        Raises
+        ------
+        StepsFailedError
+            When all that could run has run and some steps had failed.
+        RunInterrupted
+            On Ctrl-C or SIGTERM, after every child has ended.
+        """
+        execution = config.get("execution", {})
+        self._failures = []
+        self._interrupted_by = None
+        self._updatehash = updatehash
+        self._stop_early = bool(
+            self.plugin_args.get(
+                "stop_on_first_crash",
+                str(execution.get("stop_on_first_crash", "false")).lower() in ("true", "1"),
+            )
+        )
+        crash_dir = self.plugin_args.get("crash_dir") or execution.get("crashdump_dir")
+        self._crash_dir = Path(crash_dir) if crash_dir else Path.cwd()
+        expected = {
+            step: summary.seconds
+            for step, summary in self.history.items()
+            if summary.seconds is not None
+        }
+        schedule = Schedule(graph, expected)
+        with self._signals():
+            self._walk(schedule)
+        if self._failures:
+            step, error = self._failures[0]
+            more = len(self._failures) - 1
+            raise StepsFailedError(
+                f"{step} failed: {error}" + (f" ({more} more failed.)" if more else "")
+            )
+
+    def _walk(self, schedule: Schedule) -> None:
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Called from the signal handler; a subclass that sleeps wakes up."""
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn SIGINT and SIGTERM into ``_interrupted_by`` while the graph runs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, _frame: object) -> None:
+            self._interrupted_by = number
+            self._wake()
+
+        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _raise_if_interrupted(self) -> None:
+        if self._interrupted_by is not None:
+            name = signal.Signals(self._interrupted_by).name
+            raise RunInterrupted(
+                f"Stopped by {name}. What is finished is kept: give the same command with the "
+                "same work folder to go on.",
+                signal_number=self._interrupted_by,
+            )
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop_early and bool(self._failures)
+
+    def _prepare(self, schedule: Schedule, index: int) -> bool:
+        """Look at a ready task before it runs; tell whether it still has to run.
+
+        A step whose result is there already, with the same inputs, is done; a MapNode is
+        replaced by its items.
+        """
+        task = schedule.tasks[index]
+        try:
+            if not task.expanded and _is_map(task.node) and task.node.num_subnodes() > 1:
+                if not self._updatehash and self._is_done(task.node):
+                    self._close_cached(schedule, index)
+                else:
+                    schedule.expand(index, task.node.get_subnodes())
+                return False
+            if not self._updatehash and not task.expanded and self._is_done(task.node):
+                self._close_cached(schedule, index)
+                return False
+        except Exception as err:
+            # an input that is missing or of the wrong type shows up here, before any run
+            details = traceback.format_exc()
+            self._close_failed(
+                schedule, index, Outcome(0.0, 0.0, None, explain(err, details), details)
+            )
+            return False
+        return True
+
+    @staticmethod
+    def _is_done(node: Any) -> bool:
+        if node.overwrite or (node.overwrite is None and node.interface.always_run):
+            return False
+        cached, updated = node.is_cached()
+        return bool(cached and updated)
+
+    def _announce(self, task: Task) -> None:
+        self._write(
+            "step_started", step=task.step, n_procs=task.n_procs, mem_gb=round(task.mem_gb, 3)
+        )
+        self._call_back(task, "start")
+
+    def _close(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
+        """Book the end of a task that ran."""
+        if outcome.error is not None:
+            self._close_failed(schedule, index, outcome)
+            return
+        task = schedule.tasks[index]
+        schedule.done(index)
+        self._write(
+            "step_done",
+            step=task.step,
+            seconds=round(outcome.seconds, 3),
+            cpu_seconds=round(outcome.cpu_seconds, 3),
+            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
+            cached=False,
+        )
+        self._call_back(task, "end")
+
+    def _close_cached(self, schedule: Schedule, index: int) -> None:
+        task = schedule.tasks[index]
+        schedule.done(index)
+        known = self.history.get(task.step)
+        self._write(
+            "step_done",
+            step=task.step,
+            seconds=known and known.seconds,
+            cpu_seconds=known and known.cpu_seconds,
+            peak_gb=known and known.peak_gb,
+            mem_gb=round(task.mem_gb, 3),
+            n_procs=task.n_procs,
+            cached=True,
+        )
+        self._call_back(task, "end")
+
+    def _close_failed(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
+        task = schedule.tasks[index]
+        error = outcome.error or "The step failed."
+        lost = schedule.fail(index)
+        self._failures.append((task.step, error))
+        try:
+            crashfile = write_crashfile(
+                self._crash_dir, task.step, task.node, error, outcome.traceback
+            )
+        except OSError:
+            crashfile = None  # a full disk must not hide the error itself
+        self._write(
+            "step_failed",
+            step=task.step,
+            seconds=round(outcome.seconds, 3),
+            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
+            message=error,
+            crashfile=None if crashfile is None else str(crashfile),
+            traceback=outcome.traceback,
+        )
+        for other in lost:
+            self._write("step_skipped", step=schedule.tasks[other].step, because=task.step)
+        self._call_back(task, "exception")
+
+    def _write(self, event: str, *, step: str, **values: Any) -> None:
+        if self.record is not None:
+            self.record.write(event, step=step, subject=subject_of(step), **values)
+
+    def _call_back(self, task: Task, status: str) -> None:
+        if self._callback is not None:
+            self._callback(task.node, status)
+
+
+def _is_map(node: Any) -> bool:
+    from nipype.pipeline.engine import MapNode
+
+    return isinstance(node, MapNode)

@@ -1,0 +1,286 @@
+"""The run record: one line of JSON for each change of state of each step.
+
+The file is append-only. Whoever runs a step, a worker on a laptop or a job on a cluster,
+adds one line with a single ``write``; progress, status, reports and exit code read the
+file, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+StepState = Literal["running", "done", "cached", "failed", "skipped"]
+Event = dict[str, Any]
+
+_SUBJECT = re.compile(r"(?:^|\.)sub_([0-9A-Za-z]+)_wf(?:\.|$)")
+
+
+def subject_of(step: str) -> str | None:
+    """Tell which participant a step belongs to, by the name of its subject's graph.
+
+    Examples
+    --------
+    >>> subject_of("neuroferry_wf.sub_01_wf.anat_wf.correct_bias")
+    '01'
+    >>> subject_of("some_wf.node") is None
+    True
+    """
+    match = _SUBJECT.search(step)
+    return match.group(1) if match else None
+
+
+@dataclass(frozen=True)
+class StepSummary:
+    """What the record says of one step.
+
+    Attributes
+    ----------
+    step : str
+        Full name of the Nipype node.
+    subject : str or None
+        Participant label without ``sub-``.
+    state : str
+        ``running``, ``done``, ``cached``, ``failed`` or ``skipped``.
+    seconds, cpu_seconds : float or None
+        Wall-clock and processor seconds. For a cached step, those of the run that made it.
+    peak_gb : float or None
+        Largest resident memory of any of the step's processes, in GB (1e9 bytes).
+    mem_gb, n_procs : float or None, int or None
+        What was set aside for the step.
+    message : str or None
+        Why it failed, in one sentence.
+    crashfile, traceback : str or None
+        Where the details are, and the details.
+    because : str or None
+        For a skipped step, the step that failed before it.
+    """
+
+    step: str
+    subject: str | None
+    state: StepState
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_gb: float | None = None
+    mem_gb: float | None = None
+    n_procs: int | None = None
+    message: str | None = None
+    crashfile: str | None = None
+    traceback: str | None = None
+    because: str | None = None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What the record says of one run."""
+
+    run_id: str | None = None
+    version: str | None = None
+    image: str | None = None
+    command: str | None = None
+    host: str | None = None
+    plugin: str | None = None
+    n_procs: int | None = None
+    memory_gb: float | None = None
+    n_steps: int | None = None
+    subjects: tuple[str, ...] = ()
+    started: str | None = None
+    ended: str | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    steps: tuple[StepSummary, ...] = ()
+    problems: tuple[Event, ...] = ()
+
+    def count(self, *states: StepState) -> int:
+        """Count the steps that are in one of ``states``."""
+        return sum(step.state in states for step in self.steps)
+
+    @property
+    def failed(self) -> tuple[StepSummary, ...]:
+        """Steps that failed, in the order in which they did."""
+        return tuple(step for step in self.steps if step.state == "failed")
+
+    def of_subject(self, subject: str | None) -> RunSummary:
+        """Keep the steps and problems of one participant."""
+        return replace(
+            self,
+            steps=tuple(s for s in self.steps if s.subject == subject),
+            problems=tuple(p for p in self.problems if p.get("subject") in (subject, None)),
+        )
+
+
+@dataclass
+class RunRecord:
+    """Writes one run's events, and tells those who listen.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The ``events.jsonl`` file; its folder is made when it is not there.
+    listeners : list of callable
+        Each is called with every event, after it was written.
+    """
+
+    path: Path
+    listeners: list[Callable[[Event], None]] = field(default_factory=list)
+
+    def write(self, event: str, **values: Any) -> Event:
+        """Append one event.
+
+        Parameters
+        ----------
+        event : str
+            Its kind: ``run_started``, ``problem``, ``step_started``, ``step_done``,
+            ``step_failed``, ``step_skipped`` or ``run_ended``.
+        **values
+            What goes with it; must be plain JSON values.
+
+        Returns
+        -------
+        dict
+            The event as written.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        entry: Event = {"time": now, "event": event, **values}
+        line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+        for listener in self.listeners:
+            listener(entry)
+        return entry
+
+
+def read_events(path: Path) -> list[Event]:
+    """Read a record; a last line that is not finished yet is left out.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        An ``events.jsonl`` file.
+
+    Returns
+    -------
+    list of dict
+        Events in the order in which they were written; empty when there is no file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in text.splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+def summarise(events: Iterable[Mapping[str, Any]]) -> RunSummary:
+    """Reduce a run's events to the state of the run and of each of its steps."""
+    run = RunSummary()
+    steps: dict[str, StepSummary] = {}
+    problems: list[Event] = []
+    for entry in events:
+        kind = entry.get("event")
+        if kind == "run_started":
+            run = replace(
+                run,
+                started=entry.get("time"),
+                n_steps=entry.get("steps"),
+                subjects=tuple(entry.get("subjects", ())),
+                **{
+                    key: entry.get(key)
+                    for key in (
+                        "run_id",
+                        "version",
+                        "image",
+                        "command",
+                        "host",
+                        "plugin",
+                        "n_procs",
+                        "memory_gb",
+                    )
+                },
+            )
+        elif kind == "run_ended":
+            run = replace(
+                run,
+                ended=entry.get("time"),
+                exit_code=entry.get("exit_code"),
+                reason=entry.get("reason"),
+            )
+        elif kind == "problem":
+            problems.append(dict(entry))
+        elif kind in _STEP_STATES:
+            step = _after(steps.get(entry["step"]), entry)
+            steps.pop(entry["step"], None)
+            steps[entry["step"]] = step
+    return replace(run, steps=tuple(steps.values()), problems=tuple(problems))
+
+
+_STEP_STATES: dict[str, StepState] = {
+    "step_started": "running",
+    "step_done": "done",
+    "step_failed": "failed",
+    "step_skipped": "skipped",
+}
+
+
+def _after(before: StepSummary | None, entry: Mapping[str, Any]) -> StepSummary:
+    """Give the state of a step after one more event."""
+    state = _STEP_STATES[entry["event"]]
+    if state == "done" and entry.get("cached"):
+        state = "cached"
+    step = before or StepSummary(entry["step"], entry.get("subject"), state)
+    keys = (
+        "seconds",
+        "cpu_seconds",
+        "peak_gb",
+        "mem_gb",
+        "n_procs",
+        "message",
+        "crashfile",
+        "traceback",
+        "because",
+    )
+    known = {key: entry[key] for key in keys if entry.get(key) is not None}
+    if state in ("running", "done", "cached"):
+        known = {"message": None, "crashfile": None, "traceback": None, **known}
+    return replace(step, state=state, **known)
+
+
+def read_run(run_dir: Path) -> RunSummary:
+    """Read and summarise the record in a run's folder, ``<out>/logs/<run>``."""
+    return summarise(read_events(run_dir / "events.jsonl"))
+
+
+def list_runs(out_dir: Path) -> list[Path]:
+    """Folders of the runs that wrote into ``out_dir``, oldest first."""
+    return sorted(path.parent for path in (out_dir / "logs").glob("*/events.jsonl"))
+
+
+def read_history(out_dir: Path) -> dict[str, StepSummary]:
+    """Give, for each step that ever ran to its end, its latest measured run.
+
+    Returns
+    -------
+    dict of str to StepSummary
+        By full name of the step; only steps with a measured time.
+    """
+    history: dict[str, StepSummary] = {}
+    for run_dir in list_runs(out_dir):
+        for step in read_run(run_dir).steps:
+            if step.state == "done" and step.seconds is not None:
+                history[step.step] = step
+    return history

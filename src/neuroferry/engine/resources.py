@@ -1,0 +1,175 @@
+"""Processors and memory that this process may really use.
+
+The machine's own figures are only an upper bound: CPU affinity, control groups (version 1
+and 2) and a SLURM allocation each may allow less.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroferry.errors import UsageError
+
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_AMOUNT = re.compile(
+    r"^\s*(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[kmgt])(?P<i>i?)b?\s*$", re.I
+)
+# cgroup v1 writes "no limit" as a number near 2**63
+_NO_LIMIT = 2**60
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use.
+
+    Attributes
+    ----------
+    n_procs : int
+        Processors.
+    memory_gb : float
+        Memory in GB (1e9 bytes).
+    """
+
+    n_procs: int
+    memory_gb: float
+
+
+def parse_memory(text: str) -> float:
+    """Turn an amount of memory with its unit into GB.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``8GB``, ``8000 MB`` or ``7.5GiB``. A bare number is refused: the programs of
+        the field read it as megabytes or as gigabytes.
+
+    Returns
+    -------
+    float
+        GB (1e9 bytes).
+
+    Raises
+    ------
+    UsageError
+        When the text is not an amount with a unit, or is zero.
+
+    Examples
+    --------
+    >>> parse_memory("8GB")
+    8.0
+    >>> parse_memory("500m")
+    0.5
+    >>> round(parse_memory("1GiB"), 3)
+    1.074
+    """
+    match = _AMOUNT.match(text)
+    if match is None:
+        raise UsageError(
+            f"'{text}' is not an amount of memory. Write it with its unit, such as 8GB or 8000MB."
+        )
+    units = _BINARY_UNITS if match["i"] else _UNITS
+    amount = float(match["number"]) * units[match["unit"].lower()] / 1e9
+    if amount <= 0:
+        raise UsageError(f"'{text}' is no memory at all. Write an amount such as 8GB.")
+    return amount
+
+
+def available_resources(
+    environ: Mapping[str, str] | None = None, root: Path = Path("/")
+) -> Resources:
+    """Find what this process may use.
+
+    Parameters
+    ----------
+    environ : mapping, optional
+        The environment, searched for a SLURM allocation; by default that of the process.
+    root : pathlib.Path
+        Where ``proc`` and ``sys`` are found.
+    """
+    env = os.environ if environ is None else environ
+    return Resources(_available_processors(env, root), _available_memory_gb(env, root))
+
+
+def _available_processors(environ: Mapping[str, str], root: Path) -> int:
+    limits = [float(len(os.sched_getaffinity(0)))]
+    for folder in _cgroup_folders(root, "cpu"):
+        quota = _cpu_quota(folder)
+        if quota is not None:
+            limits.append(quota)
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if environ.get(name, "").isdigit():
+            limits.append(float(environ[name]))
+            break
+    return max(1, int(min(limits)))
+
+
+def _available_memory_gb(environ: Mapping[str, str], root: Path) -> float:
+    limits = [_total_memory(root)]
+    for folder in _cgroup_folders(root, "memory"):
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            value = _read_number(folder / name)
+            if value is not None and value < _NO_LIMIT:
+                limits.append(value)
+    if environ.get("SLURM_MEM_PER_NODE", "").isdigit():
+        limits.append(float(environ["SLURM_MEM_PER_NODE"]) * 2**20)
+    elif environ.get("SLURM_MEM_PER_CPU", "").isdigit():
+        processors = int(environ.get("SLURM_CPUS_ON_NODE") or 1)
+        limits.append(float(environ["SLURM_MEM_PER_CPU"]) * processors * 2**20)
+    positive = [limit for limit in limits if limit > 0]
+    return min(positive) / 1e9
+
+
+def _total_memory(root: Path) -> float:
+    for line in (root / "proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return float(line.split()[1]) * 1024
+    raise UsageError("/proc/meminfo names no MemTotal: give the memory with --mem, such as 8GB.")
+
+
+def _cgroup_folders(root: Path, controller: str) -> list[Path]:
+    """List this process's control group and all above it, for one controller."""
+    folders: list[Path] = []
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base = root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            base = root / "sys/fs/cgroup" / controller
+        else:
+            continue
+        here = base / path.lstrip("/")
+        while True:
+            folders.append(here)
+            if here == base or base not in here.parents:
+                break
+            here = here.parent
+    return folders
+
+
+def _cpu_quota(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else float(quota) / float(period)
+    except (OSError, ValueError):
+        pass
+    quota_us = _read_number(folder / "cpu.cfs_quota_us")
+    period_us = _read_number(folder / "cpu.cfs_period_us")
+    if quota_us is None or period_us is None or quota_us <= 0 or period_us <= 0:
+        return None
+    return quota_us / period_us
+
+
+def _read_number(path: Path) -> float | None:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return None

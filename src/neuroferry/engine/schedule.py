@@ -1,0 +1,144 @@
+"""Which steps of a graph may run next, and what a failure takes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+
+
+@dataclass
+class Task:
+    """One step: a node of the flattened graph, or one item of a MapNode.
+
+    Attributes
+    ----------
+    node : nipype.pipeline.engine.Node
+        What to run.
+    step : str
+        Its full name, unique in the graph.
+    n_procs, mem_gb : int, float
+        Processors and GB that it needs.
+    waits_for, leads_to : set of int
+        Tasks before and after it.
+    map_parent : int or None
+        For an item of a MapNode, the task that collects the items.
+    expanded : bool
+        For a MapNode, whether its items are tasks already.
+    """
+
+    node: Any
+    step: str
+    n_procs: int
+    mem_gb: float
+    waits_for: set[int] = field(default_factory=set)
+    leads_to: set[int] = field(default_factory=set)
+    map_parent: int | None = None
+    expanded: bool = False
+    priority: float = 0.0
+
+
+class Schedule:
+    """Book-keeping of a graph's steps while it runs.
+
+    Parameters
+    ----------
+    graph : networkx.DiGraph
+        Flattened and expanded Nipype graph.
+    expected_seconds : mapping of str to float, optional
+        Known durations of steps; the step with the longest way to the end goes first.
+    """
+
+    def __init__(
+        self, graph: nx.DiGraph, expected_seconds: Mapping[str, float] | None = None
+    ) -> None:
+        self._expected = dict(expected_seconds or {})
+        order = list(nx.lexicographical_topological_sort(graph, key=_identity))
+        index = {node: i for i, node in enumerate(order)}
+        self.tasks = [_task(node) for node in order]
+        for before, after in graph.edges():
+            self.tasks[index[before]].leads_to.add(index[after])
+            self.tasks[index[after]].waits_for.add(index[before])
+        for task in reversed(self.tasks):
+            way = max((self.tasks[i].priority for i in task.leads_to), default=0.0)
+            task.priority = way + self._expected.get(task.step, 1.0)
+        self.open = set(range(len(self.tasks)))
+        self._ready = {i for i, task in enumerate(self.tasks) if not task.waits_for}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step has run, failed or been skipped."""
+        return not self.open
+
+    def ready(self) -> list[int]:
+        """Tasks that may start now, the most urgent first."""
+        return sorted(self._ready, key=lambda i: (-self.tasks[i].priority, i))
+
+    def take(self, index: int) -> None:
+        """Take a task out of the ready ones, because it starts."""
+        self._ready.discard(index)
+
+    def done(self, index: int) -> None:
+        """Mark a task as done, and free those that waited for it."""
+        self.take(index)
+        self.open.discard(index)
+        for after in self.tasks[index].leads_to:
+            task = self.tasks[after]
+            task.waits_for.discard(index)
+            if not task.waits_for and after in self.open:
+                self._ready.add(after)
+
+    def fail(self, index: int) -> list[int]:
+        """Mark a task as failed.
+
+        Returns
+        -------
+        list of int
+            The tasks that can now never run, each closed by this call.
+        """
+        self.take(index)
+        self.open.discard(index)
+        lost: list[int] = []
+        stack = sorted(self.tasks[index].leads_to)
+        while stack:
+            after = stack.pop(0)
+            if after not in self.open:
+                continue
+            self.take(after)
+            self.open.discard(after)
+            lost.append(after)
+            stack.extend(sorted(self.tasks[after].leads_to))
+        return lost
+
+    def expand(self, index: int, items: list[Any]) -> None:
+        """Give a MapNode's items tasks of their own; the MapNode waits for them."""
+        parent = self.tasks[index]
+        parent.expanded = True
+        self.take(index)
+        for node in items:
+            task = _task(node)
+            task.step = f"{parent.step}.{node.name}"
+            task.map_parent = index
+            task.leads_to = {index}
+            task.priority = parent.priority
+            self.tasks.append(task)
+            number = len(self.tasks) - 1
+            parent.waits_for.add(number)
+            self.open.add(number)
+            self._ready.add(number)
+
+
+def step_name(node: Any) -> str:
+    """Full name of a node, with the values of its iterables where it has some."""
+    parameters = getattr(node, "parameterization", None) or ()
+    return ".".join([node.fullname, *parameters])
+
+
+def _identity(node: Any) -> str:
+    return f"{node.fullname}|{node._id}"
+
+
+def _task(node: Any) -> Task:
+    return Task(node, step_name(node), max(1, int(node.n_procs)), float(node.mem_gb))

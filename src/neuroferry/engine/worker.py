@@ -1,0 +1,253 @@
+"""Runs one step in a process of its own, and tells what became of it.
+
+A fresh process for each step costs a few milliseconds (it is forked from a parent that has
+imported everything) and gives three things that a pool cannot: the kernel's own measure of
+the step's memory, the death of a worker as an event instead of a hang, and no step that can
+disturb the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): (.+)$")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended.
+
+    Attributes
+    ----------
+    seconds, cpu_seconds : float
+        Wall-clock and processor time.
+    peak_gb : float or None
+        Largest resident memory, in GB.
+    error : str or None
+        One sentence; ``None`` when the step succeeded.
+    traceback : str
+        Details of the error.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_gb: float | None
+    error: str | None = None
+    traceback: str = ""
+
+
+@dataclass
+class Worker:
+    """A running step: process number, the pipe that it reports on, and when it started."""
+
+    pid: int
+    pipe: int
+    started: float
+    received: bytes = b""
+
+    def collect(self, *, block: bool) -> Outcome | None:
+        """Fetch the outcome once the process has ended.
+
+        Parameters
+        ----------
+        block : bool
+            Wait for the end of the process; otherwise give ``None`` while it runs.
+        """
+        pid, status, usage = os.wait4(self.pid, 0 if block else os.WNOHANG)
+        if pid == 0:
+            return None
+        self.read(block=False)
+        os.close(self.pipe)
+        seconds = time.monotonic() - self.started
+        cpu = usage.ru_utime + usage.ru_stime
+        peak = usage.ru_maxrss * 1024 / 1e9
+        try:
+            report = json.loads(self.received)
+        except json.JSONDecodeError:
+            error = _explain_death(status, peak)
+            return Outcome(seconds, cpu, peak, error, error)
+        return Outcome(seconds, cpu, peak, report["error"], report["traceback"])
+
+    def read(self, *, block: bool) -> bool:
+        """Read what has arrived; tell whether the process closed its end."""
+        os.set_blocking(self.pipe, block)
+        while True:
+            try:
+                chunk = os.read(self.pipe, 65536)
+            except BlockingIOError:
+                return False
+            if not chunk:
+                return True
+            self.received += chunk
+
+    def kill(self, signal_number: int) -> None:
+        """Send a signal to the process and to everything that it started."""
+        try:
+            os.killpg(self.pid, signal_number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
+    """Fork a process that runs ``node``.
+
+    Parameters
+    ----------
+    node : nipype.pipeline.engine.Node
+        The step.
+    log : pathlib.Path or None
+        File that collects what the step prints.
+    updatehash : bool
+        Passed on to Nipype.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _be_the_worker(node, writing, log, updatehash)
+    os.close(writing)
+    try:
+        os.setpgid(pid, pid)
+    except (PermissionError, ProcessLookupError):
+        pass  # the child was faster, or has ended already
+    return Worker(pid, reading, time.monotonic())
+
+
+def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> None:
+    """Run the node and report; never returns."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        die_with_parent()
+        if log is not None:
+            descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(node.n_procs)))
+        error, details = run_node(node, updatehash=updatehash)
+        with os.fdopen(pipe, "wb") as stream:
+            stream.write(json.dumps({"error": error, "traceback": details}).encode())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when the process that started it ends."""
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass
+
+
+def run_node(node: Any, *, updatehash: bool) -> tuple[str | None, str]:
+    """Run a node here and now.
+
+    Returns
+    -------
+    error : str or None
+        One sentence, ``None`` on success.
+    details : str
+        The traceback, empty on success.
+    """
+    try:
+        node.run(updatehash=updatehash)
+    except Exception as err:
+        details = traceback.format_exc()
+        return explain(err, details), details
+    return None, ""
+
+
+def explain(error: BaseException, details: str) -> str:
+    """Find the sentence that says what went wrong.
+
+    Nipype wraps what an interface raises in an error that holds the traceback as text; the
+    last line of that text that names an exception is the cause.
+
+    Examples
+    --------
+    >>> explain(ValueError("x"), "Traceback:\\n  File ...\\nneuroferry.errors.InputError: bad file.")
+    'bad file.'
+    """
+    for line in reversed(details.splitlines()):
+        match = _EXCEPTION_LINE.match(line.strip())
+        if match and match[1] != "NodeExecutionError":
+            name, message = match.groups()
+            return message if name.endswith("Error") and _is_ours(line) else f"{name}: {message}"
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _is_ours(line: str) -> bool:
+    return line.strip().startswith("neuroferry.")
+
+
+def _explain_death(status: int, peak_gb: float) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name
+        if number == signal.SIGKILL:
+            return (
+                f"The step was killed ({name}), most likely because memory ran out; it had "
+                f"reached {peak_gb:.1f} GB. Give it more memory or run fewer steps at once."
+            )
+        return f"The step crashed ({name}) after it had reached {peak_gb:.1f} GB of memory."
+    return f"The step ended with exit status {os.WEXITSTATUS(status)} and left no result."
+
+
+def write_crashfile(folder: Path, step: str, node: Any, error: str, details: str) -> Path:
+    """Write what is known of a failed step into a text file.
+
+    Returns
+    -------
+    pathlib.Path
+        ``<folder>/crash-<step>.txt``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"crash-{step}.txt"
+    try:
+        inputs = str(node.inputs)
+    except Exception as err:
+        inputs = f"(could not be read: {err})"
+    try:
+        where = node.output_dir()
+    except Exception as err:
+        where = f"(unknown: {err})"
+    lines = [
+        f"Step:      {step}",
+        f"Error:     {error}",
+        f"When:      {datetime.now().astimezone().isoformat(timespec='seconds')}",
+        f"Host:      {socket.gethostname()}",
+        f"Folder:    {where}",
+        f"Interface: {type(node.interface).__module__}.{type(node.interface).__qualname__}",
+        "",
+        "Inputs",
+        "------",
+        inputs.strip(),
+        "",
+        "Traceback",
+        "---------",
+        details,
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
