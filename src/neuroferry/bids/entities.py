@@ -1,0 +1,156 @@
+"""The entities of BIDS file names: their order, their keys, reading them from a name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+#: Long name (as pybids spells it) to key, in the order in which BIDS writes them.
+#: ``from``, ``to`` and ``mode`` belong to transforms, which BIDS has not yet adopted.
+ENTITIES: dict[str, str] = {
+    "subject": "sub",
+    "template": "tpl",
+    "session": "ses",
+    "cohort": "cohort",
+    "sample": "sample",
+    "task": "task",
+    "tracksys": "tracksys",
+    "acquisition": "acq",
+    "nucleus": "nuc",
+    "volume": "voi",
+    "ceagent": "ce",
+    "tracer": "trc",
+    "staining": "stain",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "run": "run",
+    "modality": "mod",
+    "echo": "echo",
+    "flip": "flip",
+    "inv": "inv",
+    "mt": "mt",
+    "part": "part",
+    "proc": "proc",
+    "hemi": "hemi",
+    "space": "space",
+    "split": "split",
+    "recording": "recording",
+    "chunk": "chunk",
+    "atlas": "atlas",
+    "segmentation": "seg",
+    "scale": "scale",
+    "resolution": "res",
+    "density": "den",
+    "from": "from",
+    "to": "to",
+    "mode": "mode",
+    "label": "label",
+    "description": "desc",
+}
+NAMES = {key: name for name, key in ENTITIES.items()}
+_LABEL = re.compile(r"[a-zA-Z0-9+]+")
+
+
+class FileName(NamedTuple):
+    """A BIDS file name in its parts."""
+
+    entities: dict[str, str]
+    suffix: str
+    extension: str
+
+
+def parse_name(path: str | Path) -> FileName:
+    """Split a file name into entities, suffix and extension; unknown keys are left out.
+
+    Examples
+    --------
+    >>> parse_name("sub-01_acq-mprage_run-02_T1w.nii.gz")
+    FileName(entities={'subject': '01', 'acquisition': 'mprage', 'run': '02'}, \
+suffix='T1w', extension='.nii.gz')
+    >>> parse_name("T1w.json")
+    FileName(entities={}, suffix='T1w', extension='.json')
+    """
+    stem, dot, extension = Path(path).name.partition(".")
+    *pairs, suffix = stem.split("_")
+    entities = {}
+    for pair in pairs:
+        key, dash, value = pair.partition("-")
+        if dash and key in NAMES:
+            entities[NAMES[key]] = value
+    return FileName(entities, suffix, dot + extension)
+
+
+def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
+    """Write a file name with its entities in BIDS order; the inverse of `parse_name`.
+
+    Raises
+    ------
+    ValueError
+        If an entity is unknown, or a value is not letters, digits and plus signs.
+
+    Examples
+    --------
+    >>> build_name({"description": "brain", "subject": "01"}, "mask", ".nii.gz")
+    'sub-01_desc-brain_mask.nii.gz'
+    """
+    for name, value in entities.items():
+        if name not in ENTITIES:
+            raise ValueError(f"{name!r} is no BIDS entity{did_you_mean(name, ENTITIES)}")
+        if not _LABEL.fullmatch(value):
+            raise ValueError(f"{value!r} cannot be the value of the BIDS entity {name!r}")
+    pairs = [f"{key}-{entities[name]}" for name, key in ENTITIES.items() if name in entities]
+    return "_".join([*pairs, suffix]) + extension
+
+
+def common_entities(names: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Keep the entities that all share with the same value.
+
+    Examples
+    --------
+    >>> common_entities([{"subject": "01", "run": "1"}, {"subject": "01", "run": "2"}])
+    {'subject': '01'}
+    """
+    if not names:
+        return {}
+    first, *others = names
+    return {
+        name: value
+        for name, value in first.items()
+        if all(other.get(name) == value for other in others)
+    }
+
+
+def strip_label(label: str, key: str) -> str:
+    """Take a label with or without its key.
+
+    Examples
+    --------
+    >>> strip_label("sub-01", "sub"), strip_label("01", "sub")
+    ('01', '01')
+    """
+    return label.strip().removeprefix(f"{key}-")
+
+
+def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Name the known words nearest to an unknown one, as the end of a sentence.
+
+    Examples
+    --------
+    >>> did_you_mean("acq", ["acquisition", "run"])
+    '; did you mean acquisition?'
+    >>> did_you_mean("xyz", [])
+    ''
+    """
+    words = sorted(set(known))
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    near += [other for other in words if word and other.startswith(word) and other not in near]
+    if near:
+        return f"; did you mean {' or '.join(prefix + other for other in near[:3])}?"
+    if not words:
+        return ""
+    shown = ", ".join(prefix + other for other in words[:5])
+    more = f" and {len(words) - 5} more" if len(words) > 5 else ""
+    return f"; there is {shown}{more}"

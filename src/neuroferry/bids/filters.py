@@ -1,0 +1,101 @@
+"""Filters that choose among the images of a participant (``--bids-filter-file``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuroferry.bids.entities import ENTITIES, did_you_mean, strip_label
+from neuroferry.bids.model import Run
+from neuroferry.errors import UsageError
+
+#: What each query of a filter file chooses from: datatype and, except for field maps, suffix.
+QUERIES: dict[str, dict[str, str]] = {
+    "t1w": {"datatype": "anat", "suffix": "T1w"},
+    "t2w": {"datatype": "anat", "suffix": "T2w"},
+    "flair": {"datatype": "anat", "suffix": "FLAIR"},
+    "bold": {"datatype": "func", "suffix": "bold"},
+    "sbref": {"datatype": "func", "suffix": "sbref"},
+    "dwi": {"datatype": "dwi", "suffix": "dwi"},
+    "asl": {"datatype": "perf", "suffix": "asl"},
+    "fmap": {"datatype": "fmap"},
+}
+_FILTERABLE = (*ENTITIES, "datatype", "suffix")
+_ABSENT = {None, "Query.NONE", "<Query.NONE: 1>"}
+_PRESENT = {"*", "Query.ANY", "<Query.ANY: 2>"}
+
+
+def check_filters(filters: Mapping[str, Any]) -> None:
+    """Check that every query and entity of a filter exists.
+
+    Raises
+    ------
+    UsageError
+        If one does not; the message names the nearest that does.
+
+    Examples
+    --------
+    >>> check_filters({"t1w": {"session": "01", "acquisition": None}})
+    >>> check_filters({"T1": {}})
+    Traceback (most recent call last):
+    ...
+    neuroferry.errors.UsageError: The BIDS filter has an unknown query 'T1'; did you mean t1w?
+    """
+    for query, conditions in filters.items():
+        if query not in QUERIES:
+            raise UsageError(
+                f"The BIDS filter has an unknown query {query!r}"
+                f"{did_you_mean(query.lower(), QUERIES)}"
+            )
+        if not isinstance(conditions, Mapping):
+            raise UsageError(
+                f"The BIDS filter for {query!r} has to be an object such as"
+                f' {{"session": "01"}}, and is {conditions!r}'
+            )
+        for entity, value in conditions.items():
+            if entity not in _FILTERABLE:
+                raise UsageError(
+                    f"The BIDS filter for {query!r} has an unknown entity {entity!r}"
+                    f"{did_you_mean(entity, _FILTERABLE)}"
+                )
+            values = value if isinstance(value, list) else [value]
+            if not all(item is None or isinstance(item, str | int) for item in values):
+                raise UsageError(
+                    f"The BIDS filter for {query!r} gives {entity!r} the value {value!r}; it takes"
+                    " a text, a number, null (absent), '*' (any value), or a list of these"
+                )
+
+
+def query_runs(query: str, runs: Sequence[Run]) -> list[Run]:
+    """Pick the runs that a query is about, before its conditions."""
+    return [run for run in runs if all(getattr(run, k) == v for k, v in QUERIES[query].items())]
+
+
+def apply_filters(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Run]) -> list[Run]:
+    """Keep the runs that meet the conditions of every query that is about them."""
+    kept = list(runs)
+    for query, conditions in filters.items():
+        concerned = {run.path for run in query_runs(query, kept)}
+        kept = [run for run in kept if run.path not in concerned or _meets(run, conditions)]
+    return kept
+
+
+def _meets(run: Run, conditions: Mapping[str, Any]) -> bool:
+    facts = {**run.entities, "datatype": run.datatype, "suffix": run.suffix}
+    for entity, wanted in conditions.items():
+        choices = wanted if isinstance(wanted, list) else [wanted]
+        if not any(_matches(entity, facts.get(entity), choice) for choice in choices):
+            return False
+    return True
+
+
+def _matches(entity: str, value: str | None, choice: object) -> bool:
+    if choice in _ABSENT or value is None:
+        return value is None and choice in _ABSENT
+    if choice in _PRESENT:
+        return True
+    text = strip_label(str(choice), ENTITIES.get(entity, entity))
+    if value == text:
+        return True
+    # An index is a number: run-01 and run-1 are the same run.
+    return value.isdigit() and text.isdigit() and int(value) == int(text)

@@ -1,0 +1,106 @@
+"""What a dataset holds, as plain values: frozen, picklable, nothing lazy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One image of a dataset.
+
+    Attributes
+    ----------
+    path : Path
+        The NIfTI file.
+    entities : mapping of str to str
+        The entities in the file's name under their long BIDS names, values as they are
+        written there (``{"subject": "01", "run": "02"}``).
+    suffix, datatype : str
+        ``"T1w"``, ``"anat"``.
+    metadata : mapping
+        The sidecar JSON files that apply, merged by the inheritance principle.
+    """
+
+    path: Path
+    entities: Mapping[str, str] = field(hash=False)
+    suffix: str
+    datatype: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def session(self) -> str | None:
+        """The session's label, without ``ses-``; None in a dataset without sessions."""
+        return self.entities.get("session")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with the input, in one plain sentence.
+
+    Attributes
+    ----------
+    message : str
+        What is wrong, in which file, and what to do.
+    severity : {"error", "warning"}
+        An error means that its subject (or the dataset) cannot be processed.
+    path : Path or None
+        The file, where it is one file.
+    subject : str or None
+        Label without ``sub-``; None for the dataset as a whole.
+    """
+
+    message: str
+    severity: Severity
+    path: Path | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One participant: images in the order of their names, and what is wrong with them.
+
+    Examples
+    --------
+    >>> t1w = Run(Path("sub-01_ses-a_T1w.nii.gz"), {"session": "a"}, "T1w", "anat")
+    >>> subject = Subject("01", (t1w,))
+    >>> subject.sessions
+    ('a',)
+    >>> subject.select(suffix="T1w", session="b")
+    ()
+    """
+
+    label: str
+    runs: tuple[Run, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def sessions(self) -> tuple[str | None, ...]:
+        """The sessions that have an image, sorted; ``(None,)`` where there are none."""
+        labels = {run.session for run in self.runs}
+        return tuple(sorted(labels, key=lambda label: (label is not None, label or "")))
+
+    @property
+    def usable(self) -> bool:
+        """Whether no problem of this subject is an error."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def select(
+        self,
+        datatype: str | None = None,
+        suffix: str | None = None,
+        session: str | None = None,
+    ) -> tuple[Run, ...]:
+        """Pick the runs that agree with every argument that is not None."""
+        return tuple(
+            run
+            for run in self.runs
+            if (datatype is None or run.datatype == datatype)
+            and (suffix is None or run.suffix == suffix)
+            and (session is None or run.session == session)
+        )
