@@ -53,8 +53,8 @@ def index_subjects(
         Where pybids keeps its index of the whole dataset between runs. Made where it does
         not exist, made again where it does not agree with the files of the participants.
     needs_metadata : collection of str
-        Suffixes that cannot be processed without metadata: a broken sidecar is an error
-        of the participant there, and a warning elsewhere.
+        Suffixes that cannot be processed without metadata: an image with a broken sidecar
+        is left out there, with an error; elsewhere it stays, with a warning.
 
     Returns
     -------
@@ -87,15 +87,16 @@ def index_subjects(
     for label in labels:
         runs = [run for run, _ in found[label] if not wanted or run.session in wanted]
         kept = apply_filters(filters, runs)
-        paths = {run.path for run in kept}
-        broken = [(run, errors) for run, errors in found[label] if run.path in paths]
-        problems = [
+        there = {run.path for run in kept}
+        broken = {run.path: errors for run, errors in found[label] if errors and run.path in there}
+        problems = (
             *_selection_problems(
                 label, [run for run, _ in found[label]], runs, kept, wanted, root
             ),
-            *_sidecar_problems(label, broken, needs_metadata),
-        ]
-        subjects.append(Subject(label, tuple(kept), tuple(problems)))
+            *_sidecar_problems(kept, broken, needs_metadata),
+        )
+        usable = (r for r in kept if r.path not in broken or r.suffix not in needs_metadata)
+        subjects.append(Subject(label, tuple(usable), problems))
     return subjects
 
 
@@ -306,20 +307,17 @@ def _selection_problems(
 
 
 def _sidecar_problems(
-    label: str,
-    runs: list[tuple[Run, list[tuple[Path, InputError]]]],
+    runs: list[Run],
+    broken: Mapping[Path, list[tuple[Path, InputError]]],
     needs_metadata: Collection[str],
 ) -> Iterable[Problem]:
-    seen: set[Path] = set()
-    for run, broken in runs:
+    for run in runs:
         needed = run.suffix in needs_metadata
-        for path, error in broken:
-            if path not in seen:
-                seen.add(path)
-                consequence = (
-                    f"{run.path.name} cannot be processed without it"
-                    if needed
-                    else f"{run.path.name} is processed without it"
-                )
-                message = f"{error}; {consequence}"
-                yield Problem(message, "error" if needed else "warning", path, label)
+        consequence = "is left out, as it needs it" if needed else "is processed without it"
+        for path, error in broken.get(run.path, ()):
+            yield Problem(
+                f"{error}; {run.path.name} {consequence}",
+                "error" if needed else "warning",
+                path,
+                run.entities["subject"],
+            )

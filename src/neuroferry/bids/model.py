@@ -48,7 +48,8 @@ class Problem:
     message : str
         What is wrong, in which file, and what to do.
     severity : {"error", "warning"}
-        An error means that its subject (or the dataset) cannot be processed.
+        After an error, what it concerns (an image, a session, a participant) is left out
+        and the exit code says so; a warning changes nothing.
     path : Path or None
         The file, where it is one file.
     subject : str or None
@@ -84,11 +85,6 @@ class Subject:
         """The sessions that have an image, sorted; ``(None,)`` where there are none."""
         labels = {run.session for run in self.runs}
         return tuple(sorted(labels, key=lambda label: (label is not None, label or "")))
-
-    @property
-    def usable(self) -> bool:
-        """Whether no problem of this subject is an error."""
-        return not any(problem.severity == "error" for problem in self.problems)
 
     def select(
         self,
