@@ -86,6 +86,7 @@ class RunSummary:
     command: str | None = None
     host: str | None = None
     plugin: str | None = None
+    seed: int | None = None
     n_procs: int | None = None
     memory_gb: float | None = None
     n_steps: int | None = None
@@ -199,19 +200,15 @@ def summarise(events: Iterable[Mapping[str, Any]]) -> RunSummary:
                 started=entry.get("time"),
                 n_steps=entry.get("steps"),
                 subjects=tuple(entry.get("subjects", ())),
-                **{
-                    key: entry.get(key)
-                    for key in (
-                        "run_id",
-                        "version",
-                        "image",
-                        "command",
-                        "host",
-                        "plugin",
-                        "n_procs",
-                        "memory_gb",
-                    )
-                },
+                run_id=entry.get("run_id"),
+                version=entry.get("version"),
+                image=entry.get("image"),
+                command=entry.get("command"),
+                host=entry.get("host"),
+                plugin=entry.get("plugin"),
+                n_procs=entry.get("n_procs"),
+                memory_gb=entry.get("memory_gb"),
+                seed=entry.get("seed"),
             )
         elif kind == "run_ended":
             run = replace(

@@ -179,14 +179,15 @@ def run_node(node: Any, *, updatehash: bool) -> tuple[str | None, str]:
 
 
 def explain(error: BaseException, details: str) -> str:
-    """Find the sentence that says what went wrong.
+    r"""Find the sentence that says what went wrong.
 
     Nipype wraps what an interface raises in an error that holds the traceback as text; the
     last line of that text that names an exception is the cause.
 
     Examples
     --------
-    >>> explain(ValueError("x"), "Traceback:\\n  File ...\\nneuroferry.errors.InputError: bad file.")
+    >>> details = "Traceback:\n  File ...\nneuroferry.errors.InputError: bad file."
+    >>> explain(ValueError("x"), details)
     'bad file.'
     """
     for line in reversed(details.splitlines()):

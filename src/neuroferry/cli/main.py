@@ -1,0 +1,87 @@
+"""The entry point: finds the command, runs it, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from neuroferry import __version__
+from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, UsageError
+
+COMMANDS = ("demo", "phantom", "launcher")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run neuroferry.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit code, see :class:`neuroferry.errors.ExitCode`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except RunInterrupted as err:
+        print(f"neuroferry: {err}", file=sys.stderr)
+        return 128 + err.signal_number
+    except NeuroferryError as err:
+        print(f"neuroferry: {err}", file=sys.stderr)
+        return int(err.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 128 + int(signal.SIGPIPE)
+    except OSError as err:
+        where = f" ({err.filename})" if err.filename else ""
+        print(
+            f"neuroferry: {err.strerror or err}{where}. Check the disk's free space, the quota "
+            "and the permissions, then give the same command again: what is finished is kept.",
+            file=sys.stderr,
+        )
+        return int(ExitCode.IO)
+    except KeyboardInterrupt:
+        print("neuroferry: Interrupted.", file=sys.stderr)
+        return int(ExitCode.INTERRUPTED)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in COMMANDS:
+        return _run_command(arguments[0], arguments[1:])
+    from neuroferry.cli.parser import build_parser, parse_config
+
+    if not arguments:
+        build_parser().print_usage(sys.stderr)
+        raise UsageError(
+            "Give: neuroferry BIDS_DIR OUTPUT_DIR participant. See neuroferry --help."
+        )
+    if "--version" in arguments:
+        print(f"neuroferry {__version__}")
+        return int(ExitCode.OK)
+    config = parse_config(arguments)
+    from neuroferry.cli.run import run
+
+    return run(config, command=" ".join(["neuroferry", *arguments]))
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    import argparse
+
+    from neuroferry.cli.parser import normalise
+
+    module = importlib.import_module(f"neuroferry.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"neuroferry {name}", description=(module.__doc__ or "").strip().splitlines()[0]
+    )
+    module.add_arguments(parser)
+    try:
+        parsed = parser.parse_args(normalise(arguments))
+    except SystemExit as err:
+        return int(ExitCode.USAGE) if err.code else int(ExitCode.OK)
+    return int(module.run(parsed))

@@ -1,0 +1,220 @@
+"""The arguments of the BIDS App, and how they become a ``Config``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neuroferry.config import LEVELS, PLUGINS, WORKFLOWS, Config, make_config, merge, read_toml
+from neuroferry.errors import UsageError
+
+_INPUT = {
+    "participant_label",
+    "session_label",
+    "bids_filter_file",
+    "bids_database_dir",
+    "derivatives",
+    "skip_bids_validation",
+}
+_WORKFLOW = {"workflows", "output_spaces", "average_t1w", "sloppy", "random_seed"}
+_TOP = {"bids_dir", "output_dir", "level"}
+_PATHS = ("bids_dir", "output_dir", "bids_filter_file", "bids_database_dir", "work_dir")
+
+EPILOG = """\
+commands (instead of BIDS_DIR):
+  demo OUT          make a small example dataset and run everything on it
+  phantom OUT       write digital brains with a known truth as a BIDS dataset
+  launcher          print the host launcher, one bash file
+Each has its own --help.
+
+exit codes:
+  0 all went well; 1 a step or a participant failed; 16 not a BIDS dataset; 17 unknown level;
+  18 nothing matched; 64 wrong arguments; 65 unusable data; 66 input missing; 73 output cannot
+  be created; 74 disk or file error; 75 try again later; 130 interrupted
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends as ``sysexits.h`` says, with one line that says what to do."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message[0].upper()}{message[1:]}. See neuroferry --help.")
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Spell long options with hyphens, however they were typed.
+
+    Examples
+    --------
+    >>> normalise(["--participant_label", "a_b", "--work_dir=x_y"])
+    ['--participant-label', 'a_b', '--work-dir=x_y']
+    """
+    return [re.sub(r"^--[A-Za-z][\w-]*", lambda m: m[0].replace("_", "-"), text) for text in argv]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of the BIDS App; only what was given ends in the namespace."""
+    parser = _Parser(
+        prog="neuroferry",
+        description="BIDS-aware Nipype workflows: the same command on a laptop and on a cluster.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("bids_dir", nargs="?", metavar="BIDS_DIR", help="dataset to read")
+    parser.add_argument("output_dir", nargs="?", metavar="OUTPUT_DIR", help="derivatives go here")
+    parser.add_argument(
+        "level", nargs="?", metavar="{" + ",".join(LEVELS) + "}", help="level of the analysis"
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    _add_input(parser.add_argument_group("what is read"))
+    _add_workflow(parser.add_argument_group("what is computed"))
+    _add_execution(parser.add_argument_group("how it runs"))
+    return parser
+
+
+def _add_input(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--participant-label",
+        nargs="+",
+        metavar="LABEL",
+        help="participants, with or without 'sub-' (default: all)",
+    )
+    group.add_argument(
+        "--session-label",
+        "--session-id",
+        nargs="+",
+        metavar="LABEL",
+        help="sessions, with or without 'ses-' (default: all)",
+    )
+    group.add_argument("--bids-filter-file", metavar="JSON", help="narrow the search for files")
+    group.add_argument("--bids-database-dir", metavar="DIR", help="keep the pybids index here")
+    group.add_argument(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        metavar="NAME=PATH",
+        help="precomputed results that replace their part of the graph",
+    )
+    group.add_argument(
+        "--skip-bids-validation", action="store_true", help="do not run the BIDS validator"
+    )
+
+
+def _add_workflow(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--workflows",
+        nargs="+",
+        metavar="NAME",
+        help=f"of {', '.join(WORKFLOWS)} (default: all that the data allow)",
+    )
+    group.add_argument(
+        "--output-spaces",
+        nargs="+",
+        metavar="SPACE",
+        help="template spaces (default: MNI152NLin2009aSym)",
+    )
+    group.add_argument(
+        "--no-average-t1w",
+        dest="average_t1w",
+        action="store_false",
+        help="use the first T1w of a session instead of the average of all",
+    )
+    group.add_argument("--sloppy", action="store_true", help="fast and of low quality, for tests")
+    group.add_argument(
+        "--random-seed", type=int, metavar="N", help="seed of all random numbers (default: 1)"
+    )
+
+
+def _add_execution(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--config", metavar="TOML", help="settings; flags go over them")
+    group.add_argument(
+        "-w",
+        "--work-dir",
+        metavar="DIR",
+        help="intermediate results (default: OUTPUT_DIR-work)",
+    )
+    group.add_argument(
+        "--plugin", "--use-plugin", metavar="NAME", help=f"{', '.join(PLUGINS)} (default: first)"
+    )
+    group.add_argument(
+        "--nprocs", "--nthreads", type=int, metavar="N", help="processors (default: all allowed)"
+    )
+    group.add_argument("--omp-nthreads", type=int, metavar="N", help="processors for one step")
+    group.add_argument(
+        "--mem", "--mem-gb", metavar="AMOUNT", help="memory with its unit, such as 8GB or 8000MB"
+    )
+    group.add_argument(
+        "--stop-on-first-crash", action="store_true", help="start nothing more after a failure"
+    )
+    group.add_argument(
+        "--clean-workdir",
+        action="store_true",
+        help="remove the intermediate results of participants that came out well",
+    )
+    group.add_argument(
+        "--write-graph", action="store_true", help="draw the graph into the log folder"
+    )
+    group.add_argument(
+        "--reports-only", action="store_true", help="write the reports of the last run anew"
+    )
+    group.add_argument(
+        "-v", dest="verbose", action="count", help="say more; -vv for every step's output"
+    )
+
+
+def parse_config(argv: Sequence[str]) -> Config:
+    """Turn arguments into settings.
+
+    Raises
+    ------
+    UsageError
+        For arguments that are unknown, missing or contradict each other.
+    """
+    values = vars(build_parser().parse_args(normalise(argv)))
+    path = values.pop("config", None)
+    settings = read_toml(Path(path)) if path else {}
+    flags = _nest(values)
+    if path:
+        make_config(
+            merge({"bids_dir": ".", "output_dir": "."}, settings),
+            source=f"The settings file {path}",
+        )
+    return make_config(merge(settings, flags), source="The command line")
+
+
+def _nest(values: dict[str, Any]) -> dict[str, Any]:
+    """Sort flags into the sections of the settings, and tidy their values."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _PATHS:
+            value = str(Path(value).expanduser().absolute())
+        elif key == "participant_label":
+            value = [_without(label, "sub-") for label in value]
+        elif key == "session_label":
+            value = [_without(label, "ses-") for label in value]
+        elif key == "derivatives":
+            value = dict(_named_path(text) for text in value)
+        if key in _TOP:
+            nested[key] = value
+        else:
+            section = "input" if key in _INPUT else "workflow" if key in _WORKFLOW else "execution"
+            nested.setdefault(section, {})[key] = value
+    return nested
+
+
+def _without(label: str, prefix: str) -> str:
+    return label.removeprefix(prefix)
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise UsageError(
+            f"--derivatives takes NAME=PATH, such as anat=/data/smriprep, not '{text}'."
+        )
+    return name, str(Path(path).expanduser().absolute())

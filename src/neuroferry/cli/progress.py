@@ -1,0 +1,186 @@
+"""What a run shows while it goes on: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+from neuroferry.engine.record import Event, StepSummary
+
+_REFRESH_SECONDS = 0.25
+
+
+def short_name(step: str) -> str:
+    """Name a step as a person would.
+
+    Examples
+    --------
+    >>> short_name("neuroferry_wf.sub_01_wf.anat_wf.brain_extraction_wf.find_brain")
+    'sub-01 anat > brain extraction > find brain'
+    >>> short_name("neuroferry_wf.sub_01_wf.ses_a_anat_wf.correct_bias")
+    'sub-01 ses a anat > correct bias'
+    """
+    parts = step.split(".")
+    subject = ""
+    names = []
+    for part in parts[1:] if len(parts) > 1 else parts:
+        match = re.fullmatch(r"sub_([0-9A-Za-z]+)_wf", part)
+        if match:
+            subject = f"sub-{match[1]} "
+        else:
+            names.append(part.removesuffix("_wf").strip("_").replace("_", " "))
+    return subject + " > ".join(names)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as a person would.
+
+    Examples
+    --------
+    >>> duration(4.2), duration(75), duration(7300)
+    ('4 s', '1 min 15 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress:
+    """Listens to a run's record and shows where the run stands.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps in all.
+    n_procs : int
+        Processors, for the time left.
+    history : mapping of str to StepSummary
+        Measured steps of earlier runs, for the time left.
+    stream : file, optional
+        Where to write; by default standard error.
+    """
+
+    def __init__(
+        self,
+        n_steps: int,
+        n_procs: int,
+        history: Mapping[str, StepSummary],
+        stream: IO[str] | None = None,
+    ) -> None:
+        self.n_steps = n_steps
+        self.n_procs = n_procs
+        self.stream = stream or sys.stderr
+        self.started = time.monotonic()
+        self.running: dict[str, float] = {}
+        self.ended = 0
+        self.failed = 0
+        self._kinds: dict[str, float] = {}
+        for step, summary in history.items():
+            self._learn(step, summary.seconds)
+        self._live: Any = None
+        self._shown = 0.0
+
+    def __enter__(self) -> Progress:
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(
+                console=Console(file=self.stream), auto_refresh=False, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event of the record."""
+        kind, step = event["event"], event.get("step", "")
+        if kind == "step_started":
+            self.running[step] = time.monotonic()
+        elif kind in ("step_done", "step_failed", "step_skipped"):
+            self.running.pop(step, None)
+            self.ended += 1
+            if kind == "step_done" and not event.get("cached"):
+                self._learn(step, event.get("seconds"))
+            if kind == "step_failed":
+                self.failed += 1
+        line = self._line(event)
+        if line:
+            self._print(line)
+        self.tick(force=True)
+
+    def tick(self, *, force: bool = False) -> None:
+        """Draw the live display anew, if it is time."""
+        now = time.monotonic()
+        if self._live is None or (not force and now - self._shown < _REFRESH_SECONDS):
+            return
+        self._shown = now
+        self._live.update(self._picture(now), refresh=True)
+
+    def seconds_left(self) -> float | None:
+        """Estimate the time left from like steps that have run; None while none has."""
+        if not self._kinds or self.ended >= self.n_steps:
+            return None
+        mean = sum(self._kinds.values()) / len(self._kinds)
+        left = (self.n_steps - self.ended - len(self.running)) * mean
+        now = time.monotonic()
+        for step, since in self.running.items():
+            left += max(0.0, self._kinds.get(_kind(step), mean) - (now - since))
+        return left / self.n_procs
+
+    def _learn(self, step: str, seconds: float | None) -> None:
+        if seconds is not None:
+            self._kinds[_kind(step)] = seconds
+
+    def _line(self, event: Event) -> str | None:
+        kind = event["event"]
+        counter = f"[{self.ended}/{self.n_steps}]"
+        if kind == "step_failed":
+            return f"{counter} FAILED {short_name(event['step'])}: {event['message']}"
+        if kind == "problem":
+            return f"{event['severity'].upper()}: {event['message']}"
+        if kind == "step_done" and self._live is None:
+            if event.get("cached"):
+                return f"{counter} {short_name(event['step'])} (done before)"
+            peak = event.get("peak_gb")
+            memory = f", {peak:.1f} GB" if peak is not None else ""
+            return f"{counter} {short_name(event['step'])} ({duration(event['seconds'])}{memory})"
+        return None
+
+    def _print(self, line: str) -> None:
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def _picture(self, now: float) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        left = self.seconds_left()
+        head = f"{self.ended} of {self.n_steps} steps"
+        head += f", {duration(now - self.started)} so far"
+        head += f", about {duration(left)} left" if left is not None else ""
+        head += f", {self.failed} failed" if self.failed else ""
+        table = Table.grid(padding=(0, 2))
+        for step, since in self.running.items():
+            table.add_row(Text("  " + short_name(step)), Text(duration(now - since)))
+        return Group(
+            Text(head), ProgressBar(total=max(self.n_steps, 1), completed=self.ended), table
+        )
+
+
+def _kind(step: str) -> str:
+    """Name of a step that is the same for every participant."""
+    return re.sub(r"(^|\.)sub_[0-9A-Za-z]+_wf(\.|$)", r"\1\2", step)

@@ -1,0 +1,416 @@
+"""The BIDS App call: from settings to derivatives, reports and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry import __version__
+from neuroferry.cli.environment import prepare_environment
+from neuroferry.cli.progress import Progress, duration
+from neuroferry.config import Config, write_config
+from neuroferry.engine.record import RunRecord, list_runs, read_history, read_run
+from neuroferry.engine.resources import Resources, available_resources, parse_memory
+from neuroferry.errors import (
+    ExitCode,
+    InputError,
+    NeuroferryError,
+    RunInterrupted,
+    StepsFailedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Problem, Subject
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run under way: its settings, its folder, its record, what it may use."""
+
+    config: Config
+    folder: Path
+    record: RunRecord
+    resources: Resources
+    command: str
+
+
+def run(config: Config, *, command: str = "neuroferry") -> int:
+    """Run the BIDS App.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    command : str
+        What was typed, for the record.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    NeuroferryError
+        For anything that keeps the run from starting; each has its exit code.
+    """
+    _check_folders(config)
+    resources = _resources(config)
+    prepare_environment(config.execution.omp_nthreads or resources.n_procs)
+    if config.execution.reports_only:
+        return _write_reports_anew(config)
+    if config.level == "group":
+        return _run_group(config)
+    return _run_participants(config, resources, command)
+
+
+def _check_folders(config: Config) -> None:
+    """Refuse folders that are missing, nested in the wrong way, or cannot be written."""
+    bids_dir, output_dir = config.bids_dir.resolve(), config.output_dir.resolve()
+    if not config.bids_dir.exists():
+        raise InputError(
+            f"The BIDS folder {config.bids_dir} does not exist.", exit_code=ExitCode.NO_INPUT
+        )
+    if not config.bids_dir.is_dir():
+        raise InputError(
+            f"{config.bids_dir} is a file. Give the folder of the BIDS dataset.",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    for name, folder in (("output", output_dir), ("work", config.work_dir.resolve())):
+        inside = folder == bids_dir or bids_dir in folder.parents
+        if inside and not (name == "output" and bids_dir / "derivatives" in folder.parents):
+            raise UsageError(
+                f"The {name} folder {folder} lies inside the input dataset, which must stay as "
+                f"it is. Choose another, such as {bids_dir / 'derivatives' / 'neuroferry'} for "
+                "the output."
+            )
+    for folder in (config.output_dir, config.work_dir):
+        _make_writable(folder)
+
+
+def _make_writable(folder: Path) -> None:
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as err:
+        raise InputError(
+            f"The folder {folder} cannot be written ({err.strerror}). Choose another or mend its "
+            "permissions.",
+            exit_code=ExitCode.CANNOT_CREATE,
+        ) from err
+
+
+def _resources(config: Config) -> Resources:
+    limits = available_resources()
+    memory = parse_memory(config.execution.mem) if config.execution.mem else None
+    return Resources(
+        config.execution.nprocs or limits.n_procs, memory or round(0.9 * limits.memory_gb, 2)
+    )
+
+
+def _run_participants(config: Config, resources: Resources, command: str) -> int:
+    started = time.monotonic()
+    _say(f"neuroferry {__version__}: reading {config.bids_dir}")
+    subjects = _find_subjects(config)
+    with ExitStack() as stack:
+        from neuroferry.engine.locks import hold
+
+        labels = [subject.label for subject in subjects]
+        stack.enter_context(hold([config.work_dir, config.output_dir / "logs"], labels))
+        job = _begin(config, resources, command)
+        try:
+            problems = _find_problems(config, subjects)
+            code = _run_graph(job, subjects, problems)
+        except BaseException as err:
+            _end(job, err)
+            raise
+        _say(f"Done in {duration(time.monotonic() - started)}: {_verdict(job, code)}")
+        return code
+
+
+def _begin(config: Config, resources: Resources, command: str) -> _Run:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
+    return _Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
+
+
+def _end(job: _Run, err: BaseException) -> None:
+    """Close the record of a run that did not come to its end."""
+    code = int(ExitCode.SOFTWARE)
+    if isinstance(err, RunInterrupted):
+        code = 128 + err.signal_number
+    elif isinstance(err, NeuroferryError):
+        code = int(err.exit_code)
+    elif isinstance(err, OSError):
+        code = int(ExitCode.IO)
+    try:
+        job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
+    except OSError:
+        pass  # the disk that is full is what ended the run
+
+
+def _find_subjects(config: Config) -> list[Subject]:
+    from neuroferry.bids.index import index_subjects
+
+    return index_subjects(
+        config.bids_dir,
+        participant_labels=config.input.participant_label,
+        session_labels=config.input.session_label,
+        bids_filters=_read_filters(config.input.bids_filter_file),
+        database_dir=config.input.bids_database_dir,
+    )
+
+
+def _read_filters(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        filters = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise InputError(
+            f"The filter file {path} cannot be read ({err.strerror}).",
+            exit_code=ExitCode.NO_INPUT,
+        ) from err
+    except ValueError as err:
+        raise InputError(f"The filter file {path} is not valid JSON: {err}.") from err
+    if not isinstance(filters, dict):
+        raise InputError(f'The filter file {path} must hold one object, such as {{"t1w": {{}}}}.')
+    return filters
+
+
+def _find_problems(config: Config, subjects: list[Subject]) -> list[Problem]:
+    """Look at the dataset and at every image that will be used."""
+    from neuroferry.bids.validate import validate_dataset
+
+    return validate_dataset(
+        config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
+    )
+
+
+def _run_graph(job: _Run, subjects: list[Subject], problems: list[Problem]) -> int:
+    bad = {p.subject for p in problems if p.severity == "error" and p.subject is not None}
+    good = [subject for subject in subjects if subject.label not in bad]
+    workflow = _build(job, good) if good else None
+    n_steps = _count_steps(workflow)
+    history = read_history(job.config.output_dir)
+    with Progress(n_steps, job.resources.n_procs, history) as progress:
+        job.record.listeners.append(progress)
+        job.record.write(
+            "run_started",
+            run_id=job.folder.name,
+            version=__version__,
+            image=os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None,
+            command=job.command,
+            subjects=[subject.label for subject in subjects],
+            steps=n_steps,
+            host=socket.gethostname(),
+            n_procs=job.resources.n_procs,
+            memory_gb=job.resources.memory_gb,
+            plugin=job.config.execution.plugin,
+            seed=job.config.workflow.random_seed,
+        )
+        for problem in problems:
+            job.record.write(
+                "problem",
+                subject=problem.subject,
+                severity=problem.severity,
+                message=problem.message,
+                path=None if problem.path is None else str(problem.path),
+            )
+        code = int(ExitCode.OK)
+        if workflow is not None:
+            code = _execute(job, workflow, progress, history)
+    if bad:
+        code = int(ExitCode.STEP_FAILED if good else ExitCode.DATA)
+    job.record.write("run_ended", exit_code=code, reason=None)
+    _write_reports(job.config, job.folder, [subject.label for subject in subjects])
+    if job.config.execution.clean_workdir:
+        _clean(job)
+    return code
+
+
+def _build(job: _Run, subjects: list[Subject]) -> Any:
+    """Build the graph and write its methods text."""
+    _configure_nipype(job)
+    from neuroferry.workflows.base import init_neuroferry_wf
+
+    config = job.config
+    workflow = init_neuroferry_wf(
+        subjects=subjects,
+        bids_dir=config.bids_dir,
+        out_dir=config.output_dir,
+        workflows=config.workflow.workflows or ("anat", "qc"),
+        output_spaces=config.workflow.output_spaces,
+        derivatives=config.input.derivatives,
+        average_t1w=config.workflow.average_t1w,
+        sloppy=config.workflow.sloppy,
+        omp_nthreads=config.execution.omp_nthreads or job.resources.n_procs,
+        seed=config.workflow.random_seed,
+        image_digest=os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None,
+    )
+    workflow.base_dir = str(config.work_dir)
+    for subject in subjects:
+        part = workflow.get_node(f"sub_{subject.label}_wf")
+        if part is not None:
+            (job.folder / f"methods_sub-{subject.label}.md").write_text(
+                part.visit_desc(), encoding="utf-8"
+            )
+    if config.execution.write_graph:
+        workflow.write_graph(
+            dotfilename=str(job.folder / "graph.dot"),
+            graph2use="colored",
+            format="svg",
+            simple_form=True,
+        )
+    return workflow
+
+
+def _configure_nipype(job: _Run) -> None:
+    """Set Nipype up so that a work folder survives being moved, and logs into the run."""
+    import logging
+
+    from nipype import config as nipype_config
+
+    nipype_config.update_config(
+        {
+            "execution": {
+                "hash_method": "content",
+                "use_relative_paths": "false",
+                "remove_node_directories": "false",
+                "remove_unnecessary_outputs": "false",
+                "crashfile_format": "txt",
+                "crashdump_dir": str(job.folder),
+                "stop_on_first_crash": str(job.config.execution.stop_on_first_crash).lower(),
+                "check_version": "false",
+                "create_report": "false",
+                "poll_sleep_duration": "0.01",
+            }
+        }
+    )
+    verbose = job.config.execution.verbose
+    for name in ("workflow", "interface", "utils"):
+        logger = logging.getLogger(f"nipype.{name}")
+        logger.handlers.clear()
+        logger.setLevel(logging.DEBUG if verbose > 2 else logging.INFO)
+        handler = logging.FileHandler(job.folder / "steps.log", mode="a", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _count_steps(workflow: Any) -> int:
+    if workflow is None:
+        return 0
+    from copy import deepcopy
+
+    from nipype.pipeline.engine.utils import generate_expanded_graph
+
+    return len(generate_expanded_graph(deepcopy(workflow)._create_flat_graph()).nodes())
+
+
+def _execute(job: _Run, workflow: Any, progress: Progress, history: Any) -> int:
+    from neuroferry.engine import LinearPlugin, MultiProcPlugin
+
+    plugin = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin}[job.config.execution.plugin]
+    log_file = None if job.config.execution.verbose > 1 else job.folder / "steps.log"
+    try:
+        workflow.run(
+            plugin=plugin(
+                plugin_args={
+                    "n_procs": job.resources.n_procs,
+                    "memory_gb": job.resources.memory_gb,
+                    "record": job.record,
+                    "history": history,
+                    "crash_dir": job.folder,
+                    "log_file": log_file,
+                    "stop_on_first_crash": job.config.execution.stop_on_first_crash,
+                    "tick": progress.tick,
+                }
+            )
+        )
+    except StepsFailedError:
+        return int(ExitCode.STEP_FAILED)
+    return int(ExitCode.OK)
+
+
+def _write_reports(config: Config, run_dir: Path, labels: Iterable[str]) -> None:
+    from neuroferry.reports import write_group_report, write_subject_report
+
+    for label in labels:
+        page = write_subject_report(config.output_dir, run_dir, label)
+        _say(f"Report: {page}")
+    _say(f"Overview: {write_group_report(config.output_dir, run_dir)}")
+
+
+def _write_reports_anew(config: Config) -> int:
+    """Write the reports of the latest run of each participant, from what it left."""
+    wanted = set(config.input.participant_label)
+    latest: dict[str, Path] = {}
+    for folder in list_runs(config.output_dir):
+        for label in read_run(folder).subjects:
+            if not wanted or label in wanted:
+                latest[label] = folder
+    missing = sorted(wanted - set(latest))
+    if missing or not latest:
+        raise InputError(
+            f"{config.output_dir} holds no run of {', '.join(missing) or 'any participant'}. "
+            "Run neuroferry without --reports-only first.",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    for label, folder in latest.items():
+        _write_reports(config, folder, [label])
+    return int(ExitCode.OK)
+
+
+def _run_group(config: Config) -> int:
+    from neuroferry.reports import write_group_report
+
+    runs = list_runs(config.output_dir)
+    if not runs:
+        raise InputError(
+            f"{config.output_dir} holds no participant yet. Run the level 'participant' first.",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    _say(f"Overview: {write_group_report(config.output_dir, runs[-1])}")
+    return int(ExitCode.OK)
+
+
+def _clean(job: _Run) -> None:
+    """Remove the work folders of the participants none of whose steps failed."""
+    summary = read_run(job.folder)
+    failed = {step.subject for step in summary.steps if step.state in ("failed", "skipped")}
+    for label in summary.subjects:
+        if label not in failed:
+            shutil.rmtree(
+                job.config.work_dir / "neuroferry_wf" / f"sub_{label}_wf", ignore_errors=True
+            )
+
+
+def _verdict(job: _Run, code: int) -> str:
+    summary = read_run(job.folder)
+    failed = {step.subject for step in summary.failed}
+    failed |= {p["subject"] for p in summary.problems if p["severity"] == "error"}
+    if code == ExitCode.OK:
+        return f"{len(summary.subjects)} participant(s), no error."
+    names = ", ".join(f"sub-{label}" for label in sorted(label for label in failed if label))
+    return f"not everything went well (exit code {code}): {names}. See the report of each."
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,280 @@
+"""The settings of a run, as values that can be printed, written and read again.
+
+They come from the defaults, then a TOML file, then the flags of the command line, each over
+the one before. What a run was started with is written beside its record, and is enough to
+run it again: ``neuroferry --config <out>/logs/<run>/config.toml``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuroferry.errors import ExitCode, InputError, UsageError
+
+LEVELS = ("participant", "group")
+WORKFLOWS = ("anat", "qc")
+PLUGINS = ("MultiProc", "Linear")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What is read.
+
+    Attributes
+    ----------
+    participant_label, session_label : tuple of str
+        Labels without ``sub-`` and ``ses-``; empty means all.
+    bids_filter_file : pathlib.Path or None
+        JSON file that narrows the search, as for fMRIPrep.
+    bids_database_dir : pathlib.Path or None
+        Folder of a stored pybids index.
+    derivatives : dict of str to pathlib.Path
+        Precomputed derivative datasets by name.
+    skip_bids_validation : bool
+        Do not run the BIDS validator.
+    """
+
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    derivatives: dict[str, Path] = field(default_factory=dict)
+    skip_bids_validation: bool = False
+
+
+@dataclass(frozen=True)
+class WorkflowConfig:
+    """What is computed.
+
+    Attributes
+    ----------
+    workflows : tuple of str
+        Of ``anat`` and ``qc``; empty means all that the data allow.
+    output_spaces : tuple of str
+        Template spaces, such as ``MNI152NLin2009aSym:res-2``.
+    average_t1w : bool
+        Average the T1w images of a session; otherwise the first is used.
+    sloppy : bool
+        Fast and of low quality, for tests.
+    random_seed : int
+        Seed of everything that draws random numbers; at least 1.
+    """
+
+    workflows: tuple[str, ...] = ()
+    output_spaces: tuple[str, ...] = ("MNI152NLin2009aSym",)
+    average_t1w: bool = True
+    sloppy: bool = False
+    random_seed: int = 1
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Where and with what it runs.
+
+    Attributes
+    ----------
+    work_dir : pathlib.Path or None
+        Intermediate results; by default ``<output folder>-work``.
+    plugin : str
+        ``MultiProc`` or ``Linear``.
+    nprocs, omp_nthreads : int or None
+        Processors in all, and for one step; by default what this process may use.
+    mem : str or None
+        Memory with its unit, such as ``8GB``; by default 90% of what may be used.
+    stop_on_first_crash : bool
+        Start nothing more once a step has failed.
+    clean_workdir : bool
+        Remove the intermediate results of the participants that came out without error.
+    write_graph : bool
+        Draw the graph into the log folder.
+    reports_only : bool
+        Only write the reports of an earlier run anew.
+    verbose : int
+        How often ``-v`` was given.
+    """
+
+    work_dir: Path | None = None
+    plugin: str = "MultiProc"
+    nprocs: int | None = None
+    omp_nthreads: int | None = None
+    mem: str | None = None
+    stop_on_first_crash: bool = False
+    clean_workdir: bool = False
+    write_graph: bool = False
+    reports_only: bool = False
+    verbose: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is started with."""
+
+    bids_dir: Path
+    output_dir: Path
+    level: str = "participant"
+    input: InputConfig = field(default_factory=InputConfig)
+    workflow: WorkflowConfig = field(default_factory=WorkflowConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    @property
+    def work_dir(self) -> Path:
+        """Folder of the intermediate results."""
+        if self.execution.work_dir is not None:
+            return self.execution.work_dir
+        return self.output_dir.parent / f"{self.output_dir.name}-work"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of settings.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, unreadable or no TOML.
+    """
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as err:
+        raise InputError(
+            f"The settings file {path} cannot be read ({err.strerror}).",
+            exit_code=ExitCode.NO_INPUT,
+        ) from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise InputError(f"The settings file {path} is not valid TOML: {err}.") from err
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay nested settings over each other, the last on top.
+
+    Examples
+    --------
+    >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+                merged[key] = merge(merged[key], value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def make_config(values: Mapping[str, Any], *, source: str = "the settings") -> Config:
+    """Check settings and make them a ``Config``.
+
+    Parameters
+    ----------
+    values : mapping
+        Nested as the TOML file is.
+    source : str
+        Where they come from, for messages.
+
+    Raises
+    ------
+    UsageError
+        For an unknown key (the message names the nearest), a value of the wrong type or out
+        of range, and a missing folder argument.
+    """
+    config = _build(Config, values, source, "")
+    _check(config)
+    return config
+
+
+def write_config(config: Config) -> str:
+    """Give a ``Config`` as TOML that ``read_toml`` and ``make_config`` read again."""
+    import tomli_w
+
+    return tomli_w.dumps(_plain(dataclasses.asdict(config)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _build(kind: Any, values: Mapping[str, Any], source: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)
+            raise UsageError(
+                f"{source} has the unknown key '{prefix}{key}'; the nearest is '{prefix}{near[0]}'."
+            )
+    missing = [
+        item.name
+        for item in dataclasses.fields(kind)
+        if item.name not in values
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UsageError(
+            f"Missing: {', '.join(missing)}. Give: neuroferry BIDS_DIR OUTPUT_DIR participant"
+        )
+    return kind(
+        **{
+            key: _convert(hints[key], value, source, f"{prefix}{key}")
+            for key, value in values.items()
+        }
+    )
+
+
+def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
+    """Convert one TOML value to the type of its field."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{source}: '{key}' must be a table.")
+        return _build(hint, value, source, f"{key}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, source, key)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(arguments[0], item, source, key) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {str(k): _convert(arguments[1], v, source, key) for k, v in value.items()}
+    if hint is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise UsageError(f"{source}: '{key}' must be of type {wanted}, not {value!r}.")
+
+
+def _check(config: Config) -> None:
+    if config.level not in LEVELS:
+        raise UsageError(
+            f"'{config.level}' is no level of analysis. Choose one of: {', '.join(LEVELS)}.",
+            exit_code=ExitCode.UNKNOWN_LEVEL,
+        )
+    for name in config.workflow.workflows:
+        if name not in WORKFLOWS:
+            raise UsageError(
+                f"'{name}' is no workflow of neuroferry. Choose among: {', '.join(WORKFLOWS)}."
+            )
+    if config.execution.plugin not in PLUGINS:
+        raise UsageError(
+            f"'{config.execution.plugin}' is no plugin of neuroferry. "
+            f"Choose among: {', '.join(PLUGINS)}."
+        )
+    for name in ("nprocs", "omp_nthreads"):
+        number = getattr(config.execution, name)
+        if number is not None and number < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {number}.")
+    if config.workflow.random_seed < 1:
+        raise UsageError("--random-seed must be at least 1 (ANTs takes 0 for 'no seed').")
