@@ -1,0 +1,316 @@
+"""Names and writes derivatives: each file appears whole or not at all, with the same bytes.
+
+No file holds a date, a host or a process number, so that a run on another machine writes
+what this one does. A file that is there with the right content is left alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+from uuid import uuid4
+
+from neuroferry.bids.entities import build_name
+from neuroferry.bids.metadata import read_json
+from neuroferry.errors import ExitCode, InputError, NeuroferryError, ResourceError
+
+BIDS_VERSION = "1.10.0"
+PIPELINE = "neuroferry"
+#: The name under which the sidecars' ``Sources`` mean the input dataset.
+RAW_DATASET = "raw"
+#: What is written beside the derivatives and has no place in BIDS (yet).
+BIDSIGNORE = (
+    "*.html",
+    "logs/",
+    "sub-*/figures/",
+    "*_xfm.h5",
+    "*_xfm.txt",
+    "*_xfm.json",
+    "*_desc-iqms_T1w.json",
+)
+#: Labels of the tissue segmentation: index, name, abbreviation, colour.
+TISSUE_LABELS = (
+    (0, "Background", "BG", "#000000"),
+    (1, "Grey Matter", "GM", "#7f7f7f"),
+    (2, "White Matter", "WM", "#ffffff"),
+    (3, "Cerebrospinal Fluid", "CSF", "#2f6fbf"),
+)
+
+
+class Container(TypedDict, total=False):
+    """The image that a run came out of, for ``GeneratedBy``."""
+
+    Type: str
+    Tag: str
+    URI: str
+    Digest: str
+
+
+def derivative_path(
+    out_dir: str | Path,
+    entities: Mapping[str, str],
+    *,
+    suffix: str,
+    extension: str,
+    datatype: str,
+) -> Path:
+    """Name a derivative: folders for subject, session and datatype, entities in BIDS order.
+
+    Parameters
+    ----------
+    out_dir : path
+        Root of the derivatives dataset.
+    entities : mapping of str to str
+        Long entity names to values; ``subject`` is needed.
+    suffix, extension, datatype : str
+        ``"T1w"``, ``".nii.gz"``, ``"anat"``.
+
+    Raises
+    ------
+    ValueError
+        If an entity is unknown, its value not allowed, or the subject missing.
+
+    Examples
+    --------
+    >>> names = {"subject": "01", "description": "preproc", "session": "a", "space": "T1w"}
+    >>> str(derivative_path("out", names, suffix="T1w", extension=".json", datatype="anat"))
+    'out/sub-01/ses-a/anat/sub-01_ses-a_space-T1w_desc-preproc_T1w.json'
+    """
+    if "subject" not in entities:
+        raise ValueError("a derivative needs a subject")
+    folder = Path(out_dir) / f"sub-{entities['subject']}"
+    if "session" in entities:
+        folder /= f"ses-{entities['session']}"
+    return folder / datatype / build_name(entities, suffix, extension)
+
+
+def bids_uri(path: str | Path, root: str | Path, dataset: str = "") -> str:
+    """Write the BIDS URI of a file; an empty dataset means the one that it stands in.
+
+    Examples
+    --------
+    >>> bids_uri("/bids/sub-01/anat/sub-01_T1w.nii.gz", "/bids", "raw")
+    'bids:raw:sub-01/anat/sub-01_T1w.nii.gz'
+    """
+    return f"bids:{dataset}:{Path(path).relative_to(root).as_posix()}"
+
+
+def prepare_dataset(
+    out_dir: str | Path,
+    *,
+    bids_dir: str | Path,
+    version: str,
+    container: Container | None = None,
+) -> None:
+    """Make the output folder a derivatives dataset: description, label table, .bidsignore.
+
+    See `write_dataset_description` for the parameters and errors.
+    """
+    out_dir = Path(out_dir)
+    write_dataset_description(out_dir, bids_dir=bids_dir, version=version, container=container)
+    ignored = out_dir / ".bidsignore"
+    theirs = ignored.read_text().splitlines() if ignored.exists() else []
+    lines = [*theirs, *(line for line in BIDSIGNORE if line not in theirs)]
+    write_text(ignored, "".join(f"{line}\n" for line in lines))
+    rows = (("index", "name", "abbreviation", "color"), *TISSUE_LABELS)
+    table = "".join("\t".join(str(cell) for cell in row) + "\n" for row in rows)
+    write_text(out_dir / "dseg.tsv", table)
+
+
+def write_dataset_description(
+    out_dir: str | Path,
+    *,
+    bids_dir: str | Path,
+    version: str,
+    container: Container | None = None,
+) -> Path:
+    """Write ``dataset_description.json`` of the derivatives.
+
+    Parameters
+    ----------
+    out_dir : path
+        Root of the derivatives; made where it does not exist.
+    bids_dir : path
+        The input dataset, as the run sees it (``/bids`` inside the image).
+    version : str
+        Of neuroferry.
+    container : Container, optional
+        Type, tag and digest of the image that the run came out of.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        With exit code 73, if the folder holds a dataset that neuroferry did not write.
+    NeuroferryError
+        If the file cannot be written.
+    """
+    path = Path(out_dir) / "dataset_description.json"
+    _check_ours(path)
+    root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
+    source_path = root / "dataset_description.json"
+    source = read_json(source_path) if source_path.exists() else {}
+    generated: dict[str, Any] = {"Name": PIPELINE, "Version": version}
+    if container is not None:
+        generated["Container"] = dict(container)
+    dataset: dict[str, Any] = {"URL": root.as_uri()}
+    if isinstance(source.get("DatasetDOI"), str):
+        dataset["DOI"] = source["DatasetDOI"]
+    description: dict[str, Any] = {
+        "Name": f"{PIPELINE}: derivatives of {source.get('Name') or 'a BIDS dataset'}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [generated],
+        "SourceDatasets": [dataset],
+        "DatasetLinks": {RAW_DATASET: root.as_uri()},
+        "HowToAcknowledge": (
+            "Please cite the software that the methods paragraph of each participant's report"
+            " names."
+        ),
+    }
+    if isinstance(source.get("License"), str):
+        description["License"] = source["License"]
+    write_json(path, description)
+    return path
+
+
+def _check_ours(path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        makers = read_json(path).get("GeneratedBy")
+    except InputError:
+        return  # a broken description is written again
+    names = [m.get("Name") for m in makers if isinstance(m, dict)] if makers else []
+    if PIPELINE not in names:
+        by = f"{' and '.join(map(str, names))} wrote" if names else "is no derivative"
+        raise InputError(
+            f"{path.parent} holds a dataset that {by}; choose another output folder",
+            exit_code=ExitCode.CANNOT_CREATE,
+        )
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with its keys in order, so that equal content has equal bytes."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all."""
+    path = Path(path)
+    data = text.encode()
+    try:
+        if path.read_bytes() == data:
+            return
+    except OSError:
+        pass  # not there yet
+    _appear(path, lambda beside: _write_new(beside, data))
+
+
+def copy_file(source: str | Path, path: str | Path) -> None:
+    """Copy a file's bytes, whole or not at all; never a link, as work folders are deleted."""
+    source, path = Path(source), Path(path)
+    try:
+        if filecmp.cmp(source, path, shallow=False):
+            return
+    except OSError:
+        pass  # not there yet
+    _appear(path, lambda beside: _copy_new(source, beside))
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _copy_new(source: Path, path: Path) -> None:
+    with source.open("rb") as origin, path.open("xb") as stream:
+        shutil.copyfileobj(origin, stream, 1 << 20)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _appear(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a file be written under another name in its folder, then give it its own."""
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(beside)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _explain(path, error) from error
+
+
+def _explain(path: Path, error: OSError) -> NeuroferryError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"{path} could not be written: no space is left on its disk; make room and start the"
+            " same command again, finished steps are kept",
+            exit_code=ExitCode.IO,
+        )
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return NeuroferryError(
+            f"{path} could not be written: {error.strerror}; make its folder writable, or choose"
+            " another output folder",
+            exit_code=ExitCode.CANNOT_CREATE,
+        )
+    return NeuroferryError(
+        f"{path} could not be written: {error.strerror or error}", exit_code=ExitCode.IO
+    )
+
+
+def sidecar(
+    *,
+    description: str,
+    sources: Sequence[str],
+    seed: int | None = None,
+    spatial_reference: str | None = None,
+    resolution: str | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Make the metadata of a derivative.
+
+    Parameters
+    ----------
+    description : str
+        What the file is, in a few words.
+    sources : sequence of str
+        BIDS URIs of what it was computed from.
+    seed : int, optional
+        Of the random numbers that went into it.
+    spatial_reference : str, optional
+        Space identifier, or BIDS URI of the image whose grid it shares.
+    resolution : str, optional
+        What its voxel size is, for a template's space.
+    **others
+        Further BIDS keys, as they are written.
+
+    Examples
+    --------
+    >>> sidecar(description="Brain mask", sources=["bids::a.nii.gz"], Type="Brain")
+    {'Description': 'Brain mask', 'Sources': ['bids::a.nii.gz'], 'Type': 'Brain'}
+    """
+    metadata: dict[str, Any] = {"Description": description, "Sources": list(sources), **others}
+    optional = {
+        "RandomSeed": seed,
+        "SpatialReference": spatial_reference,
+        "Resolution": resolution,
+    }
+    metadata.update({key: value for key, value in optional.items() if value is not None})
+    return metadata
