@@ -1,0 +1,409 @@
+"""Write a BIDS dataset of phantom people, and the truth about them beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroferry import __version__
+from neuroferry.errors import ExitCode, InputError, UsageError
+from neuroferry.phantom import files
+from neuroferry.phantom.subject import (
+    STREAM_SCAN,
+    SubjectAnatomy,
+    SubjectParameters,
+    draw_subject,
+    grow_subject,
+)
+from neuroferry.phantom.t1w import ScanParameters, T1wScan, draw_scan, simulate_t1w
+from neuroferry.templates import TEMPLATE_SPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+GENERATOR = "neuroferry phantom"
+_BIDS_VERSION = "1.10.0"
+_RESOLUTIONS = (0.5, 6.0)
+
+CAVEAT = (
+    "The phantom descends from MNI152NLin2009aSym, the very template that workflows register\n"
+    "it to, and its T1w contrast follows the tissue maps exactly. Whatever is measured on it\n"
+    "is therefore optimistic: read its figures as an upper bound of what real heads allow."
+)
+
+
+@dataclass(frozen=True)
+class PhantomScan:
+    """One T1w file of a phantom dataset, and where its truth is.
+
+    Attributes
+    ----------
+    session : str or None
+        Label without ``ses-``.
+    run : int or None
+    t1w : Path
+    truth : mapping of str to Path
+        ``gm``, ``wm``, ``csf``, ``dseg``, ``brain_mask``, ``head_mask``, ``bias``,
+        ``noiseless``, ``to_template`` (the transform that carries template images to the
+        scan: maps scan points to the template), ``to_scan`` (the reverse), ``parameters``.
+    """
+
+    session: str | None
+    run: int | None
+    t1w: Path
+    truth: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class PhantomSubject:
+    """A phantom person as written to disk.
+
+    Attributes
+    ----------
+    label : str
+        Without ``sub-``.
+    parameters : SubjectParameters
+    scans : tuple of PhantomScan
+        In order of session, then run.
+    """
+
+    label: str
+    parameters: SubjectParameters
+    scans: tuple[PhantomScan, ...]
+
+    @property
+    def t1w(self) -> Path:
+        """The first T1w file."""
+        return self.scans[0].t1w
+
+    @property
+    def truth(self) -> Mapping[str, Path]:
+        """The truth of the first T1w file."""
+        return self.scans[0].truth
+
+
+def write_phantom_dataset(
+    out_dir: Path,
+    *,
+    subjects: int,
+    resolution: float,
+    seed: int,
+    sessions: int = 0,
+    runs: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[PhantomSubject], None] | None = None,
+) -> list[PhantomSubject]:
+    """Write a BIDS dataset of digital heads with known truth.
+
+    The same arguments give the same bytes. A subject does not depend on how many others
+    there are, nor its anatomy on the resolution.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Becomes the BIDS dataset; the truth goes to ``out_dir/derivatives/truth``.
+    subjects : int
+        Number of people; the second, fifth, eighth … are children.
+    resolution : float
+        Isotropic voxel size in mm, 0.5 to 6.
+    seed : int
+        Seed of everything random, 0 or more.
+    sessions : int
+        Sessions a subject; 0 leaves the session level out.
+    runs : int
+        T1w scans a session; with more than one they carry a run label.
+    overwrite : bool
+        Replace a phantom that is already in `out_dir`. Anything else there stays.
+    progress : callable, optional
+        Called with each subject once its files are there.
+
+    Returns
+    -------
+    list of PhantomSubject
+
+    Raises
+    ------
+    UsageError
+        A number out of range.
+    InputError
+        `out_dir` holds something else, or a phantom and `overwrite` is false.
+    """
+    _check_numbers(subjects, resolution, seed, sessions, runs)
+    _make_room(out_dir, overwrite=overwrite)
+    width = max(2, len(str(subjects)))
+    drawn = [
+        draw_subject(index, seed=seed, label=f"{index + 1:0{width}d}") for index in range(subjects)
+    ]
+    _write_descriptions(out_dir, drawn, resolution=resolution, seed=seed)
+    written = []
+    for parameters in drawn:
+        subject = _write_subject(
+            out_dir, parameters, resolution=resolution, sessions=sessions, runs=runs
+        )
+        written.append(subject)
+        if progress is not None:
+            progress(subject)
+    return written
+
+
+def _check_numbers(subjects: int, resolution: float, seed: int, sessions: int, runs: int) -> None:
+    low, high = _RESOLUTIONS
+    checks = (
+        (subjects >= 1, f"the number of subjects must be at least 1, not {subjects}"),
+        (low <= resolution <= high, f"the resolution must be {low} to {high} mm: {resolution}"),
+        (seed >= 0, f"the seed must be 0 or more, not {seed}"),
+        (sessions >= 0, f"the number of sessions must be 0 or more, not {sessions}"),
+        (runs >= 1, f"the number of runs must be at least 1, not {runs}"),
+    )
+    for passed, message in checks:
+        if not passed:
+            raise UsageError(message)
+
+
+def _make_room(out_dir: Path, *, overwrite: bool) -> None:
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise InputError(f"{out_dir} is a file; name a folder", exit_code=ExitCode.CANNOT_CREATE)
+    if not any(out_dir.iterdir()):
+        return
+    if not _is_phantom(out_dir):
+        raise InputError(
+            f"{out_dir} is not empty and holds no phantom; name a new or empty folder",
+            exit_code=ExitCode.CANNOT_CREATE,
+        )
+    if not overwrite:
+        raise InputError(
+            f"{out_dir} holds a phantom already; replace it with --overwrite, "
+            "or name another folder",
+            exit_code=ExitCode.CANNOT_CREATE,
+        )
+    for folder in (*out_dir.glob("sub-*"), out_dir / "derivatives" / "truth"):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def _is_phantom(out_dir: Path) -> bool:
+    try:
+        description = json.loads((out_dir / "dataset_description.json").read_text())
+        makers = [entry["Name"] for entry in description["GeneratedBy"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return GENERATOR in makers
+
+
+def _write_descriptions(
+    out_dir: Path, drawn: list[SubjectParameters], *, resolution: float, seed: int
+) -> None:
+    generated = [{"Name": GENERATOR, "Version": __version__}]
+    description = {
+        "Name": "neuroferry phantom: digital heads with a known truth",
+        "BIDSVersion": _BIDS_VERSION,
+        "DatasetType": "raw",
+        "License": "CC0",
+        "Authors": ["neuroferry"],
+        "GeneratedBy": generated,
+    }
+    files.write_json(out_dir / "dataset_description.json", description)
+    files.write_text(out_dir / "README", _readme(resolution, seed))
+    rows = [(f"sub-{p.label}", f"{p.age:g}", p.sex, f"{p.size:.3f}") for p in drawn]
+    columns = ("participant_id", "age", "sex", "size")
+    files.write_table(out_dir / "participants.tsv", columns, rows)
+    files.write_json(out_dir / "participants.json", _PARTICIPANTS)
+    truth = out_dir / "derivatives" / "truth"
+    files.write_json(
+        truth / "dataset_description.json",
+        {
+            "Name": "Truth of the neuroferry phantom",
+            "BIDSVersion": _BIDS_VERSION,
+            "DatasetType": "derivative",
+            "License": "CC0",
+            "GeneratedBy": generated,
+            "SourceDatasets": [{"URL": "../../"}],
+        },
+    )
+    files.write_text(truth / "README", _TRUTH_README)
+    files.write_text(truth / ".bidsignore", "*_xfm.*\n*_parameters.json\n")
+
+
+def _write_subject(
+    out_dir: Path,
+    parameters: SubjectParameters,
+    *,
+    resolution: float,
+    sessions: int,
+    runs: int,
+) -> PhantomSubject:
+    anatomy = grow_subject(parameters)
+    scans = []
+    for session in range(1, sessions + 1) if sessions else (0,):
+        for run in range(1, runs + 1):
+            rng = parameters.stream(STREAM_SCAN, session, run)
+            scan = draw_scan(anatomy, rng, resolution=resolution)
+            result = simulate_t1w(anatomy, scan, rng)
+            scans.append(
+                _write_scan(
+                    out_dir,
+                    anatomy,
+                    scan,
+                    result,
+                    session=f"{session:02d}" if sessions else None,
+                    run=run if runs > 1 else None,
+                )
+            )
+    return PhantomSubject(parameters.label, parameters, tuple(scans))
+
+
+def _write_scan(
+    out_dir: Path,
+    anatomy: SubjectAnatomy,
+    scan: ScanParameters,
+    result: T1wScan,
+    *,
+    session: str | None,
+    run: int | None,
+) -> PhantomScan:
+    label = f"sub-{anatomy.parameters.label}"
+    within = f"{label}/ses-{session}/anat" if session else f"{label}/anat"
+    stem = "_".join(
+        part
+        for part in (label, f"ses-{session}" if session else "", f"run-{run}" if run else "")
+        if part
+    )
+    folder = out_dir / within
+    truth = _write_truth(out_dir / "derivatives" / "truth" / within, stem, anatomy, scan, result)
+    files.write_json(folder / f"{stem}_T1w.json", _sidecar(anatomy.parameters))
+    t1w = files.write_image(
+        folder / f"{stem}_T1w.nii.gz", result.t1w, result.affine, dtype=np.int16
+    )
+    return PhantomScan(session, run, t1w, truth)
+
+
+def _write_truth(
+    folder: Path, stem: str, anatomy: SubjectAnatomy, scan: ScanParameters, result: T1wScan
+) -> dict[str, Path]:
+    affine = result.affine
+    brain = result.brain_mask
+    dseg = np.where(brain, result.tissues.argmax(axis=0) + 1, 0)
+
+    def image(name: str, data: np.ndarray, dtype: type, slope: float = 1.0) -> Path:
+        path = folder / f"{stem}_{name}.nii.gz"
+        return files.write_image(path, data, affine, dtype=dtype, slope=slope)
+
+    return {
+        **{
+            tissue.lower(): image(f"label-{tissue}_probseg", share, np.uint8, 1 / 255)
+            for tissue, share in zip(("GM", "WM", "CSF"), result.tissues, strict=True)
+        },
+        "dseg": image("dseg", dseg, np.uint8),
+        "brain_mask": image("desc-brain_mask", brain, np.uint8),
+        "head_mask": image("desc-head_mask", result.head_mask, np.uint8),
+        "bias": image("desc-biasfield_T1w", result.bias, np.int16, 2e-4),
+        "noiseless": image("desc-noiseless_T1w", result.noiseless, np.int16, scan.scale / 4000),
+        "to_template": files.write_displacement(
+            folder / f"{stem}_from-{TEMPLATE_SPACE}_to-T1w_mode-image_desc-truth_xfm.nii.gz",
+            result.to_template,
+        ),
+        "to_scan": files.write_displacement(
+            folder / f"{stem}_from-T1w_to-{TEMPLATE_SPACE}_mode-image_desc-truth_xfm.nii.gz",
+            result.to_scan,
+        ),
+        "parameters": files.write_json(
+            folder / f"{stem}_parameters.json", _parameters(anatomy, scan, result)
+        ),
+    }
+
+
+def _parameters(anatomy: SubjectAnatomy, scan: ScanParameters, result: T1wScan) -> dict[str, Any]:
+    voxel_ml = abs(float(np.linalg.det(result.affine[:3, :3]))) / 1000
+    volumes = result.tissues.sum(axis=(1, 2, 3), dtype=np.float64) * voxel_ml
+    pose = {"subject": asdict(anatomy.parameters), "scan": asdict(scan)}
+    return {
+        **pose,
+        "template": TEMPLATE_SPACE,
+        "volumes_ml": dict(zip(("gm", "wm", "csf"), volumes.round(2).tolist(), strict=True)),
+        "brain_mask_ml": round(float(result.brain_mask.sum() * voxel_ml), 2),
+    }
+
+
+def _sidecar(parameters: SubjectParameters) -> dict[str, Any]:
+    return {
+        "Manufacturer": "neuroferry",
+        "ManufacturersModelName": "digital phantom",
+        "SoftwareVersions": __version__,
+        "MagneticFieldStrength": 3,
+        "BodyPart": "HEAD",
+        "PulseSequenceType": "MPRAGE",
+        "ScanningSequence": "GR",
+        "SequenceVariant": "MP",
+        "MRAcquisitionType": "3D",
+        "NonlinearGradientCorrection": True,
+        "RepetitionTimePreparation": 2.3,
+        "RepetitionTimeExcitation": 0.0071,
+        "EchoTime": 0.00298,
+        "InversionTime": 0.9,
+        "FlipAngle": 9,
+        "PhantomSeed": parameters.seed,
+    }
+
+
+_PARTICIPANTS: dict[str, Any] = {
+    "age": {"Description": "Age of the phantom person", "Units": "year"},
+    "sex": {
+        "Description": "Sex that the head size was drawn for",
+        "Levels": {"M": "male", "F": "female"},
+    },
+    "size": {
+        "Description": "Brain volume relative to the average adult phantom (1.505 l)",
+        "Units": "1",
+    },
+}
+
+
+def _readme(resolution: float, seed: int) -> str:
+    return f"""\
+Digital heads with a known truth, made by `neuroferry phantom` {__version__}
+(voxels of {resolution:g} mm, seed {seed}). No person was scanned.
+
+{CAVEAT}
+
+Each head is grown from the template's tissue maps: sharpened, given sulci of its own,
+wrapped in meninges, skull, scalp, face and neck, deformed smoothly at several scales,
+and scanned with a T1w contrast, partial volume, a bias field, Rician noise, and a rotated
+and shifted field of view. Some subjects are children, some are defaced, and the voxel
+axes run in different directions.
+
+The truth is the derivatives dataset in derivatives/truth; its README defines each file.
+"""
+
+
+_TRUTH_README = f"""\
+The truth behind each T1w image of the phantom, on that image's own voxels.
+
+label-{{GM,WM,CSF}}_probseg  fraction of the voxel that each tissue fills (GM includes deep
+                           grey matter; CSF is ventricles and sulci within the brain mask)
+dseg                       the largest of the three within the brain mask: 1 GM, 2 WM, 3 CSF
+desc-brain_mask            voxels of which at least half lies inside the deformed, undilated
+                           brain mask of {TEMPLATE_SPACE}. Fluid between this hull and
+                           the skull, and the spinal cord below the template's box, are
+                           not brain.
+desc-head_mask             inside the skin, sinuses and throat included; without what
+                           defacing removed
+desc-biasfield_T1w         multiplicative field, mean 1 within the brain mask
+desc-noiseless_T1w         the image before bias field and noise, in the T1w's units
+from-{TEMPLATE_SPACE}_to-T1w_mode-image_desc-truth_xfm
+                           displacement field as ITK and ANTs read it (LPS mm, every 4 mm,
+                           linear in between): resamples template images onto the T1w, so
+                           it maps T1w points to template points. The T1w was made with
+                           exactly this field.
+from-T1w_to-{TEMPLATE_SPACE}_mode-image_desc-truth_xfm
+                           the reverse, exact at its nodes, every 4 mm of the template
+parameters.json            what was drawn for the subject and for the scan, and volumes
+
+{CAVEAT}
+"""

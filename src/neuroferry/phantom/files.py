@@ -1,0 +1,123 @@
+"""Files that appear whole or not at all, with the same bytes on each run."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nb
+import numpy as np
+
+from neuroferry.phantom.deform import DisplacementField
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import DTypeLike, NDArray
+
+_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write beside `path`, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write UTF-8 text."""
+    return write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write JSON, indented by two."""
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+    """Write tab-separated values with a header line."""
+    lines = ["\t".join(columns), *("\t".join(map(str, row)) for row in rows)]
+    return write_text(path, "\n".join(lines) + "\n")
+
+
+def write_image(
+    path: Path,
+    data: NDArray[Any],
+    affine: NDArray[np.float64],
+    *,
+    dtype: DTypeLike,
+    slope: float = 1.0,
+) -> Path:
+    """Write a compressed NIfTI-1 image in scanner coordinates.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.nii.gz``.
+    data : ndarray
+        Values; stored as ``round(data / slope)`` where `dtype` is an integer type.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm; becomes both sform and qform.
+    dtype : dtype_like
+    slope : float
+        Value of one stored unit.
+    """
+    kind = np.dtype(dtype)
+    stored = data
+    if np.issubdtype(kind, np.integer):
+        info = np.iinfo(kind)
+        stored = np.clip(np.rint(data / slope if slope != 1.0 else data), info.min, info.max)
+    return _write(path, stored.astype(kind), affine, slope=slope)
+
+
+def write_displacement(path: Path, field: DisplacementField) -> Path:
+    """Write a dense transform as ITK reads it: 5-D float32 NIfTI, vectors in LPS mm."""
+    data = (field.data * _LPS)[:, :, :, None, :].astype(np.float32)
+    return _write(path, data, field.affine, intent="vector")
+
+
+def read_displacement(path: Path) -> DisplacementField:
+    """Read what :func:`write_displacement` wrote; displacements come back in RAS+ mm."""
+    image = nb.load(path)
+    data = np.asarray(image.dataobj, dtype=np.float32)[:, :, :, 0, :] * _LPS
+    return DisplacementField(data, np.asarray(image.affine, dtype=np.float64))
+
+
+def _write(
+    path: Path,
+    data: NDArray[Any],
+    affine: NDArray[np.float64],
+    *,
+    slope: float = 1.0,
+    intent: str | None = None,
+) -> Path:
+    header = nb.Nifti1Header()
+    header.set_data_shape(data.shape)
+    header.set_data_dtype(data.dtype)
+    header.set_slope_inter(slope, 0.0)
+    header.set_xyzt_units("mm")
+    header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0), *[1.0] * (data.ndim - 3)])
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    if intent is not None:
+        header.set_intent(intent)
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    # ITK reads the four bytes after the header: no extensions.
+    content = header.binaryblock + bytes(4) + data.tobytes(order="F")
+    return write_bytes(path, _gzip(content))
+
+
+def _gzip(content: bytes) -> bytes:
+    """Compress without file name or time in the header."""
+    stream = zlib.compressobj(3, zlib.DEFLATED, 31)
+    return stream.compress(content) + stream.flush()
