@@ -1,0 +1,133 @@
+"""Pictures of the anatomical steps, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.interfaces.reportlets import (
+    BiasPicture,
+    BrainPicture,
+    NormalisationPicture,
+    QualityPicture,
+    SaveFigure,
+    TissuesPicture,
+)
+
+_FLOAT = 4e-9
+"""GB of one voxel of float32."""
+_TEMPLATE_GB = 0.8
+"""Interpreter, libraries and the template at 1 mm, in GB."""
+
+
+def picture_mem_gb(n_voxels: int, images: int) -> float:
+    """Estimate the peak memory of drawing one picture.
+
+    Parameters
+    ----------
+    n_voxels : int
+        Voxels of one image.
+    images : int
+        How many images are read.
+
+    Returns
+    -------
+    float
+        In GB: 0.4 for interpreter and libraries, and for each image its voxels twice as
+        float32, as read and as scaled.
+
+    Examples
+    --------
+    >>> round(picture_mem_gb(256**3, 1), 2)
+    0.53
+    """
+    return 0.4 + 2 * images * n_voxels * _FLOAT
+
+
+def init_anat_reports_wf(
+    *,
+    out_dir: str | Path,
+    subject: str,
+    session: str | None = None,
+    shape: Sequence[int] = (256, 256, 256),
+    name: str = "anat_reports_wf",
+) -> Workflow:
+    """Draw the input, bias correction, brain mask, tissues and template overlap.
+
+    Parameters
+    ----------
+    out_dir : str or pathlib.Path
+        Root of the derivatives; pictures go to ``sub-<subject>/figures``.
+    subject : str
+        Label without ``sub-``.
+    session : str or None
+        Label without ``ses-``.
+    shape : sequence of int
+        Voxels of the T1w image, for the memory estimates.
+    name : str
+        Name of the workflow.
+
+    Inputs
+    ------
+    t1w_ref
+        T1w image before bias correction.
+    t1w_preproc
+        The same, bias corrected.
+    bias_field
+        Multiplicative bias field.
+    brain_mask
+        Brain mask.
+    dseg
+        Tissues: 1 = GM, 2 = WM, 3 = CSF.
+    std_t1w
+        T1w image in template space.
+
+    Outputs
+    -------
+    conform, bias, brain, tissues, norm
+        Path of each picture in the output folder.
+    """
+    n_voxels = int(shape[0]) * int(shape[1]) * int(shape[2])
+    prefix = f"sub-{subject}" + (f"_ses-{session}" if session else "")
+    figures = Path(out_dir).absolute() / f"sub-{subject}" / "figures"
+
+    workflow = Workflow(name=name)
+    inputnode = pe.Node(
+        IdentityInterface(
+            fields=["t1w_ref", "t1w_preproc", "bias_field", "brain_mask", "dseg", "std_t1w"]
+        ),
+        name="inputnode",
+    )
+    outputnode = pe.Node(
+        IdentityInterface(fields=["conform", "bias", "brain", "tissues", "norm"]),
+        name="outputnode",
+    )
+    steps = [
+        ("conform", QualityPicture, {"t1w_ref": "t1w"}),
+        (
+            "bias",
+            BiasPicture,
+            {field: field for field in ("t1w_ref", "t1w_preproc", "bias_field", "brain_mask")},
+        ),
+        ("brain", BrainPicture, {"t1w_ref": "t1w", "brain_mask": "brain_mask"}),
+        ("tissues", TissuesPicture, {"t1w_preproc": "t1w", "dseg": "dseg"}),
+        ("norm", NormalisationPicture, {"std_t1w": "std_t1w"}),
+    ]
+    for desc, interface, fields in steps:
+        memory = picture_mem_gb(n_voxels, len(fields)) if desc != "norm" else _TEMPLATE_GB
+        draw = pe.Node(interface(), name=f"draw_{desc}", mem_gb=memory, n_procs=1)
+        save = pe.Node(
+            SaveFigure(out_path=str(figures / f"{prefix}_desc-{desc}_T1w.svg")),
+            name=f"save_{desc}",
+            mem_gb=0.1,
+        )
+        workflow.connect([
+            (inputnode, draw, list(fields.items())),
+            (draw, save, [("out_file", "in_file")]),
+            (save, outputnode, [("out_file", desc)]),
+        ])  # fmt: skip
+    return workflow
