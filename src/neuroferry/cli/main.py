@@ -58,9 +58,7 @@ def _dispatch(arguments: list[str]) -> int:
 
     if not arguments:
         build_parser().print_usage(sys.stderr)
-        raise UsageError(
-            "Give: neuroferry BIDS_DIR OUTPUT_DIR participant. See neuroferry --help."
-        )
+        raise UsageError("Give: neuroferry BIDS_DIR OUTPUT_DIR participant (or --help).")
     if "--version" in arguments:
         print(f"neuroferry {__version__}")
         return int(ExitCode.OK)

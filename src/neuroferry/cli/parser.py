@@ -180,10 +180,8 @@ def parse_config(argv: Sequence[str]) -> Config:
     settings = read_toml(Path(path)) if path else {}
     flags = _nest(values)
     if path:
-        make_config(
-            merge({"bids_dir": ".", "output_dir": "."}, settings),
-            source=f"The settings file {path}",
-        )
+        folders = {"bids_dir": ".", "output_dir": "."}
+        make_config(merge(folders, settings), source=f"The settings file {path}")
     return make_config(merge(settings, flags), source="The command line")
 
 
@@ -214,7 +212,5 @@ def _without(label: str, prefix: str) -> str:
 def _named_path(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
-        raise UsageError(
-            f"--derivatives takes NAME=PATH, such as anat=/data/smriprep, not '{text}'."
-        )
+        raise UsageError(f"--derivatives takes NAME=PATH, such as anat=/data/x, not '{text}'.")
     return name, str(Path(path).expanduser().absolute())

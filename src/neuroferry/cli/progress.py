@@ -163,7 +163,6 @@ class Progress:
             print(line, file=self.stream, flush=True)
 
     def _picture(self, now: float) -> Any:
-        from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -176,9 +175,11 @@ class Progress:
         table = Table.grid(padding=(0, 2))
         for step, since in self.running.items():
             table.add_row(Text("  " + short_name(step)), Text(duration(now - since)))
-        return Group(
-            Text(head), ProgressBar(total=max(self.n_steps, 1), completed=self.ended), table
-        )
+        bar = ProgressBar(total=max(self.n_steps, 1), completed=self.ended, width=60)
+        whole = Table.grid()
+        for part in (Text(head), bar, table):
+            whole.add_row(part)
+        return whole
 
 
 def _kind(step: str) -> str:

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +96,8 @@ def _check_folders(config: Config) -> None:
                 f"it is. Choose another, such as {bids_dir / 'derivatives' / 'neuroferry'} for "
                 "the output."
             )
-    for folder in (config.output_dir, config.work_dir):
+    needs_work = config.level == "participant" and not config.execution.reports_only
+    for folder in (config.output_dir, config.work_dir) if needs_work else (config.output_dir,):
         _make_writable(folder)
 
 
@@ -159,10 +160,8 @@ def _end(job: _Run, err: BaseException) -> None:
         code = int(err.exit_code)
     elif isinstance(err, OSError):
         code = int(ExitCode.IO)
-    try:
+    with suppress(OSError):  # the disk that is full may be what ended the run
         job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
-    except OSError:
-        pass  # the disk that is full is what ended the run
 
 
 def _find_subjects(config: Config) -> list[Subject]:
