@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +14,10 @@ from nipype.interfaces.base import (
     traits,
 )
 
-
-def write_whole(content: str | bytes, path: Path) -> Path:
-    """Write a file so that it appears whole or not at all.
-
-    Parameters
-    ----------
-    content : str or bytes
-        Text is written as UTF-8.
-    path : pathlib.Path
-        Its folder is made when it is not there; a file of this name is replaced.
-
-    Returns
-    -------
-    pathlib.Path
-        ``path``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    return path
+from neuroferry.bids.outputs import copy_file, write_text
 
 
-class _PictureOutputSpec(TraitedSpec):
+class _PictureOutputSpec(TraitedSpec):  # type: ignore[misc]
     out_file = File(exists=True, desc="SVG document")
 
 
@@ -62,11 +31,12 @@ class _Picture(SimpleInterface):  # type: ignore[misc]
 
     def _run_interface(self, runtime: Any) -> Any:
         path = Path(runtime.cwd) / "picture.svg"
-        self._results["out_file"] = str(write_whole(self._draw(), path))
+        write_text(path, self._draw())
+        self._results["out_file"] = str(path)
         return runtime
 
 
-class _QualityPictureInputSpec(BaseInterfaceInputSpec):
+class _QualityPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     t1w = File(exists=True, mandatory=True, desc="T1w image before any correction")
 
 
@@ -81,7 +51,7 @@ class QualityPicture(_Picture):
         return draw_quality(self.inputs.t1w)
 
 
-class _BiasPictureInputSpec(BaseInterfaceInputSpec):
+class _BiasPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     t1w_ref = File(exists=True, mandatory=True, desc="before correction")
     t1w_preproc = File(exists=True, mandatory=True, desc="after correction")
     bias_field = File(exists=True, mandatory=True, desc="what was divided out")
@@ -105,7 +75,7 @@ class BiasPicture(_Picture):
         )
 
 
-class _BrainPictureInputSpec(BaseInterfaceInputSpec):
+class _BrainPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     t1w = File(exists=True, mandatory=True, desc="T1w image with skull")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
 
@@ -121,7 +91,7 @@ class BrainPicture(_Picture):
         return draw_brain(self.inputs.t1w, self.inputs.brain_mask)
 
 
-class _TissuesPictureInputSpec(BaseInterfaceInputSpec):
+class _TissuesPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     t1w = File(exists=True, mandatory=True, desc="bias-corrected T1w image")
     dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
 
@@ -137,7 +107,7 @@ class TissuesPicture(_Picture):
         return draw_tissues(self.inputs.t1w, self.inputs.dseg)
 
 
-class _NormalisationPictureInputSpec(BaseInterfaceInputSpec):
+class _NormalisationPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     std_t1w = File(exists=True, mandatory=True, desc="T1w image in template space")
 
 
@@ -152,12 +122,12 @@ class NormalisationPicture(_Picture):
         return draw_normalisation(self.inputs.std_t1w)
 
 
-class _SaveFigureInputSpec(BaseInterfaceInputSpec):
+class _SaveFigureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     in_file = File(exists=True, mandatory=True, desc="picture")
     out_path = traits.Str(mandatory=True, desc="where it is to lie")
 
 
-class _SaveFigureOutputSpec(TraitedSpec):
+class _SaveFigureOutputSpec(TraitedSpec):  # type: ignore[misc]
     out_file = File(exists=True, desc="where it lies")
 
 
@@ -169,6 +139,6 @@ class SaveFigure(SimpleInterface):  # type: ignore[misc]
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        content = Path(self.inputs.in_file).read_bytes()
-        self._results["out_file"] = str(write_whole(content, Path(self.inputs.out_path)))
+        copy_file(self.inputs.in_file, self.inputs.out_path)
+        self._results["out_file"] = self.inputs.out_path
         return runtime
