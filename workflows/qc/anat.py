@@ -1,0 +1,58 @@
+"""Image quality metrics of one T1-weighted run."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.interfaces.iqms import AnatIQMs
+
+
+def init_anat_qc_wf(
+    *, n_voxels: int = 256**3, template_resolution: int = 1, name: str = "anat_qc_wf"
+) -> Workflow:
+    """Build the graph that measures the quality of one T1-weighted run.
+
+    Masks, tissue maps and bias field of the session are brought to the run's own voxels;
+    the run itself is not resampled.
+
+    Parameters
+    ----------
+    n_voxels : int
+        Voxels of the run. The step takes ``0.5 GB + 40 B x n_voxels``.
+    template_resolution : int
+        Voxel size of the template's tissue maps in mm.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+        Inputs: ``t1w`` (one run, canonical orientation), ``run2ref_xfm`` (ITK text),
+        ``bias_field``, ``brain_mask``, ``dseg``, ``tpms`` (GM, WM, CSF), all on the
+        session's reference, and ``std2anat_xfm`` (ITK composite).
+        Outputs: ``iqms`` (JSON) and ``regions`` (label image of head, air, artefacts and
+        empty frame).
+    """
+    workflow = Workflow(name=name)
+    workflow.__desc__ = """\
+Image quality metrics with the definitions of *MRIQC* (Esteban et al. 2017,
+doi:10.1371/journal.pone.0184661) were computed for each T1-weighted run on its own voxels.
+"""
+    fields = ["t1w", "run2ref_xfm", "bias_field", "brain_mask", "dseg", "tpms", "std2anat_xfm"]
+    inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
+    outputnode = Node(IdentityInterface(fields=["iqms", "regions"]), name="outputnode")
+    compute_iqms = Node(
+        AnatIQMs(template_resolution=template_resolution),
+        name="compute_iqms",
+        mem_gb=0.5 + 40 * n_voxels / 1e9,
+        n_procs=1,
+    )
+    workflow.connect(
+        [
+            (inputnode, compute_iqms, [(field, field) for field in fields]),
+            (compute_iqms, outputnode, [("iqms", "iqms"), ("regions", "regions")]),
+        ]
+    )
+    return workflow
