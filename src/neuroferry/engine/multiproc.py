@@ -8,6 +8,7 @@ and a line in the record; what does not depend on it goes on.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import selectors
 import signal
@@ -45,6 +46,8 @@ class MultiProcPlugin(RecordingPlugin):
     def _walk(self, schedule: Schedule) -> None:
         running: dict[int, Worker] = {}
         reading, self._wake_pipe = os.pipe()
+        # what Nipype loads on the first step would be loaded anew in every child
+        importlib.import_module("nipype.utils.profiler")
         # children share the parent's pages as long as nobody touches them
         gc.collect()
         gc.freeze()

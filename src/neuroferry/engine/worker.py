@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -95,10 +96,8 @@ class Worker:
 
     def kill(self, signal_number: int) -> None:
         """Send a signal to the process and to everything that it started."""
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal_number)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
@@ -121,10 +120,8 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
         os.close(reading)
         _be_the_worker(node, writing, log, updatehash)
     os.close(writing)
-    try:
+    with suppress(PermissionError, ProcessLookupError):  # the child may have been faster
         os.setpgid(pid, pid)
-    except (PermissionError, ProcessLookupError):
-        pass  # the child was faster, or has ended already
     return Worker(pid, reading, time.monotonic())
 
 
@@ -154,10 +151,8 @@ def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> 
 
 def die_with_parent() -> None:
     """Ask the kernel to end this process when the process that started it ends."""
-    try:
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        pass
 
 
 def run_node(node: Any, *, updatehash: bool) -> tuple[str | None, str]:
