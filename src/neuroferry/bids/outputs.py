@@ -11,7 +11,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -28,12 +28,20 @@ RAW_DATASET = "raw"
 BIDSIGNORE = (
     "*.html",
     "logs/",
-    "sub-*/figures/",
+    "figures/",
     "*_xfm.h5",
     "*_xfm.txt",
     "*_xfm.json",
     "*_desc-iqms_T1w.json",
 )
+README = """\
+Derivatives written by neuroferry, in the layout of BIDS Derivatives.
+
+sub-<label>.html reports on each participant: look at its pictures before using the results.
+dataset_description.json names the version and the image that made them; logs/ holds what
+each run did and the settings to repeat it. Sidecars name what each file was made from
+("bids:raw:" is the input dataset, "bids::" this one).
+"""
 #: Labels of the tissue segmentation: index, name, abbreviation, colour.
 TISSUE_LABELS = (
     (0, "Background", "BG", "#000000"),
@@ -108,7 +116,7 @@ def prepare_dataset(
     version: str,
     container: Container | None = None,
 ) -> None:
-    """Make the output folder a derivatives dataset: description, label table, .bidsignore.
+    """Make the output folder a derivatives dataset: description, README, labels, .bidsignore.
 
     See `write_dataset_description` for the parameters and errors.
     """
@@ -118,6 +126,8 @@ def prepare_dataset(
     theirs = ignored.read_text().splitlines() if ignored.exists() else []
     lines = [*theirs, *(line for line in BIDSIGNORE if line not in theirs)]
     write_text(ignored, "".join(f"{line}\n" for line in lines))
+    if not any(out_dir.glob("README*")):
+        write_text(out_dir / "README", README)
     rows = (("index", "name", "abbreviation", "color"), *TISSUE_LABELS)
     table = "".join("\t".join(str(cell) for cell in row) + "\n" for row in rows)
     write_text(out_dir / "dseg.tsv", table)
@@ -273,44 +283,3 @@ def _explain(path: Path, error: OSError) -> NeuroferryError:
     return NeuroferryError(
         f"{path} could not be written: {error.strerror or error}", exit_code=ExitCode.IO
     )
-
-
-def sidecar(
-    *,
-    description: str,
-    sources: Sequence[str],
-    seed: int | None = None,
-    spatial_reference: str | None = None,
-    resolution: str | None = None,
-    **others: Any,
-) -> dict[str, Any]:
-    """Make the metadata of a derivative.
-
-    Parameters
-    ----------
-    description : str
-        What the file is, in a few words.
-    sources : sequence of str
-        BIDS URIs of what it was computed from.
-    seed : int, optional
-        Of the random numbers that went into it.
-    spatial_reference : str, optional
-        Space identifier, or BIDS URI of the image whose grid it shares.
-    resolution : str, optional
-        What its voxel size is, for a template's space.
-    **others
-        Further BIDS keys, as they are written.
-
-    Examples
-    --------
-    >>> sidecar(description="Brain mask", sources=["bids::a.nii.gz"], Type="Brain")
-    {'Description': 'Brain mask', 'Sources': ['bids::a.nii.gz'], 'Type': 'Brain'}
-    """
-    metadata: dict[str, Any] = {"Description": description, "Sources": list(sources), **others}
-    optional = {
-        "RandomSeed": seed,
-        "SpatialReference": spatial_reference,
-        "Resolution": resolution,
-    }
-    metadata.update({key: value for key, value in optional.items() if value is not None})
-    return metadata

@@ -1,0 +1,244 @@
+"""Writes the derivatives of the anatomical workflow under their BIDS names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.entities import common_entities, parse_name
+from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
+from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink
+from neuroferry.templates import TEMPLATE_SPACE
+
+TISSUES = ("GM", "WM", "CSF")
+_NATIVE_FIELDS = (
+    "t1w_preproc",
+    "brain_mask",
+    "brain_score",
+    "dseg",
+    "tpms",
+    "anat2std_xfm",
+    "std2anat_xfm",
+    "run2ref_xfms",
+)
+_STD_FIELDS = ("std_t1w", "std_mask", "std_dseg", "std_tpms")
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One sink: the input field that it takes, and how its files are named and described."""
+
+    source: str
+    entities: Sequence[Mapping[str, str]]
+    suffix: str
+    metadata: Mapping[str, Any] | None
+    extension: str = ".nii.gz"
+
+
+def init_anat_derivatives_wf(
+    *,
+    out_dir: str | Path,
+    bids_dir: str | Path,
+    source_files: Sequence[str],
+    seed: int,
+    output_spaces: Sequence[str] = (TEMPLATE_SPACE,),
+    std_resolution: float = 1.0,
+    with_iqms: bool = True,
+    name: str = "anat_derivatives_wf",
+) -> Workflow:
+    """Write what the anatomical workflow of one session has computed.
+
+    Files of the session are named by the entities that all its T1w images share; files of
+    one image (its transform, its quality metrics) by that image's own.
+
+    Parameters
+    ----------
+    out_dir : path
+        Root of the derivatives dataset.
+    bids_dir : path
+        Root of the dataset that the source files belong to.
+    source_files : sequence of str
+        The T1w images of the session, in the order in which the workflow was given them.
+    seed : int
+        Of the random numbers, written into the sidecars.
+    output_spaces : sequence of str
+        Template-space files are written if this names `neuroferry.templates.TEMPLATE_SPACE`;
+        the transforms always are.
+    std_resolution : float
+        Voxel size of the template-space files in mm.
+    with_iqms : bool
+        Whether quality metrics are computed.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Notes
+    -----
+    **Inputs**: the fields of the same names of `init_anat_wf`'s outputs, ``t1w_preproc``,
+    ``brain_mask``, ``brain_score`` (goes into the sidecar of the mask), ``dseg``, ``tpms``,
+    ``anat2std_xfm``, ``std2anat_xfm``, ``run2ref_xfms``; with the template space
+    ``std_t1w``, ``std_mask``, ``std_dseg``, ``std_tpms``; with quality metrics ``iqms``,
+    one JSON file for each source file.
+
+    **Outputs**: ``out_files``, the derivatives, once all are written.
+    """
+    with_std = any(space.partition(":")[0] == TEMPLATE_SPACE for space in output_spaces)
+    namer = _Namer(out_dir, bids_dir, source_files, seed)
+    outputs = namer.native_outputs()
+    if with_std:
+        outputs += namer.template_outputs(std_resolution)
+    if with_iqms:
+        outputs.append(namer.metrics_output())
+
+    workflow = Workflow(name=name)
+    fields = [
+        *_NATIVE_FIELDS,
+        *(_STD_FIELDS if with_std else ()),
+        *(["iqms"] if with_iqms else []),
+    ]
+    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
+    outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
+    gather = pe.Node(niu.Merge(len(outputs)), name="gather_files", run_without_submitting=True)
+    for index, output in enumerate(outputs, start=1):
+        sink = DerivativesSink(
+            out_dir=str(out_dir),
+            entities=[dict(entities) for entities in output.entities],
+            suffix=output.suffix,
+            extension=output.extension,
+            datatype="anat",
+        )
+        if output.metadata is not None:
+            sink.inputs.metadata = dict(output.metadata)
+        node = DerivativesNode(sink, name=f"write_{output.source}", mem_gb=0.1)
+        workflow.connect(inputnode, output.source, node, "in_file")
+        workflow.connect(node, "out_file", gather, f"in{index}")
+        if output.source == "brain_mask":
+            sink.inputs.metadata_key = "BrainExtraction"
+            workflow.connect(inputnode, "brain_score", node, "metadata_file")
+    workflow.connect(gather, "out", outputnode, "out_files")
+    return workflow
+
+
+class _Namer:
+    """Names and describes the files of one session."""
+
+    def __init__(
+        self, out_dir: str | Path, bids_dir: str | Path, source_files: Sequence[str], seed: int
+    ) -> None:
+        self._out_dir = Path(out_dir)
+        self._runs = [parse_name(path).entities for path in source_files]
+        self._common = common_entities(self._runs)
+        root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
+        self._raw = [bids_uri(path, root, RAW_DATASET) for path in source_files]
+        self._seed = seed
+        self._preproc = self._uri("T1w", description="preproc")
+        self._mask = self._uri("mask", description="brain")
+
+    def _names(self, **entities: str) -> dict[str, str]:
+        return {**self._common, **entities}
+
+    def _uri(self, suffix: str, extension: str = ".nii.gz", **entities: str) -> str:
+        path = derivative_path(
+            self._out_dir,
+            self._names(**entities),
+            suffix=suffix,
+            extension=extension,
+            datatype="anat",
+        )
+        return bids_uri(path, self._out_dir)
+
+    def _about(self, description: str, sources: Sequence[str], **others: Any) -> dict[str, Any]:
+        return {
+            "Description": description,
+            "Sources": list(sources),
+            "RandomSeed": self._seed,
+            **others,
+        }
+
+    def native_outputs(self) -> list[_Output]:
+        """List the files in the space of the T1w image, and the transforms."""
+        averaged = f", average of {len(self._raw)} images" if len(self._raw) > 1 else ""
+        both = [self._preproc, self._mask]
+        here: dict[str, Any] = {"SpatialReference": self._preproc}
+        label: dict[str, Any] = {"Manual": False, **here}
+        preproc = self._about(
+            f"T1w image corrected for intensity non-uniformity{averaged}",
+            self._raw,
+            SpatialReference="orig",
+            SkullStripped=False,
+        )
+        mask = self._about("Brain mask", [self._preproc], Type="Brain", **here)
+        dseg = self._about("Tissue labels; dseg.tsv names them", both, **label)
+        tpms = self._about("Probability of the tissue that the label names", both, **label)
+        return [
+            _Output("t1w_preproc", [self._names(description="preproc")], "T1w", preproc),
+            _Output("brain_mask", [self._names(description="brain")], "mask", mask),
+            _Output("dseg", [self._names()], "dseg", dseg),
+            _Output("tpms", [self._names(label=tissue) for tissue in TISSUES], "probseg", tpms),
+            self._transform("anat2std_xfm", [self._common], "T1w", TEMPLATE_SPACE, both),
+            self._transform("std2anat_xfm", [self._common], TEMPLATE_SPACE, "T1w", both),
+            self._transform("run2ref_xfms", self._runs, "orig", "T1w", self._raw, ".txt"),
+        ]
+
+    def template_outputs(self, resolution: float) -> list[_Output]:
+        """List the files in the space of the template."""
+        xfm = self._uri("xfm", ".h5", **_transform_entities("T1w", TEMPLATE_SPACE))
+        probsegs = [self._uri("probseg", label=tissue) for tissue in TISSUES]
+        where = f" in the space {TEMPLATE_SPACE}"
+        there: dict[str, Any] = {
+            "SpatialReference": TEMPLATE_SPACE,
+            "Resolution": f"{resolution:g} mm isotropic",
+        }
+        label: dict[str, Any] = {"Manual": False, **there}
+        space = {"space": TEMPLATE_SPACE}
+        t1w = self._about(
+            f"Preprocessed T1w image{where}", [self._preproc, xfm], SkullStripped=False, **there
+        )
+        mask = self._about(f"Brain mask{where}", [self._mask, xfm], Type="Brain", **there)
+        dseg = self._about(
+            f"Tissue labels{where}; dseg.tsv names them", [self._uri("dseg"), xfm], **label
+        )
+        tpms = self._about(
+            f"Probability of the tissue that the label names{where}", [*probsegs, xfm], **label
+        )
+        tissues = [self._names(label=tissue, **space) for tissue in TISSUES]
+        return [
+            _Output("std_t1w", [self._names(description="preproc", **space)], "T1w", t1w),
+            _Output("std_mask", [self._names(description="brain", **space)], "mask", mask),
+            _Output("std_dseg", [self._names(**space)], "dseg", dseg),
+            _Output("std_tpms", tissues, "probseg", tpms),
+        ]
+
+    def metrics_output(self) -> _Output:
+        """Name the quality metrics of each image."""
+        names = [{**run, "description": "iqms"} for run in self._runs]
+        return _Output("iqms", names, "T1w", None, ".json")
+
+    def _transform(
+        self,
+        source: str,
+        names: Sequence[Mapping[str, str]],
+        origin: str,
+        target: str,
+        made_from: Sequence[str],
+        extension: str = ".h5",
+    ) -> _Output:
+        entities = [{**name, **_transform_entities(origin, target)} for name in names]
+        about = self._about(
+            f"ITK transform that resamples images of {origin} onto {target}", made_from
+        )
+        return _Output(source, entities, "xfm", about, extension)
+
+
+def _transform_entities(origin: str, target: str) -> dict[str, str]:
+    return {"from": origin, "to": target, "mode": "image"}
