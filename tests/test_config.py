@@ -67,3 +67,11 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path):
     (tmp_path / "bad.toml").write_text("= 3")
     with pytest.raises(InputError, match=r"bad\.toml is not valid TOML"):
         read_toml(tmp_path / "bad.toml")
+
+
+def test_the_settings_that_come_with_the_package_are_the_defaults():
+    from neuroferry import configs
+
+    path = Path(configs.__file__).parent / "laptop.toml"
+    shipped = make_config({**read_toml(path), "bids_dir": "/a", "output_dir": "/b"})
+    assert shipped == make_config({"bids_dir": "/a", "output_dir": "/b"})
