@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from neuroferry import __version__
 from neuroferry.cli.environment import prepare_environment
 from neuroferry.cli.progress import Progress, duration
-from neuroferry.config import Config, write_config
+from neuroferry.config import WORKFLOWS, Config, write_config
 from neuroferry.engine.record import RunRecord, list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
 from neuroferry.errors import (
@@ -134,7 +134,8 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
         stack.enter_context(hold([config.work_dir, config.output_dir / "logs"], labels))
         job = _begin(config, resources, command)
         try:
-            problems = _find_problems(config, subjects)
+            _prepare_output(config)
+            subjects, problems = _check_input(config, subjects, resources.n_procs)
             code = _run_graph(job, subjects, problems)
         except BaseException as err:
             _end(job, err)
@@ -193,50 +194,50 @@ def _read_filters(path: Path | None) -> dict[str, Any] | None:
     return filters
 
 
-def _find_problems(config: Config, subjects: list[Subject]) -> list[Problem]:
-    """Look at the dataset and at every image that will be used."""
-    from neuroferry.bids.validate import validate_dataset
+def _check_input(
+    config: Config, subjects: list[Subject], n_procs: int
+) -> tuple[list[Subject], list[Problem]]:
+    """Look at the dataset and at every image that will be used.
 
-    return validate_dataset(
+    Returns
+    -------
+    list of Subject
+        Participants with what is usable of their images.
+    list of Problem
+        What is wrong with the dataset and with each of them.
+    """
+    from neuroferry.bids.model import Problem
+    from neuroferry.bids.validate import check_subjects, validate_dataset
+
+    problems = validate_dataset(
         config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
     )
+    checked = check_subjects(subjects, n_procs=n_procs)
+    for subject in checked:
+        problems += subject.problems
+        if not subject.select("anat", "T1w"):
+            text = f"sub-{subject.label} has no T1w image that can be used, so nothing was run."
+            problems.append(Problem(text, "error", None, subject.label))
+    return checked, problems
 
 
 def _run_graph(job: _Run, subjects: list[Subject], problems: list[Problem]) -> int:
-    bad = {p.subject for p in problems if p.severity == "error" and p.subject is not None}
-    good = [subject for subject in subjects if subject.label not in bad]
-    workflow = _build(job, good) if good else None
+    usable = [subject for subject in subjects if subject.select("anat", "T1w")]
+    broken = [problem for problem in problems if problem.severity == "error"]
+    unusable_dataset = any(problem.subject is None for problem in broken)
+    workflow = _build(job, usable) if usable and not unusable_dataset else None
     n_steps = _count_steps(workflow)
     history = read_history(job.config.output_dir)
     with Progress(n_steps, job.resources.n_procs, history) as progress:
         job.record.listeners.append(progress)
-        job.record.write(
-            "run_started",
-            run_id=job.folder.name,
-            version=__version__,
-            image=os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None,
-            command=job.command,
-            subjects=[subject.label for subject in subjects],
-            steps=n_steps,
-            host=socket.gethostname(),
-            n_procs=job.resources.n_procs,
-            memory_gb=job.resources.memory_gb,
-            plugin=job.config.execution.plugin,
-            seed=job.config.workflow.random_seed,
-        )
-        for problem in problems:
-            job.record.write(
-                "problem",
-                subject=problem.subject,
-                severity=problem.severity,
-                message=problem.message,
-                path=None if problem.path is None else str(problem.path),
-            )
+        _record_start(job, subjects, problems, n_steps)
         code = int(ExitCode.OK)
         if workflow is not None:
             code = _execute(job, workflow, progress, history)
-    if bad:
-        code = int(ExitCode.STEP_FAILED if good else ExitCode.DATA)
+    if unusable_dataset:
+        code = int(ExitCode.INVALID_BIDS)
+    elif broken:
+        code = int(ExitCode.STEP_FAILED if usable else ExitCode.DATA)
     job.record.write("run_ended", exit_code=code, reason=None)
     _write_reports(job.config, job.folder, [subject.label for subject in subjects])
     if job.config.execution.clean_workdir:
@@ -244,25 +245,71 @@ def _run_graph(job: _Run, subjects: list[Subject], problems: list[Problem]) -> i
     return code
 
 
+def _record_start(
+    job: _Run, subjects: list[Subject], problems: list[Problem], n_steps: int
+) -> None:
+    job.record.write(
+        "run_started",
+        run_id=job.folder.name,
+        version=__version__,
+        image=_image_digest(),
+        command=job.command,
+        subjects=[subject.label for subject in subjects],
+        steps=n_steps,
+        host=socket.gethostname(),
+        n_procs=job.resources.n_procs,
+        memory_gb=job.resources.memory_gb,
+        plugin=job.config.execution.plugin,
+        seed=job.config.workflow.random_seed,
+    )
+    for problem in problems:
+        job.record.write(
+            "problem",
+            subject=problem.subject,
+            severity=problem.severity,
+            message=problem.message,
+            path=None if problem.path is None else str(problem.path),
+        )
+
+
+def _image_digest() -> str | None:
+    """SHA-256 of the image, where the launcher passed it in."""
+    return os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None
+
+
+def _prepare_output(config: Config) -> None:
+    """Make the output folder a derivatives dataset."""
+    from neuroferry.bids.outputs import Container, prepare_dataset
+
+    container: Container | None = None
+    digest = _image_digest()
+    if os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"):
+        container = {"Type": "apptainer", "Tag": f"neuroferry:{__version__}"}
+        if digest:
+            container["Digest"] = digest
+    prepare_dataset(
+        config.output_dir, bids_dir=config.bids_dir, version=__version__, container=container
+    )
+
+
 def _build(job: _Run, subjects: list[Subject]) -> Any:
     """Build the graph and write its methods text."""
     _configure_nipype(job)
-    from neuroferry.workflows.base import init_neuroferry_wf
+    from neuroferry.workflows.base import Settings, init_neuroferry_wf
 
     config = job.config
-    workflow = init_neuroferry_wf(
-        subjects=subjects,
+    settings = Settings(
         bids_dir=config.bids_dir,
         out_dir=config.output_dir,
-        workflows=config.workflow.workflows or ("anat", "qc"),
+        workflows=config.workflow.workflows or WORKFLOWS,
         output_spaces=config.workflow.output_spaces,
         derivatives=config.input.derivatives,
         average_t1w=config.workflow.average_t1w,
         sloppy=config.workflow.sloppy,
         omp_nthreads=config.execution.omp_nthreads or job.resources.n_procs,
         seed=config.workflow.random_seed,
-        image_digest=os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None,
     )
+    workflow = init_neuroferry_wf(subjects=subjects, settings=settings)
     workflow.base_dir = str(config.work_dir)
     for subject in subjects:
         part = workflow.get_node(f"sub_{subject.label}_wf")

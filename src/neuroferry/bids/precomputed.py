@@ -1,0 +1,112 @@
+"""Finds precomputed derivatives that can stand in for a part of the anatomical workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypedDict
+
+from neuroferry.bids.entities import parse_name
+from neuroferry.errors import ExitCode, InputError
+
+TISSUES = ("GM", "WM", "CSF")
+
+
+class Precomputed(TypedDict, total=False):
+    """Files that replace a branch of the anatomical workflow.
+
+    ``brain_mask``: binary mask; ``dseg`` with ``tpms`` (GM, WM, CSF): segmentation; both on
+    the grid of the T1w image, in whatever orientation. ``anat2std_xfm`` with
+    ``std2anat_xfm``: ITK transforms.
+    """
+
+    brain_mask: str
+    dseg: str
+    tpms: list[str]
+    anat2std_xfm: str
+    std2anat_xfm: str
+
+
+def find_precomputed(
+    datasets: Mapping[str, Path], subject: str, session: str | None, template: str
+) -> Precomputed:
+    """Look for derivatives of one participant and session.
+
+    Parameters
+    ----------
+    datasets : mapping of str to pathlib.Path
+        Derivative datasets by name; the first that has a part provides it.
+    subject, session : str, str or None
+        Labels without ``sub-`` and ``ses-``.
+    template : str
+        Space that the transforms must lead to.
+
+    Returns
+    -------
+    Precomputed
+        What was found; a segmentation only with its three tissues, a transform only with
+        its inverse.
+
+    Raises
+    ------
+    InputError
+        When a dataset does not exist (exit code 66), or has two files for one part.
+    """
+    found: Precomputed = {}
+    for name, root in datasets.items():
+        if not root.is_dir():
+            raise InputError(
+                f"The derivatives '{name}' are not there: {root} is no folder.",
+                exit_code=ExitCode.NO_INPUT,
+            )
+        files = _sort(root, subject, session, template)
+        if "brain_mask" in files:
+            found.setdefault("brain_mask", files["brain_mask"])
+        if {"dseg", *TISSUES} <= set(files) and "dseg" not in found:
+            found["dseg"] = files["dseg"]
+            found["tpms"] = [files[tissue] for tissue in TISSUES]
+        if {"anat2std_xfm", "std2anat_xfm"} <= set(files) and "anat2std_xfm" not in found:
+            found["anat2std_xfm"] = files["anat2std_xfm"]
+            found["std2anat_xfm"] = files["std2anat_xfm"]
+    return found
+
+
+def _sort(root: Path, subject: str, session: str | None, template: str) -> dict[str, str]:
+    """Say which part each file of one dataset is."""
+    files: dict[str, str] = {}
+    for path in _candidates(root, subject, session):
+        part = _part(path, template)
+        if part is None:
+            continue
+        if part in files:
+            raise InputError(
+                f"{root} has two files for the {part} of sub-{subject}: {files[part]} and {path}. "
+                "Leave only the one that is to be used."
+            )
+        files[part] = str(path)
+    return files
+
+
+def _candidates(root: Path, subject: str, session: str | None) -> Iterator[Path]:
+    folder = root / f"sub-{subject}"
+    if session is not None:
+        folder = folder / f"ses-{session}"
+    yield from sorted((folder / "anat").glob(f"sub-{subject}*"))
+
+
+def _part(path: Path, template: str) -> str | None:
+    entities, suffix, extension = parse_name(path)
+    if suffix == "xfm" and entities.get("mode") == "image" and extension in (".h5", ".txt"):
+        way = (entities.get("from", ""), entities.get("to", ""))
+        return {("T1w", template): "anat2std_xfm", (template, "T1w"): "std2anat_xfm"}.get(way)
+    if "space" in entities or extension not in (".nii", ".nii.gz"):
+        return None
+    description = entities.get("description")
+    if suffix == "mask" and description == "brain":
+        return "brain_mask"
+    if description is None and "atlas" not in entities:
+        if suffix == "dseg":
+            return "dseg"
+        if suffix == "probseg" and entities.get("label") in TISSUES:
+            return entities["label"]
+    return None

@@ -1,0 +1,204 @@
+"""The whole graph: each participant's data decide which workflows it takes part in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nipype.interfaces.utility import IdentityInterface, Merge, Select
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.precomputed import find_precomputed
+from neuroferry.errors import UsageError
+from neuroferry.templates import TEMPLATE_SPACE
+from neuroferry.workflows.anat import init_anat_wf
+from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
+from neuroferry.workflows.anat.reports import init_anat_reports_wf
+from neuroferry.workflows.qc.anat import init_anat_qc_wf
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Run, Subject
+
+_NATIVE_SPACES = ("T1w", "anat")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every participant's graph is built with.
+
+    Attributes
+    ----------
+    bids_dir, out_dir : pathlib.Path
+        Input dataset and derivatives.
+    workflows : sequence of str
+        Of ``anat`` and ``qc``.
+    output_spaces : sequence of str
+        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, and ``T1w``.
+    derivatives : mapping of str to pathlib.Path
+        Precomputed derivatives by name.
+    average_t1w, sloppy : bool
+        Average the T1w images of a session; fast and of low quality.
+    omp_nthreads, seed : int
+        Threads of one step; seed of the random numbers.
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    workflows: Sequence[str] = ("anat", "qc")
+    output_spaces: Sequence[str] = (TEMPLATE_SPACE,)
+    derivatives: Mapping[str, Path] = field(default_factory=dict)
+    average_t1w: bool = True
+    sloppy: bool = False
+    omp_nthreads: int = 1
+    seed: int = 1
+
+
+def init_neuroferry_wf(
+    *, subjects: Sequence[Subject], settings: Settings, name: str = "neuroferry_wf"
+) -> Workflow:
+    """Build the graph of all participants.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+        Participants with at least one T1w image each.
+    settings : Settings
+        What the graphs are built with.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+        One workflow ``sub_<label>_wf`` for each participant.
+    """
+    resolution = std_resolution(settings.output_spaces)
+    workflow = Workflow(name=name)
+    for subject in subjects:
+        workflow.add_nodes([init_single_subject_wf(subject, settings, resolution)])
+    return workflow
+
+
+def std_resolution(output_spaces: Sequence[str]) -> int:
+    """Find the voxel size in mm that is asked for in template space.
+
+    Raises
+    ------
+    UsageError
+        For a space that is not there.
+
+    Examples
+    --------
+    >>> std_resolution(["T1w", "MNI152NLin2009aSym:res-2"])
+    2
+    """
+    resolution = 1
+    for space in output_spaces:
+        template, _, modifier = space.partition(":")
+        if template in _NATIVE_SPACES and not modifier:
+            continue
+        label = modifier.removeprefix("res-")
+        known = template == TEMPLATE_SPACE and (not modifier or modifier.startswith("res-"))
+        if not known or (modifier and label not in ("1", "2", "3", "4")):
+            raise UsageError(
+                f"'{space}' is no output space that neuroferry can make. Choose T1w, "
+                f"{TEMPLATE_SPACE}, or {TEMPLATE_SPACE}:res-2 (1 to 4 mm)."
+            )
+        resolution = int(label or 1)
+    return resolution
+
+
+def init_single_subject_wf(subject: Subject, settings: Settings, resolution: int) -> Workflow:
+    """Build the graph of one participant, with one anatomical branch for each session."""
+    workflow = Workflow(name=f"sub_{subject.label}_wf")
+    workflow.__desc__ = """\
+Results come from *neuroferry*, which runs *Nipype* workflows [@nipype] on datasets in the
+Brain Imaging Data Structure [@bids].
+
+"""
+    for session in subject.sessions:
+        runs = [run for run in subject.select("anat", "T1w") if run.session == session]
+        if runs:
+            used = runs if settings.average_t1w else runs[:1]
+            workflow.add_nodes([_init_session_wf(subject, session, used, settings, resolution)])
+    return workflow
+
+
+def _init_session_wf(
+    subject: Subject,
+    session: str | None,
+    runs: Sequence[Run],
+    settings: Settings,
+    resolution: int,
+) -> Workflow:
+    """Build one session's anatomical workflow, its metrics, its outputs and its pictures."""
+    shapes = [image_shape(run.path) for run in runs]
+    files = [str(run.path) for run in runs]
+    workflow = Workflow(name="anatomy_wf" if session is None else f"ses_{session}_anatomy_wf")
+    inputnode = pe.Node(IdentityInterface(fields=["t1w"]), name="inputnode")
+    inputnode.inputs.t1w = files
+    anat_wf = init_anat_wf(
+        t1w_shapes=shapes,
+        precomputed=find_precomputed(settings.derivatives, subject.label, session, TEMPLATE_SPACE),
+        std_resolution=resolution,
+        sloppy=settings.sloppy,
+        omp_nthreads=settings.omp_nthreads,
+        seed=settings.seed,
+    )
+    workflow.connect(inputnode, "t1w", anat_wf, "inputnode.t1w")
+    reports_wf = init_anat_reports_wf(
+        out_dir=settings.out_dir, subject=subject.label, session=session, shape=shapes[0]
+    )
+    join(workflow, anat_wf, reports_wf)
+    with_qc = "qc" in settings.workflows
+    derivatives_wf = init_anat_derivatives_wf(
+        out_dir=settings.out_dir,
+        bids_dir=settings.bids_dir,
+        source_files=files,
+        seed=settings.seed,
+        output_spaces=settings.output_spaces,
+        std_resolution=resolution,
+        with_iqms=with_qc,
+    )
+    join(workflow, anat_wf, derivatives_wf)
+    if with_qc:
+        gather = _add_qc(workflow, anat_wf, shapes)
+        workflow.connect(gather, "out", derivatives_wf, "inputnode.iqms")
+    return workflow
+
+
+def _add_qc(
+    workflow: Workflow, anat_wf: Workflow, shapes: Sequence[tuple[int, int, int]]
+) -> pe.Node:
+    """Measure each run on its own voxels; give the node that gathers the metrics."""
+    gather = pe.Node(Merge(len(shapes)), name="gather_iqms", run_without_submitting=True)
+    for index, shape in enumerate(shapes):
+        suffix = f"_{index + 1}" if len(shapes) > 1 else ""
+        qc_wf = init_anat_qc_wf(n_voxels=math.prod(shape), name=f"anat_qc{suffix}_wf")
+        join(workflow, anat_wf, qc_wf)
+        for field_name, source in (("t1w", "t1w_runs"), ("run2ref_xfm", "run2ref_xfms")):
+            select = pe.Node(Select(index=[index]), name=f"select_{field_name}{suffix}")
+            workflow.connect(anat_wf, f"outputnode.{source}", select, "inlist")
+            workflow.connect(select, "out", qc_wf, f"inputnode.{field_name}")
+        workflow.connect(qc_wf, "outputnode.iqms", gather, f"in{index + 1}")
+    return gather
+
+
+def join(workflow: Workflow, source: Workflow, target: Workflow) -> None:
+    """Connect every output of ``source`` to the input of the same name of ``target``."""
+    given = set(source.get_node("outputnode").inputs.copyable_trait_names())
+    wanted = target.get_node("inputnode").inputs.copyable_trait_names()
+    pairs = [(f"outputnode.{n}", f"inputnode.{n}") for n in sorted(wanted) if n in given]
+    workflow.connect([(source, target, pairs)])
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Read the number of voxels along each axis from an image's header."""
+    import nibabel as nb
+
+    first, second, third = nb.nifti1.load(path).shape[:3]
+    return int(first), int(second), int(third)
