@@ -28,7 +28,7 @@ from neuroferry.bids.metadata import read_json
 from neuroferry.bids.outputs import copy_file, derivative_path, write_json
 
 
-class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):
     in_file = InputMultiObject(File(exists=True), mandatory=True, desc="what a step has written")
     out_dir = traits.Str(mandatory=True, desc="root of the derivatives dataset")
     entities = InputMultiObject(
@@ -44,12 +44,12 @@ class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     )
 
 
-class _DerivativesSinkOutputSpec(TraitedSpec):  # type: ignore[misc]
+class _DerivativesSinkOutputSpec(TraitedSpec):
     out_file = OutputMultiObject(File(exists=True), desc="derivatives, as in_file")
     out_meta = OutputMultiObject(File(exists=True), desc="their sidecars, where there are some")
 
 
-class DerivativesSink(SimpleInterface):  # type: ignore[misc]
+class DerivativesSink(SimpleInterface):
     """Copy results to their derivative names and write their sidecars.
 
     The bytes of the results are copied, never linked, and each file appears whole or not
@@ -114,7 +114,7 @@ class DerivativesSink(SimpleInterface):  # type: ignore[misc]
         return runtime
 
 
-class DerivativesNode(pe.Node):  # type: ignore[misc]
+class DerivativesNode(pe.Node):
     """A node around `DerivativesSink` that is done only while its files are there.
 
     Nipype looks for a step's results in the work folder, so that derivatives deleted from

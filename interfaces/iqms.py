@@ -226,7 +226,7 @@ def write_document(document: Mapping[str, Any], path: str | os.PathLike[str]) ->
     return beside.replace(path)
 
 
-class _AnatIQMsInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _AnatIQMsInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=True, mandatory=True, desc="one run, canonical orientation")
     run2ref_xfm = File(exists=True, mandatory=True, desc="ITK .txt from the run to the reference")
     bias_field = File(exists=True, mandatory=True, desc="multiplicative field on the reference")
@@ -241,12 +241,12 @@ class _AnatIQMsInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     template_resolution = traits.Range(1, 4, 1, usedefault=True, desc="template voxels, mm")
 
 
-class _AnatIQMsOutputSpec(TraitedSpec):  # type: ignore[misc]
+class _AnatIQMsOutputSpec(TraitedSpec):
     iqms = File(exists=True, desc="JSON with the metrics")
     regions = File(exists=True, desc="label image: 1 head, 2 air, 3 artefact, 4 empty frame")
 
 
-class AnatIQMs(SimpleInterface):  # type: ignore[misc]
+class AnatIQMs(SimpleInterface):
     """Compute the image quality metrics of one T1-weighted run."""
 
     input_spec = _AnatIQMsInputSpec

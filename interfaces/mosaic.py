@@ -165,12 +165,12 @@ def _path(outline: Outline, cells: Sequence[_Cell], box: Box) -> str:
         tile = np.pad(cut(outline.data, cell.plane, cell.index, box).astype(np.float32), 1)
         across = cell.width / (tile.shape[1] - 2)
         down = cell.height / (tile.shape[0] - 2)
-        for line in find_contours(tile, outline.level):  # type: ignore[no-untyped-call]
+        for line in find_contours(tile, outline.level):
             # the centre of voxel 0 lies half a voxel inside the slice, behind the padding
             points = np.column_stack(
                 (cell.x + (line[:, 1] - 0.5) * across, cell.y + (line[:, 0] - 0.5) * down)
             )
-            points = approximate_polygon(points, 0.12)  # type: ignore[no-untyped-call]
+            points = approximate_polygon(points, 0.12)
             whole = np.round(points * SUBUNIT).astype(int)
             steps = np.diff(whole, axis=0)
             steps = steps[(steps != 0).any(axis=1)]

@@ -104,7 +104,7 @@ def air_level(data: NDArray[Any]) -> float | None:
     few = np.asarray(data)[::2, ::2, ::2].astype(np.float32)
     if few.min() == few.max():
         return None
-    air = few[(few > 0) & (few < threshold_otsu(few))]  # type: ignore[no-untyped-call]
+    air = few[(few > 0) & (few < threshold_otsu(few))]
     return 3 * float(np.median(air)) if air.size > 0.02 * few.size else None
 
 

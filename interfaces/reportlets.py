@@ -17,11 +17,11 @@ from nipype.interfaces.base import (
 from neuroferry.bids.outputs import copy_file, write_text
 
 
-class _PictureOutputSpec(TraitedSpec):  # type: ignore[misc]
+class _PictureOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="SVG document")
 
 
-class _Picture(SimpleInterface):  # type: ignore[misc]
+class _Picture(SimpleInterface):
     """Draws one SVG document; subclasses say how."""
 
     output_spec = _PictureOutputSpec
@@ -36,7 +36,7 @@ class _Picture(SimpleInterface):  # type: ignore[misc]
         return runtime
 
 
-class _QualityPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _QualityPictureInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=True, mandatory=True, desc="T1w image before any correction")
 
 
@@ -51,7 +51,7 @@ class QualityPicture(_Picture):
         return draw_quality(self.inputs.t1w)
 
 
-class _BiasPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _BiasPictureInputSpec(BaseInterfaceInputSpec):
     t1w_ref = File(exists=True, mandatory=True, desc="before correction")
     t1w_preproc = File(exists=True, mandatory=True, desc="after correction")
     bias_field = File(exists=True, mandatory=True, desc="what was divided out")
@@ -75,7 +75,7 @@ class BiasPicture(_Picture):
         )
 
 
-class _BrainPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _BrainPictureInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=True, mandatory=True, desc="T1w image with skull")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
 
@@ -91,7 +91,7 @@ class BrainPicture(_Picture):
         return draw_brain(self.inputs.t1w, self.inputs.brain_mask)
 
 
-class _TissuesPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _TissuesPictureInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=True, mandatory=True, desc="bias-corrected T1w image")
     dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
 
@@ -107,7 +107,7 @@ class TissuesPicture(_Picture):
         return draw_tissues(self.inputs.t1w, self.inputs.dseg)
 
 
-class _NormalisationPictureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _NormalisationPictureInputSpec(BaseInterfaceInputSpec):
     std_t1w = File(exists=True, mandatory=True, desc="T1w image in template space")
 
 
@@ -122,16 +122,16 @@ class NormalisationPicture(_Picture):
         return draw_normalisation(self.inputs.std_t1w)
 
 
-class _SaveFigureInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _SaveFigureInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="picture")
     out_path = traits.Str(mandatory=True, desc="where it is to lie")
 
 
-class _SaveFigureOutputSpec(TraitedSpec):  # type: ignore[misc]
+class _SaveFigureOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="where it lies")
 
 
-class SaveFigure(SimpleInterface):  # type: ignore[misc]
+class SaveFigure(SimpleInterface):
     """Copy a picture to its place; done anew each time, so that it comes back when deleted."""
 
     input_spec = _SaveFigureInputSpec

@@ -99,8 +99,8 @@ def load_canonical(path: str | Path) -> Volume:
     """
     import nibabel as nb
 
-    image = nb.funcs.squeeze_image(nb.load(path))  # type: ignore[no-untyped-call]
-    image = nb.as_closest_canonical(image)  # type: ignore[no-untyped-call]
+    image = nb.funcs.squeeze_image(nb.load(path))
+    image = nb.as_closest_canonical(image)
     data = np.asarray(image.dataobj)
     if data.dtype.kind == "f":
         data = np.nan_to_num(data.astype(np.float32, copy=False), posinf=0.0, neginf=0.0)

@@ -186,7 +186,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "the settings") -> C
         For an unknown key (the message names the nearest), a value of the wrong type or out
         of range, and a missing folder argument.
     """
-    config = _build(Config, values, source, "")
+    config: Config = _build(Config, values, source, "")
     _check(config)
     return config
 
@@ -212,7 +212,8 @@ def _build(kind: Any, values: Mapping[str, Any], source: str, prefix: str) -> An
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)
             raise UsageError(
-                f"{source} has the unknown key '{prefix}{key}'; the nearest is '{prefix}{near[0]}'."
+                f"{source} has the unknown key '{prefix}{key}'; "
+                f"the nearest is '{prefix}{near[0]}'."
             )
     missing = [
         item.name

@@ -18,11 +18,9 @@ def _hold_and_die(folder, ready):
 
 def test_two_runs_of_one_participant(tmp_path):
     with hold([tmp_path / "a", tmp_path / "b"], ["01", "02"]):
-        with pytest.raises(
-            NeuroferryError, match=r"Another run \(process \d+ on .* sub-02"
-        ) as info:
-            with hold([tmp_path / "b"], ["02", "03"]):
-                pass
+        second = hold([tmp_path / "b"], ["02", "03"])
+        with pytest.raises(NeuroferryError, match=r"Another run \(process \d+ .* sub-02") as info:
+            second.__enter__()
         assert info.value.exit_code == ExitCode.TEMPORARY
         with hold([tmp_path / "b"], ["03"]):
             pass

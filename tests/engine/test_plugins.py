@@ -299,7 +299,7 @@ def test_interruption_ends_every_process_and_can_be_resumed(tmp_path, number):
         workflow.connect(node("first", add_one, x=1), "out", node("long", sleep_with_a_child), "x")
         record = RunRecord(Path({str(tmp_path / "events.jsonl")!r}))
         try:
-            workflow.run(plugin=MultiProcPlugin({{"n_procs": 2, "memory_gb": 2, "record": record}}))
+            workflow.run(plugin=MultiProcPlugin({{"n_procs": 2, "record": record}}))
         except RunInterrupted as err:
             print(err)
             sys.exit(128 + err.signal_number)

@@ -145,10 +145,10 @@ def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
     ''
     """
     words = sorted(set(known))
-    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    near += [other for other in words if word and other.startswith(word) and other not in near]
+    near = [other for other in words if word and other.startswith(word)]
+    near = (near or difflib.get_close_matches(word, words, n=3, cutoff=0.5))[:3]
     if near:
-        return f"; did you mean {' or '.join(prefix + other for other in near[:3])}?"
+        return f"; did you mean {' or '.join(prefix + other for other in near)}?"
     if not words:
         return ""
     shown = ", ".join(prefix + other for other in words[:5])

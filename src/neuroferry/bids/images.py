@@ -10,7 +10,6 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -83,11 +82,9 @@ def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
         header, values = _read(path)
     except InputError as error:
         return [Problem(str(error), "error", path, subject)]
-    found = [
-        *_shape_problems(header, ndim),
-        *_value_problems(values),
-        *_geometry_problems(header),
-    ]
+    found = list(_shape_problems(header, ndim))
+    if len(header.get_data_shape()) >= 3:
+        found += [*_value_problems(values), *_geometry_problems(header)]
     return [
         Problem(f"{path}: {message}", "error" if fatal else "warning", path, subject)
         for message, fatal in found
@@ -133,7 +130,7 @@ def _scan(stream: IO[bytes], path: Path) -> tuple[Any, _Values]:
     try:
         size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
         klass = nb.nifti2.Nifti2Header if 540 in size else nb.nifti1.Nifti1Header
-        header = klass.from_fileobj(BytesIO(start), check=False)  # type: ignore[no-untyped-call]
+        header = klass(start[: klass.sizeof_hdr], check=False)  # type: ignore[no-untyped-call]
         if header["magic"].item().rstrip(b"\x00")[:3] not in (b"n+1", b"n+2"):
             raise HeaderDataError("no NIfTI magic number")  # noqa: TRY301
         shape, dtype = header.get_data_shape(), header.get_data_dtype()
@@ -235,7 +232,7 @@ def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
             True,
         )
         return
-    extent = zooms * np.asarray((*header.get_data_shape(), 1, 1, 1)[:3])
+    extent = zooms * np.asarray(header.get_data_shape()[:3])
     if extent.min() < _EXTENT_MM[0] or extent.max() > _EXTENT_MM[1]:
         yield (
             f"the field of view is {_mm(extent)}, unusual for a head; check the voxel size"
@@ -298,7 +295,7 @@ def _disagreements(
     distance = float(np.linalg.norm(difference, axis=0).max())
     if distance <= _TOLERANCE_MM:
         return
-    names = ["".join(aff2axcodes(form)) for form in (sform, qform)]  # type: ignore[no-untyped-call]
+    names = ["".join(aff2axcodes(form)) for form in (sform, qform)]
     volumes = [abs(float(np.linalg.det(form[:3, :3]))) for form in (sform, qform)]
     if names[0] != names[1]:
         yield (

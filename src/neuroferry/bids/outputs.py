@@ -28,7 +28,7 @@ RAW_DATASET = "raw"
 BIDSIGNORE = (
     "*.html",
     "logs/",
-    "figures/",
+    "figures",  # with a slash at its end the validator does not know the folder
     "*_xfm.h5",
     "*_xfm.txt",
     "*_xfm.json",

@@ -133,7 +133,8 @@ def _cerebrum(grid: Grid) -> NDArray[np.float32]:
     cerebellum = np.minimum(behind, -above_tentorium)
     stem = np.minimum(26 - np.abs(x), np.minimum(4 - z, 2 - y))
     outside = np.maximum(cerebellum, stem)
-    return np.clip(0.5 - outside / 6, 0, 1).astype(np.float32)
+    cerebrum: NDArray[np.float32] = np.clip(0.5 - outside / 6, 0, 1).astype(np.float32)
+    return cerebrum
 
 
 def _sharpen(

@@ -303,7 +303,7 @@ def _write_truth(
         "dseg": image("dseg", dseg, np.uint8),
         "brain_mask": image("desc-brain_mask", brain, np.uint8),
         "head_mask": image("desc-head_mask", result.head_mask, np.uint8),
-        "bias": image("desc-biasfield_T1w", result.bias, np.int16, 2e-4),
+        "bias": image("desc-biasfield_T1w", result.bias, np.int16, 1e-3),
         "noiseless": image("desc-noiseless_T1w", result.noiseless, np.int16, scan.scale / 4000),
         "to_template": files.write_displacement(
             folder / f"{stem}_from-{TEMPLATE_SPACE}_to-T1w_mode-image_desc-truth_xfm.nii.gz",

@@ -81,7 +81,8 @@ def compose_affine(
     about_z = [[np.cos(rz), -np.sin(rz), 0], [np.sin(rz), np.cos(rz), 0], [0, 0, 1]]
     shear = np.array([[1, shears[0], shears[1]], [0, 1, shears[2]], [0, 0, 1]], dtype=float)
     turn: NDArray[np.float64] = np.array(about_z) @ np.array(about_y) @ np.array(about_x)
-    return turn @ shear @ np.diag(np.asarray(scales, dtype=np.float64))
+    matrix: NDArray[np.float64] = turn @ shear @ np.diag(np.asarray(scales, dtype=np.float64))
+    return matrix
 
 
 def random_velocity(
@@ -171,7 +172,8 @@ class HeadWarp:
     def to_subject(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map template points, shape (..., 3), to the subject, RAS+ mm."""
         z = points + self._move(self.backward, points)
-        return z @ self.affine[:3, :3].T + self.affine[:3, 3]
+        placed: NDArray[np.float64] = z @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return placed
 
     def _move(self, flow: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
         index = np.moveaxis(points, -1, 0).astype(np.float32)

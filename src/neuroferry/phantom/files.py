@@ -87,7 +87,7 @@ def write_displacement(path: Path, field: DisplacementField) -> Path:
 
 def read_displacement(path: Path) -> DisplacementField:
     """Read what :func:`write_displacement` wrote; displacements come back in RAS+ mm."""
-    image = nb.load(path)
+    image: Any = nb.load(path)
     data = np.asarray(image.dataobj, dtype=np.float32)[:, :, :, 0, :] * _LPS
     return DisplacementField(data, np.asarray(image.affine, dtype=np.float64))
 
@@ -100,7 +100,7 @@ def _write(
     slope: float = 1.0,
     intent: str | None = None,
 ) -> Path:
-    header = nb.Nifti1Header()
+    header: Any = nb.Nifti1Header()
     header.set_data_shape(data.shape)
     header.set_data_dtype(data.dtype)
     header.set_slope_inter(slope, 0.0)

@@ -126,13 +126,15 @@ def lerp_axis(
     shape[axis] = -1
     weight = (clipped - low).astype(np.float32).reshape(shape)
     below = volume.take(low, axis)
-    return below + (volume.take(high, axis) - below) * weight
+    between: NDArray[np.float32] = below + (volume.take(high, axis) - below) * weight
+    return between
 
 
 def lerp_grid(
     volume: NDArray[np.float32], indices: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float32]:
     """Interpolate linearly on the outer product of one index vector an axis."""
+    # The axis that grows least goes first: less to carry through the others.
     for axis in sorted(range(len(indices)), key=lambda i: len(indices[i]) / volume.shape[i]):
         volume = lerp_axis(volume, indices[axis], axis)
     return volume

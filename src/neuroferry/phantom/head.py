@@ -100,7 +100,7 @@ class HeadModel:
 
         def noise(sigma: float) -> NDArray[np.float32]:
             drawn = smooth_noise(rng, lattice.shape, sigma / lattice.spacing)
-            return resample_grid(np.clip(drawn, -2, 2), lattice, self.grid)
+            return resample_grid(drawn.clip(-2, 2), lattice, self.grid)
 
         _, y, z = self.grid.axes()
         # Fluid is widest over the top and at the base; bone is thick at the back.
@@ -112,7 +112,7 @@ class HeadModel:
         self.bone = self.fluid + np.maximum(bone, np.float32(2.5))
         scalp = shape.scalp * (1 + 0.15 * noise(25))
         self.scalp = self.bone + np.maximum(scalp, np.float32(3.0))
-        self.weave = noise(10)
+        self.weave = noise(10).astype(np.float32)
         self.surface = self._surface()
 
     def _surface(self) -> NDArray[np.float32]:
@@ -125,7 +125,8 @@ class HeadModel:
             hollow = ellipsoid((33.0 * side, 95.0, -37.0), (15, 12, 11))
             hollow = hollow.scaled(self.shape.face, _FACE_ANCHOR)
             surface = -smooth_union(-surface, hollow.distance(axes), 6.0)
-        return surface.astype(np.float32)
+        rounded: NDArray[np.float32] = surface.astype(np.float32)
+        return rounded
 
     def skin(self, *, defaced: bool) -> NDArray[np.float32]:
         """Signed distance (mm, negative inside) to the outer surface, on `self.grid`.
@@ -136,9 +137,10 @@ class HeadModel:
         if not defaced:
             return self.surface
         _, y, z = self.grid.axes()
-        kept = (y - 46 - np.float32(0.5) * (z + 38)) * np.float32(0.894)
-        kept = np.minimum(np.maximum(kept, z + 12), self.cranium - 8)
-        return np.maximum(self.surface, kept).astype(np.float32)
+        before_plane = (y - 46 - np.float32(0.5) * (z + 38)) * np.float32(0.894)
+        removed = np.minimum(np.minimum(before_plane, -12 - z), self.cranium - 8)
+        kept: NDArray[np.float32] = np.maximum(self.surface, removed)
+        return kept
 
     def paint(
         self,
@@ -174,12 +176,11 @@ class HeadModel:
         def raised(volume: NDArray[np.float32]) -> NDArray[np.float32]:
             return resample_grid(volume.astype(np.float32), self.grid, canvas.grid)
 
-        surface = raised(self.surface)
+        surface, weave = raised(self.surface), raised(self.weave)
         canvas.fill("skin", surface)
         canvas.fill("fat", surface + 1.8)
-        weave = raised(self.weave)
         depth = self.shape.fat * self.shape.scalp
-        canvas.fill("muscle", surface + np.float32(1.8 + depth) + weave)
+        canvas.fill("muscle", surface + (1.8 + depth) + weave)
         # Fat between the muscles: thin sheets along the zero set of the weave.
         canvas.fill("fat", np.maximum(np.abs(weave) * 9 - 1.2, surface + 4), opacity=0.7)
         for tissue, solid in _face_and_neck(self.shape):
@@ -189,7 +190,7 @@ class HeadModel:
         canvas.fill("bone", cranium - bone)
         table = (bone - fluid) * np.float32(0.5 * (1 - self.shape.diploe))
         rim = np.maximum(cranium - bone + table, fluid + table - cranium)
-        canvas.fill("marrow", rim, opacity=np.clip(0.75 + 0.25 * weave, 0.3, 1))
+        canvas.fill("marrow", rim, opacity=(0.75 + 0.25 * weave).clip(0.3, 1))
         for tissue, solid in _skull_openings(self.shape):
             canvas.add(tissue, solid)
         canvas.fill("dura", cranium - fluid - np.float32(0.5))
@@ -332,7 +333,7 @@ def _skull_openings(shape: HeadShape) -> list[tuple[str, Solid]]:
             ("bone", ellipsoid((s * 56, -30, -50), (15, 17, 20))),  # mastoid
             ("air", ellipsoid((s * 57, -34, -52), (7, 8, 11))),
             ("marrow", ellipsoid((s * 55, -22, -62), (5, 6, 7))),
-            ("air", capsule((s * 50, -20, -42), (s * 90, -22, -42), 3.2)),  # ear canal
+            ("air", capsule((s * 50, -20, -42), (s * 90, -22, -42), 2.2)),  # ear canal
             ("blood", capsule((s * 23, 2, -50), (s * 10, 6, -30), 2.6)),  # carotid siphon
         ]
     return solids

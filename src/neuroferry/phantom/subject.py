@@ -23,8 +23,11 @@ _ADULT_ML = {"M": 1580.0, "F": 1430.0}
 _SPREAD_ML = 100.0
 _AVERAGE_ML = 1505.0
 _TEMPLATE_ML = 1883.0
-# Smoothing and amplitude (mm) of the folding differences: lobes, gyri, within gyri.
-_SCALES = ((28.0, 3.0), (13.0, 2.2), (7.0, 1.3))
+# Smoothing and amplitude (mm) of what tells heads apart: the whole head's form; then,
+# within the skull, lobes and gyri.
+_HEAD_SCALES = ((45.0, 3.5),)
+_BRAIN_SCALES = ((16.0, 2.8), (8.0, 1.7))
+_FADE = 9.0  # mm over which the latter fade out towards the skull
 _WARP_GRID = ((-112.0, -158.0, -218.0), (112.0, 134.0, 112.0), 4.0)
 
 
@@ -147,7 +150,10 @@ def grow_subject(parameters: SubjectParameters) -> SubjectAnatomy:
     brain = grow_brain(parameters.stream(STREAM_BRAIN), fold_depth=parameters.fold_depth)
     head = HeadModel(parameters.head, parameters.stream(STREAM_HEAD))
     grid = Grid.covering(*_WARP_GRID)
-    velocity = random_velocity(parameters.stream(STREAM_WARP), grid, _SCALES)
+    rng = parameters.stream(STREAM_WARP)
+    velocity = random_velocity(rng, grid, _HEAD_SCALES)
+    inside = np.clip(0.25 - resample_grid(head.cranium, head.grid, grid) / _FADE, 0, 1)
+    velocity += inside.astype(np.float32) * random_velocity(rng, grid, _BRAIN_SCALES)
     velocity += parameters.ventricles * _ventricle_velocity(grid)
     affine = np.eye(4)
     affine[:3, :3] = compose_affine(parameters.scales, parameters.shears, (0, 0, 0))

@@ -277,8 +277,9 @@ def bias_field(
     full = lerp_grid(logarithm.astype(np.float32), indices)
     full -= full[brain].mean()
     full *= np.float32(spread / full[brain].std())
-    result = np.exp(np.clip(full, -1.2, 1.2))
-    return (result / result[brain].mean()).astype(np.float32)
+    result: NDArray[np.float32] = np.exp(np.clip(full, -1.2, 1.2))
+    result /= result[brain].mean()
+    return result
 
 
 def _render(

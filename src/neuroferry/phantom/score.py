@@ -1,0 +1,173 @@
+"""How far a result is from the truth: plain functions over arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroferry.errors import GeometryError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+TISSUE_LABELS = {"GM": 1, "WM": 2, "CSF": 3}
+
+
+def dice(a: ArrayLike, b: ArrayLike) -> float:
+    """Overlap of two masks: twice what they share over the sum of their sizes.
+
+    Parameters
+    ----------
+    a, b : array_like of bool, same shape
+        Anything but 0 counts as inside.
+
+    Returns
+    -------
+    float
+        0 (disjoint) to 1 (equal); two empty masks are equal.
+
+    References
+    ----------
+    Dice LR (1945). Measures of the amount of ecologic association between species.
+    Ecology 26, 297-302. doi:10.2307/1932409
+
+    Examples
+    --------
+    >>> dice([1, 1, 0, 0], [0, 1, 1, 0])
+    0.5
+    """
+    first, second = _same(np.asarray(a).astype(bool), np.asarray(b).astype(bool))
+    total = int(first.sum()) + int(second.sum())
+    return 2.0 * int((first & second).sum()) / total if total else 1.0
+
+
+def tissue_dice(found: ArrayLike, truth: ArrayLike) -> dict[str, float]:
+    """Dice of GM, WM and CSF in two segmentations labelled 1, 2, 3.
+
+    Examples
+    --------
+    >>> tissue_dice([1, 1, 2, 3], [1, 2, 2, 3])["CSF"]
+    1.0
+    """
+    first, second = _same(np.asarray(found), np.asarray(truth))
+    return {name: dice(first == label, second == label) for name, label in TISSUE_LABELS.items()}
+
+
+def template_overlap(warped: ArrayLike, template: ArrayLike, *, threshold: float = 0.5) -> float:
+    """Dice of a subject's grey matter, carried to the template, with the template's own.
+
+    Parameters
+    ----------
+    warped, template : array_like of float, same shape
+        Probabilities on the template's grid.
+    threshold : float
+        What counts as grey matter.
+    """
+    return dice(np.asarray(warped) > threshold, np.asarray(template) > threshold)
+
+
+def bias_error(estimated: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float:
+    """Relative root-mean-square error of a multiplicative field, its scale left free.
+
+    Parameters
+    ----------
+    estimated, truth : array_like of float, same shape
+    mask : array_like of bool
+        Where to compare: the brain.
+
+    Returns
+    -------
+    float
+        Coefficient of variation of the ratio estimated / truth; 0 when the two differ by
+        a constant factor. What is left of the field after dividing by the estimate.
+
+    Raises
+    ------
+    GeometryError
+        The shapes differ, or the mask is empty.
+
+    Examples
+    --------
+    >>> bias_error([2.0, 4.0, 99.0], [1.0, 2.0, 1.0], [1, 1, 0])
+    0.0
+    """
+    first, second = _same(np.asarray(estimated, float), np.asarray(truth, float))
+    first, inside = _same(first, np.asarray(mask).astype(bool))
+    if not inside.any():
+        raise GeometryError("the mask for the bias error is empty; give the brain mask")
+    ratio = first[inside] / second[inside]
+    return float(ratio.std() / ratio.mean())
+
+
+def jacobian_determinant(
+    displacement: NDArray[np.floating], affine: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Local change of volume of ``x -> x + u(x)``.
+
+    Parameters
+    ----------
+    displacement : ndarray of float, shape (I, J, K, 3)
+        u in RAS+ mm.
+    affine : ndarray of float64, shape (4, 4)
+        Indices to RAS+ mm, oblique or not.
+
+    Returns
+    -------
+    ndarray of float64, shape (I, J, K)
+        Central differences (one-sided at the border): exact for affine maps.
+    """
+    if displacement.ndim != 4 or displacement.shape[3] != 3:
+        raise GeometryError(
+            f"a displacement has shape (I, J, K, 3), not {displacement.shape}; "
+            "squeeze the ITK field's fourth axis"
+        )
+    slopes = np.stack(np.gradient(displacement.astype(np.float64), axis=(0, 1, 2)), axis=-1)
+    jacobian = np.eye(3) + slopes @ np.linalg.inv(affine[:3, :3])
+    determinant: NDArray[np.float64] = np.linalg.det(jacobian)
+    return determinant
+
+
+def folded_voxels(
+    displacement: NDArray[np.floating],
+    affine: NDArray[np.float64],
+    mask: ArrayLike | None = None,
+) -> int:
+    """Count the nodes at which a map turns space inside out (Jacobian not positive)."""
+    folded = jacobian_determinant(displacement, affine) <= 0
+    if mask is not None:
+        folded, inside = _same(folded, np.asarray(mask).astype(bool))
+        folded = folded & inside
+    return int(folded.sum())
+
+
+def map_error(found: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
+    """Distance between where two maps send the same points.
+
+    Parameters
+    ----------
+    found, truth : array_like of float, shape (..., 3)
+        Images of the points, mm.
+
+    Returns
+    -------
+    mean, maximum : float
+        mm.
+
+    Examples
+    --------
+    >>> map_error([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]] * 2)
+    (2.5, 5.0)
+    """
+    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    distance = np.linalg.norm(first - second, axis=-1)
+    return float(distance.mean()), float(distance.max())
+
+
+def _same(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    if a.shape != b.shape:
+        raise GeometryError(
+            f"images of shapes {a.shape} and {b.shape} cannot be compared; "
+            "resample one to the other's grid"
+        )
+    return a, b

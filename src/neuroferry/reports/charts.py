@@ -1,0 +1,187 @@
+"""Small charts as inline SVG: run time and memory of steps, and a metric over people."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+from neuroferry.engine.record import StepSummary
+from neuroferry.reports.status import plain_step, step_place
+
+BAR_HEIGHT = 22
+NAME_WIDTH = 300
+CHART_WIDTH = 900
+BRIEF_SECONDS = 0.5
+"""Steps shorter than this are summed into one bar."""
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time the way people say it.
+
+    Examples
+    --------
+    >>> duration(0.21), duration(12.4), duration(95), duration(7260)
+    ('0.2 s', '12 s', '1 min 35 s', '2 h 1 min')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, rest = divmod(whole // 60, 60)
+    return f"{hours} h {rest} min"
+
+
+def step_chart(steps: Sequence[StepSummary]) -> str:
+    """Draw wall time and peak memory of each step, longest first.
+
+    Parameters
+    ----------
+    steps : sequence of StepSummary
+        Steps with a measured time.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element, or nothing when no step was measured.
+    """
+    measured = [step for step in steps if step.seconds is not None]
+    shown = [step for step in measured if (step.seconds or 0) >= BRIEF_SECONDS]
+    brief = len(measured) - len(shown)
+    shown.sort(key=lambda step: (-(step.seconds or 0), step.step))
+    if not shown:
+        return ""
+    longest = max(step.seconds or 0 for step in shown)
+    largest = max([max(step.peak_gb or 0, step.mem_gb or 0) for step in shown]) or 1.0
+    half = (CHART_WIDTH - NAME_WIDTH) / 2
+    time_room, memory_room = half - 90, half - 90
+    memory_x = NAME_WIDTH + half
+    height = (len(shown) + 1) * BAR_HEIGHT + 12
+    label = "Wall time and peak memory of each step; the table below has the same figures"
+    rows = [
+        f'<svg class="chart" role="img" viewBox="0 0 {CHART_WIDTH} {height}" '
+        f'aria-label="{label}">',
+        f'<text x="{NAME_WIDTH}" y="14" class="head">Wall time</text>',
+        f'<text x="{memory_x}" y="14" class="head">Peak memory | = set aside</text>',
+    ]
+    for n, step in enumerate(shown, start=1):
+        y = n * BAR_HEIGHT
+        seconds, peak = step.seconds or 0, step.peak_gb
+        cached = " cached" if step.state == "cached" else ""
+        bar = max(seconds / longest * time_room, 1)
+        name, place = plain_step(step.step), step_place(step.step)
+        rows.append(
+            f'<g><text x="{NAME_WIDTH - 8}" y="{y + 14}" text-anchor="end">{escape(name)}'
+            f'<tspan class="soft"> {escape(place.rpartition(" › ")[2])}</tspan></text>'
+            f'<rect class="time{cached}" x="{NAME_WIDTH}" y="{y + 3}" width="{bar:.1f}" '
+            f'height="{BAR_HEIGHT - 8}"/>'
+            f'<text x="{NAME_WIDTH + bar + 5:.1f}" y="{y + 14}">{duration(seconds)}</text>'
+        )
+        if peak is not None:
+            bar = max(peak / largest * memory_room, 1)
+            end = bar
+            over = " over" if step.mem_gb is not None and peak > step.mem_gb else ""
+            rows.append(
+                f'<rect class="memory{over}" x="{memory_x}" y="{y + 3}" width="{bar:.1f}" '
+                f'height="{BAR_HEIGHT - 8}"/>'
+            )
+            if step.mem_gb is not None:
+                mark = step.mem_gb / largest * memory_room
+                end = max(end, mark)
+                rows.append(
+                    f'<path class="mark" d="M{memory_x + mark:.1f} {y + 1}v{BAR_HEIGHT - 4}"/>'
+                )
+            rows.append(f'<text x="{memory_x + end + 5:.1f}" y="{y + 14}">{peak:.2f} GB</text>')
+        rows.append("</g>")
+    rows.append("</svg>")
+    if brief:
+        total = sum(step.seconds or 0 for step in measured if step not in shown)
+        rows.append(
+            f'<p class="soft">{brief} further step{"s" if brief > 1 else ""} under '
+            f"{BRIEF_SECONDS} s each took {duration(total)} together.</p>"
+        )
+    return "\n".join(rows)
+
+
+class Point(NamedTuple):
+    """One image in a strip plot: where it links to, its name, its value."""
+
+    href: str
+    name: str
+    value: float
+
+
+def robust_z(values: Sequence[float]) -> list[float]:
+    """Give how many robust standard deviations each value lies from the median.
+
+    The scale is 1.4826 times the median absolute deviation, which for normally distributed
+    values is the standard deviation. Without any spread, all are zero.
+
+    Examples
+    --------
+    >>> [round(z, 1) for z in robust_z([1, 2, 3, 4, 100])]
+    [-1.3, -0.7, 0.0, 0.7, 65.4]
+    """
+    middle = statistics.median(values)
+    scale = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    return [(value - middle) / scale if scale > 0 else 0.0 for value in values]
+
+
+OUTLIER_Z = 3.5
+"""Beyond this many robust standard deviations a point is marked."""
+
+
+def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
+    """Draw one metric over people: a dot each, linked to its page, outliers marked.
+
+    Parameters
+    ----------
+    name : str
+        The metric.
+    points : sequence of Point
+        At least one.
+    few : int
+        With fewer points than this, none is called an outlier.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    values = [point.value for point in points]
+    low, high = min(values), max(values)
+    span = high - low or 1.0
+    scores = robust_z(values) if len(values) >= few else [0.0] * len(values)
+    middle = statistics.median(values)
+    rows = [
+        f'<svg class="strip" viewBox="0 0 400 74" role="group" '
+        f'aria-label="{escape(name)}: {len(points)} values from {low:.4g} to {high:.4g}">',
+        '<path class="axis" d="M14 44H386"/>',
+        f'<path class="median" d="M{14 + (middle - low) / span * 372:.1f} 20v36"/>',
+    ]
+    lanes: Mapping[int, list[float]] = {lane: [] for lane in range(5)}
+    for point, z in sorted(zip(points, scores, strict=True), key=lambda pair: pair[0].value):
+        x = 14 + (point.value - low) / span * 372
+        free = [lane for lane, taken in lanes.items() if not taken or x - taken[-1] > 8]
+        lane = free[0] if free else min(lanes, key=lambda k: lanes[k][-1])
+        lanes[lane].append(x)
+        y = 44 + (lane + 1) // 2 * (8 if lane % 2 else -8)
+        odd = abs(z) > OUTLIER_Z
+        text = f"{point.name}: {point.value:.4g}" + (", far from the others" if odd else "")
+        rows.append(
+            f'<a href="{escape(point.href)}" aria-label="{escape(text)}">'
+            f'<circle class="{"odd" if odd else "dot"}" cx="{x:.1f}" cy="{y}" '
+            f'r="{5 if odd else 4}"><title>{escape(text)}</title></circle></a>'
+        )
+    rows.append(
+        f'<text x="14" y="72">{low:.4g}</text>'
+        f'<text x="386" y="72" text-anchor="end">{high:.4g}</text></svg>'
+    )
+    return "".join(rows)

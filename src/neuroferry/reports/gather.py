@@ -1,0 +1,265 @@
+"""Collects what a participant's page shows, from the derivatives and the inputs they name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from neuroferry.bids.entities import parse_name
+from neuroferry.bids.metadata import SidecarReader, read_json
+from neuroferry.errors import InputError
+
+BRAIN_KEY = "BrainExtraction"
+"""Where the sidecar of the brain mask holds the confidence."""
+
+ACQUISITION = (
+    ("Scanner", ("Manufacturer", "ManufacturersModelName"), ""),
+    ("Field", ("MagneticFieldStrength",), "T"),
+    ("Sequence", ("PulseSequenceType", "PulseSequenceName", "ScanningSequence"), ""),
+    ("TR", ("RepetitionTime",), "s"),
+    ("TE", ("EchoTime",), "s"),
+    ("TI", ("InversionTime",), "s"),
+    ("Flip angle", ("FlipAngle",), "°"),
+    ("Coil", ("ReceiveCoilName",), ""),
+    ("Acceleration", ("ParallelReductionFactorInPlane",), ""),
+)
+"""What is shown of an image's sidecar: name, keys, unit."""
+
+
+@dataclass(frozen=True)
+class Reportlet:
+    """One picture that the page should have."""
+
+    desc: str
+    title: str
+    look_for: str
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """One image that went in: its name, geometry and acquisition as label and text."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The quality metrics of one image; ``notes`` say why some have no value."""
+
+    name: str
+    values: Mapping[str, Any]
+    notes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One derivative: its path below the output folder, what it is, its size in bytes."""
+
+    path: str
+    description: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """What there is of one session.
+
+    Attributes
+    ----------
+    label : str or None
+        Without ``ses-``; ``None`` in a dataset without sessions.
+    brain : mapping
+        Confidence, verdict and reasons of the brain mask; empty when there is no mask.
+    """
+
+    label: str | None
+    reportlets: tuple[Reportlet, ...]
+    brain: Mapping[str, Any]
+    metrics: tuple[Metrics, ...]
+
+
+@lru_cache(maxsize=1)
+def report_layout() -> tuple[Mapping[str, Any], ...]:
+    """Read the reportlets of each session from ``configs/report.yml``."""
+    from importlib.resources import files
+
+    import yaml
+
+    text = files("neuroferry.configs").joinpath("report.yml").read_text(encoding="utf-8")
+    return tuple(item for section in yaml.safe_load(text)["sections"] for item in section["reportlets"])
+
+
+def read_if_sound(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a file that is missing or broken counts as empty."""
+    try:
+        return read_json(path)
+    except InputError:
+        return {}
+
+
+def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
+    """Collect pictures, brain-mask verdicts and metrics of each session.
+
+    Parameters
+    ----------
+    out_dir : pathlib.Path
+        Root of the derivatives.
+    subject : str
+        Label without ``sub-``.
+
+    Returns
+    -------
+    tuple of Session
+        In the order of their labels; one without a label when nothing was written.
+    """
+    root = out_dir / f"sub-{subject}"
+    figures = sorted((root / "figures").glob("*.svg"))
+    jsons = sorted([*root.glob("anat/*.json"), *root.glob("ses-*/anat/*.json")])
+    labels = {parse_name(path).entities.get("session") for path in [*figures, *jsons]}
+    if len(labels) > 1:
+        labels.discard(None)
+    ordered = sorted(labels or {None}, key=lambda label: label or "")
+    return tuple(_read_session(label, figures, jsons) for label in ordered)
+
+
+def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> Session:
+    ours = [path for path in jsons if parse_name(path).entities.get("session") == label]
+    pictures = {
+        parse_name(path).entities.get("description"): path
+        for path in figures
+        if parse_name(path).entities.get("session") == label
+    }
+    reportlets = []
+    for item in report_layout():
+        desc = item["bids"]["desc"]
+        reportlets.append(
+            Reportlet(desc, item["subtitle"], item["description"], pictures.get(desc))
+        )
+    brain: dict[str, Any] = {}
+    metrics = []
+    for path in ours:
+        name = parse_name(path)
+        desc, space = (name.entities.get(key) for key in ("description", "space"))
+        if name.suffix == "mask" and desc == "brain" and space is None:
+            found = read_if_sound(path).get(BRAIN_KEY)
+            brain = found if isinstance(found, dict) else {}
+        elif desc == "iqms":
+            metrics.append(_read_metrics(path))
+    return Session(label, tuple(reportlets), brain, tuple(m for m in metrics if m.values))
+
+
+def _read_metrics(path: Path) -> Metrics:
+    content = read_if_sound(path)
+    values = {key: v for key, v in content.items() if not isinstance(v, dict | list | str)}
+    warnings = (content.get("provenance") or {}).get("warnings") or {}
+    undefined = warnings.get("undefined") or {}
+    return Metrics(path.name.replace("_desc-iqms", "").removesuffix(".json"), values, undefined)
+
+
+def raw_root(out_dir: Path) -> Path | None:
+    """Tell where the input dataset lies, by the description of the derivatives."""
+    links = read_if_sound(out_dir / "dataset_description.json").get("DatasetLinks")
+    url = urlparse(str(links.get("raw", ""))) if isinstance(links, dict) else None
+    return Path(unquote(url.path)) if url is not None and url.scheme == "file" else None
+
+
+def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputImage, ...]:
+    """List the images that went in, with their geometry and acquisition where readable.
+
+    The derivatives' sidecars name them; a participant without derivatives is shown with
+    every T1w image that the input dataset has of them.
+    """
+    folder = out_dir / f"sub-{subject}"
+    sidecars = [*folder.glob("**/*_desc-preproc_T1w.json")]
+    sources: set[str] = set()
+    for path in sidecars:
+        named = read_if_sound(path).get("Sources")
+        uris = named if isinstance(named, list) else []
+        sources |= {str(uri).split(":", 2)[2] for uri in uris if str(uri).startswith("bids:raw:")}
+    if not sources and root is not None:
+        found = [p for e in ("nii", "nii.gz") for p in root.glob(f"sub-{subject}/**/anat/*_T1w.{e}")]
+        sources = {path.relative_to(root).as_posix() for path in found}
+    reader = SidecarReader(root) if root is not None else None
+    return tuple(_describe_input(name, root, reader) for name in sorted(sources))
+
+
+def _describe_input(name: str, root: Path | None, reader: SidecarReader | None) -> InputImage:
+    if root is None or reader is None or not (root / name).exists():
+        return InputImage(name, (("Note", "not readable from here any more"),))
+    facts = _geometry(root / name)
+    try:
+        metadata, broken = reader.read(root / name)
+    except OSError:
+        metadata, broken = {}, []
+    for label, keys, unit in ACQUISITION:
+        values = [metadata[key] for key in keys if metadata.get(key) not in (None, "", [])]
+        picked = values if label == "Scanner" else values[:1]
+        text = " ".join(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in picked)
+        if text:
+            facts.append((label, f"{text} {unit}".strip().replace(" °", "°")))
+    facts += [("Note", str(error)) for _, error in broken]
+    return InputImage(name, tuple(facts))
+
+
+def _geometry(path: Path) -> list[tuple[str, str]]:
+    """Read size, voxels and orientation from an image's header."""
+    import nibabel as nb
+
+    try:
+        image: Any = nb.load(path)
+        zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
+        axes = "".join(code or "?" for code in nb.aff2axcodes(image.affine))
+    except (OSError, ValueError, EOFError, nb.filebasedimages.ImageFileError) as error:
+        return [("Note", f"its header cannot be read ({error})")]
+    return [
+        ("Voxels", " × ".join(str(n) for n in image.shape)),
+        ("Voxel size", " × ".join(f"{zoom:.2f}" for zoom in zooms) + " mm"),
+        ("Orientation", axes),
+        ("Stored as", str(image.get_data_dtype())),
+    ]
+
+
+def find_outputs(out_dir: Path, subject: str) -> tuple[Output, ...]:
+    """List a participant's derivatives, without sidecars and pictures."""
+    outputs = []
+    for path in sorted((out_dir / f"sub-{subject}").rglob("*")):
+        if path.is_dir() or path.parent.name == "figures" or path.name.startswith("."):
+            continue
+        stem = re.sub(r"\.(nii\.gz|nii|h5|txt|json)$", "", path.name)
+        if path.suffix == ".json" and "_desc-iqms" not in path.name:
+            continue
+        text = read_if_sound(path.with_name(f"{stem}.json")).get("Description", "")
+        if "_desc-iqms" in path.name:
+            text = "Image quality metrics"
+        relative = path.relative_to(out_dir).as_posix()
+        outputs.append(Output(relative, str(text), path.stat().st_size))
+    return tuple(outputs)
+
+
+def read_methods(run_dir: Path, subject: str) -> str:
+    """Read the methods text of a participant, or else of the run; empty without one."""
+    for name in (f"methods_sub-{subject}.md", "methods.md"):
+        try:
+            return (run_dir / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+    return ""
+
+
+def as_json(value: Any) -> str:
+    """Write a value as JSON that can stand inside a ``<script>`` element."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return text.replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def session_names(sessions: Iterable[Session]) -> list[str]:
+    """Name sessions for the page's headings."""
+    return [f"Session {s.label}" if s.label else "Anatomical images" for s in sessions]

@@ -1,0 +1,116 @@
+"""Turns the methods text of a run into HTML with numbered citations."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from importlib.resources import files
+
+_CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]|(?<![\w/.])@([A-Za-z][\w-]*)")
+_DOI = re.compile(r"(?<![\w/.])(?:https?://doi\.org/|doi:\s*)(10\.\d{4,}/[^\s,;)&<]*[^\s,;.)&<])")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One entry of the reference list."""
+
+    key: str
+    authors: str
+    year: int
+    title: str
+    journal: str
+    doi: str
+
+    @property
+    def url(self) -> str:
+        """Where its DOI leads."""
+        return f"https://doi.org/{self.doi}"
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Methods text as HTML, the references it cites in order, and keys that none has."""
+
+    html: str
+    references: tuple[Reference, ...]
+    unknown: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def load_references() -> Mapping[str, Reference]:
+    """Read ``configs/references.toml``."""
+    text = files("neuroferry.configs").joinpath("references.toml").read_text(encoding="utf-8")
+    return {key: Reference(key, **entry) for key, entry in tomllib.loads(text).items()}
+
+
+def cited_keys(text: str) -> list[str]:
+    """Give the keys that a text cites, each once, in the order of their first use.
+
+    Examples
+    --------
+    >>> cited_keys("By N4 [@n4; @ants], then again @n4. Mail a@b.org.")
+    ['n4', 'ants']
+    """
+    keys: dict[str, None] = {}
+    for group, single in _CITATION.findall(text):
+        for key in group.split(";") if group else [single]:
+            keys.setdefault(key.strip().removeprefix("@"))
+    return list(keys)
+
+
+def render_methods(text: str) -> Methods:
+    """Render paragraphs, emphasis, code and citations; everything else is shown as it is.
+
+    Parameters
+    ----------
+    text : str
+        Paragraphs parted by empty lines, with ``[@key]`` or ``[@key; @other]``.
+
+    Returns
+    -------
+    Methods
+
+    Examples
+    --------
+    >>> render_methods("Done with N4 [@n4].").html
+    '<p>Done with N4 <span class="cite">[<a href="#ref-n4">1</a>]</span>.</p>'
+    """
+    known = load_references()
+    keys = cited_keys(text)
+    numbers = {key: n for n, key in enumerate((k for k in keys if k in known), start=1)}
+
+    def cite(match: re.Match[str]) -> str:
+        group, single = match.groups()
+        marks = []
+        for part in group.split(";") if group else [single]:
+            key = part.strip().removeprefix("@")
+            if key in numbers:
+                marks.append(f'<a href="#ref-{key}">{numbers[key]}</a>')
+            else:
+                marks.append(key)
+        return f'<span class="cite">[{", ".join(marks)}]</span>'
+
+    blocks = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        line = " ".join(block.split())
+        if not line:
+            continue
+        heading = re.match(r"#+\s+(.*)", block.strip())
+        if heading and "\n" not in block.strip():
+            blocks.append(f"<h3>{escape(heading.group(1))}</h3>")
+            continue
+        html = escape(line, quote=False)
+        html = _DOI.sub(r'<a href="https://doi.org/\1">doi:\1</a>', html)
+        html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
+        html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
+        html = re.sub(r"(?<!\*)\*([^*]+)\*(?!\*)", r"<em>\1</em>", html)
+        blocks.append(f"<p>{_CITATION.sub(cite, html)}</p>")
+    return Methods(
+        "\n".join(blocks),
+        tuple(known[key] for key in numbers),
+        tuple(key for key in keys if key not in known),
+    )

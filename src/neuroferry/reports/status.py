@@ -1,0 +1,174 @@
+"""Judges how a participant came out, and says why and what to do, in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from neuroferry.engine.record import RunSummary, StepSummary
+from neuroferry.reports.gather import Session
+
+Level = Literal["good", "look", "failed"]
+HEADLINES: dict[Level, str] = {
+    "good": "Good",
+    "look": "Look at this",
+    "failed": "Failed",
+}
+_ADVICE = (
+    (
+        r"no space left|disk quota|ENOSPC|no space is left",
+        "Make room on the disk of the work and output folders, then start the same command "
+        "again: finished steps are kept.",
+    ),
+    (
+        r"MemoryError|killed|out of memory|oom|std::bad_alloc|SIGKILL",
+        "It seems to have run out of memory. Give it more with --mem, or run fewer steps at "
+        "once with --nprocs 1; finished steps are kept.",
+    ),
+    (
+        r"Permission denied|not writable|Read-only file system",
+        "Make the output and work folders writable for the user who runs this, then start the "
+        "same command again.",
+    ),
+    (
+        r"InputError|GeometryError|truncated|EOFError|CRC check|ImageFileError|not a gzip",
+        "Look at the input image: repair or replace it, or leave this participant out, then "
+        "start the same command again.",
+    ),
+)
+_OTHERWISE = (
+    "Start the same command again: finished steps are kept. If it fails in the same way, send "
+    "the crash file and events.jsonl of this run to the developers."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a participant came out.
+
+    Attributes
+    ----------
+    level : {'good', 'look', 'failed'}
+        The worst that was found.
+    reasons : tuple of str
+        Why, in plain sentences.
+    notes : tuple of str
+        What is good to know and changes nothing.
+    """
+
+    level: Level
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The level in words."""
+        return HEADLINES[self.level]
+
+
+def plain_step(step: str) -> str:
+    """Name a step in plain words, without the graphs around it.
+
+    Examples
+    --------
+    >>> plain_step("neuroferry_wf.sub_01_wf.ses_a_wf.anat_wf.brain_extraction_wf.fit_affine")
+    'fit affine'
+    """
+    return step.rpartition(".")[2].replace("_", " ")
+
+
+def step_place(step: str) -> str:
+    """Name the graphs that a step lies in, without those of the run and the participant.
+
+    Examples
+    --------
+    >>> step_place("neuroferry_wf.sub_01_wf.anat_wf.brain_extraction_wf.fit_affine")
+    'anat › brain extraction'
+    >>> step_place("neuroferry_wf.sub_01_wf.ses_a_anat_wf.fit")
+    'ses a anat'
+    """
+    parts = step.split(".")[:-1]
+    kept = [p for n, p in enumerate(parts) if n > 0 and not re.fullmatch(r"sub_\w+_wf", p)]
+    return " › ".join(p.removesuffix("_wf").replace("_", " ") for p in kept)
+
+
+def advice(message: str | None, traceback: str | None) -> str:
+    """Say what to do about a failure.
+
+    Examples
+    --------
+    >>> advice("OSError: [Errno 28] No space left on device", None)[:9]
+    'Make room'
+    """
+    last = (traceback or "").strip().splitlines()[-1:]
+    text = "\n".join([message or "", *last])
+    for pattern, sentence in _ADVICE:
+        if re.search(pattern, text, re.IGNORECASE):
+            return sentence
+    return _OTHERWISE
+
+
+def failure_sentence(step: StepSummary) -> str:
+    """Say in one sentence which step failed, and why."""
+    why = (step.message or "it gave no reason").strip().rstrip(".")
+    return f"The step “{plain_step(step.step)}” failed: {why}."
+
+
+def judge(run: RunSummary, sessions: Sequence[Session], *, any_output: bool) -> Verdict:
+    """Judge one participant.
+
+    Parameters
+    ----------
+    run : RunSummary
+        The run, narrowed to the participant.
+    sessions : sequence of Session
+        What was written.
+    any_output : bool
+        Whether there is a derivative at all.
+
+    Returns
+    -------
+    Verdict
+        Failed when a step failed or did not end, or when nothing was made; to be looked at
+        when the brain mask is doubtful, an input is broken, or a picture is missing.
+    """
+    failures = [failure_sentence(step) for step in run.failed]
+    running = run.count("running")
+    if running:
+        what = "step had" if running == 1 else "steps had"
+        failures.append(f"{running} {what} not ended when the run did.")
+    errors = [str(p.get("message", "")) for p in run.problems if p.get("severity") == "error"]
+    unfinished = run.count("skipped")
+    if not any_output and not failures and not run.steps:
+        failures.append("Nothing was computed." if errors else "Nothing was computed in this run.")
+    if failures:
+        if unfinished:
+            steps = "1 step was" if unfinished == 1 else f"{unfinished} steps were"
+            failures.append(f"{steps} skipped because of that.")
+        return Verdict("failed", tuple([*errors, *failures]))
+    looks = [*errors]
+    for session in sessions:
+        where = f" of session {session.label}" if session.label else ""
+        if session.brain.get("verdict") == "look":
+            looks.append(_brain_sentence(session, where))
+        missing = [r.title.lower() for r in session.reportlets if r.path is None]
+        if missing:
+            looks.append(f"Pictures{where} are missing: {', '.join(missing)}.")
+    warnings = sum(p.get("severity") == "warning" for p in run.problems)
+    notes = []
+    if warnings:
+        notes.append(f"{warnings} warning{'s' if warnings > 1 else ''}: see “Messages”.")
+    return Verdict("look" if looks else "good", tuple(looks), tuple(notes))
+
+
+def _brain_sentence(session: Session, where: str) -> str:
+    text = f"The brain mask{where} may be wrong"
+    confidence = session.brain.get("confidence")
+    if isinstance(confidence, int | float):
+        text += f" (confidence {confidence:.2f} of 1)"
+    reasons = session.brain.get("reasons")
+    if isinstance(reasons, list) and reasons:
+        text += ": " + "; ".join(str(reason).rstrip(".") for reason in reasons)
+    return f"{text}. Check it on every slice."

@@ -1,0 +1,82 @@
+"""Makes an SVG file fit to stand inside a page: no scripts, no links out, no shared names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+ALLOWED = frozenset(
+    "svg g path rect circle ellipse line polyline polygon text tspan image defs desc use "
+    "linearGradient radialGradient stop clipPath mask symbol marker pattern".split()
+)
+_REFERENCE = re.compile(r"url\(\s*['\"]?#([^)'\"]+)['\"]?\s*\)")
+_DATA_IMAGE = re.compile(r"data:image/(webp|png|jpeg|gif);base64,[A-Za-z0-9+/=\s]*")
+
+
+def inline_svg(path: Path, prefix: str) -> str | None:
+    """Read an SVG file for a place inside a page.
+
+    Only drawing elements stay; titles go too, since browsers show them as a tooltip over
+    the whole picture (its ``aria-label`` stays). What refers to something outside the file
+    is dropped, and identifiers get a prefix.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        An SVG file.
+    prefix : str
+        Stands before every identifier.
+
+    Returns
+    -------
+    str or None
+        The ``<svg>`` element; ``None`` when the file is missing or broken.
+    """
+    try:
+        root = ET.fromstring(path.read_bytes())
+    except (OSError, ET.ParseError):
+        return None
+    if root.tag != f"{{{SVG}}}svg":
+        return None
+    _clean(root, prefix)
+    root.attrib.pop("width", None)
+    root.attrib.pop("height", None)
+    ET.register_namespace("", SVG)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _clean(element: ET.Element, prefix: str) -> None:
+    for name, value in list(element.attrib.items()):
+        kept = _clean_attribute(name, value, prefix)
+        if kept is None:
+            del element.attrib[name]
+        else:
+            if name == f"{{{XLINK}}}href":
+                del element.attrib[name]
+                name = "href"
+            element.set(name, kept)
+    for child in list(element):
+        namespace, _, local = str(child.tag)[1:].rpartition("}")
+        if namespace != SVG or local not in ALLOWED:
+            element.remove(child)
+        else:
+            _clean(child, prefix)
+
+
+def _clean_attribute(name: str, value: str, prefix: str) -> str | None:
+    local = name.rpartition("}")[2].lower()
+    if local.startswith("on") or local in ("base", "src"):
+        return None
+    if local == "href":
+        if value.startswith("#"):
+            return f"#{prefix}{value[1:]}"
+        return value if _DATA_IMAGE.fullmatch(value) else None
+    if local == "id":
+        return prefix + value
+    inside = _REFERENCE.sub("", value)
+    if re.search(r"url\s*\(|@import|javascript:|expression\s*\(|\\", inside, re.IGNORECASE):
+        return None
+    return _REFERENCE.sub(lambda match: f"url(#{prefix}{match.group(1)})", value)
