@@ -1,0 +1,83 @@
+"""Which precomputed files replace which part of the graph."""
+
+import pytest
+
+from neuroferry.bids.precomputed import find_precomputed
+from neuroferry.errors import ExitCode, InputError
+
+SPACE = "MNI152NLin2009aSym"
+SEGMENTATION = [
+    "sub-01_dseg.nii.gz",
+    "sub-01_label-GM_probseg.nii.gz",
+    "sub-01_label-WM_probseg.nii.gz",
+    "sub-01_label-CSF_probseg.nii.gz",
+]
+
+
+def dataset(root, names, folder="sub-01/anat"):
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (root / folder / name).touch()
+    return root
+
+
+def find(*roots, session=None):
+    return find_precomputed({str(i): r for i, r in enumerate(roots)}, "01", session, SPACE)
+
+
+def test_each_part_by_its_name(tmp_path):
+    root = dataset(
+        tmp_path,
+        [
+            *SEGMENTATION,
+            "sub-01_desc-brain_mask.nii.gz",
+            f"sub-01_space-{SPACE}_desc-brain_mask.nii.gz",
+            f"sub-01_space-{SPACE}_dseg.nii.gz",
+            "sub-01_desc-aseg_dseg.nii.gz",
+            "sub-01_desc-brain_mask.json",
+            f"sub-01_from-T1w_to-{SPACE}_mode-image_xfm.h5",
+            f"sub-01_from-{SPACE}_to-T1w_mode-image_xfm.h5",
+            "sub-01_from-T1w_to-MNI152NLin6Asym_mode-image_xfm.h5",
+        ],
+    )
+    anat = root / "sub-01" / "anat"
+    assert find(root) == {
+        "brain_mask": str(anat / "sub-01_desc-brain_mask.nii.gz"),
+        "dseg": str(anat / "sub-01_dseg.nii.gz"),
+        "tpms": [str(anat / f"sub-01_label-{t}_probseg.nii.gz") for t in ("GM", "WM", "CSF")],
+        "anat2std_xfm": str(anat / f"sub-01_from-T1w_to-{SPACE}_mode-image_xfm.h5"),
+        "std2anat_xfm": str(anat / f"sub-01_from-{SPACE}_to-T1w_mode-image_xfm.h5"),
+    }
+
+
+def test_half_a_part_is_no_part(tmp_path):
+    root = dataset(tmp_path, [*SEGMENTATION[:3], f"sub-01_from-T1w_to-{SPACE}_mode-image_xfm.h5"])
+    assert find(root) == {}
+
+
+def test_the_first_dataset_goes_first_and_others_complete_it(tmp_path):
+    first = dataset(tmp_path / "a", ["sub-01_desc-brain_mask.nii.gz"])
+    second = dataset(tmp_path / "b", ["sub-01_desc-brain_mask.nii.gz", *SEGMENTATION])
+    found = find(first, second)
+    assert str(first) in found["brain_mask"]
+    assert str(second) in found["dseg"]
+
+
+def test_sessions_keep_apart(tmp_path):
+    root = dataset(tmp_path, ["sub-01_ses-a_desc-brain_mask.nii.gz"], "sub-01/ses-a/anat")
+    assert "brain_mask" in find(root, session="a")
+    assert find(root, session="b") == {}
+
+
+def test_two_candidates_are_an_error(tmp_path):
+    root = dataset(
+        tmp_path, ["sub-01_desc-brain_mask.nii.gz", "sub-01_run-1_desc-brain_mask.nii.gz"]
+    )
+    with pytest.raises(InputError, match="two files for the brain_mask of sub-01"):
+        find(root)
+
+
+def test_a_dataset_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="is no folder") as info:
+        find(tmp_path / "none")
+    assert info.value.exit_code == ExitCode.NO_INPUT
