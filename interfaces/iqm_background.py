@@ -133,8 +133,8 @@ def head_mask(
     Blocks of about 2 mm are split in air and tissue by Otsu's threshold on the square
     root of the intensities, kept between 3% and 25% of the brain's median. The brain with
     8 mm around it belongs to the head in any case (bone is as dark as air). Gaps of 6 mm
-    are closed, specks removed, cavities filled in space and in slices, and 2 mm are
-    added, so that no partial volume of the skin is left outside.
+    are closed, cavities filled in space and in slices, specks removed, and 2 mm (at least
+    a voxel) are added, so that no partial volume of the skin is left outside.
 
     Parameters
     ----------
@@ -164,10 +164,11 @@ def head_mask(
     threshold = float(np.clip(_otsu(root) ** 2, 0.03 * brain_level, 0.25 * brain_level))
 
     head = (x > threshold) | _within(brain, 8.0, sampling)
-    head = ~_within(~_within(head, 6.0, sampling), 6.0, sampling)  # closing
-    head = _within(~_within(~head, 4.0, sampling), 4.0, sampling) | brain  # opening
+    head = _fill_slices(~_within(~_within(head, 6.0, sampling), 6.0, sampling))  # closing
+    # opening comes after filling, or it would take away a scalp that bone sets apart
+    head = _within(~_within(~head, 4.0, sampling), 4.0, sampling) | brain
     head = _fill_slices(_largest(head))
-    return _expand(_within(head, 2.0, sampling), factors, image.shape)
+    return _expand(_within(head, max(2.0, *sampling), sampling), factors, image.shape)
 
 
 def above_plane(shape: tuple[int, ...], to_template: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -286,7 +287,7 @@ def _spread_ties(values: NDArray[np.floating], count: int) -> NDArray[np.float64
     first, last = 2 * distinct[0] - middles[0], 2 * distinct[-1] - middles[-1]
     edges = np.concatenate([[first], middles, [last]])
     cumulative = np.concatenate([[0.0], np.cumsum(ties) / values.size])
-    return np.interp((np.arange(count) + 0.5) / count, cumulative, edges)
+    return np.asarray(np.interp((np.arange(count) + 0.5) / count, cumulative, edges))
 
 
 def qi_2(

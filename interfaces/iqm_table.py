@@ -1,0 +1,103 @@
+"""What each image quality metric means, for people: read from ``configs/iqms.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Direction = Literal["higher", "lower", "near", "none"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One image quality metric.
+
+    Attributes
+    ----------
+    name : str
+        Key in the JSON file of metrics.
+    title : str
+        Name in words.
+    unit : str
+        Empty for a ratio without unit.
+    meaning : str
+        What it says, for somebody who does not know it.
+    better : {"higher", "lower", "near", "none"}
+        Which direction is better; ``near`` the typical range, or ``none``.
+    typical : tuple of float or None
+        Range in which most good images lie, where one is known.
+    group : str
+        Heading under which it is shown.
+    reference : str
+        Where it is defined.
+    needs_air : bool
+        Undefined without noise around the head.
+    """
+
+    name: str
+    title: str
+    unit: str
+    meaning: str
+    better: Direction
+    typical: tuple[float, float] | None
+    group: str
+    reference: str
+    needs_air: bool
+
+
+@lru_cache(maxsize=1)
+def metric_table() -> Mapping[str, Metric]:
+    """Read the table of T1-weighted metrics.
+
+    An entry with ``for`` stands for several metrics: ``{}`` becomes each of its words in
+    the name, and the text of that word in the title and the meaning.
+
+    Returns
+    -------
+    mapping of str to Metric
+        In the order in which metrics are shown; read-only.
+
+    Examples
+    --------
+    >>> metric_table()["snr_wm"].title
+    'Signal-to-noise ratio, white matter'
+    """
+    text = resources.files("neuroferry.configs").joinpath("iqms.toml").read_text("utf-8")
+    document = tomllib.loads(text)
+    table: dict[str, Metric] = {}
+    for entry in document["metric"]:
+        for metric in _expand(entry, document["words"], document["references"]):
+            if metric.name in table:
+                raise ValueError(f"{metric.name} stands twice in iqms.toml")
+            table[metric.name] = metric
+    return MappingProxyType(table)
+
+
+def _expand(
+    entry: dict[str, Any], words: dict[str, str], references: dict[str, str]
+) -> list[Metric]:
+    """Make one metric, or one for each word that the entry stands for."""
+    typical = entry.get("typical")
+    metrics = []
+    for key in entry.get("for", [""]):
+        metrics.append(
+            Metric(
+                name=entry["name"].replace("{}", key),
+                title=entry["title"].replace("{}", words.get(key, "")),
+                unit=entry.get("unit", ""),
+                meaning=entry["meaning"].replace("{}", words.get(key, "")),
+                better=entry["better"],
+                typical=(float(typical[0]), float(typical[1])) if typical else None,
+                group=entry["group"],
+                reference=references[entry["reference"]] if "reference" in entry else "",
+                needs_air=entry.get("needs_air", False) or key == "bg",
+            )
+        )
+    return metrics
