@@ -169,10 +169,7 @@ def start(bids, root):
     )
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        events = [
-            e for folder in list_runs(root / "out") for e in read_events(folder / "events.jsonl")
-        ]
-        if sum(event["event"] == "step_done" for event in events) >= 3:
+        if any(read_run(folder).count("done") >= 3 for folder in list_runs(root / "out")):
             return process
         time.sleep(0.1)
     raise AssertionError(process.communicate())
