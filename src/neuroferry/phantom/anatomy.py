@@ -25,6 +25,7 @@ _MARGIN = 6  # mm between the brain mask and the border of the brain box
 _MEANS = (0.65, 0.87, 0.25)  # GM, WM, CSF in the template's T1w
 _WIDTHS = (0.07, 0.06, 0.12)  # their spread
 _SHARPNESS = 2.5  # exponent that turns averaged into individual tissue
+_TEXTURE = 0.015  # how much brightness varies within a tissue, as a fraction of white matter
 _VALLEY = 12.0  # what a dip of the template's T1w adds to the log-odds of CSF, per unit
 
 
@@ -210,7 +211,9 @@ def grow_brain(rng: np.random.Generator, *, fold_depth: float) -> Brain:
     tissues = np.exp(logits, out=logits)
     tissues /= tissues.sum(axis=0)
     tissues *= base.mask
-    return Brain(base.grid, tissues, base.detail)
+    texture = smooth_noise(rng, base.coarse.shape, 1.0).clip(-3, 3) * np.float32(_TEXTURE)
+    detail = base.detail + resample_grid(texture, base.coarse, base.grid) * (1 - tissues[2])
+    return Brain(base.grid, tissues, detail)
 
 
 def _add_folds(

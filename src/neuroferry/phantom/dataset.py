@@ -225,6 +225,7 @@ def _write_descriptions(
             "License": "CC0",
             "GeneratedBy": generated,
             "SourceDatasets": [{"URL": "../../"}],
+            "DatasetLinks": {"raw": "../../"},
         },
     )
     files.write_text(truth / "README", _TRUTH_README)
@@ -276,7 +277,7 @@ def _write_scan(
         if part
     )
     folder = out_dir / within
-    truth = _write_truth(out_dir / "derivatives" / "truth" / within, stem, anatomy, scan, result)
+    truth = _write_truth(out_dir / "derivatives" / "truth", within, stem, anatomy, scan, result)
     files.write_json(folder / f"{stem}_T1w.json", _sidecar(anatomy.parameters))
     t1w = files.write_image(
         folder / f"{stem}_T1w.nii.gz", result.t1w, result.affine, dtype=np.int16
@@ -285,8 +286,14 @@ def _write_scan(
 
 
 def _write_truth(
-    folder: Path, stem: str, anatomy: SubjectAnatomy, scan: ScanParameters, result: T1wScan
+    truth_dir: Path,
+    within: str,
+    stem: str,
+    anatomy: SubjectAnatomy,
+    scan: ScanParameters,
+    result: T1wScan,
 ) -> dict[str, Path]:
+    folder = truth_dir / within
     affine = result.affine
     brain = result.brain_mask
     dseg = np.where(brain, result.tissues.argmax(axis=0) + 1, 0)
@@ -295,7 +302,7 @@ def _write_truth(
         path = folder / f"{stem}_{name}.nii.gz"
         return files.write_image(path, data, affine, dtype=dtype, slope=slope)
 
-    return {
+    truth = {
         **{
             tissue.lower(): image(f"label-{tissue}_probseg", share, np.uint8, 1 / 255)
             for tissue, share in zip(("GM", "WM", "CSF"), result.tissues, strict=True)
@@ -317,6 +324,12 @@ def _write_truth(
             folder / f"{stem}_parameters.json", _parameters(anatomy, scan, result)
         ),
     }
+    source = f"bids:raw:{within}/{stem}_T1w.nii.gz"
+    for name, path in truth.items():
+        if name != "parameters":
+            sidecar = {**_TRUTH_SIDECARS.get(name, {}), "Sources": [source]}
+            files.write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
+    return truth
 
 
 def _parameters(anatomy: SubjectAnatomy, scan: ScanParameters, result: T1wScan) -> dict[str, Any]:
@@ -351,6 +364,15 @@ def _sidecar(parameters: SubjectParameters) -> dict[str, Any]:
         "PhantomSeed": parameters.seed,
     }
 
+
+_LABEL_TABLE = {"1": "grey matter", "2": "white matter", "3": "cerebrospinal fluid"}
+_TRUTH_SIDECARS: dict[str, dict[str, Any]] = {
+    "dseg": {"Labels": _LABEL_TABLE, "Manual": False},
+    "brain_mask": {"Type": "Brain"},
+    "head_mask": {"Description": "Inside the skin, cavities included"},
+    "bias": {"SkullStripped": False, "Description": "Multiplicative field, mean 1 in the brain"},
+    "noiseless": {"SkullStripped": False, "Description": "Before bias field and noise"},
+}
 
 _PARTICIPANTS: dict[str, Any] = {
     "age": {"Description": "Age of the phantom person", "Units": "year"},

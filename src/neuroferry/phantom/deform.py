@@ -167,7 +167,8 @@ class HeadWarp:
         """Map subject points, shape (..., 3), to the template, RAS+ mm."""
         inverse = np.linalg.inv(self.affine)
         z = points @ inverse[:3, :3].T + inverse[:3, 3]
-        return z + self._move(self.forward, z)
+        moved: NDArray[np.float64] = z + self._move(self.forward, z)
+        return moved
 
     def to_subject(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map template points, shape (..., 3), to the subject, RAS+ mm."""
@@ -178,7 +179,8 @@ class HeadWarp:
     def _move(self, flow: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
         index = np.moveaxis(points, -1, 0).astype(np.float32)
         parts = [self.grid.sample(part, index, outside=None) for part in flow]
-        return np.stack(parts, axis=-1).astype(np.float64)
+        moved: NDArray[np.float64] = np.stack(parts, axis=-1).astype(np.float64)
+        return moved
 
     def field_on(
         self, affine: NDArray[np.float64], shape: Sequence[int], *, spacing: float

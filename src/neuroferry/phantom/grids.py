@@ -142,13 +142,14 @@ def lerp_grid(
 
 def resample_grid(volume: NDArray[np.float32], source: Grid, target: Grid) -> NDArray[np.float32]:
     """Carry a volume from one grid to another by linear interpolation, borders held."""
-    return lerp_grid(
+    raised: NDArray[np.float32] = lerp_grid(
         volume,
         [
             (target.low[i] + target.spacing * np.arange(n) - source.low[i]) / source.spacing
             for i, n in enumerate(target.shape)
         ],
     )
+    return raised
 
 
 def smooth_noise(
@@ -164,4 +165,5 @@ def smooth_noise(
     line = np.zeros(8 * int(np.ceil(4 * sigma)) + 1, dtype=np.float64)
     line[line.size // 2] = 1.0
     kernel = ndimage.gaussian_filter1d(line, sigma)
-    return (field / np.float32(np.sum(kernel**2) ** (len(shape) / 2))).astype(np.float32)
+    unit: NDArray[np.float32] = field / np.float32(np.sum(kernel**2) ** (len(shape) / 2))
+    return unit

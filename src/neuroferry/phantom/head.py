@@ -33,6 +33,8 @@ TISSUES = (
 _LOW, _HIGH = (-106.0, -150.0, -210.0), (106.0, 126.0, 104.0)
 _COARSE = 2.0
 _FACE_ANCHOR = (0.0, 20.0, -20.0)
+_SLAB = 64  # slices painted at a time
+_TEXTURE = 0.06  # how much brightness varies within a tissue, as a fraction
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _cranium() -> tuple[Grid, NDArray[np.float32]]:
     source = Grid(template.affine[:3, 3], 1.0, _shape3(mask))
     # Beyond the template's box there is no brain, though its stem touches the border.
     inside = resample_grid(np.pad(mask, ((1, 1),) * 3), _padded(source), grid) > 0.5
-    hull = hull_of(inside, 7.0)
+    hull = hull_of(inside, 4.5)
     outside = ndimage.distance_transform_edt(~hull) - ndimage.distance_transform_edt(hull)
     distance = ndimage.gaussian_filter((_COARSE * outside).astype(np.float32), 1.2)
     distance.setflags(write=False)
@@ -106,13 +108,14 @@ class HeadModel:
         # Fluid is widest over the top and at the base; bone is thick at the back.
         vault = np.clip((z - 20) / 60, 0, 1)
         back = np.clip((-y - 40) / 50, 0, 1) * np.clip((z + 60) / 40, 0, 1)
-        self.fluid = shape.subarachnoid * (1 + 0.35 * noise(20) + 0.5 * vault)
-        self.fluid = np.maximum(self.fluid, np.float32(0.6))
+        fluid = shape.subarachnoid * (1 + 0.35 * noise(20) + 0.5 * vault)
+        self.fluid = np.maximum(fluid, np.float32(0.6)).astype(np.float32)
         bone = shape.skull * (1 + 0.15 * noise(25) + 0.35 * back)
-        self.bone = self.fluid + np.maximum(bone, np.float32(2.5))
+        self.bone = (self.fluid + np.maximum(bone, 2.5)).astype(np.float32)
         scalp = shape.scalp * (1 + 0.15 * noise(25))
-        self.scalp = self.bone + np.maximum(scalp, np.float32(3.0))
+        self.scalp = (self.bone + np.maximum(scalp, 3.0)).astype(np.float32)
         self.weave = noise(10).astype(np.float32)
+        self.texture = smooth_noise(rng, self.grid.shape, 1.2).clip(-3, 3)
         self.surface = self._surface()
 
     def _surface(self) -> NDArray[np.float32]:
@@ -171,10 +174,22 @@ class HeadModel:
         """
         low = np.maximum(np.asarray(low, dtype=np.float64), _LOW)
         high = np.maximum(np.minimum(np.asarray(high, dtype=np.float64), _HIGH), low + spacing)
-        canvas = Canvas(Grid.covering(low, high, spacing), contrast)
+        grid = Grid.covering(low, high, spacing)
+        image = np.empty(grid.shape, dtype=np.float32)
+        skin = self.skin(defaced=defaced)
+        for start in range(0, grid.shape[2], _SLAB):  # bounds the memory
+            stop = min(start + _SLAB, grid.shape[2])
+            slab = Grid(
+                grid.low + np.array([0, 0, start * spacing]),
+                spacing,
+                (*grid.shape[:2], stop - start),
+            )
+            image[:, :, start:stop] = self._paint_slab(Canvas(slab, contrast), skin)
+        return grid, image
 
+    def _paint_slab(self, canvas: Canvas, skin: NDArray[np.float32]) -> NDArray[np.float32]:
         def raised(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-            return resample_grid(volume.astype(np.float32), self.grid, canvas.grid)
+            return resample_grid(volume, self.grid, canvas.grid)
 
         surface, weave = raised(self.surface), raised(self.weave)
         canvas.fill("skin", surface)
@@ -185,20 +200,24 @@ class HeadModel:
         canvas.fill("fat", np.maximum(np.abs(weave) * 9 - 1.2, surface + 4), opacity=0.7)
         for tissue, solid in _face_and_neck(self.shape):
             canvas.add(tissue, solid)
-        cranium = raised(self.cranium)
-        fluid, bone = raised(self.fluid), raised(self.bone)
+        cranium, fluid, bone = (raised(v) for v in (self.cranium, self.fluid, self.bone))
         canvas.fill("bone", cranium - bone)
         table = (bone - fluid) * np.float32(0.5 * (1 - self.shape.diploe))
         rim = np.maximum(cranium - bone + table, fluid + table - cranium)
         canvas.fill("marrow", rim, opacity=(0.75 + 0.25 * weave).clip(0.3, 1))
         for tissue, solid in _skull_openings(self.shape):
             canvas.add(tissue, solid)
-        canvas.fill("dura", cranium - fluid - np.float32(0.5))
-        canvas.fill("csf", cranium - fluid + np.float32(0.5))
+        fluid = cranium - fluid
+        canvas.fill("dura", fluid - np.float32(0.5))
+        canvas.fill("csf", fluid + np.float32(0.5))
+        x, _, z = canvas.grid.axes()
+        sinus = np.maximum(np.abs(fluid + 2.5) - 2.5, np.maximum(np.abs(x) - 3.5, 10 - z))
+        canvas.fill("dura", sinus)  # superior sagittal sinus: blood too fast to be bright
         for tissue, solid in _canal():
             canvas.add(tissue, solid)
-        canvas.fill("air", -raised(self.skin(defaced=defaced)))
-        return canvas.grid, canvas.image
+        canvas.image *= 1 + np.float32(_TEXTURE) * raised(self.texture)
+        canvas.fill("air", -raised(skin))
+        return canvas.image
 
 
 class Canvas:
