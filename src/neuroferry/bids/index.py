@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from neuroferry.bids.entities import ENTITIES, did_you_mean, strip_label
+from neuroferry.bids.entities import did_you_mean, parse_name, strip_label
 from neuroferry.bids.filters import QUERIES, apply_filters, check_filters, query_runs
 from neuroferry.bids.metadata import SidecarReader, read_json
 from neuroferry.bids.model import Problem, Run, Subject
@@ -248,7 +248,8 @@ def _make_run(
 ) -> tuple[Run, list[tuple[Path, InputError]]]:
     path, facts = image
     metadata, broken = reader.read(path)
-    entities = {name: facts[name] for name in ENTITIES if name in facts}
+    # pybids spells some entities of derivatives by their keys (desc, res); we never do.
+    entities = parse_name(path).entities
     return Run(path, entities, facts["suffix"], facts["datatype"], metadata), broken
 
 

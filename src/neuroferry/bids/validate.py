@@ -252,12 +252,13 @@ def _run_validator(
                 check=False,
                 env={**os.environ, "NO_COLOR": "1"},
             )
-            issues = json.loads(report.read_text())["issues"]
         except subprocess.TimeoutExpired:
             return failed(f"did not end within {time_limit:g} s and was stopped")
         except OSError as error:
             return failed(f"failed ({error})")
-        except (ValueError, KeyError):
+        try:
+            issues = json.loads(report.read_text())["issues"]
+        except (OSError, ValueError, KeyError):
             words = done.stderr.decode(errors="replace").split()
             return failed(f"failed ({' '.join(words[-30:]) or 'without a word'})")
     return list(_translate(issues, root, subjects))
