@@ -10,6 +10,8 @@ from typing import NamedTuple
 from neuroferry.engine.record import StepSummary
 from neuroferry.reports.status import plain_step, step_place
 
+NOTHING = "\u2013"
+"""Stands where there is no value."""
 BAR_HEIGHT = 22
 NAME_WIDTH = 300
 CHART_WIDTH = 900
@@ -26,7 +28,7 @@ def duration(seconds: float | None) -> str:
     ('0.2 s', '12 s', '1 min 35 s', '2 h 1 min')
     """
     if seconds is None:
-        return "–"
+        return NOTHING
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -79,7 +81,7 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
         name, place = plain_step(step.step), step_place(step.step)
         rows.append(
             f'<g><text x="{NAME_WIDTH - 8}" y="{y + 14}" text-anchor="end">{escape(name)}'
-            f'<tspan class="soft"> {escape(place.rpartition(" › ")[2])}</tspan></text>'
+            f'<tspan class="soft"> {escape(place.rpartition(" > ")[2])}</tspan></text>'
             f'<rect class="time{cached}" x="{NAME_WIDTH}" y="{y + 3}" width="{bar:.1f}" '
             f'height="{BAR_HEIGHT - 8}"/>'
             f'<text x="{NAME_WIDTH + bar + 5:.1f}" y="{y + 14}">{duration(seconds)}</text>'

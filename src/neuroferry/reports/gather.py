@@ -94,7 +94,9 @@ def report_layout() -> tuple[Mapping[str, Any], ...]:
     import yaml
 
     text = files("neuroferry.configs").joinpath("report.yml").read_text(encoding="utf-8")
-    return tuple(item for section in yaml.safe_load(text)["sections"] for item in section["reportlets"])
+    return tuple(
+        item for section in yaml.safe_load(text)["sections"] for item in section["reportlets"]
+    )
 
 
 def read_if_sound(path: Path) -> dict[str, Any]:
@@ -185,7 +187,9 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
         uris = named if isinstance(named, list) else []
         sources |= {str(uri).split(":", 2)[2] for uri in uris if str(uri).startswith("bids:raw:")}
     if not sources and root is not None:
-        found = [p for e in ("nii", "nii.gz") for p in root.glob(f"sub-{subject}/**/anat/*_T1w.{e}")]
+        found = [
+            p for e in ("nii", "nii.gz") for p in root.glob(f"sub-{subject}/**/anat/*_T1w.{e}")
+        ]
         sources = {path.relative_to(root).as_posix() for path in found}
     reader = SidecarReader(root) if root is not None else None
     return tuple(_describe_input(name, root, reader) for name in sorted(sources))
@@ -220,8 +224,8 @@ def _geometry(path: Path) -> list[tuple[str, str]]:
     except (OSError, ValueError, EOFError, nb.filebasedimages.ImageFileError) as error:
         return [("Note", f"its header cannot be read ({error})")]
     return [
-        ("Voxels", " × ".join(str(n) for n in image.shape)),
-        ("Voxel size", " × ".join(f"{zoom:.2f}" for zoom in zooms) + " mm"),
+        ("Voxels", " \u00d7 ".join(str(n) for n in image.shape)),
+        ("Voxel size", " \u00d7 ".join(f"{zoom:.2f}" for zoom in zooms) + " mm"),
         ("Orientation", axes),
         ("Stored as", str(image.get_data_dtype())),
     ]

@@ -32,7 +32,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Methods:
+class MethodsText:
     """Methods text as HTML, the references it cites in order, and keys that none has."""
 
     html: str
@@ -62,7 +62,7 @@ def cited_keys(text: str) -> list[str]:
     return list(keys)
 
 
-def render_methods(text: str) -> Methods:
+def render_methods(text: str) -> MethodsText:
     """Render paragraphs, emphasis, code and citations; everything else is shown as it is.
 
     Parameters
@@ -72,7 +72,8 @@ def render_methods(text: str) -> Methods:
 
     Returns
     -------
-    Methods
+    MethodsText
+        With every character that HTML gives a meaning escaped.
 
     Examples
     --------
@@ -109,7 +110,7 @@ def render_methods(text: str) -> Methods:
         html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
         html = re.sub(r"(?<!\*)\*([^*]+)\*(?!\*)", r"<em>\1</em>", html)
         blocks.append(f"<p>{_CITATION.sub(cite, html)}</p>")
-    return Methods(
+    return MethodsText(
         "\n".join(blocks),
         tuple(known[key] for key in numbers),
         tuple(key for key in keys if key not in known),

@@ -85,13 +85,13 @@ def step_place(step: str) -> str:
     Examples
     --------
     >>> step_place("neuroferry_wf.sub_01_wf.anat_wf.brain_extraction_wf.fit_affine")
-    'anat › brain extraction'
+    'anat > brain extraction'
     >>> step_place("neuroferry_wf.sub_01_wf.ses_a_anat_wf.fit")
     'ses a anat'
     """
     parts = step.split(".")[:-1]
     kept = [p for n, p in enumerate(parts) if n > 0 and not re.fullmatch(r"sub_\w+_wf", p)]
-    return " › ".join(p.removesuffix("_wf").replace("_", " ") for p in kept)
+    return " > ".join(p.removesuffix("_wf").replace("_", " ") for p in kept)
 
 
 def advice(message: str | None, traceback: str | None) -> str:
@@ -147,7 +147,7 @@ def judge(run: RunSummary, sessions: Sequence[Session], *, any_output: bool) -> 
         if unfinished:
             steps = "1 step was" if unfinished == 1 else f"{unfinished} steps were"
             failures.append(f"{steps} skipped because of that.")
-        return Verdict("failed", tuple([*errors, *failures]))
+        return Verdict("failed", (*errors, *failures))
     looks = [*errors]
     for session in sessions:
         where = f" of session {session.label}" if session.label else ""

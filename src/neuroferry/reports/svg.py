@@ -9,8 +9,11 @@ from xml.etree import ElementTree as ET
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 ALLOWED = frozenset(
-    "svg g path rect circle ellipse line polyline polygon text tspan image defs desc use "
-    "linearGradient radialGradient stop clipPath mask symbol marker pattern".split()
+    (
+        *("svg", "g", "defs", "use", "symbol", "marker", "pattern", "mask", "clipPath"),
+        *("path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "image"),
+        *("text", "tspan", "desc", "linearGradient", "radialGradient", "stop"),
+    )
 )
 _REFERENCE = re.compile(r"url\(\s*['\"]?#([^)'\"]+)['\"]?\s*\)")
 _DATA_IMAGE = re.compile(r"data:image/(webp|png|jpeg|gif);base64,[A-Za-z0-9+/=\s]*")

@@ -1,0 +1,59 @@
+"""Fills the page templates; everything a page needs is written into it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry import __version__
+from neuroferry.bids.outputs import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("neuroferry.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def write_page(template: str, path: Path, values: dict[str, Any]) -> Path:
+    """Fill a template and write the page, whole or not at all.
+
+    Parameters
+    ----------
+    template : str
+        Name of a template beside this module.
+    path : pathlib.Path
+        The HTML file.
+    values : dict
+        What the template shows; text is escaped.
+
+    Returns
+    -------
+    pathlib.Path
+        ``path``.
+    """
+    here = files("neuroferry.reports")
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            version=__version__,
+            css=here.joinpath("report.css").read_text(encoding="utf-8"),
+            js=here.joinpath("report.js").read_text(encoding="utf-8"),
+            **values,
+        )
+    )
+    write_text(path, page)
+    return path

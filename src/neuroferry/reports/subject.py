@@ -1,0 +1,289 @@
+"""Writes the page of one participant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from neuroferry.engine.record import RunSummary, StepSummary, read_history, read_run
+from neuroferry.interfaces.iqm_table import Metric, metric_table
+from neuroferry.reports.charts import NOTHING, duration, step_chart
+from neuroferry.reports.gather import (
+    Metrics,
+    Session,
+    find_inputs,
+    find_outputs,
+    find_sessions,
+    raw_root,
+    read_methods,
+    session_names,
+)
+from neuroferry.reports.methods import render_methods
+from neuroferry.reports.render import write_page
+from neuroferry.reports.status import advice, failure_sentence, judge, plain_step, step_place
+from neuroferry.reports.svg import inline_svg
+
+FOLDED = ("Brightness", "Geometry")
+"""Groups of metrics that are shown when asked for."""
+_BETTER = {"higher": "higher", "lower": "lower", "none": NOTHING}
+
+
+def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
+    """Write the page of one participant, ``<out_dir>/sub-<subject>.html``.
+
+    Everything comes from the run's record and from the derivatives; images of the input
+    dataset are only asked for their header. The same record and files give the same bytes.
+
+    Parameters
+    ----------
+    out_dir : pathlib.Path
+        Root of the derivatives.
+    run_dir : pathlib.Path
+        The run's folder, ``<out_dir>/logs/<run>``.
+    subject : str
+        Label without ``sub-``.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
+    """
+    out_dir, run_dir = Path(out_dir), Path(run_dir)
+    run = _with_history(read_run(run_dir).of_subject(subject), out_dir)
+    sessions = find_sessions(out_dir, subject)
+    outputs = find_outputs(out_dir, subject)
+    raw = raw_root(out_dir)
+    tables = [_metric_table(m) for session in sessions for m in session.metrics]
+    values = {
+        "subject": subject,
+        "verdict": judge(run, sessions, any_output=bool(outputs)),
+        "brain_facts": _brain_facts(sessions),
+        "run": run,
+        "run_facts": _run_facts(run, _read_seed(run_dir)),
+        "raw_root": str(raw) if raw is not None else "",
+        "inputs": find_inputs(out_dir, subject, raw),
+        "sessions": _show_sessions(sessions),
+        "has_metrics": bool(tables),
+        "metric_tables": tables,
+        "failures": [_show_failure(step) for step in run.failed],
+        "skipped": [_show_skipped(step) for step in run.steps if step.state == "skipped"],
+        "problems": [_show_problem(problem) for problem in run.problems],
+        "methods": render_methods(read_methods(run_dir, subject)),
+        "chart": step_chart(run.steps),
+        "step_sentence": _step_sentence(run),
+        "step_rows": [_step_row(step) for step in run.steps],
+        "outputs": [
+            {
+                "href": quote(item.path),
+                "path": item.path,
+                "description": item.description,
+                "size": file_size(item.size),
+            }
+            for item in outputs
+        ],
+    }
+    return write_page("subject.html", out_dir / f"sub-{subject}.html", values)
+
+
+def _with_history(run: RunSummary, out_dir: Path) -> RunSummary:
+    """Give steps that were taken over from an earlier run the times measured then."""
+    unmeasured = any(s.state == "cached" and s.seconds is None for s in run.steps)
+    history = read_history(out_dir) if unmeasured else {}
+    steps = []
+    for step in run.steps:
+        past = history.get(step.step)
+        if step.state == "cached" and step.seconds is None and past is not None:
+            step = replace(
+                step,
+                seconds=past.seconds,
+                cpu_seconds=past.cpu_seconds,
+                peak_gb=past.peak_gb,
+                mem_gb=past.mem_gb,
+            )
+        steps.append(step)
+    return replace(run, steps=tuple(steps))
+
+
+def _read_seed(run_dir: Path) -> str:
+    """Read the seed from the settings that the run wrote down."""
+    import tomllib
+
+    try:
+        settings = tomllib.loads((run_dir / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(settings.get("workflow", {}).get("random_seed", ""))
+
+
+def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
+    facts = [
+        ("neuroferry", run.version or "unknown version"),
+        ("Image", run.image or "none: ran outside an image"),
+        ("Run", run.run_id or "unknown"),
+        ("Host", run.host or "unknown"),
+        ("Plugin", run.plugin or ""),
+        ("Processors", str(run.n_procs or "")),
+        ("Memory", f"{run.memory_gb:.1f} GB" if run.memory_gb else ""),
+        ("Random seed", seed),
+        ("Started", _moment(run.started)),
+        ("Ended", _moment(run.ended) or "no end on record"),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _moment(time: str | None) -> str:
+    """Write a time of the record for people.
+
+    Examples
+    --------
+    >>> _moment("2026-01-02T03:04:05.678Z")
+    '2026-01-02 03:04:05 UTC'
+    """
+    if not time:
+        return ""
+    try:
+        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return time
+
+
+def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
+    """Say how sure the brain masks are."""
+    facts = []
+    for session in sessions:
+        where = f", session {session.label}" if session.label else ""
+        confidence, volume = session.brain.get("confidence"), session.brain.get("volume_ml")
+        if isinstance(confidence, int | float):
+            facts.append((f"Confidence in the brain mask{where}", f"{confidence:.2f} of 1"))
+        if isinstance(volume, int | float):
+            facts.append((f"Volume inside it{where}", f"{volume:.0f} ml"))
+    return facts
+
+
+def _show_sessions(sessions: Sequence[Session]) -> list[dict[str, Any]]:
+    shown = []
+    for n, (session, name) in enumerate(zip(sessions, session_names(sessions), strict=True)):
+        pictures = []
+        for item in session.reportlets:
+            svg = inline_svg(item.path, f"f{n}{item.desc}-") if item.path is not None else None
+            pictures.append({"title": item.title, "look_for": item.look_for, "svg": svg})
+        shown.append({"name": name, "anchor": f"session-{n + 1}", "pictures": pictures})
+    return shown
+
+
+def format_value(value: Any) -> str:
+    """Write a metric's value with four significant digits.
+
+    Examples
+    --------
+    >>> format_value(0.123456), format_value(256), format_value(None), format_value(12345.6)
+    ('0.1235', '256', '\u2013', '12346')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return NOTHING
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}"
+
+
+def _metric_table(metrics: Metrics) -> dict[str, Any]:
+    """Lay out the metrics of one image in the order and groups of the metric table."""
+    known = metric_table()
+    groups: dict[str, list[dict[str, str]]] = {}
+    for name, metric in known.items():
+        if name in metrics.values:
+            row = _metric_row(name, metrics, metric)
+            groups.setdefault(metric.group, []).append(row)
+    others = [name for name in metrics.values if name not in known]
+    if others:
+        groups["Others"] = [_metric_row(name, metrics, None) for name in others]
+    return {
+        "name": metrics.name,
+        "groups": [
+            {"name": name, "rows": rows, "folded": name in FOLDED} for name, rows in groups.items()
+        ],
+    }
+
+
+def _metric_row(name: str, metrics: Metrics, metric: Metric | None) -> dict[str, str]:
+    value = metrics.values[name]
+    row = {
+        "name": name,
+        "value": format_value(value),
+        "title": metric.title if metric else "",
+        "unit": metric.unit if metric else "",
+        "meaning": metric.meaning if metric else "",
+        "note": str(metrics.notes.get(name, "")),
+        "better": _BETTER.get(metric.better, "") if metric else "",
+        "odd": "",
+    }
+    if metric is not None and metric.typical is not None:
+        low, high = metric.typical
+        row["better"] = f"{low:g} to {high:g}"
+        if isinstance(value, int | float) and not low <= value <= high:
+            row["odd"] = "below typical" if value < low else "above typical"
+    return row
+
+
+def _show_failure(step: StepSummary) -> dict[str, str]:
+    return {
+        "sentence": failure_sentence(step),
+        "place": step_place(step.step),
+        "advice": advice(step.message, step.traceback),
+        "crashfile": step.crashfile or "",
+        "traceback": step.traceback or "",
+    }
+
+
+def _show_skipped(step: StepSummary) -> str:
+    because = f", because of “{plain_step(step.because)}”" if step.because else ""
+    return f"{plain_step(step.step)} ({step_place(step.step)}){because}"
+
+
+def _show_problem(problem: dict[str, Any]) -> dict[str, Any]:
+    severity = "error" if problem.get("severity") == "error" else "warning"
+    return {
+        "severity": severity,
+        "subject": problem.get("subject"),
+        "message": problem.get("message", ""),
+        "path": problem.get("path"),
+    }
+
+
+def _step_sentence(run: RunSummary) -> str:
+    total = sum(step.seconds or 0 for step in run.steps)
+    peak = max((step.peak_gb or 0 for step in run.steps), default=0)
+    cached = run.count("cached")
+    text = f"{len(run.steps)} steps took {duration(total)} one after another"
+    text += f", and at most {peak:.2f} GB each." if peak else "."
+    if cached:
+        text += f" {cached} of them (pale) were taken over from an earlier run."
+    return text
+
+
+def _step_row(step: StepSummary) -> list[tuple[str, str]]:
+    """Give the cells of a row: text, and what it is sorted by."""
+    cells = [(text, text) for text in (plain_step(step.step), step_place(step.step), step.state)]
+    for value in (step.seconds, step.cpu_seconds, step.peak_gb, step.mem_gb):
+        cells.append((NOTHING, "") if value is None else (f"{value:.2f}", f"{value:.6f}"))
+    return [(str(text), str(key)) for text, key in cells]
+
+
+def file_size(size: float) -> str:
+    """Write a number of bytes.
+
+    Examples
+    --------
+    >>> file_size(512), file_size(2_340_000)
+    ('512 B', '2.3 MB')
+    """
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
