@@ -37,8 +37,9 @@ def init_anat_qc_wf(
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = """\
-Image quality metrics with the definitions of *MRIQC* (Esteban et al. 2017,
-doi:10.1371/journal.pone.0184661) were computed for each T1-weighted run on its own voxels.
+Image quality metrics with the definitions of *MRIQC* [@mriqc] were computed for each
+T1-weighted run on its own voxels.
+
 """
     fields = ["t1w", "run2ref_xfm", "bias_field", "brain_mask", "dseg", "tpms", "std2anat_xfm"]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
