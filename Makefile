@@ -1,0 +1,71 @@
+# make demo    try it: example data, one run, its report
+# make test    all checks and tests, in the image too
+# make image   build neuroferry.sif
+# make venv    the environment that the tests run in
+# make lint    ruff, mypy, import-linter, shellcheck
+# make lock    new lock files from setup.cfg
+# make clean   remove what these made
+#
+# All of them install what is missing first (Debian, Ubuntu; as root or with sudo), and leave alone
+# what is done.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test image venv lint lock clean
+
+DEMO := demo
+SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/venv
+
+# Ends 0 with Apptainer, and says so in $$apptainer; goes on without it; stops when anything else is missing.
+provision = code=0; containers/provision $(1) || code=$$?; \
+	case $$code in 0) apptainer=yes ;; 3) apptainer= ;; *) exit $$code ;; esac
+
+help:
+	@sed -n 's/^\# \(make .*\)/\1/p' Makefile
+
+demo:
+	@$(call provision,); \
+	if [[ $$apptainer ]]; then \
+		containers/build >/dev/null; \
+		containers/neuroferry demo $(DEMO); \
+	else \
+		echo "demo: without Apptainer the same workflows run from a Python environment"; \
+		"$$(containers/venv)/bin/neuroferry" demo $(DEMO); \
+	fi
+	@echo "demo: now open $(abspath $(DEMO))/derivatives/index.html in a browser"
+
+test:
+	@$(call provision,--test); \
+	venv=$$(containers/venv); \
+	status=0; \
+	$(MAKE) --no-print-directory lint VENV="$$venv" || status=1; \
+	if [[ $$apptainer ]]; then export NEUROFERRY_NEEDS_IMAGE=1; fi; \
+	"$$venv/bin/python" -m pytest tests --doctest-modules --pyargs neuroferry || status=$$?; \
+	exit $$status
+
+image:
+	@containers/provision
+	@containers/build
+
+venv:
+	@$(call provision,); containers/venv
+
+lint:
+	@venv="$(VENV)"; \
+	if [[ -z $$venv ]]; then $(call provision,--test); venv=$$(containers/venv); fi; \
+	status=0; \
+	check() { echo "lint: $$*"; "$$@" || { status=1; echo "lint: $$1 found something" >&2; }; }; \
+	PATH="$$venv/bin:$$PATH"; \
+	check ruff check .; \
+	check ruff format --check .; \
+	check mypy -p neuroferry; \
+	check lint-imports; \
+	check shellcheck $(SCRIPTS); \
+	exit $$status
+
+lock:
+	@$(call provision,); containers/lock
+
+clean:
+	rm -rf .cache neuroferry.sif $(DEMO)
