@@ -221,10 +221,32 @@ def inverse_field(warp: HeadWarp, forward: DisplacementField, grid: Grid) -> Dis
     grid : Grid
     """
     targets = np.stack(np.broadcast_arrays(*grid.axes()), axis=-1).astype(np.float64)
-    points = warp.to_subject(targets)
-    for _ in range(8):
-        points += (targets - forward.apply(points)) @ warp.affine[:3, :3].T
-    return DisplacementField((points - targets).astype(np.float32), grid.affine)
+    points = _solve(forward, targets.reshape(-1, 3), warp.to_subject(targets).reshape(-1, 3))
+    displacement = (points.reshape(targets.shape) - targets).astype(np.float32)
+    return DisplacementField(displacement, grid.affine)
+
+
+def _solve(
+    forward: DisplacementField, targets: NDArray[np.float64], points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Newton's method for ``forward(x) = target``, each point (N, 3) by itself."""
+    step = 0.25  # mm
+    misses = targets - forward.apply(points)
+    for _ in range(15):
+        open_ = np.flatnonzero(np.linalg.norm(misses, axis=1) > 1e-3)
+        if not open_.size:
+            break
+        x, miss = points[open_], misses[open_]
+        ahead = np.stack([forward.apply(x + d) for d in step * np.eye(3)], axis=-1)
+        slopes = (ahead - (targets[open_] - miss)[..., None]) / step
+        trial = x + np.linalg.solve(slopes, miss[..., None])[..., 0]
+        left = targets[open_] - forward.apply(trial)
+        # The field is linear in pieces: where a full step overshoots, half of it does not.
+        worse = np.linalg.norm(left, axis=1) > np.linalg.norm(miss, axis=1)
+        trial[worse] = (x[worse] + trial[worse]) / 2
+        left[worse] = targets[open_][worse] - forward.apply(trial[worse])
+        points[open_], misses[open_] = trial, left
+    return points
 
 
 def upsample_field(

@@ -62,13 +62,16 @@ def ellipsoid(centre: Point, radii: Point, *, pitch: float = 0.0) -> Solid:
     c, s = np.float32(np.cos(np.radians(pitch))), np.float32(np.sin(np.radians(pitch)))
     cx, cy, cz = (np.float32(v) for v in centre)
     rx, ry, rz = (np.float32(v) for v in radii)
+    tiny, smallest = np.float32(1e-6), np.float32(min(radii))
 
     def distance(axes: Axes) -> NDArray[np.float32]:
         x, y, z = axes[0] - cx, axes[1] - cy, axes[2] - cz
         y, z = c * y + s * z, c * z - s * y
         k0 = np.sqrt((x / rx) ** 2 + (y / ry) ** 2 + (z / rz) ** 2)
         k1 = np.sqrt((x / rx**2) ** 2 + (y / ry**2) ** 2 + (z / rz**2) ** 2)
-        result: NDArray[np.float32] = k0 * (k0 - 1) / np.maximum(k1, np.float32(1e-6))
+        # At the very centre both vanish; their ratio stays between the radii.
+        k0, k1 = np.maximum(k0, tiny * smallest), np.maximum(k1, tiny)
+        result: NDArray[np.float32] = k0 * (k0 - 1) / k1
         return result
 
     reach = max(radii[1], radii[2]) if pitch else 0.0

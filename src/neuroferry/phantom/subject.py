@@ -11,6 +11,7 @@ from neuroferry.phantom.anatomy import Brain, brain_template, grow_brain
 from neuroferry.phantom.deform import HeadWarp, compose_affine, random_velocity
 from neuroferry.phantom.grids import Grid, resample_grid
 from neuroferry.phantom.head import HeadModel, HeadShape
+from neuroferry.phantom.score import jacobian_determinant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +49,8 @@ class SubjectParameters:
     size : float
         Brain volume relative to the average adult of the phantom population.
     scales, shears : tuple of 3 floats
-        Of the template, left-right, posterior-anterior, inferior-superior.
+        Of the template, left-right, posterior-anterior, inferior-superior; multiplied by a
+        common factor so that the deformed brain has the volume that `size` says.
     ventricles : float
         How far the walls of the lateral ventricles move outwards, mm.
     fold_depth : float
@@ -157,7 +159,19 @@ def grow_subject(parameters: SubjectParameters) -> SubjectAnatomy:
     velocity += parameters.ventricles * _ventricle_velocity(grid)
     affine = np.eye(4)
     affine[:3, :3] = compose_affine(parameters.scales, parameters.shears, (0, 0, 0))
-    return SubjectAnatomy(parameters, brain, head, HeadWarp.from_velocity(affine, grid, velocity))
+    warp = HeadWarp.from_velocity(affine, grid, velocity)
+    # The flow itself makes brains larger or smaller: give the volume that was drawn.
+    affine[:3, :3] *= (parameters.size * _AVERAGE_ML / _volume_ml(warp)) ** (1 / 3)
+    return SubjectAnatomy(parameters, brain, head, warp.placed(affine))
+
+
+def _volume_ml(warp: HeadWarp) -> float:
+    """Volume of the template's brain mask after the warp to the subject."""
+    base = brain_template()
+    share = resample_grid(base.mask.astype(np.float32), base.grid, warp.grid)
+    growth = jacobian_determinant(np.moveaxis(warp.backward, 0, -1), warp.grid.affine)
+    voxel_ml = warp.grid.spacing**3 / 1000
+    return float((share * growth).sum() * voxel_ml * np.linalg.det(warp.affine[:3, :3]))
 
 
 def _ventricle_velocity(grid: Grid) -> NDArray[np.float32]:
