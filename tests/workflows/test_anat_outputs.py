@@ -140,6 +140,17 @@ def test_what_is_not_asked_for_is_not_written(tmp_path, raw):
     assert any("from-T1w_to-MNI152NLin2009aSym" in name for name in names)
 
 
+def test_a_resolution_that_was_asked_for_is_in_the_names(tmp_path, raw):
+    out = tmp_path / "out"
+    spaces = ("MNI152NLin2009aSym:res-2",)
+    run_derivatives(tmp_path, raw, out, output_spaces=spaces, std_resolution=2)
+    names = [name for name in files(out) if "space-" in name]
+    assert len(names) == 12
+    assert all(f"_{STD}_res-2_" in name for name in names)
+    sidecar = json.loads((out / f"{SESSION}_{STD}_res-2_dseg.json").read_text())
+    assert sidecar["Resolution"] == "2 mm isotropic"
+
+
 @pytest.mark.skipif(not VALIDATOR.exists(), reason="the BIDS validator is not installed")
 def test_the_validator_finds_no_error(tmp_path, raw):
     out = tmp_path / "out"

@@ -69,8 +69,9 @@ def init_anat_derivatives_wf(
     seed : int
         Of the random numbers, written into the sidecars.
     output_spaces : sequence of str
-        Template-space files are written if this names `neuroferry.templates.TEMPLATE_SPACE`;
-        the transforms always are.
+        Template-space files are written if this names `neuroferry.templates.TEMPLATE_SPACE`,
+        with its ``res`` entity if it has one (``MNI152NLin2009aSym:res-2``); the transforms
+        always are.
     std_resolution : float
         Voxel size of the template-space files in mm.
     with_iqms : bool
@@ -92,11 +93,13 @@ def init_anat_derivatives_wf(
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """
-    with_std = any(space.partition(":")[0] == TEMPLATE_SPACE for space in output_spaces)
+    spaces = dict(space.partition(":")[::2] for space in output_spaces)
+    with_std = TEMPLATE_SPACE in spaces
     namer = _Namer(out_dir, bids_dir, source_files, seed)
     outputs = namer.native_outputs()
     if with_std:
-        outputs += namer.template_outputs(std_resolution)
+        label = spaces[TEMPLATE_SPACE].removeprefix("res-")
+        outputs += namer.template_outputs(std_resolution, label)
     if with_iqms:
         outputs.append(namer.metrics_output())
 
@@ -190,8 +193,8 @@ class _Namer:
             self._transform("run2ref_xfms", self._runs, "orig", "T1w", self._raw, ".txt"),
         ]
 
-    def template_outputs(self, resolution: float) -> list[_Output]:
-        """List the files in the space of the template."""
+    def template_outputs(self, resolution: float, label: str) -> list[_Output]:
+        """List the files in the space of the template; ``label`` is that of ``res``, or empty."""
         xfm = self._uri("xfm", ".h5", **_transform_entities("T1w", TEMPLATE_SPACE))
         probsegs = [self._uri("probseg", label=tissue) for tissue in TISSUES]
         where = f" in the space {TEMPLATE_SPACE}"
@@ -199,17 +202,17 @@ class _Namer:
             "SpatialReference": TEMPLATE_SPACE,
             "Resolution": f"{resolution:g} mm isotropic",
         }
-        label: dict[str, Any] = {"Manual": False, **there}
-        space = {"space": TEMPLATE_SPACE}
+        labels: dict[str, Any] = {"Manual": False, **there}
+        space = {"space": TEMPLATE_SPACE, **({"resolution": label} if label else {})}
         t1w = self._about(
             f"Preprocessed T1w image{where}", [self._preproc, xfm], SkullStripped=False, **there
         )
         mask = self._about(f"Brain mask{where}", [self._mask, xfm], Type="Brain", **there)
         dseg = self._about(
-            f"Tissue labels{where}; dseg.tsv names them", [self._uri("dseg"), xfm], **label
+            f"Tissue labels{where}; dseg.tsv names them", [self._uri("dseg"), xfm], **labels
         )
         tpms = self._about(
-            f"Probability of the tissue that the label names{where}", [*probsegs, xfm], **label
+            f"Probability of the tissue that the label names{where}", [*probsegs, xfm], **labels
         )
         tissues = [self._names(label=tissue, **space) for tissue in TISSUES]
         return [

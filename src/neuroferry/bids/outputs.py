@@ -28,7 +28,7 @@ RAW_DATASET = "raw"
 BIDSIGNORE = (
     "*.html",
     "logs/",
-    "figures",  # with a slash at its end the validator does not know the folder
+    "figures",  # not "figures/": the validator would not know the folder
     "*_xfm.h5",
     "*_xfm.txt",
     "*_xfm.json",
