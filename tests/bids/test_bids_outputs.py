@@ -160,9 +160,10 @@ def test_a_file_in_the_way_is_named(tmp_path):
     assert caught.value.exit_code == ExitCode.IO
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_no_permission_is_named(tmp_path):
     tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("nothing is forbidden to root")
     with pytest.raises(NeuroferryError, match="make its folder writable") as caught:
         write_json(tmp_path / "a.json", {})
     assert caught.value.exit_code == ExitCode.CANNOT_CREATE
