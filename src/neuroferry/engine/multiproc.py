@@ -3,6 +3,12 @@
 Driven by events: the parent sleeps until a step ends, and starts what has become ready. A
 step that is killed, cannot be pickled or dies before it has a result ends as a crash file
 and a line in the record; what does not depend on it goes on.
+
+Memory is enforced, not only booked. What the steps really use is sampled while they run.
+When together they come near the budget, or the machine runs short, the step that is furthest
+above its estimate is stopped; it runs once more later, alone with the whole budget, as does
+a step that the kernel killed for memory. What was measured corrects the estimates of the
+steps of the same kind that are still to come.
 """
 
 from __future__ import annotations
@@ -16,17 +22,34 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from neuroferry.engine.memory import ProcessTable, headroom_gb
 from neuroferry.engine.plugins import RecordingPlugin
-from neuroferry.engine.schedule import Schedule, Task
-from neuroferry.engine.worker import Worker, start_worker
+from neuroferry.engine.schedule import Schedule, Task, fits
+from neuroferry.engine.worker import Stop, Worker, start_worker
 
 # how often the loop looks for workers whose pipe is held open by a process they left behind
-_SWEEP_SECONDS = 1.0
+_SWEEP_SECONDS = 0.2
 _GRACE_SECONDS = 5.0
+# of the budget: where shared pages are told apart, and where a step is stopped
+_LOOK_CLOSER = 0.7
+_PRESSURE = 0.95
+# of the budget: what the machine has to have left
+_LEAST_HEADROOM = 0.02
 
 
 class MultiProcPlugin(RecordingPlugin):
     """Run a graph in processes of this machine.
+
+    Parameters
+    ----------
+    plugin_args : dict, optional
+        As for :class:`~neuroferry.engine.plugins.RecordingPlugin`, and
+
+        ``stall_seconds`` : float
+            A step none of whose processes used any processor time for so long has failed
+            (default: 3600; 0: wait for ever).
+        ``stopped_seconds`` : float
+            A step that was stopped (SIGSTOP) for so long has failed (default: 60).
 
     Examples
     --------
@@ -38,6 +61,10 @@ class MultiProcPlugin(RecordingPlugin):
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
         super().__init__(plugin_args)
         self._wake_pipe: int | None = None
+        self._stall_seconds = float(self.plugin_args.get("stall_seconds", 3600.0))
+        self._stopped_seconds = float(self.plugin_args.get("stopped_seconds", 60.0))
+        self._processes = ProcessTable()
+        self._looked = 0.0
 
     def _wake(self) -> None:
         if self._wake_pipe is not None:
@@ -79,6 +106,7 @@ class MultiProcPlugin(RecordingPlugin):
                 key.data for key, _ in selector.select(_SWEEP_SECONDS) if key.data is not None
             ]
             self._tick()
+            self._look(schedule, running)
             for index in list(running):
                 worker = running[index]
                 closed = index in ended and worker.read(block=False)
@@ -120,12 +148,70 @@ class MultiProcPlugin(RecordingPlugin):
                     progressed = True
 
     def _fits(self, task: Task, running: list[Task]) -> bool:
-        """Tell whether a task fits beside those that run; alone, everything is tried."""
-        if not running:
-            return True
-        procs = task.n_procs + sum(other.n_procs for other in running)
-        memory = task.mem_gb + sum(other.mem_gb for other in running)
-        return procs <= self.n_procs and memory <= self.memory_gb
+        return fits(task, running, self.n_procs, self.memory_gb, self.booked_gb)
+
+    def _look(self, schedule: Schedule, running: dict[int, Worker]) -> None:
+        """Measure the running steps, and stop those that cannot go on."""
+        now = time.monotonic()
+        elapsed = now - self._looked
+        if elapsed < _SWEEP_SECONDS or not running:
+            return
+        self._looked = now
+        elapsed = min(elapsed, 2 * _SWEEP_SECONDS)  # the whole run may have been suspended
+        members = self._processes.look([worker.pid for worker in running.values()])
+        for worker in running.values():
+            worker.watch.look(members[worker.pid], elapsed)
+        if _total_gb(running) > _LOOK_CLOSER * self.memory_gb:
+            for worker in running.values():
+                worker.watch.look(members[worker.pid], 0.0, exact=True)
+        for worker in running.values():
+            self._stop_if_stalled(worker)
+        if all(worker.stopped is None for worker in running.values()):
+            self._stop_if_short_of_memory(schedule, running)
+
+    def _stop_if_stalled(self, worker: Worker) -> None:
+        if worker.watch.stopped_seconds > self._stopped_seconds:
+            why = (
+                "The step's process was stopped from outside (SIGSTOP) and did not go on for "
+                f"{self._stopped_seconds:.0f} s."
+            )
+        elif 0 < self._stall_seconds < worker.watch.idle_seconds:
+            why = (
+                f"The step used no processor time for {self._stall_seconds:.0f} s: it waits for "
+                "something that does not come. If that is meant, raise stall_seconds."
+            )
+        else:
+            return
+        worker.stop(Stop(why))
+
+    def _stop_if_short_of_memory(self, schedule: Schedule, running: dict[int, Worker]) -> None:
+        total = _total_gb(running)
+        if len(running) == 1:
+            (worker,) = running.values()
+            if total > self.memory_gb:
+                why = f"It used {total:.1f} GB; this run may use {self.memory_gb:.1f} GB."
+                worker.stop(Stop(why, out_of_memory=True, final=True))
+            return
+        if (
+            total <= _PRESSURE * self.memory_gb
+            and headroom_gb() >= _LEAST_HEADROOM * self.memory_gb
+        ):
+            return
+        booked = {index: self.booked_gb(schedule.tasks[index]) for index in running}
+        victim = max(
+            running, key=lambda i: (running[i].watch.now_gb - booked[i], running[i].started)
+        )
+        used = running[victim].watch.now_gb
+        why = (
+            f"Memory ran short: the steps that ran together used {total:.1f} GB of "
+            f"{self.memory_gb:.1f} GB, this one {used:.1f} GB where {booked[victim]:.1f} GB were "
+            "expected, so it was stopped."
+        )
+        running[victim].stop(Stop(why, out_of_memory=True))
+
+
+def _total_gb(running: dict[int, Worker]) -> float:
+    return sum(worker.watch.now_gb for worker in running.values())
 
 
 def _end_all(running: dict[int, Worker]) -> None:

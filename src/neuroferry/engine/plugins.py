@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neuroferry.engine.record import RunRecord, StepSummary, subject_of
+from neuroferry.engine.estimate import Estimator
+from neuroferry.engine.record import RunRecord, StepState, StepSummary, subject_of
 from neuroferry.engine.resources import available_resources
-from neuroferry.engine.schedule import Schedule, Task
+from neuroferry.engine.schedule import Schedule, Task, step_name
 from neuroferry.engine.worker import Outcome, explain, write_crashfile
 from neuroferry.errors import RunInterrupted, StepsFailedError
 
@@ -32,6 +33,8 @@ class RecordingPlugin:
         ``history`` : mapping of str to StepSummary
             Earlier measured runs of the same steps, for the order of steps and for the
             figures of those that are found done.
+        ``estimator`` : Estimator
+            Corrects what steps declare; by default one made from ``history``.
         ``crash_dir``, ``log_file`` : path
             Folder for crash files (by default Nipype's own setting) and the file that
             collects what the steps print.
@@ -49,6 +52,7 @@ class RecordingPlugin:
         self.memory_gb = float(self.plugin_args.get("memory_gb") or 0.9 * limits.memory_gb)
         self.record: RunRecord | None = self.plugin_args.get("record")
         self.history: Mapping[str, StepSummary] = self.plugin_args.get("history") or {}
+        self.estimator: Estimator = self.plugin_args.get("estimator") or Estimator(self.history)
         self.log_file: Path | None = self.plugin_args.get("log_file")
         self._callback: Callable[[Any, str], None] | None = self.plugin_args.get("status_callback")
         self._interrupted_by: int | None = None
@@ -76,12 +80,7 @@ class RecordingPlugin:
         )
         crash_dir = self.plugin_args.get("crash_dir") or execution.get("crashdump_dir")
         self._crash_dir = Path(crash_dir) if crash_dir else Path.cwd()
-        expected = {
-            step: summary.seconds
-            for step, summary in self.history.items()
-            if summary.seconds is not None
-        }
-        schedule = Schedule(graph, expected)
+        schedule = Schedule(graph, self._expected_seconds(graph))
         with self._signals():
             self._walk(schedule)
         if self._failures:
@@ -90,6 +89,14 @@ class RecordingPlugin:
             raise StepsFailedError(
                 f"{step} failed: {error}" + (f" ({more} more failed.)" if more else "")
             )
+
+    def _expected_seconds(self, graph: Any) -> dict[str, float]:
+        expected = {}
+        for node in graph.nodes():
+            estimate = self.estimator.estimate(step_name(node), float(node.mem_gb))
+            if estimate.seconds_source != "default":
+                expected[step_name(node)] = estimate.seconds
+        return expected
 
     def _walk(self, schedule: Schedule) -> None:
         raise NotImplementedError
@@ -161,28 +168,77 @@ class RecordingPlugin:
         cached, updated = node.is_cached()
         return bool(cached and updated)
 
+    def booked_gb(self, task: Task) -> float:
+        """Memory that is set aside for a task: what it declares, corrected by experience."""
+        if task.alone:
+            return self.memory_gb
+        return self.estimator.estimate(task.step, task.mem_gb).mem_gb
+
     def _announce(self, task: Task) -> None:
         self._write(
-            "step_started", step=task.step, n_procs=task.n_procs, mem_gb=round(task.mem_gb, 3)
+            "step_started",
+            step=task.step,
+            n_procs=task.n_procs,
+            mem_gb=round(self.booked_gb(task), 3),
+            declared_gb=round(task.mem_gb, 3),
         )
         self._call_back(task, "start")
 
     def _close(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
         """Book the end of a task that ran."""
+        task = schedule.tasks[index]
+        if outcome.out_of_memory and not outcome.final and not task.alone:
+            self._retry_alone(schedule, index, outcome)
+            return
         if outcome.error is not None:
             self._close_failed(schedule, index, outcome)
             return
-        task = schedule.tasks[index]
         schedule.done(index)
         self._write(
             "step_done",
             step=task.step,
             seconds=round(outcome.seconds, 3),
             cpu_seconds=round(outcome.cpu_seconds, 3),
-            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
+            peak_gb=_rounded(outcome.peak_gb, 3),
+            declared_gb=round(task.mem_gb, 3),
+            disk_gb=_rounded(outcome.disk_gb, 6),
+            files=outcome.files,
             cached=False,
         )
+        self._learn(task, outcome, "done")
         self._call_back(task, "end")
+
+    def _retry_alone(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
+        """Let a task that ran out of memory run once more, with nothing beside it."""
+        task = schedule.tasks[index]
+        self._learn(task, outcome, "failed")
+        task.alone = True
+        schedule.give_back(index)
+        self._write(
+            "step_retried",
+            step=task.step,
+            message=f"{outcome.error} It runs once more, alone with {self.memory_gb:.1f} GB.",
+            seconds=round(outcome.seconds, 3),
+            peak_gb=_rounded(outcome.peak_gb, 3),
+            declared_gb=round(task.mem_gb, 3),
+            out_of_memory=True,
+        )
+
+    def _learn(self, task: Task, outcome: Outcome, state: StepState) -> None:
+        if outcome.peak_gb is None:
+            return
+        summary = StepSummary(
+            task.step,
+            subject_of(task.step),
+            state,
+            seconds=outcome.seconds,
+            peak_gb=outcome.peak_gb,
+            declared_gb=task.mem_gb,
+        )
+        if state == "done":
+            self.estimator.learn(summary)
+        else:
+            self.estimator.learn_killed(summary)
 
     def _close_cached(self, schedule: Schedule, index: int) -> None:
         task = schedule.tasks[index]
@@ -194,8 +250,11 @@ class RecordingPlugin:
             seconds=known and known.seconds,
             cpu_seconds=known and known.cpu_seconds,
             peak_gb=known and known.peak_gb,
-            mem_gb=round(task.mem_gb, 3),
+            mem_gb=round(self.booked_gb(task), 3),
+            declared_gb=round(task.mem_gb, 3),
             n_procs=task.n_procs,
+            disk_gb=known and known.disk_gb,
+            files=known and known.files,
             cached=True,
         )
         self._call_back(task, "end")
@@ -203,6 +262,9 @@ class RecordingPlugin:
     def _close_failed(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
         task = schedule.tasks[index]
         error = outcome.error or "The step failed."
+        if outcome.out_of_memory:
+            self._learn(task, outcome, "failed")
+            error += " " + self._advise(task)
         lost = schedule.fail(index)
         self._failures.append((task.step, error))
         try:
@@ -215,7 +277,9 @@ class RecordingPlugin:
             "step_failed",
             step=task.step,
             seconds=round(outcome.seconds, 3),
-            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
+            peak_gb=_rounded(outcome.peak_gb, 3),
+            declared_gb=round(task.mem_gb, 3),
+            out_of_memory=outcome.out_of_memory,
             message=error,
             crashfile=None if crashfile is None else str(crashfile),
             traceback=outcome.traceback,
@@ -224,6 +288,16 @@ class RecordingPlugin:
             self._write("step_skipped", step=schedule.tasks[other].step, because=task.step)
         self._call_back(task, "exception")
 
+    def _advise(self, task: Task) -> str:
+        """Say what to do about a step that this machine cannot run."""
+        need = self.estimator.estimate(task.step, task.mem_gb).mem_gb
+        return (
+            f"Even alone with {self.memory_gb:.1f} GB it was not enough: plan with at least "
+            f"{max(need, self.memory_gb):.1f} GB. The cluster is one command away: give the same "
+            "command there with --plugin SLURMGraph; 'neuroferry move USER@HOST:/path' takes the "
+            "half-finished run along, so that nothing that is done runs again."
+        )
+
     def _write(self, event: str, *, step: str, **values: Any) -> None:
         if self.record is not None:
             self.record.write(event, step=step, subject=subject_of(step), **values)
@@ -231,6 +305,10 @@ class RecordingPlugin:
     def _call_back(self, task: Task, status: str) -> None:
         if self._callback is not None:
             self._callback(task.node, status)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _is_map(node: Any) -> bool:

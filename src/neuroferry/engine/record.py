@@ -7,6 +7,7 @@ file, and nothing else.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -54,6 +55,10 @@ class StepSummary:
         Largest resident memory of any of the step's processes, in GB (1e9 bytes).
     mem_gb, n_procs : float or None, int or None
         What was set aside for the step.
+    declared_gb : float or None
+        What the step's node declared, before earlier runs corrected it.
+    disk_gb, files : float or None, int or None
+        What the step left in its work folder, in GB and files.
     message : str or None
         Why it failed, in one sentence.
     crashfile, traceback : str or None
@@ -70,6 +75,9 @@ class StepSummary:
     peak_gb: float | None = None
     mem_gb: float | None = None
     n_procs: int | None = None
+    declared_gb: float | None = None
+    disk_gb: float | None = None
+    files: int | None = None
     message: str | None = None
     crashfile: str | None = None
     traceback: str | None = None
@@ -130,6 +138,7 @@ class RunRecord:
 
     path: Path
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
+    _torn: bool = field(default=False, init=False, repr=False)
 
     def write(self, event: str, **values: Any) -> Event:
         """Append one event.
@@ -137,8 +146,8 @@ class RunRecord:
         Parameters
         ----------
         event : str
-            Its kind: ``run_started``, ``problem``, ``step_started``, ``step_done``,
-            ``step_failed``, ``step_skipped`` or ``run_ended``.
+            Its kind: ``run_started``, ``problem``, ``step_started``, ``step_retried``,
+            ``step_done``, ``step_failed``, ``step_skipped`` or ``run_ended``.
         **values
             What goes with it; must be plain JSON values.
 
@@ -146,6 +155,11 @@ class RunRecord:
         -------
         dict
             The event as written.
+
+        Raises
+        ------
+        OSError
+            When the disk is full; a line that was written in part is not taken for an event.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         entry: Event = {"time": now, "event": event, **values}
@@ -153,7 +167,11 @@ class RunRecord:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, line.encode())
+            data = b"\n" * self._torn + line.encode()
+            written = os.write(descriptor, data)
+            self._torn = 0 < written < len(data)
+            if written < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(descriptor)
         for listener in self.listeners:
@@ -246,6 +264,9 @@ def _after(before: StepSummary | None, entry: Mapping[str, Any]) -> StepSummary:
         "peak_gb",
         "mem_gb",
         "n_procs",
+        "declared_gb",
+        "disk_gb",
+        "files",
         "message",
         "crashfile",
         "traceback",

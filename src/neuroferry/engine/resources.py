@@ -124,10 +124,47 @@ def _available_memory_gb(environ: Mapping[str, str], root: Path) -> float:
     return min(positive) / 1e9
 
 
+def memory_in_use(root: Path = Path("/")) -> list[tuple[float, float]]:
+    """List each limit on memory that binds this process, with what is used of it.
+
+    Page cache that the kernel gives up before it kills does not count as used.
+
+    Returns
+    -------
+    list of (float, float)
+        Limit and use in bytes: the machine's, then those of the control groups.
+    """
+    meminfo = _read_table(root / "proc/meminfo")
+    pairs = []
+    if "MemTotal:" in meminfo and "MemAvailable:" in meminfo:
+        total = meminfo["MemTotal:"] * 1024
+        pairs.append((total, total - meminfo["MemAvailable:"] * 1024))
+    for folder in _cgroup_folders(root, "memory"):
+        for limit_name, use_name in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, used = _read_number(folder / limit_name), _read_number(folder / use_name)
+            if limit is None or used is None or limit >= _NO_LIMIT:
+                continue
+            stat = _read_table(folder / "memory.stat")
+            cache = stat.get("total_inactive_file", stat.get("inactive_file", 0.0))
+            pairs.append((limit, used - cache))
+    return pairs
+
+
+def _read_table(path: Path) -> dict[str, float]:
+    try:
+        rows = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {row[0]: float(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
 def _total_memory(root: Path) -> float:
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            return float(line.split()[1]) * 1024
+    meminfo = _read_table(root / "proc/meminfo")
+    if "MemTotal:" in meminfo:
+        return meminfo["MemTotal:"] * 1024
     raise UsageError("/proc/meminfo names no MemTotal: give the memory with --mem, such as 8GB.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,15 @@ class Task:
     step : str
         Its full name, unique in the graph.
     n_procs, mem_gb : int, float
-        Processors and GB that it needs.
+        Processors and GB that it declares.
     waits_for, leads_to : set of int
         Tasks before and after it.
     map_parent : int or None
         For an item of a MapNode, the task that collects the items.
     expanded : bool
         For a MapNode, whether its items are tasks already.
+    alone : bool
+        Whether it has to run with the whole budget, because memory ran out beside others.
     """
 
     node: Any
@@ -37,6 +39,7 @@ class Task:
     leads_to: set[int] = field(default_factory=set)
     map_parent: int | None = None
     expanded: bool = False
+    alone: bool = False
     priority: float = 0.0
 
 
@@ -79,6 +82,10 @@ class Schedule:
     def take(self, index: int) -> None:
         """Take a task out of the ready ones, because it starts."""
         self._ready.discard(index)
+
+    def give_back(self, index: int) -> None:
+        """Make a task that was taken ready again."""
+        self._ready.add(index)
 
     def done(self, index: int) -> None:
         """Mark a task as done, and free those that waited for it."""
@@ -128,6 +135,27 @@ class Schedule:
             parent.waits_for.add(number)
             self.open.add(number)
             self._ready.add(number)
+
+
+def fits(
+    task: Task,
+    running: Sequence[Task],
+    n_procs: int,
+    memory_gb: float,
+    booked_gb: Callable[[Task], float],
+) -> bool:
+    """Tell whether a task fits beside those that run.
+
+    When nothing runs, everything is tried, however large. A task that has to run alone
+    starts only then, and nothing starts beside it.
+    """
+    if not running:
+        return True
+    if task.alone or any(other.alone for other in running):
+        return False
+    procs = task.n_procs + sum(other.n_procs for other in running)
+    memory = booked_gb(task) + sum(booked_gb(other) for other in running)
+    return procs <= n_procs and memory <= memory_gb
 
 
 def step_name(node: Any) -> str:

@@ -18,12 +18,22 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from neuroferry.engine.memory import Watch, kill_tree, oom_kills, prefer_as_oom_victim
+
 _PR_SET_PDEATHSIG = 1
+_LONGEST_MESSAGE = 400
+# how programs and libraries say that memory ran out
+_NO_MEMORY = re.compile(
+    r"MemoryError|bad_alloc|Cannot allocate memory|Unable to allocate|out of memory"
+    r"|return code: (?:137|-9)\b|exit(?:ed with code| code| status) (?:137|-9)\b"
+    r"|died with <Signals.SIGKILL",
+    re.IGNORECASE,
+)
 _EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): (.+)$")
 
 
@@ -36,11 +46,18 @@ class Outcome:
     seconds, cpu_seconds : float
         Wall-clock and processor time.
     peak_gb : float or None
-        Largest resident memory, in GB.
+        Largest memory, in GB: that of its largest process as the kernel tells it, or the sum
+        over its processes as it was seen while it ran, whichever is more.
     error : str or None
         One sentence; ``None`` when the step succeeded.
     traceback : str
         Details of the error.
+    disk_gb, files : float or None, int or None
+        What the step left in its folder.
+    out_of_memory : bool
+        Whether it failed for want of memory.
+    final : bool
+        Whether it is certain that it would fail again.
     """
 
     seconds: float
@@ -48,6 +65,19 @@ class Outcome:
     peak_gb: float | None
     error: str | None = None
     traceback: str = ""
+    disk_gb: float | None = None
+    files: int | None = None
+    out_of_memory: bool = False
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why the run itself ended a step."""
+
+    message: str
+    out_of_memory: bool = False
+    final: bool = False
 
 
 @dataclass
@@ -58,6 +88,12 @@ class Worker:
     pipe: int
     started: float
     received: bytes = b""
+    watch: Watch = field(init=False)
+    stopped: Stop | None = None
+    _oom_kills: int | None = field(default_factory=oom_kills)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.pid)
 
     def collect(self, *, block: bool) -> Outcome | None:
         """Fetch the outcome once the process has ended.
@@ -74,13 +110,38 @@ class Worker:
         os.close(self.pipe)
         seconds = time.monotonic() - self.started
         cpu = usage.ru_utime + usage.ru_stime
-        peak = usage.ru_maxrss * 1024 / 1e9
+        peak = max(usage.ru_maxrss * 1024 / 1e9, self.watch.peak_gb)
         try:
             report = json.loads(self.received)
         except json.JSONDecodeError:
-            error = _explain_death(status, peak)
-            return Outcome(seconds, cpu, peak, error, error)
-        return Outcome(seconds, cpu, peak, report["error"], report["traceback"])
+            return self._describe_death(Outcome(seconds, cpu, peak), status)
+        error, details = report["error"], report["traceback"]
+        no_memory = error is not None and bool(_NO_MEMORY.search(f"{error}\n{details}"))
+        return Outcome(
+            seconds, cpu, peak, error, details, report["disk_gb"], report["files"], no_memory
+        )
+
+    def _describe_death(self, outcome: Outcome, status: int) -> Outcome:
+        """Say why there is no report."""
+        if self.stopped is not None:
+            stop = self.stopped
+            return replace(
+                outcome,
+                error=stop.message,
+                traceback=stop.message,
+                out_of_memory=stop.out_of_memory,
+                final=stop.final,
+            )
+        before, now = self._oom_kills, oom_kills()
+        certain = before is not None and now is not None and now > before
+        error = _explain_death(status, outcome.peak_gb or 0.0, certain)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        return replace(outcome, error=error, traceback=error, out_of_memory=killed)
+
+    def stop(self, why: Stop) -> None:
+        """End the step and everything that it started, at once."""
+        self.stopped = why
+        kill_tree(self.pid)
 
     def read(self, *, block: bool) -> bool:
         """Read what has arrived; tell whether the process closed its end."""
@@ -134,6 +195,7 @@ def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         die_with_parent()
+        prefer_as_oom_victim()
         if log is not None:
             descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             os.dup2(descriptor, 1)
@@ -141,7 +203,9 @@ def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> 
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(node.n_procs)))
         error, details = run_node(node, updatehash=updatehash)
         with os.fdopen(pipe, "wb") as stream:
-            stream.write(json.dumps({"error": error, "traceback": details}).encode())
+            disk_gb, files = measure_folder(node)
+            report = {"error": error, "traceback": details, "disk_gb": disk_gb, "files": files}
+            stream.write(json.dumps(report).encode())
         sys.stdout.flush()
         sys.stderr.flush()
         code = 0
@@ -173,6 +237,26 @@ def run_node(node: Any, *, updatehash: bool) -> tuple[str | None, str]:
     return None, ""
 
 
+def measure_folder(node: Any) -> tuple[float | None, int | None]:
+    """Measure what a step left in its folder, in GB on the disk and in files.
+
+    The items of a MapNode, which are steps of their own, do not count again.
+    """
+    try:
+        folder = node.output_dir()
+    except Exception:
+        return None, None  # a node with broken inputs may not know where it works
+    size = files = 0
+    for here, folders, names in os.walk(folder):
+        if here == folder and "mapflow" in folders:
+            folders.remove("mapflow")
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(f"{here}/{name}").st_blocks * 512
+                files += 1
+    return size / 1e9, files
+
+
 def explain(error: BaseException, details: str) -> str:
     r"""Find the sentence that says what went wrong.
 
@@ -185,10 +269,15 @@ def explain(error: BaseException, details: str) -> str:
     >>> explain(ValueError("x"), details)
     'bad file.'
     """
-    for line in reversed(details.splitlines()):
+    lines = details.splitlines()
+    for number in range(len(lines) - 1, -1, -1):
+        line = lines[number]
         match = _EXCEPTION_LINE.match(line.strip())
         if match and match[1] != "NodeExecutionError":
             name, message = match.groups()
+            message = " ".join([message, *(more.strip() for more in lines[number + 1 :])]).strip()
+            if len(message) > _LONGEST_MESSAGE:
+                message = message[:_LONGEST_MESSAGE] + " ..."
             return message if name.endswith("Error") and _is_ours(line) else f"{name}: {message}"
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
@@ -198,15 +287,13 @@ def _is_ours(line: str) -> bool:
     return line.strip().startswith("neuroferry.")
 
 
-def _explain_death(status: int, peak_gb: float) -> str:
+def _explain_death(status: int, peak_gb: float, certain: bool) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         name = signal.Signals(number).name
         if number == signal.SIGKILL:
-            return (
-                f"The step was killed ({name}), most likely because memory ran out; it had "
-                f"reached {peak_gb:.1f} GB. Give it more memory or run fewer steps at once."
-            )
+            why = "because memory ran out" if certain else "most likely because memory ran out"
+            return f"The step was killed ({name}), {why}; it had reached {peak_gb:.1f} GB."
         return f"The step crashed ({name}) after it had reached {peak_gb:.1f} GB of memory."
     return f"The step ended with exit status {os.WEXITSTATUS(status)} and left no result."
 

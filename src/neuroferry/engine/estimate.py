@@ -1,0 +1,229 @@
+"""What a step will need, from what it declares and from what like steps needed before.
+
+A step declares its memory (``Node.mem_gb``), which the workflow builders compute from the
+image header with the formula in their documentation. That figure also carries the size of
+the image, so what was measured on one image is scaled to another by the ratio of the two
+declared figures.
+
+Sources, the best first:
+
+``measured``
+    this very step has run to its end before: its peak and 10%;
+``like``
+    steps of the same kind (the same step of other participants, sessions or items) have:
+    the largest of their scaled peaks and 15%, the median of their scaled times;
+``table``
+    a table of measured runs that comes with the program: scaled, and 25%;
+``formula``
+    what the step declares;
+``default``
+    nothing is known: 0.25 GB (Nipype's own default) and 10 s.
+
+A peak at which a step was killed counts as a lower bound and gets half as much again.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from neuroferry.engine.record import StepSummary, list_runs, read_events
+
+Source = Literal["measured", "like", "table", "formula", "default"]
+
+DEFAULT_GB = 0.25
+DEFAULT_SECONDS = 10.0
+_MARGINS: dict[Source, float] = {"measured": 1.10, "like": 1.15, "table": 1.25}
+_KILLED_MARGIN = 1.5
+# an empty Python process that has loaded Nipype
+_LEAST_GB = 0.05
+_SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
+_SESSION = re.compile(r"(^|\.)ses_[0-9A-Za-z]+_")
+_RUN = re.compile(r"(^|\.)run_[0-9]+_")
+_ITEM = re.compile(r"(?<=\.)_(\w*?[A-Za-z])\d+$")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step is expected to need.
+
+    Attributes
+    ----------
+    mem_gb : float
+        Memory, GB.
+    seconds : float
+        Wall-clock time.
+    disk_gb : float
+        What its folder will hold, GB.
+    files : int
+        Files in its folder.
+    mem_source, seconds_source : str
+        Where the two come from, see the module.
+    """
+
+    mem_gb: float
+    seconds: float
+    disk_gb: float
+    files: int
+    mem_source: Source
+    seconds_source: Source
+
+
+def kind_of(step: str) -> str:
+    """Name of a step that is the same for every participant, session, run and item.
+
+    Examples
+    --------
+    >>> kind_of("neuroferry_wf.sub_01_wf.ses_a_anatomy_wf.anat_wf.correct_bias")
+    'neuroferry_wf.sub_*_wf.anatomy_wf.anat_wf.correct_bias'
+    >>> kind_of("w.smooth._smooth12")
+    'w.smooth._smooth*'
+    """
+    name = _SUBJECT.sub(r"\1sub_*_wf", step)
+    name = _RUN.sub(r"\1", _SESSION.sub(r"\1", name))
+    return _ITEM.sub(r"_\1*", name)
+
+
+class Estimator:
+    """Estimates steps, and learns from those that end.
+
+    Parameters
+    ----------
+    history : mapping of str to StepSummary
+        Latest measured run of each step, by its full name.
+    table : mapping of str to StepSummary
+        Measured runs by kind of step, see :func:`kind_of`.
+    killed : iterable of StepSummary
+        Steps that ran out of memory, with the peak at which they did.
+
+    Examples
+    --------
+    >>> estimator = Estimator()
+    >>> estimator.estimate("w.sub_01_wf.register", 2.0).mem_source
+    'formula'
+    >>> estimator.learn(StepSummary("w.sub_01_wf.register", "01", "done", seconds=60.0,
+    ...                             peak_gb=3.0, declared_gb=2.0))
+    >>> estimate = estimator.estimate("w.sub_02_wf.register", 4.0)
+    >>> round(estimate.mem_gb, 2), estimate.mem_source, estimate.seconds
+    (6.9, 'like', 120.0)
+    """
+
+    def __init__(
+        self,
+        history: Mapping[str, StepSummary] | None = None,
+        table: Mapping[str, StepSummary] | None = None,
+        killed: Iterable[StepSummary] = (),
+    ) -> None:
+        self._steps: dict[str, StepSummary] = {}
+        self._kinds: dict[str, dict[str, StepSummary]] = defaultdict(dict)
+        self._killed: dict[str, dict[str, StepSummary]] = defaultdict(dict)
+        self._table = dict(table or {})
+        for summary in killed:
+            self.learn_killed(summary)
+        for summary in (history or {}).values():
+            self.learn(summary)
+
+    def learn(self, summary: StepSummary) -> None:
+        """Take in a step that has run to its end."""
+        self._steps[summary.step] = summary
+        kind = kind_of(summary.step)
+        self._kinds[kind][summary.step] = summary
+        self._killed[kind].pop(summary.step, None)
+
+    def learn_killed(self, summary: StepSummary) -> None:
+        """Take in a step that ran out of memory at ``summary.peak_gb``."""
+        self._killed[kind_of(summary.step)][summary.step] = summary
+
+    def estimate(self, step: str, declared_gb: float) -> Estimate:
+        """Estimate a step.
+
+        Parameters
+        ----------
+        step : str
+            Its full name.
+        declared_gb : float
+            What its node declares (``Node.mem_gb``).
+        """
+        known, source = self._like(step)
+        peaks = [
+            s.peak_gb * _scale(declared_gb, s.declared_gb) for s in known if s.peak_gb is not None
+        ]
+        times = [
+            s.seconds * _scale(declared_gb, s.declared_gb) for s in known if s.seconds is not None
+        ]
+        mem_source: Source = "default" if declared_gb == DEFAULT_GB else "formula"
+        memory = declared_gb
+        if peaks:
+            mem_source, memory = source, max(peaks) * _MARGINS[source]
+        for killed in self._killed.get(kind_of(step), {}).values():
+            least = (killed.peak_gb or 0.0) * _scale(declared_gb, killed.declared_gb)
+            if mem_source != "measured" and least * _KILLED_MARGIN > memory:
+                mem_source, memory = "like", least * _KILLED_MARGIN
+        disk = [s.disk_gb * _scale(declared_gb, s.declared_gb) for s in known if s.disk_gb]
+        files = [s.files for s in known if s.files]
+        return Estimate(
+            mem_gb=max(memory, _LEAST_GB),
+            seconds=statistics.median(times) if times else DEFAULT_SECONDS,
+            disk_gb=max(disk, default=2.2e-5),  # what Nipype itself writes for a step
+            files=max(files, default=5),
+            mem_source=mem_source,
+            seconds_source=source if times else "default",
+        )
+
+    def _like(self, step: str) -> tuple[list[StepSummary], Source]:
+        if step in self._steps:
+            return [self._steps[step]], "measured"
+        kind = kind_of(step)
+        if self._kinds.get(kind):
+            return list(self._kinds[kind].values()), "like"
+        if kind in self._table:
+            return [self._table[kind]], "table"
+        return [], "default"
+
+
+def _scale(declared_gb: float, measured_at_gb: float | None) -> float:
+    """Ratio of two image sizes, as the memory that was declared for them tells it."""
+    if not measured_at_gb or DEFAULT_GB in (declared_gb, measured_at_gb):
+        return 1.0
+    return declared_gb / measured_at_gb
+
+
+def read_killed(out_dir: Path) -> list[StepSummary]:
+    """List the steps of earlier runs that ran out of memory and have not ended well since."""
+    killed: dict[str, StepSummary] = {}
+    for run_dir in list_runs(out_dir):
+        for event in read_events(run_dir / "events.jsonl"):
+            step = event.get("step", "")
+            if event.get("out_of_memory") and event.get("peak_gb"):
+                killed[step] = StepSummary(
+                    step,
+                    event.get("subject"),
+                    "failed",
+                    peak_gb=event["peak_gb"],
+                    declared_gb=event.get("declared_gb"),
+                )
+            elif event.get("event") == "step_done" and not event.get("cached"):
+                killed.pop(step, None)
+    return list(killed.values())
+
+
+def read_table(values: Mapping[str, Any]) -> dict[str, StepSummary]:
+    """Turn the table ``[steps]`` of ``configs/steps.toml`` into measured steps by kind."""
+    return {
+        kind: StepSummary(
+            kind,
+            None,
+            "done",
+            seconds=row.get("seconds"),
+            peak_gb=row.get("peak_gb"),
+            declared_gb=row.get("declared_gb"),
+            disk_gb=row.get("disk_gb"),
+            files=row.get("files"),
+        )
+        for kind, row in values.get("steps", {}).items()
+    }
