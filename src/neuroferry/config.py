@@ -21,7 +21,8 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 
 LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "qc")
-PLUGINS = ("MultiProc", "Linear")
+PACKINGS = ("node", "chain", "subject")
+PLUGINS = ("MultiProc", "Linear", "SLURMGraph", "auto")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class ExecutionConfig:
     work_dir : pathlib.Path or None
         Intermediate results; by default ``<output folder>-work``.
     plugin : str
-        ``MultiProc`` or ``Linear``.
+        ``MultiProc``, ``Linear`` or ``SLURMGraph``; ``auto`` is ``SLURMGraph`` where there is
+        ``sbatch``, and ``MultiProc`` elsewhere.
     nprocs, omp_nthreads : int or None
         Processors in all, and for one step; by default what this process may use.
     mem : str or None
@@ -114,6 +116,62 @@ class ExecutionConfig:
 
 
 @dataclass(frozen=True)
+class SlurmConfig:
+    """How a run becomes SLURM jobs.
+
+    Attributes
+    ----------
+    account, partition, qos, constraint : str
+        As for ``sbatch``; empty leaves them to the site.
+    extra : tuple of str
+        More ``sbatch`` options, such as ``--reservation=mine``.
+    prolog : tuple of str
+        Lines of shell that each job starts with, such as ``module load apptainer``.
+    packing : str
+        ``node``, ``chain`` or ``subject``: what shares a job.
+    small_gb, small_minutes : float
+        A step of one processor within these is small, and so are small steps that share a
+        job, together.
+    default_minutes : int
+        Expected time of a step that is not small and was never measured.
+    mem_margin, time_margin : float
+        What is asked for above the estimate: 0.2 is a fifth more.
+    mem_overhead_gb : float
+        Memory of each job beside its largest step.
+    retries : int
+        How often a job that ran out of memory or time, or whose node died, is run again.
+    max_mem : str
+        The most memory to ask for, with its unit; empty: whatever it takes.
+    max_minutes : int
+        The longest time to ask for; 0: whatever it takes.
+    tasks_at_once : int
+        The most tasks of one job array that run at the same time; 0: no limit.
+    max_array_size, max_submitted : int
+        The site's limits on array indices and on jobs in the queue; 0: ask ``scontrol``.
+    """
+
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    constraint: str = ""
+    extra: tuple[str, ...] = ()
+    prolog: tuple[str, ...] = ()
+    packing: str = "chain"
+    small_gb: float = 0.5
+    small_minutes: float = 10.0
+    default_minutes: int = 60
+    mem_margin: float = 0.2
+    mem_overhead_gb: float = 0.6
+    time_margin: float = 1.0
+    retries: int = 2
+    max_mem: str = ""
+    max_minutes: int = 0
+    tasks_at_once: int = 0
+    max_array_size: int = 0
+    max_submitted: int = 0
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that a run is started with."""
 
@@ -123,6 +181,7 @@ class Config:
     input: InputConfig = field(default_factory=InputConfig)
     workflow: WorkflowConfig = field(default_factory=WorkflowConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     @property
     def work_dir(self) -> Path:
@@ -191,6 +250,19 @@ def make_config(values: Mapping[str, Any], *, source: str = "the settings") -> C
     return config
 
 
+def make_slurm_config(values: Mapping[str, Any], *, source: str = "the settings") -> SlurmConfig:
+    """Check settings for SLURM and make them a ``SlurmConfig``.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`make_config`.
+    """
+    config: SlurmConfig = _build(SlurmConfig, values, source, "slurm.")
+    _check_slurm(config)
+    return config
+
+
 def write_config(config: Config) -> str:
     """Give a ``Config`` as TOML that ``read_toml`` and ``make_config`` read again."""
     import tomli_w
@@ -251,6 +323,8 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         return {str(k): _convert(arguments[1], v, source, key) for k, v in value.items()}
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
     wanted = getattr(hint, "__name__", str(hint))
@@ -279,3 +353,19 @@ def _check(config: Config) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {number}.")
     if config.workflow.random_seed < 1:
         raise UsageError("--random-seed must be at least 1 (ANTs takes 0 for 'no seed').")
+    _check_slurm(config.slurm)
+
+
+def _check_slurm(config: SlurmConfig) -> None:
+    if config.packing not in PACKINGS:
+        raise UsageError(
+            f"'{config.packing}' is no way to pack steps into jobs. "
+            f"Choose among: {', '.join(PACKINGS)}."
+        )
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, (int, float)) and value < 0:
+            raise UsageError(f"slurm.{item.name} must not be negative, but is {value}.")
+        texts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(text, str) and "\n" in text for text in texts):
+            raise UsageError(f"slurm.{item.name} must be one line of text.")

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from neuroferry import __version__
 from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, UsageError
 
-COMMANDS = ("demo", "phantom", "launcher")
+COMMANDS = (
+    "demo",
+    "phantom",
+    "launcher",
+    "status",
+    "resubmit",
+    "cancel",
+    "sbatch-script",
+    "job",
+    "steward",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +83,7 @@ def _run_command(name: str, arguments: list[str]) -> int:
 
     from neuroferry.cli.parser import normalise
 
-    module = importlib.import_module(f"neuroferry.cli.{name}")
+    module = importlib.import_module(f"neuroferry.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"neuroferry {name}", description=(module.__doc__ or "").strip().splitlines()[0]
     )

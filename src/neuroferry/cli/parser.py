@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
+import tomllib
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from neuroferry.config import LEVELS, PLUGINS, WORKFLOWS, Config, make_config, merge, read_toml
+from neuroferry.config import (
+    LEVELS,
+    PACKINGS,
+    PLUGINS,
+    WORKFLOWS,
+    Config,
+    make_config,
+    merge,
+    read_toml,
+)
 from neuroferry.errors import UsageError
 
 _INPUT = {
@@ -28,6 +39,10 @@ commands (instead of BIDS_DIR):
   demo OUT          make a small example dataset and run everything on it
   phantom OUT       write digital brains with a known truth as a BIDS dataset
   launcher          print the host launcher, one bash file
+  status OUT        how the latest run fares, on a laptop or a cluster alike
+  resubmit OUT      run again what failed, with the same settings
+  cancel OUT        take a run's jobs out of the queue
+  sbatch-script     print a job script: one job a participant, without any planning
 Each has its own --help.
 
 exit codes:
@@ -74,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_input(parser.add_argument_group("what is read"))
     _add_workflow(parser.add_argument_group("what is computed"))
     _add_execution(parser.add_argument_group("how it runs"))
+    _add_slurm(parser.add_argument_group("how it is submitted (--plugin SLURMGraph)"))
     return parser
 
 
@@ -167,6 +183,22 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_slurm(group: argparse._ArgumentGroup) -> None:
+    for name in ("account", "partition", "qos", "constraint"):
+        group.add_argument(f"--slurm-{name}", metavar="NAME", help="as for sbatch")
+    group.add_argument(
+        "--slurm-extra", action="append", metavar="OPTION", help="one more option for sbatch"
+    )
+    group.add_argument(
+        "--slurm-prolog", action="append", metavar="LINE", help="a line that each job starts with"
+    )
+    group.add_argument(
+        "--slurm-packing",
+        metavar="WAY",
+        help=f"what shares a job: {', '.join(PACKINGS)} (default: chain)",
+    )
+
+
 def parse_config(argv: Sequence[str]) -> Config:
     """Turn arguments into settings.
 
@@ -177,12 +209,18 @@ def parse_config(argv: Sequence[str]) -> Config:
     """
     values = vars(build_parser().parse_args(normalise(argv)))
     path = values.pop("config", None)
-    settings = read_toml(Path(path)) if path else {}
+    settings = merge(slurm_defaults(), read_toml(Path(path)) if path else {})
     flags = _nest(values)
     if path:
         folders = {"bids_dir": ".", "output_dir": "."}
         make_config(merge(folders, settings), source=f"The settings file {path}")
     return make_config(merge(settings, flags), source="The command line")
+
+
+def slurm_defaults() -> dict[str, Any]:
+    """Read the section ``[slurm]`` that comes with the program."""
+    text = resources.files("neuroferry.configs").joinpath("slurm.toml").read_text("utf-8")
+    return tomllib.loads(text)
 
 
 def _nest(values: dict[str, Any]) -> dict[str, Any]:
@@ -199,6 +237,8 @@ def _nest(values: dict[str, Any]) -> dict[str, Any]:
             value = dict(_named_path(text) for text in value)
         if key in _TOP:
             nested[key] = value
+        elif key.startswith("slurm_"):
+            nested.setdefault("slurm", {})[key.removeprefix("slurm_")] = value
         else:
             section = "input" if key in _INPUT else "workflow" if key in _WORKFLOW else "execution"
             nested.setdefault(section, {})[key] = value

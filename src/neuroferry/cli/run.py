@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -34,9 +35,12 @@ from neuroferry.errors import (
 if TYPE_CHECKING:
     from neuroferry.bids.model import Problem, Subject
 
+# processors of one step in a job, unless the settings say it
+_JOB_THREADS = 4
+
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """One run under way: its settings, its folder, its record, what it may use."""
 
     config: Config
@@ -68,6 +72,7 @@ def run(config: Config, *, command: str = "neuroferry") -> int:
     """
     _check_folders(config)
     resources = _resources(config)
+    config = _choose_plugin(config, resources)
     prepare_environment(config.execution.omp_nthreads or resources.n_procs)
     if config.execution.reports_only:
         return _write_reports_anew(config)
@@ -123,6 +128,19 @@ def _resources(config: Config) -> Resources:
     )
 
 
+def _choose_plugin(config: Config, resources: Resources) -> Config:
+    """Settle what depends on the machine, so that the settings of the run hold it."""
+    execution = config.execution
+    if execution.plugin == "auto":
+        name = "SLURMGraph" if shutil.which("sbatch") else "MultiProc"
+        execution = dataclasses.replace(execution, plugin=name)
+    if execution.plugin == "SLURMGraph" and execution.omp_nthreads is None:
+        # jobs build the same graph on other machines than this one
+        threads = min(_JOB_THREADS, resources.n_procs)
+        execution = dataclasses.replace(execution, omp_nthreads=threads)
+    return dataclasses.replace(config, execution=execution)
+
+
 def _run_participants(config: Config, resources: Resources, command: str) -> int:
     started = time.monotonic()
     _say(f"neuroferry {__version__}: reading {config.bids_dir}")
@@ -131,6 +149,7 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
         from neuroferry.engine.locks import hold
 
         labels = [subject.label for subject in subjects]
+        _refuse_if_in_the_queue(config, labels)
         stack.enter_context(hold([config.work_dir, config.output_dir / "logs"], labels))
         job = _begin(config, resources, command)
         try:
@@ -140,19 +159,38 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
         except BaseException as err:
             _end(job, err)
             raise
+        if read_run(job.folder).exit_code is None:
+            return code
         _say(f"Done in {duration(time.monotonic() - started)}: {_verdict(job, code)}")
         return code
 
 
-def _begin(config: Config, resources: Resources, command: str) -> _Run:
+def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
+    """Refuse participants that jobs of an earlier run are at work on."""
+    wanted = set(labels)
+    for folder in list_runs(config.output_dir):
+        if not (folder / "slurm" / "jobs.tsv").exists():
+            continue
+        summary = read_run(folder)
+        both = sorted(wanted & set(summary.subjects))
+        if summary.exit_code is None and both:
+            raise NeuroferryError(
+                f"Jobs of the run {folder.name} are at work on {len(both)} of these participants "
+                f"(sub-{both[0]}). See neuroferry status {config.output_dir}, and wait for them "
+                f"or end them with neuroferry cancel {config.output_dir}.",
+                exit_code=ExitCode.TEMPORARY,
+            )
+
+
+def _begin(config: Config, resources: Resources, command: str) -> Run:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
-    return _Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
+    return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
 
 
-def _end(job: _Run, err: BaseException) -> None:
+def _end(job: Run, err: BaseException) -> None:
     """Close the record of a run that did not come to its end."""
     code = int(ExitCode.SOFTWARE)
     if isinstance(err, RunInterrupted):
@@ -221,16 +259,20 @@ def _check_input(
     return checked, problems
 
 
-def _run_graph(job: _Run, subjects: list[Subject], problems: list[Problem]) -> int:
+def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> int:
     usable = [subject for subject in subjects if subject.select("anat", "T1w")]
     broken = [problem for problem in problems if problem.severity == "error"]
     unusable_dataset = any(problem.subject is None for problem in broken)
+    if job.config.execution.plugin == "SLURMGraph" and usable and not unusable_dataset:
+        from neuroferry.cli.submit import plan_jobs
+
+        return plan_jobs(job, usable, subjects, problems)
     workflow = _build(job, usable) if usable and not unusable_dataset else None
     n_steps = _count_steps(workflow)
     history = read_history(job.config.output_dir)
     with Progress(n_steps, job.resources.n_procs, history) as progress:
         job.record.listeners.append(progress)
-        _record_start(job, subjects, problems, n_steps)
+        record_start(job, subjects, problems, n_steps)
         code = int(ExitCode.OK)
         if workflow is not None:
             code = _execute(job, workflow, progress, history)
@@ -239,15 +281,19 @@ def _run_graph(job: _Run, subjects: list[Subject], problems: list[Problem]) -> i
     elif broken:
         code = int(ExitCode.STEP_FAILED if usable else ExitCode.DATA)
     job.record.write("run_ended", exit_code=code, reason=None)
-    _write_reports(job.config, job.folder, [subject.label for subject in subjects])
-    if job.config.execution.clean_workdir:
-        _clean(job)
+    finish(job.config, job.folder)
     return code
 
 
-def _record_start(
-    job: _Run, subjects: list[Subject], problems: list[Problem], n_steps: int
-) -> None:
+def finish(config: Config, folder: Path) -> None:
+    """Do what comes after a run's last step: its reports, and room on the disk."""
+    _write_reports(config, folder, read_run(folder).subjects)
+    if config.execution.clean_workdir:
+        _clean(config, folder)
+
+
+def record_start(job: Run, subjects: list[Subject], problems: list[Problem], n_steps: int) -> None:
+    """Write the first lines of a run's record."""
     job.record.write(
         "run_started",
         run_id=job.folder.name,
@@ -292,12 +338,10 @@ def _prepare_output(config: Config) -> None:
     )
 
 
-def _build(job: _Run, subjects: list[Subject]) -> Any:
-    """Build the graph and write its methods text."""
-    _configure_nipype(job)
+def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
+    """Build the workflow of some participants."""
     from neuroferry.workflows.base import Settings, init_neuroferry_wf
 
-    config = job.config
     settings = Settings(
         bids_dir=config.bids_dir,
         out_dir=config.output_dir,
@@ -306,18 +350,20 @@ def _build(job: _Run, subjects: list[Subject]) -> Any:
         derivatives=config.input.derivatives,
         average_t1w=config.workflow.average_t1w,
         sloppy=config.workflow.sloppy,
-        omp_nthreads=config.execution.omp_nthreads or job.resources.n_procs,
+        omp_nthreads=config.execution.omp_nthreads or n_procs,
         seed=config.workflow.random_seed,
     )
     workflow = init_neuroferry_wf(subjects=subjects, settings=settings)
     workflow.base_dir = str(config.work_dir)
-    for subject in subjects:
-        part = workflow.get_node(f"sub_{subject.label}_wf")
-        if part is not None:
-            (job.folder / f"methods_sub-{subject.label}.md").write_text(
-                part.visit_desc(), encoding="utf-8"
-            )
-    if config.execution.write_graph:
+    return workflow
+
+
+def _build(job: Run, subjects: list[Subject]) -> Any:
+    """Build the graph and write its methods text."""
+    configure_nipype(job.config, job.folder)
+    workflow = build_graph(job.config, subjects, job.resources.n_procs)
+    write_methods(job.folder, workflow, subjects)
+    if job.config.execution.write_graph:
         workflow.write_graph(
             dotfilename=str(job.folder / "graph.dot"),
             graph2use="colored",
@@ -327,8 +373,21 @@ def _build(job: _Run, subjects: list[Subject]) -> Any:
     return workflow
 
 
-def _configure_nipype(job: _Run) -> None:
-    """Set Nipype up so that a work folder survives being moved, and logs into the run."""
+def write_methods(folder: Path, workflow: Any, subjects: list[Subject]) -> None:
+    """Write each participant's methods text into the run's folder."""
+    for subject in subjects:
+        part = workflow.get_node(f"sub_{subject.label}_wf")
+        if part is not None:
+            (folder / f"methods_sub-{subject.label}.md").write_text(
+                part.visit_desc(), encoding="utf-8"
+            )
+
+
+def configure_nipype(config: Config, folder: Path, *, into_file: bool = True) -> None:
+    """Set Nipype up so that a work folder survives being moved.
+
+    Its log goes into the run's folder, or to standard error where many write at once.
+    """
     import logging
 
     from nipype import config as nipype_config
@@ -341,20 +400,22 @@ def _configure_nipype(job: _Run) -> None:
                 "remove_node_directories": "false",
                 "remove_unnecessary_outputs": "false",
                 "crashfile_format": "txt",
-                "crashdump_dir": str(job.folder),
-                "stop_on_first_crash": str(job.config.execution.stop_on_first_crash).lower(),
+                "crashdump_dir": str(folder),
+                "stop_on_first_crash": str(config.execution.stop_on_first_crash).lower(),
                 "check_version": "false",
                 "create_report": "false",
                 "poll_sleep_duration": "0.01",
             }
         }
     )
-    verbose = job.config.execution.verbose
+    verbose = config.execution.verbose
     for name in ("workflow", "interface", "utils"):
         logger = logging.getLogger(f"nipype.{name}")
         logger.handlers.clear()
         logger.setLevel(logging.DEBUG if verbose > 2 else logging.INFO)
-        handler = logging.FileHandler(job.folder / "steps.log", mode="a", encoding="utf-8")
+        handler: logging.Handler = logging.StreamHandler()
+        if into_file:
+            handler = logging.FileHandler(folder / "steps.log", mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
@@ -370,7 +431,7 @@ def _count_steps(workflow: Any) -> int:
     return len(generate_expanded_graph(deepcopy(workflow)._create_flat_graph()).nodes())
 
 
-def _execute(job: _Run, workflow: Any, progress: Progress, history: Any) -> int:
+def _execute(job: Run, workflow: Any, progress: Progress, history: Any) -> int:
     from neuroferry.engine import LinearPlugin, MultiProcPlugin
 
     plugin = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin}[job.config.execution.plugin]
@@ -437,18 +498,18 @@ def _run_group(config: Config) -> int:
     return int(ExitCode.OK)
 
 
-def _clean(job: _Run) -> None:
+def _clean(config: Config, folder: Path) -> None:
     """Remove the work folders of the participants none of whose steps failed."""
-    summary = read_run(job.folder)
+    summary = read_run(folder)
     failed = {step.subject for step in summary.steps if step.state in ("failed", "skipped")}
     for label in summary.subjects:
         if label not in failed:
             shutil.rmtree(
-                job.config.work_dir / "neuroferry_wf" / f"sub_{label}_wf", ignore_errors=True
+                config.work_dir / "neuroferry_wf" / f"sub_{label}_wf", ignore_errors=True
             )
 
 
-def _verdict(job: _Run, code: int) -> str:
+def _verdict(job: Run, code: int) -> str:
     summary = read_run(job.folder)
     failed = {step.subject for step in summary.failed}
     failed |= {p["subject"] for p in summary.problems if p["severity"] == "error"}

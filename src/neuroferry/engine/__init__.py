@@ -8,5 +8,13 @@ The plugins take any Nipype workflow::
 from neuroferry.engine.linear import LinearPlugin
 from neuroferry.engine.multiproc import MultiProcPlugin
 from neuroferry.engine.record import RunRecord, RunSummary, StepSummary
+from neuroferry.engine.slurm_graph import SLURMGraphPlugin
 
-__all__ = ["LinearPlugin", "MultiProcPlugin", "RunRecord", "RunSummary", "StepSummary"]
+__all__ = [
+    "LinearPlugin",
+    "MultiProcPlugin",
+    "RunRecord",
+    "RunSummary",
+    "SLURMGraphPlugin",
+    "StepSummary",
+]

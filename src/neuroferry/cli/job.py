@@ -1,0 +1,44 @@
+"""Run one job's share of a run that was planned for SLURM; job scripts call this."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--pack", required=True, metavar="NAME", help="which steps")
+    parser.add_argument(
+        "--task", type=int, default=1, metavar="N", help="which subject of the pack's group"
+    )
+    parser.add_argument(
+        "--round", type=int, default=0, metavar="N", help="which submission of the run"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the job.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    from neuroferry.cli.environment import prepare_environment
+    from neuroferry.engine.job import run_pack
+    from neuroferry.engine.resources import available_resources
+
+    prepare_environment(available_resources(os.environ).n_procs)
+    run_dir = arguments.run.absolute()
+
+    def rebuild(payload: bytes) -> Any:
+        from neuroferry.cli.submit import flat_graph
+
+        return flat_graph(run_dir, pickle.loads(payload))
+
+    return run_pack(run_dir, arguments.round, arguments.pack, arguments.task, rebuild)

@@ -1,0 +1,47 @@
+"""See how a run's jobs ended, and plan what must run again; job scripts call this."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from neuroferry.config import make_config, read_toml
+from neuroferry.errors import ExitCode
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--round", type=int, metavar="N", help="which submission (default: the latest)"
+    )
+    parser.add_argument("--close", metavar="REASON", help="run nothing again, and say why")
+    parser.add_argument("--exit-code", type=int, metavar="N", help="what the run ends with")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Settle a round of jobs.
+
+    Returns
+    -------
+    int
+        0 while more has to run; the run's exit code once its record is closed.
+    """
+    from neuroferry.engine.steward import Steward
+
+    run_dir = arguments.run.absolute()
+    steward = Steward(run_dir, arguments.round)
+    if arguments.close is None:
+        again = steward.settle()
+        if again is not None:
+            print(f"What has to run again: {again}", file=sys.stderr)
+            return int(ExitCode.OK)
+    code = steward.close(arguments.close, arguments.exit_code)
+    if (run_dir / "config.toml").exists():
+        from neuroferry.cli.environment import prepare_environment
+        from neuroferry.cli.run import finish
+
+        prepare_environment(1)
+        finish(make_config(read_toml(run_dir / "config.toml")), run_dir)
+    return code

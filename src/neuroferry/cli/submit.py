@@ -1,0 +1,126 @@
+"""From settings to SLURM jobs: plans them, and hands the host what it has to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry.cli.run import (
+    Run,
+    build_graph,
+    configure_nipype,
+    finish,
+    record_start,
+    write_methods,
+)
+from neuroferry.config import make_config, read_toml
+from neuroferry.engine.estimate import Estimator, read_killed
+from neuroferry.engine.record import read_history
+from neuroferry.engine.slurm_graph import SLURMGraphPlugin, flatten
+from neuroferry.engine.slurm_scripts import in_image
+from neuroferry.errors import ExitCode, SchedulerError
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Problem, Subject
+
+
+def plan_jobs(
+    job: Run, usable: list[Subject], subjects: list[Subject], problems: list[Problem]
+) -> int:
+    """Plan a run's jobs and see to it that they are submitted.
+
+    Parameters
+    ----------
+    job : Run
+        The run.
+    usable : list of Subject
+        Participants that have what it takes.
+    subjects : list of Subject
+        All participants of the run.
+    problems : list of Problem
+        What is wrong with the input.
+
+    Returns
+    -------
+    int
+        0 once the jobs are planned or submitted; the run's exit code when nothing is left to
+        do.
+
+    Raises
+    ------
+    SchedulerError
+        When the submission was refused.
+    """
+    config = job.config
+    configure_nipype(config, job.folder)
+    history = read_history(config.output_dir)
+    plugin = SLURMGraphPlugin(
+        {
+            **dataclasses.asdict(config.slurm),
+            "run_dir": job.folder,
+            "record": job.record,
+            "history": history,
+            "estimator": Estimator(history, killed=read_killed(config.output_dir)),
+            "source": "config",
+        }
+    )
+    for subject in usable:
+        workflow = build_graph(config, [subject], job.resources.n_procs)
+        write_methods(job.folder, workflow, [subject])
+        plugin.add(flatten(workflow), pickle.dumps(subject))
+    record_start(job, subjects, problems, plugin.n_steps)
+    if plugin.write() is None:
+        broken = any(problem.severity == "error" for problem in problems)
+        code = int(ExitCode.STEP_FAILED if broken else ExitCode.OK)
+        job.record.write("run_ended", exit_code=code, reason=None)
+        finish(config, job.folder)
+        return code
+    _say(
+        f"Planned {plugin.n_jobs} jobs for {len(usable)} participant(s), in {plugin.n_arrays} "
+        f"job array(s) and one job that comes last."
+    )
+    _hand_over(plugin)
+    return int(ExitCode.OK)
+
+
+def flat_graph(run_dir: Path, subject: Subject) -> Any:
+    """Build one participant's graph again, as it was planned.
+
+    Parameters
+    ----------
+    run_dir : pathlib.Path
+        Folder of the run, with its settings.
+    subject : Subject
+        As found when the run was planned.
+    """
+    config = make_config(read_toml(run_dir / "config.toml"), source=str(run_dir / "config.toml"))
+    configure_nipype(config, run_dir, into_file=False)
+    threads = config.execution.omp_nthreads
+    assert threads is not None
+    return flatten(build_graph(config, [subject], threads))
+
+
+def _hand_over(plugin: SLURMGraphPlugin) -> None:
+    """Submit, or tell who can."""
+    script = plugin.submit_script
+    assert script is not None
+    note = os.environ.get("NEUROFERRY_HANDOVER")
+    if note:
+        Path(note).write_text(f"{script.parent.parent.name}\n", encoding="utf-8")
+    elif not in_image(os.environ) and shutil.which("sbatch"):
+        code = subprocess.run(["bash", str(script)], check=False).returncode
+        if code:
+            raise SchedulerError("The jobs could not be submitted; what SLURM said stands above.")
+    else:
+        _say("To submit them, run this on the host:")
+        print(plugin.host_submit_command())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

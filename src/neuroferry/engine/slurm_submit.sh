@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Submits a run's jobs with this machine's own sbatch. Written by neuroferry; run it with bash.
+#
+# Either every job of this round is in the queue at the end, or none: what sbatch refuses takes back all that
+# came before it, and the exit code is 75.
+set -euo pipefail
+
+folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+declare -A id=()
+jobs=()
+deferred=
+
+say() { printf 'neuroferry: %s\n' "$*" >&2 || true; }
+
+# undo REASON: takes everything back, closes the record, and ends.
+undo() {
+    local reason=${1//[\"\\[:cntrl:]]/ } when
+    trap - INT TERM
+    if ((${#jobs[@]} > 0)); then
+        scancel "${jobs[@]}" || true
+    fi
+    when=$(date -u +%Y-%m-%dT%H:%M:%S.000Z)
+    printf '{"time": "%s", "event": "run_ended", "exit_code": 75, "reason": "%s"}\n' "$when" "$reason" \
+        >>"$folder/../events.jsonl"
+    say "$reason"
+    say "Nothing of this round is left in the queue. Mend the cause, such as [slurm] account, partition or" \
+        "extra in the settings, and give the same neuroferry command again: what is finished is kept."
+    exit 75
+}
+
+# send ARGUMENT...: hands one job to sbatch; its number is in $sent afterwards.
+sent=
+send() {
+    local errors
+    errors=$(mktemp)
+    if ! sent=$(sbatch --parsable "$@" 2>"$errors"); then
+        sent=$(tr '\n' ' ' <"$errors")
+        rm -f "$errors"
+        undo "sbatch refused a job: $sent"
+    fi
+    rm -f "$errors"
+    sent=${sent%%;*}
+    [[ $sent =~ ^[0-9]+$ ]] || undo "sbatch gave no job number but '$sent'."
+    jobs+=("$sent")
+}
+
+# submit PACK FIRST LAST [PACK...]: one pack of the subjects FIRST to LAST, after the same subjects' PACKs.
+submit() {
+    local pack=$1 first=$2 last=$3 other after='' options
+    shift 3
+    for other; do
+        after+=:${id[$other]}
+    done
+    options=(--array="1-$((last - first + 1))${tasks_at_once:+%$tasks_at_once}"
+        --output="${folder//%/%%}/log/%x-%A_%a.txt")
+    if [[ $after ]]; then
+        options+=(--dependency="aftercorr$after")
+    fi
+    send "${options[@]}" "$folder/$pack.sh" "$folder" "$first"
+    id[$pack]=$sent
+    printf '%s\t%s\t%s\t%s\n' "$pack" "$sent" "$first" "$last" >>"$folder/jobs.tsv"
+}
+
+# in_chunks FUNCTION SUBJECTS PACKS: as many subjects at a time as an array may have; what does not fit into
+# the queue is left to the steward.
+in_chunks() {
+    local first=1 last fits
+    while ((first <= $2)); do
+        fits=$((room / $3))
+        if ((fits < 1)); then
+            deferred=yes
+            return
+        fi
+        last=$((first + (fits < array_size ? fits : array_size) - 1))
+        last=$((last < $2 ? last : $2))
+        "$1" "$first" "$last"
+        room=$((room - $3 * (last - first + 1)))
+        first=$((last + 1))
+    done
+}
+
+site_limit() { # site_limit NAME DEFAULT
+    local found
+    found=$(scontrol show config 2>/dev/null | awk -v name="$1" '$1 == name {print $3; exit}') || true
+    [[ $found =~ ^[0-9]+$ ]] || found=$2
+    printf '%s' "$found"
+}
+
+# What the site allows, unless the settings say it; indices below MaxArraySize, and one job for the steward.
+find_limits() {
+    local queued
+    array_size=$((${max_array_size:-$(site_limit MaxArraySize 1001)} - 1))
+    if [[ $max_submitted ]]; then
+        queued=$(squeue --noheader --array --user="$(id -un)" 2>/dev/null | wc -l) || queued=0
+        room=$((max_submitted - queued - 1))
+    else
+        queued=$(squeue --noheader --array 2>/dev/null | wc -l) || queued=0
+        room=$((($(site_limit MaxJobCount 10000) - queued) * 9 / 10 - 1))
+    fi
+}
+
+begin() {
+    command -v sbatch >/dev/null || {
+        say "there is no sbatch here. Run this on a machine that submits jobs: bash $folder/${0##*/}"
+        exit 69
+    }
+    mkdir "$folder/submitted-$round" 2>/dev/null || {
+        say "these jobs were submitted already (neuroferry status shows how they fare)."
+        exit 75
+    }
+    # A terminal that closes is no reason to stop half-way.
+    trap '' HUP
+    trap 'undo "The submission was interrupted."' INT TERM
+    mkdir -p "$folder/log"
+    find_limits
+}
+
+finish() {
+    if ((${#jobs[@]} == 0)); then
+        undo "The queue has no room for a single subject's jobs (max_submitted is the limit that was found)."
+    fi
+    local after
+    after=$(printf ':%s' "${jobs[@]}")
+    send --dependency="afterany$after" --output="${folder//%/%%}/log/%x-%j.txt" \
+        "$folder/steward$suffix.sh" "$folder"
+    printf 'steward%s\t%s\t1\t1\n' "$suffix" "$sent" >>"$folder/jobs.tsv"
+    trap - INT TERM
+    say "${#jobs[@]} jobs and job arrays are in the queue${deferred:+; the rest follows when these are done}."
+}
