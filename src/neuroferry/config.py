@@ -99,6 +99,10 @@ class ExecutionConfig:
         Draw the graph into the log folder.
     reports_only : bool
         Only write the reports of an earlier run anew.
+    dry_run : bool
+        Only say what the run would take.
+    stall_minutes : float
+        A step that used no processor time for so long has failed; 0: wait for ever.
     verbose : int
         How often ``-v`` was given.
     """
@@ -112,6 +116,8 @@ class ExecutionConfig:
     clean_workdir: bool = False
     write_graph: bool = False
     reports_only: bool = False
+    dry_run: bool = False
+    stall_minutes: float = 60.0
     verbose: int = 0
 
 
@@ -351,6 +357,8 @@ def _check(config: Config) -> None:
         number = getattr(config.execution, name)
         if number is not None and number < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {number}.")
+    if config.execution.stall_minutes < 0:
+        raise UsageError("stall_minutes must not be negative (0: wait for ever).")
     if config.workflow.random_seed < 1:
         raise UsageError("--random-seed must be at least 1 (ANTs takes 0 for 'no seed').")
     _check_slurm(config.slurm)

@@ -176,6 +176,17 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         "--write-graph", action="store_true", help="draw the graph into the log folder"
     )
     group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run will take and whether this machine can do it; run nothing",
+    )
+    group.add_argument(
+        "--stall-minutes",
+        type=float,
+        metavar="N",
+        help="a step that used no processor time for so long has failed (default: 60; 0: never)",
+    )
+    group.add_argument(
         "--reports-only", action="store_true", help="write the reports of the last run anew"
     )
     group.add_argument(

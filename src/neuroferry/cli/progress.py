@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
+from neuroferry.engine.estimate import kind_of
 from neuroferry.engine.record import Event, StepSummary
 
 _REFRESH_SECONDS = 0.25
@@ -113,6 +114,8 @@ class Progress:
                 self._learn(step, event.get("seconds"))
             if kind == "step_failed":
                 self.failed += 1
+        elif kind == "step_retried":
+            self.running.pop(step, None)
         line = self._line(event)
         if line:
             self._print(line)
@@ -134,18 +137,20 @@ class Progress:
         left = (self.n_steps - self.ended - len(self.running)) * mean
         now = time.monotonic()
         for step, since in self.running.items():
-            left += max(0.0, self._kinds.get(_kind(step), mean) - (now - since))
+            left += max(0.0, self._kinds.get(kind_of(step), mean) - (now - since))
         return left / self.n_procs
 
     def _learn(self, step: str, seconds: float | None) -> None:
         if seconds is not None:
-            self._kinds[_kind(step)] = seconds
+            self._kinds[kind_of(step)] = seconds
 
     def _line(self, event: Event) -> str | None:
         kind = event["event"]
         counter = f"[{self.ended}/{self.n_steps}]"
         if kind == "step_failed":
             return f"{counter} FAILED {short_name(event['step'])}: {event['message']}"
+        if kind == "step_retried":
+            return f"{counter} AGAIN {short_name(event['step'])}: {event['message']}"
         if kind == "problem":
             return f"{event['severity'].upper()}: {event['message']}"
         if kind == "step_done" and self._live is None:
@@ -180,8 +185,3 @@ class Progress:
         for part in (Text(head), bar, table):
             whole.add_row(part)
         return whole
-
-
-def _kind(step: str) -> str:
-    """Name of a step that is the same for every participant."""
-    return re.sub(r"(^|\.)sub_[0-9A-Za-z]+_wf(\.|$)", r"\1\2", step)

@@ -78,6 +78,8 @@ def run(config: Config, *, command: str = "neuroferry") -> int:
         return _write_reports_anew(config)
     if config.level == "group":
         return _run_group(config)
+    if config.execution.dry_run:
+        return _plan_participants(config, resources, command)
     return _run_participants(config, resources, command)
 
 
@@ -101,6 +103,8 @@ def _check_folders(config: Config) -> None:
                 f"it is. Choose another, such as {bids_dir / 'derivatives' / 'neuroferry'} for "
                 "the output."
             )
+    if config.execution.dry_run:
+        return
     needs_work = config.level == "participant" and not config.execution.reports_only
     for folder in (config.output_dir, config.work_dir) if needs_work else (config.output_dir,):
         _make_writable(folder)
@@ -165,6 +169,19 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
         return code
 
 
+def _plan_participants(config: Config, resources: Resources, command: str) -> int:
+    """Say what a run would take, and run nothing."""
+    from neuroferry.cli.dry_run import dry_run
+
+    subjects, problems = _check_input(config, _find_subjects(config), resources.n_procs)
+    for problem in problems:
+        _say(f"{problem.severity.upper()}: {problem.message}")
+    usable = [subject for subject in subjects if subject.select("anat", "T1w")]
+    if not usable:
+        return int(ExitCode.DATA)
+    return dry_run(config, usable, resources, command)
+
+
 def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
     """Refuse participants that jobs of an earlier run are at work on."""
     wanted = set(labels)
@@ -187,6 +204,10 @@ def _begin(config: Config, resources: Resources, command: str) -> Run:
     folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
+    if os.environ.get("NEUROFERRY_REENTER"):
+        # for the launcher, which binds the same folders when the run goes on
+        text = f"{os.environ['NEUROFERRY_REENTER']}\n"
+        (folder / "enter").write_text(text, encoding="utf-8")
     return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
 
 
@@ -432,6 +453,7 @@ def _count_steps(workflow: Any) -> int:
 
 
 def _execute(job: Run, workflow: Any, progress: Progress, history: Any) -> int:
+    from neuroferry.cli.dry_run import make_estimator
     from neuroferry.engine import LinearPlugin, MultiProcPlugin
 
     plugin = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin}[job.config.execution.plugin]
@@ -444,6 +466,8 @@ def _execute(job: Run, workflow: Any, progress: Progress, history: Any) -> int:
                     "memory_gb": job.resources.memory_gb,
                     "record": job.record,
                     "history": history,
+                    "estimator": make_estimator(job.config.output_dir),
+                    "stall_seconds": 60.0 * job.config.execution.stall_minutes,
                     "crash_dir": job.folder,
                     "log_file": log_file,
                     "stop_on_first_crash": job.config.execution.stop_on_first_crash,

@@ -133,6 +133,8 @@ class MultiProcPlugin(RecordingPlugin):
             for index in schedule.ready():
                 if self._stopping or self._interrupted_by is not None:
                     return
+                if sum(schedule.tasks[i].n_procs for i in running) >= self.n_procs:
+                    return
                 task = schedule.tasks[index]
                 if not self._fits(task, [schedule.tasks[i] for i in running]):
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,11 @@ class Schedule:
             way = max((self.tasks[i].priority for i in task.leads_to), default=0.0)
             task.priority = way + self._expected.get(task.step, 1.0)
         self.open = set(range(len(self.tasks)))
-        self._ready = {i for i, task in enumerate(self.tasks) if not task.waits_for}
+        # kept sorted, the most urgent first: a graph may have thousands of ready steps
+        self._ready: list[tuple[float, int]] = []
+        for i, task in enumerate(self.tasks):
+            if not task.waits_for:
+                self.give_back(i)
 
     @property
     def finished(self) -> bool:
@@ -77,15 +82,18 @@ class Schedule:
 
     def ready(self) -> list[int]:
         """Tasks that may start now, the most urgent first."""
-        return sorted(self._ready, key=lambda i: (-self.tasks[i].priority, i))
+        return [index for _, index in self._ready]
 
     def take(self, index: int) -> None:
         """Take a task out of the ready ones, because it starts."""
-        self._ready.discard(index)
+        entry = (-self.tasks[index].priority, index)
+        place = bisect.bisect_left(self._ready, entry)
+        if place < len(self._ready) and self._ready[place] == entry:
+            del self._ready[place]
 
     def give_back(self, index: int) -> None:
-        """Make a task that was taken ready again."""
-        self._ready.add(index)
+        """Make a task ready, again or for the first time."""
+        bisect.insort(self._ready, (-self.tasks[index].priority, index))
 
     def done(self, index: int) -> None:
         """Mark a task as done, and free those that waited for it."""
@@ -95,7 +103,7 @@ class Schedule:
             task = self.tasks[after]
             task.waits_for.discard(index)
             if not task.waits_for and after in self.open:
-                self._ready.add(after)
+                self.give_back(after)
 
     def fail(self, index: int) -> list[int]:
         """Mark a task as failed.
@@ -134,7 +142,7 @@ class Schedule:
             number = len(self.tasks) - 1
             parent.waits_for.add(number)
             self.open.add(number)
-            self._ready.add(number)
+            self.give_back(number)
 
 
 def fits(

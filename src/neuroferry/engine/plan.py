@@ -1,0 +1,311 @@
+"""What a run will take, before it runs: steps, memory, time and disk, and whether it fits.
+
+``Workflow.run`` is given a plugin that runs nothing, so that the graph which is planned is to
+the letter the one that would be run. Steps that are done already are found as a real run
+finds them, by the hash of their inputs in the work folder.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import networkx as nx
+
+from neuroferry.engine.estimate import Source
+from neuroferry.engine.plugins import RecordingPlugin
+from neuroferry.engine.record import subject_of
+from neuroferry.engine.resources import Resources
+from neuroferry.engine.schedule import Schedule, fits, step_name
+
+Verdict = Literal["fits", "fits with fewer steps at once", "does not fit"]
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step and what it is expected to need.
+
+    Attributes
+    ----------
+    step, subject : str, str or None
+        Full name, and participant label.
+    n_procs, mem_gb, seconds, disk_gb, files : int, float, float, float, int
+        Processors, memory (GB), wall-clock time, and what it leaves in the work folder.
+    mem_source, seconds_source : str
+        Where the estimates come from, see :mod:`neuroferry.engine.estimate`.
+    done : bool
+        Whether its result is in the work folder already.
+    """
+
+    step: str
+    subject: str | None
+    n_procs: int
+    mem_gb: float
+    seconds: float
+    disk_gb: float
+    files: int
+    mem_source: Source
+    seconds_source: Source
+    done: bool
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """What a folder will have to take, and what its file system has left.
+
+    Attributes
+    ----------
+    path : str
+        The folder.
+    needed_gb, needed_files : float, int
+        What the run adds.
+    free_gb, free_files : float, int or None
+        What is left; ``None`` where the file system does not count files.
+    """
+
+    path: str
+    needed_gb: float
+    needed_files: int
+    free_gb: float
+    free_files: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room."""
+        return self.needed_gb <= self.free_gb and (
+            self.free_files is None or self.needed_files <= self.free_files
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    Attributes
+    ----------
+    steps : tuple of PlannedStep
+        In an order in which they may run.
+    n_procs, memory_gb : int, float
+        What the run may use.
+    seconds : mapping of int to float
+        Expected time by number of processors, with the memory that there is.
+    at_once : int
+        The most steps that run at the same time.
+    held_back : bool
+        Whether memory, not processors, limits that.
+    disks : tuple of DiskNeed
+        Folders that the run writes to.
+    verdict : str
+        ``fits``, ``fits with fewer steps at once`` or ``does not fit``.
+    """
+
+    steps: tuple[PlannedStep, ...]
+    n_procs: int
+    memory_gb: float
+    seconds: Mapping[int, float]
+    at_once: int
+    held_back: bool
+    disks: tuple[DiskNeed, ...] = ()
+
+    @property
+    def to_do(self) -> tuple[PlannedStep, ...]:
+        """Steps that have to run."""
+        return tuple(step for step in self.steps if not step.done)
+
+    @property
+    def largest(self) -> PlannedStep | None:
+        """The step to do that needs most memory."""
+        return max(self.to_do, key=lambda step: step.mem_gb, default=None)
+
+    @property
+    def too_large(self) -> tuple[PlannedStep, ...]:
+        """Steps that need more memory than the run may use, the largest first."""
+        found = [step for step in self.to_do if step.mem_gb > self.memory_gb]
+        return tuple(sorted(found, key=lambda step: -step.mem_gb))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether this machine can run it."""
+        if self.too_large or not all(disk.fits for disk in self.disks):
+            return "does not fit"
+        return "fits with fewer steps at once" if self.held_back else "fits"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the plan as plain JSON values."""
+        return {
+            **asdict(self),
+            "seconds": {str(n): value for n, value in self.seconds.items()},
+            "verdict": self.verdict,
+            "too_large": [step.step for step in self.too_large],
+        }
+
+
+class PlanPlugin(RecordingPlugin):
+    """Given to ``Workflow.run``, makes a plan of its graph and runs nothing.
+
+    Parameters
+    ----------
+    plugin_args : dict, optional
+        ``n_procs``, ``memory_gb``, ``history`` and ``estimator`` as for the other plugins.
+
+    Attributes
+    ----------
+    plan : Plan
+        Set by ``run``.
+    """
+
+    plan: Plan
+
+    def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
+        """Look at each step of the flattened graph; called by ``Workflow.run``."""
+        done = self._find_done(graph)
+        steps = {node: self._plan_step(node, node in done) for node in _ordered(graph)}
+        resources = Resources(self.n_procs, self.memory_gb)
+        self.plan = make_plan(graph, steps, resources)
+
+    def _find_done(self, graph: Any) -> set[Any]:
+        """Find the nodes whose result is there and still right."""
+        done: set[Any] = set()
+        for node in nx.topological_sort(graph):
+            if not all(before in done for before in graph.predecessors(node)):
+                continue
+            try:
+                if self._is_done(node):
+                    done.add(node)
+            except Exception:
+                continue  # inputs that cannot be read make it a step to do, which will say so
+        return done
+
+    def _plan_step(self, node: Any, done: bool) -> PlannedStep:
+        name = step_name(node)
+        own = self.estimator.estimate(name, float(node.mem_gb))
+        memory, seconds, source = own.mem_gb, own.seconds, own.seconds_source
+        disk, files, mem_source = own.disk_gb, own.files, own.mem_source
+        items = _count_items(node)
+        if items > 1:
+            # a name that no item has, so that the largest of all items counts
+            item = self.estimator.estimate(f"{name}._{node.name}00", float(node.mem_gb))
+            side_by_side = max(1, self.n_procs // max(1, int(node.n_procs)))
+            own_seconds = 0.0 if source == "default" else seconds
+            seconds = own_seconds + item.seconds * -(-items // side_by_side)
+            memory, mem_source, source = item.mem_gb, item.mem_source, item.seconds_source
+            disk, files = disk + items * item.disk_gb, files + items * item.files
+        return PlannedStep(
+            step=name,
+            subject=subject_of(name),
+            n_procs=max(1, int(node.n_procs)),
+            mem_gb=memory,
+            seconds=seconds,
+            disk_gb=disk,
+            files=files,
+            mem_source=mem_source,
+            seconds_source=source,
+            done=done,
+        )
+
+
+def make_plan(graph: Any, steps: Mapping[Any, PlannedStep], resources: Resources) -> Plan:
+    """Put the steps of a graph together into a plan.
+
+    Parameters
+    ----------
+    graph : networkx.DiGraph
+        Flattened Nipype graph.
+    steps : mapping of node to PlannedStep
+        Each of its nodes.
+    resources : Resources
+        What the run may use.
+    """
+    seconds: dict[int, float] = {}
+    for n_procs in sorted({1, resources.n_procs, 2 * resources.n_procs, 4 * resources.n_procs}):
+        seconds[n_procs] = simulate(graph, steps, Resources(n_procs, resources.memory_gb))[0]
+    with_memory, at_once = simulate(graph, steps, resources)
+    without, more_at_once = simulate(graph, steps, Resources(resources.n_procs, float("inf")))
+    return Plan(
+        steps=tuple(steps.values()),
+        n_procs=resources.n_procs,
+        memory_gb=resources.memory_gb,
+        seconds=seconds,
+        at_once=at_once,
+        held_back=at_once < more_at_once or with_memory > 1.1 * without,
+    )
+
+
+def simulate(
+    graph: Any, steps: Mapping[Any, PlannedStep], resources: Resources
+) -> tuple[float, int]:
+    """Walk through a graph as the plugin would, with expected times.
+
+    Returns
+    -------
+    seconds : float
+        Time to the end of the last step.
+    at_once : int
+        The most steps that ran at the same time.
+    """
+    plans = {plan.step: plan for plan in steps.values()}
+    schedule = Schedule(graph, {p.step: 0.0 if p.done else p.seconds for p in steps.values()})
+    _close_done(schedule, plans)
+    now, most = 0.0, 0
+    running: list[tuple[float, int]] = []
+    while True:
+        busy = [schedule.tasks[index] for _, index in running]
+        for index in schedule.ready():
+            if sum(task.n_procs for task in busy) >= resources.n_procs:
+                break
+            task = schedule.tasks[index]
+            if fits(task, busy, *_limits(resources), lambda t: plans[t.step].mem_gb):
+                schedule.take(index)
+                heapq.heappush(running, (now + plans[task.step].seconds, index))
+                busy.append(task)
+        most = max(most, len(running))
+        if not running:
+            return now, most
+        now, index = heapq.heappop(running)
+        schedule.done(index)
+
+
+def _close_done(schedule: Schedule, plans: Mapping[str, PlannedStep]) -> None:
+    """Close the steps that need not run; all before such a step are such steps, too."""
+    found = True
+    while found:
+        found = False
+        for index in schedule.ready():
+            if plans[schedule.tasks[index].step].done:
+                schedule.done(index)
+                found = True
+
+
+def disk_need(path: Path, needed_gb: float, needed_files: int) -> DiskNeed:
+    """Compare what a folder will have to take with what its file system has left."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    state = os.statvfs(there)
+    return DiskNeed(
+        str(path),
+        needed_gb,
+        needed_files,
+        state.f_bavail * state.f_frsize / 1e9,
+        state.f_favail if state.f_files else None,
+    )
+
+
+def _limits(resources: Resources) -> tuple[int, float]:
+    return resources.n_procs, resources.memory_gb
+
+
+def _ordered(graph: Any) -> Sequence[Any]:
+    return list(nx.lexicographical_topological_sort(graph, key=lambda node: step_name(node)))
+
+
+def _count_items(node: Any) -> int:
+    """Items of a MapNode as far as they are known before it runs; 1 for other nodes."""
+    try:
+        return max(1, int(node.num_subnodes()))
+    except Exception:
+        return 1  # the list that it goes over comes from a step that has not run yet

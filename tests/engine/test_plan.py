@@ -1,0 +1,176 @@
+"""Plans of real Nipype graphs, beside what the run then does."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nipype import Function, MapNode, Node, Workflow, config
+
+from neuroferry.engine import MultiProcPlugin, RunRecord
+from neuroferry.engine.estimate import Estimator, kind_of, read_killed, read_table
+from neuroferry.engine.plan import DiskNeed, PlanPlugin, disk_need
+from neuroferry.engine.record import StepSummary, read_events, summarise
+
+
+def rest(x, seconds=0.0):
+    import time
+
+    time.sleep(seconds)
+    return x
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    before = dict(config._sections["execution"])
+    config.update_config(
+        {
+            "execution": {
+                "check_version": "false",
+                "create_report": "false",
+                "hash_method": "content",
+            }
+        }
+    )
+    yield
+    config._sections["execution"].update(before)
+
+
+def fan(folder, count=4, seconds=0.5, mem_gb=0.25):
+    workflow = Workflow("w", base_dir=str(folder / "work"))
+    last = Node(Function(["x"], ["out"], rest), name="last", mem_gb=mem_gb)
+    for i in range(count):
+        node = Node(Function(["x", "seconds"], ["out"], rest), name=f"n{i}", mem_gb=mem_gb)
+        node.inputs.x, node.inputs.seconds = i, seconds
+        workflow.add_nodes([node])
+        if i == 0:
+            workflow.connect(node, "out", last, "x")
+    return workflow
+
+
+def plan_of(workflow, **arguments):
+    plugin = PlanPlugin({"n_procs": 2, "memory_gb": 4, **arguments})
+    workflow.run(plugin=plugin)
+    return plugin.plan
+
+
+def measured(step, seconds, **values):
+    return StepSummary(step, None, "done", seconds=seconds, **values)
+
+
+def test_time_is_that_of_the_schedule(tmp_path):
+    history = {f"w.n{i}": measured(f"w.n{i}", 10.0) for i in range(4)}
+    history["w.last"] = measured("w.last", 5.0)
+    plan = plan_of(fan(tmp_path), estimator=Estimator(history))
+    assert plan.seconds == {1: 45.0, 2: 25.0, 4: 15.0, 8: 15.0}
+    assert (plan.at_once, plan.verdict) == (2, "fits")
+    assert {step.seconds_source for step in plan.steps} == {"measured"}
+
+
+def test_memory_limits_what_runs_at_once(tmp_path):
+    plan = plan_of(fan(tmp_path, mem_gb=3.0))
+    assert (plan.at_once, plan.verdict) == (1, "fits with fewer steps at once")
+    assert plan.largest.mem_source == "formula"
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    workflow = fan(tmp_path)
+    workflow.get_node("n2")._mem_gb = 21.0
+    plan = plan_of(workflow)
+    assert plan.verdict == "does not fit"
+    assert [step.step for step in plan.too_large] == ["w.n2"]
+    assert json.loads(json.dumps(plan.as_dict()))["too_large"] == ["w.n2"]
+
+
+def test_what_is_done_is_found_and_nothing_is_run_or_changed(tmp_path):
+    workflow = fan(tmp_path, seconds=0.0)
+    plan = plan_of(workflow)
+    assert not any(step.done for step in plan.steps)
+    assert not list(tmp_path.rglob("result_*"))
+    workflow.run(plugin=MultiProcPlugin({"n_procs": 2, "memory_gb": 4}))
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    assert all(step.done for step in plan_of(workflow).steps)
+    workflow.get_node("n0").inputs.x = 7
+    done = {step.step: step.done for step in plan_of(workflow).steps}
+    assert done == {"w.n0": False, "w.last": False, "w.n1": True, "w.n2": True, "w.n3": True}
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+
+
+def test_the_plan_meets_what_the_run_then_takes(tmp_path):
+    records = []
+    for number in range(2):
+        workflow = fan(tmp_path, seconds=0.6 + 0.01 * number)
+        history = {}
+        if number:
+            steps = summarise(read_events(records[0].path)).steps
+            history = {step.step: step for step in steps}
+            planned = plan_of(workflow, estimator=Estimator(history))
+        records.append(RunRecord(tmp_path / f"{number}.jsonl"))
+        workflow.run(plugin=MultiProcPlugin({"n_procs": 2, "memory_gb": 4, "record": records[-1]}))
+    steps = {s.step: s for s in summarise(read_events(records[1].path)).steps}
+    assert {step.step for step in planned.to_do} >= {s.step for s in ran_anew(steps)}
+    for step in planned.to_do:
+        ran = steps[step.step]
+        if ran.state == "done":
+            assert 0.9 * ran.peak_gb <= step.mem_gb <= 2 * ran.peak_gb
+            assert step.files == ran.files
+
+
+def ran_anew(steps):
+    return [step for step in steps.values() if step.state == "done"]
+
+
+def test_items_of_a_mapnode_count(tmp_path):
+    workflow = Workflow("w", base_dir=str(tmp_path))
+    items = MapNode(Function(["x"], ["out"], rest), iterfield=["x"], name="items", mem_gb=1.0)
+    items.inputs.x = [1, 2, 3, 4, 5]
+    workflow.add_nodes([items])
+    history = {"w.items._items0": measured("w.items._items0", 10.0, peak_gb=0.5, declared_gb=1.0)}
+    (step,) = plan_of(workflow, estimator=Estimator(history)).steps
+    assert step.seconds == 30.0
+    assert step.mem_gb == pytest.approx(0.5 * 1.15)
+
+
+def test_a_step_that_ran_out_of_memory_is_not_said_to_fit_again(tmp_path):
+    record = RunRecord(tmp_path / "out/logs/1/events.jsonl")
+    record.write(
+        "step_failed", step="w.n1", subject=None, peak_gb=3.5, declared_gb=0.25, out_of_memory=True
+    )
+    estimator = Estimator(killed=read_killed(tmp_path / "out"))
+    plan = plan_of(fan(tmp_path), estimator=estimator)
+    assert [step.step for step in plan.too_large] == ["w.n1"]
+    assert plan.too_large[0].mem_gb == pytest.approx(5.25)
+    record.write("step_done", step="w.n1", subject=None, seconds=1.0, peak_gb=5.0, cached=False)
+    assert read_killed(tmp_path / "out") == []
+
+
+def test_the_table_is_used_where_nothing_was_measured():
+    table = read_table({"steps": {"w.sub_*_wf.a": {"seconds": 8, "peak_gb": 2, "declared_gb": 2}}})
+    estimate = Estimator(table=table).estimate("w.sub_07_wf.a", 4.0)
+    assert (estimate.seconds, estimate.mem_gb) == (16.0, 5.0)
+    assert (estimate.mem_source, estimate.seconds_source) == ("table", "table")
+
+
+@given(peaks=st.lists(st.floats(0.01, 100), min_size=1, max_size=5), declared=st.floats(0.5, 50))
+def test_an_estimate_is_never_below_what_was_measured(peaks, declared):
+    history = {
+        f"w.sub_{i}_wf.a": measured(f"w.sub_{i}_wf.a", 1.0, peak_gb=peak, declared_gb=declared)
+        for i, peak in enumerate(peaks)
+    }
+    estimator = Estimator(history)
+    assert estimator.estimate("w.sub_new_wf.a", declared).mem_gb >= max(peaks)
+    for i, peak in enumerate(peaks):
+        assert estimator.estimate(f"w.sub_{i}_wf.a", declared).mem_gb >= peak
+
+
+def test_kinds():
+    assert kind_of("a.sub_01_wf.ses_1_run_2_qc_wf.b._b11") == "a.sub_*_wf.qc_wf.b._b*"
+    assert kind_of("a.sub_01_wf.b2") == "a.sub_*_wf.b2"
+
+
+def test_disk(tmp_path):
+    need = disk_need(tmp_path / "not/there", 0.001, 10)
+    assert need.fits
+    assert need.free_gb > 0
+    assert not DiskNeed("x", 2.0, 1, 1.0, None).fits
+    assert not DiskNeed("x", 0.1, 100, 1.0, 50).fits
