@@ -206,12 +206,12 @@ def host_command(environ: Mapping[str, str], python: str) -> str:
     Parameters
     ----------
     environ : mapping
-        The environment. The launcher leaves the words in ``NEUROFERRY_HOST_COMMAND``; in an
+        The environment. The launcher leaves the words in ``NEUROFERRY_REENTER``; in an
         image that was started without it, they are put together from what Apptainer tells.
     python : str
         The interpreter, for a run outside an image.
     """
-    given = environ.get("NEUROFERRY_HOST_COMMAND")
+    given = environ.get("NEUROFERRY_REENTER")
     if given:
         return given
     image = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")

@@ -1,0 +1,48 @@
+"""Take a run's jobs out of the queue and close its record."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from neuroferry.cli.status import find_run
+from neuroferry.engine.record import read_run
+from neuroferry.engine.slurm_scripts import host_path
+from neuroferry.errors import ExitCode, InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("out", metavar="OUT", type=Path, help="output folder of the run")
+    parser.add_argument("--run", metavar="NAME", help="of the runs in it (default: the latest)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Cancel a run, or say which command on the host does.
+
+    Raises
+    ------
+    InputError
+        When the run has ended, or has no jobs.
+    """
+    folder = find_run(arguments.out.absolute(), arguments.run)
+    script = folder / "slurm" / "cancel.sh"
+    if not script.exists():
+        raise InputError(f"The run {folder.name} has no jobs: end it where it was started.")
+    if read_run(folder).exit_code is not None:
+        raise InputError(f"The run {folder.name} has ended already.")
+    return run_on_host(script, "To cancel the run")
+
+
+def run_on_host(script: Path, purpose: str) -> int:
+    """Run a script that needs SLURM, where SLURM is; elsewhere print the command that does."""
+    if shutil.which("scancel"):
+        return subprocess.run(["bash", str(script)], check=False).returncode
+    print(f"{purpose}, run this on the host:", file=sys.stderr)
+    print(shlex.join(["bash", host_path(script, os.environ)]))
+    return int(ExitCode.OK)

@@ -1,0 +1,37 @@
+"""Run again what failed or never ran, with the settings of an earlier run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from neuroferry.cli.status import find_run
+from neuroferry.config import make_config, read_toml
+from neuroferry.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("out", metavar="OUT", type=Path, help="output folder of the run")
+    parser.add_argument("--run", metavar="NAME", help="of the runs in it (default: the latest)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a run with the settings of another; what is finished is not done again.
+
+    Raises
+    ------
+    InputError
+        When the earlier run left no settings.
+    """
+    from neuroferry.cli.run import run as run_app
+
+    folder = find_run(arguments.out.absolute(), arguments.run)
+    settings = folder / "config.toml"
+    if not settings.exists():
+        raise InputError(
+            f"The run {folder.name} was started from Python and left no settings: call its "
+            "workflow again, what is finished is not done again."
+        )
+    config = make_config(read_toml(settings), source=str(settings))
+    return run_app(config, command=f"neuroferry resubmit {arguments.out}")

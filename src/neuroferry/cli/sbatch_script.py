@@ -1,0 +1,79 @@
+"""Print a job script: one job a participant as a job array, each with MultiProc inside."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from neuroferry.config import make_slurm_config
+from neuroferry.engine.resources import parse_memory
+from neuroferry.engine.slurm_scripts import header, host_command
+from neuroferry.errors import ExitCode, InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("bids_dir", metavar="BIDS_DIR", type=Path, help="dataset to read")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="derivatives go here")
+    parser.add_argument("-w", "--work-dir", metavar="DIR", help="intermediate results")
+    parser.add_argument(
+        "--participant-label", nargs="+", metavar="LABEL", help="participants (default: all)"
+    )
+    parser.add_argument("--mem", default="8GB", metavar="AMOUNT", help="of a job; default: 8GB")
+    parser.add_argument("--nprocs", type=int, default=4, metavar="N", help="of a job; default: 4")
+    parser.add_argument(
+        "--hours", type=float, default=12.0, metavar="H", help="time of a job; default: 12"
+    )
+    for name in ("account", "partition", "qos", "constraint"):
+        parser.add_argument(f"--slurm-{name}", default="", metavar="NAME", help="as for sbatch")
+    parser.add_argument(
+        "--slurm-prolog", action="append", metavar="LINE", help="a line that each job starts with"
+    )
+    parser.add_argument(
+        "--options",
+        default="",
+        metavar="TEXT",
+        help="more options of neuroferry, as one text, such as '--sloppy --random-seed 2'",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the script.
+
+    Raises
+    ------
+    InputError
+        When the dataset holds no participant.
+    """
+    labels = [label.removeprefix("sub-") for label in arguments.participant_label or ()]
+    labels = labels or sorted(
+        path.name.removeprefix("sub-")
+        for path in arguments.bids_dir.glob("sub-*")
+        if path.is_dir()
+    )
+    if not labels:
+        raise InputError(
+            f"{arguments.bids_dir} holds no folder of a participant (sub-...).",
+            exit_code=ExitCode.NOTHING_MATCHED,
+        )
+    keys = ("account", "partition", "qos", "constraint")
+    settings = make_slurm_config({key: getattr(arguments, f"slurm_{key}") for key in keys})
+    mem_mb = round(parse_memory(arguments.mem) * 1e9 / 2**20)
+    lines = header("subjects", settings, mem_mb, arguments.nprocs, round(arguments.hours * 60))
+    lines.insert(1, f"#SBATCH --array=1-{len(labels)}")
+    words = [str(arguments.bids_dir), arguments.output_dir, "participant"]
+    if arguments.work_dir:
+        words += ["-w", arguments.work_dir]
+    words += [*shlex.split(arguments.options), "--plugin", "MultiProc"]
+    lines += [
+        *(arguments.slurm_prolog or ()),
+        f"labels=({shlex.join(labels)})",
+        f"enter=({host_command(os.environ, sys.executable)})",
+        f'exec "${{enter[@]}}" {shlex.join(words)} '
+        '--participant-label "${labels[SLURM_ARRAY_TASK_ID - 1]}"',
+    ]
+    print("\n".join(lines))
+    return int(ExitCode.OK)

@@ -1,0 +1,133 @@
+"""Show how the latest run fares, from its record alone."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from neuroferry.cli.progress import duration, short_name
+from neuroferry.engine.record import RunSummary, list_runs, read_run
+from neuroferry.errors import ExitCode, InputError
+
+_REFRESH_SECONDS = 2.0
+_MOST_LINES = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("out", metavar="OUT", type=Path, help="output folder of the run")
+    parser.add_argument("--run", metavar="NAME", help="of the runs in it (default: the latest)")
+    parser.add_argument(
+        "--watch", action="store_true", help="show it anew every two seconds until the run ends"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the state of a run.
+
+    Returns
+    -------
+    int
+        0; with ``--watch`` the exit code of the run.
+    """
+    from rich.console import Console
+
+    folder = find_run(arguments.out, arguments.run)
+    console = Console()
+    if not arguments.watch:
+        console.print(picture(read_run(folder), folder.name))
+        return int(ExitCode.OK)
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            summary = read_run(folder)
+            live.update(picture(summary, folder.name), refresh=True)
+            if summary.exit_code is not None:
+                return summary.exit_code
+            time.sleep(_REFRESH_SECONDS)
+
+
+def find_run(out: Path, name: str | None = None) -> Path:
+    """Find a run's folder; the latest unless it is named.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    runs = list_runs(out)
+    if name is not None:
+        runs = [folder for folder in runs if folder.name == name]
+    if not runs:
+        what = f"no run '{name}'" if name else "no run"
+        raise InputError(
+            f"{out} holds {what}. Give the output folder of a run.", exit_code=ExitCode.NO_INPUT
+        )
+    return runs[-1]
+
+
+def picture(summary: RunSummary, name: str) -> Any:
+    """Draw a run's state as a table of participants and lists of what runs and what failed."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[Any] = [Text(_headline(summary, name), style="bold")]
+    table = Table(box=None, pad_edge=False)
+    for title in ("participant", "done", "running", "failed", "skipped"):
+        table.add_column(title, justify="left" if title == "participant" else "right")
+    counts: dict[str | None, Counter[str]] = {label: Counter() for label in summary.subjects}
+    for step in summary.steps:
+        counts.setdefault(step.subject, Counter())[step.state] += 1
+    order = sorted(counts, key=lambda label: (-counts[label]["failed"], label or ""))
+    for label in order[:_MOST_LINES]:
+        count = counts[label]
+        done = count["done"] + count["cached"]
+        cells = [done, count["running"], count["failed"], count["skipped"]]
+        style = "red" if count["failed"] else None
+        row = [f"sub-{label}" if label else "(all)", *(str(cell or "") for cell in cells)]
+        table.add_row(*row, style=style)
+    parts.append(table)
+    if len(order) > _MOST_LINES:
+        parts.append(Text(f"... and {len(order) - _MOST_LINES} more participants"))
+    parts += _lines(
+        "running", [short_name(step.step) for step in summary.steps if step.state == "running"]
+    )
+    failed = [f"{short_name(step.step)}: {step.message}" for step in summary.failed]
+    parts += _lines("failed", failed, style="red")
+    warnings = [p["message"] for p in summary.problems]
+    parts += _lines("noted", warnings)
+    return Group(*parts)
+
+
+def _headline(summary: RunSummary, name: str) -> str:
+    done = summary.count("done", "cached")
+    total = summary.n_steps if summary.n_steps is not None else len(summary.steps)
+    text = f"{name} ({summary.plugin or 'unknown plugin'}): {done} of {total} steps done"
+    if summary.started:
+        until = _time(summary.ended) if summary.ended else datetime.now(UTC)
+        text += f", {duration((until - _time(summary.started)).total_seconds())}"
+    if summary.exit_code is None:
+        return text + ", not ended yet"
+    reason = f" ({summary.reason})" if summary.reason else ""
+    return text + f", ended with exit code {summary.exit_code}{reason}"
+
+
+def _lines(title: str, lines: list[str], style: str = "") -> list[Any]:
+    from rich.text import Text
+
+    if not lines:
+        return []
+    shown = [f"  {line}" for line in lines[:_MOST_LINES]]
+    if len(lines) > _MOST_LINES:
+        shown.append(f"  ... and {len(lines) - _MOST_LINES} more")
+    return [Text(f"{title}:"), *(Text(line, style=style) for line in shown)]
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
