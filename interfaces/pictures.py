@@ -342,7 +342,7 @@ def draw_tissues(t1w: str | Path, dseg: str | Path) -> str:
         image,
         [
             View("Image alone"),
-            View("Borders of", None, [fluid, rim, white]),
+            View("Borders", None, [fluid, rim, white]),
             View("Filled in", _tissue_painter(plain, codes), notes=_tissue_key()),
         ],
         _brain_rows(box, dense=False),

@@ -30,7 +30,7 @@ from neuroferry.reports.svg import inline_svg
 
 FOLDED = ("Brightness", "Geometry")
 """Groups of metrics that are shown when asked for."""
-_BETTER = {"higher": "higher", "lower": "lower", "none": NOTHING}
+_BETTER = {"higher": "higher is better", "lower": "lower is better", "none": NOTHING}
 
 
 def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
@@ -70,6 +70,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         "sessions": _show_sessions(sessions),
         "has_metrics": bool(tables),
         "metric_tables": tables,
+        "advices": sorted({advice(step.message, step.traceback) for step in run.failed}),
         "failures": [_show_failure(step) for step in run.failed],
         "skipped": [_show_skipped(step) for step in run.steps if step.state == "skipped"],
         "problems": [_show_problem(problem) for problem in run.problems],
@@ -172,7 +173,15 @@ def _show_sessions(sessions: Sequence[Session]) -> list[dict[str, Any]]:
         for item in session.reportlets:
             svg = inline_svg(item.path, f"f{n}{item.desc}-") if item.path is not None else None
             pictures.append({"title": item.title, "look_for": item.look_for, "svg": svg})
-        shown.append({"name": name, "anchor": f"session-{n + 1}", "pictures": pictures})
+        drawn = any(picture["svg"] for picture in pictures)
+        shown.append(
+            {
+                "name": name,
+                "anchor": f"session-{n + 1}",
+                "pictures": pictures,
+                "drawn": drawn,
+            }
+        )
     return shown
 
 
@@ -181,14 +190,14 @@ def format_value(value: Any) -> str:
 
     Examples
     --------
-    >>> format_value(0.123456), format_value(256), format_value(None), format_value(12345.6)
-    ('0.1235', '256', '\u2013', '12346')
+    >>> format_value(0.7), format_value(256), format_value(None), format_value(12345.6)
+    ('0.7000', '256', '\u2013', '12346')
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return NOTHING
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:.0f}"
-    return f"{value:.4g}"
+    return f"{value:#.4g}"
 
 
 def _metric_table(metrics: Metrics) -> dict[str, Any]:
@@ -224,7 +233,7 @@ def _metric_row(name: str, metrics: Metrics, metric: Metric | None) -> dict[str,
     }
     if metric is not None and metric.typical is not None:
         low, high = metric.typical
-        row["better"] = f"{low:g} to {high:g}"
+        row["better"] = f"typically {low:g} to {high:g}"
         if isinstance(value, int | float) and not low <= value <= high:
             row["odd"] = "below typical" if value < low else "above typical"
     return row
