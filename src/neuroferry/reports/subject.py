@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -55,7 +55,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
     """
     out_dir, run_dir = Path(out_dir), Path(run_dir)
     run = _with_history(read_run(run_dir).of_subject(subject), out_dir)
-    sessions = find_sessions(out_dir, subject)
+    sessions, pictures = _inline_pictures(find_sessions(out_dir, subject))
     outputs = find_outputs(out_dir, subject)
     raw = raw_root(out_dir)
     tables = [_metric_table(m) for session in sessions for m in session.metrics]
@@ -67,7 +67,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         "run_facts": _run_facts(run, _read_seed(run_dir)),
         "raw_root": str(raw) if raw is not None else "",
         "inputs": find_inputs(out_dir, subject, raw),
-        "sessions": _show_sessions(sessions),
+        "sessions": _show_sessions(sessions, pictures),
         "has_metrics": bool(tables),
         "metric_tables": tables,
         "advices": sorted({advice(step.message, step.traceback) for step in run.failed}),
@@ -166,20 +166,44 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
     return facts
 
 
-def _show_sessions(sessions: Sequence[Session]) -> list[dict[str, Any]]:
-    shown = []
-    for n, (session, name) in enumerate(zip(sessions, session_names(sessions), strict=True)):
-        pictures = []
+def _inline_pictures(
+    sessions: Sequence[Session],
+) -> tuple[tuple[Session, ...], dict[tuple[str | None, str], str]]:
+    """Read the pictures; those that cannot be read count as missing from here on."""
+    pictures: dict[tuple[str | None, str], str] = {}
+    sound = []
+    for n, session in enumerate(sessions):
+        reportlets = []
         for item in session.reportlets:
             svg = inline_svg(item.path, f"f{n}{item.desc}-") if item.path is not None else None
-            pictures.append({"title": item.title, "look_for": item.look_for, "svg": svg})
-        drawn = any(picture["svg"] for picture in pictures)
+            if svg is None:
+                item = replace(item, path=None)
+            else:
+                pictures[session.label, item.desc] = svg
+            reportlets.append(item)
+        sound.append(replace(session, reportlets=tuple(reportlets)))
+    return tuple(sound), pictures
+
+
+def _show_sessions(
+    sessions: Sequence[Session], pictures: Mapping[tuple[str | None, str], str]
+) -> list[dict[str, Any]]:
+    shown = []
+    for n, (session, name) in enumerate(zip(sessions, session_names(sessions), strict=True)):
+        items = [
+            {
+                "title": item.title,
+                "look_for": item.look_for,
+                "svg": pictures.get((session.label, item.desc)),
+            }
+            for item in session.reportlets
+        ]
         shown.append(
             {
                 "name": name,
                 "anchor": f"session-{n + 1}",
-                "pictures": pictures,
-                "drawn": drawn,
+                "pictures": items,
+                "drawn": any(item["svg"] for item in items),
             }
         )
     return shown
