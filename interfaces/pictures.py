@@ -234,6 +234,7 @@ def draw_bias(
         View(
             "Bias field",
             _field_painter(field.data, middle, reach),
+            [] if brain_mask is None else [Outline(inside, "#7a7a7a", "brain mask")],
             notes=_colour_bar(reach),
         ),
     ]

@@ -15,7 +15,7 @@ from neuroferry.interfaces.slices import AXIAL, Row, Volume, whole_box
 DESCS = ("conform", "bias", "brain", "tissues", "norm")
 METHODS = """Images were processed by *a workflow* [@nipype; @bids].
 
-Bias was corrected [@n4], brains found by chance [@unheardof],
+Bias was corrected [@tustison2010], brains found by chance [@unheardof],
 see doi:10.1371/journal.pone.0184661.
 """
 

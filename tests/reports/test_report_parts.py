@@ -62,8 +62,12 @@ def test_methods_text(text, html):
 
 
 def test_citations_are_numbered_by_first_use():
-    methods = render_methods("A [@syn]. B [@n4; @syn]. C @ants.")
-    assert [reference.key for reference in methods.references] == ["syn", "n4", "ants"]
+    methods = render_methods("A [@avants2008]. B [@tustison2010; @avants2008]. C @ants.")
+    assert [reference.key for reference in methods.references] == [
+        "avants2008",
+        "tustison2010",
+        "ants",
+    ]
     assert ">2</a>, <a" in methods.html
     assert methods.unknown == ()
 

@@ -73,7 +73,7 @@ def test_methods_are_cited(study):
     assert "[1, 2]" in text
     assert "[3]" in text
     assert "[unheardof]" in text
-    assert {"ref-nipype", "ref-bids", "ref-n4"} <= set(page.ids)
+    assert {"ref-nipype", "ref-bids", "ref-tustison2010"} <= set(page.ids)
     assert "https://doi.org/10.1109/TMI.2010.2046908" in page.links
     assert "https://doi.org/10.1371/journal.pone.0184661" in page.links
 
@@ -151,7 +151,7 @@ def test_odd_text_stays_text(study):
     study.step("01", HOSTILE.replace(".", ""))
     study.step("01", "b", "step_failed", message=HOSTILE, traceback=HOSTILE, crashfile=HOSTILE)
     study.add("01", metrics={HOSTILE: 3}, brain={"verdict": "look", "reasons": [HOSTILE]})
-    (study.run_dir / "methods_sub-01.md").write_text(f"{HOSTILE} [@n4]\n\n# {HOSTILE}\n")
+    (study.run_dir / "methods_sub-01.md").write_text(f"{HOSTILE} [@tustison2010]\n\n# {HOSTILE}\n")
     study.end(1)
     page = write(study)
     assert "alert(1)" not in page.text("script")

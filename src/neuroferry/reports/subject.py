@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neuroferry.engine.record import RunSummary, StepSummary, read_history, read_run
+from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.interfaces.iqm_table import Metric, metric_table
 from neuroferry.reports.charts import NOTHING, duration, step_chart
 from neuroferry.reports.gather import (
@@ -25,6 +25,7 @@ from neuroferry.reports.gather import (
 )
 from neuroferry.reports.methods import render_methods
 from neuroferry.reports.render import write_page
+from neuroferry.reports.runs import measured_before, read_run_once
 from neuroferry.reports.status import advice, failure_sentence, judge, plain_step, step_place
 from neuroferry.reports.svg import inline_svg
 
@@ -54,7 +55,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         The page.
     """
     out_dir, run_dir = Path(out_dir), Path(run_dir)
-    run = _with_history(read_run(run_dir).of_subject(subject), out_dir)
+    run = _with_history(read_run_once(run_dir).of_subject(subject), out_dir)
     sessions, pictures = _inline_pictures(find_sessions(out_dir, subject))
     outputs = find_outputs(out_dir, subject)
     raw = raw_root(out_dir)
@@ -94,7 +95,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
 def _with_history(run: RunSummary, out_dir: Path) -> RunSummary:
     """Give steps that were taken over from an earlier run the times measured then."""
     unmeasured = any(s.state == "cached" and s.seconds is None for s in run.steps)
-    history = read_history(out_dir) if unmeasured else {}
+    history = measured_before(out_dir) if unmeasured else {}
     steps = []
     for step in run.steps:
         past = history.get(step.step)
