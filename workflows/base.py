@@ -123,8 +123,7 @@ Brain Imaging Data Structure [@bids].
     for session in subject.sessions:
         runs = [run for run in subject.select("anat", "T1w") if run.session == session]
         if runs:
-            used = runs if settings.average_t1w else runs[:1]
-            workflow.add_nodes([_init_session_wf(subject, session, used, settings, resolution)])
+            workflow.add_nodes([_init_session_wf(subject, session, runs, settings, resolution)])
     return workflow
 
 
@@ -145,8 +144,8 @@ def _init_session_wf(
         t1w_shapes=shapes,
         precomputed=find_precomputed(settings.derivatives, subject.label, session, TEMPLATE_SPACE),
         std_resolution=resolution,
+        average=settings.average_t1w,
         sloppy=settings.sloppy,
-        omp_nthreads=settings.omp_nthreads,
         seed=settings.seed,
     )
     workflow.connect(inputnode, "t1w", anat_wf, "inputnode.t1w")

@@ -81,6 +81,10 @@ class RecordingPlugin:
             for step, summary in self.history.items()
             if summary.seconds is not None
         }
+        for node in graph.nodes():
+            if _is_map(node):
+                # Nipype hangs the plugin's arguments on each MapNode and pickles them with it
+                node.use_plugin = None
         schedule = Schedule(graph, expected)
         with self._signals():
             self._walk(schedule)
@@ -163,7 +167,11 @@ class RecordingPlugin:
 
     def _announce(self, task: Task) -> None:
         self._write(
-            "step_started", step=task.step, n_procs=task.n_procs, mem_gb=round(task.mem_gb, 3)
+            "step_started",
+            step=task.step,
+            n_procs=task.n_procs,
+            mem_gb=round(task.mem_gb, 3),
+            item=task.map_parent is not None,
         )
         self._call_back(task, "start")
 
