@@ -127,6 +127,14 @@ def test_a_participant_whose_input_was_refused(study):
 def test_a_run_that_was_cut_off(study):
     study.start("01")
     study.step("01", "correct_bias", "step_started")
+    study.record.write("run_ended", exit_code=130, reason="it was interrupted")
+    page = write(study)
+    assert "130, it was interrupted" in page.text()
+
+
+def test_a_run_without_an_end(study):
+    study.start("01")
+    study.step("01", "correct_bias", "step_started")
     page = write(study)
     assert page.having("div", **{"class": "banner failed"})
     assert "1 step had not ended when the run did." in page.text()

@@ -134,8 +134,16 @@ def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
         ("Random seed", seed),
         ("Started", _moment(run.started)),
         ("Ended", _moment(run.ended) or "no end on record"),
+        ("Exit code of the whole run", _exit(run)),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _exit(run: RunSummary) -> str:
+    """Say what the run ended in; nothing when all was well."""
+    if not run.exit_code:
+        return ""
+    return f"{run.exit_code}, {run.reason}" if run.reason else str(run.exit_code)
 
 
 def _moment(time: str | None) -> str:
