@@ -9,6 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.interfaces.derivatives import DerivativesNode
 from neuroferry.interfaces.reportlets import (
     BiasPicture,
     BrainPicture,
@@ -121,7 +122,7 @@ def init_anat_reports_wf(
     for desc, interface, fields in steps:
         memory = picture_mem_gb(n_voxels, len(fields)) if desc != "norm" else _BASE_GB
         draw = pe.Node(interface(), name=f"draw_{desc}", mem_gb=memory, n_procs=1)
-        save = pe.Node(
+        save = DerivativesNode(
             SaveFigure(out_path=str(figures / f"{prefix}_desc-{desc}_T1w.svg")),
             name=f"save_{desc}",
             mem_gb=0.1,
