@@ -35,7 +35,7 @@ class Settings:
     bids_dir, out_dir : pathlib.Path
         Input dataset and derivatives.
     workflows : sequence of str
-        Of ``anat`` and ``qc``.
+        Of ``anat`` and ``qc``; without ``anat`` nothing is written in template space.
     output_spaces : sequence of str
         ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, and ``T1w``.
     derivatives : mapping of str to pathlib.Path
@@ -159,7 +159,7 @@ def _init_session_wf(
         bids_dir=settings.bids_dir,
         source_files=files,
         seed=settings.seed,
-        output_spaces=settings.output_spaces,
+        output_spaces=settings.output_spaces if "anat" in settings.workflows else (),
         std_resolution=resolution,
         with_iqms=with_qc,
     )

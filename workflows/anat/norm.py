@@ -71,6 +71,7 @@ def init_normalisation_wf(
     if xfms is not None:
         workflow.__desc__ = f"Precomputed transforms to *{TEMPLATE_SPACE}* were used. "
         outputnode.inputs.anat2std_xfm, outputnode.inputs.std2anat_xfm = xfms
+        workflow.add_nodes([inputnode, outputnode])
         return workflow
     workflow.__desc__ = (
         f"The brain was registered to the template *{TEMPLATE_SPACE}* by an affine with "
