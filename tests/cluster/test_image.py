@@ -243,19 +243,19 @@ def test_nothing_leaks_in_from_the_host(person):
         person.write(folder / "nibabel.py", poison)
     person.write(stray / "sitecustomize.py", poison)
     person.write(site / "usercustomize.py", poison)
-    person.write(person.home / ".nipype" / "nipype.cfg", "[execution]\nhash_method = timestamp\n")
+    person.write(person.home / ".nipype" / "nipype.cfg", "[execution]\nkeep_inputs = true\n")
     person.write(person.home / ".config" / "matplotlib" / "matplotlibrc", "image.cmap: hot\n")
     env = {"PYTHONPATH": str(stray), "PYTHONUSERBASE": str(person.home / ".local"), "LANG": "xx"}
     code = (
         "import json, locale, nibabel, nipype, matplotlib as m\n"
-        "print(json.dumps([nibabel.__file__, nipype.config.get('execution', 'hash_method'),"
+        "print(json.dumps([nibabel.__file__, nipype.config.get('execution', 'keep_inputs'),"
         " m.rcParams['image.cmap'], locale.getlocale()[1]]))"
     )
     result = person.inside("python", "-c", code, env=env)
     assert result.returncode == 0, result.stderr
-    where, hash_method, cmap, encoding = json.loads(result.stdout)
+    where, keep_inputs, cmap, encoding = json.loads(result.stdout)
     assert where.startswith("/opt/neuroferry/lib/python3.13/site-packages/")
-    assert (hash_method, cmap, encoding) == ("content", "viridis", "UTF-8")
+    assert (keep_inputs, cmap, encoding) == ("false", "viridis", "UTF-8")
 
 
 def test_a_name_taken_in_tmp_is_not_used(person):
