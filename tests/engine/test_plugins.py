@@ -341,3 +341,21 @@ def _descendants_sleep(pid):
         for line in listing.splitlines()
         if line.split()[1] == str(session) and line.endswith("sleep 60")
     ]
+
+
+def sleep_two_seconds(x):
+    import time
+
+    time.sleep(2)
+    return x
+
+
+def test_the_parent_sleeps_while_steps_run(run):
+    """A pipe that a later worker inherited must not keep the parent awake."""
+    workflow = Workflow("w")
+    workflow.connect(node("short", add_one, x=1), "out", node("other", sleep_two_seconds), "x")
+    workflow.add_nodes([node("long", sleep_two_seconds, x=1)])
+    before = time.process_time()
+    steps, _ = run(workflow)
+    assert {step.state for step in steps.values()} == {"done"}
+    assert time.process_time() - before < 1.0
