@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -51,5 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
         }
     )
     code = run_app(config, command="neuroferry demo")
-    print(f"Open {out / 'derivatives' / 'index.html'} in a browser.", file=sys.stderr)
+    seen = Path(os.environ.get("NEUROFERRY_HOST_OUT", out))  # OUT as it is called outside the image
+    print(f"Open {seen / 'derivatives' / 'index.html'} in a browser.", file=sys.stderr)
     return code
