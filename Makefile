@@ -26,14 +26,12 @@ help:
 
 demo:
 	@$(call provision,); \
-	if [[ $$apptainer ]]; then \
-		containers/build >/dev/null; \
+	if [[ $$apptainer ]] && containers/build >/dev/null; then \
 		containers/neuroferry demo $(DEMO); \
 	else \
-		echo "demo: without Apptainer the same workflows run from a Python environment"; \
+		echo "demo: there is no image here; the same workflows run from a Python environment"; \
 		"$$(containers/venv)/bin/neuroferry" demo $(DEMO); \
 	fi
-	@echo "demo: now open $(abspath $(DEMO))/derivatives/index.html in a browser"
 
 test:
 	@$(call provision,--test); \

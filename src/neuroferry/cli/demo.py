@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
     )
     code = run_app(config, command="neuroferry demo")
-    seen = Path(os.environ.get("NEUROFERRY_HOST_OUT", out))  # OUT as it is called outside the image
+    # In the image OUT has another name than outside, where the browser is.
+    seen = Path(os.environ.get("NEUROFERRY_HOST_OUT", out))
     print(f"Open {seen / 'derivatives' / 'index.html'} in a browser.", file=sys.stderr)
     return code
