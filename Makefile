@@ -26,14 +26,12 @@ help:
 
 demo:
 	@$(call provision,); \
-	if [[ $$apptainer ]]; then \
-		containers/build >/dev/null; \
+	if [[ $$apptainer ]] && containers/build >/dev/null; then \
 		containers/neuroferry demo $(DEMO); \
 	else \
-		echo "demo: without Apptainer the same workflows run from a Python environment"; \
+		echo "demo: there is no image here; the same workflows run from a Python environment"; \
 		"$$(containers/venv)/bin/neuroferry" demo $(DEMO); \
 	fi
-	@echo "demo: now open $(abspath $(DEMO))/derivatives/index.html in a browser"
 
 test:
 	@$(call provision,--test); \
@@ -41,7 +39,7 @@ test:
 	status=0; \
 	$(MAKE) --no-print-directory lint VENV="$$venv" || status=1; \
 	if [[ $$apptainer ]]; then export NEUROFERRY_NEEDS_IMAGE=1; fi; \
-	"$$venv/bin/python" -m pytest tests --doctest-modules --pyargs neuroferry || status=$$?; \
+	"$$venv/bin/python" -m pytest tests --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry || status=$$?; \
 	exit $$status
 
 image:

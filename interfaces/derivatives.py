@@ -115,7 +115,9 @@ class DerivativesSink(SimpleInterface):
 
 
 class DerivativesNode(pe.Node):
-    """A node around `DerivativesSink` that is done only while its files are there.
+    """A node around a sink that is done only while the sink's files are there.
+
+    The sink lists them in ``output_paths()`` and ``sidecar_paths()``.
 
     Nipype looks for a step's results in the work folder, so that derivatives deleted from
     the output folder would stay away until the work folder is deleted as well.

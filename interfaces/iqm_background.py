@@ -193,8 +193,8 @@ def above_plane(shape: tuple[int, ...], to_template: NDArray[np.floating]) -> ND
     weights = normal @ matrix[:3, :3]
     offset = float(normal @ (matrix[:3, 3] - front))
     grids = [w * np.arange(size) for w, size in zip(weights, shape, strict=True)]
-    height = grids[0][:, None, None] + grids[1][None, :, None] + grids[2][None, None, :]
-    return np.asarray(height > -offset)
+    in_plane = grids[0][:, None, None] + grids[1][None, :, None]
+    return np.asarray(in_plane > -offset - grids[2])
 
 
 def artifact_mask(

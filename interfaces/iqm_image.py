@@ -168,15 +168,15 @@ def volume_fractions(volumes: Mapping[str, float]) -> dict[str, float]:
     return {name: value / total if total > 0 else NAN for name, value in volumes.items()}
 
 
-def rpve(probability: NDArray[np.floating], *, outside: int = 0) -> float:
+def rpve(probability: NDArray[np.floating], *, outside: int = 0, floor: float = 0.01) -> float:
     r"""Residual partial volume error of one tissue, as MRIQC publishes it.
 
     .. math::
 
         \frac{1}{N} \Big[ \sum_{p_i > 0.5} p_i + \sum_{p_i \le 0.5} (1 - p_i) \Big]
 
-    where :math:`N` counts the voxels with :math:`p_i > 0`, and probabilities below the 2nd
-    or above the 98th percentile of those are set to 0 first. The second sum runs over
+    where :math:`N` counts the voxels with any of the tissue, and probabilities below the
+    2nd or above the 98th percentile of those are set to 0 first. The second sum runs over
     every voxel of the image, the empty ones too: the metric grows with the field of view.
 
     Parameters
@@ -185,6 +185,9 @@ def rpve(probability: NDArray[np.floating], *, outside: int = 0) -> float:
         Probability of the tissue.
     outside : int
         Voxels of the field of view that a cropped `probability` leaves out.
+    floor : float
+        Smaller probabilities count as none: a mixture model gives every voxel of the brain
+        some, however small, of each tissue.
 
     Returns
     -------
@@ -192,7 +195,7 @@ def rpve(probability: NDArray[np.floating], *, outside: int = 0) -> float:
         ``nan`` when the tissue is absent.
     """
     p = np.clip(np.asarray(probability, dtype=np.float32).ravel(), 0.0, 1.0)
-    inside = p[p > 0]
+    inside = p[p >= floor]
     if inside.size == 0:
         return NAN
     low, high = np.percentile(inside, (2, 98))

@@ -15,7 +15,14 @@ import nibabel as nb
 import numpy as np
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.images import Affine, FloatArray, Volume, crop_to, load_volume
+from neuroferry.interfaces.images import (
+    Affine,
+    FloatArray,
+    Volume,
+    crop_to,
+    inverse,
+    load_volume,
+)
 from neuroferry.interfaces.iqm_background import above_plane
 from neuroferry.interfaces.transforms import Transform, map_points, read_transform
 
@@ -125,7 +132,7 @@ def to_run_grid(volume: Volume, grid: RunGrid, *, order: int, extend: bool = Fal
     """
     from scipy import ndimage
 
-    matrix = np.linalg.inv(volume.affine) @ grid.to_reference @ grid.affine
+    matrix = inverse(volume.affine) @ grid.to_reference @ grid.affine
     if volume.shape == grid.shape and np.allclose(matrix, np.eye(4), rtol=0, atol=1e-4):
         return volume.data
     moved: FloatArray = ndimage.affine_transform(
@@ -201,7 +208,7 @@ def template_on_run(
     maps = dict(zip(("gm", "wm", "csf"), template.tpms, strict=True))
     out = {name: np.empty(grid.shape, dtype=np.float32) for name in maps}
     matrix = grid.to_reference @ grid.affine
-    to_voxels = np.linalg.inv(template.affine)
+    to_voxels = inverse(template.affine)
     step = max(1, 1_000_000 // (grid.shape[1] * grid.shape[2]))
     for start in range(0, grid.shape[0], step):
         stop = min(grid.shape[0], start + step)
@@ -260,7 +267,7 @@ def gather_maps(
     linear = read_transform(run2ref_xfm)
     if len(linear) != 1 or not isinstance(linear[0], np.ndarray):
         raise InputError(f"{Path(run2ref_xfm).name} must hold one rigid transform.")
-    grid = RunGrid(run.shape, run.affine, np.asarray(np.linalg.inv(linear[0]), np.float64))
+    grid = RunGrid(run.shape, run.affine, inverse(linear[0]))
     std2anat = read_transform(std2anat_xfm)
 
     brain = to_run_grid(_load(brain_mask), grid, order=0) > 0.5
@@ -286,9 +293,9 @@ def gather_maps(
         above_face=above_plane(run.shape, to_template),
         box=box,
         dseg=np.rint(labels).astype(np.uint8),
-        bias_field=bias[box],
+        bias_field=bias[box].copy(),  # not a view, which would keep the whole field
         tpms={
-            name: to_run_grid(_load(path), grid, order=1)[box]
+            name: to_run_grid(_load(path), grid, order=1)[box].copy()
             for name, path in zip(("gm", "wm", "csf"), tpms, strict=True)
         },
         template_tpms=template_on_run(template, part, std2anat),
@@ -303,7 +310,7 @@ def _brain_of_template(
     inside = np.argwhere(template.brain_mask)
     ends = np.stack([inside.min(axis=0), inside.max(axis=0)])
     corners = np.array([[ends[(n >> axis) & 1, axis] for axis in range(3)] for n in range(8)])
-    matrix = np.linalg.inv(to_template) @ template.affine
+    matrix = inverse(to_template) @ template.affine
     on_run = np.rint(corners @ matrix[:3, :3].T + matrix[:3, 3]).astype(int)
     marked = np.zeros(shape, dtype=bool)
     marked[tuple(np.clip(on_run, 0, np.array(shape) - 1).T)] = True

@@ -234,6 +234,7 @@ def draw_bias(
         View(
             "Bias field",
             _field_painter(field.data, middle, reach),
+            [] if brain_mask is None else [Outline(inside, "#7a7a7a", "brain mask")],
             notes=_colour_bar(reach),
         ),
     ]
@@ -342,7 +343,7 @@ def draw_tissues(t1w: str | Path, dseg: str | Path) -> str:
         image,
         [
             View("Image alone"),
-            View("Borders of", None, [fluid, rim, white]),
+            View("Borders", None, [fluid, rim, white]),
             View("Filled in", _tissue_painter(plain, codes), notes=_tissue_key()),
         ],
         _brain_rows(box, dense=False),

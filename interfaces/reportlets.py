@@ -132,11 +132,18 @@ class _SaveFigureOutputSpec(TraitedSpec):
 
 
 class SaveFigure(SimpleInterface):
-    """Copy a picture to its place; done anew each time, so that it comes back when deleted."""
+    """Copy a picture to its place; a `DerivativesNode` brings it back when it was deleted."""
 
     input_spec = _SaveFigureInputSpec
     output_spec = _SaveFigureOutputSpec
-    _always_run = True
+
+    def output_paths(self) -> list[Path]:
+        """List the files that are written."""
+        return [Path(self.inputs.out_path)]
+
+    def sidecar_paths(self) -> list[Path]:
+        """List the sidecars that are written: none."""
+        return []
 
     def _run_interface(self, runtime: Any) -> Any:
         copy_file(self.inputs.in_file, self.inputs.out_path)

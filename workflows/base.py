@@ -35,7 +35,7 @@ class Settings:
     bids_dir, out_dir : pathlib.Path
         Input dataset and derivatives.
     workflows : sequence of str
-        Of ``anat`` and ``qc``.
+        Of ``anat`` and ``qc``; without ``anat`` nothing is written in template space.
     output_spaces : sequence of str
         ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, and ``T1w``.
     derivatives : mapping of str to pathlib.Path
@@ -123,8 +123,7 @@ Brain Imaging Data Structure [@bids].
     for session in subject.sessions:
         runs = [run for run in subject.select("anat", "T1w") if run.session == session]
         if runs:
-            used = runs if settings.average_t1w else runs[:1]
-            workflow.add_nodes([_init_session_wf(subject, session, used, settings, resolution)])
+            workflow.add_nodes([_init_session_wf(subject, session, runs, settings, resolution)])
     return workflow
 
 
@@ -145,8 +144,8 @@ def _init_session_wf(
         t1w_shapes=shapes,
         precomputed=find_precomputed(settings.derivatives, subject.label, session, TEMPLATE_SPACE),
         std_resolution=resolution,
+        average=settings.average_t1w,
         sloppy=settings.sloppy,
-        omp_nthreads=settings.omp_nthreads,
         seed=settings.seed,
     )
     workflow.connect(inputnode, "t1w", anat_wf, "inputnode.t1w")
@@ -160,7 +159,7 @@ def _init_session_wf(
         bids_dir=settings.bids_dir,
         source_files=files,
         seed=settings.seed,
-        output_spaces=settings.output_spaces,
+        output_spaces=settings.output_spaces if "anat" in settings.workflows else (),
         std_resolution=resolution,
         with_iqms=with_qc,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from nipype import Function, MapNode, Node, Workflow, config
 
+from neuroferry.cli.progress import Progress
 from neuroferry.engine import LinearPlugin, MultiProcPlugin, RunRecord
 from neuroferry.engine.record import read_events, summarise
 from neuroferry.errors import StepsFailedError
@@ -136,10 +137,14 @@ def test_results_and_cache(run, plugin):
     items = MapNode(Function(["x"], ["out"], add_one), iterfield=["x"], name="items")
     items.inputs.x = [1, 2, 3]
     workflow.connect(items, "out", node("total", total, ("values",)), "values")
-    steps, error = run(workflow, plugin)
+    # a live display listens, which cannot be pickled
+    record = RunRecord(run.folder / "live.jsonl", [Progress(2, 2, {})])
+    _, error = run(workflow, plugin, record=record)
     assert error is None
     assert result_of(workflow, "total") == 9
-    assert {step.state for step in steps.values()} == {"done"}
+    first = summarise(read_events(record.path))
+    assert {step.state for step in first.steps} == {"done"}
+    assert (len(first.steps), first.count("done")) == (5, 2)
     again, _ = run(workflow, plugin)
     assert {name: step.state for name, step in again.items()} == {
         "items": "cached",
@@ -336,3 +341,22 @@ def _descendants_sleep(pid):
         for line in listing.splitlines()
         if line.split()[1] == str(session) and line.endswith("sleep 60")
     ]
+
+
+def sleep_two_seconds(x):
+    import time
+
+    time.sleep(2)
+    return x
+
+
+def test_the_parent_sleeps_while_steps_run(run):
+    """A pipe that a later worker inherited must not keep the parent awake."""
+    workflow = Workflow("w")
+    workflow.connect(node("short", add_one, x=1), "out", node("other", sleep_two_seconds), "x")
+    workflow.add_nodes([node("long", sleep_two_seconds, x=1)])
+    turns = []
+    steps, _ = run(workflow, tick=lambda: turns.append(1))
+    assert {step.state for step in steps.values()} == {"done"}
+    # three steps that end, and a look around every second
+    assert len(turns) < 100

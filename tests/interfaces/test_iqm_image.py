@@ -102,13 +102,19 @@ def test_rpve_closed_form_with_partial_volume() -> None:
 
 
 def test_rpve_drops_the_tails() -> None:
-    p = np.linspace(0.001, 1.0, 1000).reshape(10, 10, 10)
+    p = np.linspace(0.01, 1.0, 1000).reshape(10, 10, 10)
     low, high = np.percentile(p, (2, 98))
     kept = p[(p >= low) & (p <= high)]
     dropped = p.size - kept.size
     expected = kept[kept > 0.5].sum() + (1 - kept[kept <= 0.5]).sum() + dropped
     assert dropped == 40
     assert whole.rpve(p) == pytest.approx(expected / 1000, rel=1e-6)
+
+
+def test_rpve_ignores_traces_of_a_tissue() -> None:
+    p = np.zeros((10, 10, 10))
+    p[:2] = 1.0
+    assert whole.rpve(np.maximum(p, 1e-4)) == pytest.approx(whole.rpve(p))
 
 
 def test_overlap_of_shifted_boxes() -> None:

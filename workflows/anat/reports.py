@@ -9,6 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.interfaces.derivatives import DerivativesNode
 from neuroferry.interfaces.reportlets import (
     BiasPicture,
     BrainPicture,
@@ -20,8 +21,8 @@ from neuroferry.interfaces.reportlets import (
 
 _FLOAT = 4e-9
 """GB of one voxel of float32."""
-_TEMPLATE_GB = 0.8
-"""Interpreter, libraries and the template at 1 mm, in GB."""
+_BASE_GB = 0.45
+"""Interpreter and libraries, in GB; also the template at 1 mm and an image on its grid."""
 
 
 def picture_mem_gb(n_voxels: int, images: int) -> float:
@@ -37,15 +38,16 @@ def picture_mem_gb(n_voxels: int, images: int) -> float:
     Returns
     -------
     float
-        In GB: 0.4 for interpreter and libraries, and for each image its voxels twice as
-        float32, as read and as scaled.
+        In GB: 0.45 for interpreter and libraries, and each image as float32. Measured with
+        40 million voxels: 0.57 GB for one image and for two, one of which holds labels,
+        0.89 GB for four.
 
     Examples
     --------
     >>> round(picture_mem_gb(256**3, 1), 2)
-    0.53
+    0.52
     """
-    return 0.4 + 2 * images * n_voxels * _FLOAT
+    return _BASE_GB + images * n_voxels * _FLOAT
 
 
 def init_anat_reports_wf(
@@ -118,9 +120,9 @@ def init_anat_reports_wf(
         ("norm", NormalisationPicture, {"std_t1w": "std_t1w"}),
     ]
     for desc, interface, fields in steps:
-        memory = picture_mem_gb(n_voxels, len(fields)) if desc != "norm" else _TEMPLATE_GB
+        memory = picture_mem_gb(n_voxels, len(fields)) if desc != "norm" else _BASE_GB
         draw = pe.Node(interface(), name=f"draw_{desc}", mem_gb=memory, n_procs=1)
-        save = pe.Node(
+        save = DerivativesNode(
             SaveFigure(out_path=str(figures / f"{prefix}_desc-{desc}_T1w.svg")),
             name=f"save_{desc}",
             mem_gb=0.1,

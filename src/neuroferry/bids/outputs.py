@@ -33,6 +33,7 @@ BIDSIGNORE = (
     "*_xfm.txt",
     "*_xfm.json",
     "*_desc-iqms_T1w.json",
+    "group_*.tsv",
 )
 README = """\
 Derivatives written by neuroferry, in the layout of BIDS Derivatives.

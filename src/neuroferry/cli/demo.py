@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -51,5 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
     )
     code = run_app(config, command="neuroferry demo")
-    print(f"Open {out / 'derivatives' / 'index.html'} in a browser.", file=sys.stderr)
+    # In the image OUT has another name than outside, where the browser is.
+    seen = Path(os.environ.get("NEUROFERRY_HOST_OUT", out))
+    print(f"Open {seen / 'derivatives' / 'index.html'} in a browser.", file=sys.stderr)
     return code

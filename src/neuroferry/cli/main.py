@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from neuroferry import __version__
@@ -59,6 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("neuroferry: Interrupted.", file=sys.stderr)
         return int(ExitCode.INTERRUPTED)
+    except Exception as err:
+        traceback.print_exc()
+        print(
+            f"neuroferry: This is a defect of neuroferry, not of your data ({err}). Please report "
+            "it with the lines above; what is finished is kept.",
+            file=sys.stderr,
+        )
+        return int(ExitCode.SOFTWARE)
 
 
 def _dispatch(arguments: list[str]) -> int:

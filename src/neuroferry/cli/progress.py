@@ -107,6 +107,8 @@ class Progress:
         kind, step = event["event"], event.get("step", "")
         if kind == "step_started":
             self.running[step] = time.monotonic()
+            if event.get("item"):
+                self.n_steps += 1
         elif kind in ("step_done", "step_failed", "step_skipped"):
             self.running.pop(step, None)
             self.ended += 1

@@ -113,6 +113,7 @@ class MultiProcPlugin(RecordingPlugin):
                 outcome = worker.collect(block=closed)
                 if outcome is not None:
                     selector.unregister(worker.pipe)
+                    worker.close()
                     del running[index]
                     self._close(schedule, index, outcome)
 
@@ -225,10 +226,12 @@ def _end_all(running: dict[int, Worker]) -> None:
     while left and time.monotonic() < deadline:
         for index, worker in list(left.items()):
             if worker.collect(block=False) is not None:
+                worker.close()
                 del left[index]
         time.sleep(0.02)
     for worker in running.values():
         worker.kill(signal.SIGKILL)
     for worker in left.values():
         worker.collect(block=True)
+        worker.close()
     running.clear()

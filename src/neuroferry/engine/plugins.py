@@ -80,6 +80,10 @@ class RecordingPlugin:
         )
         crash_dir = self.plugin_args.get("crash_dir") or execution.get("crashdump_dir")
         self._crash_dir = Path(crash_dir) if crash_dir else Path.cwd()
+        for node in graph.nodes():
+            if _is_map(node):
+                # Nipype hangs the plugin's arguments on each MapNode and pickles them with it
+                node.use_plugin = None
         schedule = Schedule(graph, self._expected_seconds(graph))
         with self._signals():
             self._walk(schedule)
@@ -181,6 +185,7 @@ class RecordingPlugin:
             n_procs=task.n_procs,
             mem_gb=round(self.booked_gb(task), 3),
             declared_gb=round(task.mem_gb, 3),
+            item=task.map_parent is not None,
         )
         self._call_back(task, "start")
 

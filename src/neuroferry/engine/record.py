@@ -65,6 +65,8 @@ class StepSummary:
         Where the details are, and the details.
     because : str or None
         For a skipped step, the step that failed before it.
+    item : bool
+        Whether it is one item of a MapNode, which is a step itself.
     """
 
     step: str
@@ -82,6 +84,7 @@ class StepSummary:
     crashfile: str | None = None
     traceback: str | None = None
     because: str | None = None
+    item: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,8 @@ class RunSummary:
     problems: tuple[Event, ...] = ()
 
     def count(self, *states: StepState) -> int:
-        """Count the steps that are in one of ``states``."""
-        return sum(step.state in states for step in self.steps)
+        """Count the steps that are in one of ``states``; items of MapNodes do not count."""
+        return sum(step.state in states for step in self.steps if not step.item)
 
     @property
     def failed(self) -> tuple[StepSummary, ...]:
@@ -271,6 +274,7 @@ def _after(before: StepSummary | None, entry: Mapping[str, Any]) -> StepSummary:
         "crashfile",
         "traceback",
         "because",
+        "item",
     )
     known = {key: entry[key] for key in keys if entry.get(key) is not None}
     if state in ("running", "done", "cached"):

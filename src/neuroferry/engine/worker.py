@@ -102,12 +102,16 @@ class Worker:
         ----------
         block : bool
             Wait for the end of the process; otherwise give ``None`` while it runs.
+
+        Notes
+        -----
+        The pipe stays open: it must leave its selector before it is closed, since a sibling
+        that was forked meanwhile holds it too, and would keep it in the selector.
         """
         pid, status, usage = os.wait4(self.pid, 0 if block else os.WNOHANG)
         if pid == 0:
             return None
         self.read(block=False)
-        os.close(self.pipe)
         seconds = time.monotonic() - self.started
         cpu = usage.ru_utime + usage.ru_stime
         peak = max(usage.ru_maxrss * 1024 / 1e9, self.watch.peak_gb)
@@ -154,6 +158,10 @@ class Worker:
             if not chunk:
                 return True
             self.received += chunk
+
+    def close(self) -> None:
+        """Close the pipe, once it has left its selector."""
+        os.close(self.pipe)
 
     def kill(self, signal_number: int) -> None:
         """Send a signal to the process and to everything that it started."""

@@ -26,6 +26,7 @@ _MEANS = (0.65, 0.87, 0.25)  # GM, WM, CSF in the template's T1w
 _WIDTHS = (0.07, 0.06, 0.12)  # their spread
 _SHARPNESS = 2.5  # exponent that turns averaged into individual tissue
 _TEXTURE = 0.015  # how much brightness varies within a tissue, as a fraction of white matter
+_THICKNESS = 3.6  # mm: deeper cortex than this is two banks of a sulcus
 _VALLEY = 12.0  # what a dip of the template's T1w adds to the log-odds of CSF, per unit
 
 
@@ -118,6 +119,7 @@ def brain_template() -> BrainTemplate:
     cortex = _cerebrum(grid)
     logits, detail = _sharpen([cut(tpm) for tpm in template.tpms], t1w, mask, cortex)
     coarse, depth, hull_points = _hull_depth(mask, grid)
+    _thin_cortex(logits, cortex, resample_grid(depth, coarse, grid))
     ventricles = resample_grid(_ventricles(logits, mask, grid), grid, coarse)
     for array in (mask, logits, detail, cortex, depth, hull_points, ventricles):
         array.setflags(write=False)
@@ -163,6 +165,21 @@ def _sharpen(
     logits[2] += _VALLEY * _SHARPNESS * cortex * np.maximum(local - t1w - np.float32(0.03), 0)
     detail = np.clip(t1w - expected, -0.12, 0.12) * inside / np.float32(_MEANS[1])
     return logits, ndimage.gaussian_filter(detail, 1.0) * inside
+
+
+def _thin_cortex(
+    logits: NDArray[np.float32], cortex: NDArray[np.float32], depth: NDArray[np.float32]
+) -> None:
+    """Open a sulcus in the middle of cortex that averaging made thicker than it can be.
+
+    Not at the crowns, where the brain mask ends, and not in the deep grey matter.
+    """
+    white = (logits[1] > logits[0]) & (logits[1] > logits[2])
+    from_white = ndimage.distance_transform_edt(~white).astype(np.float32)
+    from_white = ndimage.gaussian_filter(from_white, 0.7)
+    excess = np.clip((from_white - np.float32(_THICKNESS)) / np.float32(0.7), 0, 2)
+    within = np.clip((depth - 2) / 2, 0, 1) * np.clip((24 - depth) / 4, 0, 1)
+    logits[2] += 5 * excess * within * cortex
 
 
 def _hull_depth(

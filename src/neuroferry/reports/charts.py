@@ -163,7 +163,7 @@ def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
     scores = robust_z(values) if len(values) >= few else [0.0] * len(values)
     middle = statistics.median(values)
     rows = [
-        f'<svg class="strip" viewBox="0 0 400 74" role="group" '
+        f'<svg class="strip" viewBox="0 0 400 84" role="group" '
         f'aria-label="{escape(name)}: {len(points)} values from {low:.4g} to {high:.4g}">',
         '<path class="axis" d="M14 44H386"/>',
         f'<path class="median" d="M{14 + (middle - low) / span * 372:.1f} 20v36"/>',
@@ -183,7 +183,7 @@ def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
             f'r="{5 if odd else 4}"><title>{escape(text)}</title></circle></a>'
         )
     rows.append(
-        f'<text x="14" y="72">{low:.4g}</text>'
-        f'<text x="386" y="72" text-anchor="end">{high:.4g}</text></svg>'
+        f'<text x="14" y="80">{low:.4g}</text>'
+        f'<text x="386" y="80" text-anchor="end">{high:.4g}</text></svg>'
     )
     return "".join(rows)

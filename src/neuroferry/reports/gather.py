@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlparse
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.metadata import SidecarReader, read_json
 from neuroferry.errors import InputError
+from neuroferry.reports.svg import looks_whole
 
 BRAIN_KEY = "BrainExtraction"
 """Where the sidecar of the brain mask holds the confidence."""
@@ -142,9 +143,9 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
     reportlets = []
     for item in report_layout():
         desc = item["bids"]["desc"]
-        reportlets.append(
-            Reportlet(desc, item["subtitle"], item["description"], pictures.get(desc))
-        )
+        path = pictures.get(desc)
+        whole = path if path is not None and looks_whole(path) else None
+        reportlets.append(Reportlet(desc, item["subtitle"], item["description"], whole))
     brain: dict[str, Any] = {}
     metrics = []
     for path in ours:

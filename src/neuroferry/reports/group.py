@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.bids.outputs import write_text
-from neuroferry.engine.record import RunSummary, list_runs, read_run
+from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.interfaces.iqm_table import metric_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
 from neuroferry.reports.gather import Session, find_sessions
 from neuroferry.reports.render import write_page
+from neuroferry.reports.runs import RunBySubject, read_run_once
 from neuroferry.reports.status import Verdict, judge
 from neuroferry.reports.subject import format_value
 
@@ -67,12 +68,12 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
         The page.
     """
     out_dir, run_dir = Path(out_dir), Path(run_dir)
-    latest: dict[str, RunSummary] = {}
-    current = read_run(run_dir)
+    latest: dict[str, RunBySubject] = {}
+    current = read_run_once(run_dir)
     for folder in list_runs(out_dir):
-        run = read_run(folder)
-        latest.update(dict.fromkeys(run.subjects, run))
-    latest.update(dict.fromkeys(current.subjects, current))
+        past = read_run_once(folder)
+        latest.update(dict.fromkeys(past.run.subjects, past))
+    latest.update(dict.fromkeys(current.run.subjects, current))
     rows: list[Row] = []
     for subject in sorted(latest):
         rows += _rows_of(out_dir, subject, latest[subject].of_subject(subject))
@@ -80,7 +81,7 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
     odd = _outliers(rows)
     levels = [_worst(rows, subject) for subject in sorted(latest)]
     values = {
-        "run": current,
+        "run": current.run,
         "n_subjects": len(latest),
         "counts": {level: levels.count(level) for level in ("good", "look", "failed")},
         "columns": [(name, metric_table()[name].title) for name in TABLE_METRICS],
@@ -88,7 +89,7 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
         "plots": _plots(out_dir, rows),
         "few": FEWEST,
         "z": OUTLIER_Z,
-        "dataset_problems": [p for p in current.problems if p.get("subject") is None],
+        "dataset_problems": [p for p in current.run.problems if p.get("subject") is None],
     }
     return write_page("group.html", out_dir / "index.html", values)
 

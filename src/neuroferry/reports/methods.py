@@ -52,8 +52,8 @@ def cited_keys(text: str) -> list[str]:
 
     Examples
     --------
-    >>> cited_keys("By N4 [@n4; @ants], then again @n4. Mail a@b.org.")
-    ['n4', 'ants']
+    >>> cited_keys("By N4 [@tustison2010; @ants], then again @tustison2010. Mail a@b.org.")
+    ['tustison2010', 'ants']
     """
     keys: dict[str, None] = {}
     for group, single in _CITATION.findall(text):
@@ -77,8 +77,8 @@ def render_methods(text: str) -> MethodsText:
 
     Examples
     --------
-    >>> render_methods("Done with N4 [@n4].").html
-    '<p>Done with N4 <span class="cite">[<a href="#ref-n4">1</a>]</span>.</p>'
+    >>> render_methods("Done with N4 [@tustison2010].").html
+    '<p>Done with N4 <span class="cite">[<a href="#ref-tustison2010">1</a>]</span>.</p>'
     """
     known = load_references()
     keys = cited_keys(text)

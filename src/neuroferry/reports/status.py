@@ -154,7 +154,9 @@ def judge(run: RunSummary, sessions: Sequence[Session], *, any_output: bool) -> 
         if session.brain.get("verdict") == "look":
             looks.append(_brain_sentence(session, where))
         missing = [r.title.lower() for r in session.reportlets if r.path is None]
-        if missing:
+        if len(missing) == len(session.reportlets):
+            looks.append(f"No pictures{where} were made.")
+        elif missing:
             looks.append(f"Pictures{where} are missing: {', '.join(missing)}.")
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []

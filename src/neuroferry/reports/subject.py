@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neuroferry.engine.record import RunSummary, StepSummary, read_history, read_run
+from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.interfaces.iqm_table import Metric, metric_table
 from neuroferry.reports.charts import NOTHING, duration, step_chart
 from neuroferry.reports.gather import (
@@ -25,12 +25,13 @@ from neuroferry.reports.gather import (
 )
 from neuroferry.reports.methods import render_methods
 from neuroferry.reports.render import write_page
+from neuroferry.reports.runs import measured_before, read_run_once
 from neuroferry.reports.status import advice, failure_sentence, judge, plain_step, step_place
 from neuroferry.reports.svg import inline_svg
 
 FOLDED = ("Brightness", "Geometry")
 """Groups of metrics that are shown when asked for."""
-_BETTER = {"higher": "higher", "lower": "lower", "none": NOTHING}
+_BETTER = {"higher": "higher is better", "lower": "lower is better", "none": NOTHING}
 
 
 def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
@@ -54,8 +55,8 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         The page.
     """
     out_dir, run_dir = Path(out_dir), Path(run_dir)
-    run = _with_history(read_run(run_dir).of_subject(subject), out_dir)
-    sessions = find_sessions(out_dir, subject)
+    run = _with_history(read_run_once(run_dir).of_subject(subject), out_dir)
+    sessions, pictures = _inline_pictures(find_sessions(out_dir, subject))
     outputs = find_outputs(out_dir, subject)
     raw = raw_root(out_dir)
     tables = [_metric_table(m) for session in sessions for m in session.metrics]
@@ -67,9 +68,10 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         "run_facts": _run_facts(run, _read_seed(run_dir)),
         "raw_root": str(raw) if raw is not None else "",
         "inputs": find_inputs(out_dir, subject, raw),
-        "sessions": _show_sessions(sessions),
+        "sessions": _show_sessions(sessions, pictures),
         "has_metrics": bool(tables),
         "metric_tables": tables,
+        "advices": sorted({advice(step.message, step.traceback) for step in run.failed}),
         "failures": [_show_failure(step) for step in run.failed],
         "skipped": [_show_skipped(step) for step in run.steps if step.state == "skipped"],
         "problems": [_show_problem(problem) for problem in run.problems],
@@ -93,7 +95,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
 def _with_history(run: RunSummary, out_dir: Path) -> RunSummary:
     """Give steps that were taken over from an earlier run the times measured then."""
     unmeasured = any(s.state == "cached" and s.seconds is None for s in run.steps)
-    history = read_history(out_dir) if unmeasured else {}
+    history = measured_before(out_dir) if unmeasured else {}
     steps = []
     for step in run.steps:
         past = history.get(step.step)
@@ -132,8 +134,16 @@ def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
         ("Random seed", seed),
         ("Started", _moment(run.started)),
         ("Ended", _moment(run.ended) or "no end on record"),
+        ("Exit code of the whole run", _exit(run)),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _exit(run: RunSummary) -> str:
+    """Say what the run ended in; nothing when all was well."""
+    if not run.exit_code:
+        return ""
+    return f"{run.exit_code}, {run.reason}" if run.reason else str(run.exit_code)
 
 
 def _moment(time: str | None) -> str:
@@ -165,14 +175,46 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
     return facts
 
 
-def _show_sessions(sessions: Sequence[Session]) -> list[dict[str, Any]]:
-    shown = []
-    for n, (session, name) in enumerate(zip(sessions, session_names(sessions), strict=True)):
-        pictures = []
+def _inline_pictures(
+    sessions: Sequence[Session],
+) -> tuple[tuple[Session, ...], dict[tuple[str | None, str], str]]:
+    """Read the pictures; those that cannot be read count as missing from here on."""
+    pictures: dict[tuple[str | None, str], str] = {}
+    sound = []
+    for n, session in enumerate(sessions):
+        reportlets = []
         for item in session.reportlets:
             svg = inline_svg(item.path, f"f{n}{item.desc}-") if item.path is not None else None
-            pictures.append({"title": item.title, "look_for": item.look_for, "svg": svg})
-        shown.append({"name": name, "anchor": f"session-{n + 1}", "pictures": pictures})
+            if svg is None:
+                item = replace(item, path=None)
+            else:
+                pictures[session.label, item.desc] = svg
+            reportlets.append(item)
+        sound.append(replace(session, reportlets=tuple(reportlets)))
+    return tuple(sound), pictures
+
+
+def _show_sessions(
+    sessions: Sequence[Session], pictures: Mapping[tuple[str | None, str], str]
+) -> list[dict[str, Any]]:
+    shown = []
+    for n, (session, name) in enumerate(zip(sessions, session_names(sessions), strict=True)):
+        items = [
+            {
+                "title": item.title,
+                "look_for": item.look_for,
+                "svg": pictures.get((session.label, item.desc)),
+            }
+            for item in session.reportlets
+        ]
+        shown.append(
+            {
+                "name": name,
+                "anchor": f"session-{n + 1}",
+                "pictures": items,
+                "drawn": any(item["svg"] for item in items),
+            }
+        )
     return shown
 
 
@@ -181,14 +223,14 @@ def format_value(value: Any) -> str:
 
     Examples
     --------
-    >>> format_value(0.123456), format_value(256), format_value(None), format_value(12345.6)
-    ('0.1235', '256', '\u2013', '12346')
+    >>> format_value(0.7), format_value(256), format_value(None), format_value(12345.6)
+    ('0.7000', '256', '\u2013', '12346')
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return NOTHING
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:.0f}"
-    return f"{value:.4g}"
+    return f"{value:#.4g}"
 
 
 def _metric_table(metrics: Metrics) -> dict[str, Any]:
@@ -224,7 +266,7 @@ def _metric_row(name: str, metrics: Metrics, metric: Metric | None) -> dict[str,
     }
     if metric is not None and metric.typical is not None:
         low, high = metric.typical
-        row["better"] = f"{low:g} to {high:g}"
+        row["better"] = f"typically {low:g} to {high:g}"
         if isinstance(value, int | float) and not low <= value <= high:
             row["odd"] = "below typical" if value < low else "above typical"
     return row

@@ -51,6 +51,18 @@ def inline_svg(path: Path, prefix: str) -> str | None:
     return ET.tostring(root, encoding="unicode")
 
 
+def looks_whole(path: Path) -> bool:
+    """Tell by its first and last bytes whether a file is an SVG that was written whole."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(512)
+            stream.seek(-min(path.stat().st_size, 64), 2)
+            end = stream.read()
+    except OSError:
+        return False
+    return b"<svg" in start and end.rstrip().endswith(b"</svg>")
+
+
 def _clean(element: ET.Element, prefix: str) -> None:
     for name, value in list(element.attrib.items()):
         kept = _clean_attribute(name, value, prefix)

@@ -1,0 +1,457 @@
+"""Reading, checking, resampling and writing NIfTI volumes.
+
+World coordinates are RAS+ mm; an affine maps voxel indices to world coordinates.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+)
+from numpy.typing import DTypeLike, NDArray
+
+from neuroferry.errors import GeometryError, InputError
+
+GZIP_LEVEL = 4
+MIN_EXTENT_VOXELS = 8
+FWHM_PER_SIGMA = 2.3548200450309493
+
+FloatArray = NDArray[np.float32]
+Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A three-dimensional image in memory.
+
+    Attributes
+    ----------
+    data : ndarray of float32, shape (I, J, K)
+        Voxel values.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm.
+    header : nibabel.Nifti1Header or None
+        The header it came with, for what is kept when it is written again.
+    """
+
+    data: FloatArray
+    affine: Affine
+    header: nb.Nifti1Header | None = None
+
+    @property
+    def zooms(self) -> NDArray[np.float64]:
+        """Voxel sizes in mm, shape (3,)."""
+        return voxel_sizes(self.affine)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        i, j, k = self.data.shape
+        return i, j, k
+
+    def with_data(self, data: FloatArray) -> Volume:
+        """Give the same grid with other values."""
+        return replace(self, data=data)
+
+
+def voxel_sizes(affine: Affine) -> NDArray[np.float64]:
+    """Lengths of the columns of an affine: voxel sizes in mm, shape (3,).
+
+    >>> voxel_sizes(np.diag([2.0, -1.0, 0.5, 1.0])).tolist()
+    [2.0, 1.0, 0.5]
+    """
+    sizes: NDArray[np.float64] = np.sqrt(np.sum(np.asarray(affine)[:3, :3] ** 2, axis=0))
+    return sizes
+
+
+def inverse(affine: Affine) -> Affine:
+    """Invert an affine, shape (4, 4)."""
+    result: Affine = np.asarray(np.linalg.inv(affine), dtype=np.float64)
+    return result
+
+
+def load_volume(path: str | os.PathLike[str]) -> Volume:
+    """Read a three-dimensional NIfTI image and check that it can be worked on.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI file; trailing axes of length one are dropped.
+
+    Returns
+    -------
+    Volume
+        Values as float32, in the file's axis order.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, holds NaN or infinite values, or one value only.
+    GeometryError
+        If it is not three-dimensional, too small, or its affine is singular.
+    """
+    path = Path(path)
+    try:
+        image: Any = nb.load(path)
+        data = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError) as error:
+        raise InputError(
+            f"{path.name} cannot be read as a NIfTI image ({error}); it may be truncated: "
+            "copy or convert it again."
+        ) from error
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise GeometryError(
+            f"{path.name} has shape {data.shape}; a three-dimensional image is needed."
+        )
+    if data.dtype.kind not in "biuf":
+        raise InputError(f"{path.name} holds {data.dtype} values; real numbers are needed.")
+    volume = Volume(
+        np.asarray(data, dtype=np.float32),
+        np.asarray(image.affine, dtype=np.float64),
+        image.header if isinstance(image.header, nb.Nifti1Header) else None,
+    )
+    check_volume(volume, path.name)
+    return volume
+
+
+def check_volume(volume: Volume, name: str) -> None:
+    """Refuse what no step can work on.
+
+    Parameters
+    ----------
+    volume : Volume
+        Image to check.
+    name : str
+        What to call it in messages.
+
+    Raises
+    ------
+    InputError
+        If it holds NaN or infinite values, or one value only.
+    GeometryError
+        If it is too small or its affine is not finite and invertible.
+    """
+    if min(volume.data.shape) < MIN_EXTENT_VOXELS:
+        raise GeometryError(
+            f"{name} has shape {volume.data.shape}; each axis needs {MIN_EXTENT_VOXELS} voxels "
+            "or more."
+        )
+    affine = volume.affine
+    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise GeometryError(f"{name} has an affine that cannot be inverted; mend its header.")
+    lowest, highest = float(volume.data.min()), float(volume.data.max())
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise InputError(f"{name} holds NaN or infinite values; convert it again.")
+    if lowest == highest:
+        raise InputError(f"{name} holds one value ({lowest:g}) in every voxel: there is no image.")
+
+
+def to_canonical(volume: Volume) -> Volume:
+    """Reorder the axes to the closest RAS+ order; no interpolation.
+
+    Parameters
+    ----------
+    volume : Volume
+        Image in any axis order.
+
+    Returns
+    -------
+    Volume
+        The same voxels, axes flipped and permuted so that they run right, anterior,
+        superior; an oblique field of view stays oblique.
+    """
+    orientation = nb.orientations.io_orientation(volume.affine)
+    data = nb.orientations.apply_orientation(volume.data, orientation)
+    affine = volume.affine @ nb.orientations.inv_ornt_aff(orientation, volume.data.shape)
+    return Volume(np.ascontiguousarray(data), affine, volume.header)
+
+
+def make_header(
+    shape: tuple[int, ...], affine: Affine, dtype: DTypeLike, source: nb.Nifti1Header | None
+) -> nb.Nifti1Header:
+    """Build a header with zooms, units, sform and qform that all say the same."""
+    header = nb.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(np.dtype(dtype))
+    code = 1
+    if source is not None:
+        code = int(source["sform_code"]) or int(source["qform_code"]) or 1
+    header.set_sform(affine, code=code)
+    header.set_qform(affine, code=code, strip_shears=True)
+    header.set_xyzt_units("mm", "sec")
+    return header
+
+
+def save_nifti(
+    data: NDArray[Any],
+    affine: Affine,
+    path: str | os.PathLike[str],
+    *,
+    header: nb.Nifti1Header | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Path:
+    """Write a NIfTI image: the same values give the same bytes, and it appears whole.
+
+    Parameters
+    ----------
+    data : ndarray, shape (I, J, K[, T])
+        Voxel values; floating values are rounded when `dtype` is an integer type.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm; goes into sform and qform.
+    path : path
+        ``.nii.gz`` or ``.nii``.
+    header : nibabel.Nifti1Header, optional
+        Source of the sform code (scanner, template, ...).
+    dtype : dtype
+        Type on disk; values are stored without scaling.
+
+    Returns
+    -------
+    Path
+        Where it was written.
+    """
+    path = Path(path)
+    kind = np.dtype(dtype)
+    if kind.kind in "iu" and np.asarray(data).dtype.kind == "f":
+        data = np.rint(data)
+    values = np.asarray(data).astype(kind, copy=False)
+    image = nb.Nifti1Image(values, affine, make_header(values.shape, affine, kind, header))
+    image.header.set_slope_inter(1, 0)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as raw:
+            if path.name.endswith(".gz"):
+                with gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=raw, mtime=0) as stream:
+                    image.to_stream(stream)
+            else:
+                image.to_stream(raw)
+        Path(beside).chmod(0o666 & ~_umask())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def save_volume(
+    volume: Volume, path: str | os.PathLike[str], *, dtype: DTypeLike = np.float32
+) -> str:
+    """Write a :class:`Volume` with :func:`save_nifti` and give its path as text."""
+    return str(save_nifti(volume.data, volume.affine, path, header=volume.header, dtype=dtype))
+
+
+def _umask() -> int:
+    """Read the process's file mode mask (there is no call that only reads it)."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") -> NDArray[np.bool_]:
+    """Read a mask that must lie on a given grid.
+
+    Parameters
+    ----------
+    path : path
+        Image whose values above 0.5 are inside.
+    like : Volume
+        Image whose shape and affine it must share.
+    name : str
+        What to call it in messages.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+
+    Raises
+    ------
+    GeometryError
+        If shape or affine differ.
+    InputError
+        If nothing is inside.
+    """
+    image: Any = nb.load(path)
+    data = np.squeeze(np.asanyarray(image.dataobj))
+    if data.shape != like.data.shape or not np.allclose(image.affine, like.affine, atol=1e-3):
+        raise GeometryError(
+            f"{name} {Path(path).name} lies on another grid than the image that it belongs to."
+        )
+    mask: NDArray[np.bool_] = data > 0.5
+    if not mask.any():
+        raise InputError(f"{name} {Path(path).name} is empty.")
+    return mask
+
+
+def world_grid(
+    affine: Affine, shape: tuple[int, ...], zoom: float
+) -> tuple[tuple[int, int, int], Affine]:
+    """Lay a grid along the world's axes over the field of view of an image.
+
+    Parameters
+    ----------
+    affine : ndarray of float64, shape (4, 4)
+        Affine of the image, however oblique.
+    shape : tuple of int
+        Its numbers of voxels.
+    zoom : float
+        Isotropic voxel size of the new grid in mm.
+
+    Returns
+    -------
+    shape : tuple of int
+        Numbers of voxels of the new grid.
+    affine : ndarray of float64, shape (4, 4)
+        Affine of the new grid.
+    """
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape[:3]])).reshape(3, -1)
+    world = affine[:3, :3] @ corners + affine[:3, 3:]
+    low, high = world.min(axis=1), world.max(axis=1)
+    count = np.maximum(1, np.round((high - low) / zoom)).astype(int)
+    new = np.diag([zoom, zoom, zoom, 1.0])
+    new[:3, 3] = (low + high) / 2 - (count - 1) / 2 * zoom
+    return (int(count[0]), int(count[1]), int(count[2])), new
+
+
+def smooth_for(data: FloatArray, zooms: NDArray[np.float64], target: float) -> FloatArray:
+    """Blur before sampling on a coarser grid, so that nothing aliases.
+
+    The Gaussian has a full width at half maximum of ``sqrt(target² - zoom²)`` along each
+    axis, which turns the point spread of the old voxels into that of the new ones.
+    """
+    from scipy import ndimage
+
+    sigma = np.sqrt(np.maximum(target**2 - zooms**2, 0)) / FWHM_PER_SIGMA / zooms
+    if not np.any(sigma > 0.05):
+        return data
+    blurred: FloatArray = ndimage.gaussian_filter(data, sigma, mode="nearest", truncate=3.0)
+    return blurred
+
+
+def resample_isotropic(volume: Volume, zoom: float, *, order: int = 1) -> Volume:
+    """Resample to an isotropic grid along the world's axes, blurring first if coarser.
+
+    Parameters
+    ----------
+    volume : Volume
+        Image in any orientation.
+    zoom : float
+        New voxel size in mm.
+    order : int
+        Spline order of the interpolation.
+
+    Returns
+    -------
+    Volume
+        Zero outside the old field of view.
+    """
+    shape, affine = world_grid(volume.affine, volume.data.shape, zoom)
+    return resample_to(
+        volume.with_data(smooth_for(volume.data, volume.zooms, zoom)), shape, affine, order=order
+    )
+
+
+def resample_to(
+    volume: Volume, shape: tuple[int, int, int], affine: Affine, *, order: int = 1
+) -> Volume:
+    """Sample an image on another grid of the same world.
+
+    Parameters
+    ----------
+    volume : Volume
+        Image.
+    shape : tuple of int
+        New numbers of voxels.
+    affine : ndarray of float64, shape (4, 4)
+        New affine.
+    order : int
+        Spline order: 0 nearest (labels), 1 linear, 3 cubic.
+
+    Returns
+    -------
+    Volume
+        Zero outside the old field of view.
+    """
+    from scipy import ndimage
+
+    matrix = inverse(volume.affine) @ affine
+    data = ndimage.affine_transform(
+        volume.data,
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=shape,
+        order=order,
+        mode="constant",
+        cval=0.0,
+        output=np.float32,
+    )
+    return Volume(data, affine, volume.header)
+
+
+def crop_to(
+    mask: NDArray[np.bool_], affine: Affine, margin_mm: float
+) -> tuple[tuple[slice, slice, slice], Affine]:
+    """Find the box around a mask, with a margin.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        Must not be empty.
+    affine : ndarray of float64, shape (4, 4)
+        Its affine.
+    margin_mm : float
+        Margin on each side in mm.
+
+    Returns
+    -------
+    box : tuple of slice
+        Index of the box in the array.
+    affine : ndarray of float64, shape (4, 4)
+        Affine of the cropped array.
+    """
+    margin = np.ceil(margin_mm / voxel_sizes(affine)).astype(int)
+    box = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        low = max(0, int(inside[0]) - int(margin[axis]))
+        high = min(mask.shape[axis], int(inside[-1]) + 1 + int(margin[axis]))
+        box.append(slice(low, high))
+    cropped = affine.copy()
+    cropped[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
+    return (box[0], box[1], box[2]), cropped
+
+
+class _ApplyMaskInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="image")
+    in_mask = File(exists=True, mandatory=True, desc="mask on the same grid")
+
+
+class _ApplyMaskOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="image, zero outside the mask")
+
+
+class ApplyMask(SimpleInterface):
+    """Set an image to zero outside a mask."""
+
+    input_spec = _ApplyMaskInputSpec
+    output_spec = _ApplyMaskOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        volume = load_volume(self.inputs.in_file)
+        mask = load_mask(self.inputs.in_mask, volume)
+        masked = volume.with_data(np.where(mask, volume.data, 0).astype(np.float32))
+        self._results["out_file"] = save_volume(masked, Path(runtime.cwd) / "masked.nii.gz")
+        return runtime

@@ -1,0 +1,317 @@
+"""Registration of a brain to the template: affine by mutual information, then SyN.
+
+References
+----------
+.. [1] Avants BB et al. (2008). Symmetric diffeomorphic image registration with
+   cross-correlation. Medical Image Analysis 12(1):26-41. doi:10.1016/j.media.2007.06.004
+.. [2] Garyfallidis E et al. (2014). DIPY, a library for the analysis of diffusion MRI
+   data. Front Neuroinform 8:8. doi:10.3389/fninf.2014.00008
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.interfaces.affine import (
+    AFFINE,
+    RIGID,
+    moving_image,
+    refine,
+    sample_points,
+)
+from neuroferry.interfaces.images import (
+    Affine,
+    FloatArray,
+    Volume,
+    crop_to,
+    inverse,
+    load_mask,
+    load_volume,
+    resample_isotropic,
+    resample_to,
+    smooth_for,
+    voxel_sizes,
+)
+from neuroferry.interfaces.transforms import (
+    DisplacementField,
+    Transform,
+    apply_transforms,
+    jacobian_determinant,
+    read_itk_affine,
+    write_itk_composite,
+)
+from neuroferry.templates import Template, load_template
+
+
+@dataclass(frozen=True)
+class SynSettings:
+    """How SyN runs.
+
+    Attributes
+    ----------
+    resolution : int
+        Template resolution, mm.
+    radius : int
+        Radius of the cross-correlation window, voxels.
+    iterations : tuple of int
+        Iterations at each level, coarsest first; each level halves the voxel size.
+    """
+
+    resolution: int = 1
+    radius: int = 3
+    iterations: tuple[int, ...] = (60, 40, 15, 4)
+
+
+SLOPPY_SYN = SynSettings(resolution=3, radius=2, iterations=(15, 8))
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """A pair of transforms between a head and the template, and what they are worth.
+
+    Attributes
+    ----------
+    anat2std, std2anat : tuple
+        Chains for :func:`neuroferry.interfaces.transforms.apply_transforms`: the first
+        resamples the head onto the template's grid, the second the template onto the
+        head's.
+    affine : ndarray of float64, shape (4, 4)
+        Template points to head points, RAS+ mm.
+    folded : int
+        Voxels of the template's brain where either displacement folds.
+    correlation : float
+        Correlation of the warped brain with the template inside the template's brain.
+    """
+
+    anat2std: tuple[Transform, ...]
+    std2anat: tuple[Transform, ...]
+    affine: Affine
+    folded: int
+    correlation: float
+
+
+def syn(
+    static: FloatArray,
+    static_affine: Affine,
+    moving: Volume,
+    prealign: Affine,
+    settings: SynSettings,
+) -> tuple[DisplacementField, DisplacementField]:
+    """Register with DIPY's symmetric diffeomorphic registration, local cross-correlation.
+
+    Parameters
+    ----------
+    static : ndarray of float32, shape (I, J, K)
+        Fixed image; both displacements live on its grid.
+    static_affine : ndarray of float64, shape (4, 4)
+        Its affine.
+    moving : Volume
+        Image to bring onto it.
+    prealign : ndarray of float64, shape (4, 4)
+        Static points to moving points, RAS+ mm.
+    settings : SynSettings
+        Window and iterations.
+
+    Returns
+    -------
+    forward, backward : DisplacementField
+        ``prealign(x + forward(x))`` sends static points to moving points;
+        ``y + backward(y)`` with ``y = prealign⁻¹(moving point)`` goes back.
+    """
+    from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
+    from dipy.align.metrics import CCMetric
+
+    shape = (static.shape[0], static.shape[1], static.shape[2])
+    pulled = _through(moving, prealign, shape, static_affine)
+    metric = CCMetric(3, sigma_diff=2.0, radius=settings.radius)
+    engine = SymmetricDiffeomorphicRegistration(metric, level_iters=list(settings.iterations))
+    engine.verbosity = 0
+    mapping = engine.optimize(
+        np.ascontiguousarray(static, dtype=np.float32),
+        pulled,
+        static_grid2world=static_affine,
+        moving_grid2world=static_affine,
+    )
+    # DIPY returns the inverse of a map from moving to static, its fields named accordingly.
+    fields = (mapping.backward, mapping.forward)
+    if not mapping.is_inverse:
+        fields = fields[::-1]
+    forward, backward = (np.asarray(field, dtype=np.float32) for field in fields)
+    return DisplacementField(forward, static_affine), DisplacementField(backward, static_affine)
+
+
+def _through(
+    moving: Volume, matrix: Affine, shape: tuple[int, int, int], affine: Affine
+) -> FloatArray:
+    """Resample through a linear transform, blurred to the target's resolution first."""
+    target = float(voxel_sizes(affine).max())
+    smooth = smooth_for(moving.data, moving.zooms, target)
+    grid = resample_to(moving.with_data(smooth), shape, matrix @ affine)
+    return np.ascontiguousarray(grid.data)
+
+
+def _brain_box(volume: Volume, mask: NDArray[np.bool_], zoom: float) -> Volume:
+    """Brain alone, on an isotropic grid of `zoom` mm with air around."""
+    brain = volume.with_data(np.where(mask, volume.data, 0).astype(np.float32))
+    box, affine = crop_to(mask, volume.affine, 8.0)
+    return resample_isotropic(Volume(brain.data[box], affine), zoom)
+
+
+def align_brain(
+    brain: Volume, template: Template, start: Affine | None, *, sloppy: bool = False, seed: int = 1
+) -> tuple[Affine, float]:
+    """Bring the template to a brain by a linear transform.
+
+    Parameters
+    ----------
+    brain : Volume
+        Brain-extracted image.
+    template : Template
+        Template at any resolution.
+    start : ndarray of float64, shape (4, 4), optional
+        Template points to brain points; from the boxes of the two brains otherwise.
+    sloppy : bool
+        Fewer points, one level.
+    seed : int
+        Seed of the sampling jitter.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape (4, 4)
+        Template points to brain points, RAS+ mm.
+    score : float
+        Mutual information, nats.
+    """
+    fixed = Volume(template.t1w, template.affine)
+    coarse = sample_points(fixed, template.brain_mask, 6.0, seed=seed)
+    image = moving_image(brain, 4.0)
+    if start is None:
+        start = _box_start(brain, coarse.centre)
+        start, _ = refine(coarse, image, start, dof=RIGID, tolerance=1e-3)
+    matrix, score = refine(coarse, image, start, dof=AFFINE, tolerance=1e-3, step=0.5)
+    if sloppy:
+        return matrix, score
+    fine = sample_points(fixed, template.brain_mask, 3.0, seed=seed)
+    image = moving_image(brain, 2.0)
+    return refine(fine, image, matrix, dof=AFFINE, tolerance=1e-4, step=0.2, max_iterations=6)
+
+
+def _box_start(brain: Volume, centre: NDArray[np.float64]) -> Affine:
+    """Put the template's middle on the middle of the brain's box."""
+    inside = np.argwhere(brain.data > 0)
+    middle = (inside.min(axis=0) + inside.max(axis=0)) / 2
+    start = np.eye(4)
+    start[:3, 3] = brain.affine[:3, :3] @ middle + brain.affine[:3, 3] - centre
+    return start
+
+
+def normalise(
+    volume: Volume,
+    mask: NDArray[np.bool_],
+    settings: SynSettings,
+    *,
+    start: Affine | None = None,
+    sloppy: bool = False,
+    seed: int = 1,
+) -> Normalisation:
+    """Register a head's brain and the template to each other.
+
+    Parameters
+    ----------
+    volume : Volume
+        Bias-corrected T1w image.
+    mask : ndarray of bool, shape (I, J, K)
+        Its brain.
+    settings : SynSettings
+        Resolution, window and iterations of SyN.
+    start : ndarray of float64, shape (4, 4), optional
+        Template points to head points, from brain extraction.
+    sloppy : bool
+        Fast and coarse.
+    seed : int
+        Seed of the affine's sampling.
+
+    Returns
+    -------
+    Normalisation
+    """
+    template = load_template(settings.resolution)
+    brain = _brain_box(volume, mask, float(settings.resolution))
+    matrix, _ = align_brain(brain, template, start, sloppy=sloppy, seed=seed)
+    static = np.where(template.brain_mask, template.t1w, 0).astype(np.float32)
+    ceiling = float(np.percentile(brain.data[brain.data > 0], 99.8))
+    scaled = brain.with_data(np.minimum(brain.data / ceiling, 1.0).astype(np.float32))
+    forward, backward = syn(static, template.affine, scaled, matrix, settings)
+    shape = (static.shape[0], static.shape[1], static.shape[2])
+    warped = apply_transforms(scaled, [forward, matrix], shape, template.affine).data
+    inside = template.brain_mask
+    folded = sum(
+        int(np.count_nonzero(jacobian_determinant(field)[inside] <= 0))
+        for field in (forward, backward)
+    )
+    return Normalisation(
+        (forward, matrix),
+        (inverse(matrix), backward),
+        matrix,
+        folded,
+        float(np.corrcoef(warped[inside], static[inside])[0, 1]),
+    )
+
+
+class _NormaliseInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="bias-corrected T1w image")
+    in_mask = File(exists=True, mandatory=True, desc="brain mask")
+    start = File(exists=True, desc="ITK affine, template points to head points")
+    sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
+    seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
+
+
+class _NormaliseOutputSpec(TraitedSpec):
+    anat2std_xfm = File(exists=True, desc="ITK composite: head onto template grid")
+    std2anat_xfm = File(exists=True, desc="ITK composite: template onto head grid")
+    folded = traits.Int(desc="template brain voxels where the warp folds")
+    correlation = traits.Float(desc="with the template inside its brain, after the warp")
+
+
+class Normalise(SimpleInterface):
+    """Register a brain to the template: affine, then SyN; transforms both ways."""
+
+    input_spec = _NormaliseInputSpec
+    output_spec = _NormaliseOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        volume = load_volume(self.inputs.in_file)
+        mask = load_mask(self.inputs.in_mask, volume, "brain mask")
+        start = read_itk_affine(self.inputs.start) if isdefined(self.inputs.start) else None
+        sloppy = bool(self.inputs.sloppy)
+        result = normalise(
+            volume,
+            mask,
+            SLOPPY_SYN if sloppy else SynSettings(),
+            start=start,
+            sloppy=sloppy,
+            seed=self.inputs.seed,
+        )
+        out = Path(runtime.cwd)
+        self._results["anat2std_xfm"] = str(
+            write_itk_composite(result.anat2std, out / "anat2std.h5")
+        )
+        self._results["std2anat_xfm"] = str(
+            write_itk_composite(result.std2anat, out / "std2anat.h5")
+        )
+        self._results["folded"] = result.folded
+        self._results["correlation"] = result.correlation
+        return runtime

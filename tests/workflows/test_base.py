@@ -1,0 +1,119 @@
+"""The whole graph for each combination of data and settings: it builds and flattens."""
+
+from pathlib import Path
+
+import nibabel as nb
+import numpy as np
+import pytest
+from nipype.pipeline.engine.utils import generate_expanded_graph
+
+from neuroferry.bids.model import Run, Subject
+from neuroferry.errors import UsageError
+from neuroferry.workflows.base import Settings, image_shape, init_neuroferry_wf, std_resolution
+
+SPACE = "MNI152NLin2009aSym"
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Makes subjects out of (session, run) pairs, with image files of 20x30x40 voxels."""
+
+    def make(label, *scans):
+        runs = []
+        for session, run in scans:
+            entities = {"subject": label}
+            if session:
+                entities["session"] = session
+            if run:
+                entities["run"] = run
+            keys = {"subject": "sub", "session": "ses", "run": "run"}
+            name = "_".join(f"{keys[k]}-{v}" for k, v in entities.items()) + "_T1w.nii.gz"
+            path = tmp_path / "bids" / name
+            path.parent.mkdir(exist_ok=True)
+            nb.Nifti1Image(np.zeros((20, 30, 40), np.int16), np.eye(4)).to_filename(path)
+            runs.append(Run(path, entities, "T1w", "anat"))
+        return Subject(label, tuple(runs))
+
+    return make
+
+
+def steps(subjects, tmp_path, **settings):
+    workflow = init_neuroferry_wf(
+        subjects=subjects, settings=Settings(tmp_path / "bids", tmp_path / "out", **settings)
+    )
+    workflow.base_dir = str(tmp_path / "work")
+    graph = generate_expanded_graph(workflow._create_flat_graph())
+    return [node.fullname.removeprefix("neuroferry_wf.") for node in graph.nodes()]
+
+
+@pytest.mark.parametrize("sloppy", [True, False])
+@pytest.mark.parametrize("workflows", [("anat",), ("qc",), ("anat", "qc")])
+@pytest.mark.parametrize("spaces", [(SPACE,), (f"{SPACE}:res-2", "T1w")])
+def test_one_image(dataset, tmp_path, sloppy, workflows, spaces):
+    names = steps(
+        [dataset("01", (None, None))],
+        tmp_path,
+        sloppy=sloppy,
+        workflows=workflows,
+        output_spaces=spaces,
+    )
+    assert all(name.startswith("sub_01_wf.anatomy_wf.") for name in names)
+    assert any("compute_iqms" in name for name in names) == ("qc" in workflows)
+    assert any("write_std_t1w" in name for name in names) == ("anat" in workflows)
+
+
+def test_native_space_alone_writes_nothing_in_template_space(dataset, tmp_path):
+    names = steps([dataset("01", (None, None))], tmp_path, output_spaces=("T1w",))
+    assert not any("write_std_" in name for name in names)
+    assert any("write_anat2std_xfm" in name for name in names)
+
+
+def test_sessions_and_runs(dataset, tmp_path):
+    subject = dataset("01", ("a", "1"), ("a", "2"), ("b", None))
+    names = steps([subject, dataset("02", (None, None))], tmp_path)
+    metrics = [name for name in names if name.endswith("compute_iqms")]
+    assert sorted(metrics) == [
+        "sub_01_wf.ses_a_anatomy_wf.anat_qc_1_wf.compute_iqms",
+        "sub_01_wf.ses_a_anatomy_wf.anat_qc_2_wf.compute_iqms",
+        "sub_01_wf.ses_b_anatomy_wf.anat_qc_wf.compute_iqms",
+        "sub_02_wf.anatomy_wf.anat_qc_wf.compute_iqms",
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_precomputed_results_replace_their_branch(dataset, tmp_path):
+    anat = tmp_path / "deriv" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    for name in (
+        "desc-brain_mask.nii.gz",
+        "dseg.nii.gz",
+        *(f"label-{tissue}_probseg.nii.gz" for tissue in ("GM", "WM", "CSF")),
+        f"from-T1w_to-{SPACE}_mode-image_xfm.h5",
+        f"from-{SPACE}_to-T1w_mode-image_xfm.h5",
+    ):
+        (anat / f"sub-01_{name}").touch()
+    subject = dataset("01", (None, None))
+    computed = steps([subject], tmp_path)
+    given = steps([subject], tmp_path, derivatives={"mine": tmp_path / "deriv"})
+    for step in ("extract_brain", "segment_tissues", "register_template"):
+        assert any(name.endswith(step) for name in computed)
+        assert not any(name.endswith(step) for name in given)
+
+
+@pytest.mark.parametrize("space", ["MNI152NLin6Asym", f"{SPACE}:res-9", f"{SPACE}:a", "T2w"])
+def test_a_space_that_is_not_there(space):
+    with pytest.raises(UsageError, match="no output space"):
+        std_resolution(["T1w", space])
+
+
+def test_the_graph_needs_memory_by_the_size_of_the_image(dataset, tmp_path):
+    small = dataset("01", (None, None))
+    large = dataset("02", (None, None))
+    nb.Nifti1Image(np.zeros((300, 300, 300), np.int8), np.eye(4)).to_filename(large.runs[0].path)
+    assert image_shape(Path(large.runs[0].path)) == (300, 300, 300)
+    workflow = init_neuroferry_wf(
+        subjects=[small, large], settings=Settings(tmp_path / "bids", tmp_path / "out")
+    )
+    path = "anatomy_wf.anat_wf.correct_bias"
+    needs = [workflow.get_node(f"sub_{label}_wf.{path}").mem_gb for label in ("01", "02")]
+    assert needs[1] > needs[0] + 0.5

@@ -1,0 +1,91 @@
+"""Finds the brain, or takes a mask that was computed elsewhere."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.interfaces.adopt import AdoptMask
+from neuroferry.interfaces.brain import ExtractBrain
+from neuroferry.workflows.anat.memory import BRAIN_BYTES, RESAMPLE_BYTES, memory_gb
+
+
+def init_brain_extraction_wf(
+    *,
+    voxels: int,
+    brain_mask: str | None = None,
+    sloppy: bool = False,
+    seed: int = 1,
+    name: str = "brain_extraction_wf",
+) -> Workflow:
+    """Build the brain extraction.
+
+    Parameters
+    ----------
+    voxels : int
+        Voxels of the T1w image, for the memory estimate.
+    brain_mask : str, optional
+        Precomputed mask, brought to the grid of the reference instead.
+    sloppy : bool
+        Fast and coarse.
+    seed : int
+        Seed of the sampling.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    t1w_ref
+        T1w reference, not bias-corrected.
+
+    **Outputs**
+
+    brain_mask, brain_score
+        Mask, and how far to trust it.
+    std2anat_affine
+        ITK affine from template points to head points; not with a precomputed mask.
+    """
+    workflow = Workflow(name=name)
+    inputnode = pe.Node(IdentityInterface(fields=["t1w_ref"]), name="inputnode")
+    outputnode = pe.Node(
+        IdentityInterface(fields=["brain_mask", "brain_score", "std2anat_affine"]),
+        name="outputnode",
+    )
+    if brain_mask is not None:
+        workflow.__desc__ = "A precomputed brain mask was used. "
+        adopt_mask = pe.Node(
+            AdoptMask(in_file=brain_mask),
+            name="adopt_mask",
+            mem_gb=memory_gb(RESAMPLE_BYTES, voxels),
+        )
+        workflow.connect([
+            (inputnode, adopt_mask, [("t1w_ref", "reference")]),
+            (adopt_mask, outputnode, [
+                ("out_mask", "brain_mask"), ("out_score", "brain_score"),
+            ]),
+        ])  # fmt: skip
+        return workflow
+    workflow.__desc__ = (
+        "The brain was found by affine registration of the skull-stripped template from many "
+        "starts, by mutual information inside the template's brain [@wells1996], then by "
+        "symmetric diffeomorphic registration [@avants2008; @dipy] in a band around it. "
+    )
+    extract_brain = pe.Node(
+        ExtractBrain(sloppy=sloppy, seed=seed),
+        name="extract_brain",
+        mem_gb=memory_gb(BRAIN_BYTES, voxels),
+    )
+    workflow.connect([
+        (inputnode, extract_brain, [("t1w_ref", "in_file")]),
+        (extract_brain, outputnode, [
+            ("out_mask", "brain_mask"),
+            ("out_score", "brain_score"),
+            ("std2anat_affine", "std2anat_affine"),
+        ]),
+    ])  # fmt: skip
+    return workflow

@@ -1,0 +1,208 @@
+"""The anatomical workflow of one session, from T1w images to tissues and the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.interfaces.average import AverageRuns
+from neuroferry.interfaces.bias import CorrectBias
+from neuroferry.workflows.anat.brain import init_brain_extraction_wf
+from neuroferry.workflows.anat.memory import (
+    AVERAGE_BYTES,
+    AVERAGE_BYTES_PER_RUN,
+    BIAS_BYTES,
+    memory_gb,
+    n_voxels,
+)
+from neuroferry.workflows.anat.norm import init_normalisation_wf, init_template_outputs_wf
+from neuroferry.workflows.anat.segment import init_segmentation_wf
+
+OUTPUTS = (
+    "t1w_ref",
+    "t1w_preproc",
+    "bias_field",
+    "brain_mask",
+    "brain_score",
+    "t1w_brain",
+    "dseg",
+    "tpms",
+    "anat2std_xfm",
+    "std2anat_xfm",
+    "std_t1w",
+    "std_mask",
+    "std_dseg",
+    "std_tpms",
+    "run2ref_xfms",
+    "t1w_runs",
+)
+
+
+def init_anat_wf(
+    *,
+    t1w_shapes: Sequence[tuple[int, int, int]],
+    precomputed: Mapping[str, Any] | None = None,
+    std_resolution: int = 1,
+    average: bool = True,
+    sloppy: bool = False,
+    omp_nthreads: int = 1,
+    seed: int = 1,
+    name: str = "anat_wf",
+) -> Workflow:
+    """Build the anatomical workflow of one session.
+
+    The runs are made canonical, aligned and averaged; the brain is found; the receive
+    field is corrected inside it; the brain and the template are registered to each other;
+    tissues are segmented with the template's maps as priors.
+
+    Parameters
+    ----------
+    t1w_shapes : sequence of tuple of int
+        Voxels of each run along each axis: their number decides what steps are added, their
+        size how much memory each step takes.
+    precomputed : mapping, optional
+        Files that replace their branch: ``brain_mask``; ``dseg`` with ``tpms`` (list of
+        GM, WM, CSF); ``anat2std_xfm`` with ``std2anat_xfm``.
+    std_resolution : int
+        Voxel size of the template-space outputs, mm.
+    average : bool
+        Average the runs; otherwise the best resolved one is used alone.
+    sloppy : bool
+        Fast and of low quality, for tests.
+    omp_nthreads : int
+        As every builder takes it; the steps of this workflow use one thread each, so that
+        results repeat, and run side by side.
+    seed : int
+        Seed of the sampling of registrations, positive.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    t1w
+        List of T1w images of one session.
+
+    **Outputs**
+
+    t1w_ref
+        Reference image, RAS+, before bias correction.
+    t1w_preproc, t1w_brain
+        Reference divided by the bias field; the same, zero outside the brain.
+    bias_field
+        Multiplicative field, geometric mean one inside the brain.
+    brain_mask, brain_score
+        Brain mask (uint8), and how far to trust it (JSON).
+    dseg, tpms
+        Labels 1 GM, 2 WM, 3 CSF; probabilities in the same order.
+    anat2std_xfm, std2anat_xfm
+        ITK transforms between head and template.
+    std_t1w, std_mask, std_dseg, std_tpms
+        The results on the template's grid.
+    t1w_runs, run2ref_xfms
+        Each run, RAS+, and its ITK affine onto the reference.
+    """
+    given = dict(precomputed or {})
+    voxels = n_voxels(t1w_shapes)
+    count = len(t1w_shapes)
+    workflow = Workflow(name=name)
+    workflow.__desc__ = _describe(count, average=average)
+    inputnode = pe.Node(IdentityInterface(fields=["t1w"]), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
+    average_runs = pe.Node(
+        AverageRuns(average=average, sloppy=sloppy, seed=seed),
+        name="average_runs",
+        mem_gb=memory_gb(AVERAGE_BYTES + AVERAGE_BYTES_PER_RUN * count, voxels),
+    )
+    correct_bias = pe.Node(
+        CorrectBias(sloppy=sloppy), name="correct_bias", mem_gb=memory_gb(BIAS_BYTES, voxels)
+    )
+    brain_wf = init_brain_extraction_wf(
+        voxels=voxels, brain_mask=given.get("brain_mask"), sloppy=sloppy, seed=seed
+    )
+    norm_wf = init_normalisation_wf(
+        voxels=voxels,
+        xfms=_pair(given, "anat2std_xfm", "std2anat_xfm"),
+        with_start="brain_mask" not in given,
+        sloppy=sloppy,
+        seed=seed,
+    )
+    segment_wf = init_segmentation_wf(
+        voxels=voxels, tissues=_pair(given, "dseg", "tpms"), sloppy=sloppy
+    )
+    carry_wf = init_template_outputs_wf(voxels=voxels, std_resolution=std_resolution)
+    workflow.connect([
+        (inputnode, average_runs, [("t1w", "t1w")]),
+        (average_runs, brain_wf, [("t1w_ref", "inputnode.t1w_ref")]),
+        (average_runs, correct_bias, [("t1w_ref", "in_file")]),
+        (brain_wf, correct_bias, [("outputnode.brain_mask", "in_mask")]),
+        (correct_bias, norm_wf, [("out_file", "inputnode.t1w_preproc")]),
+        (brain_wf, norm_wf, [
+            ("outputnode.brain_mask", "inputnode.brain_mask"),
+            ("outputnode.std2anat_affine", "inputnode.std2anat_affine"),
+        ]),
+        (correct_bias, segment_wf, [("out_file", "inputnode.t1w_preproc")]),
+        (brain_wf, segment_wf, [("outputnode.brain_mask", "inputnode.brain_mask")]),
+        (norm_wf, segment_wf, [("outputnode.std2anat_xfm", "inputnode.std2anat_xfm")]),
+        (correct_bias, carry_wf, [("out_file", "inputnode.t1w_preproc")]),
+        (brain_wf, carry_wf, [("outputnode.brain_mask", "inputnode.brain_mask")]),
+        (norm_wf, carry_wf, [("outputnode.anat2std_xfm", "inputnode.anat2std_xfm")]),
+        (segment_wf, carry_wf, [
+            ("outputnode.dseg", "inputnode.dseg"),
+            ("outputnode.tpms", "inputnode.tpms"),
+        ]),
+        (average_runs, outputnode, [
+            (field, field) for field in ("t1w_ref", "t1w_runs", "run2ref_xfms")
+        ]),
+        (correct_bias, outputnode, [
+            ("out_file", "t1w_preproc"), ("out_brain", "t1w_brain"), ("bias_field", "bias_field"),
+        ]),
+        (brain_wf, outputnode, [
+            (f"outputnode.{field}", field) for field in ("brain_mask", "brain_score")
+        ]),
+        (segment_wf, outputnode, [(f"outputnode.{field}", field) for field in ("dseg", "tpms")]),
+        (norm_wf, outputnode, [
+            (f"outputnode.{field}", field) for field in ("anat2std_xfm", "std2anat_xfm")
+        ]),
+        (carry_wf, outputnode, [
+            (f"outputnode.{field}", field)
+            for field in ("std_t1w", "std_mask", "std_dseg", "std_tpms")
+        ]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _pair(given: Mapping[str, Any], first: str, second: str) -> tuple[Any, Any] | None:
+    """Two precomputed results that are of use only together."""
+    if given.get(first) and given.get(second):
+        return given[first], given[second]
+    return None
+
+
+def _describe(count: int, *, average: bool) -> str:
+    """Say for the methods paragraph how the runs became one image."""
+    start = "\n\n### Anatomical data\n\n"
+    if count == 1:
+        sentence = "The T1-weighted (T1w) image was reoriented to RAS+."
+    elif average:
+        sentence = (
+            f"The {count} T1-weighted (T1w) images of the session were reoriented to RAS+, "
+            "aligned rigidly to the best resolved one by mutual information [@wells1996], and "
+            "averaged robustly [@huber1964]."
+        )
+    else:
+        sentence = (
+            f"Of the {count} T1-weighted (T1w) images of the session, reoriented to RAS+, the "
+            "best resolved one was used."
+        )
+    return (
+        f"{start}{sentence} Intensity non-uniformity was corrected inside the brain with N4 "
+        "[@tustison2010], the field's geometric mean in the brain being one. "
+    )

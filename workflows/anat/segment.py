@@ -1,0 +1,88 @@
+"""Segments tissues, or takes a segmentation that was computed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.interfaces.adopt import AdoptTissues
+from neuroferry.interfaces.segment import SegmentTissues
+from neuroferry.workflows.anat.memory import FIELD_GB, RESAMPLE_BYTES, SEGMENT_BYTES, memory_gb
+
+
+def init_segmentation_wf(
+    *,
+    voxels: int,
+    tissues: tuple[str, Sequence[str]] | None = None,
+    sloppy: bool = False,
+    name: str = "segmentation_wf",
+) -> Workflow:
+    """Build the tissue segmentation.
+
+    Parameters
+    ----------
+    voxels : int
+        Voxels of the T1w image, for the memory estimate.
+    tissues : tuple of str and sequence of str, optional
+        Precomputed labels, and maps of GM, WM and CSF, brought to the grid of the T1w
+        image instead.
+    sloppy : bool
+        Fast and coarse.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    t1w_preproc, brain_mask
+        Bias-corrected T1w image and its brain.
+    std2anat_xfm
+        ITK transform that brings the template's tissue maps.
+
+    **Outputs**
+
+    dseg, tpms
+        Labels 1 GM, 2 WM, 3 CSF; probabilities in the same order.
+    """
+    workflow = Workflow(name=name)
+    inputnode = pe.Node(
+        IdentityInterface(fields=["t1w_preproc", "brain_mask", "std2anat_xfm"]), name="inputnode"
+    )
+    outputnode = pe.Node(IdentityInterface(fields=["dseg", "tpms"]), name="outputnode")
+    if tissues is not None:
+        workflow.__desc__ = "A precomputed tissue segmentation was used. "
+        adopt_tissues = pe.Node(
+            AdoptTissues(dseg=tissues[0], tpms=list(tissues[1])),
+            name="adopt_tissues",
+            mem_gb=memory_gb(RESAMPLE_BYTES, voxels),
+        )
+        workflow.connect([
+            (inputnode, adopt_tissues, [("t1w_preproc", "reference")]),
+            (adopt_tissues, outputnode, [("dseg", "dseg"), ("tpms", "tpms")]),
+        ])  # fmt: skip
+        return workflow
+    workflow.__desc__ = (
+        "Grey matter, white matter and cerebrospinal fluid were segmented by a mixture of "
+        "Gaussians with the template's tissue maps and a Markov random field as priors "
+        "[@vanleemput1999; @zhang2001]. "
+    )
+    segment_tissues = pe.Node(
+        SegmentTissues(sloppy=sloppy),
+        name="segment_tissues",
+        mem_gb=memory_gb(SEGMENT_BYTES, voxels, FIELD_GB),
+    )
+    workflow.connect([
+        (inputnode, segment_tissues, [
+            ("t1w_preproc", "in_file"),
+            ("brain_mask", "in_mask"),
+            ("std2anat_xfm", "std2anat_xfm"),
+        ]),
+        (segment_tissues, outputnode, [("dseg", "dseg"), ("tpms", "tpms")]),
+    ])  # fmt: skip
+    return workflow
