@@ -1,0 +1,281 @@
+"""SLURMGraph on a real SLURM: arrays, failures, memory, time, dead nodes, refusals, resuming.
+
+What takes long is submitted at once when the module starts, and looked at test by test.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from neuroferry.engine.record import read_events, read_run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "containers" / "test-cluster"
+STUDY = Path(__file__).with_name("slurm_study.py")
+UNAVAILABLE = 69
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """Start the test cluster, or tell why there is none."""
+    up = subprocess.run([CLUSTER, "up"], capture_output=True, text=True, check=False)
+    if up.returncode == UNAVAILABLE:
+        pytest.skip(up.stderr.strip().splitlines()[-1])
+    assert up.returncode == 0, up.stderr
+    before = os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = up.stdout.strip()
+    yield
+    if before is None:
+        del os.environ["SLURM_CONF"]
+    else:
+        os.environ["SLURM_CONF"] = before
+
+
+class Study:
+    """One workflow in a folder of its own, planned and submitted."""
+
+    def __init__(self, folder, name):
+        self.folder = folder
+        self.name = name
+
+    def plan(self, *settings):
+        command = [sys.executable, STUDY, self.folder, self.name, *settings]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        plan = json.loads(done.stdout.splitlines()[-1])
+        self.script = plan["script"] and Path(plan["script"])
+        self.jobs = plan["jobs"]
+        return self
+
+    def submit(self):
+        return subprocess.run(["bash", self.script], capture_output=True, text=True, check=False)
+
+    @property
+    def run_dir(self):
+        return self.script.parents[1]
+
+    @property
+    def record(self):
+        return read_run(self.run_dir)
+
+    def events(self, kind):
+        events = read_events(self.run_dir / "events.jsonl")
+        return [entry for entry in events if entry["event"] == kind]
+
+    def calls(self):
+        return [
+            line.split("\t")
+            for line in (self.script.parent / "jobs.tsv").read_text().split("\n")
+            if line
+        ]
+
+    def wait(self, seconds=240):
+        return wait_for(lambda: self.record.exit_code is not None and self.record, seconds)
+
+    def states(self):
+        return {step.step.split(".", 1)[1]: step.state for step in self.record.steps}
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.25)
+    raise AssertionError(f"waited {seconds} s in vain")
+
+
+def scontrol(*words, check=True):
+    subprocess.run(["scontrol", *words], check=check, capture_output=True)
+
+
+def queue(*ids):
+    listed = subprocess.run(
+        ["squeue", "--noheader", "--array", "--format=%A %F %T %N", f"--jobs={','.join(ids)}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [line.split() for line in listed.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def studies(slurm, tmp_path_factory):
+    """Everything that takes its time, submitted at once."""
+    made = {}
+    for name, *settings in (
+        ("slow", 'packing="subject"', 'extra=["--nodelist=n1"]'),
+        ("node", 'packing="subject"', 'extra=["--nodelist=n4"]'),
+        ("hungry", 'packing="node"'),
+        ("diamonds", 'packing="node"'),
+    ):
+        folder = tmp_path_factory.mktemp("a study") / name
+        folder.mkdir()
+        made[name] = Study(folder, name).plan(*settings)
+        submitted = made[name].submit()
+        assert submitted.returncode == 0, submitted.stderr
+    wait_for(lambda: (made["slow"].folder / "marker").exists())
+    # a minute is the shortest time that SLURM knows
+    scontrol("update", f"jobid={made['slow'].calls()[0][1]}", "timelimit=1")
+    return made
+
+
+def test_a_node_that_goes_down_is_survived(studies):
+    study = studies["node"]
+    wait_for(lambda: (study.folder / "marker").exists())
+    job = study.calls()[0][1]
+    scontrol("update", "nodename=n4", "state=down", "reason=test")
+    wait_for(lambda: [row for row in queue(job) if row[2] == "PENDING"], 30)
+    scontrol("update", "nodename=n4", "state=resume", check=False)  # it may have come back already
+    scontrol("update", f"jobid={job}", "starttime=now")  # SLURM makes such jobs wait two minutes
+    assert study.wait().exit_code == 0
+    assert set(study.states().values()) == {"done", "cached"}
+    restarts = [entry["restarts"] for entry in study.events("job_started")]
+    assert restarts[0] == 0
+    assert max(restarts) == 1
+
+
+def test_what_does_not_hang_on_a_failure_goes_on(studies):
+    study = studies["diamonds"]
+    run = study.wait()
+    assert run.exit_code == 1
+    states = study.states()
+    for label in ("01", "02"):
+        assert all(
+            states[f"sub_{label}_wf.{s}"] == "done" for s in ("start", "work", "other", "join")
+        )
+    for label in ("03", "04"):
+        assert states[f"sub_{label}_wf.work"] == "failed"
+        assert states[f"sub_{label}_wf.other"] == "done"
+        assert states[f"sub_{label}_wf.join"] == "skipped"
+    assert states["sub_04_wf.extra"] == "skipped"
+    (step,) = (s for s in run.steps if s.step.endswith("sub_04_wf.extra"))
+    assert step.because.endswith("sub_04_wf.work")
+    (failed,) = (s for s in run.failed if s.subject == "03")
+    assert failed.message == "ValueError: 3 is too much"
+    assert Path(failed.crashfile).exists()
+
+
+def test_subjects_of_one_structure_share_arrays(studies):
+    study = studies["diamonds"]
+    sizes = [int(last) for pack, _, _, last in study.calls() if not pack.startswith("steward")]
+    assert sorted(sizes) == [1] * 5 + [3] * 4
+    assert study.jobs == 3 * 4 + 5
+
+
+def test_only_what_went_wrong_leaves_a_log(studies):
+    study = studies["diamonds"]
+    study.wait()
+    logs = {path.name for path in (study.script.parent / "log").iterdir()}
+    assert len([name for name in logs if "steward" not in name]) == 2
+
+
+def test_a_finished_step_is_not_run_again(studies):
+    study = studies["diamonds"]
+    study.wait()
+    again = Study(study.folder, study.name).plan('packing="node"', "limit=5")
+    # the limit is an input of every subject's work, and join waits for work
+    assert again.jobs == 4 * 2 + 1
+    assert again.submit().returncode == 0
+    assert again.wait().exit_code == 0
+    ran = {entry["step"].split(".", 1)[1] for entry in again.events("step_started")}
+    assert {name.split(".")[1] for name in ran} == {"work", "join", "extra"}
+    assert set(again.states().values()) <= {"done", "cached"}
+    assert len(again.states()) == 4 * 4 + 1
+    third = Study(study.folder, study.name).plan('packing="node"', "limit=5")
+    assert third.script is None
+
+
+def test_the_same_script_submits_only_once(studies):
+    second = studies["diamonds"].submit()
+    assert second.returncode == 75
+    assert "submitted already" in second.stderr
+
+
+def test_out_of_memory_runs_again_with_more(studies):
+    study = studies["hungry"]
+    assert study.wait().exit_code == 0
+    assert set(study.states().values()) == {"done"}
+    (warning,) = study.record.problems
+    assert "middle ran out of memory with 802 MiB" in warning["message"]
+    assert "runs again with 1604 MiB" in warning["message"]
+    rounds = [entry["round"] for entry in study.events("job_started") if entry["unit"] == "sub-01"]
+    assert rounds == [0, 0, 1, 1]
+
+
+def test_out_of_time_runs_again_with_more(studies):
+    study = studies["slow"]
+    assert study.wait().exit_code == 0
+    (warning,) = study.record.problems
+    assert "ran out of time" in warning["message"]
+    assert set(study.states().values()) <= {"done", "cached"}
+
+
+def test_a_refused_job_takes_back_those_before_it(slurm, tmp_path):
+    study = Study(tmp_path, "impossible").plan('packing="node"')
+    done = study.submit()
+    assert done.returncode == 75
+    assert "sbatch refused a job" in done.stderr
+    assert "Nothing of this round is left in the queue" in done.stderr
+    ids = [row[1] for row in study.calls()]
+    assert len(ids) == 1
+    wait_for(lambda: not queue(*ids), 30)
+    run = study.record
+    assert run.exit_code == 75
+    assert "sbatch refused" in run.reason
+
+
+def test_cancelling_empties_the_queue_and_closes_the_record(slurm, tmp_path):
+    study = Study(tmp_path, "long").plan('packing="node"')
+    assert study.submit().returncode == 0
+    wait_for(lambda: study.events("step_started"))
+    done = subprocess.run(
+        [sys.executable, "-m", "neuroferry", "cancel", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert study.record.exit_code == 130
+    wait_for(lambda: not queue(*[row[1] for row in study.calls()]), 30)
+
+
+def test_what_does_not_fit_into_the_queue_follows(studies, tmp_path):
+    for study in studies.values():
+        study.wait()
+    study = Study(tmp_path, "diamonds").plan('packing="subject"', "limit=9", "max_submitted=3")
+    assert study.submit().returncode == 0
+    assert study.wait().exit_code == 0
+    assert len(study.states()) == 4 * 4 + 1
+    assert (study.script.parent / "resubmit-1.sh").exists()
+
+
+def test_status_shows_the_run_from_its_record(studies):
+    study = studies["diamonds"]
+    study.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "neuroferry", "status", study.folder, "--run", study.run_dir.name],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    assert "ended with exit code 1" in done.stdout
+    assert "sub-03 work: ValueError: 3 is too much" in done.stdout
+
+
+def test_scripts_pass_shellcheck(studies):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = sorted(studies["hungry"].script.parent.glob("*.sh"))
+    assert len(scripts) >= 6
+    subprocess.run(["shellcheck", *scripts], check=True)
