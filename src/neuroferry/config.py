@@ -22,7 +22,7 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "qc")
 PACKINGS = ("node", "chain", "subject")
-PLUGINS = ("MultiProc", "Linear", "SLURMGraph", "auto")
+PLUGINS = ("MultiProc", "Linear", "Dask", "SLURMGraph", "auto")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,9 @@ class ExecutionConfig:
         Only write the reports of an earlier run anew.
     dry_run : bool
         Only say what the run would take.
+    dask_scheduler : str or None
+        For the plugin ``Dask``: address of a scheduler or the file that it wrote; by default
+        a cluster on this machine.
     stall_minutes : float
         A step that used no processor time for so long has failed; 0: wait for ever.
     verbose : int
@@ -117,6 +120,7 @@ class ExecutionConfig:
     write_graph: bool = False
     reports_only: bool = False
     dry_run: bool = False
+    dask_scheduler: str | None = None
     stall_minutes: float = 60.0
     verbose: int = 0
 

@@ -15,6 +15,7 @@ COMMANDS = (
     "demo",
     "phantom",
     "launcher",
+    "dask-worker",
     "status",
     "resubmit",
     "cancel",

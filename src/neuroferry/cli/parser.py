@@ -181,6 +181,11 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         help="say what the run will take and whether this machine can do it; run nothing",
     )
     group.add_argument(
+        "--dask-scheduler",
+        metavar="ADDRESS|FILE",
+        help="with --plugin Dask: a scheduler that is there (default: one on this machine)",
+    )
+    group.add_argument(
         "--stall-minutes",
         type=float,
         metavar="N",

@@ -454,9 +454,10 @@ def _count_steps(workflow: Any) -> int:
 
 def _execute(job: Run, workflow: Any, progress: Progress, history: Any) -> int:
     from neuroferry.cli.dry_run import make_estimator
-    from neuroferry.engine import LinearPlugin, MultiProcPlugin
+    from neuroferry.engine import DaskPlugin, LinearPlugin, MultiProcPlugin
 
-    plugin = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin}[job.config.execution.plugin]
+    plugins = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin, "Dask": DaskPlugin}
+    plugin = plugins[job.config.execution.plugin]
     log_file = None if job.config.execution.verbose > 1 else job.folder / "steps.log"
     try:
         workflow.run(
@@ -467,6 +468,7 @@ def _execute(job: Run, workflow: Any, progress: Progress, history: Any) -> int:
                     "record": job.record,
                     "history": history,
                     "estimator": make_estimator(job.config.output_dir),
+                    "scheduler": job.config.execution.dask_scheduler,
                     "stall_seconds": 60.0 * job.config.execution.stall_minutes,
                     "crash_dir": job.folder,
                     "log_file": log_file,

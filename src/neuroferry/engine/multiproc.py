@@ -25,7 +25,7 @@ from typing import Any
 from neuroferry.engine.memory import ProcessTable, headroom_gb
 from neuroferry.engine.plugins import RecordingPlugin
 from neuroferry.engine.schedule import Schedule, Task, fits
-from neuroferry.engine.worker import Stop, Worker, start_worker
+from neuroferry.engine.worker import Stop, Worker, find_excess, find_stall, start_worker
 
 # how often the loop looks for workers whose pipe is held open by a process they left behind
 _SWEEP_SECONDS = 0.2
@@ -73,11 +73,7 @@ class MultiProcPlugin(RecordingPlugin):
     def _walk(self, schedule: Schedule) -> None:
         running: dict[int, Worker] = {}
         reading, self._wake_pipe = os.pipe()
-        # what Nipype loads on the first step would be loaded anew in every child
-        importlib.import_module("nipype.utils.profiler")
-        # children share the parent's pages as long as nobody touches them
-        gc.collect()
-        gc.freeze()
+        preload()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(reading, selectors.EVENT_READ)
@@ -168,32 +164,19 @@ class MultiProcPlugin(RecordingPlugin):
             for worker in running.values():
                 worker.watch.look(members[worker.pid], 0.0, exact=True)
         for worker in running.values():
-            self._stop_if_stalled(worker)
+            stall = find_stall(worker.watch, self._stall_seconds, self._stopped_seconds)
+            if stall is not None:
+                worker.stop(stall)
         if all(worker.stopped is None for worker in running.values()):
             self._stop_if_short_of_memory(schedule, running)
-
-    def _stop_if_stalled(self, worker: Worker) -> None:
-        if worker.watch.stopped_seconds > self._stopped_seconds:
-            why = (
-                "The step's process was stopped from outside (SIGSTOP) and did not go on for "
-                f"{self._stopped_seconds:.0f} s."
-            )
-        elif 0 < self._stall_seconds < worker.watch.idle_seconds:
-            why = (
-                f"The step used no processor time for {self._stall_seconds:.0f} s: it waits for "
-                "something that does not come. If that is meant, raise stall_seconds."
-            )
-        else:
-            return
-        worker.stop(Stop(why))
 
     def _stop_if_short_of_memory(self, schedule: Schedule, running: dict[int, Worker]) -> None:
         total = _total_gb(running)
         if len(running) == 1:
             (worker,) = running.values()
-            if total > self.memory_gb:
-                why = f"It used {total:.1f} GB; this run may use {self.memory_gb:.1f} GB."
-                worker.stop(Stop(why, out_of_memory=True, final=True))
+            excess = find_excess(worker.watch, self.memory_gb)
+            if excess is not None:
+                worker.stop(excess)
             return
         if (
             total <= _PRESSURE * self.memory_gb
@@ -211,6 +194,19 @@ class MultiProcPlugin(RecordingPlugin):
             "expected, so it was stopped."
         )
         running[victim].stop(Stop(why, out_of_memory=True))
+
+
+def preload() -> None:
+    """Get ready to fork: load what every step needs, and leave pages as they are.
+
+    What Nipype loads on its first step would be loaded anew in every child; and children
+    share the parent's pages only as long as nobody touches them, so the garbage collector
+    is told to leave alone what is there.
+    """
+    importlib.import_module("nipype.utils.profiler")
+    importlib.import_module("nipype.pipeline.engine")
+    gc.collect()
+    gc.freeze()
 
 
 def _total_gb(running: dict[int, Worker]) -> float:

@@ -145,6 +145,10 @@ class Worker:
     def stop(self, why: Stop) -> None:
         """End the step and everything that it started, at once."""
         self.stopped = why
+        self.kill_all()
+
+    def kill_all(self) -> None:
+        """Kill the process and everything below it."""
         kill_tree(self.pid)
 
     def read(self, *, block: bool) -> bool:
@@ -304,6 +308,40 @@ def _explain_death(status: int, peak_gb: float, certain: bool) -> str:
             return f"The step was killed ({name}), {why}; it had reached {peak_gb:.1f} GB."
         return f"The step crashed ({name}) after it had reached {peak_gb:.1f} GB of memory."
     return f"The step ended with exit status {os.WEXITSTATUS(status)} and left no result."
+
+
+def find_stall(watch: Watch, stall_seconds: float, stopped_seconds: float) -> Stop | None:
+    """Tell whether a step has stopped answering.
+
+    Parameters
+    ----------
+    watch : Watch
+        What was seen of it.
+    stall_seconds : float
+        How long it may use no processor time; 0: for ever.
+    stopped_seconds : float
+        How long it may be stopped by a signal.
+    """
+    if watch.stopped_seconds > stopped_seconds:
+        return Stop(
+            "The step's process was stopped from outside (SIGSTOP) and did not go on for "
+            f"{stopped_seconds:.0f} s."
+        )
+    if 0 < stall_seconds < watch.idle_seconds:
+        return Stop(
+            f"The step used no processor time for {stall_seconds:.0f} s: it waits for something "
+            "that does not come. If that is meant, allow it longer (stall_seconds, "
+            "--stall-minutes)."
+        )
+    return None
+
+
+def find_excess(watch: Watch, memory_gb: float) -> Stop | None:
+    """Tell whether a step that runs alone uses more than the whole budget."""
+    if watch.now_gb <= memory_gb:
+        return None
+    why = f"It used {watch.now_gb:.1f} GB; this run may use {memory_gb:.1f} GB."
+    return Stop(why, out_of_memory=True, final=True)
 
 
 def write_crashfile(folder: Path, step: str, node: Any, error: str, details: str) -> Path:
