@@ -208,6 +208,10 @@ def _begin(config: Config, resources: Resources, command: str) -> Run:
         # for the launcher, which binds the same folders when the run goes on
         text = f"{os.environ['NEUROFERRY_REENTER']}\n"
         (folder / "enter").write_text(text, encoding="utf-8")
+    if os.environ.get("NEUROFERRY_LAUNCH"):
+        # for the launcher, which moves the run to another machine
+        text = f"{os.environ['NEUROFERRY_LAUNCH']}\n"
+        (folder / "launch").write_text(text, encoding="utf-8")
     return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
 
 
