@@ -114,7 +114,7 @@ def studies(slurm, tmp_path_factory):
     made = {}
     for name, *settings in (
         ("slow", 'packing="subject"', 'extra=["--nodelist=n1"]'),
-        ("node", 'packing="subject"', 'extra=["--nodelist=n4"]'),
+        ("node", 'packing="subject"', 'extra=["--exclude=n1"]'),
         ("hungry", 'packing="node"'),
         ("diamonds", 'packing="node"'),
     ):
@@ -133,9 +133,12 @@ def test_a_node_that_goes_down_is_survived(studies):
     study = studies["node"]
     wait_for(lambda: (study.folder / "marker").exists())
     job = study.calls()[0][1]
-    scontrol("update", "nodename=n4", "state=down", "reason=test")
+    (where,) = {row[3] for row in queue(job) if row[2] == "RUNNING"}
+    subprocess.run([CLUSTER, "kill", where], check=True)
+    scontrol("update", f"nodename={where}", "state=down", "reason=test")
     wait_for(lambda: [row for row in queue(job) if row[2] == "PENDING"], 30)
-    scontrol("update", "nodename=n4", "state=resume", check=False)  # it may have come back already
+    subprocess.run([CLUSTER, "up"], check=True, capture_output=True)
+    scontrol("update", f"nodename={where}", "state=resume", check=False)  # it may be back already
     scontrol("update", f"jobid={job}", "starttime=now")  # SLURM makes such jobs wait two minutes
     assert study.wait().exit_code == 0
     assert set(study.states().values()) == {"done", "cached"}

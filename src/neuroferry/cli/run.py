@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -206,8 +207,8 @@ def _begin(config: Config, resources: Resources, command: str) -> Run:
     (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
     if os.environ.get("NEUROFERRY_REENTER"):
         # for the launcher, which binds the same folders when the run goes on
-        text = f"{os.environ['NEUROFERRY_REENTER']}\n"
-        (folder / "enter").write_text(text, encoding="utf-8")
+        words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
+        (folder / "enter").write_bytes(words + b"\n")
     if os.environ.get("NEUROFERRY_LAUNCH"):
         # for the launcher, which moves the run to another machine
         text = f"{os.environ['NEUROFERRY_LAUNCH']}\n"

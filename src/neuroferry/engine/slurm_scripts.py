@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shlex
 from collections.abc import Mapping
@@ -206,14 +207,15 @@ def host_command(environ: Mapping[str, str], python: str) -> str:
     Parameters
     ----------
     environ : mapping
-        The environment. The launcher leaves the words in ``NEUROFERRY_REENTER``; in an
-        image that was started without it, they are put together from what Apptainer tells.
+        The environment. The launcher leaves the words in ``NEUROFERRY_REENTER``, in base64
+        for Apptainer rewrites quotes; in an image that was started without it, they are put
+        together from what Apptainer tells.
     python : str
         The interpreter, for a run outside an image.
     """
     given = environ.get("NEUROFERRY_REENTER")
     if given:
-        return given
+        return base64.b64decode(given).decode()
     image = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")
     if image:
         program = "apptainer" if environ.get("APPTAINER_CONTAINER") else "singularity"
