@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import platform
 import selectors
 import signal
 import time
@@ -65,6 +66,7 @@ class MultiProcPlugin(RecordingPlugin):
         self._stopped_seconds = float(self.plugin_args.get("stopped_seconds", 60.0))
         self._processes = ProcessTable()
         self._looked = 0.0
+        self._preloaded = False
 
     def _wake(self) -> None:
         if self._wake_pipe is not None:
@@ -73,7 +75,6 @@ class MultiProcPlugin(RecordingPlugin):
     def _walk(self, schedule: Schedule) -> None:
         running: dict[int, Worker] = {}
         reading, self._wake_pipe = os.pipe()
-        preload()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(reading, selectors.EVENT_READ)
@@ -82,7 +83,9 @@ class MultiProcPlugin(RecordingPlugin):
             _end_all(running)
             raise
         finally:
-            gc.unfreeze()
+            if self._preloaded:
+                gc.unfreeze()
+                self._preloaded = False
             os.close(reading)
             os.close(self._wake_pipe)
             self._wake_pipe = None
@@ -136,6 +139,9 @@ class MultiProcPlugin(RecordingPlugin):
                 if not self._fits(task, [schedule.tasks[i] for i in running]):
                     continue
                 if self._prepare(schedule, index):
+                    if not self._preloaded:
+                        preload()
+                        self._preloaded = True
                     schedule.take(index)
                     self._announce(task)
                     worker = start_worker(
@@ -199,12 +205,14 @@ class MultiProcPlugin(RecordingPlugin):
 def preload() -> None:
     """Get ready to fork: load what every step needs, and leave pages as they are.
 
-    What Nipype loads on its first step would be loaded anew in every child; and children
+    What Nipype loads and looks up on its first step would be so anew in every child; children
     share the parent's pages only as long as nobody touches them, so the garbage collector
     is told to leave alone what is there.
     """
     importlib.import_module("nipype.utils.profiler")
     importlib.import_module("nipype.pipeline.engine")
+    platform.platform()  # starts a program, and remembers what that said
+
     gc.collect()
     gc.freeze()
 

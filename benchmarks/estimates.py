@@ -1,0 +1,122 @@
+"""Compare what steps were expected to need with what they needed.
+
+Usage: ``python benchmarks/estimates.py OUT [OUT ...] [--write configs/steps.toml]``. Each OUT
+is the output folder of runs that came to their end, best of images that differ in size. For
+each kind of step and each OUT the table shows the peak that was measured and, as a ratio to
+it, what was expected: by the formula that the step declares, by the table that comes with
+the package, and from the record of the other OUTs alone ("like"). A ratio below 0.9 is under
+by more than 10%; above 2 it is over by more than twice.
+
+``--write`` writes the package's table anew from the first OUT. Times in it are processor
+seconds over processors, because a busy machine stretches the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import tomli_w
+
+from neuroferry.engine.estimate import Estimator, kind_of, read_table
+from neuroferry.engine.record import StepSummary, list_runs, read_run
+
+HEAD = """\
+# Measured needs of each kind of step, for the estimates of a first run (docs/planning.rst).
+# Written by benchmarks/estimates.py from the record of a run; a run's own record goes over it.
+
+"""
+TABLE = Path(__file__).parents[1] / "configs" / "steps.toml"
+
+
+def measured_steps(out: Path) -> dict[str, StepSummary]:
+    """Steps that ran to their end, with the time that a quiet machine takes."""
+    found = {}
+    for run_dir in list_runs(out):
+        for step in read_run(run_dir).steps:
+            if step.state == "done" and step.peak_gb is not None:
+                quiet = (step.cpu_seconds or 0.0) / (step.n_procs or 1)
+                found[step.step] = replace(step, seconds=min(step.seconds or 0.0, quiet))
+    return found
+
+
+def write_table(out: Path, path: Path) -> None:
+    """Write the table of the package."""
+    steps = measured_steps(out)
+    rows: dict[str, dict[str, float]] = {}
+    for name, step in sorted(steps.items()):
+        row = {
+            "seconds": round(step.seconds or 0.0, 1),
+            "peak_gb": round(step.peak_gb or 0.0, 3),
+            "declared_gb": round(step.declared_gb or 0.0, 3),
+            "disk_gb": round(step.disk_gb or 0.0, 6),
+            "files": step.files or 0,
+        }
+        known = rows.setdefault(kind_of(name), row)
+        known.update({key: max(value, known[key]) for key, value in row.items()})
+    files = [path for path in out.glob("sub-*/**/*") if path.is_file()]
+    size = sum(file.stat().st_blocks * 512 for file in files) / 1e9
+    work = sum(step.disk_gb or 0.0 for step in steps.values())
+    subjects = {step.subject for step in steps.values()}
+    output = {
+        "of_work": round(size / work, 2),
+        "files_per_participant": round(len(files) / len(subjects)) + 1,
+    }
+    path.write_text(HEAD + tomli_w.dumps({"output": output, "steps": rows}), encoding="utf-8")
+
+
+def compare(outs: list[Path]) -> list[list[str]]:
+    """Rows of the table: kind of step, OUT, measured peak, three ratios, time and its ratio."""
+    runs = {out: measured_steps(out) for out in outs}
+    table = read_table(tomllib.loads(TABLE.read_text(encoding="utf-8")))
+    rows = []
+    for out, steps in runs.items():
+        others = {k: s for other, found in runs.items() if other != out for k, s in found.items()}
+        by_table = Estimator(table=table)
+        by_like = Estimator(others)
+        for name, step in steps.items():
+            declared = step.declared_gb or 0.0
+            peak, seconds = step.peak_gb or 0.0, max(step.seconds or 0.0, 0.1)
+            from_table = by_table.estimate(name, declared)
+            row = [kind_of(name).split(".", 2)[-1], out.name, f"{peak:.2f}"]
+            row.append(f"{declared / peak:.2f}")
+            row.append(f"{from_table.mem_gb / peak:.2f}")
+            # the same participant elsewhere is another image, not the same step
+            like = by_like.estimate(_as_other(name), declared)
+            row.append(f"{like.mem_gb / peak:.2f}" if others else "")
+            row += [f"{seconds:.1f}", f"{from_table.seconds / seconds:.2f}"]
+            rows.append(row)
+    return sorted(rows)
+
+
+def _as_other(name: str) -> str:
+    return name.replace("sub_", "sub_other", 1)
+
+
+def print_rst(rows: list[list[str]]) -> None:
+    head = ["step", "run", "peak GB", "formula", "table", "like", "CPU s", "time, table"]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    line = "  ".join("=" * width for width in widths)
+    print(line)
+    print("  ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)))
+    print(line)
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)))
+    print(line)
+
+
+def main() -> None:
+    """Print the comparison, or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("outs", nargs="+", type=Path, metavar="OUT")
+    parser.add_argument("--write", type=Path, metavar="TOML")
+    arguments = parser.parse_args()
+    if arguments.write:
+        write_table(arguments.outs[0], arguments.write)
+    print_rst(compare(arguments.outs))
+
+
+if __name__ == "__main__":
+    main()
