@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroferry.cli.dry_run import make_estimator
 from neuroferry.cli.run import (
     Run,
     build_graph,
@@ -20,7 +21,6 @@ from neuroferry.cli.run import (
     write_methods,
 )
 from neuroferry.config import make_config, read_toml
-from neuroferry.engine.estimate import Estimator, read_killed
 from neuroferry.engine.record import read_history
 from neuroferry.engine.slurm_graph import SLURMGraphPlugin, flatten
 from neuroferry.engine.slurm_scripts import in_image
@@ -59,14 +59,13 @@ def plan_jobs(
     """
     config = job.config
     configure_nipype(config, job.folder)
-    history = read_history(config.output_dir)
     plugin = SLURMGraphPlugin(
         {
             **dataclasses.asdict(config.slurm),
             "run_dir": job.folder,
             "record": job.record,
-            "history": history,
-            "estimator": Estimator(history, killed=read_killed(config.output_dir)),
+            "history": read_history(config.output_dir),
+            "estimator": make_estimator(config.output_dir),
             "source": "config",
         }
     )

@@ -1,0 +1,181 @@
+"""The script that submits, beside an ``sbatch`` that only counts: limits, refusals, signals."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from neuroferry.config import SlurmConfig
+from neuroferry.engine.slurm_plan import Group, Manifest, Member, Pack
+from neuroferry.engine.slurm_scripts import write_scripts
+
+SBATCH = """\
+#!/usr/bin/env bash
+count=$(($(cat "$COUNTER" 2>/dev/null || echo 0) + 1))
+echo "$count" >"$COUNTER"
+echo "$*" >>"$COUNTER.calls"
+if [[ ${REFUSE_AT-} == "$count" ]]; then
+    echo 'sbatch: error: Batch job submission failed: Invalid "account" specified' >&2
+    exit 1
+fi
+if [[ ${SLEEP_AT-} == "$count" ]]; then
+    touch "$COUNTER.sleeps"
+    sleep 2
+fi
+echo "$((1000 + count));${CLUSTER-}"
+"""
+OTHERS = {
+    "scancel": 'echo "$*" >>"$COUNTER.cancelled"',
+    "squeue": "seq ${QUEUED:-0}",
+    "scontrol": "printf '%-23s = %s\\n' MaxArraySize 1001 MaxJobCount 100000",
+}
+
+
+class Site:
+    """A machine with programs that look like SLURM's, and a run to submit."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for name, text in {"sbatch": SBATCH, **OTHERS}.items():
+            program = self.bin / name
+            program.write_text(text if text.startswith("#!") else f"#!/usr/bin/env bash\n{text}\n")
+            program.chmod(0o755)
+        self.run_dir = folder / "out" / "logs" / "run"
+
+    def write(self, subjects, **settings):
+        members = tuple(Member(f"sub-{i}", str(i), 0, 0) for i in range(subjects))
+        packs = (
+            Pack("g1p01", (0,), 500, 1, 10),
+            Pack("g1p02", (1,), 500, 1, 10, ("g1p01",)),
+            Pack("g1p03", (2,), 500, 1, 10, ("g1p01", "g1p02")),
+        )
+        group = Group("g1", "x", ("a", "b", "c"), ((), (0,), (0, 1)), packs, members)
+        manifest = Manifest(0, "/out/logs/run", "config", SlurmConfig(**settings), (group,))
+        self.script = write_scripts(manifest, self.run_dir, "true")
+        return self
+
+    def environment(self, **more):
+        path = f"{self.bin}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "COUNTER": str(self.folder / "count"), **more}
+
+    def submit(self, **more):
+        return subprocess.run(
+            ["bash", self.script],
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def calls(self):
+        return (self.folder / "count.calls").read_text().splitlines()
+
+    @property
+    def cancelled(self):
+        return (self.folder / "count.cancelled").read_text().split()
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+def test_one_call_a_pack_however_many_subjects(site):
+    assert site.write(900).submit().returncode == 0
+    assert len(site.calls) == 4
+    assert "--array=1-900" in site.calls[0]
+    assert "--dependency" not in site.calls[0]
+    assert "--dependency=aftercorr:1001 " in site.calls[1]
+    assert "--dependency=aftercorr:1001:1002 " in site.calls[2]
+    assert "--dependency=afterany:1001:1002:1003 " in site.calls[3]
+
+
+def test_arrays_stay_below_the_site_s_size(site):
+    assert site.write(2500).submit().returncode == 0
+    arrays = [call.split()[1] for call in site.calls[:-1]]
+    assert arrays == ["--array=1-1000"] * 6 + ["--array=1-500"] * 3
+    firsts = [call.split()[-1] for call in site.calls[:-1:3]]
+    assert firsts == ["1", "1001", "2001"]
+
+
+def test_settings_go_over_what_the_site_says(site):
+    site.write(20, max_array_size=11, tasks_at_once=4).submit()
+    assert [call.split()[1] for call in site.calls[:-1:3]] == ["--array=1-10%4"] * 2
+
+
+def test_what_does_not_fit_waits(site):
+    done = site.write(100, max_submitted=100).submit(QUEUED="9")
+    assert done.returncode == 0
+    assert "the rest follows" in done.stderr
+    assert [call.split()[1] for call in site.calls[:-1]] == ["--array=1-30"] * 3
+    rows = (site.run_dir / "slurm" / "jobs.tsv").read_text().splitlines()
+    assert rows[0].split("\t") == ["g1p01", "1001", "1", "30"]
+
+
+def test_a_full_queue_is_an_error(site):
+    done = site.write(5, max_submitted=10).submit(QUEUED="9")
+    assert done.returncode == 75
+    assert "no room" in done.stderr
+
+
+def test_a_refusal_cancels_what_was_submitted(site):
+    done = site.write(5).submit(REFUSE_AT="3")
+    assert done.returncode == 75
+    assert "Invalid  account  specified" in done.stderr
+    assert len(site.calls) == 3
+    assert site.cancelled == ["1001", "1002"]
+    (event,) = map(json.loads, (site.run_dir / "events.jsonl").read_text().splitlines())
+    assert event["event"] == "run_ended"
+    assert event["exit_code"] == 75
+    assert "account" in event["reason"]
+
+
+def test_an_answer_that_is_no_number_is_an_error(site):
+    (site.bin / "sbatch").write_text("#!/usr/bin/env bash\necho Submitted\n")
+    done = site.write(5).submit()
+    assert done.returncode == 75
+    assert "no job number" in done.stderr
+
+
+def test_no_sbatch_is_an_error(site):
+    for name in (*OTHERS, "sbatch"):
+        (site.bin / name).unlink()
+    (site.bin / "dirname").symlink_to(shutil.which("dirname"))
+    done = subprocess.run(
+        [shutil.which("bash"), site.write(5).script],
+        env={"PATH": str(site.bin)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 69
+    assert "no sbatch here" in done.stderr
+
+
+def test_nothing_is_submitted_twice(site):
+    site.write(5).submit()
+    again = site.submit()
+    assert again.returncode == 75
+    assert "submitted already" in again.stderr
+    assert len(site.calls) == 4
+
+
+@pytest.mark.parametrize(("signal", "code", "calls"), [("HUP", 0, 4), ("TERM", 75, 2)])
+def test_a_closed_terminal_does_not_stop_it_an_interruption_does(site, signal, code, calls):
+    site.write(5)
+    process = subprocess.Popen(
+        ["bash", site.script],
+        env=site.environment(SLEEP_AT="2"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (site.folder / "count.sleeps").exists():
+        assert process.poll() is None
+    subprocess.run(["kill", f"-{signal}", str(process.pid)], check=True)
+    assert process.wait() == code
+    assert len(site.calls) == calls
