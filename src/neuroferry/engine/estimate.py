@@ -2,8 +2,10 @@
 
 A step declares its memory (``Node.mem_gb``), which the workflow builders compute from the
 image header with the formula in their documentation. That figure also carries the size of
-the image, so what was measured on one image is scaled to another by the ratio of the two
-declared figures.
+the image, so what was measured on one image is scaled to another by the ratio r of the two
+declared figures: time and disk by r; memory by r to the power 1.25 for a larger image and
+0.5 for a smaller one, because a formula may rise too slowly or too fast with size, and too
+little memory costs more than too much.
 
 Sources, the best first:
 
@@ -11,7 +13,7 @@ Sources, the best first:
     this very step has run to its end before: its peak and 10%;
 ``like``
     steps of the same kind (the same step of other participants, sessions or items) have:
-    the largest of their scaled peaks and 15%, the median of their scaled times;
+    the largest of their scaled peaks and 20%, the median of their scaled times;
 ``table``
     a table of measured runs that comes with the program: scaled, and 25%;
 ``formula``
@@ -38,8 +40,9 @@ Source = Literal["measured", "like", "table", "formula", "default"]
 
 DEFAULT_GB = 0.25
 DEFAULT_SECONDS = 10.0
-_MARGINS: dict[Source, float] = {"measured": 1.10, "like": 1.15, "table": 1.25}
+_MARGINS: dict[Source, float] = {"measured": 1.10, "like": 1.20, "table": 1.25}
 _KILLED_MARGIN = 1.5
+_LARGER, _SMALLER = 1.25, 0.5
 # an empty Python process that has loaded Nipype
 _LEAST_GB = 0.05
 _SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
@@ -110,7 +113,7 @@ class Estimator:
     ...                             peak_gb=3.0, declared_gb=2.0))
     >>> estimate = estimator.estimate("w.sub_02_wf.register", 4.0)
     >>> round(estimate.mem_gb, 2), estimate.mem_source, estimate.seconds
-    (6.9, 'like', 120.0)
+    (8.56, 'like', 120.0)
     """
 
     def __init__(
@@ -151,7 +154,9 @@ class Estimator:
         """
         known, source = self._like(step)
         peaks = [
-            s.peak_gb * _scale(declared_gb, s.declared_gb) for s in known if s.peak_gb is not None
+            s.peak_gb * _scale_memory(declared_gb, s.declared_gb)
+            for s in known
+            if s.peak_gb is not None
         ]
         times = [
             s.seconds * _scale(declared_gb, s.declared_gb) for s in known if s.seconds is not None
@@ -161,7 +166,7 @@ class Estimator:
         if peaks:
             mem_source, memory = source, max(peaks) * _MARGINS[source]
         for killed in self._killed.get(kind_of(step), {}).values():
-            least = (killed.peak_gb or 0.0) * _scale(declared_gb, killed.declared_gb)
+            least = (killed.peak_gb or 0.0) * _scale_memory(declared_gb, killed.declared_gb)
             if mem_source != "measured" and least * _KILLED_MARGIN > memory:
                 mem_source, memory = "like", least * _KILLED_MARGIN
         disk = [s.disk_gb * _scale(declared_gb, s.declared_gb) for s in known if s.disk_gb]
@@ -191,6 +196,12 @@ def _scale(declared_gb: float, measured_at_gb: float | None) -> float:
     if not measured_at_gb or DEFAULT_GB in (declared_gb, measured_at_gb):
         return 1.0
     return declared_gb / measured_at_gb
+
+
+def _scale_memory(declared_gb: float, measured_at_gb: float | None) -> float:
+    """Scale memory to another image size, leaning to the safe side."""
+    ratio = _scale(declared_gb, measured_at_gb)
+    return float(ratio ** (_LARGER if ratio > 1 else _SMALLER))
 
 
 def read_killed(out_dir: Path) -> list[StepSummary]:
