@@ -1,6 +1,5 @@
 """The image: built, then used by an ordinary user as people do on laptops and clusters."""
 
-import getpass
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from people import APPTAINER, USER, Person
 
 import neuroferry
 
@@ -22,78 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "containers" / "neuroferry"
-USER = "neuroferry" if os.getuid() == 0 else getpass.getuser()
-APPTAINER = shutil.which("apptainer") or shutil.which("singularity") or "apptainer"
 HEAVY = "import ants, bids, dipy, matplotlib.pyplot, nilearn, nipype, nireports, niworkflows"
-
-
-class Person:
-    """An ordinary user with a home folder and a folder for data, who runs programs."""
-
-    def __init__(self, folder: Path, image: Path):
-        self.folder = folder
-        self.home = folder / "home"
-        self.image = image
-        self.make(self.home)
-
-    def make(self, path: Path) -> Path:
-        path.mkdir(parents=True, exist_ok=True)
-        self.own(path)
-        return path
-
-    def own(self, path: Path) -> None:
-        if os.getuid() == 0:
-            entry = pwd.getpwnam(USER)
-            os.chown(path, entry.pw_uid, entry.pw_gid)
-
-    def write(self, path: Path, text: str) -> Path:
-        self.make(path.parent)
-        path.write_text(text, encoding="utf-8")
-        self.own(path)
-        return path
-
-    def command(self, *words, env=None):
-        variables = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "NEUROFERRY_SIF": str(self.image),
-            **(env or {}),
-        }
-        become = ["runuser", "-u", USER, "--"] if os.getuid() == 0 else []
-        pairs = [f"{name}={value}" for name, value in variables.items()]
-        return [*become, "env", "-i", *pairs, *map(str, words)]
-
-    def run(self, *words, env=None, prefix=()):
-        return subprocess.run(
-            [*prefix, *self.command(*words, env=env)],
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-
-    def inside(self, *words, options=(), env=None, prefix=()):
-        """Run a program in the image."""
-        return self.run(
-            APPTAINER, "--quiet", "exec", *options, self.image, *words, env=env, prefix=prefix
-        )
-
-    def launch(self, *words, env=None, prefix=()):
-        """Run the host launcher."""
-        return self.run(self.folder / "neuroferry", *words, env=env, prefix=prefix)
-
-
-@pytest.fixture(scope="module")
-def built():
-    """The path of the image, built where it is missing or out of date."""
-    if not shutil.which(APPTAINER) and not os.environ.get("NEUROFERRY_NEEDS_IMAGE"):
-        pytest.skip("Apptainer is not installed and could not be")
-    build = subprocess.run(
-        [ROOT / "containers" / "build"], capture_output=True, text=True, check=False
-    )
-    assert build.returncode == 0, build.stderr
-    return Path(build.stdout.strip())
 
 
 @pytest.fixture(scope="module")

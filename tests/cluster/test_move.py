@@ -1,0 +1,457 @@
+"""Moving a run between two machines: a real ssh server on loopback, a folder for each."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from people import USER, Person
+
+from neuroferry.engine.record import list_runs, read_events, read_run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCHER = ROOT / "containers" / "neuroferry"
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+THERE = 'the "other" machine\'s disk'
+
+
+@pytest.fixture(scope="module")
+def laptop():
+    """An ordinary user on the machine that is left; the other machine is a folder beside."""
+    folder = Path(tempfile.mkdtemp(prefix="neuroferry-test-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    someone = Person(folder, folder / "image.sif")
+    shutil.copy(LAUNCHER, folder / "neuroferry")
+    someone.own(folder)
+    someone.make(folder / THERE)
+    yield someone
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def network(laptop):
+    """What makes ``ssh`` reach the servers: ``cluster``, and ``bare``, which has no rsync."""
+    if SSHD is None or shutil.which("rsync") is None:
+        pytest.skip("openssh-server and rsync are not installed and could not be")
+    folder = laptop.make(laptop.folder / "ssh")
+    for name in ("host", "key"):
+        made = laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
+        assert made.returncode == 0, made.stderr
+    bare = laptop.make(folder / "bare")
+    for tool in ("bash", "printf", "df", "awk", "dirname", "stat", "sha256sum", "true"):
+        (bare / tool).symlink_to(shutil.which(tool))
+    servers, hosts, ports = [], [], {}
+    for name, force in (("cluster", ""), ("bare", f"ForceCommand env -i PATH={bare} bash -s")):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            ports[name] = probe.getsockname()[1]
+        config = laptop.write(
+            folder / f"sshd-{name}",
+            f"Port {ports[name]}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+            f"AuthorizedKeysFile {folder}/key.pub\nPasswordAuthentication no\nUsePAM no\n"
+            f"KbdInteractiveAuthentication no\nStrictModes no\n{force}\n",
+        )
+        command = laptop.command(SSHD, "-D", "-e", "-f", config)
+        log = (folder / f"log-{name}").open("w")
+        servers.append(subprocess.Popen(command, stdout=log, stderr=log))
+        hosts.append(f"Host {name}\n  Port {ports[name]}\n")
+    public = (folder / "host.pub").read_text().split()[:2]
+    known = laptop.write(
+        folder / "known_hosts",
+        "".join(f"[127.0.0.1]:{port} {' '.join(public)}\n" for port in ports.values()),
+    )
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        hosts.append(f"Host silent\n  Port {probe.getsockname()[1]}\n")
+    hosts.append(f"Host stranger\n  Port {ports['cluster']}\n  User nobody\n")
+    config = laptop.write(
+        folder / "config",
+        "".join(hosts) + f"Host *\n  HostName 127.0.0.1\n  User {USER}\n  BatchMode yes\n"
+        f"  IdentityFile {folder}/key\n  IdentitiesOnly yes\n  UserKnownHostsFile {known}\n",
+    )
+    wait_for(lambda: all(listens(port) for port in ports.values()), 20)
+    yield {"RSYNC_RSH": f"ssh -F {config}"}
+    for server in servers:
+        family = [int(word) for word in children(server.pid)] or [server.pid]
+        for pid in family:
+            os.kill(pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited {seconds} s in vain")
+
+
+def checksums(folder, but=("*.lock",)):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(path.match(pattern) for pattern in but)
+    }
+
+
+def quoted(*words):
+    """As the launcher writes words: ``printf '%q '``."""
+    script = "printf '%q ' \"$@\""
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+class Stopped:
+    """What a run that was stopped half-way leaves, in folders with awkward names."""
+
+    def __init__(self, laptop, name):
+        self.laptop = laptop
+        self.folder = laptop.make(laptop.folder / f"{name}: a 'study'")
+        self.bids, self.out, self.work = (
+            self.folder / name for name in ('data, "raw"', "results of it", "work $HOME *")
+        )
+        self.there = laptop.folder / THERE / f"{name} & more"
+        for path, text in {
+            self.bids / "dataset_description.json": "{}",
+            self.bids / "participants.tsv": "participant_id\nsub-01\nsub-02\n",
+            self.bids / "sub-02" / "anat" / "sub-02_T1w.nii": "of another run",
+            self.bids / "derivatives" / "big.nii": "not needed",
+            self.folder / "annex" / "key": "the image itself",
+            self.folder / "my settings.toml": "",
+            self.out / "sub-01" / "anat" / "it's [finished].nii": "finished",
+            self.out / "logs" / ".sub-01.lock": "",
+            self.work / "a node" / "_0x12.json": "done",
+            self.work / "a node" / "result.pklz": "result",
+        }.items():
+            laptop.write(path, text)
+        laptop.make(self.bids / "sub-01")
+        laptop.make(self.bids / "sub-01" / "anat")
+        (self.bids / "sub-01" / "anat" / "sub-01_T1w.nii").symlink_to(
+            self.folder / "annex" / "key"
+        )
+        (self.bids / "sub-01" / "anat" / "sub-01_T2w.nii").symlink_to("annexed elsewhere")
+        os.link(self.work / "a node" / "result.pklz", self.work / "a node" / "twin")
+        (self.work / "a node" / "link").symlink_to("/work/a node/result.pklz")
+        if not laptop.image.exists():
+            laptop.write(laptop.image, "an image " * 1000)
+        self.log = self.out / "logs" / "20260101T000000Z-abc"
+        started = {"event": "run_started", "run_id": self.log.name, "subjects": ["01"]}
+        laptop.write(self.log / "events.jsonl", json.dumps(started) + "\n")
+        note = quoted(
+            f"image={laptop.image}",
+            f"/settings/config.toml={self.folder / 'my settings.toml'}",
+            f"/bids={self.bids}",
+            f"/out={self.out}",
+            f"/work={self.work}",
+            "--",
+            *("/bids", "/out", "participant", "--plugin", "MultiProc", "--mem=1", "--nprocs", 1),
+            *("--participant-label", "01", "--config=/settings/config.toml", "-w", "/work"),
+        )
+        laptop.write(self.log / "launch", note + "\n")
+        for path in self.folder.rglob("*"):
+            if not path.is_symlink():
+                laptop.own(path)
+
+    def move(self, network, *options, host="cluster"):
+        return self.laptop.launch("move", self.out, f"{host}:{self.there}", *options, env=network)
+
+    def fetch(self, network, *options):
+        return self.laptop.launch(
+            "fetch", f"cluster:{self.there}", self.out, *options, env=network
+        )
+
+
+@pytest.fixture
+def stopped(laptop, request):
+    return Stopped(laptop, request.node.name)
+
+
+def fails(result, code, *says):
+    """Ended with that exit code, and a last line that is one sentence and says so."""
+    assert result.returncode == code, result.stdout + result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("neuroferry: ")
+    for text in says:
+        assert text in last
+
+
+def test_takes_everything_along_and_does_not_start(stopped, network):
+    planned = stopped.move(network, "--no-start", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert not stopped.there.exists()
+
+    result = stopped.move(network, "--no-start", "--plugin", "MultiProc", "--", "--mem", "64G")
+    assert result.returncode == 0, result.stderr
+    assert checksums(stopped.out) == checksums(stopped.there / "out")
+    assert checksums(stopped.work) == checksums(stopped.there / "work")
+    moved = checksums(stopped.there / "bids")
+    assert set(moved) == {
+        "dataset_description.json",
+        "participants.tsv",
+        "sub-01/anat/sub-01_T1w.nii",
+    }
+    data = stopped.there / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii"
+    assert data.read_text() == "the image itself"
+    assert not data.is_symlink()
+    node = stopped.there / "work" / "a node"
+    assert node.joinpath("twin").samefile(node / "result.pklz")
+    assert str((node / "link").readlink()) == "/work/a node/result.pklz"
+    assert not (stopped.there / "out" / "logs" / ".sub-01.lock").exists()
+    for path in (stopped.work / "a node" / "result.pklz", stopped.log / "events.jsonl"):
+        other = stopped.there / path.relative_to(stopped.folder).as_posix().replace(
+            stopped.work.name, "work"
+        ).replace(stopped.out.name, "out")
+        assert other.stat().st_mtime_ns == path.stat().st_mtime_ns
+    assert (stopped.there / "neuroferry.sif").read_bytes() == stopped.laptop.image.read_bytes()
+    assert (stopped.there / "neuroferry").read_bytes() == LAUNCHER.read_bytes()
+    start = (stopped.there / "start").read_text().splitlines()[-1]
+    assert shlex.split(start) == [
+        *("exec", "./neuroferry", "bids", "out", "participant", "--participant-label", "01"),
+        *("--config=settings/config.toml", "-w", "work", "--plugin", "MultiProc"),
+        *("--mem", "64G", "$@"),
+    ]
+    assert os.access(stopped.there / "start", os.X_OK)
+
+    (stopped.work / "a node" / "_0x12.json").rename(stopped.work / "a node" / "_0x34.json")
+    again = stopped.move(network, "--no-start")
+    assert again.returncode == 0, again.stderr
+    assert "image is there already" in again.stderr
+    assert checksums(stopped.work) == checksums(stopped.there / "work")
+
+
+def test_same_size_and_time_is_not_the_same_file(stopped, network):
+    assert stopped.move(network, "--no-start").returncode == 0
+    path = stopped.there / "work" / "a node" / "result.pklz"
+    state = path.stat()
+    path.write_text("rotten")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    image = stopped.there / "neuroferry.sif"
+    state = image.stat()
+    image.write_text("an imagE " * 1000)
+    os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert stopped.move(network, "--no-start").returncode == 0
+    assert path.read_text() == "result"
+    assert image.read_bytes() == stopped.laptop.image.read_bytes()
+
+
+def test_an_interrupted_copy_goes_on(stopped, network):
+    big = stopped.work / "a node" / "big.npy"
+    big.write_bytes(os.urandom(30_000_000))
+    stopped.laptop.own(big)
+    slow = stopped.laptop.write(
+        stopped.folder / "bin" / "rsync",
+        f'#!/bin/sh\nexec {shutil.which("rsync")} --bwlimit=8000 "$@"\n',
+    )
+    slow.chmod(0o755)
+    command = stopped.laptop.command(
+        stopped.laptop.folder / "neuroferry",
+        *("move", stopped.out, f"cluster:{stopped.there}", "--no-start"),
+        env={**network, "PATH": f"{slow.parent}:{os.environ['PATH']}"},
+    )
+    node = stopped.there / "work" / "a node"
+    moving = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(
+        lambda: [path for path in node.glob(".big.npy.*") if path.stat().st_size > 5_000_000], 60
+    )
+    pid = int(children(moving.pid)[0]) if os.getuid() == 0 else moving.pid
+    os.kill(pid, signal.SIGINT)
+    _, says = moving.communicate(timeout=30)
+    assert moving.returncode == 130, says
+    assert "same command goes on" in says.splitlines()[-1]
+    kept = wait_for(lambda: list(node.glob(".rsync-partial/big.npy")), 20)
+    assert kept[0].stat().st_size > 2_000_000
+    assert not (stopped.there / "start").exists()
+
+    result = stopped.move(network, "--no-start")
+    assert result.returncode == 0, result.stderr
+    assert checksums(stopped.work) == checksums(stopped.there / "work")
+
+
+def test_data_that_are_there_already(stopped, network):
+    data = stopped.laptop.folder / THERE / "data of all"
+    copied = stopped.laptop.run("cp", "-rL", f"{stopped.bids}/participants.tsv", stopped.folder)
+    assert copied.returncode == 0
+    shutil.copytree(stopped.bids, data, ignore=shutil.ignore_patterns("*_T2w.nii"))
+    result = stopped.move(network, "--no-start", f"--bids={data}")
+    assert result.returncode == 0, result.stderr
+    start = shlex.split((stopped.there / "start").read_text().splitlines()[-1])
+    assert start[2] == str(data)
+    assert not any((stopped.there / "bids").iterdir())
+
+    (data / "sub-01" / "anat" / "sub-01_T1w.nii").write_text("another image")
+    fails(stopped.move(network, "--no-start", "--bids", data), 65, "sub-01_T1w.nii")
+    fails(stopped.move(network, "--no-start", "--bids", "/nowhere"), 66, "/nowhere")
+
+
+def test_a_run_under_way_is_not_moved(stopped, network):
+    with (stopped.out / "logs" / ".sub-01.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fails(stopped.move(network), 75, "sub-01", "under way")
+    assert not stopped.there.exists()
+    stopped.laptop.write(stopped.log / "slurm" / "jobs.tsv", "pack\t1\n")
+    fails(stopped.move(network), 75, stopped.log.name)
+
+
+def test_what_the_other_side_has_is_safe(stopped, network):
+    stopped.laptop.make(stopped.there)
+    stopped.laptop.write(stopped.there / "work" / "thesis.tex", "mine")
+    fails(stopped.move(network), 73, "something else")
+    shutil.rmtree(stopped.there)
+    assert stopped.move(network, "--no-start").returncode == 0
+    later = stopped.there / "out" / "logs" / "20270101T000000Z-def"
+    stopped.laptop.write(later / "events.jsonl", "")
+    fails(stopped.move(network, "--no-start"), 75, later.name, "fetch")
+    with (stopped.there / "out" / "logs" / ".sub-01.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fails(stopped.fetch(network), 75, "sub-01", "status")
+
+
+def test_fetch_keeps_what_is_newer_here(stopped, network):
+    assert stopped.move(network, "--no-start").returncode == 0
+    report = stopped.laptop.write(stopped.there / "out" / "sub-01.html", "finished there")
+    mine = stopped.out / "sub-01" / "anat" / "it's [finished].nii"
+    other = stopped.there / "out" / mine.relative_to(stopped.out)
+    other.write_text("as it was there")
+    os.utime(other, (1, 1))
+    result = stopped.fetch(network)
+    fails(result, 73, "newer here")
+    assert mine.name in result.stderr
+    assert mine.read_text() == "finished"
+    assert (stopped.out / "sub-01.html").read_text() == report.read_text()
+    overwritten = stopped.fetch(network, "--overwrite", "--work")
+    assert overwritten.returncode == 0, overwritten.stderr
+    assert mine.read_text() == "as it was there"
+    assert checksums(stopped.there / "work") == checksums(Path(f"{stopped.out}-work"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["move", "{out}", "silent:/x"], 69, "refused"),
+        (["move", "{out}", "stranger:/x"], 69, "denied"),
+        (["move", "{out}", "bare:/x"], 69, "no rsync"),
+        (["move", "{out}", "cluster:/proc/x"], 73, "/proc"),
+        (["move", "{out}", "nocolon"], 64, "USER@HOST:/path"),
+        (["move", "{out}", "cluster:/x", "--fast"], 64, "--fast"),
+        (["move", "{out}"], 64, "Usage"),
+        (["move", "{folder}", "cluster:/x"], 66, "no run"),
+        (["move", "/nowhere", "cluster:/x"], 66, "/nowhere"),
+        (["fetch", "cluster:/nowhere", "{out}"], 66, "no run"),
+    ],
+)
+def test_says_what_is_wrong(laptop, network, request, words, code, says):
+    stopped = Stopped(laptop, request.node.callspec.indices["words"])
+    words = [word.format(out=stopped.out, folder=stopped.folder) for word in words]
+    fails(laptop.launch(*words, env=network), code, says)
+
+
+def test_a_disk_that_is_too_small(stopped, network):
+    if os.getuid() != 0:
+        pytest.skip("only root can make a small disk")
+    stopped.laptop.make(stopped.there)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k,mode=777", "tmpfs", stopped.there], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this root cannot mount a small disk")
+    try:
+        (stopped.work / "a node" / "big").write_bytes(bytes(200_000))
+        fails(stopped.move(network), 74, "too small")
+    finally:
+        subprocess.run(["umount", stopped.there], check=True)
+
+
+@pytest.mark.slow
+def test_a_run_killed_half_way_is_finished_elsewhere(laptop, network, built):
+    image = laptop.folder / "image to move.sif"
+    try:
+        os.link(built, image)
+    except OSError:
+        shutil.copyfile(built, image)
+    env = {**network, "NEUROFERRY_SIF": str(image)}
+    bids, whole, out = (
+        laptop.folder / name for name in ("two heads", "whole", "half, then moved")
+    )
+    there = laptop.folder / THERE / "half: a run"
+    made = laptop.launch("phantom", bids, "--subjects", 2, "--resolution=3", "--seed", 1, env=env)
+    assert made.returncode == 0, made.stderr
+    options = ("participant", "--participant-label", "01", "--sloppy", "--plugin", "MultiProc")
+
+    command = laptop.command(laptop.folder / "neuroferry", bids, out, *options, env=env)
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: run.poll() is not None or half_done(out), 900)
+    os.kill(int(children(run.pid)[0]) if os.getuid() == 0 else run.pid, signal.SIGINT)
+    _, says = run.communicate(timeout=120)
+    assert run.returncode == 130, says
+    (before,) = list_runs(out)
+    finished = done(before)
+    assert finished
+
+    moved = laptop.launch("move", out, f"cluster:{there}", "--plugin", "MultiProc", env=env)
+    assert moved.returncode == 0, moved.stderr
+    assert "status" in moved.stderr
+    after = wait_for(lambda: [path for path in list_runs(there / "out") if ended(path)][1:], 1800)[
+        0
+    ]
+    assert read_run(after).exit_code == 0, (there / "start.log").read_text()
+    again = done(after)
+    assert not finished & again
+
+    uninterrupted = laptop.launch(bids, whole, *options, env=env)
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
+    assert finished | again == done(list_runs(whole)[0])
+    there_env = {"NEUROFERRY_SIF": str(there / "neuroferry.sif")}
+    status = laptop.run(there / "neuroferry", "status", there / "out", env=there_env)
+    assert status.returncode == 0, status.stderr
+
+    assert not (out / "sub-01.html").exists()
+    fetched = laptop.launch("fetch", f"cluster:{there}", out, env=env)
+    assert fetched.returncode == 0, fetched.stderr
+    assert (out / "sub-01.html").stat().st_size > 10_000
+    expected = checksums(whole / "sub-01")
+    assert any(name.endswith("_dseg.nii.gz") for name in expected)
+    assert checksums(out / "sub-01") == expected
+
+
+def half_done(out):
+    runs = list_runs(out)
+    steps = read_run(runs[0]).total if runs else 0
+    return steps and len(done(runs[0])) >= steps / 2
+
+
+def done(run_dir):
+    """The steps that a run's record says were computed in it."""
+    events = read_events(run_dir / "events.jsonl")
+    return {
+        entry["step"] for entry in events if entry["event"] == "step_done" and not entry["cached"]
+    }
+
+
+def ended(run_dir):
+    return read_run(run_dir).exit_code is not None
