@@ -213,7 +213,7 @@ def test_dependencies_name_the_same_subjects_earlier_packs(tmp_path):
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_what_is_written_passes_shellcheck(tmp_path):
-    folder = tmp_path / 'it\'s a "folder" $HOME'
+    folder = tmp_path / 'it\'s a "folder"'
     folder.mkdir()
     prolog = ["module load 'apptainer'"]
     plugin, _ = plan(folder, [subject("01")], prolog=prolog, environ={"PYTHONPATH": "/a b"})
