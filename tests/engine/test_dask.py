@@ -308,8 +308,9 @@ def test_no_cluster_and_workers_without_resources_are_said(run, monkeypatch, tmp
     monkeypatch.setattr(module, "_CONNECT_SECONDS", 1.0)
     workflow = Workflow("w")
     workflow.add_nodes([node("first", add_one, x=1)])
-    with pytest.raises(SchedulerError, match="neuroferry dask-worker"):
-        run(workflow, scheduler="tcp://127.0.0.1:9")
+    for nowhere in ("tcp://127.0.0.1:9", tmp_path / "nowhere.json"):
+        with pytest.raises(SchedulerError, match="neuroferry dask-worker"):
+            run(workflow, scheduler=nowhere)
     with (
         LocalCluster(
             n_workers=1, processes=False, threads_per_worker=1, dashboard_address=None

@@ -31,6 +31,10 @@ _SOURCES = {
     "default": "a guess",
 }
 _SHOWN = 5
+_OF_THIS_MACHINE = (
+    *("--plugin", "--use-plugin", "--dask-scheduler"),
+    *("--mem", "--mem-gb", "--nprocs", "--nthreads"),
+)
 
 
 def make_estimator(output_dir: Path) -> Estimator:
@@ -118,7 +122,7 @@ def on_cluster(command: str) -> str:
 
     Examples
     --------
-    >>> on_cluster("neuroferry /bids /out participant --dry-run --plugin Linear")
+    >>> on_cluster("neuroferry /bids /out participant --dry-run --mem 8GB --plugin=Linear")
     'neuroferry /bids /out participant --plugin SLURMGraph'
     """
     words = shlex.split(os.environ.get("NEUROFERRY_HOST_COMMAND") or command)
@@ -128,7 +132,7 @@ def on_cluster(command: str) -> str:
         name = word.partition("=")[0].replace("_", "-")
         if skip:
             skip = False
-        elif name in ("--plugin", "--use-plugin"):
+        elif name in _OF_THIS_MACHINE:
             skip = "=" not in word
         elif name != "--dry-run":
             kept.append(word)

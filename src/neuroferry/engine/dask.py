@@ -19,6 +19,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,15 +100,23 @@ class DaskPlugin(RecordingPlugin):
                 return
             text = str(self._scheduler)
             where = {"address": text} if "://" in text else {"scheduler_file": text}
+            if "address" not in where:
+                self._wait_for_file(Path(text))
             try:
                 client = distributed.Client(**where, timeout=_CONNECT_SECONDS)
                 client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
             except (OSError, TimeoutError) as err:
-                raise SchedulerError(
-                    f"No Dask scheduler with a worker answers at {text} ({err}). Start them "
-                    "first: neuroferry dask-worker SCHEDULER_FILE."
-                ) from err
+                raise _no_cluster(text, str(err)) from err
             yield stack.enter_context(client)
+
+    def _wait_for_file(self, path: Path) -> None:
+        """Wait for the scheduler to say where it is; Dask would wait for ever."""
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        while not path.exists():
+            self._raise_if_interrupted()
+            if time.monotonic() > deadline:
+                raise _no_cluster(str(path), "there is no such file")
+            time.sleep(_TICK_SECONDS)
 
     def _loop(self, schedule: Schedule, client: Any) -> None:
         while True:
@@ -242,6 +251,13 @@ def _load() -> Any:
             f"The plugin Dask needs a package that is not there ({err}). Install it: pip install "
             "'neuroferry[dask]'."
         ) from err
+
+
+def _no_cluster(where: str, why: str) -> SchedulerError:
+    return SchedulerError(
+        f"No Dask scheduler with a worker answers at {where} ({why}). Start them first: "
+        "neuroferry dask-worker SCHEDULER_FILE."
+    )
 
 
 def _result(future: Any) -> dict[str, Any]:
