@@ -124,7 +124,8 @@ class NormalisationPicture(_Picture):
 
 class _SaveFigureInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="picture")
-    out_path = traits.Str(mandatory=True, desc="where it is to lie")
+    # Nipype would take the picture that lies there for an input, and the step for another one
+    out_path = traits.Str(mandatory=True, hash_files=False, desc="where it is to lie")
 
 
 class _SaveFigureOutputSpec(TraitedSpec):

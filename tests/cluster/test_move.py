@@ -260,13 +260,11 @@ def test_same_size_and_time_is_not_the_same_file(stopped, network):
     assert image.read_bytes() == stopped.laptop.image.read_bytes()
 
 
-def test_an_interrupted_copy_goes_on(stopped, network):
-    big = stopped.work / "a node" / "big.npy"
-    big.write_bytes(os.urandom(30_000_000))
-    stopped.laptop.own(big)
+def slow_move(stopped, network, kilobytes):
+    """Start to move, over a line of so many kilobytes a second."""
     slow = stopped.laptop.write(
         stopped.folder / "bin" / "rsync",
-        f'#!/bin/sh\nexec {shutil.which("rsync")} --bwlimit=8000 "$@"\n',
+        f'#!/bin/sh\nexec {shutil.which("rsync")} --bwlimit={kilobytes} "$@"\n',
     )
     slow.chmod(0o755)
     command = stopped.laptop.command(
@@ -274,8 +272,15 @@ def test_an_interrupted_copy_goes_on(stopped, network):
         *("move", stopped.out, f"cluster:{stopped.there}", "--no-start"),
         env={**network, "PATH": f"{slow.parent}:{os.environ['PATH']}"},
     )
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_an_interrupted_copy_goes_on(stopped, network):
+    big = stopped.work / "a node" / "big.npy"
+    big.write_bytes(os.urandom(30_000_000))
+    stopped.laptop.own(big)
     node = stopped.there / "work" / "a node"
-    moving = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    moving = slow_move(stopped, network, kilobytes=8000)
     wait_for(
         lambda: [path for path in node.glob(".big.npy.*") if path.stat().st_size > 5_000_000], 60
     )
@@ -371,20 +376,47 @@ def test_says_what_is_wrong(laptop, network, request, words, code, says):
     fails(laptop.launch(*words, env=network), code, says)
 
 
-def test_a_disk_that_is_too_small(stopped, network):
+@pytest.fixture
+def small_disk(stopped):
+    """A disk of 40 MB on the other side."""
     if os.getuid() != 0:
         pytest.skip("only root can make a small disk")
     stopped.laptop.make(stopped.there)
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=100k,mode=777", "tmpfs", stopped.there], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=40M,mode=777", "tmpfs", stopped.there], check=False
     )
     if mounted.returncode:
         pytest.skip("this root cannot mount a small disk")
-    try:
-        (stopped.work / "a node" / "big").write_bytes(bytes(200_000))
-        fails(stopped.move(network), 74, "too small")
-    finally:
-        subprocess.run(["umount", stopped.there], check=True)
+    yield stopped.there
+    subprocess.run(["umount", stopped.there], check=True)
+
+
+def test_a_disk_that_is_too_small(stopped, network, small_disk):
+    (stopped.work / "a node" / "big").write_bytes(bytes(50_000_000))
+    fails(stopped.move(network), 74, "too small")
+    assert not any(small_disk.iterdir())
+
+
+def test_a_disk_that_fills_up(stopped, network, small_disk):
+    big = stopped.work / "a node" / "big"
+    big.write_bytes(os.urandom(30_000_000))
+    stopped.laptop.own(big)
+    moving = slow_move(stopped, network, kilobytes=8000)
+    wait_for(
+        lambda: list((small_disk / "work" / "a node").glob(".big.*")) or moving.poll() is not None,
+        60,
+    )
+    assert moving.poll() is None, moving.communicate()
+    full = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    with full.open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, free - free % 4096)
+    _, says = moving.communicate(timeout=60)
+    assert moving.returncode == 74, says
+    assert "disk is full" in says.splitlines()[-1]
+    full.unlink()
+    assert stopped.move(network, "--no-start").returncode == 0
+    assert checksums(stopped.work) == checksums(small_disk / "work")
 
 
 @pytest.mark.slow
@@ -441,7 +473,7 @@ def test_a_run_killed_half_way_is_finished_elsewhere(laptop, network, built):
 
 def half_done(out):
     runs = list_runs(out)
-    steps = read_run(runs[0]).total if runs else 0
+    steps = read_run(runs[0]).n_steps if runs else 0
     return steps and len(done(runs[0])) >= steps / 2
 
 

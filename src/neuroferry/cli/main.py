@@ -24,6 +24,9 @@ COMMANDS = (
     "steward",
 )
 
+# ssh and the folders are the host's
+HOST_COMMANDS = ("move", "fetch")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run neuroferry.
@@ -74,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         return _run_command(arguments[0], arguments[1:])
+    if arguments and arguments[0] in HOST_COMMANDS:
+        raise UsageError(
+            f"neuroferry {arguments[0]} copies between machines, so it is the launcher's, which runs "
+            "on the host. Take it out of the image, where it is missing: apptainer run "
+            "neuroferry.sif launcher >neuroferry."
+        )
     from neuroferry.cli.parser import build_parser, parse_config
 
     if not arguments:
