@@ -95,3 +95,9 @@ def test_unknown_command_option_and_command_help(capsys):
 def test_launcher_is_bash(capsys):
     assert main(["launcher"]) == 0
     assert capsys.readouterr().out.startswith("#!/usr/bin/env bash")
+
+
+@pytest.mark.parametrize("command", ["move", "fetch"])
+def test_what_the_launcher_does_is_left_to_it(capsys, command):
+    assert main([command, "results", "me@cluster:/data"]) == 64
+    assert "runs on the host" in capsys.readouterr().err

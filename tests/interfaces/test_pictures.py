@@ -12,6 +12,7 @@ from PIL import Image
 
 from neuroferry.errors import GeometryError
 from neuroferry.interfaces import mosaic, pictures, slices
+from neuroferry.interfaces.reportlets import SaveFigure
 
 SVG = "{http://www.w3.org/2000/svg}"
 SHAPE = (40, 48, 44)
@@ -213,3 +214,12 @@ def test_the_template_meets_itself_on_another_grid(tmp_path):
     assert views(svg) == ["Template", "This person"]
     template_page, person_page = (page.astype(int) for page in rasters(svg))
     assert np.abs(template_page - person_page).mean() < 8
+
+
+def test_a_picture_that_lies_there_does_not_make_another_step(tmp_path):
+    drawn, place = tmp_path / "drawn.svg", tmp_path / "sub-01_desc-brain_T1w.svg"
+    drawn.write_text("<svg/>")
+    step = SaveFigure(in_file=str(drawn), out_path=str(place))
+    before = step.inputs.get_hashval(hash_method="content")
+    place.write_text("<svg/>")
+    assert step.inputs.get_hashval(hash_method="content") == before

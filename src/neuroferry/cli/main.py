@@ -79,8 +79,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _run_command(arguments[0], arguments[1:])
     if arguments and arguments[0] in HOST_COMMANDS:
         raise UsageError(
-            f"neuroferry {arguments[0]} copies between machines, so it is the launcher's, which runs "
-            "on the host. Take it out of the image, where it is missing: apptainer run "
+            f"neuroferry {arguments[0]} copies between machines, so it is for the launcher, which "
+            "runs on the host. Where it is missing, take it out of the image: apptainer run "
             "neuroferry.sif launcher >neuroferry."
         )
     from neuroferry.cli.parser import build_parser, parse_config
