@@ -93,7 +93,7 @@ def test_what_a_job_asks_for():
     memory, cpus, minutes = job_needs(steps, settings)
     assert memory == pytest.approx((2.0 * 1.5 + 1.0) * 1e9 / 2**20, abs=1)
     assert cpus == 4
-    assert minutes == 50  # twice 21, and 5 to start, in steps of 5
+    assert minutes == 55  # twice 21, and 10 to start, in steps of 5
     limited = SlurmConfig(max_mem="2GB", max_minutes=30)
     assert job_needs(steps, limited)[0] == pytest.approx(2e9 / 2**20, abs=1)
     assert job_needs(steps, limited)[2] == 30

@@ -15,7 +15,7 @@ from neuroferry.engine.slurm_pack import StepPlan, pack_steps
 from neuroferry.engine.slurm_units import Unit
 from neuroferry.errors import SchedulerError
 
-_START_MINUTES = 5
+_START_MINUTES = 10
 _ROUND_MINUTES = 5
 
 
@@ -247,7 +247,7 @@ def job_needs(steps: Iterable[StepPlan], settings: SlurmConfig) -> tuple[int, in
 
     The largest step's memory with its margin, and the overhead of the job itself; the most
     processors of any step; the time of all steps one after the other with its margin, and
-    five minutes to start, rounded up to five minutes.
+    ten minutes to start, rounded up to five minutes.
     """
     rows = list(steps)
     gigabytes = max(s.mem_gb for s in rows) * (1 + settings.mem_margin) + settings.mem_overhead_gb

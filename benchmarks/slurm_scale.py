@@ -1,0 +1,151 @@
+"""Planning and submitting the anatomical graph for many participants.
+
+For each number of participants, in a process of its own: seconds and peak memory to plan,
+then seconds and calls of ``sbatch`` to submit, with a stand-in that only counts. The peer is
+Nipype's own SLURMGraph with the same graph and the same stand-in, for the first number alone:
+it calls ``sbatch`` once a step and a participant.
+
+    python benchmarks/slurm_scale.py [NUMBER...]
+"""
+
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NUMBERS = (10, 100, 1000)
+STAND_INS = {
+    "sbatch": 'n=$(($(wc -l <"$COUNTER") + 1)); echo "$n" >>"$COUNTER"; echo "$n"',
+    "scontrol": "printf '%-23s = %s\\n' MaxArraySize 1001 MaxJobCount 1000000",
+    "squeue": "true",
+}
+
+
+def measure(number: int) -> dict[str, float]:
+    """Plan and submit ``number`` participants, in this process."""
+    from neuroferry.cli.dry_run import make_estimator
+    from neuroferry.engine import RunRecord, SLURMGraphPlugin
+    from neuroferry.engine.slurm_graph import flatten
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run_dir = folder / "out" / "logs" / "run"
+        started = time.monotonic()
+        plugin = SLURMGraphPlugin(
+            {
+                "run_dir": run_dir,
+                "record": RunRecord(run_dir / "events.jsonl"),
+                "source": "config",
+                "estimator": make_estimator(folder / "out"),
+            }
+        )
+        for subject in subjects(folder, number):
+            plugin.add(flatten(build(folder, [subject])), pickle.dumps(subject))
+        script = plugin.write()
+        planned = time.monotonic() - started
+        started = time.monotonic()
+        environment = stand_ins(folder)
+        subprocess.run(["bash", script], env=environment, check=True, capture_output=True)
+        submitted = time.monotonic() - started
+        calls = len((folder / "count").read_text().splitlines())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {"steps": plugin.n_steps, "jobs": plugin.n_jobs, "plan": planned, "peak": peak} | {
+        "submit": submitted,
+        "calls": calls,
+    }
+
+
+def measure_peer(number: int) -> dict[str, float]:
+    """Let Nipype's SLURMGraph submit the same."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.update(stand_ins(folder))
+        started = time.monotonic()
+        workflow = build(folder, list(subjects(folder, number)))
+        workflow.run(plugin="SLURMGraph", plugin_args={"dont_resubmit_completed_jobs": False})
+        seconds = time.monotonic() - started
+        calls = len((folder / "count").read_text().splitlines())
+    return {"seconds": seconds, "calls": calls}
+
+
+def subjects(folder: Path, number: int) -> Iterator[Any]:
+    """Give participants with one T1w image each, all the same file under names of their own."""
+    import numpy as np
+
+    from neuroferry.bids.model import Run, Subject
+    from neuroferry.interfaces.images import save_nifti
+
+    image = folder / "T1w.nii.gz"
+    save_nifti(np.zeros((160, 200, 200), np.uint8), np.eye(4), image)
+    for i in range(number):
+        label = f"{i:05d}"
+        path = folder / f"sub-{label}_T1w.nii.gz"
+        path.symlink_to(image)
+        yield Subject(label, (Run(path, {"subject": label}, "T1w", "anat"),))
+
+
+def build(folder: Path, participants: list[Any]) -> Any:
+    """Build the anatomical graph of some participants."""
+    from neuroferry.workflows.base import Settings, init_neuroferry_wf
+
+    settings = Settings(bids_dir=folder, out_dir=folder / "out", omp_nthreads=4)
+    workflow = init_neuroferry_wf(subjects=participants, settings=settings)
+    workflow.base_dir = str(folder / "work")
+    return workflow
+
+
+def stand_ins(folder: Path) -> dict[str, str]:
+    """Make programs that only count, and give the environment that finds them first."""
+    programs = folder / "bin"
+    programs.mkdir()
+    counter = folder / "count"
+    counter.touch()
+    for program, text in STAND_INS.items():
+        (programs / program).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / program).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "COUNTER": str(counter)}
+
+
+def apart(kind: str, number: int) -> dict[str, float]:
+    """Measure in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, kind, str(number)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(numbers: list[int]) -> None:
+    """Print the table, then the peer's line."""
+    titles = ("subjects", "steps", "jobs", "plan s", "peak GB", "submit s", "sbatch calls")
+    print(" | ".join(f"{title:>12}" for title in titles))
+    for number in numbers:
+        row = apart("--measure", number)
+        cells = [number, row["steps"], row["jobs"], f"{row['plan']:.1f}", f"{row['peak']:.2f}"]
+        cells += [f"{row['submit']:.1f}", row["calls"]]
+        print(" | ".join(f"{cell:>12}" for cell in cells), flush=True)
+    peer = apart("--peer", numbers[0])
+    print(
+        f"Nipype's SLURMGraph, {numbers[0]} subjects: {peer['seconds']:.1f} s, "
+        f"{peer['calls']} calls"
+    )
+
+
+if __name__ == "__main__":
+    kinds = {"--measure": measure, "--peer": measure_peer}
+    if sys.argv[1:2] and sys.argv[1] in kinds:
+        print(json.dumps(kinds[sys.argv[1]](int(sys.argv[2]))))
+    else:
+        main([int(text) for text in sys.argv[1:]] or list(NUMBERS))
