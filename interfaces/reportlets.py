@@ -124,7 +124,7 @@ class NormalisationPicture(_Picture):
 
 class _SaveFigureInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="picture")
-    # Nipype would take the picture that lies there for an input, and the step for another one
+    # Nipype would hash the file that is there, so that its own writing changed the hash
     out_path = traits.Str(mandatory=True, hash_files=False, desc="where it is to lie")
 
 
