@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def launch(machine, *words, code=0):
     return done
 
 
+def follow(machine, out):
+    """Wait for the end of the latest run and for the reports, which come after it."""
+    launch(machine, "status", out, "--watch")
+    ended = (list_runs(out)[-1] / "events.jsonl").stat().st_mtime
+    deadline = time.monotonic() + 60
+    while not (out / "index.html").exists() or (out / "index.html").stat().st_mtime < ended:
+        assert time.monotonic() < deadline, "the reports do not come"
+        time.sleep(0.5)
+
+
 def digests(out):
     """SHA-256 of every derivative, images without their compression."""
     found = {}
@@ -64,7 +75,7 @@ def finished(machine, phantom_bids, tmp_path_factory):
     bids = Path(shutil.copytree(phantom_bids, folder / "the data"))
     out = folder / "the results"
     submitted = launch(machine, bids, out, "participant", *QUICK, "--plugin", "auto")
-    launch(machine, "status", out, "--watch")
+    follow(machine, out)
     return bids, out, submitted
 
 
@@ -89,6 +100,19 @@ def test_the_bytes_are_those_of_one_machine(machine, finished, tmp_path):
     bids, out, _ = finished
     launch(machine, bids, tmp_path / "out", "participant", *QUICK, "--plugin", "MultiProc")
     assert digests(tmp_path / "out") == digests(out)
+
+
+def test_what_got_lost_is_made_again_by_one_short_line(machine, finished):
+    _, out, _ = finished
+    before = digests(out)
+    lost = out / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
+    lost.unlink()
+    launch(machine, "resubmit", out)
+    follow(machine, out)
+    run = read_run(list_runs(out)[-1])
+    assert run.exit_code == 0
+    assert run.count("done") <= 2
+    assert digests(out) == before
 
 
 def test_the_other_plugin_finds_everything_done(machine, finished):

@@ -208,7 +208,7 @@ def _begin(config: Config, resources: Resources, command: str) -> Run:
     if os.environ.get("NEUROFERRY_REENTER"):
         # for the launcher, which binds the same folders when the run goes on
         words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
-        (folder / "enter").write_bytes(words + b"\n")
+        (folder / "enter").write_bytes(words.strip() + b"\n")
     if os.environ.get("NEUROFERRY_LAUNCH"):
         # for the launcher, which moves the run to another machine
         text = f"{os.environ['NEUROFERRY_LAUNCH']}\n"

@@ -215,7 +215,7 @@ def host_command(environ: Mapping[str, str], python: str) -> str:
     """
     given = environ.get("NEUROFERRY_REENTER")
     if given:
-        return base64.b64decode(given).decode()
+        return base64.b64decode(given).decode().strip()
     image = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")
     if image:
         program = "apptainer" if environ.get("APPTAINER_CONTAINER") else "singularity"
