@@ -35,7 +35,7 @@ def take_in_a_child(gb):
     import subprocess
     import sys
 
-    code = f"import time; block = bytearray(int({gb} * 1e9)); time.sleep(1)"
+    code = f"import time; block = bytearray(int({gb} * 1e9)); time.sleep(2)"
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     return [one.wait() for one in both]
 
@@ -361,3 +361,24 @@ def test_a_memory_error_under_ulimit(tmp_path):
     assert "'b': 'done'" in last
     assert "Unable to allocate" in last
     assert "--plugin SLURMGraph" in last
+
+
+def test_steps_end_with_a_run_that_is_killed(tmp_path):
+    code = textwrap.dedent(SCRIPT).format(
+        tests=str(Path(__file__).parent),
+        folder=str(tmp_path),
+        call="node('a', take, gb=0.01, seconds=60)",
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not read_events(tmp_path / "events.jsonl"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    steps = set(ProcessTable().look([process.pid])[process.pid]) - {process.pid}
+    assert steps
+    process.kill()
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in steps):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

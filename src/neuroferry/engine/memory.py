@@ -18,6 +18,8 @@ from neuroferry.engine.resources import memory_in_use
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
+# telling shared pages apart takes the kernel milliseconds for each GB
+_EXACT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Watch:
     idle_seconds: float = 0.0
     stopped_seconds: float = 0.0
     _cpu: float = field(default=-1.0, repr=False)
+    _since_exact: float = field(default=0.0, repr=False)
 
     def look(self, pids: tuple[int, ...], elapsed: float, *, exact: bool = False) -> None:
         """Take one more sample.
@@ -82,8 +85,12 @@ class Watch:
         if not pids:
             return
         usage = read_usage(self.pid, pids)
-        shares = exact or len(usage.pids) > 1
-        self.now_gb = pss_gb(usage.pids) if shares else usage.rss_gb
+        self._since_exact += elapsed
+        if exact or (len(usage.pids) > 1 and self._since_exact >= _EXACT_SECONDS):
+            self.now_gb = pss_gb(usage.pids)
+            self._since_exact = 0.0
+        elif len(usage.pids) == 1:
+            self.now_gb = usage.rss_gb
         self.peak_gb = max(self.peak_gb, self.now_gb)
         self.stopped_seconds = self.stopped_seconds + elapsed if usage.stopped else 0.0
         moved = usage.cpu_seconds - self._cpu > 0.5 / _TICKS

@@ -31,8 +31,7 @@ from neuroferry.engine.worker import Stop, Worker, find_excess, find_stall, star
 # how often the loop looks for workers whose pipe is held open by a process they left behind
 _SWEEP_SECONDS = 0.2
 _GRACE_SECONDS = 5.0
-# of the budget: where shared pages are told apart, and where a step is stopped
-_LOOK_CLOSER = 0.7
+# of the budget: where a step is stopped
 _PRESSURE = 0.95
 # of the budget: what the machine has to have left
 _LEAST_HEADROOM = 0.02
@@ -166,7 +165,7 @@ class MultiProcPlugin(RecordingPlugin):
         members = self._processes.look([worker.pid for worker in running.values()])
         for worker in running.values():
             worker.watch.look(members[worker.pid], elapsed)
-        if _total_gb(running) > _LOOK_CLOSER * self.memory_gb:
+        if _total_gb(running) > _PRESSURE * self.memory_gb:
             for worker in running.values():
                 worker.watch.look(members[worker.pid], 0.0, exact=True)
         for worker in running.values():
