@@ -227,7 +227,7 @@ def broken_table(timeout: float) -> None:
                     )
                     done = len(list(Path(folder).rglob("result_good*.pklz")))
                     crashes = len(list(Path(folder).glob("crash*")))
-                text = "ends" if end != "hangs" else end
+                text = "ends" if end == "exit 1" else end
                 text += f", {done}/{GOOD} done" if with_others else ""
                 row.append(text if crashes else f"{text}, no crash file")
             rows.append(row)
