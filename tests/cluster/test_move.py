@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "containers" / "neuroferry"
+CLUSTER = ROOT / "containers" / "test-cluster"
+SLURM_CONF = Path("/var/lib/neuroferry-cluster/slurm.conf")
+UNAVAILABLE = 69
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 THERE = 'the "other" machine\'s disk'
 
@@ -37,6 +41,16 @@ def laptop():
     someone.make(folder / THERE)
     yield someone
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """The SLURM that ``cluster`` is the login node of."""
+    up = subprocess.run([CLUSTER, "up"], capture_output=True, text=True, check=False)
+    if up.returncode == UNAVAILABLE:
+        pytest.skip(up.stderr.strip().splitlines()[-1])
+    assert up.returncode == 0, up.stderr
+    assert up.stdout.strip() == str(SLURM_CONF)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +73,8 @@ def network(laptop):
             folder / f"sshd-{name}",
             f"Port {ports[name]}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
             f"AuthorizedKeysFile {folder}/key.pub\nPasswordAuthentication no\nUsePAM no\n"
-            f"KbdInteractiveAuthentication no\nStrictModes no\n{force}\n",
+            f"KbdInteractiveAuthentication no\nStrictModes no\n"
+            f"SetEnv SLURM_CONF={SLURM_CONF}\n{force}\n",
         )
         command = laptop.command(SSHD, "-D", "-e", "-f", config)
         log = (folder / f"log-{name}").open("w")
@@ -388,7 +403,7 @@ def small_disk(stopped):
     if mounted.returncode:
         pytest.skip("this root cannot mount a small disk")
     yield stopped.there
-    subprocess.run(["umount", stopped.there], check=True)
+    subprocess.run(["umount", "--lazy", stopped.there], check=True)
 
 
 def test_a_disk_that_is_too_small(stopped, network, small_disk):
@@ -408,9 +423,9 @@ def test_a_disk_that_fills_up(stopped, network, small_disk):
     )
     assert moving.poll() is None, moving.communicate()
     full = small_disk / "filler"
-    free = shutil.disk_usage(small_disk).free
-    with full.open("wb") as filler:
-        os.posix_fallocate(filler.fileno(), 0, free - free % 4096)
+    with suppress(OSError), full.open("wb", buffering=0) as filler:
+        while filler.write(bytes(65536)):
+            pass
     _, says = moving.communicate(timeout=60)
     assert moving.returncode == 74, says
     assert "disk is full" in says.splitlines()[-1]
@@ -419,56 +434,88 @@ def test_a_disk_that_fills_up(stopped, network, small_disk):
     assert checksums(stopped.work) == checksums(small_disk / "work")
 
 
-@pytest.mark.slow
-def test_a_run_killed_half_way_is_finished_elsewhere(laptop, network, built):
-    image = laptop.folder / "image to move.sif"
-    try:
-        os.link(built, image)
-    except OSError:
-        shutil.copyfile(built, image)
-    env = {**network, "NEUROFERRY_SIF": str(image)}
-    bids, whole, out = (
-        laptop.folder / name for name in ("two heads", "whole", "half, then moved")
-    )
-    there = laptop.folder / THERE / "half: a run"
-    made = laptop.launch("phantom", bids, "--subjects", 2, "--resolution=3", "--seed", 1, env=env)
-    assert made.returncode == 0, made.stderr
-    options = ("participant", "--participant-label", "01", "--sloppy", "--plugin", "MultiProc")
+OPTIONS = ("participant", "--participant-label", "01", "--sloppy", "--plugin", "MultiProc")
 
-    command = laptop.command(laptop.folder / "neuroferry", bids, out, *options, env=env)
+
+@pytest.fixture(scope="module")
+def image(laptop, network, built):
+    """The environment of the laptop's user, with the image."""
+    path = laptop.folder / "image to move.sif"
+    try:
+        os.link(built, path)
+    except OSError:
+        shutil.copyfile(built, path)
+    return {**network, "NEUROFERRY_SIF": str(path)}
+
+
+@pytest.fixture(scope="module")
+def heads(laptop, image):
+    """A dataset of two phantoms."""
+    bids = laptop.folder / "two heads"
+    made = laptop.launch(
+        "phantom", bids, "--subjects", 2, "--resolution=3", "--seed", 1, env=image
+    )
+    assert made.returncode == 0, made.stderr
+    return bids
+
+
+@pytest.fixture(scope="module")
+def half(laptop, image, heads):
+    """The output folder of a run that Ctrl-C ended half-way."""
+    out = laptop.folder / "half, then moved"
+    command = laptop.command(laptop.folder / "neuroferry", heads, out, *OPTIONS, env=image)
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: run.poll() is not None or half_done(out), 900)
     os.kill(int(children(run.pid)[0]) if os.getuid() == 0 else run.pid, signal.SIGINT)
     _, says = run.communicate(timeout=120)
     assert run.returncode == 130, says
-    (before,) = list_runs(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(laptop, image, heads):
+    """The output folder of the same run, left alone."""
+    out = laptop.folder / "whole"
+    result = laptop.launch(heads, out, *OPTIONS, env=image)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plugin", ["MultiProc", "SLURMGraph"])
+def test_a_run_killed_half_way_is_finished_elsewhere(laptop, image, half, whole, plugin, request):
+    if plugin == "SLURMGraph":
+        request.getfixturevalue("slurm")
+    (before,) = list_runs(half)
     finished = done(before)
     assert finished
+    there = laptop.folder / THERE / f"half: a run by {plugin}"
 
-    moved = laptop.launch("move", out, f"cluster:{there}", "--plugin", "MultiProc", env=env)
+    moved = laptop.launch("move", half, f"cluster:{there}", "--plugin", plugin, env=image)
     assert moved.returncode == 0, moved.stderr
-    assert "status" in moved.stderr
-    after = wait_for(lambda: [path for path in list_runs(there / "out") if ended(path)][1:], 1800)[
-        0
-    ]
-    assert read_run(after).exit_code == 0, (there / "start.log").read_text()
+    assert "See how it does: ssh cluster" in moved.stderr
+    _, after = wait_for(lambda: both_ended(there / "out"), 1800)
+    assert read_run(after).exit_code == 0, read_run(after).failed
+    assert read_run(after).plugin == plugin
     again = done(after)
     assert not finished & again
-
-    uninterrupted = laptop.launch(bids, whole, *options, env=env)
-    assert uninterrupted.returncode == 0, uninterrupted.stderr
     assert finished | again == done(list_runs(whole)[0])
-    there_env = {"NEUROFERRY_SIF": str(there / "neuroferry.sif")}
-    status = laptop.run(there / "neuroferry", "status", there / "out", env=there_env)
+    report = there / "out" / "sub-01.html"
+    wait_for(report.exists, 120)
+    status = laptop.run(
+        there / "neuroferry",
+        *("status", there / "out"),
+        env={"NEUROFERRY_SIF": str(there / "neuroferry.sif")},
+    )
     assert status.returncode == 0, status.stderr
 
-    assert not (out / "sub-01.html").exists()
-    fetched = laptop.launch("fetch", f"cluster:{there}", out, env=env)
+    home = laptop.folder / f"home again from {plugin}"
+    fetched = laptop.launch("fetch", f"cluster:{there}", home, env=image)
     assert fetched.returncode == 0, fetched.stderr
-    assert (out / "sub-01.html").stat().st_size > 10_000
+    assert (home / "sub-01.html").read_bytes() == report.read_bytes()
     expected = checksums(whole / "sub-01")
     assert any(name.endswith("_dseg.nii.gz") for name in expected)
-    assert checksums(out / "sub-01") == expected
+    assert checksums(home / "sub-01") == expected
 
 
 def half_done(out):
@@ -485,5 +532,6 @@ def done(run_dir):
     }
 
 
-def ended(run_dir):
-    return read_run(run_dir).exit_code is not None
+def both_ended(out):
+    runs = list_runs(out)
+    return len(runs) == 2 and all(read_run(run).exit_code is not None for run in runs) and runs
