@@ -245,3 +245,14 @@ def test_odd_names_of_folders(bids_copy, tmp_path):
     assert metrics == []
     sidecar = tmp_path / "the 'output'" / "sub-01" / "anat" / "sub-01_desc-preproc_T1w.json"
     assert json.loads(sidecar.read_text())["Sources"]
+
+
+def test_the_graph_is_written_even_without_the_means_to_draw_it(finished, monkeypatch):
+    root, _ = finished
+    monkeypatch.setenv("PATH", "/nowhere")
+    config = list_runs(root / "out")[0] / "config.toml"
+    done = neuroferry("--config", config, "--write-graph")
+    assert done.returncode == 0, done.stderr
+    graph = list_runs(root / "out")[-1] / "graph.dot"
+    assert "extract_brain" in graph.read_text()
+    assert f"Graph: {graph}" in done.stderr

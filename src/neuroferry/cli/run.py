@@ -318,13 +318,22 @@ def _build(job: _Run, subjects: list[Subject]) -> Any:
                 part.visit_desc(), encoding="utf-8"
             )
     if config.execution.write_graph:
-        workflow.write_graph(
-            dotfilename=str(job.folder / "graph.dot"),
-            graph2use="colored",
-            format="svg",
-            simple_form=True,
-        )
+        _draw(workflow, job.folder / "graph.dot")
     return workflow
+
+
+def _draw(workflow: Any, path: Path) -> None:
+    """Write the graph as text, and as a picture where Graphviz is there."""
+    try:
+        workflow.write_graph(
+            dotfilename=str(path), graph2use="colored", format="svg", simple_form=True
+        )
+    except OSError:
+        if not path.exists():
+            raise
+        _say(f"Graph: {path}. Install Graphviz (the command dot) to have it drawn as well.")
+        return
+    _say(f"Graph: {path.with_suffix('.svg')}")
 
 
 def _configure_nipype(job: _Run) -> None:
