@@ -84,6 +84,16 @@ def test_the_settings_of_a_run_run_it_again_and_nothing_is_computed_twice(finish
     assert digests(root / "out") == before
 
 
+def test_a_work_folder_of_another_version_is_named(finished):
+    root, _ = finished
+    (root / "work" / ".neuroferry-version").write_text("0.0.1\n")
+    done = neuroferry("--config", list_runs(root / "out")[0] / "config.toml")
+    assert done.returncode == 0, done.stderr
+    assert "was filled by neuroferry 0.0.1" in done.stderr
+    again = neuroferry("--config", list_runs(root / "out")[0] / "config.toml")
+    assert "was filled by" not in again.stderr
+
+
 def test_lost_derivatives_are_written_again(finished):
     root, _ = finished
     before = digests(root / "out")

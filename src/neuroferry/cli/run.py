@@ -212,6 +212,14 @@ def _check_input(
     problems = validate_dataset(
         config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
     )
+    older = _other_version(config.work_dir)
+    if older is not None:
+        text = (
+            f"The work folder {config.work_dir} was filled by neuroferry {older}, and this is "
+            f"{__version__}: steps that it finished are used as they are. Give another --work-dir "
+            "to compute everything anew."
+        )
+        problems.append(Problem(text, "warning", config.work_dir, None))
     checked = check_subjects(subjects, n_procs=n_procs)
     for subject in checked:
         problems += subject.problems
@@ -219,6 +227,14 @@ def _check_input(
             text = f"sub-{subject.label} has no T1w image that can be used, so nothing was run."
             problems.append(Problem(text, "error", None, subject.label))
     return checked, problems
+
+
+def _other_version(work_dir: Path) -> str | None:
+    """Note this version in a work folder; give the one noted there before, if it is another."""
+    note = work_dir / ".neuroferry-version"
+    before = note.read_text(encoding="utf-8").strip() if note.exists() else __version__
+    note.write_text(f"{__version__}\n", encoding="utf-8")
+    return None if before == __version__ else before
 
 
 def _run_graph(job: _Run, subjects: list[Subject], problems: list[Problem]) -> int:
