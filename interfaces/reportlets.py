@@ -124,7 +124,8 @@ class NormalisationPicture(_Picture):
 
 class _SaveFigureInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="picture")
-    out_path = traits.Str(mandatory=True, desc="where it is to lie")
+    # Nipype would hash the file that is there, so that its own writing changed the hash
+    out_path = traits.Str(mandatory=True, hash_files=False, desc="where it is to lie")
 
 
 class _SaveFigureOutputSpec(TraitedSpec):

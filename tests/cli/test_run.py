@@ -69,7 +69,7 @@ def test_everything_that_is_promised_is_there(finished):
     assert run.exit_code == 0
     assert run.count("done") == run.n_steps
     assert (folder / "config.toml").exists()
-    assert "bias" in (folder / "methods_sub-01.md").read_text()
+    assert "N4" in (folder / "methods_sub-01.md").read_text()
     assert f"Report: {out / 'sub-01.html'}" in done.stderr
 
 
