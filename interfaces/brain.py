@@ -57,6 +57,7 @@ SLOPPY_BRAIN_SYN = SynSettings(resolution=3, radius=2, iterations=(15, 8))
 REACH_MM = 6.0  # tissue farther outside the placed brain is not brain
 NECK_MM = 2.1  # tissue joined to the brain by less than twice this is not brain
 WIDEN_MM = 0.5  # the template's mask runs along the cortex; room for the pia
+STALK_MM = 4.0  # what hangs on the mask by less than twice this is cut off: orbits, nerves
 CLOSE_MM = 3.2  # sulci narrower than this are inside
 STRIPPED_REACH_MM = 12.0
 
@@ -239,9 +240,36 @@ def brain_level_set(
     _, backward = syn(static, template.affine, moving, location.matrix, settings)
     level = distance_on(distance, template, [back, backward], head) - np.float32(WIDEN_MM)
     level = np.where(tissue & (level < 4.0), np.minimum(level, -0.1), level)
-    closed = close_mask(level < 0, CLOSE_MM / 2 / float(head.zooms.mean()))
+    zoom = float(head.zooms.mean())
+    closed = close_mask(level < 0, CLOSE_MM / 2 / zoom)
     level = np.where(closed, np.minimum(level, -0.1), level).astype(np.float32)
-    return level, placed, False
+    whole = cut_stalks(level < 0, STALK_MM / zoom)
+    return np.where(whole, level, np.maximum(level, 0.1)), placed, False
+
+
+def cut_stalks(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Drop what is joined to the largest part of a mask by a stalk only.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        Mask.
+    radius : float
+        Half the width of a stalk, voxels.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+        The part of the mask within reach of its largest core; corners of that part stay.
+    """
+    from scipy import ndimage
+
+    labels, count = ndimage.label(ndimage.distance_transform_edt(mask) > radius)
+    if count == 0:
+        return mask
+    core = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    near: NDArray[np.bool_] = ndimage.distance_transform_edt(~core) <= 1.5 * radius + 0.5
+    return near & mask
 
 
 def close_mask(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ SCORE_RANGE = (0.20, 0.38)
 AGREEMENT_MM = (4.0, 15.0)
 VOLUME_ML = (650.0, 900.0, 1900.0, 2300.0)
 GOOD_CONFIDENCE = 0.5
+TURNED_CONFIDENCE = 0.4
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,12 @@ def assess(location: Location, volume_ml: float, starts: int, *, stripped: bool)
     }
     confidence = min(ratings.values())
     reasons = [reason for reason, rating in ratings.items() if rating < 1.0]
-    verdict = "good" if confidence >= GOOD_CONFIDENCE else "look"
     if location.turned:
-        verdict = "look"
+        confidence = min(confidence, TURNED_CONFIDENCE)
         reasons.append(
             "The head lies along other axes than the header says; check left and right."
         )
+    verdict = "good" if confidence >= GOOD_CONFIDENCE else "look"
     if stripped:
         reasons.append("The image is skull-stripped already; its own edge was kept.")
     return BrainScore(

@@ -58,7 +58,7 @@ def test_tissues_come_to_the_grid_of_the_reference(given):
 
 
 def test_a_mask_of_another_head_is_refused(given):
-    paths, labels = given
+    _, labels = given
     away = AFFINE.copy()
     away[:3, 3] += 80
     with pytest.raises(GeometryError, match="another image"):
