@@ -184,6 +184,9 @@ def free_tissue(
     grey, white, fluid = levels
     zoom = float(head.zooms.mean())
     bright = (head.data > (fluid + grey) / 2) & (head.data < 1.25 * white) & (placed < REACH_MM)
+    # Fat is brighter than any brain tissue; what touches it is half fat, not grey matter.
+    fat = (head.data > 1.3 * white) & (placed > -4.0)
+    bright &= ~ndimage.binary_dilation(fat)
     neck = max(NECK_MM, zoom + 0.1)
     eroded = ndimage.distance_transform_edt(bright) * zoom > neck
     labels, count = ndimage.label(eroded)
