@@ -159,7 +159,9 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:+.2f} %"
+    if math.isnan(value):
+        return "n/a"
+    return "0.00 %" if abs(value) < 5e-5 else f"{100 * value:+.2f} %"
 
 
 def _csv_table(title: str, header: list[str], lines: list[list[str]]) -> str:

@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.brain import assess_given, write_score
+from neuroferry.interfaces.brain_score import assess_given, write_score
 from neuroferry.interfaces.images import FloatArray, Volume, load_volume, resample_to, save_volume
 
 MIN_SHARED = 0.9

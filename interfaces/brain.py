@@ -1,13 +1,14 @@
-"""Brain extraction with a skull-stripped template, and how far to trust it.
+"""Brain extraction with a skull-stripped template.
 
-The template's brain is found in the head (:mod:`neuroferry.interfaces.locate`), warped to
-it by SyN in a band around the brain, and its mask brought back.
+The template's brain is placed in the head (:mod:`neuroferry.interfaces.locate`). Tissue as
+bright as grey and white matter that hangs together with the middle of the placed brain is
+cut free from skull, dura and scalp by erosion and geodesic growth; SyN then warps the
+template to that tissue alone, so that nothing outside the brain attracts its edge, and the
+template's mask, which includes the fluid around the brain, comes back with it.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from neuroferry.errors import InputError
 from neuroferry.interfaces.bias import HEAD_N4, SLOPPY_N4, estimate_bias, foreground
+from neuroferry.interfaces.brain_score import (
+    GOOD_CONFIDENCE,
+    BrainScore,
+    assess,
+    rate_location,
+    write_score,
+)
 from neuroferry.interfaces.images import (
     Affine,
     FloatArray,
@@ -39,143 +48,18 @@ from neuroferry.interfaces.locate import (
     locate_brain,
 )
 from neuroferry.interfaces.register import SynSettings, syn
-from neuroferry.interfaces.transforms import (
-    Transform,
-    apply_transforms,
-    write_itk_affine,
-)
+from neuroferry.interfaces.transforms import Transform, apply_transforms, write_itk_affine
 from neuroferry.templates import Template, load_template
 
-WORK_ZOOM = 2.0
-BAND_MM = 4.5
-WIDEN_MM = 1.0
+WORK_ZOOM, SLOPPY_ZOOM = 2.0, 3.0
 BRAIN_SYN = SynSettings(resolution=2, radius=2, iterations=(40, 20, 4))
-SLOPPY_BRAIN_SYN = SynSettings(resolution=3, radius=2, iterations=(10, 5))
-# Mutual information of the winning start (nats, 4 mm, 32 classes): heads found score
-# 0.40 to 0.55, misplaced ones stay below 0.25.
-SCORE_RANGE = (0.20, 0.38)
-AGREEMENT_MM = (4.0, 15.0)
-VOLUME_ML = (650.0, 900.0, 1900.0, 2300.0)
-GOOD_CONFIDENCE = 0.5
-
-
-@dataclass(frozen=True)
-class BrainScore:
-    """What a brain mask is worth.
-
-    Attributes
-    ----------
-    confidence : float
-        0 to 1: the lowest of the ratings of score, agreement and volume.
-    verdict : str
-        ``good``, or ``look``: a person should look at this mask.
-    mutual_information : float or None
-        Of head and template in the template's brain, nats; None for a mask from elsewhere.
-    agreement_mm : float or None
-        Distance between the winner and the next best refined starts.
-    volume_ml : float
-        Volume of the mask.
-    starts_tried : int
-        Over all searches.
-    skull_stripped : bool
-        The image held no head, only a brain.
-    reasons : tuple of str
-        Why the verdict is what it is, in plain words.
-    """
-
-    confidence: float
-    verdict: str
-    mutual_information: float | None
-    agreement_mm: float | None
-    volume_ml: float
-    starts_tried: int
-    skull_stripped: bool
-    reasons: tuple[str, ...]
-
-
-def rate(value: float, bad: float, good: float) -> float:
-    """Linear rating: 0 at `bad`, 1 at `good`, clipped.
-
-    >>> rate(3.0, 2.0, 4.0), rate(9.0, 10.0, 5.0), rate(1.0, 2.0, 4.0)
-    (0.5, 0.2, 0.0)
-    """
-    return float(np.clip((value - bad) / (good - bad), 0.0, 1.0))
-
-
-def assess(location: Location, volume_ml: float, starts: int, *, stripped: bool) -> BrainScore:
-    """Turn a location and a volume into a confidence and a verdict with reasons.
-
-    Parameters
-    ----------
-    location : Location
-        Winner of the search.
-    volume_ml : float
-        Volume of the mask.
-    starts : int
-        Starts tried over all searches.
-    stripped : bool
-        Whether the image held a brain only.
-
-    Returns
-    -------
-    BrainScore
-    """
-    ratings = {
-        "The head resembles the template's brain little where it was placed "
-        f"(mutual information {location.score:.2f}).": rate(location.score, *SCORE_RANGE),
-        "The best starts of the search ended in different places "
-        f"({location.agreement_mm:.0f} mm apart).": rate(
-            location.agreement_mm, AGREEMENT_MM[1], AGREEMENT_MM[0]
-        ),
-        _volume_reason(volume_ml): rate_volume(volume_ml),
-    }
-    confidence = min(ratings.values())
-    reasons = [reason for reason, rating in ratings.items() if rating < 1.0]
-    verdict = "good" if confidence >= GOOD_CONFIDENCE else "look"
-    if location.turned:
-        verdict = "look"
-        reasons.append(
-            "The head lies along other axes than the header says; check left and right."
-        )
-    if stripped:
-        reasons.append("The image is skull-stripped already; its own edge was kept.")
-    return BrainScore(
-        round(confidence, 4),
-        verdict,
-        round(location.score, 4),
-        round(location.agreement_mm, 2),
-        round(volume_ml, 1),
-        starts,
-        stripped,
-        tuple(reasons),
-    )
-
-
-def assess_given(volume_ml: float) -> BrainScore:
-    """Rate a mask that was computed elsewhere, by its volume alone."""
-    confidence = rate_volume(volume_ml)
-    reasons = ["The mask was computed elsewhere."]
-    if confidence < 1.0:
-        reasons.append(_volume_reason(volume_ml))
-    verdict = "good" if confidence >= GOOD_CONFIDENCE else "look"
-    return BrainScore(
-        round(confidence, 4), verdict, None, None, round(volume_ml, 1), 0, False, tuple(reasons)
-    )
-
-
-def rate_volume(volume_ml: float) -> float:
-    """Plausibility of a brain's volume, children included: 0 to 1.
-
-    >>> rate_volume(1400.0), rate_volume(3000.0)
-    (1.0, 0.0)
-    """
-    smallest, small, large, largest = VOLUME_ML
-    return min(rate(volume_ml, smallest, small), rate(volume_ml, largest, large))
-
-
-def _volume_reason(volume_ml: float) -> str:
-    """Say that a volume is unusual."""
-    return f"The mask holds {volume_ml:.0f} ml, which is unusual for a brain."
+SLOPPY_BRAIN_SYN = SynSettings(resolution=3, radius=2, iterations=(15, 8))
+REACH_MM = 6.0  # tissue farther outside the placed brain is not brain
+NECK_MM = 2.1  # tissue joined to the brain by less than twice this is not brain
+WIDEN_MM = 0.5  # the template's mask runs along the cortex; room for the pia
+STALK_MM = 4.0  # what hangs on the mask by less than twice this is cut off: orbits, nerves
+CLOSE_MM = 3.2  # sulci narrower than this are inside
+STRIPPED_REACH_MM = 12.0
 
 
 def find_brain(head: Volume, template: Template, seed: int) -> tuple[Location, int]:
@@ -200,11 +84,7 @@ def find_brain(head: Volume, template: Template, seed: int) -> tuple[Location, i
     best = locate_brain(head, template, FIRST_SEARCH, seed)
     tried = best.starts
     for ranges in (SECOND_SEARCH, THIRD_SEARCH):
-        sure = min(
-            rate(best.score, *SCORE_RANGE),
-            rate(best.agreement_mm, AGREEMENT_MM[1], AGREEMENT_MM[0]),
-        )
-        if sure >= GOOD_CONFIDENCE:
+        if rate_location(best) >= GOOD_CONFIDENCE:
             break
         other = locate_brain(head, template, ranges, seed)
         tried += other.starts
@@ -214,45 +94,209 @@ def find_brain(head: Volume, template: Template, seed: int) -> tuple[Location, i
 
 
 def signed_distance(mask: NDArray[np.bool_], zooms: NDArray[np.float64]) -> FloatArray:
-    """Distance to a mask's edge in mm: negative inside, positive outside."""
+    """Distance to a mask's edge in mm: negative inside, positive outside.
+
+    Examples
+    --------
+    >>> line = np.array([0, 0, 1, 1, 0, 0], dtype=bool).reshape(6, 1, 1)
+    >>> signed_distance(line, np.array([2.0, 2.0, 2.0])).ravel().tolist()
+    [3.0, 1.0, -1.0, -1.0, 1.0, 3.0]
+    """
     from scipy import ndimage
 
     outside = ndimage.distance_transform_edt(~mask, sampling=zooms)
     inside = ndimage.distance_transform_edt(mask, sampling=zooms)
-    distance: FloatArray = (outside - inside).astype(np.float32)
+    half = float(np.mean(zooms)) / 2
+    distance: FloatArray = np.where(mask, half - inside, outside - half).astype(np.float32)
     return distance
-
-
-def is_stripped(head: Volume, distance: FloatArray) -> bool:
-    """Tell whether an image holds a brain only: hardly anything 8 to 25 mm outside it.
-
-    Parameters
-    ----------
-    head : Volume
-        Image at 2 mm.
-    distance : ndarray of float32, shape (I, J, K)
-        Distance to the edge of the placed template's brain, mm, on the same grid.
-
-    Returns
-    -------
-    bool
-    """
-    ring = (distance > 8.0) & (distance < 25.0)
-    inside = head.data[distance < -3.0]
-    if not ring.any() or inside.size == 0:
-        return False
-    return float(np.mean(head.data[ring] > 0.05 * np.median(inside))) < 0.03
 
 
 def distance_on(
     distance: FloatArray, template: Template, transforms: list[Transform], grid: Volume
 ) -> FloatArray:
-    """Bring the template's distance map to a grid; far outside where it does not reach."""
+    """Bring the template's distance map to a grid; 100 mm outside where it does not reach."""
     offset = 100.0
     moved = apply_transforms(
         Volume(distance - offset, template.affine), transforms, grid.shape, grid.affine
     )
     return moved.data + np.float32(offset)
+
+
+def is_stripped(head: Volume, placed: FloatArray) -> bool:
+    """Tell whether an image holds a brain only: hardly anything 8 to 25 mm outside it.
+
+    Parameters
+    ----------
+    head : Volume
+        Image at 2 or 3 mm.
+    placed : ndarray of float32, shape (I, J, K)
+        Distance to the edge of the placed template's brain, mm.
+
+    Returns
+    -------
+    bool
+    """
+    ring = (placed > 8.0) & (placed < 25.0)
+    inside = head.data[placed < -3.0]
+    if not ring.any() or inside.size == 0:
+        return False
+    return float(np.mean(head.data[ring] > 0.05 * np.median(inside))) < 0.03
+
+
+def free_tissue(
+    head: Volume, placed: FloatArray, template: Template, matrix: Affine
+) -> tuple[NDArray[np.bool_], float]:
+    """Cut the brain's grey and white matter free from what surrounds it.
+
+    Parameters
+    ----------
+    head : Volume
+        Roughly bias-corrected head on an isotropic grid.
+    placed : ndarray of float32, shape (I, J, K)
+        Distance to the edge of the placed template's brain, mm.
+    template : Template
+        Its tissue maps tell how bright each tissue is.
+    matrix : ndarray of float64, shape (4, 4)
+        Template points to head points.
+
+    Returns
+    -------
+    tissue : ndarray of bool, shape (I, J, K)
+        Voxels brighter than half-way between fluid and grey matter, joined to the middle
+        of the brain by more than a neck.
+    white : float
+        Brightness of white matter.
+
+    Raises
+    ------
+    InputError
+        If no tissue stands out where the template's brain was placed.
+    """
+    from scipy import ndimage
+
+    levels = []
+    for tpm in template.tpms:
+        moved = apply_transforms(
+            Volume(tpm, template.affine), [inverse(matrix)], head.shape, head.affine
+        )
+        sure = head.data[(moved.data > 0.8) & (placed < 0)]
+        levels.append(float(np.median(sure)) if sure.size else 0.0)
+    grey, white, fluid = levels
+    zoom = float(head.zooms.mean())
+    bright = (head.data > (fluid + grey) / 2) & (head.data < 1.25 * white) & (placed < REACH_MM)
+    # Fat is brighter than any brain tissue; what touches it is half fat, not grey matter.
+    fat = (head.data > 1.3 * white) & (placed > -4.0)
+    bright &= ~ndimage.binary_dilation(fat)
+    neck = max(NECK_MM, zoom + 0.1)
+    eroded = ndimage.distance_transform_edt(bright) * zoom > neck
+    labels, count = ndimage.label(eroded)
+    votes = np.bincount(labels[(placed < -6.0) & eroded], minlength=count + 1)
+    votes[0] = 0
+    if votes.max(initial=0) == 0:
+        raise InputError(
+            "No grey or white matter stands out where the brain should be; this image does "
+            "not look like a T1w head."
+        )
+    core = labels == int(votes.argmax())
+    grown = ndimage.distance_transform_edt(~core) * zoom <= neck + 0.1
+    return grown & bright, white
+
+
+def brain_level_set(
+    head: Volume, location: Location, *, sloppy: bool
+) -> tuple[FloatArray, FloatArray, bool]:
+    """Find the brain's edge on the working grid.
+
+    Parameters
+    ----------
+    head : Volume
+        Roughly bias-corrected head on an isotropic grid.
+    location : Location
+        Where the template's brain was placed.
+    sloppy : bool
+        Fewer iterations at 3 mm.
+
+    Returns
+    -------
+    level : ndarray of float32, shape (I, J, K)
+        Negative inside the brain; about the distance to its edge in mm near it.
+    placed : ndarray of float32, shape (I, J, K)
+        Distance to the edge of the affinely placed brain, mm.
+    stripped : bool
+        The image holds a brain only.
+    """
+    from scipy import ndimage
+
+    settings = SLOPPY_BRAIN_SYN if sloppy else BRAIN_SYN
+    template = load_template(settings.resolution)
+    zooms = np.full(3, float(settings.resolution))
+    distance = signed_distance(template.brain_mask, zooms)
+    back = inverse(location.matrix)
+    placed = distance_on(distance, template, [back], head)
+    if is_stripped(head, placed):
+        return placed, placed, True
+    tissue, white = free_tissue(head, placed, template, location.matrix)
+    around = ndimage.binary_dilation(tissue, iterations=1)
+    freed = np.where(around, np.minimum(head.data, 1.1 * white), 0).astype(np.float32)
+    static = np.where(template.brain_mask, template.t1w, 0).astype(np.float32)
+    moving = head.with_data(freed)
+    _, backward = syn(static, template.affine, moving, location.matrix, settings)
+    level = distance_on(distance, template, [back, backward], head) - np.float32(WIDEN_MM)
+    level = np.where(tissue & (level < 4.0), np.minimum(level, -0.1), level)
+    zoom = float(head.zooms.mean())
+    closed = close_mask(level < 0, CLOSE_MM / 2 / zoom)
+    level = np.where(closed, np.minimum(level, -0.1), level).astype(np.float32)
+    whole = cut_stalks(level < 0, STALK_MM / zoom)
+    return np.where(whole, level, np.maximum(level, 0.1)), placed, False
+
+
+def cut_stalks(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Drop what is joined to the largest part of a mask by a stalk only.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        Mask.
+    radius : float
+        Half the width of a stalk, voxels.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+        The part of the mask within reach of its largest core; corners of that part stay.
+    """
+    from scipy import ndimage
+
+    labels, count = ndimage.label(ndimage.distance_transform_edt(mask) > radius)
+    if count == 0:
+        return mask
+    core = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    near: NDArray[np.bool_] = ndimage.distance_transform_edt(~core) <= 1.5 * radius + 0.5
+    return near & mask
+
+
+def close_mask(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Close a mask with a ball; clefts narrower than twice the radius fill up.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        Mask.
+    radius : float
+        Radius in voxels.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+    """
+    from scipy import ndimage
+
+    pad = int(np.ceil(radius)) + 2
+    padded = np.pad(mask, pad)
+    grown = ndimage.distance_transform_edt(~padded) <= radius
+    closed = ndimage.distance_transform_edt(grown) > radius
+    result: NDArray[np.bool_] = closed[pad:-pad, pad:-pad, pad:-pad] | mask
+    return result
 
 
 def extract_brain(
@@ -281,49 +325,34 @@ def extract_brain(
     Raises
     ------
     InputError
-        If nothing stands out from the background.
+        If nothing stands out from the background, or no brain from the head.
     """
-    raw = resample_isotropic(volume, 3.0 if sloppy else WORK_ZOOM)
+    raw = resample_isotropic(volume, SLOPPY_ZOOM if sloppy else WORK_ZOOM)
     raw = raw.with_data(np.maximum(raw.data, 0))
     field = estimate_bias(raw, foreground(raw.data), SLOPPY_N4 if sloppy else HEAD_N4)
     head = raw.with_data(raw.data / field)
     location, tried = find_brain(head, load_template(2), seed)
-    settings = SLOPPY_BRAIN_SYN if sloppy else BRAIN_SYN
-    template = load_template(settings.resolution)
-    distance = signed_distance(template.brain_mask, np.full(3, float(settings.resolution)))
-    back = inverse(location.matrix)
-    placed = distance_on(distance, template, [back], head)
-    stripped = is_stripped(head, placed)
-    band = head.with_data(np.where(placed < BAND_MM, head.data, 0).astype(np.float32))
-    static = np.where(template.brain_mask, template.t1w, 0).astype(np.float32)
-    _, backward = syn(static, template.affine, band, location.matrix, settings)
-    near = placed < 3 * BAND_MM
-    mask = _native_mask(volume, head, near, template, distance, [back, backward], stripped)
+    level, placed, stripped = brain_level_set(head, location, sloppy=sloppy)
+    mask = _native_mask(volume, head, level, placed, stripped=stripped)
+    if not mask.any():
+        raise InputError("No brain was found in this T1w image.")
     millilitres = float(mask.sum() * np.prod(volume.zooms) / 1000)
     return mask, assess(location, millilitres, tried, stripped=stripped), location.matrix
 
 
 def _native_mask(
-    volume: Volume,
-    head: Volume,
-    near: NDArray[np.bool_],
-    template: Template,
-    distance: FloatArray,
-    transforms: list[Transform],
-    stripped: bool,
+    volume: Volume, head: Volume, level: FloatArray, placed: FloatArray, *, stripped: bool
 ) -> NDArray[np.bool_]:
-    """Bring the template's mask to the head's own voxels, inside the box around `near`."""
+    """Bring the brain's edge to the head's own voxels, in one piece and without holes."""
     from scipy import ndimage
 
-    box = _box_on(volume, head, near)
+    box = _box_on(volume, head, placed < 2 * STRIPPED_REACH_MM)
     affine = volume.affine.copy()
     affine[:3, 3] += volume.affine[:3, :3] @ [s.start for s in box]
     part = Volume(volume.data[box], affine)
-    found = distance_on(distance, template, transforms, part)
-    inside = found < WIDEN_MM
-    if stripped:
-        inside = (found < 12.0) & (part.data > 0)
-        inside = ndimage.binary_fill_holes(inside)
+    far = 100.0
+    fine = apply_transforms(Volume(level - far, head.affine), [], part.shape, affine).data + far
+    inside = (part.data > 0) & (fine < STRIPPED_REACH_MM) if stripped else fine < 0
     labels, count = ndimage.label(inside)
     if count > 1:
         inside = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
@@ -340,9 +369,10 @@ def _box_on(volume: Volume, head: Volume, near: NDArray[np.bool_]) -> tuple[slic
         return slice(0, i), slice(0, j), slice(0, k)
     to_voxels = inverse(volume.affine) @ head.affine
     voxels = to_voxels[:3, :3] @ index + to_voxels[:3, 3:]
-    low = np.maximum(np.floor(voxels.min(axis=1)).astype(int), 0)
-    high = np.minimum(np.ceil(voxels.max(axis=1)).astype(int) + 1, volume.data.shape)
-    a, b, c = (slice(int(x), max(int(x) + 1, int(y))) for x, y in zip(low, high, strict=True))
+    last = np.array(volume.data.shape) - 1
+    low = np.clip(np.floor(voxels.min(axis=1)).astype(int), 0, last)
+    high = np.clip(np.ceil(voxels.max(axis=1)).astype(int), low, last) + 1
+    a, b, c = (slice(int(x), int(y)) for x, y in zip(low, high, strict=True))
     return a, b, c
 
 
@@ -375,9 +405,3 @@ class ExtractBrain(SimpleInterface):
         self._results["out_score"] = str(write_score(score, out / "brain_score.json"))
         self._results["std2anat_affine"] = str(write_itk_affine(matrix, out / "std2anat.txt"))
         return runtime
-
-
-def write_score(score: BrainScore, path: Path) -> Path:
-    """Write a score as JSON."""
-    path.write_text(json.dumps(asdict(score), indent=2) + "\n", encoding="utf-8")
-    return path

@@ -69,7 +69,7 @@ def test_everything_that_is_promised_is_there(finished):
     assert run.exit_code == 0
     assert run.count("done") == run.n_steps
     assert (folder / "config.toml").exists()
-    assert "bias" in (folder / "methods_sub-01.md").read_text()
+    assert "N4" in (folder / "methods_sub-01.md").read_text()
     assert f"Report: {out / 'sub-01.html'}" in done.stderr
 
 
@@ -82,6 +82,16 @@ def test_the_settings_of_a_run_run_it_again_and_nothing_is_computed_twice(finish
     run = read_run(list_runs(root / "out")[-1])
     assert run.count("cached") == run.n_steps
     assert digests(root / "out") == before
+
+
+def test_a_work_folder_of_another_version_is_named(finished):
+    root, _ = finished
+    (root / "work" / ".neuroferry-version").write_text("0.0.1\n")
+    done = neuroferry("--config", list_runs(root / "out")[0] / "config.toml")
+    assert done.returncode == 0, done.stderr
+    assert "was filled by neuroferry 0.0.1" in done.stderr
+    again = neuroferry("--config", list_runs(root / "out")[0] / "config.toml")
+    assert "was filled by" not in again.stderr
 
 
 def test_lost_derivatives_are_written_again(finished):
@@ -245,3 +255,14 @@ def test_odd_names_of_folders(bids_copy, tmp_path):
     assert metrics == []
     sidecar = tmp_path / "the 'output'" / "sub-01" / "anat" / "sub-01_desc-preproc_T1w.json"
     assert json.loads(sidecar.read_text())["Sources"]
+
+
+def test_the_graph_is_written_even_without_the_means_to_draw_it(finished, monkeypatch):
+    root, _ = finished
+    monkeypatch.setenv("PATH", "/nowhere")
+    config = list_runs(root / "out")[0] / "config.toml"
+    done = neuroferry("--config", config, "--write-graph")
+    assert done.returncode == 0, done.stderr
+    graph = list_runs(root / "out")[-1] / "graph.dot"
+    assert "extract_brain" in graph.read_text()
+    assert f"Graph: {graph}" in done.stderr

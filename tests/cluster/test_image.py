@@ -220,7 +220,7 @@ def test_runs_the_bids_app_without_a_network(person, dataset):
     link.symlink_to(dataset)
     out = person.folder / "results of it"
     before = checksums(dataset)
-    result = person.launch(link, out, "participant", "--sloppy", prefix=prefix)
+    result = person.launch(link, out, "participant", "--sloppy", "--write-graph", prefix=prefix)
     assert result.returncode == 0, result.stdout + result.stderr
 
     anat = out / "sub-01" / "anat"
@@ -243,6 +243,7 @@ def test_runs_the_bids_app_without_a_network(person, dataset):
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["GeneratedBy"][0]["Container"]["Digest"] == digest
     (log,) = (out / "logs").glob("*/events.jsonl")
+    assert "extract_brain" in (log.parent / "graph.svg").read_text()
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert events[0]["image"] == digest
     assert events[-1]["exit_code"] == 0

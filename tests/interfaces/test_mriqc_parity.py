@@ -79,7 +79,7 @@ def test_tables_and_targets(
     text = table.read_text()
     assert text == capsys.readouterr().out
     assert ('"efc", "5 %", "1 %", "no"' in text) == bool(code)
-    assert '"size_x", "2", "2", "+0.00 %"' in text
+    assert '"size_x", "2", "2", "0.00 %"' in text
     assert '"qi_1", "n/a", "n/a", "n/a"' in text
 
 

@@ -276,6 +276,14 @@ def _check_input(
     problems = validate_dataset(
         config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
     )
+    older = _other_version(config.work_dir)
+    if older is not None:
+        text = (
+            f"The work folder {config.work_dir} was filled by neuroferry {older}, and this is "
+            f"{__version__}: steps that it finished are used as they are. Give another --work-dir "
+            "to compute everything anew."
+        )
+        problems.append(Problem(text, "warning", config.work_dir, None))
     checked = check_subjects(subjects, n_procs=n_procs)
     for subject in checked:
         problems += subject.problems
@@ -283,6 +291,14 @@ def _check_input(
             text = f"sub-{subject.label} has no T1w image that can be used, so nothing was run."
             problems.append(Problem(text, "error", None, subject.label))
     return checked, problems
+
+
+def _other_version(work_dir: Path) -> str | None:
+    """Note this version in a work folder; give the one noted there before, if it is another."""
+    note = work_dir / ".neuroferry-version"
+    before = note.read_text(encoding="utf-8").strip() if note.exists() else __version__
+    note.write_text(f"{__version__}\n", encoding="utf-8")
+    return None if before == __version__ else before
 
 
 def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> int:
@@ -390,13 +406,22 @@ def _build(job: Run, subjects: list[Subject]) -> Any:
     workflow = build_graph(job.config, subjects, job.resources.n_procs)
     write_methods(job.folder, workflow, subjects)
     if job.config.execution.write_graph:
-        workflow.write_graph(
-            dotfilename=str(job.folder / "graph.dot"),
-            graph2use="colored",
-            format="svg",
-            simple_form=True,
-        )
+        _draw(workflow, job.folder / "graph.dot")
     return workflow
+
+
+def _draw(workflow: Any, path: Path) -> None:
+    """Write the graph as text, and as a picture where Graphviz is there."""
+    try:
+        workflow.write_graph(
+            dotfilename=str(path), graph2use="colored", format="svg", simple_form=True
+        )
+    except OSError:
+        if not path.exists():
+            raise
+        _say(f"Graph: {path}. Install Graphviz (the command dot) to have it drawn as well.")
+        return
+    _say(f"Graph: {path.with_suffix('.svg')}")
 
 
 def write_methods(folder: Path, workflow: Any, subjects: list[Subject]) -> None:

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from neuroferry.interfaces.images import Volume
+from neuroferry.interfaces.register import SynSettings, align_brain, normalise, syn
+from neuroferry.interfaces.transforms import DisplacementField, apply_transforms, map_points
+from neuroferry.phantom.score import dice
+from neuroferry.templates import load_template
+
+SETTINGS = SynSettings(resolution=4, radius=2, iterations=(20, 20))
+
+
+@pytest.fixture(scope="module")
+def template():
+    return load_template(4)
+
+
+@pytest.fixture(scope="module")
+def bent(template):
+    """The template's brain, bent by a smooth field and moved: a head's brain."""
+    rng = np.random.default_rng(8)
+    shape = template.t1w.shape
+    data = ndimage.gaussian_filter(rng.normal(size=(*shape, 3)), (5, 5, 5, 0))
+    data *= 6.0 / np.abs(data).max()
+    field = DisplacementField(data.astype(np.float32), template.affine)
+    matrix = np.diag([0.95, 1.05, 1.0, 1.0])
+    matrix[:3, 3] = (4.0, -6.0, 5.0)
+    chain = [matrix, field]
+
+    def carry(values):
+        volume = Volume(values.astype(np.float32), template.affine)
+        return apply_transforms(volume, chain, shape, template.affine).data
+
+    brain = Volume(carry(template.t1w * template.brain_mask), template.affine)
+    return brain, carry(template.brain_mask) > 0.5, carry(template.gm), np.linalg.inv(matrix)
+
+
+def test_affine_comes_close(template, bent):
+    brain, _, _, truth = bent
+    found, score = align_brain(brain, template, None)
+    corners = np.array([[60, -60, 0, 0], [0, 0, -90, 60], [40, 40, 0, 60], [1, 1, 1, 1.0]])
+    assert np.linalg.norm((found - truth) @ corners, axis=0).max() < 8
+    assert score > 0.5
+
+
+def test_normalisation_overlaps_better_than_the_affine(template, bent):
+    brain, mask, grey, _ = bent
+    found = normalise(brain, mask, SETTINGS)
+    shape = template.t1w.shape
+    carried = [
+        apply_transforms(brain.with_data(grey), chain, shape, template.affine).data > 0.5
+        for chain in ([found.affine], found.anat2std)
+    ]
+    before, after = (dice(image, template.gm > 0.5) for image in carried)
+    assert after > 0.9
+    assert after > before + 0.02
+    assert found.folded == 0
+    inside = template.brain_mask
+    plain = apply_transforms(brain, [found.affine], shape, template.affine).data
+    assert found.correlation > np.corrcoef(plain[inside], template.t1w[inside])[0, 1] + 0.05
+
+
+def test_both_ways_cancel(bent):
+    brain, mask, _, _ = bent
+    found = normalise(brain, mask, SETTINGS)
+    index = np.argwhere(mask).T
+    points = brain.affine[:3, :3] @ index + brain.affine[:3, 3:]
+    there = map_points(points.astype(float), found.std2anat)
+    back = map_points(there, found.anat2std)
+    assert np.mean(np.linalg.norm(back - points, axis=0)) < 0.6
+
+
+def test_syn_of_an_image_with_itself_does_not_move(template):
+    brain = Volume((template.t1w * template.brain_mask).astype(np.float32), template.affine)
+    forward, backward = syn(brain.data, template.affine, brain, np.eye(4), SETTINGS)
+    assert np.abs(forward.data).max() < 0.2
+    assert np.abs(backward.data).max() < 0.2
+
+
+def test_syn_repeats_and_points_from_static_to_moving(template, bent):
+    brain, _, _, truth = bent
+    static = (template.t1w * template.brain_mask).astype(np.float32)
+    one = syn(static, template.affine, brain, truth, SETTINGS)
+    two = syn(static, template.affine, brain, truth, SETTINGS)
+    np.testing.assert_array_equal(one[0].data, two[0].data)
+    shape = template.t1w.shape
+    plain = apply_transforms(brain, [truth], shape, template.affine).data
+    warped = apply_transforms(brain, [one[0], truth], shape, template.affine).data
+    wrong = apply_transforms(brain, [one[1], truth], shape, template.affine).data
+    error = [np.mean((image - static) ** 2) for image in (plain, warped, wrong)]
+    assert error[1] < 0.5 * error[0] < error[2]

@@ -1,0 +1,155 @@
+import itertools
+import json
+from pathlib import Path
+
+import nibabel as nb
+import numpy as np
+import pytest
+
+from neuroferry.interfaces.transforms import jacobian_determinant, read_itk_composite
+from neuroferry.phantom.score import dice, template_overlap, tissue_dice
+from neuroferry.templates import load_template
+from neuroferry.workflows.anat import init_anat_wf
+from neuroferry.workflows.anat.fit import OUTPUTS
+
+GIVEN = {
+    "brain_mask": {"brain_mask": "mask.nii.gz"},
+    "tissues": {"dseg": "dseg.nii.gz", "tpms": ["gm.nii.gz", "wm.nii.gz", "csf.nii.gz"]},
+    "xfms": {"anat2std_xfm": "a.h5", "std2anat_xfm": "b.h5"},
+}
+
+
+def node_names(workflow):
+    return {node.name for node in workflow._create_flat_graph().nodes()}
+
+
+@pytest.fixture
+def precomputed(tmp_path):
+    """Paths that exist, so that a graph with them can be built."""
+    for name in ("mask", "dseg", "gm", "wm", "csf"):
+        nb.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_filename(
+            tmp_path / f"{name}.nii.gz"
+        )
+    for name in ("a.h5", "b.h5"):
+        (tmp_path / name).touch()
+
+    def choose(parts):
+        chosen = {}
+        for part in parts:
+            for key, value in GIVEN[part].items():
+                files = [str(tmp_path / v) for v in np.atleast_1d(value)]
+                chosen[key] = files if isinstance(value, list) else files[0]
+        return chosen
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    "parts", [c for n in range(4) for c in itertools.combinations(sorted(GIVEN), n)]
+)
+def test_precomputed_results_replace_their_branch(precomputed, parts):
+    given = precomputed(parts)
+    workflow = init_anat_wf(t1w_shapes=[(9, 9, 9)], precomputed=given)
+    names = node_names(workflow)
+    assert ("extract_brain" in names) == ("brain_mask" not in parts)
+    assert ("segment_tissues" in names) == ("tissues" not in parts)
+    assert ("register_template" in names) == ("xfms" not in parts)
+    assert {"average_runs", "correct_bias", "carry_to_template"} <= names
+    text = workflow.visit_desc()
+    assert ("precomputed" in text.lower()) == bool(parts)
+
+
+@pytest.mark.parametrize("sloppy", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("average", [False, True])
+def test_options_build_and_say_what_is_done(sloppy, count, average):
+    workflow = init_anat_wf(
+        t1w_shapes=[(9, 9, 9)] * count, average=average, sloppy=sloppy, seed=7, std_resolution=2
+    )
+    assert set(workflow.get_node("outputnode").inputs.copyable_trait_names()) == set(OUTPUTS)
+    assert workflow.get_node("average_runs").inputs.average is average
+    assert ("averaged" in workflow.visit_desc()) == (count > 1 and average)
+    for node in workflow._create_flat_graph().nodes():
+        for field, value in (("sloppy", sloppy), ("seed", 7), ("resolution", 2)):
+            if field in node.inputs.copyable_trait_names():
+                assert getattr(node.inputs, field) == value
+
+
+def test_memory_grows_with_the_image():
+    def needs(shape):
+        graph = init_anat_wf(t1w_shapes=[shape])._create_flat_graph()
+        return {node.name: node.mem_gb for node in graph.nodes()}
+
+    small, large = needs((100, 100, 100)), needs((300, 300, 300))
+    for name in ("average_runs", "extract_brain", "correct_bias", "segment_tissues"):
+        assert 0.3 < small[name] < large[name] < 3.0
+    assert 1.5 < small["register_template"] < 3.0
+
+
+@pytest.fixture(scope="module")
+def finished(phantom_bids, tmp_path_factory):
+    """The workflow's outputs for one phantom at 3 mm, fast and coarse."""
+    t1w = phantom_bids / "sub-01/anat/sub-01_T1w.nii.gz"
+    workflow = init_anat_wf(
+        t1w_shapes=[nb.load(t1w).shape], std_resolution=3, sloppy=True, name="anat_wf"
+    )
+    workflow.base_dir = str(tmp_path_factory.mktemp("work"))
+    workflow.inputs.inputnode.t1w = [str(t1w)]
+    graph = workflow.run()
+    outputs = {}
+    for node in graph.nodes():
+        if node.name in ("average_runs", "correct_bias", "extract_brain", "segment_tissues"):
+            outputs[node.name] = node.result.outputs
+        if node.name in ("register_template", "carry_to_template"):
+            outputs[node.name] = node.result.outputs
+    return outputs
+
+
+def canonical(path):
+    return np.asanyarray(nb.as_closest_canonical(nb.load(path)).dataobj)
+
+
+@pytest.mark.slow
+def test_phantom_end_to_end(finished, phantom_bids):
+    truth = phantom_bids / "derivatives/truth/sub-01/anat"
+    mask = canonical(finished["extract_brain"].out_mask)
+    assert dice(mask, canonical(truth / "sub-01_desc-brain_mask.nii.gz")) > 0.95
+    found = tissue_dice(
+        canonical(finished["segment_tissues"].dseg), canonical(truth / "sub-01_dseg.nii.gz")
+    )
+    assert found["GM"] > 0.75
+    assert found["WM"] > 0.8
+    template = load_template(3)
+    grey = canonical(finished["carry_to_template"].std_tpms[0])
+    assert grey.shape == template.gm.shape
+    assert template_overlap(grey, template.gm) > 0.75
+
+
+@pytest.mark.slow
+def test_images_fit_together(finished):
+    reference = nb.load(finished["average_runs"].t1w_ref)
+    assert nb.aff2axcodes(reference.affine) == ("R", "A", "S")
+    bias = nb.load(finished["correct_bias"].bias_field)
+    preproc = nb.load(finished["correct_bias"].out_file)
+    np.testing.assert_allclose(
+        preproc.get_fdata() * bias.get_fdata(), reference.get_fdata(), rtol=1e-4, atol=1e-2
+    )
+    assert preproc.get_data_dtype() == np.float32
+    mask = canonical(finished["extract_brain"].out_mask) > 0
+    dseg = canonical(finished["segment_tissues"].dseg)
+    np.testing.assert_array_equal(dseg > 0, mask)
+    total = sum(canonical(path) for path in finished["segment_tissues"].tpms)
+    np.testing.assert_allclose(total[mask], 1, atol=1e-4)
+    score = json.loads(Path(finished["extract_brain"].out_score).read_text())
+    assert score["verdict"] == "good"
+    std = nb.load(finished["carry_to_template"].std_t1w)
+    np.testing.assert_allclose(std.affine, load_template(3).affine)
+    assert std.header["sform_code"] == 4
+
+
+@pytest.mark.slow
+def test_nothing_folds(finished):
+    forward, _ = read_itk_composite(finished["register_template"].anat2std_xfm)
+    backward = read_itk_composite(finished["register_template"].std2anat_xfm)[-1]
+    assert (jacobian_determinant(forward) > 0).all()
+    assert (jacobian_determinant(backward) > 0).all()
