@@ -260,6 +260,19 @@ def test_takes_everything_along_and_does_not_start(stopped, network):
     assert checksums(stopped.work) == checksums(stopped.there / "work")
 
 
+def test_shows_progress_on_a_terminal(stopped, network):
+    command = shlex.join(
+        [
+            str(stopped.laptop.folder / "neuroferry"),
+            *("move", str(stopped.out), f"cluster:{stopped.there}", "--no-start"),
+        ]
+    )
+    result = stopped.laptop.run("script", "-qec", command, "/dev/null", env=network)
+    assert result.returncode == 0, result.stdout
+    assert "100%" in result.stdout
+    assert "all is there, and checked" in result.stdout
+
+
 def test_same_size_and_time_is_not_the_same_file(stopped, network):
     assert stopped.move(network, "--no-start").returncode == 0
     path = stopped.there / "work" / "a node" / "result.pklz"

@@ -42,6 +42,7 @@ commands (instead of BIDS_DIR):
   status OUT        how the latest run fares, on a laptop or a cluster alike
   resubmit OUT      run again what failed, with the same settings
   cancel OUT        take a run's jobs out of the queue
+  move, fetch       take a run to another machine, its results home (the launcher's own)
   dask-worker FILE  offer this machine to runs with --plugin Dask
   sbatch-script     print a job script: one job a participant, without any planning
 Each has its own --help.
