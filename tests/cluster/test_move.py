@@ -383,6 +383,20 @@ def test_fetch_keeps_what_is_newer_here(stopped, network):
     assert checksums(stopped.there / "work") == checksums(Path(f"{stopped.out}-work"))
 
 
+def test_work_that_went_on_there_is_kept(stopped, network):
+    assert stopped.move(network, "--no-start").returncode == 0
+    later = stopped.there / "out" / "logs" / "20270101T000000Z-def"
+    stopped.laptop.write(later / "events.jsonl", "")
+    note = quoted("image=/x.sif", f"/out={stopped.there / 'out'}", "--", "/bids", "/out")
+    stopped.laptop.write(later / "launch", note)
+    new = stopped.laptop.write(stopped.there / "work" / "next node" / "result.pklz", "new")
+    assert stopped.fetch(network).returncode == 0
+    again = stopped.move(network, "--no-start")
+    assert again.returncode == 0, again.stderr
+    assert "work folder there is ahead" in again.stderr
+    assert new.read_text() == "new"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
