@@ -276,7 +276,7 @@ def _check_input(
     problems = validate_dataset(
         config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
     )
-    older = _other_version(config.work_dir)
+    older = _other_version(config)
     if older is not None:
         text = (
             f"The work folder {config.work_dir} was filled by neuroferry {older}, and this is "
@@ -293,11 +293,12 @@ def _check_input(
     return checked, problems
 
 
-def _other_version(work_dir: Path) -> str | None:
-    """Note this version in a work folder; give the one noted there before, if it is another."""
-    note = work_dir / ".neuroferry-version"
+def _other_version(config: Config) -> str | None:
+    """Note this version in the work folder; give the one noted there before, if it is another."""
+    note = config.work_dir / ".neuroferry-version"
     before = note.read_text(encoding="utf-8").strip() if note.exists() else __version__
-    note.write_text(f"{__version__}\n", encoding="utf-8")
+    if not config.execution.dry_run:
+        note.write_text(f"{__version__}\n", encoding="utf-8")
     return None if before == __version__ else before
 
 

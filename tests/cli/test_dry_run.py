@@ -1,0 +1,58 @@
+"""``--dry-run`` as a user gives it: what it prints, its exit code, and that it writes nothing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def dry_run(bids, out, *options, **environ):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "neuroferry", str(bids), str(out), "participant"),
+            *("--dry-run", "--skip-bids-validation", "--sloppy", *options),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environ},
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_what_fits(phantom_bids, tmp_path):
+    done = dry_run(phantom_bids, tmp_path / "out", "--nprocs", "2", "--mem", "64GB")
+    assert done.returncode == 0, done.stderr
+    assert "Plan for 2 participant(s) on this machine: 2 processors, 64.0 GB" in done.stdout
+    assert " to do, 0 done already" in done.stdout
+    assert done.stdout.rstrip().endswith("Verdict: fits.")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_does_not_fit(phantom_bids, tmp_path):
+    command = f"./neuroferry {phantom_bids} '/my out' participant --dry-run --mem 0.3GB"
+    done = dry_run(
+        *(phantom_bids, tmp_path / "out", "--mem", "0.3GB", "--participant-label", "01"),
+        NEUROFERRY_HOST_COMMAND=command,
+    )
+    assert done.returncode == 75, done.stderr
+    assert "Verdict: does not fit." in done.stdout
+    assert "this run may use 0.3 GB" in done.stdout
+    last = done.stdout.rstrip().splitlines()[-1].strip()
+    assert last == f"./neuroferry {phantom_bids} '/my out' participant --plugin SLURMGraph"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_participant_that_can_be_used(tmp_path):
+    (tmp_path / "bids" / "sub-01" / "anat").mkdir(parents=True)
+    (tmp_path / "bids" / "dataset_description.json").write_text(
+        '{"Name": "x", "BIDSVersion": "1.10.0"}'
+    )
+    (tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"")
+    done = dry_run(tmp_path / "bids", tmp_path / "out")
+    assert done.returncode == 65, done.stderr
+    assert "sub-01_T1w.nii.gz" in done.stderr
+    assert not (tmp_path / "out").exists()
