@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--options",
         default="",
         metavar="TEXT",
-        help="more options of neuroferry, as one text, such as '--sloppy --random-seed 2'",
+        help="more options of neuroferry, as one text: --options='--sloppy --random-seed 2'",
     )
 
 
