@@ -8,10 +8,12 @@ file, and nothing else.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,6 +172,9 @@ class RunRecord:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
+            # on a network file system, appending from several machines is safe only in turns
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             data = b"\n" * self._torn + line.encode()
             written = os.write(descriptor, data)
             self._torn = 0 < written < len(data)
