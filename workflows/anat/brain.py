@@ -8,7 +8,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.interfaces.adopt import AdoptMask
 from neuroferry.interfaces.brain import ExtractBrain
-from neuroferry.workflows.anat.memory import BRAIN_BYTES, RESAMPLE_BYTES, memory_gb
+from neuroferry.workflows.anat.memory import BRAIN_BYTES, BRAIN_GB, RESAMPLE_BYTES, memory_gb
 
 
 def init_brain_extraction_wf(
@@ -78,7 +78,7 @@ def init_brain_extraction_wf(
     extract_brain = pe.Node(
         ExtractBrain(sloppy=sloppy, seed=seed),
         name="extract_brain",
-        mem_gb=memory_gb(BRAIN_BYTES, voxels),
+        mem_gb=memory_gb(BRAIN_BYTES, voxels, BRAIN_GB),
     )
     workflow.connect([
         (inputnode, extract_brain, [("t1w_ref", "in_file")]),

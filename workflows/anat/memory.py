@@ -20,7 +20,8 @@ NORMALISE_BYTES = 24
 SEGMENT_BYTES = 72
 RESAMPLE_BYTES = 16
 CARRY_BYTES = 40
-# SyN at 1 mm, and a pair of displacement fields at 1 mm.
+# The search and SyN at 2 mm; SyN at 1 mm, and a pair of displacement fields at 1 mm.
+BRAIN_GB = 0.45
 SYN_GB = 1.6
 FIELD_GB = 0.5
 

@@ -122,7 +122,7 @@ def init_anat_derivatives_wf(
         )
         if output.metadata is not None:
             sink.inputs.metadata = dict(output.metadata)
-        node = DerivativesNode(sink, name=f"write_{output.source}", mem_gb=0.1)
+        node = DerivativesNode(sink, name=f"write_{output.source}", mem_gb=0.2)
         workflow.connect(inputnode, output.source, node, "in_file")
         workflow.connect(node, "out_file", gather, f"in{index}")
         if output.source == "brain_mask":

@@ -125,7 +125,7 @@ def init_anat_reports_wf(
         save = DerivativesNode(
             SaveFigure(out_path=str(figures / f"{prefix}_desc-{desc}_T1w.svg")),
             name=f"save_{desc}",
-            mem_gb=0.1,
+            mem_gb=0.2,
         )
         workflow.connect([
             (inputnode, draw, list(fields.items())),

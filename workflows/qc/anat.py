@@ -20,7 +20,7 @@ def init_anat_qc_wf(
     Parameters
     ----------
     n_voxels : int
-        Voxels of the run. The step takes ``0.5 GB + 40 B x n_voxels``.
+        Voxels of the run. The step takes ``0.75 GB + 38 B x n_voxels``.
     template_resolution : int
         Voxel size of the template's tissue maps in mm.
     name : str
@@ -47,7 +47,7 @@ T1-weighted run on its own voxels.
     compute_iqms = Node(
         AnatIQMs(template_resolution=template_resolution),
         name="compute_iqms",
-        mem_gb=0.5 + 40 * n_voxels / 1e9,
+        mem_gb=0.75 + 38 * n_voxels / 1e9,
         n_procs=1,
     )
     workflow.connect(
