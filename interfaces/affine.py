@@ -184,7 +184,7 @@ def mutual_information(points: SamplePoints, image: MovingImage, matrix: Affine)
 def _information(joint: NDArray[np.float64]) -> float:
     """Mutual information of a joint distribution, in nats.
 
-    >>> round(_information(np.eye(4) / 4) / np.log(4), 6)
+    >>> round(float(_information(np.eye(4) / 4) / np.log(4)), 6)
     1.0
     >>> abs(round(_information(np.full((3, 3), 1 / 9)), 6))
     0.0

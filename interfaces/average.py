@@ -107,7 +107,10 @@ def robust_mean(stack: FloatArray) -> FloatArray:
 
     Examples
     --------
-    >>> robust_mean(np.array([1.0, 1.0, 9.0], dtype=np.float32).reshape(3, 1, 1, 1)).item() < 2
+    >>> stack = np.ones((3, 5, 1, 1), dtype=np.float32)
+    >>> stack[2] = 1.1
+    >>> stack[2, 0] = 9.0
+    >>> bool(robust_mean(stack).max() < 1.2)
     True
     """
     if len(stack) < 3:

@@ -125,7 +125,7 @@ def bspline_basis(count: int, spans: int) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> bspline_basis(5, 2).sum(axis=1).tolist()
+    >>> bspline_basis(5, 2).sum(axis=1).round(9).tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     position = np.linspace(0, spans, count) if count > 1 else np.array([spans / 2])
