@@ -299,8 +299,8 @@ class RecordingPlugin:
         return (
             f"Even alone with {self.memory_gb:.1f} GB it was not enough: plan with at least "
             f"{max(need, self.memory_gb):.1f} GB. The cluster is one command away: give the same "
-            "command there with --plugin SLURMGraph; 'neuroferry move USER@HOST:/path' takes the "
-            "half-finished run along, so that nothing that is done runs again."
+            "command there with --plugin SLURMGraph; 'neuroferry move OUTPUT_DIR USER@HOST:/path' "
+            "takes the half-finished run along, so that nothing that is done runs again."
         )
 
     def _write(self, event: str, *, step: str, **values: Any) -> None:
