@@ -29,11 +29,11 @@ from neuroferry.interfaces.ants_env import ants_session, to_ants
 from neuroferry.interfaces.average import AverageRuns
 from neuroferry.interfaces.bias import CorrectBias, foreground
 from neuroferry.interfaces.brain import ExtractBrain
+from neuroferry.interfaces.carry import CarryToTemplate
 from neuroferry.interfaces.images import Volume, load_volume, to_canonical
 from neuroferry.interfaces.register import Normalise
 from neuroferry.interfaces.segment import SegmentTissues
 from neuroferry.interfaces.transforms import (
-    CarryToTemplate,
     DisplacementField,
     jacobian_determinant,
     read_itk_composite,
@@ -136,7 +136,7 @@ def folded(outputs: dict[str, Any]) -> int:
 
 
 def ants_n4(t1w: str) -> np.ndarray[Any, Any]:
-    """Field by N4 of antspyx over the head."""
+    """Field by N4 of antspyx over the head; also left in the folder for the masks below."""
     volume = to_canonical(load_volume(t1w))
     mask = foreground(volume.data)
     with ants_session() as ants:
@@ -146,16 +146,21 @@ def ants_n4(t1w: str) -> np.ndarray[Any, Any]:
             shrink_factor=4,
             return_bias_field=True,
             spline_param=200,
-        )
-    return np.asarray(field.numpy())
+        ).numpy()
+    np.save("field.npy", field)
+    return np.asarray(field)
+
+
+def _corrected(t1w: str) -> Volume:
+    volume = to_canonical(load_volume(t1w))
+    return volume.with_data(volume.data / np.load("field.npy"))
 
 
 def ants_mask(t1w: str) -> np.ndarray[Any, Any]:
     """Brain by ``ants.get_mask`` of the N4-corrected head."""
-    volume = to_canonical(load_volume(t1w))
-    corrected = volume.data / ants_n4(t1w)
+    volume = _corrected(t1w)
     with ants_session() as ants:
-        mask = ants.get_mask(to_ants(ants, corrected, volume.affine), cleanup=2)
+        mask = ants.get_mask(to_ants(ants, volume.data, volume.affine), cleanup=2)
     return np.asarray(mask.numpy()) > 0.5
 
 
@@ -164,15 +169,13 @@ def otsu_mask(t1w: str) -> np.ndarray[Any, Any]:
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
-    volume = to_canonical(load_volume(t1w))
-    corrected = volume.data / ants_n4(t1w)
-    bright = corrected > threshold_otsu(corrected)
+    volume = _corrected(t1w)
+    bright = volume.data > threshold_otsu(volume.data)
     steps = max(1, round(4 / float(volume.zooms.mean())))
     labels, _ = ndimage.label(ndimage.binary_erosion(bright, iterations=steps))
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return np.asarray(
-        ndimage.binary_fill_holes(ndimage.binary_dilation(largest, iterations=steps))
-    )
+    grown = ndimage.binary_dilation(largest, iterations=steps)
+    return np.asarray(ndimage.binary_fill_holes(grown))
 
 
 def dipy_mask(t1w: str) -> np.ndarray[Any, Any]:
@@ -180,8 +183,7 @@ def dipy_mask(t1w: str) -> np.ndarray[Any, Any]:
     from dipy.segment.mask import median_otsu
 
     volume = to_canonical(load_volume(t1w))
-    radius = max(1, round(4 / float(volume.zooms.mean())))
-    return np.asarray(median_otsu(volume.data, median_radius=radius, numpass=2)[1])
+    return np.asarray(median_otsu(volume.data, median_radius=2, numpass=1)[1])
 
 
 def nilearn_mask(t1w: str) -> np.ndarray[Any, Any]:
@@ -292,7 +294,9 @@ def _measure_peers(
     """The same steps by other tools, on the same phantom."""
     brain, field, labels = truth
     folder = work / f"sub-{label}" / "peers"
-    rows = []
+    estimated, cost = measured(ants_n4, str(t1w), cwd=folder)
+    error = f"{100 * bias_error(estimated, field, brain):.1f} %"
+    rows = [["bias error", f"sub-{label}", "antspyx N4 over the head", error, _seconds(cost)]]
     for name, function in PEER_MASKS.items():
         mask, cost = measured(function, str(t1w), cwd=folder)
         rows.append(
@@ -306,9 +310,6 @@ def _measure_peers(
         ["GM / WM", f"sub-{label}", "antspyx Atropos, same priors",
          f"{tissue['GM']:.3f} / {tissue['WM']:.3f}", _seconds(cost)]
     )  # fmt: skip
-    estimated, cost = measured(ants_n4, str(t1w), cwd=folder)
-    error = f"{100 * bias_error(estimated, field, brain):.1f} %"
-    rows.append(["bias error", f"sub-{label}", "antspyx N4 over the head", error, _seconds(cost)])
     return rows
 
 

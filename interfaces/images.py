@@ -14,12 +14,6 @@ from typing import Any
 
 import nibabel as nb
 import numpy as np
-from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
-    File,
-    SimpleInterface,
-    TraitedSpec,
-)
 from numpy.typing import DTypeLike, NDArray
 
 from neuroferry.errors import GeometryError, InputError
@@ -432,26 +426,3 @@ def crop_to(
     cropped = affine.copy()
     cropped[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
     return (box[0], box[1], box[2]), cropped
-
-
-class _ApplyMaskInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="image")
-    in_mask = File(exists=True, mandatory=True, desc="mask on the same grid")
-
-
-class _ApplyMaskOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="image, zero outside the mask")
-
-
-class ApplyMask(SimpleInterface):
-    """Set an image to zero outside a mask."""
-
-    input_spec = _ApplyMaskInputSpec
-    output_spec = _ApplyMaskOutputSpec
-
-    def _run_interface(self, runtime: Any) -> Any:
-        volume = load_volume(self.inputs.in_file)
-        mask = load_mask(self.inputs.in_mask, volume)
-        masked = volume.with_data(np.where(mask, volume.data, 0).astype(np.float32))
-        self._results["out_file"] = save_volume(masked, Path(runtime.cwd) / "masked.nii.gz")
-        return runtime

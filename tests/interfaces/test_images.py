@@ -7,7 +7,6 @@ import pytest
 
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.images import (
-    ApplyMask,
     Volume,
     crop_to,
     load_mask,
@@ -152,13 +151,5 @@ def test_mask_on_another_grid_is_refused(tmp_path, image):
         load_mask(path, Volume(image, np.eye(4)))
 
 
-def test_apply_mask_interface(tmp_path, image, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    mask = np.zeros(image.shape, dtype=np.uint8)
-    mask[2:5] = 1
-    save_nifti(image, np.eye(4), tmp_path / "t1w.nii.gz")
-    save_nifti(mask, np.eye(4), tmp_path / "mask.nii.gz", dtype=np.uint8)
-    node = ApplyMask(in_file=str(tmp_path / "t1w.nii.gz"), in_mask=str(tmp_path / "mask.nii.gz"))
-    found = nb.load(node.run().outputs.out_file).get_fdata()
-    np.testing.assert_array_equal(found != 0, mask > 0)
-    assert voxel_sizes(np.eye(4)).tolist() == [1, 1, 1]
+def test_voxel_sizes_of_an_oblique_grid():
+    np.testing.assert_allclose(voxel_sizes(OBLIQUE), [0.9, np.hypot(1.2, 0.4), np.hypot(0.3, 1.6)])
