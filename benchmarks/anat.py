@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -64,8 +63,15 @@ def _measured(function: Callable[..., Any], args: tuple[Any, ...], cwd: str) -> 
     os.chdir(cwd)
     wall, cpu = time.perf_counter(), time.process_time()
     result = function(*args)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return result, Cost(time.perf_counter() - wall, time.process_time() - cpu, peak)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return result, Cost(wall, cpu, _peak_gb())
+
+
+def _peak_gb() -> float:
+    """Largest resident memory of this process; getrusage would count its parent's too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 def measured(function: Callable[..., Any], *args: Any, cwd: Path) -> tuple[Any, Cost]:
