@@ -112,11 +112,14 @@ def test_reports_only(finished):
     assert page.exists()
 
 
-def test_another_plugin_gives_the_same_bytes(finished, phantom_bids, tmp_path):
+@pytest.mark.parametrize("plugin", ["Linear", "Dask"])
+def test_another_plugin_gives_the_same_bytes(finished, phantom_bids, tmp_path, plugin):
+    if plugin == "Dask":
+        pytest.importorskip("distributed")
     root, _ = finished
     done = neuroferry(
         *(phantom_bids, tmp_path / "out", "participant", "--participant-label", "01"),
-        *("-w", tmp_path / "work", "--plugin", "Linear", *QUICK),
+        *("-w", tmp_path / "work", "--plugin", plugin, *QUICK),
     )
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "out") == digests(root / "out")

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -142,3 +143,53 @@ def test_without_the_launcher_the_image_names_the_command(machine, finished, tmp
     assert "To submit them, run this on the host:" in done.stderr
     (script,) = (tmp_path / "out" / "logs").glob("*/slurm/submit.sh")
     assert done.stdout.strip() == f"bash {script}"
+
+
+def submit_and_wait(machine, script):
+    """Hand a job script to SLURM, and wait until the job has ended."""
+    return subprocess.run(
+        ["sbatch", "--wait", str(script)], env=machine, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_plain_job_script_runs_one_participant_a_task(machine, finished, tmp_path):
+    bids, out, _ = finished
+    text = launch(
+        machine,
+        *("sbatch-script", bids, tmp_path / "out", "-w", tmp_path / "work"),
+        *("--participant-label", "01", "--nprocs", 2, "--mem", "4GB"),
+        "--options=--sloppy --skip-bids-validation",
+    ).stdout
+    script = tmp_path / "job.sh"
+    script.write_text(text)
+    done = submit_and_wait(machine, script)
+    assert done.returncode == 0, done.stderr
+    run = read_run(list_runs(tmp_path / "out")[-1])
+    assert (run.plugin, run.n_procs) == ("MultiProc", 2)
+    assert digests(tmp_path / "out") == digests(out)
+
+
+def test_dask_in_one_allocation_each_worker_in_the_image(machine, finished, tmp_path):
+    bids, out, _ = finished
+    data = Path(shutil.copytree(bids, tmp_path / "bids"))
+    enter = ["apptainer", "--quiet", "run", *(["--userns"] if os.getuid() == 0 else [])]
+    enter += ["--bind", str(tmp_path), machine["NEUROFERRY_SIF"]]
+    scheduler = str(tmp_path / "dask.json")
+    app = [str(data), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work"), *QUICK]
+    app += ["--plugin", "Dask", "--dask-scheduler", scheduler]
+    script = tmp_path / "job.sh"
+    script.write_text(
+        "#!/bin/bash\n"
+        "#SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --mem=3000 --time=30\n"
+        f"#SBATCH --output={tmp_path}/log.txt\n"
+        "unset PYTHONPATH\n"
+        f"srun {shlex.join([*enter, 'dask-worker', scheduler])} &\n"
+        f"{shlex.join([*enter, *app])}\n"
+        "code=$?\nkill %1\nexit $code\n"
+    )
+    done = submit_and_wait(machine, script)
+    assert done.returncode == 0, (tmp_path / "log.txt").read_text()
+    run = read_run(list_runs(tmp_path / "out")[-1])
+    assert run.plugin == "Dask"
+    assert run.count("done") == run.n_steps
+    assert digests(tmp_path / "out") == digests(out)
