@@ -308,13 +308,13 @@ def test_an_interrupted_copy_goes_on(stopped, network):
     big.write_bytes(os.urandom(30_000_000))
     stopped.laptop.own(big)
     node = stopped.there / "work" / "a node"
-    moving = slow_move(stopped, network, kilobytes=8000)
+    moving = slow_move(stopped, network, kilobytes=2500)
     wait_for(
         lambda: [path for path in node.glob(".big.npy.*") if path.stat().st_size > 5_000_000], 60
     )
     pid = int(children(moving.pid)[0]) if os.getuid() == 0 else moving.pid
     os.kill(pid, signal.SIGINT)
-    _, says = moving.communicate(timeout=30)
+    _, says = moving.communicate(timeout=60)
     assert moving.returncode == 130, says
     assert "same command goes on" in says.splitlines()[-1]
     kept = wait_for(lambda: list(node.glob(".rsync-partial/big.npy")), 20)
