@@ -1,11 +1,17 @@
 """Digital heads that several tests share."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from neuroferry.phantom import write_phantom_dataset
+
+# A shell in the background starts its programs with Ctrl-C ignored, and they hand that on; tests
+# that interrupt a program need it as a terminal has it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
