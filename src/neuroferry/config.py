@@ -21,6 +21,8 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 
 LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "qc")
+DEFAULT_WORKFLOWS = ("anat", "qc")
+IGNORABLE = ("fieldmaps", "slicetiming", "fmap-jacobian")
 PACKINGS = ("node", "chain", "subject")
 PLUGINS = ("MultiProc", "Linear", "Dask", "SLURMGraph", "auto")
 
@@ -33,6 +35,10 @@ class InputConfig:
     ----------
     participant_label, session_label : tuple of str
         Labels without ``sub-`` and ``ses-``; empty means all.
+    task_id : tuple of str
+        Tasks of the BOLD runs, without ``task-``; empty means all.
+    echo_idx : int or None
+        Of runs with several echoes, use this one alone.
     bids_filter_file : pathlib.Path or None
         JSON file that narrows the search, as for fMRIPrep.
     bids_database_dir : pathlib.Path or None
@@ -45,6 +51,8 @@ class InputConfig:
 
     participant_label: tuple[str, ...] = ()
     session_label: tuple[str, ...] = ()
+    task_id: tuple[str, ...] = ()
+    echo_idx: int | None = None
     bids_filter_file: Path | None = None
     bids_database_dir: Path | None = None
     derivatives: dict[str, Path] = field(default_factory=dict)
@@ -58,11 +66,22 @@ class WorkflowConfig:
     Attributes
     ----------
     workflows : tuple of str
-        Of ``anat`` and ``qc``; empty means all that the data allow.
+        Of ``anat``, ``func`` and ``qc``; empty means all that the data allow.
     output_spaces : tuple of str
-        Template spaces, such as ``MNI152NLin2009aSym:res-2``.
+        Template spaces, such as ``MNI152NLin2009aSym:res-2``; ``T1w``, ``bold``.
     average_t1w : bool
         Average the T1w images of a session; otherwise the first is used.
+    ignore : tuple of str
+        Steps of the BOLD runs to leave out: ``fieldmaps``, ``slicetiming``,
+        ``fmap-jacobian``.
+    use_syn_sdc : bool
+        Without a field map, estimate the distortion by registration to the T1w image.
+    dummy_scans : int or None
+        Volumes at the start that are not in a steady state; found where it is None.
+    slice_time_ref : float
+        Moment that slices are shifted to, 0 to 1 of their times.
+    fd_spike_threshold, dvars_spike_threshold : float
+        Framewise displacement in mm, standardised DVARS, above which a volume is marked.
     sloppy : bool
         Fast and of low quality, for tests.
     random_seed : int
@@ -72,6 +91,12 @@ class WorkflowConfig:
     workflows: tuple[str, ...] = ()
     output_spaces: tuple[str, ...] = ("MNI152NLin2009aSym",)
     average_t1w: bool = True
+    ignore: tuple[str, ...] = ()
+    use_syn_sdc: bool = False
+    dummy_scans: int | None = None
+    slice_time_ref: float = 0.5
+    fd_spike_threshold: float = 0.5
+    dvars_spike_threshold: float = 1.5
     sloppy: bool = False
     random_seed: int = 1
 
@@ -352,6 +377,7 @@ def _check(config: Config) -> None:
             raise UsageError(
                 f"'{name}' is no workflow of neuroferry. Choose among: {', '.join(WORKFLOWS)}."
             )
+    _check_func(config)
     if config.execution.plugin not in PLUGINS:
         raise UsageError(
             f"'{config.execution.plugin}' is no plugin of neuroferry. "
@@ -366,6 +392,25 @@ def _check(config: Config) -> None:
     if config.workflow.random_seed < 1:
         raise UsageError("--random-seed must be at least 1 (ANTs takes 0 for 'no seed').")
     _check_slurm(config.slurm)
+
+
+def _check_func(config: Config) -> None:
+    """Check the settings of the functional workflow."""
+    workflow = config.workflow
+    for name in workflow.ignore:
+        if name not in IGNORABLE:
+            raise UsageError(
+                f"--ignore cannot leave out '{name}'. Choose among: {', '.join(IGNORABLE)}."
+            )
+    if workflow.dummy_scans is not None and workflow.dummy_scans < 0:
+        raise UsageError("--dummy-scans must not be negative.")
+    if not 0 <= workflow.slice_time_ref <= 1:
+        raise UsageError("--slice-time-ref must be between 0 (first slice) and 1 (last slice).")
+    for name in ("fd_spike_threshold", "dvars_spike_threshold"):
+        if getattr(workflow, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')} must be above 0.")
+    if config.input.echo_idx is not None and config.input.echo_idx < 1:
+        raise UsageError("--echo-idx must be at least 1, as echoes are counted in BIDS.")
 
 
 def _check_slurm(config: SlurmConfig) -> None:

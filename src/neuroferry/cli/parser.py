@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.config import (
+    IGNORABLE,
     LEVELS,
     PACKINGS,
     PLUGINS,
@@ -25,12 +26,26 @@ from neuroferry.errors import UsageError
 _INPUT = {
     "participant_label",
     "session_label",
+    "task_id",
+    "echo_idx",
     "bids_filter_file",
     "bids_database_dir",
     "derivatives",
     "skip_bids_validation",
 }
-_WORKFLOW = {"workflows", "output_spaces", "average_t1w", "sloppy", "random_seed"}
+_WORKFLOW = {
+    "workflows",
+    "output_spaces",
+    "average_t1w",
+    "ignore",
+    "use_syn_sdc",
+    "dummy_scans",
+    "slice_time_ref",
+    "fd_spike_threshold",
+    "dvars_spike_threshold",
+    "sloppy",
+    "random_seed",
+}
 _TOP = {"bids_dir", "output_dir", "level"}
 _PATHS = ("bids_dir", "output_dir", "bids_filter_file", "bids_database_dir", "work_dir")
 
@@ -109,6 +124,16 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
         metavar="LABEL",
         help="sessions, with or without 'ses-' (default: all)",
     )
+    group.add_argument(
+        "-t",
+        "--task-id",
+        nargs="+",
+        metavar="LABEL",
+        help="tasks of the BOLD runs, with or without 'task-' (default: all)",
+    )
+    group.add_argument(
+        "--echo-idx", type=int, metavar="N", help="of runs with several echoes, this one alone"
+    )
     group.add_argument("--bids-filter-file", metavar="JSON", help="narrow the search for files")
     group.add_argument("--bids-database-dir", metavar="DIR", help="keep the pybids index here")
     group.add_argument(
@@ -134,7 +159,7 @@ def _add_workflow(group: argparse._ArgumentGroup) -> None:
         "--output-spaces",
         nargs="+",
         metavar="SPACE",
-        help="template spaces (default: MNI152NLin2009aSym)",
+        help="MNI152NLin2009aSym[:res-N], T1w, bold (default: MNI152NLin2009aSym)",
     )
     group.add_argument(
         "--no-average-t1w",
@@ -142,9 +167,48 @@ def _add_workflow(group: argparse._ArgumentGroup) -> None:
         action="store_false",
         help="use the first T1w of a session instead of the average of all",
     )
+    _add_func(group)
     group.add_argument("--sloppy", action="store_true", help="fast and of low quality, for tests")
     group.add_argument(
         "--random-seed", type=int, metavar="N", help="seed of all random numbers (default: 1)"
+    )
+
+
+def _add_func(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--ignore",
+        nargs="+",
+        metavar="STEP",
+        help=f"BOLD: leave out, of {', '.join(IGNORABLE)}",
+    )
+    group.add_argument(
+        "--use-syn-sdc",
+        action="store_true",
+        help="BOLD without a field map: estimate the distortion from the T1w image",
+    )
+    group.add_argument(
+        "--dummy-scans",
+        type=int,
+        metavar="N",
+        help="BOLD: volumes before the steady state (default: found)",
+    )
+    group.add_argument(
+        "--slice-time-ref",
+        type=float,
+        metavar="N",
+        help="BOLD: moment that slices are shifted to, 0 to 1 (default: 0.5, the middle)",
+    )
+    group.add_argument(
+        "--fd-spike-threshold",
+        type=float,
+        metavar="MM",
+        help="BOLD: framewise displacement above which a volume is marked (default: 0.5)",
+    )
+    group.add_argument(
+        "--dvars-spike-threshold",
+        type=float,
+        metavar="N",
+        help="BOLD: standardised DVARS above which a volume is marked (default: 1.5)",
     )
 
 
@@ -251,6 +315,8 @@ def _nest(values: dict[str, Any]) -> dict[str, Any]:
             value = [_without(label, "sub-") for label in value]
         elif key == "session_label":
             value = [_without(label, "ses-") for label in value]
+        elif key == "task_id":
+            value = [_without(label, "task-") for label in value]
         elif key == "derivatives":
             value = dict(_named_path(text) for text in value)
         if key in _TOP:

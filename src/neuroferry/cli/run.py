@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from neuroferry import __version__
 from neuroferry.cli.environment import prepare_environment
 from neuroferry.cli.progress import Progress, duration
-from neuroferry.config import WORKFLOWS, Config, write_config
+from neuroferry.config import DEFAULT_WORKFLOWS, Config, write_config
 from neuroferry.engine.record import RunRecord, list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
 from neuroferry.errors import (
@@ -388,7 +388,7 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
     settings = Settings(
         bids_dir=config.bids_dir,
         out_dir=config.output_dir,
-        workflows=config.workflow.workflows or WORKFLOWS,
+        workflows=config.workflow.workflows or DEFAULT_WORKFLOWS,
         output_spaces=config.workflow.output_spaces,
         derivatives=config.input.derivatives,
         average_t1w=config.workflow.average_t1w,
