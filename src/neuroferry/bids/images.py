@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _MIN_VOXELS = 16
+#: Slices of a series or a field map that covers a part of the head.
+_MIN_SLICES = 8
 _EXTENT_MM = (60.0, 700.0)
 #: Corner voxels farther apart than this: sform and qform mean different places.
 _TOLERANCE_MM = 1.0
@@ -200,11 +202,9 @@ def _shape_problems(header: Any, ndim: int) -> Iterator[tuple[str, bool]]:
         )
     if essential < min(ndim, 3):
         yield f"the image is no volume ({text} voxels); convert the image again", True
-    elif min(shape[:3]) < _MIN_VOXELS:
-        yield (
-            f"the image has {text} voxels; at least {_MIN_VOXELS} a side are needed",
-            True,
-        )
+    elif min(shape[:3]) < (_MIN_VOXELS if ndim == 3 else _MIN_SLICES):
+        least = _MIN_VOXELS if ndim == 3 else _MIN_SLICES
+        yield f"the image has {text} voxels; at least {least} a side are needed", True
 
 
 def _value_problems(values: _Values) -> Iterator[tuple[str, bool]]:

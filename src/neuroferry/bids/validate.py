@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neuroferry.bids.bold import check_bold
 from neuroferry.bids.images import check_image
 from neuroferry.bids.metadata import read_json
 from neuroferry.bids.model import Problem, Run, Subject
@@ -109,6 +110,7 @@ def check_subjects(
     subjects: Sequence[Subject],
     *,
     suffixes: Collection[str] = ("T1w",),
+    ignore: Collection[str] = (),
     n_procs: int = 1,
 ) -> list[Subject]:
     """Look into the images that a run will use, and leave out those that it cannot use.
@@ -119,6 +121,8 @@ def check_subjects(
         From `neuroferry.bids.index.index_subjects`.
     suffixes : collection of str
         The kinds of image that the workflows asked for read.
+    ignore : collection of str
+        What is left out of the processing of BOLD runs, and so need not be there.
     n_procs : int
         Threads; the time goes into decompression, which releases the interpreter's lock.
 
@@ -129,13 +133,27 @@ def check_subjects(
     """
 
     def check(run: Run) -> list[Problem]:
-        ndim = 4 if run.datatype in ("func", "dwi", "perf") and run.suffix != "sbref" else 3
+        series = run.datatype in ("func", "dwi", "perf") and run.suffix != "sbref"
+        ndim = 4 if series or run.datatype == "fmap" else 3
         return [*check_image(run.path, ndim=ndim), *check_sidecar(run)]
 
     runs = [run for subject in subjects for run in subject.runs if run.suffix in suffixes]
     with ThreadPoolExecutor(max_workers=max(1, n_procs)) as pool:
         found = dict(zip((run.path for run in runs), pool.map(check, runs), strict=True))
-    return [_without_unusable(subject, found) for subject in subjects]
+    checked = [_without_unusable(subject, found) for subject in subjects]
+    if "bold" in suffixes:
+        checked = [_check_runs(subject, ignore) for subject in checked]
+    return checked
+
+
+def _check_runs(subject: Subject, ignore: Collection[str]) -> Subject:
+    """Check what one image alone cannot tell: echoes and siblings of a BOLD run."""
+    problems, unusable = check_bold(subject, ignore=ignore)
+    return replace(
+        subject,
+        runs=tuple(run for run in subject.runs if run.path not in unusable),
+        problems=(*subject.problems, *problems),
+    )
 
 
 def _without_unusable(subject: Subject, found: Mapping[Path, list[Problem]]) -> Subject:

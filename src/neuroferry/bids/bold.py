@@ -1,0 +1,528 @@
+"""Groups a participant's BOLD images into runs, and checks what their headers and sidecars say.
+
+Several echoes of one run are one run here. What the two sources of a fact disagree on is
+settled in one place, `examine_run`, so that what is said before a run is what the run does.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from neuroferry.bids.entities import build_name, common_entities
+from neuroferry.bids.model import Problem, Run, Subject
+
+MIN_VOLUMES = 5
+#: Two repetition times closer than this (s) are one, written with fewer digits.
+_SAME_TR = 2e-3
+_LONGEST_TR = 100.0
+_TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
+#: Images of these are not magnitudes.
+_OTHER_PARTS = ("phase", "real", "imag")
+_AXES = {"i": 0, "j": 1, "k": 2}
+_EVENT_COLUMNS = ("onset", "duration")
+
+
+@dataclass(frozen=True)
+class BoldRun:
+    """One BOLD run, with one or more echoes.
+
+    Attributes
+    ----------
+    echoes : tuple of Run
+        The images, the shortest echo first.
+    shape : tuple of int
+        Voxels of one volume along the stored axes.
+    zooms : tuple of float
+        Voxel size, mm.
+    n_volumes : int
+        Number of volumes.
+    tr : float
+        Time from one volume to the next, s.
+    slice_times : tuple of float
+        When each slice was taken, s, in the stored order; empty where that is not known.
+    slice_axis : int
+        Stored axis that the slices lie along.
+    echo_times : tuple of float
+        Of the echoes, s; empty for one echo.
+    """
+
+    echoes: tuple[Run, ...]
+    shape: tuple[int, int, int]
+    zooms: tuple[float, float, float]
+    n_volumes: int
+    tr: float
+    slice_times: tuple[float, ...] = ()
+    slice_axis: int = 2
+    echo_times: tuple[float, ...] = ()
+
+    @property
+    def reference(self) -> Run:
+        """The shortest echo, which motion and distortion are estimated from."""
+        return self.echoes[0]
+
+    @property
+    def session(self) -> str | None:
+        """The session's label, without ``ses-``."""
+        return self.reference.session
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """The entities of the run, without that of the echo."""
+        return run_entities(self.echoes)
+
+    @property
+    def label(self) -> str:
+        """Name of the run in a graph: its entities beside participant and session."""
+        return "_".join(
+            f"{key}_{value.replace('+', 'plus')}"
+            for key, value in self.entities.items()
+            if key not in ("subject", "session")
+        )
+
+
+class Finding(NamedTuple):
+    """What is wrong with a run, and whether it can be processed all the same."""
+
+    message: str
+    fatal: bool
+
+
+@dataclass
+class _Facts:
+    """What the header of one image says."""
+
+    shape: tuple[int, ...]
+    zooms: tuple[float, ...]
+    tr: float
+    axes: str = field(default="")
+
+
+def group_echoes(runs: Iterable[Run]) -> list[tuple[Run, ...]]:
+    """Gather the echoes of each BOLD run; phase and complex parts are left out.
+
+    Examples
+    --------
+    >>> runs = [
+    ...     Run(Path(f"e{n}"), {"task": "rest", "echo": str(n)}, "bold", "func") for n in (2, 1)
+    ... ]
+    >>> [[run.path.name for run in echoes] for echoes in group_echoes(runs)]
+    [['e1', 'e2']]
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        if run.suffix != "bold" or run.entities.get("part") in _OTHER_PARTS:
+            continue
+        key = tuple(sorted((k, v) for k, v in run.entities.items() if k != "echo"))
+        groups.setdefault(key, []).append(run)
+    return [tuple(sorted(group, key=_echo_order)) for group in groups.values()]
+
+
+def run_entities(echoes: Sequence[Run]) -> dict[str, str]:
+    """Entities that the echoes of a run share."""
+    return {k: v for k, v in common_entities([e.entities for e in echoes]).items() if k != "echo"}
+
+
+def _echo_order(run: Run) -> tuple[float, int]:
+    time = run.metadata.get("EchoTime")
+    index = run.entities.get("echo", "0")
+    seconds = float(time) if isinstance(time, int | float) else math.inf
+    return seconds, int(index) if index.isdigit() else 0
+
+
+def bold_runs(subject: Subject, *, ignore: Collection[str] = ()) -> list[BoldRun]:
+    """Read the runs of a participant, in the order of their names; broken ones are left out.
+
+    ``slicetiming`` among the names in `ignore` leaves the times of the slices out.
+    """
+    groups = group_echoes(subject.select("func", "bold"))
+    found = (examine_run(echoes, ignore=ignore)[0] for echoes in groups)
+    return [run for run in found if run is not None]
+
+
+def check_bold(
+    subject: Subject, *, ignore: Collection[str] = ()
+) -> tuple[list[Problem], set[Path]]:
+    """Check a participant's BOLD runs.
+
+    Parameters
+    ----------
+    subject : Subject
+        Whose images can be read.
+    ignore : collection of str
+        As for `bold_runs`.
+
+    Returns
+    -------
+    list of Problem
+        What is wrong, each for one run.
+    set of Path
+        The images that cannot be used.
+    """
+    groups = group_echoes(subject.select("func", "bold"))
+    most = max((len(echoes) for echoes in groups), default=0)
+    axes: dict[tuple[Run, ...], str] = {}
+    problems: list[Problem] = []
+    unusable: set[Path] = set()
+    for echoes in groups:
+        run, findings = examine_run(echoes, ignore=ignore)
+        findings += [Finding(text, fatal=False) for text in _missing_echoes(echoes, most)]
+        if run is None:
+            unusable |= {echo.path for echo in echoes}
+        else:
+            axes[echoes] = _read_header(run.reference.path).axes
+            findings += [Finding(text, fatal=False) for text in _event_findings(run)]
+        problems += [_problem(echoes[0], finding) for finding in findings]
+    problems += _odd_orientations(axes)
+    return problems, unusable
+
+
+def _problem(run: Run, finding: Finding) -> Problem:
+    severity = "error" if finding.fatal else "warning"
+    text = f"{run.path}: {finding.message}"
+    return Problem(text, severity, run.path, run.entities.get("subject"))  # type: ignore[arg-type]
+
+
+def examine_run(
+    echoes: Sequence[Run], *, ignore: Collection[str] = ()
+) -> tuple[BoldRun | None, list[Finding]]:
+    """Settle what a run is, from headers and sidecars.
+
+    Parameters
+    ----------
+    echoes : sequence of Run
+        The images of one run, the shortest echo first.
+    ignore : collection of str
+        As for `bold_runs`.
+
+    Returns
+    -------
+    BoldRun or None
+        None where something is wrong that keeps it from being processed.
+    list of Finding
+        What is wrong, in plain sentences.
+    """
+    facts = [_read_header(echo.path) for echo in echoes]
+    findings = [*_shape_findings(facts), *_echo_findings(echoes)]
+    if any(finding.fatal for finding in findings):
+        return None, findings
+    first, metadata = facts[0], echoes[0].metadata
+    n_volumes = first.shape[3]
+    tr, tr_findings = settle_tr(metadata, first.tr, n_volumes, _last_onset(echoes))
+    findings += tr_findings
+    if tr is None:
+        return None, findings
+    x, y, z = first.shape[:3]
+    times, axis, text = settle_slice_times(metadata, (x, y, z), tr)
+    if "slicetiming" in ignore:
+        times = ()
+    elif text:
+        findings.append(Finding(text, fatal=False))
+    run = BoldRun(
+        tuple(echoes),
+        (x, y, z),
+        (first.zooms[0], first.zooms[1], first.zooms[2]),
+        n_volumes,
+        tr,
+        times,
+        axis,
+        tuple(_echo_time(echo) or 0.0 for echo in echoes) if len(echoes) > 1 else (),
+    )
+    return run, findings
+
+
+def _read_header(path: Path) -> _Facts:
+    """Read shape, voxel size, repetition time and orientation; an unreadable file has none."""
+    import nibabel as nb
+
+    try:
+        image: Any = nb.load(path)
+        header = image.header
+        shape = tuple(int(n) for n in image.shape)
+        zooms = tuple(float(zoom) for zoom in header.get_zooms())
+        units = header.get_xyzt_units()[1]
+        axes = "".join(nb.orientations.aff2axcodes(image.affine))
+    except (OSError, EOFError, ValueError, KeyError, nb.filebasedimages.ImageFileError):
+        return _Facts((), (), 0.0)
+    tr = zooms[3] * _TIME_UNITS.get(units, 1.0) if len(zooms) > 3 else 0.0
+    return _Facts(shape, zooms, tr, axes)
+
+
+def _shape_findings(facts: Sequence[_Facts]) -> Iterator[Finding]:
+    shape = facts[0].shape
+    if len(shape) < 4 or shape[3] == 1:
+        yield Finding(
+            "the image has one volume only, which is no time series; look for the rest of the run,"
+            " or give it the suffix sbref",
+            fatal=True,
+        )
+    elif shape[3] < MIN_VOLUMES:
+        yield Finding(
+            f"the run has {shape[3]} volumes; at least {MIN_VOLUMES} are needed to estimate"
+            " anything from it",
+            fatal=True,
+        )
+    others = {fact.shape for fact in facts[1:]} - {shape}
+    if others:
+        sizes = " and ".join(" x ".join(str(n) for n in other) for other in sorted(others))
+        yield Finding(
+            f"the echoes of the run differ in size ({' x '.join(str(n) for n in shape)}, and"
+            f" {sizes}); convert the run again",
+            fatal=True,
+        )
+
+
+def _echo_time(run: Run) -> float | None:
+    """Echo time in s; values above one second are milliseconds."""
+    value = run.metadata.get("EchoTime")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return None
+    return float(value) / 1000 if value > 1 else float(value)
+
+
+def _echo_findings(echoes: Sequence[Run]) -> Iterator[Finding]:
+    if len(echoes) < 2:
+        return
+    times = [_echo_time(echo) for echo in echoes]
+    without = [echo.path.name for echo, time in zip(echoes, times, strict=True) if time is None]
+    if without:
+        yield Finding(
+            f"the sidecar of {' and '.join(without)} gives no EchoTime, without which the echoes"
+            " cannot be combined; add it, or choose one echo with --echo-idx",
+            fatal=True,
+        )
+    elif len(set(times)) < len(times):
+        yield Finding(
+            f"the echoes of the run have the same EchoTime ({times[0]:g} s); correct the sidecars,"
+            " or choose one echo with --echo-idx",
+            fatal=True,
+        )
+
+
+def _missing_echoes(echoes: Sequence[Run], most: int) -> Iterator[str]:
+    """Say which echoes are missing, by their numbers or beside the other runs."""
+    there = sorted(int(e.entities.get("echo", "0")) for e in echoes if _has_number(e))
+    if not there or (len(there) == 1 and most == 1):
+        return
+    missing = [n for n in range(1, max(*there, most) + 1) if n not in there]
+    if not missing:
+        return
+    names = ", ".join(f"echo-{n}" for n in missing)
+    have = ", ".join(f"echo-{n}" for n in there)
+    then = (
+        "those that are there are combined"
+        if len(there) > 1
+        else "it is processed as a run of one echo"
+    )
+    yield f"{names} of the run is missing ({have} is there); {then}"
+
+
+def _has_number(run: Run) -> bool:
+    return run.entities.get("echo", "").isdigit()
+
+
+def settle_tr(
+    metadata: Mapping[str, Any],
+    header_tr: float,
+    n_volumes: int,
+    last_onset: float | None = None,
+) -> tuple[float | None, list[Finding]]:
+    """Settle the repetition time that sidecar and header tell.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Sidecar.
+    header_tr : float
+        The header's, in s; 0 where it gives none.
+    n_volumes : int
+        Volumes of the run.
+    last_onset : float, optional
+        When the last event began, s; helps a reader to see which of two is right.
+
+    Returns
+    -------
+    float or None
+        In s. The sidecar's, where both are there: BIDS makes it the one that counts,
+        analyses read it, and it is what people correct; converters derive the header's from
+        fields that scanners fill in differently.
+    list of Finding
+        Empty where they agree.
+
+    Examples
+    --------
+    >>> settle_tr({"RepetitionTime": 2.0}, 2.0, 100)
+    (2.0, [])
+    >>> settle_tr({}, 2.0, 100)[0]
+    2.0
+    """
+    said = metadata.get("RepetitionTime")
+    if said is None and metadata.get("VolumeTiming") is not None:
+        text = (
+            "the sidecar gives VolumeTiming instead of RepetitionTime; volumes at uneven times are"
+            " not supported"
+        )
+        return None, [Finding(text, fatal=True)]
+    known = not isinstance(said, bool) and isinstance(said, int | float) and 0 < said < math.inf
+    here = float(said) if known and isinstance(said, int | float) else 0.0
+    here = here / 1000 if here > _LONGEST_TR else here
+    there = header_tr / 1000 if header_tr > _LONGEST_TR else header_tr
+    there = there if math.isfinite(there) and there > 0 else 0.0
+    if not here and not there:
+        text = "neither the sidecar nor the header gives the repetition time; add RepetitionTime"
+        return None, [Finding(f"{text} (in seconds) to the sidecar", fatal=True)]
+    if not here:
+        text = (
+            f"the sidecar gives no RepetitionTime; the header's, {there:.6g} s, is used: add it to"
+            " the sidecar"
+        )
+        return there, [Finding(text, fatal=False)]
+    if not there or abs(here - there) <= _SAME_TR:
+        return here, []
+    text = (
+        f"the sidecar gives RepetitionTime = {here:.6g} s, the header {there:.6g} s. The sidecar's"
+        " is used, as BIDS asks for, because converters derive the header's from fields that"
+        " scanners fill in differently. By it the run lasts"
+        f" {here * n_volumes:.0f} s, by the header's {there * n_volumes:.0f} s"
+    )
+    if last_onset is not None:
+        text += f"; its last event begins at {last_onset:.0f} s"
+    return here, [Finding(f"{text}. Correct the one that is wrong", fatal=False)]
+
+
+def settle_slice_times(
+    metadata: Mapping[str, Any], shape: tuple[int, int, int], tr: float
+) -> tuple[tuple[float, ...], int, str]:
+    """Settle when each slice was taken.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Sidecar.
+    shape : tuple of int
+        Voxels of one volume.
+    tr : float
+        Repetition time, s.
+
+    Returns
+    -------
+    tuple of float
+        Times in s in the stored order of the slices; empty where they are not known.
+    int
+        Axis of the slices.
+    str
+        Why they cannot be used; empty where they can.
+
+    Examples
+    --------
+    >>> settle_slice_times({"SliceTiming": [0, 1], "SliceEncodingDirection": "k-"}, (9, 9, 2), 2)
+    ((1.0, 0.0), 2, '')
+    """
+    then = "slice-timing correction is left out"
+    direction = str(metadata.get("SliceEncodingDirection", "k"))
+    axis = _AXES.get(direction[:1], 2)
+    said = metadata.get("SliceTiming")
+    if said is None:
+        return (), axis, f"the sidecar gives no SliceTiming; {then}"
+    if direction not in ("i", "i-", "j", "j-", "k", "k-"):
+        return (), axis, f"SliceEncodingDirection is '{direction}', no axis of the image; {then}"
+    if not isinstance(said, list) or not all(_is_time(time) for time in said):
+        return (), axis, f"SliceTiming is no list of times from 0 upwards; {then}"
+    times = tuple(float(time) for time in said)
+    if len(times) != shape[axis]:
+        text = f"SliceTiming has {len(times)} times, and the image {shape[axis]} slices; {then}"
+        return (), axis, f"{text}: correct the sidecar"
+    if max(times) >= tr:
+        text = f"SliceTiming goes up to {max(times):g} s, beyond the repetition time of {tr:g} s"
+        if max(times) / 1000 < tr and max(times) > 10:
+            text += ", so it is probably in milliseconds; write it in seconds"
+        return (), axis, f"{text}; {then}"
+    if max(times) == min(times):
+        return (), axis, ""  # all slices at once: there is nothing to correct
+    return times[::-1] if direction.endswith("-") else times, axis, ""
+
+
+def _is_time(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
+
+
+def events_file(echoes: Sequence[Run]) -> Path | None:
+    """Find the events of a run, beside its images."""
+    name = build_name(run_entities(echoes), "events", ".tsv")
+    path = echoes[0].path.with_name(name)
+    return path if path.is_file() else None
+
+
+def _read_events(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t")
+        rows = list(reader)
+        return list(reader.fieldnames or ()), rows
+
+
+def _onsets(rows: Iterable[Mapping[str, str]]) -> Iterator[float | None]:
+    for row in rows:
+        try:
+            yield float(row["onset"])
+        except (KeyError, TypeError, ValueError):
+            yield None
+
+
+def _last_onset(echoes: Sequence[Run]) -> float | None:
+    path = events_file(echoes)
+    if path is None:
+        return None
+    onsets = [t for t in _onsets(_read_events(path)[1]) if t is not None and math.isfinite(t)]
+    return max(onsets, default=None)
+
+
+def _event_findings(run: BoldRun) -> Iterator[str]:
+    path = events_file(run.echoes)
+    if path is None:
+        return
+    columns, rows = _read_events(path)
+    missing = [name for name in _EVENT_COLUMNS if name not in columns]
+    if missing:
+        yield (
+            f"its events, {path.name}, have the columns {', '.join(columns) or 'none'}; BIDS asks"
+            f" for {' and '.join(missing)} as well. The run is processed, but an analysis cannot"
+            " read them"
+        )
+        return
+    onsets = list(_onsets(rows))
+    if not rows:
+        yield f"its events, {path.name}, hold no event"
+    elif None in onsets:
+        line = onsets.index(None) + 2
+        yield (
+            f"its events, {path.name}, have no number as the onset in line {line}; correct it"
+            " before an analysis"
+        )
+    late = sum(1 for time in onsets if time is not None and time > run.n_volumes * run.tr)
+    if late:
+        yield (
+            f"{late} of {len(rows)} events in {path.name} begin after the end of the run"
+            f" ({run.n_volumes * run.tr:.0f} s); check the repetition time, and that image and"
+            " events belong together"
+        )
+
+
+def _odd_orientations(axes: Mapping[tuple[Run, ...], str]) -> Iterator[Problem]:
+    """Warn of runs that are stored in another orientation than most."""
+    if len(set(axes.values())) < 2:
+        return
+    stored = list(axes.values())
+    usual = max(sorted(set(stored)), key=stored.count)
+    for echoes, found in axes.items():
+        if found != usual:
+            text = (
+                f"the voxel axes of the run point {found}, those of the other runs {usual}; it is"
+                " processed in its own orientation. Check that PhaseEncodingDirection and"
+                " SliceTiming hold for this run, as a sidecar that several runs share cannot be"
+                " right for both"
+            )
+            yield _problem(echoes[0], Finding(text, fatal=False))

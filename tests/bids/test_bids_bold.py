@@ -1,0 +1,226 @@
+"""BOLD runs: how echoes are grouped, and what is said of headers and sidecars that are wrong."""
+
+import json
+
+import nibabel as nb
+import numpy as np
+import pytest
+
+from neuroferry.bids.bold import bold_runs, check_bold, settle_slice_times, settle_tr
+from neuroferry.bids.index import index_subjects
+from neuroferry.bids.validate import check_subjects
+
+AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4, 0, -40], [0, 0, 6, -50], [0, 0, 0, 1]])
+TIMES = [0.0, 1.0, 0.2, 1.2, 0.4, 1.4, 0.6, 1.6, 0.8, 1.8]
+SOUND = {"RepetitionTime": 2.0, "TaskName": "rest", "SliceTiming": TIMES}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Makes a participant of BOLD images; each is a name, its sidecar and what its header has."""
+    root = tmp_path / "bids"
+    folder = root / "sub-01" / "func"
+    folder.mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+
+    def make(name, sidecar=None, *, tr=2.0, units="sec", volumes=6, affine=AFFINE, shape=None):
+        data = np.random.default_rng(1).integers(0, 900, (*(shape or (20, 20, 10)), volumes))
+        image = nb.Nifti1Image(data.astype(np.int16), affine)
+        image.header.set_xyzt_units("mm", units)
+        image.header["pixdim"][4] = tr
+        image.to_filename(folder / f"sub-01_{name}_bold.nii.gz")
+        content = SOUND if sidecar is None else sidecar
+        (folder / f"sub-01_{name}_bold.json").write_text(json.dumps(content))
+        return folder
+
+    make.subject = lambda: index_subjects(root)[0]
+    return make
+
+
+def said(dataset, **options):
+    """The runs that are left, and what was said, by severity."""
+    (subject,) = check_subjects([dataset.subject()], suffixes=("bold",), **options)
+    texts = {"error": [], "warning": []}
+    for problem in subject.problems:
+        texts[problem.severity].append(problem.message)
+    return bold_runs(subject), texts["error"], texts["warning"]
+
+
+def test_a_sound_run_is_not_talked_about(dataset):
+    dataset("task-rest_run-1")
+    (run,), errors, warnings = said(dataset)
+    assert (errors, warnings) == ([], [])
+    assert (run.label, run.shape, run.n_volumes) == ("task_rest_run_1", (20, 20, 10), 6)
+    assert (run.tr, run.slice_times, run.slice_axis) == (2.0, tuple(TIMES), 2)
+    assert run.zooms == (4, 4, 6)
+
+
+@pytest.mark.parametrize("volumes", [1, 4])
+def test_a_run_that_is_no_series(dataset, volumes):
+    dataset("task-rest", volumes=volumes)
+    runs, (error,), _ = said(dataset)
+    assert runs == []
+    assert ("one volume only" if volumes == 1 else "4 volumes; at least 5") in error
+
+
+def test_repetition_times_that_contradict_each_other(dataset):
+    folder = dataset("task-rest", tr=1.8, volumes=100)
+    (folder / "sub-01_task-rest_events.tsv").write_text("onset\tduration\n10\t1\n195\t1\n")
+    (run,), _, (warning,) = said(dataset)
+    assert run.tr == 2.0
+    assert "RepetitionTime = 2 s, the header 1.8 s. The sidecar's is used" in warning
+    assert "lasts 200 s, by the header's 180 s; its last event begins at 195 s" in warning
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "header", "used", "word"),
+    [
+        ({"RepetitionTime": 2.0}, 2.0, 2.0, None),
+        ({"RepetitionTime": 2.0}, 1.9995, 2.0, None),
+        ({"RepetitionTime": 2000}, 2.0, 2.0, None),  # `check_sidecar` speaks of milliseconds
+        ({"RepetitionTime": 2.0}, 2000.0, 2.0, None),
+        ({"RepetitionTime": 2.0}, 0.0, 2.0, None),
+        ({}, 2.0, 2.0, "the header's, 2 s, is used"),
+        ({"RepetitionTime": "2 s"}, 2.0, 2.0, "gives no RepetitionTime"),
+        ({"RepetitionTime": 0}, 0.0, None, "neither the sidecar nor the header"),
+        ({}, 0.0, None, "neither the sidecar nor the header"),
+        ({"VolumeTiming": [0, 3, 9]}, 3.0, None, "uneven times are not supported"),
+    ],
+)
+def test_where_the_repetition_time_comes_from(sidecar, header, used, word):
+    tr, findings = settle_tr(sidecar, header, 100)
+    assert tr == used
+    assert [finding.fatal for finding in findings] == ([] if word is None else [used is None])
+    assert word is None or word in findings[0].message
+
+
+def test_a_header_in_milliseconds(dataset):
+    dataset("task-rest", tr=2000.0, units="msec")
+    (run,), errors, warnings = said(dataset)
+    assert (run.tr, errors, warnings) == (2.0, [], [])
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "word"),
+    [
+        ({}, "gives no SliceTiming; slice-timing correction is left out"),
+        ({"SliceTiming": TIMES[:-1]}, "has 9 times, and the image 10 slices"),
+        ({"SliceTiming": [t * 1.2 for t in TIMES]}, "up to 2.16 s, beyond the repetition time"),
+        ({"SliceTiming": [t * 1000 for t in TIMES]}, "probably in milliseconds"),
+        ({"SliceTiming": "interleaved"}, "no list of times"),
+        ({"SliceTiming": [-0.1, *TIMES[1:]]}, "no list of times"),
+        ({"SliceTiming": TIMES, "SliceEncodingDirection": "z"}, "'z', no axis of the image"),
+    ],
+)
+def test_slice_times_that_cannot_be_used(dataset, sidecar, word):
+    dataset("task-rest", {"RepetitionTime": 2.0, **sidecar})
+    (run,), errors, (warning,) = said(dataset)
+    assert (run.slice_times, errors) == ((), [])
+    assert word in warning
+    (run,), errors, warnings = said(dataset, ignore=("slicetiming",))
+    assert (run.slice_times, errors, warnings) == ((), [], [])
+
+
+def test_slices_are_named_in_their_stored_order():
+    times, axis, text = settle_slice_times(
+        {"SliceTiming": [0, 0.5, 1], "SliceEncodingDirection": "i-"}, (3, 9, 9), 2.0
+    )
+    assert (times, axis, text) == ((1.0, 0.5, 0.0), 0, "")
+    assert settle_slice_times({"SliceTiming": [0.1] * 3}, (9, 9, 3), 2.0) == ((), 2, "")
+
+
+def test_a_run_in_another_orientation_than_its_siblings(dataset):
+    dataset("task-rest_run-1")
+    dataset("task-rest_run-2", affine=np.diag([-1, 1, 1, 1]) @ AFFINE)
+    dataset("task-rest_run-3")
+    runs, errors, (warning,) = said(dataset)
+    assert (len(runs), errors) == (3, [])
+    assert "run-2_bold" in warning
+    assert "point RAS, those of the other runs LAS" in warning
+
+
+@pytest.mark.parametrize(
+    ("table", "word"),
+    [
+        ("start\tlength\n1\t2\n", "the columns start, length; BIDS asks for onset and duration"),
+        ("onset\tduration\n", "hold no event"),
+        ("onset\tduration\n1\t1\nn/a\t1\n", "no number as the onset in line 3"),
+        ("onset\tduration\n1\t1\n13\t1\n", "1 of 2 events in sub-01_task-rest_events.tsv begin"),
+    ],
+)
+def test_events_that_an_analysis_cannot_read(dataset, table, word):
+    folder = dataset("task-rest")
+    (folder / "sub-01_task-rest_events.tsv").write_text(table)
+    (_,), errors, (warning,) = said(dataset)
+    assert errors == []
+    assert word in warning
+
+
+def test_echoes_make_one_run(dataset):
+    for number, time in ((1, 0.013), (3, 0.06), (2, 0.03)):
+        dataset(f"task-rest_echo-{number}", {**SOUND, "EchoTime": time})
+    dataset("task-nback_echo-1", {**SOUND, "EchoTime": 0.013})
+    one, several = said(dataset)[0]
+    assert (one.label, one.echo_times) == ("task_nback", ())
+    assert [echo.entities["echo"] for echo in several.echoes] == ["1", "2", "3"]
+    assert several.echo_times == (0.013, 0.03, 0.06)
+    assert several.entities == {"subject": "01", "task": "rest"}
+    (warning,) = said(dataset)[2]
+    assert "echo-2, echo-3 of the run is missing (echo-1 is there)" in warning
+    assert "processed as a run of one echo" in warning
+
+
+def test_an_echo_that_is_missing(dataset):
+    for number, time in ((1, 0.013), (3, 0.06)):
+        dataset(f"task-rest_echo-{number}", {**SOUND, "EchoTime": time})
+    (run,), errors, (warning,) = said(dataset)
+    assert (len(run.echoes), errors) == (2, [])
+    assert "echo-2 of the run is missing" in warning
+    assert "those that are there are combined" in warning
+
+
+@pytest.mark.parametrize(
+    ("second", "word"),
+    [
+        ({"sidecar": SOUND}, "echo-2_bold.nii.gz gives no EchoTime"),
+        ({"sidecar": {**SOUND, "EchoTime": 0.013}}, "same EchoTime (0.013 s)"),
+        ({"sidecar": {**SOUND, "EchoTime": 0.03}, "volumes": 7}, "differ in size"),
+        ({"sidecar": {**SOUND, "EchoTime": 0.03}, "shape": (20, 20, 11)}, "differ in size"),
+    ],
+)
+def test_echoes_that_cannot_be_combined(dataset, second, word):
+    dataset("task-rest_echo-1", {**SOUND, "EchoTime": 0.013})
+    dataset("task-rest_echo-2", **second)
+    dataset("task-other")
+    runs, errors, _ = said(dataset)
+    assert [run.label for run in runs] == ["task_other"]
+    assert any(word in error for error in errors)
+
+
+def test_an_echo_that_cannot_be_read_leaves_the_others(dataset):
+    for number, time in ((1, 0.013), (2, 0.03), (3, 0.06)):
+        folder = dataset(f"task-rest_echo-{number}", {**SOUND, "EchoTime": time})
+    path = folder / "sub-01_task-rest_echo-2_bold.nii.gz"
+    path.write_bytes(path.read_bytes()[:5000])
+    (run,), (error,), (warning,) = said(dataset)
+    assert run.echo_times == (0.013, 0.06)
+    assert "truncated" in error
+    assert "echo-2 of the run is missing" in warning
+
+
+def test_phase_images_are_no_runs(dataset):
+    dataset("task-rest_part-mag")
+    dataset("task-rest_part-phase")
+    assert [run.label for run in bold_runs(dataset.subject())] == ["task_rest_part_mag"]
+
+
+def test_partial_coverage_is_no_error(dataset):
+    dataset("task-rest", {"RepetitionTime": 2.0, "SliceTiming": TIMES[:8]}, shape=(20, 20, 8))
+    runs, errors, warnings = said(dataset)
+    assert (len(runs), errors) == (1, [])
+    assert all("field of view" in warning for warning in warnings)
+
+
+def test_nothing_is_said_of_participants_without_bold(dataset):
+    (subject,) = check_subjects([dataset.subject()], suffixes=("T1w",))
+    assert check_bold(subject) == ([], set())
