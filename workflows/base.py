@@ -12,7 +12,7 @@ from nipype.interfaces.utility import IdentityInterface, Merge, Select
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.bids.precomputed import find_precomputed
+from neuroferry.bids.precomputed import cite_precomputed, find_precomputed
 from neuroferry.errors import UsageError
 from neuroferry.templates import TEMPLATE_SPACE
 from neuroferry.workflows.anat import init_anat_wf
@@ -140,9 +140,10 @@ def _init_session_wf(
     workflow = Workflow(name="anatomy_wf" if session is None else f"ses_{session}_anatomy_wf")
     inputnode = pe.Node(IdentityInterface(fields=["t1w"]), name="inputnode")
     inputnode.inputs.t1w = files
+    precomputed = find_precomputed(settings.derivatives, subject.label, session, TEMPLATE_SPACE)
     anat_wf = init_anat_wf(
         t1w_shapes=shapes,
-        precomputed=find_precomputed(settings.derivatives, subject.label, session, TEMPLATE_SPACE),
+        precomputed=precomputed,
         std_resolution=resolution,
         average=settings.average_t1w,
         sloppy=settings.sloppy,
@@ -162,6 +163,7 @@ def _init_session_wf(
         output_spaces=settings.output_spaces if "anat" in settings.workflows else (),
         std_resolution=resolution,
         with_iqms=with_qc,
+        precomputed=cite_precomputed(precomputed, settings.derivatives, subject.label),
     )
     join(workflow, anat_wf, derivatives_wf)
     if with_qc:

@@ -72,6 +72,27 @@ def test_the_description_says_what_made_it_from_what(make_dataset, tmp_path):
     assert content["License"] == "CC0"
 
 
+def test_the_description_names_the_datasets_of_precomputed_results(make_dataset, tmp_path):
+    raw, out = make_dataset({}), tmp_path / "out"
+
+    def describe(**derivatives):
+        prepare_dataset(out, bids_dir=raw, version="1", derivatives=derivatives)
+        return json.loads((out / "dataset_description.json").read_text())
+
+    mine, old = tmp_path / "mine", tmp_path / "old"
+    first = describe(mine=old)
+    assert first["DatasetLinks"] == {"raw": raw.as_uri(), "mine": old.as_uri()}
+    assert first["SourceDatasets"] == [{"URL": raw.as_uri()}, {"URL": old.as_uri()}]
+    # A later run names others: what sidecars of the first cite stays, what moved is followed.
+    later = describe(mine=mine, other=old)
+    assert later["DatasetLinks"] == {
+        "raw": raw.as_uri(),
+        "mine": mine.as_uri(),
+        "other": old.as_uri(),
+    }
+    assert describe() == later
+
+
 def test_preparing_twice_changes_no_byte_and_keeps_what_is_not_ours(make_dataset, tmp_path):
     raw, out = make_dataset({}), tmp_path / "out"
     out.mkdir()

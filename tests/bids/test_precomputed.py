@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuroferry.bids.precomputed import find_precomputed
+from neuroferry.bids.precomputed import cite_precomputed, find_precomputed
 from neuroferry.errors import ExitCode, InputError
 
 SPACE = "MNI152NLin2009aSym"
@@ -81,3 +81,23 @@ def test_a_dataset_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="is no folder") as info:
         find(tmp_path / "none")
     assert info.value.exit_code == ExitCode.NO_INPUT
+
+
+def test_each_file_is_cited_by_the_dataset_that_it_is_in(tmp_path):
+    # One dataset lies inside the other.
+    outer = dataset(tmp_path, ["sub-01_desc-brain_mask.nii.gz"])
+    inner = dataset(tmp_path / "derivatives" / "b", SEGMENTATION)
+    datasets = {"outer": outer, "inner": inner}
+    cited = cite_precomputed(find_precomputed(datasets, "01", None, SPACE), datasets, "01")
+    assert cited == {
+        "brain_mask": ["bids:outer:sub-01/anat/sub-01_desc-brain_mask.nii.gz"],
+        "dseg": ["bids:inner:sub-01/anat/sub-01_dseg.nii.gz"],
+        "tpms": [f"bids:inner:sub-01/anat/{name}" for name in SEGMENTATION[1:]],
+    }
+
+
+@pytest.mark.parametrize("name", ["raw", "", "a:b", "a/b", "a b"])
+def test_a_name_that_a_sidecar_cannot_cite(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be called") as caught:
+        find_precomputed({name: dataset(tmp_path, [])}, "01", None, SPACE)
+    assert caught.value.exit_code == ExitCode.USAGE

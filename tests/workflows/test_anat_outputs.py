@@ -68,6 +68,18 @@ def run_derivatives(tmp_path, raw, out, **options):
     return results
 
 
+GIVEN = {
+    "brain_mask": ["bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz"],
+    "dseg": ["bids:mine:sub-01/anat/sub-01_dseg.nii.gz"],
+    "tpms": [
+        f"bids:mine:sub-01/anat/sub-01_label-{tissue}_probseg.nii.gz"
+        for tissue in ("GM", "WM", "CSF")
+    ],
+    "anat2std_xfm": ["bids:mine:sub-01/anat/sub-01_from-T1w_mode-image_xfm.txt"],
+    "std2anat_xfm": ["bids:mine:sub-01/anat/sub-01_to-T1w_mode-image_xfm.txt"],
+}
+
+
 def files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
@@ -124,6 +136,35 @@ def test_sidecars_say_where_a_file_comes_from(tmp_path, raw):
         for uri in json.loads(path.read_text()).get("Sources", []):
             _, dataset, name = uri.split(":")
             assert (links[dataset] / name).is_file(), uri
+
+
+def test_sidecars_of_what_was_computed_elsewhere_name_its_dataset(tmp_path, raw):
+    out = tmp_path / "out"
+    run_derivatives(tmp_path, raw, out, precomputed=GIVEN)
+    xfm = "from-{}_to-{}_mode-image_xfm"
+    there = xfm.format("T1w", "MNI152NLin2009aSym")
+    names = {
+        "brain_mask": "desc-brain_mask",
+        "dseg": "dseg",
+        "tpms": "label-WM_probseg",
+        "anat2std_xfm": there,
+        "std2anat_xfm": xfm.format("MNI152NLin2009aSym", "T1w"),
+    }
+    for part, name in names.items():
+        sidecar = json.loads((out / f"{SESSION}_{name}.json").read_text())
+        assert sidecar["Sources"] == GIVEN[part]
+        assert "computed elsewhere" in sidecar["Description"]
+        assert "RandomSeed" not in sidecar
+    # A transform in ITK's text stays one, and what it carried cites it by that name.
+    assert (out / f"{SESSION}_{there}.txt").is_file()
+    assert not (out / f"{SESSION}_{there}.h5").exists()
+    carried = json.loads((out / f"{SESSION}_{STD}_desc-brain_mask.json").read_text())
+    assert carried["Sources"] == [
+        f"bids::{SESSION}_desc-brain_mask.nii.gz",
+        f"bids::{SESSION}_{there}.txt",
+    ]
+    preproc = json.loads((out / f"{SESSION}_desc-preproc_T1w.json").read_text())
+    assert all(uri.startswith("bids:raw:") for uri in preproc["Sources"])
 
 
 def test_the_bytes_repeat(tmp_path, raw):

@@ -100,6 +100,28 @@ def test_precomputed_results_replace_their_branch(dataset, tmp_path):
         assert not any(name.endswith(step) for name in given)
 
 
+def test_precomputed_results_are_the_sources_that_the_sidecars_name(dataset, tmp_path):
+    anat = tmp_path / "deriv" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_desc-brain_mask.nii.gz").touch()
+    settings = Settings(
+        tmp_path / "bids", tmp_path / "out", derivatives={"mine": tmp_path / "deriv"}
+    )
+    workflow = init_neuroferry_wf(subjects=[dataset("01", (None, None))], settings=settings)
+    path = "sub_01_wf.anatomy_wf.anat_derivatives_wf.write_"
+    sources = {
+        part: workflow.get_node(path + part).inputs.metadata["Sources"]
+        for part in ("brain_mask", "dseg")
+    }
+    assert sources == {
+        "brain_mask": ["bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz"],
+        "dseg": [
+            "bids::sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
+            "bids::sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        ],
+    }
+
+
 @pytest.mark.parametrize("space", ["MNI152NLin6Asym", f"{SPACE}:res-9", f"{SPACE}:a", "T2w"])
 def test_a_space_that_is_not_there(space):
     with pytest.raises(UsageError, match="no output space"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def init_anat_derivatives_wf(
     output_spaces: Sequence[str] = (TEMPLATE_SPACE,),
     std_resolution: float = 1.0,
     with_iqms: bool = True,
+    precomputed: Mapping[str, Sequence[str]] | None = None,
     name: str = "anat_derivatives_wf",
 ) -> Workflow:
     """Write what the anatomical workflow of one session has computed.
@@ -76,6 +77,9 @@ def init_anat_derivatives_wf(
         Voxel size of the template-space files in mm.
     with_iqms : bool
         Whether quality metrics are computed.
+    precomputed : mapping of str to sequence of str, optional
+        BIDS URIs of what was computed elsewhere, by the fields of the inputs: the sources of
+        these files instead of the images here.
     name : str
         Name of the workflow.
 
@@ -95,7 +99,7 @@ def init_anat_derivatives_wf(
     """
     spaces = dict(space.partition(":")[::2] for space in output_spaces)
     with_std = TEMPLATE_SPACE in spaces
-    namer = _Namer(out_dir, bids_dir, source_files, seed)
+    namer = _Namer(out_dir, bids_dir, source_files, seed, precomputed or {})
     outputs = namer.native_outputs()
     if with_std:
         label = spaces[TEMPLATE_SPACE].removeprefix("res-")
@@ -136,7 +140,12 @@ class _Namer:
     """Names and describes the files of one session."""
 
     def __init__(
-        self, out_dir: str | Path, bids_dir: str | Path, source_files: Sequence[str], seed: int
+        self,
+        out_dir: str | Path,
+        bids_dir: str | Path,
+        source_files: Sequence[str],
+        seed: int,
+        precomputed: Mapping[str, Sequence[str]],
     ) -> None:
         self._out_dir = Path(out_dir)
         self._runs = [parse_name(path).entities for path in source_files]
@@ -144,6 +153,7 @@ class _Namer:
         root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
         self._raw = [bids_uri(path, root, RAW_DATASET) for path in source_files]
         self._seed = seed
+        self._given = precomputed
         self._preproc = self._uri("T1w", description="preproc")
         self._mask = self._uri("mask", description="brain")
 
@@ -183,7 +193,7 @@ class _Namer:
         mask = self._about("Brain mask", [self._preproc], Type="Brain", **here)
         dseg = self._about("Tissue labels; dseg.tsv names them", both, **label)
         tpms = self._about("Probability of the tissue that the label names", both, **label)
-        return [
+        outputs = [
             _Output("t1w_preproc", [self._names(description="preproc")], "T1w", preproc),
             _Output("brain_mask", [self._names(description="brain")], "mask", mask),
             _Output("dseg", [self._names()], "dseg", dseg),
@@ -192,10 +202,26 @@ class _Namer:
             self._transform("std2anat_xfm", [self._common], TEMPLATE_SPACE, "T1w", both),
             self._transform("run2ref_xfms", self._runs, "orig", "T1w", self._raw, ".txt"),
         ]
+        return [self._as_given(output) for output in outputs]
+
+    def _as_given(self, output: _Output) -> _Output:
+        """Say of what was computed elsewhere where it comes from; transforms stay as they are."""
+        sources = self._given.get(output.source)
+        if sources is None or output.metadata is None:
+            return output
+        about = {key: value for key, value in output.metadata.items() if key != "RandomSeed"}
+        about |= {
+            "Description": f"{about['Description']}; computed elsewhere",
+            "Sources": list(sources),
+        }
+        kind = Path(sources[0]).suffix if output.suffix == "xfm" else output.extension
+        return replace(output, metadata=about, extension=kind)
 
     def template_outputs(self, resolution: float, label: str) -> list[_Output]:
         """List the files in the space of the template; ``label`` is that of ``res``, or empty."""
-        xfm = self._uri("xfm", ".h5", **_transform_entities("T1w", TEMPLATE_SPACE))
+        given = self._given.get("anat2std_xfm", ["from-T1w.h5"])
+        entities = _transform_entities("T1w", TEMPLATE_SPACE)
+        xfm = self._uri("xfm", Path(given[0]).suffix, **entities)
         probsegs = [self._uri("probseg", label=tissue) for tissue in TISSUES]
         where = f" in the space {TEMPLATE_SPACE}"
         there: dict[str, Any] = {

@@ -116,13 +116,20 @@ def prepare_dataset(
     bids_dir: str | Path,
     version: str,
     container: Container | None = None,
+    derivatives: Mapping[str, Path] | None = None,
 ) -> None:
     """Make the output folder a derivatives dataset: description, README, labels, .bidsignore.
 
     See `write_dataset_description` for the parameters and errors.
     """
     out_dir = Path(out_dir)
-    write_dataset_description(out_dir, bids_dir=bids_dir, version=version, container=container)
+    write_dataset_description(
+        out_dir,
+        bids_dir=bids_dir,
+        version=version,
+        container=container,
+        derivatives=derivatives,
+    )
     ignored = out_dir / ".bidsignore"
     theirs = ignored.read_text().splitlines() if ignored.exists() else []
     lines = [*theirs, *(line for line in BIDSIGNORE if line not in theirs)]
@@ -140,6 +147,7 @@ def write_dataset_description(
     bids_dir: str | Path,
     version: str,
     container: Container | None = None,
+    derivatives: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write ``dataset_description.json`` of the derivatives.
 
@@ -153,6 +161,9 @@ def write_dataset_description(
         Of neuroferry.
     container : Container, optional
         Type, tag and digest of the image that the run came out of.
+    derivatives : mapping of str to pathlib.Path, optional
+        Datasets of precomputed results by the names that sidecars cite them by. Those that
+        are there from earlier runs stay, since sidecars of those runs cite them.
 
     Returns
     -------
@@ -168,7 +179,9 @@ def write_dataset_description(
     """
     path = Path(out_dir) / "dataset_description.json"
     _check_ours(path)
-    root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
+    root = _absolute(bids_dir)
+    links = _links(path) | {name: _absolute(d).as_uri() for name, d in (derivatives or {}).items()}
+    links[RAW_DATASET] = root.as_uri()
     source_path = root / "dataset_description.json"
     source = read_json(source_path) if source_path.exists() else {}
     generated: dict[str, Any] = {"Name": PIPELINE, "Version": version}
@@ -182,8 +195,11 @@ def write_dataset_description(
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generated],
-        "SourceDatasets": [dataset],
-        "DatasetLinks": {RAW_DATASET: root.as_uri()},
+        "SourceDatasets": [
+            dataset,
+            *({"URL": url} for name, url in sorted(links.items()) if name != RAW_DATASET),
+        ],
+        "DatasetLinks": links,
         "HowToAcknowledge": (
             "Please cite the software that the methods paragraph of each participant's report"
             " names."
@@ -193,6 +209,19 @@ def write_dataset_description(
         description["License"] = source["License"]
     write_json(path, description)
     return path
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links)
+
+
+def _links(path: Path) -> dict[str, str]:
+    """Read the names that a description gives to other datasets, where it is sound."""
+    try:
+        links = read_json(path).get("DatasetLinks") if path.exists() else None
+    except InputError:
+        return {}  # a broken description is written again
+    return {str(k): str(v) for k, v in links.items()} if isinstance(links, dict) else {}
 
 
 def _check_ours(path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from neuroferry.bids.entities import parse_name
+from neuroferry.bids.outputs import RAW_DATASET, bids_uri
 from neuroferry.errors import ExitCode, InputError
 
 TISSUES = ("GM", "WM", "CSF")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Precomputed(TypedDict, total=False):
@@ -50,10 +53,17 @@ def find_precomputed(
     Raises
     ------
     InputError
-        When a dataset does not exist (exit code 66), or has two files for one part.
+        When a dataset does not exist (exit code 66), bears a name that sidecars cannot cite
+        it by, or has two files for one part.
     """
     found: Precomputed = {}
     for name, root in datasets.items():
+        if name == RAW_DATASET or not _NAME.fullmatch(name):
+            raise InputError(
+                f"Derivatives cannot be called '{name}': take letters, digits, '.', '-' and '_', "
+                f"and not '{RAW_DATASET}', which is the input.",
+                exit_code=ExitCode.USAGE,
+            )
         if not root.is_dir():
             raise InputError(
                 f"The derivatives '{name}' are not there: {root} is no folder.",
@@ -69,6 +79,44 @@ def find_precomputed(
             found["anat2std_xfm"] = files["anat2std_xfm"]
             found["std2anat_xfm"] = files["std2anat_xfm"]
     return found
+
+
+def cite_precomputed(
+    found: Precomputed, datasets: Mapping[str, Path], subject: str
+) -> dict[str, list[str]]:
+    """Name precomputed files by the datasets that they came from, for sidecars' ``Sources``.
+
+    Parameters
+    ----------
+    found : Precomputed
+        What `find_precomputed` found.
+    datasets : mapping of str to pathlib.Path
+        The datasets that it looked in.
+    subject : str
+        The participant that it looked for.
+
+    Returns
+    -------
+    dict of str to list of str
+        BIDS URIs for each part.
+
+    Examples
+    --------
+    >>> found = Precomputed(brain_mask="/d/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    >>> cite_precomputed(found, {"mine": Path("/d")}, "01")
+    {'brain_mask': ['bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz']}
+    """
+
+    def cite(path: str) -> str:
+        for name, root in datasets.items():
+            if Path(path).is_relative_to(root / f"sub-{subject}"):
+                return bids_uri(path, root, name)
+        raise ValueError(f"{path} is in none of the datasets")
+
+    return {
+        part: [cite(path) for path in ([files] if isinstance(files, str) else files)]
+        for part, files in cast("Mapping[str, str | list[str]]", found).items()
+    }
 
 
 def _sort(root: Path, subject: str, session: str | None, template: str) -> dict[str, str]:

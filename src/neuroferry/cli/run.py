@@ -377,7 +377,11 @@ def _prepare_output(config: Config) -> None:
         if digest:
             container["Digest"] = digest
     prepare_dataset(
-        config.output_dir, bids_dir=config.bids_dir, version=__version__, container=container
+        config.output_dir,
+        bids_dir=config.bids_dir,
+        version=__version__,
+        container=container,
+        derivatives=config.input.derivatives,
     )
 
 
