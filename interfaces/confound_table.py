@@ -1,0 +1,156 @@
+"""Columns of a table of confounds: how each is made, written and read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.bids.outputs import write_text
+from neuroferry.errors import InputError
+
+MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+HEAD_RADIUS_MM = 50.0
+FD_THRESHOLD = 0.5
+DVARS_THRESHOLD = 1.5
+
+Column = NDArray[np.float64]
+
+
+def framewise_displacement(parameters: NDArray[np.float64]) -> Column:
+    """Sum of the changes of all motion parameters since the volume before.
+
+    Parameters
+    ----------
+    parameters : ndarray of float64, shape (T, 6)
+        Translations in mm, then rotations in radians.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        In mm, rotations as arcs on a sphere of 50 mm; NaN in the first volume.
+
+    References
+    ----------
+    .. [1] Power JD, Barnes KA, Snyder AZ, Schlaggar BL, Petersen SE (2012). Spurious but
+       systematic correlations in functional connectivity MRI networks arise from subject
+       motion. NeuroImage 59(3):2142-2154. https://doi.org/10.1016/j.neuroimage.2011.10.018
+
+    Examples
+    --------
+    >>> framewise_displacement(np.array([[0, 0, 0, 0, 0, 0], [0.1, -0.2, 0, 0, 0, 0.01]]))
+    array([nan, 0.8])
+    """
+    steps = np.abs(np.diff(parameters, axis=0))
+    steps[:, 3:] *= HEAD_RADIUS_MM
+    return np.concatenate([[math.nan], steps.sum(axis=1)])
+
+
+def expand(name: str, values: Column) -> dict[str, Column]:
+    """Give a signal, its change since the volume before, and the squares of both.
+
+    Examples
+    --------
+    >>> for column, values in expand("csf", np.array([1.0, 3.0])).items():
+    ...     print(column, values)
+    csf [1. 3.]
+    csf_derivative1 [nan  2.]
+    csf_power2 [1. 9.]
+    csf_derivative1_power2 [nan  4.]
+    """
+    change = np.concatenate([[math.nan], np.diff(values)])
+    return {
+        name: values,
+        f"{name}_derivative1": change,
+        f"{name}_power2": values**2,
+        f"{name}_derivative1_power2": change**2,
+    }
+
+
+def spikes(volumes: Sequence[int], n_volumes: int, prefix: str) -> dict[str, Column]:
+    """Give one column for each of some volumes, 1 there and 0 elsewhere.
+
+    Examples
+    --------
+    >>> spikes([2], 3, "motion_outlier")
+    {'motion_outlier00': array([0., 0., 1.])}
+    """
+    columns = {}
+    for number, volume in enumerate(volumes):
+        columns[f"{prefix}{number:02d}"] = np.zeros(n_volumes)
+        columns[f"{prefix}{number:02d}"][volume] = 1.0
+    return columns
+
+
+def motion_outliers(
+    fd: Column, std_dvars: Column, n_dummy: int, fd_threshold: float, dvars_threshold: float
+) -> list[int]:
+    """Choose volumes beyond either threshold, except those before the steady state.
+
+    The latter have columns of their own: two equal columns would make a design singular.
+    DVARS of the first volume at steady state tells its difference from one that is not,
+    and does not count.
+    """
+    changed = np.nan_to_num(std_dvars) > dvars_threshold
+    changed[: n_dummy + 1] = False
+    beyond = (np.nan_to_num(fd) > fd_threshold) | changed
+    beyond[:n_dummy] = False
+    return [int(volume) for volume in np.flatnonzero(beyond)]
+
+
+def write_table(path: Path, columns: Mapping[str, Column]) -> None:
+    """Write columns as tab-separated values, eight digits each, ``n/a`` for NaN."""
+    rows = ["\t".join(columns)]
+    for values in zip(*columns.values(), strict=True):
+        rows.append("\t".join("n/a" if math.isnan(v) else f"{v:.8g}" for v in values))
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def read_table(path: str | Path) -> dict[str, Column]:
+    """Read columns of numbers from tab-separated values; ``n/a`` becomes NaN.
+
+    Raises
+    ------
+    InputError
+        If the file is empty, its rows differ in length, or a cell is no number.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise InputError(f"{path} is empty.")
+    names = lines[0].split("\t")
+    try:
+        rows = [
+            [math.nan if cell == "n/a" else float(cell) for cell in line.split("\t")]
+            for line in lines[1:]
+        ]
+        table = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+    except ValueError as error:
+        raise InputError(f"{path} is no table of numbers ({error}).") from error
+    return {name: table[:, n].copy() for n, name in enumerate(names)}
+
+
+def motion_parameters(
+    table: Mapping[str, Column], n_volumes: int, name: str
+) -> NDArray[np.float64]:
+    """Take the six motion parameters from a table, shape (T, 6).
+
+    Raises
+    ------
+    InputError
+        If one is missing, holds no number, or has another length than the series.
+    """
+    missing = [column for column in MOTION if column not in table]
+    if missing:
+        raise InputError(f"{name} has no column {', '.join(missing)}: no motion parameters.")
+    parameters = np.column_stack([table[column] for column in MOTION])
+    if len(parameters) != n_volumes:
+        raise InputError(
+            f"{name} has {len(parameters)} rows for a series of {n_volumes} volumes; estimate "
+            "the head motion of this series again."
+        )
+    if not np.isfinite(parameters).all():
+        raise InputError(f"{name} holds motion parameters that are no numbers.")
+    return parameters
