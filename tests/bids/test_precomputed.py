@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuroferry.bids.precomputed import cite_precomputed, find_precomputed
+from neuroferry.bids.precomputed import cite_precomputed, find_anatomy, find_precomputed
 from neuroferry.errors import ExitCode, InputError
 
 SPACE = "MNI152NLin2009aSym"
@@ -101,3 +101,27 @@ def test_a_name_that_a_sidecar_cannot_cite(tmp_path, name):
     with pytest.raises(InputError, match="cannot be called") as caught:
         find_precomputed({name: dataset(tmp_path, [])}, "01", None, SPACE)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_whole_anatomy_comes_from_one_dataset(tmp_path):
+    names = [
+        *SEGMENTATION,
+        "sub-01_desc-brain_mask.nii.gz",
+        "sub-01_desc-preproc_T1w.nii.gz",
+        f"sub-01_space-{SPACE}_desc-preproc_T1w.nii.gz",
+        f"sub-01_from-T1w_to-{SPACE}_mode-image_xfm.h5",
+        f"sub-01_from-{SPACE}_to-T1w_mode-image_xfm.h5",
+    ]
+    halves = {"a": dataset(tmp_path / "a", names[:5]), "b": dataset(tmp_path / "b", names[5:])}
+    assert find_anatomy(halves, "01", None, SPACE) is None
+    found = find_anatomy({**halves, "c": dataset(tmp_path / "c", names)}, "01", None, SPACE)
+    anat = tmp_path / "c" / "sub-01" / "anat"
+    assert found == {
+        "t1w_preproc": str(anat / "sub-01_desc-preproc_T1w.nii.gz"),
+        **find_precomputed({"c": tmp_path / "c"}, "01", None, SPACE),
+    }
+    assert found["tpms"] == [
+        str(anat / f"sub-01_label-{tissue}_probseg.nii.gz") for tissue in ("GM", "WM", "CSF")
+    ]
+    with pytest.raises(InputError, match="no folder"):
+        find_anatomy({"x": tmp_path / "none"}, "01", None, SPACE)

@@ -30,6 +30,12 @@ class Precomputed(TypedDict, total=False):
     std2anat_xfm: str
 
 
+class Anatomy(Precomputed, total=False):
+    """A whole anatomy, which a functional workflow can use as it is."""
+
+    t1w_preproc: str
+
+
 def find_precomputed(
     datasets: Mapping[str, Path], subject: str, session: str | None, template: str
 ) -> Precomputed:
@@ -57,6 +63,57 @@ def find_precomputed(
         it by, or has two files for one part.
     """
     found: Precomputed = {}
+    for files in _each_dataset(datasets, subject, session, template):
+        if "brain_mask" in files:
+            found.setdefault("brain_mask", files["brain_mask"])
+        if {"dseg", *TISSUES} <= set(files) and "dseg" not in found:
+            found["dseg"] = files["dseg"]
+            found["tpms"] = [files[tissue] for tissue in TISSUES]
+        if {"anat2std_xfm", "std2anat_xfm"} <= set(files) and "anat2std_xfm" not in found:
+            found["anat2std_xfm"] = files["anat2std_xfm"]
+            found["std2anat_xfm"] = files["std2anat_xfm"]
+    return found
+
+
+def find_anatomy(
+    datasets: Mapping[str, Path], subject: str, session: str | None, template: str
+) -> Anatomy | None:
+    """Look for the whole anatomy of one participant and session.
+
+    Parameters
+    ----------
+    datasets, subject, session, template
+        As for `find_precomputed`.
+
+    Returns
+    -------
+    Anatomy or None
+        Preprocessed T1w image, brain mask, segmentation and transforms of the first dataset
+        that has them all: parts of several need not lie on one grid.
+
+    Raises
+    ------
+    InputError
+        As for `find_precomputed`.
+    """
+    single = ("t1w_preproc", "brain_mask", "dseg", "anat2std_xfm", "std2anat_xfm")
+    for files in _each_dataset(datasets, subject, session, template):
+        if {*single, *TISSUES} <= set(files):
+            return Anatomy(
+                t1w_preproc=files["t1w_preproc"],
+                brain_mask=files["brain_mask"],
+                dseg=files["dseg"],
+                tpms=[files[tissue] for tissue in TISSUES],
+                anat2std_xfm=files["anat2std_xfm"],
+                std2anat_xfm=files["std2anat_xfm"],
+            )
+    return None
+
+
+def _each_dataset(
+    datasets: Mapping[str, Path], subject: str, session: str | None, template: str
+) -> Iterator[dict[str, str]]:
+    """Give the parts that each dataset has, after a look at its name and folder."""
     for name, root in datasets.items():
         if name == RAW_DATASET or not _NAME.fullmatch(name):
             raise InputError(
@@ -69,16 +126,7 @@ def find_precomputed(
                 f"The derivatives '{name}' are not there: {root} is no folder.",
                 exit_code=ExitCode.NO_INPUT,
             )
-        files = _sort(root, subject, session, template)
-        if "brain_mask" in files:
-            found.setdefault("brain_mask", files["brain_mask"])
-        if {"dseg", *TISSUES} <= set(files) and "dseg" not in found:
-            found["dseg"] = files["dseg"]
-            found["tpms"] = [files[tissue] for tissue in TISSUES]
-        if {"anat2std_xfm", "std2anat_xfm"} <= set(files) and "anat2std_xfm" not in found:
-            found["anat2std_xfm"] = files["anat2std_xfm"]
-            found["std2anat_xfm"] = files["std2anat_xfm"]
-    return found
+        yield _sort(root, subject, session, template)
 
 
 def cite_precomputed(
@@ -150,6 +198,8 @@ def _part(path: Path, template: str) -> str | None:
     if "space" in entities or extension not in (".nii", ".nii.gz"):
         return None
     description = entities.get("description")
+    if suffix == "T1w" and description == "preproc":
+        return "t1w_preproc"
     if suffix == "mask" and description == "brain":
         return "brain_mask"
     if description is None and "atlas" not in entities:
