@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nipype import Function, Node, Workflow, config
 
@@ -38,6 +39,44 @@ def take_in_a_child(gb):
     code = f"import time; block = bytearray(int({gb} * 1e9)); time.sleep(2)"
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     return [one.wait() for one in both]
+
+
+def write_on_what_was_inherited(x):
+    import sys
+    import time
+
+    sys.modules["test_memory"].HELD[0][:] = 2
+    time.sleep(0.5)
+
+
+def share_with_children(gb):
+    import os
+    import time
+
+    import numpy as np
+
+    block = np.ones(int(gb * 1e9 / 8))
+    pids = []
+    for _ in range(2):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(1.5)
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return float(block[-1])
+
+
+HELD = []
+
+
+@pytest.fixture
+def large_parent():
+    """The process that runs the graph holds 1.2 GB, as a notebook with data does."""
+    HELD.append(np.ones(150_000_000))
+    yield
+    HELD.clear()
 
 
 def stop_itself(x):
@@ -149,6 +188,41 @@ def test_processes_of_a_step_count_together(run):
     steps, _, error = run(node("parent", take_in_a_child, gb=0.3))
     assert error == ""
     assert 0.6 < steps["parent"].peak_gb < 1.0
+
+
+def test_a_step_is_not_charged_with_what_its_parent_holds(run, large_parent):
+    steps, events, error = run(
+        node("takes", take, gb=0.4, mem_gb=0.5), node("small", take, gb=0.01), memory_gb=1.0
+    )
+    assert error == ""
+    assert retried(events) == []
+    assert 0.4 < steps["takes"].peak_gb < 0.6
+    assert steps["small"].peak_gb < 0.2
+
+
+def test_a_step_too_large_is_noticed_below_a_parent_that_is_larger(run, large_parent):
+    steps, _, error = run(node("large", take, gb=0.8, seconds=60), memory_gb=0.5)
+    assert "0.5 GB" in error
+    assert 0.5 < steps["large"].peak_gb < 1.1
+
+
+def test_programs_that_a_step_starts_do_not_inherit_memory(run, large_parent):
+    steps, _, error = run(node("parent", take_in_a_child, gb=0.2))
+    assert error == ""
+    assert 0.4 < steps["parent"].peak_gb < 0.7
+
+
+def test_what_a_step_writes_on_becomes_its_own(run, large_parent):
+    steps, _, error = run(node("writes", write_on_what_was_inherited, x=1))
+    assert error == ""
+    assert 1.2 <= steps["writes"].peak_gb < 1.5
+    assert HELD[0][0] == 1
+
+
+def test_what_a_step_shares_with_its_own_forks_counts_once(run, large_parent):
+    steps, _, error = run(node("shares", share_with_children, gb=0.4))
+    assert error == ""
+    assert 0.4 < steps["shares"].peak_gb < 0.6
 
 
 def test_a_stopped_step_is_a_failure(run):

@@ -8,7 +8,9 @@ comes too late to act upon.
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,8 +20,11 @@ from neuroferry.engine.resources import memory_in_use
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-# telling shared pages apart takes the kernel milliseconds for each GB
-_EXACT_SECONDS = 0.5
+# a Python process that has loaded Nipype: what a step would have as a process of its own
+_EMPTY_PROCESS_GB = 0.12
+# telling shared pages apart takes the kernel up to ten milliseconds for each GB, so it is done
+# when this many times the processor time has passed that it took before
+_EXACT_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -28,33 +33,60 @@ class Usage:
 
     Attributes
     ----------
-    pids : tuple of int
-        The step's process and everything below it.
-    rss_gb : float
-        Sum of resident memory, GB; pages that processes share count once for each of them.
+    rss_gb : dict of int to float
+        Resident memory of each process, GB, with all that it shares with others.
     cpu_seconds : float
         Processor time of the living processes and of their ended children.
     stopped : bool
         Whether the step's own process is stopped (SIGSTOP, SIGTSTP or a debugger).
     """
 
-    pids: tuple[int, ...]
-    rss_gb: float
+    rss_gb: dict[int, float]
     cpu_seconds: float
     stopped: bool
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Memory of one process as the kernel's page tables tell it, GB.
+
+    Attributes
+    ----------
+    shared : float
+        Resident pages that another process has, too.
+    private : float
+        Resident pages that no other process has.
+    proportional : float
+        Resident pages, each divided by the number of processes that have it (PSS).
+    """
+
+    shared: float
+    private: float
+    proportional: float
 
 
 @dataclass
 class Watch:
     """Follows one step while it runs.
 
+    A step starts as a fork of the process that runs the graph and has all pages of that one:
+    gigabytes, when it is a notebook with data. They take no memory until one of the two
+    writes on them. So what a step uses is
+
+    - of its own process the resident memory less what it shares with the process that it was
+      forked from, as last seen while it had no children; of the shared part as much counts
+      as it would have as a process of its own, a Python that has loaded Nipype (0.12 GB);
+    - of its forked children what they share with nobody;
+    - of programs that it started their proportional share (PSS).
+
     Attributes
     ----------
     pid : int
         Its process.
+    shared_gb : float
+        Memory of that process which it shares with the one that it was forked from, GB.
     peak_gb : float
-        Largest memory seen, summed over its processes, GB. Pages that several processes
-        share are divided among them (PSS) as soon as there is more than one process.
+        Largest memory seen, summed over its processes, GB.
     now_gb : float
         The last value seen.
     idle_seconds, stopped_seconds : float
@@ -62,12 +94,16 @@ class Watch:
     """
 
     pid: int
+    shared_gb: float = 0.0
     peak_gb: float = 0.0
     now_gb: float = 0.0
     idle_seconds: float = 0.0
     stopped_seconds: float = 0.0
     _cpu: float = field(default=-1.0, repr=False)
-    _since_exact: float = field(default=0.0, repr=False)
+    # of each process below the step's own: resident memory that does not count
+    _aside: dict[int, float] = field(default_factory=dict, repr=False)
+    _unsure: set[int] = field(default_factory=set, repr=False)
+    _exact_after: float = field(default=0.0, repr=False)
 
     def look(self, pids: tuple[int, ...], elapsed: float, *, exact: bool = False) -> None:
         """Take one more sample.
@@ -79,23 +115,49 @@ class Watch:
         elapsed : float
             Seconds since the last sample.
         exact : bool
-            Divide shared pages even when there is only one process; costs the kernel a walk
-            over its pages.
+            Tell shared pages apart now, even if that was done a moment ago.
         """
         if not pids:
             return
         usage = read_usage(self.pid, pids)
-        self._since_exact += elapsed
-        if exact or (len(usage.pids) > 1 and self._since_exact >= _EXACT_SECONDS):
-            self.now_gb = pss_gb(usage.pids)
-            self._since_exact = 0.0
-        elif len(usage.pids) == 1:
-            self.now_gb = usage.rss_gb
+        self._tell_apart(usage.rss_gb, exact=exact or time.monotonic() >= self._exact_after)
+        self.now_gb = sum(
+            max(rss - self._aside.get(pid, 0.0), 0.0) for pid, rss in usage.rss_gb.items()
+        )
         self.peak_gb = max(self.peak_gb, self.now_gb)
         self.stopped_seconds = self.stopped_seconds + elapsed if usage.stopped else 0.0
         moved = usage.cpu_seconds - self._cpu > 0.5 / _TICKS
         self.idle_seconds = 0.0 if moved or self._cpu < 0 else self.idle_seconds + elapsed
         self._cpu = usage.cpu_seconds
+
+    def _tell_apart(self, rss_gb: Mapping[int, float], *, exact: bool) -> None:
+        """Find what of each process does not count: of all, or of those that are new."""
+        started = time.thread_time()
+        if exact and len(rss_gb) == 1:
+            pages = read_pages(self.pid)
+            self.shared_gb = self.shared_gb if pages is None else pages.shared
+        before, self._aside = self._aside, {self.pid: shared_aside(self.shared_gb)}
+        stack, unsure = _start_of_stack(self.pid), set()
+        for pid, rss in rss_gb.items():
+            if pid == self.pid:
+                continue
+            if pid in before and pid not in self._unsure and not exact:
+                self._aside[pid] = before[pid]
+                continue
+            pages = read_pages(pid)
+            if stack == 0 or _start_of_stack(pid) != stack:
+                self._aside[pid] = 0.0 if pages is None else rss - pages.proportional
+            elif pid in before:
+                self._aside[pid] = 0.0 if pages is None else rss - pages.private
+            else:
+                # it may be about to become another program; until then, the step's own
+                # memory may be its own, too
+                self._aside[pid] = rss
+                unsure.add(pid)
+        self._unsure = unsure
+        if exact:
+            cost = time.thread_time() - started
+            self._exact_after = time.monotonic() + _EXACT_EVERY * cost
 
 
 class ProcessTable:
@@ -137,32 +199,86 @@ class ProcessTable:
 
 def read_usage(pid: int, pids: tuple[int, ...]) -> Usage:
     """Measure the processes ``pids`` of the step whose own process is ``pid``."""
-    rss, ticks, stopped = 0, 0, False
+    ticks, stopped = 0, False
     for here in pids:
         with suppress(OSError, IndexError, ValueError):
-            rss += int(_read(f"/proc/{here}/statm").split()[1])
             values = _read_stat(here)
             ticks += sum(int(value) for value in values[11:15])
             if here == pid:
                 stopped = values[0] in ("T", "t")
-    return Usage(pids, rss * _PAGE / 1e9, ticks / _TICKS, stopped)
+    return Usage({here: resident_gb(here) for here in pids}, ticks / _TICKS, stopped)
 
 
-def pss_gb(pids: tuple[int, ...]) -> float:
-    """Sum the proportional share of memory (PSS) of processes, in GB.
+def shared_aside(shared_gb: float) -> float:
+    """What does not count of the memory that a step shares with its parent, GB.
 
-    Where the kernel does not tell it, the resident memory stands in.
+    Examples
+    --------
+    >>> shared_aside(0.03), shared_aside(2.12)
+    (0.0, 2.0)
     """
-    total = 0.0
-    for pid in pids:
-        try:
-            text = _read(f"/proc/{pid}/smaps_rollup")
-            line = next(part for part in text.splitlines() if part.startswith("Pss:"))
-            total += int(line.split()[1]) * 1024
-        except (OSError, StopIteration):
-            with suppress(OSError, IndexError):
-                total += int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE
-    return total / 1e9
+    return max(shared_gb - _EMPTY_PROCESS_GB, 0.0)
+
+
+def resident_gb(pid: int) -> float:
+    """Resident memory of a process, GB; 0 when it has ended."""
+    with suppress(OSError, IndexError, ValueError):
+        return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE / 1e9
+    return 0.0
+
+
+def measure_peak(born_with_gb: float) -> float:
+    """Largest memory of this forked process and its ended children, GB.
+
+    Parameters
+    ----------
+    born_with_gb : float
+        What it had from its parent when it started.
+
+    Notes
+    -----
+    The kernel's figure for this process (``ru_maxrss``) counts the pages that it shares with
+    the process that it was forked from. A child process starts with the figure of this one,
+    even when it then becomes another program, so its own counts only where it is larger.
+    """
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    below = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    pages = read_pages(os.getpid())
+    shared = born_with_gb if pages is None else pages.shared
+    return max(own - shared_aside(shared), below if below > own else 0.0)
+
+
+def read_pages(pid: int) -> Pages | None:
+    """Read what a process has for itself and what it shares.
+
+    Returns
+    -------
+    Pages or None
+        ``None`` when the process has ended or the kernel does not tell.
+    """
+    values: dict[str, float] = {}
+    try:
+        for line in _read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
+            name, amount, *_ = line.split()
+            values[name] = int(amount) * 1024 / 1e9
+        return Pages(
+            shared=values["Shared_Clean:"] + values["Shared_Dirty:"],
+            private=values["Private_Clean:"] + values["Private_Dirty:"],
+            proportional=values["Pss:"],
+        )
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _start_of_stack(pid: int) -> int:
+    """Where the stack of a process starts, which differs from program to program.
+
+    A fork keeps it, so it tells a forked process from one that runs another program; 0 when
+    the kernel does not tell.
+    """
+    with suppress(OSError, IndexError, ValueError):
+        return int(_read_stat(pid)[25])
+    return 0
 
 
 def headroom_gb(root: Path = Path("/")) -> float:

@@ -23,7 +23,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from neuroferry.engine.memory import Watch, kill_tree, oom_kills, prefer_as_oom_victim
+from neuroferry.engine.memory import (
+    Watch,
+    kill_tree,
+    measure_peak,
+    oom_kills,
+    prefer_as_oom_victim,
+    resident_gb,
+    shared_aside,
+)
 
 _PR_SET_PDEATHSIG = 1
 _LONGEST_MESSAGE = 400
@@ -47,7 +55,8 @@ class Outcome:
         Wall-clock and processor time.
     peak_gb : float or None
         Largest memory, in GB: that of its largest process as the kernel tells it, or the sum
-        over its processes as it was seen while it ran, whichever is more.
+        over its processes as it was seen while it ran, whichever is more. What it only shares
+        with the process that it was forked from does not count.
     error : str or None
         One sentence; ``None`` when the step succeeded.
     traceback : str
@@ -93,7 +102,8 @@ class Worker:
     _oom_kills: int | None = field(default_factory=oom_kills)
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.pid)
+        # at its birth it shares all that it has
+        self.watch = Watch(self.pid, shared_gb=resident_gb(self.pid))
 
     def collect(self, *, block: bool) -> Outcome | None:
         """Fetch the outcome once the process has ended.
@@ -114,11 +124,13 @@ class Worker:
         self.read(block=False)
         seconds = time.monotonic() - self.started
         cpu = usage.ru_utime + usage.ru_stime
-        peak = max(usage.ru_maxrss * 1024 / 1e9, self.watch.peak_gb)
         try:
             report = json.loads(self.received)
         except json.JSONDecodeError:
+            largest = usage.ru_maxrss * 1024 / 1e9 - shared_aside(self.watch.shared_gb)
+            peak = max(largest, self.watch.peak_gb)
             return self._describe_death(Outcome(seconds, cpu, peak), status)
+        peak = max(self.watch.peak_gb, report["peak_gb"])
         error, details = report["error"], report["traceback"]
         no_memory = error is not None and bool(_NO_MEMORY.search(f"{error}\n{details}"))
         return Outcome(
@@ -201,6 +213,7 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
 def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> None:
     """Run the node and report; never returns."""
     code = 1
+    born_with_gb = resident_gb(os.getpid())
     try:
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
@@ -216,7 +229,13 @@ def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> 
         error, details = run_node(node, updatehash=updatehash)
         with os.fdopen(pipe, "wb") as stream:
             disk_gb, files = measure_folder(node)
-            report = {"error": error, "traceback": details, "disk_gb": disk_gb, "files": files}
+            report = {
+                "error": error,
+                "traceback": details,
+                "disk_gb": disk_gb,
+                "files": files,
+                "peak_gb": measure_peak(born_with_gb),
+            }
             stream.write(json.dumps(report).encode())
         sys.stdout.flush()
         sys.stderr.flush()
