@@ -1,0 +1,344 @@
+"""Writes the derivatives of a BOLD run under their BIDS names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.bold import BoldRun
+from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
+from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink
+from neuroferry.templates import TEMPLATE_SPACE
+from neuroferry.workflows.func.spaces import BoldSpace
+
+SERIES_GB = 0.2
+NIFTI, TEXT, TABLE = ".nii.gz", ".txt", ".tsv"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One sink: the input field that it takes, and how its file is named and described."""
+
+    source: str
+    entities: Mapping[str, str]
+    suffix: str
+    metadata: Mapping[str, Any] | None = None
+    extension: str = NIFTI
+    datatype: str = "func"
+    #: Field with a JSON file that goes into the sidecar, and the key that it goes under.
+    report: tuple[str, str | None] | None = None
+
+
+def init_bold_derivatives_wf(
+    *,
+    out_dir: str | Path,
+    bids_dir: str | Path,
+    run: BoldRun,
+    spaces: Sequence[BoldSpace],
+    with_anat: bool = True,
+    with_sdc: bool = False,
+    with_fieldmap_xfm: bool = False,
+    slice_time_ref: float = 0.5,
+    seed: int = 1,
+    name: str = "bold_derivatives_wf",
+) -> Workflow:
+    """Write what the functional workflow of one run has computed.
+
+    Parameters
+    ----------
+    out_dir : path
+        Root of the derivatives dataset.
+    bids_dir : path
+        Root of the dataset that the run belongs to.
+    run : BoldRun
+        The run; its entities name the files.
+    spaces : sequence of BoldSpace
+        Spaces that the series is written in.
+    with_anat : bool
+        Whether there is a T1w image.
+    with_sdc : bool
+        Whether distortion was corrected.
+    with_fieldmap_xfm : bool
+        Whether the field map had to be registered to the run.
+    slice_time_ref : float
+        Moment that slices were shifted to, as a part of the time between the first and the
+        last slice.
+    seed : int
+        Of the random numbers, written into the sidecars.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Notes
+    -----
+    **Inputs**: the fields of the same names of the other workflows of a run: ``bold_ref``,
+    ``reference_report``, ``bold_ref_sdc``, ``bold_mask``, ``motion_xfms``, ``confounds_tsv``,
+    ``confounds_json``; with a T1w image ``boldref2anat_xfm``, ``anat2boldref_xfm``,
+    ``coreg_report``; with a field map ``fieldmap``, ``sdc_report``, ``fmap2boldref_xfm``; with
+    several echoes ``t2star``; and for each space ``bold_<space>``, ``boldref_<space>`` and,
+    where it is not the BOLD's own, ``mask_<space>``.
+
+    **Outputs**: ``out_files``, the derivatives, once all are written.
+    """
+    namer = _Namer(out_dir, bids_dir, run, seed, slice_time_ref, with_sdc=with_sdc)
+    outputs = namer.fit_outputs()
+    if with_anat:
+        outputs += namer.coregistration_outputs()
+    if with_sdc:
+        outputs += namer.fieldmap_outputs(with_xfm=with_fieldmap_xfm)
+    if run.echo_times:
+        outputs.append(namer.t2star_output())
+    for space in spaces:
+        outputs += namer.space_outputs(space)
+
+    workflow = Workflow(name=name)
+    reports = [output.report[0] for output in outputs if output.report]
+    fields = [*dict.fromkeys([*(output.source for output in outputs), *reports])]
+    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
+    outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
+    gather = pe.Node(niu.Merge(len(outputs)), name="gather_files", run_without_submitting=True)
+    for index, output in enumerate(outputs, start=1):
+        sink = DerivativesSink(
+            out_dir=str(out_dir),
+            entities=[dict(output.entities)],
+            suffix=output.suffix,
+            extension=output.extension,
+            datatype=output.datatype,
+        )
+        if output.metadata is not None:
+            sink.inputs.metadata = dict(output.metadata)
+        node = DerivativesNode(sink, name=f"write_{output.source}", mem_gb=SERIES_GB)
+        workflow.connect(inputnode, output.source, node, "in_file")
+        if output.report:
+            report, key = output.report
+            workflow.connect(inputnode, report, node, "metadata_file")
+            if key is not None:
+                sink.inputs.metadata_key = key
+        workflow.connect(node, "out_file", gather, f"in{index}")
+    workflow.connect(gather, "out", outputnode, "out_files")
+    return workflow
+
+
+class _Namer:
+    """Names and describes the files of one run."""
+
+    def __init__(
+        self,
+        out_dir: str | Path,
+        bids_dir: str | Path,
+        run: BoldRun,
+        seed: int,
+        slice_time_ref: float,
+        *,
+        with_sdc: bool,
+    ) -> None:
+        self._out_dir = Path(out_dir)
+        self._run = run
+        self._names = run.entities
+        root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
+        self._raw = [bids_uri(echo.path, root, RAW_DATASET) for echo in run.echoes]
+        self._seed = seed
+        self._with_sdc = with_sdc
+        self._slice_time_ref = slice_time_ref
+
+    def _uri(
+        self, suffix: str, extension: str = NIFTI, datatype: str = "func", **entities: str
+    ) -> str:
+        path = derivative_path(
+            self._out_dir,
+            {**self._names, **entities},
+            suffix=suffix,
+            extension=extension,
+            datatype=datatype,
+        )
+        return bids_uri(path, self._out_dir)
+
+    def _about(self, description: str, sources: Sequence[str], **others: Any) -> dict[str, Any]:
+        return {
+            "Description": description,
+            "Sources": list(sources),
+            "RandomSeed": self._seed,
+            **others,
+        }
+
+    def _xfm(self, origin: str, target: str, description: str) -> dict[str, str]:
+        return {"from": origin, "to": target, "mode": "image", "description": description}
+
+    @property
+    def _timing(self) -> dict[str, Any]:
+        """Times of the series, as BIDS Derivatives and analyses read them."""
+        run = self._run
+        timing: dict[str, Any] = {
+            "RepetitionTime": run.tr,
+            "SliceTimingCorrected": bool(run.slice_times),
+        }
+        task = run.reference.metadata.get("TaskName") or run.entities.get("task")
+        if task:
+            timing["TaskName"] = str(task)
+        if run.slice_times:
+            first, last = min(run.slice_times), max(run.slice_times)
+            timing["StartTime"] = round(first + self._slice_time_ref * (last - first), 6)
+        return timing
+
+    def fit_outputs(self) -> list[_Output]:
+        """List what is estimated of every run."""
+        names = self._names
+        reference = self._uri("boldref", description="hmc")
+        made = [reference, self._raw[0]]
+        unwarped = ", corrected for distortion" if self._with_sdc else ""
+        space: dict[str, Any] = {"SpatialReference": reference}
+        return [
+            _Output(
+                "bold_ref",
+                {**names, "description": "hmc"},
+                "boldref",
+                self._about(
+                    "Reference volume that head motion was estimated against",
+                    self._raw[:1],
+                    SkullStripped=False,
+                ),
+                report=("reference_report", "ReferenceVolume"),
+            ),
+            _Output(
+                "bold_ref_sdc",
+                {**names, "description": "coreg"},
+                "boldref",
+                self._about(
+                    f"Reference volume{unwarped}, as it was registered to the T1w image",
+                    [reference],
+                    SkullStripped=False,
+                    **space,
+                ),
+                report=("sdc_report", "DistortionCorrection") if self._with_sdc else None,
+            ),
+            _Output(
+                "bold_mask",
+                {**names, "description": "brain"},
+                "mask",
+                self._about(
+                    "Brain mask",
+                    [self._uri("boldref", description="coreg")],
+                    Type="Brain",
+                    **space,
+                ),
+            ),
+            _Output(
+                "motion_xfms",
+                {**names, **self._xfm("orig", "boldref", "hmc")},
+                "xfm",
+                self._about("One ITK affine for each volume, onto the reference volume", made),
+                TEXT,
+            ),
+            _Output(
+                "confounds_tsv",
+                {**names, "description": "confounds"},
+                "timeseries",
+                None,
+                TABLE,
+                report=("confounds_json", None),
+            ),
+        ]
+
+    def coregistration_outputs(self) -> list[_Output]:
+        """List the transforms between the run and the T1w image."""
+        made = [self._uri("boldref", description="coreg")]
+        about = "ITK affine that resamples images of {} onto {}"
+        report = "coreg_report", "Coregistration"
+        return [
+            _Output(
+                source,
+                {**self._names, **self._xfm(origin, target, "coreg")},
+                "xfm",
+                self._about(about.format(origin, target), made),
+                TEXT,
+                report=report,
+            )
+            for source, origin, target in (
+                ("boldref2anat_xfm", "boldref", "T1w"),
+                ("anat2boldref_xfm", "T1w", "boldref"),
+            )
+        ]
+
+    def fieldmap_outputs(self, *, with_xfm: bool) -> list[_Output]:
+        """List the field map, and how it was brought to the run."""
+        reference = self._uri("boldref", description="hmc")
+        field = _Output(
+            "fieldmap",
+            {**self._names, "description": "preproc"},
+            "fieldmap",
+            self._about(
+                "Off-resonance on the grid of the reference volume",
+                [reference],
+                Units="Hz",
+                SpatialReference=reference,
+            ),
+            datatype="fmap",
+        )
+        if not with_xfm:
+            return [field]
+        names = {**self._names, **self._xfm("fieldmap", "boldref", "coreg")}
+        about = self._about(
+            "ITK affine that resamples images of the field map onto the reference volume",
+            [reference],
+        )
+        return [field, _Output("fmap2boldref_xfm", names, "xfm", about, TEXT)]
+
+    def t2star_output(self) -> _Output:
+        """Name the map of T2* that several echoes give."""
+        reference = self._uri("boldref", description="hmc")
+        about = self._about("T2*", self._raw, Units="s", SpatialReference=reference)
+        return _Output("t2star", self._names, "T2starmap", about)
+
+    def space_outputs(self, space: BoldSpace) -> list[_Output]:
+        """List the series, its mean and its mask in one space."""
+        names = {**self._names, **space.entities}
+        sources = [*self._raw, self._uri("xfm", TEXT, **self._xfm("orig", "boldref", "hmc"))]
+        where = ""
+        there: dict[str, Any] = {}
+        if self._with_sdc:
+            sources.append(self._uri("fieldmap", datatype="fmap", description="preproc"))
+        if not space.is_native:
+            sources.append(self._uri("xfm", TEXT, **self._xfm("boldref", "T1w", "coreg")))
+            where = f" in the space {space.name}"
+            there["SpatialReference"] = space.name if space.name == TEMPLATE_SPACE else "T1w"
+        if space.resolution is not None:
+            there["Resolution"] = f"{space.resolution} mm isotropic"
+        combined = ", the optimal combination of its echoes" if self._run.echo_times else ""
+        series = self._about(
+            f"Preprocessed series{combined}{where}, resampled once",
+            sources,
+            SkullStripped=False,
+            **self._timing,
+            **there,
+        )
+        own = self._uri("bold", description="preproc", **space.entities)
+        outputs = [
+            _Output(f"bold_{space.node}", {**names, "description": "preproc"}, "bold", series),
+            _Output(
+                f"boldref_{space.node}",
+                names,
+                "boldref",
+                self._about(f"Mean over time{where}", [own], SkullStripped=False, **there),
+            ),
+        ]
+        if not space.is_native:
+            mask = self._about(
+                f"Brain mask{where}",
+                [self._uri("mask", description="brain")],
+                Type="Brain",
+                **there,
+            )
+            outputs.append(
+                _Output(f"mask_{space.node}", {**names, "description": "brain"}, "mask", mask)
+            )
+        return outputs
