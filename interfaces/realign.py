@@ -1,0 +1,395 @@
+"""Rigid alignment of the volumes of a series: Gauss-Newton on robustly weighted differences.
+
+The kernel of head-motion estimation. Design, and why:
+
+- **Inverse compositional** [1]_: gradients are those of the reference, computed once; each
+  step only samples the volume.
+- **Voxels as B-spline coefficients**: after a light blur a volume is sampled with the
+  cubic B-spline kernel, without the prefilter that would make it interpolate; together a
+  blur of two voxels (FWHM), smooth to the second derivative, alike for reference and
+  volume. Aliased detail is gone, and noise hardly depends on where between the voxels a
+  sample falls: what otherwise pulls an estimate towards half-voxel positions. Three times
+  more accurate than interpolating, and faster.
+- **Robust weights** (Tukey's biweight on the residuals that the current step leaves): a
+  slice with a wrong intensity, a moving eye or a lost signal loses its say.
+- **Gain and offset** are fitted together with the motion; for volumes before the steady
+  state, whose contrast differs, a cubic polynomial of the reference's intensity.
+- **Coarse first**: block means of about 7 mm carry the first steps, so a jump of a
+  centimetre is no farther than a voxel.
+
+Each volume is aligned by itself, from the identity: the order of work cannot change a
+result.
+
+References
+----------
+.. [1] Baker S, Matthews I (2004). Lucas-Kanade 20 years on: a unifying framework. Int J
+   Comput Vis 56(3):221-255. doi:10.1023/B:VISI.0000011205.11775.fd
+.. [2] Friston KJ et al. (1995). Spatial registration and normalization of images. Human
+   Brain Mapping 3(3):165-189. doi:10.1002/hbm.460030303
+.. [3] Holland PW, Welsch RE (1977). Robust regression using iteratively reweighted
+   least-squares. Commun Stat 6(9):813-827. doi:10.1080/03610927708827533
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.interfaces.images import Affine, FloatArray, Volume, inverse, voxel_sizes
+
+COARSE_MM = 7.0
+BLUR_SIGMA_VOXELS = 0.6
+TUKEY = 4.685
+MAD_TO_SIGMA = 1.4826
+# A step that moves nothing in the head by more than this ends the search.
+COARSE_TOLERANCE_MM = 0.05
+FINE_TOLERANCE_MM = 0.002
+HEAD_RADIUS_MM = 70.0
+MAX_ITERATIONS = 25
+MIN_POINTS = 200
+# Samples nearer than this to the border of the field of view need voxels beyond it.
+MARGIN_VOXELS = 1.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """The reference at one resolution: points, values, derivatives.
+
+    Attributes
+    ----------
+    index : ndarray of float64, shape (3, N)
+        Voxel coordinates of the points on the level's grid.
+    design : ndarray of float64, shape (6 + C, N)
+        Change of the value for each motion parameter (mm, radians), then the intensity
+        model: value, one, and powers of the value.
+    weights : ndarray of float64, shape (N,)
+        What a point counts before anything is known of the volume.
+    affine : ndarray of float64, shape (4, 4)
+        Level's voxel indices to RAS+ mm.
+    blocks : tuple of int
+        Voxels of the image that make one voxel of the level, along each axis.
+    """
+
+    index: NDArray[np.float64]
+    design: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    affine: Affine
+    blocks: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reference prepared for aligning volumes to it.
+
+    Attributes
+    ----------
+    levels : tuple of Level
+        Coarse to fine.
+    centre : ndarray of float64, shape (3,)
+        Centre of rotation of the steps, RAS+ mm.
+    """
+
+    levels: tuple[Level, ...]
+    centre: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Where a volume was found.
+
+    Attributes
+    ----------
+    matrix : ndarray of float64, shape (4, 4)
+        Points of the reference to points of the volume, RAS+ mm.
+    residual : float
+        Robust standard deviation of what remains, in units of the reference.
+    overlap : float
+        Share of the points that lie inside the volume's field of view.
+    gain : float
+        Intensity of the volume relative to the reference.
+    """
+
+    matrix: Affine
+    residual: float
+    overlap: float
+    gain: float
+
+
+def block_mean(data: FloatArray, blocks: tuple[int, int, int]) -> FloatArray:
+    """Average blocks of voxels; what is left over at the far ends is dropped.
+
+    >>> block_mean(np.arange(8, dtype=np.float32).reshape(2, 2, 2), (2, 1, 2)).ravel().tolist()
+    [2.5, 4.5]
+    """
+    a, b, c = blocks
+    if blocks == (1, 1, 1):
+        return data
+    i, j, k = (n // size for n, size in zip(data.shape, blocks, strict=True))
+    cut = data[: i * a, : j * b, : k * c].reshape(i, a, j, b, k, c)
+    mean: FloatArray = cut.mean(axis=(1, 3, 5), dtype=np.float32)
+    return mean
+
+
+def _soften(data: FloatArray, blocks: tuple[int, int, int]) -> FloatArray:
+    """Bring a volume to a level's resolution."""
+    from scipy import ndimage
+
+    if blocks != (1, 1, 1):
+        return block_mean(data, blocks)
+    soft: FloatArray = ndimage.gaussian_filter(
+        data, BLUR_SIGMA_VOXELS, mode="nearest", truncate=3.0, output=np.float32
+    )
+    return soft
+
+
+def _block_affine(affine: Affine, blocks: tuple[int, int, int]) -> Affine:
+    """Affine of a grid of blocks: their centres."""
+    scale = np.diag([*(float(b) for b in blocks), 1.0])
+    scale[:3, 3] = [(b - 1) / 2 for b in blocks]
+    result: Affine = affine @ scale
+    return result
+
+
+def spline_values(data: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
+    """Value and derivatives at the voxels, of the B-spline whose coefficients are `data`.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (I, J, K)
+        Coefficients.
+
+    Returns
+    -------
+    value : ndarray of float32, shape (I, J, K)
+    gradient : list of ndarray
+        Derivatives along the three axes, per voxel.
+    """
+    from scipy import ndimage
+
+    smooth, slope = np.array([1.0, 4.0, 1.0]) / 6.0, np.array([-0.5, 0.0, 0.5])
+    value = data
+    gradient = [data, data, data]
+    for axis in range(3):
+        value = ndimage.correlate1d(value, smooth, axis=axis, mode="nearest")
+        gradient = [
+            ndimage.correlate1d(g, slope if axis == along else smooth, axis=axis, mode="nearest")
+            for along, g in enumerate(gradient)
+        ]
+    return value, gradient
+
+
+def prepare_target(
+    reference: Volume,
+    weights: NDArray[np.floating],
+    *,
+    intensity_order: int = 1,
+    max_points: int = 60_000,
+    coarse_mm: float = COARSE_MM,
+) -> Target:
+    """Compute once what every volume is compared with.
+
+    Parameters
+    ----------
+    reference : Volume
+        What volumes are aligned to.
+    weights : ndarray, shape (I, J, K)
+        What each voxel counts; zero outside the head.
+    intensity_order : int
+        Degree of the polynomial between the intensities of reference and volume.
+    max_points : int
+        Voxels looked at, at most; those that say least about motion are left out.
+    coarse_mm : float
+        Voxel size of the coarse level.
+
+    Returns
+    -------
+    Target
+    """
+    total = float(weights.sum())
+    middle = np.array(
+        [
+            float(weights.sum(axis=tuple(a for a in range(3) if a != axis)) @ np.arange(n)) / total
+            for axis, n in enumerate(reference.shape)
+        ]
+    )
+    centre = reference.affine[:3, :3] @ middle + reference.affine[:3, 3]
+    sizes = voxel_sizes(reference.affine)
+    wanted = np.maximum(1, np.rint(coarse_mm / sizes)).astype(int)
+    # A slab of few slices keeps them: a block of slices would leave none to move along.
+    blocks = [max(1, min(int(w), n // 8)) for w, n in zip(wanted, reference.shape, strict=True)]
+    coarse = (blocks[0], blocks[1], blocks[2])
+    grids = [coarse, (1, 1, 1)] if coarse != (1, 1, 1) else [(1, 1, 1)]
+    levels = [
+        _level(reference, weights, blocks, centre, intensity_order, max_points) for blocks in grids
+    ]
+    return Target(tuple(levels), centre)
+
+
+def _level(
+    reference: Volume,
+    weights: NDArray[np.floating],
+    blocks: tuple[int, int, int],
+    centre: NDArray[np.float64],
+    intensity_order: int,
+    max_points: int,
+) -> Level:
+    """Prepare one resolution."""
+    value, gradient = spline_values(_soften(reference.data, blocks))
+    affine = _block_affine(reference.affine, blocks)
+    weight = block_mean(np.asarray(weights, dtype=np.float32), blocks)
+    inner = np.zeros(value.shape, dtype=bool)
+    inner[1:-1, 1:-1, 1:-1] = True
+    chosen = np.flatnonzero((weight > 0) & inner)
+    slopes = np.stack([g.reshape(-1)[chosen] for g in gradient]).astype(np.float64)
+    # Derivatives per mm: an affine's inverse transposed turns gradients.
+    slopes = inverse(affine)[:3, :3].T @ slopes
+    strength = weight.reshape(-1)[chosen] * np.einsum("ij,ij->j", slopes, slopes)
+    if chosen.size > max_points:
+        kept = np.sort(np.argsort(strength, kind="stable")[-max_points:])
+        chosen, slopes = chosen[kept], slopes[:, kept]
+    index = np.stack(np.unravel_index(chosen, value.shape)).astype(np.float64)
+    arm = affine[:3, :3] @ index + affine[:3, 3:] - centre[:, None]
+    values = value.reshape(-1)[chosen].astype(np.float64)
+    scale = float(np.median(values)) or 1.0
+    powers = [values * (values / scale - 1.0) ** n for n in range(1, intensity_order)]
+    turns = np.cross(arm, slopes, axis=0)
+    design = np.vstack([slopes, turns, values, np.ones_like(values), *powers])
+    return Level(index, design, weight.reshape(-1)[chosen].astype(np.float64), affine, blocks)
+
+
+def rigid_step(step: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
+    """Matrix of a translation (mm) and a rotation vector (radians) about a centre."""
+    from scipy.spatial.transform import Rotation
+
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(step[3:6]).as_matrix()
+    matrix[:3, 3] = centre + step[:3] - matrix[:3, :3] @ centre
+    return matrix
+
+
+def align_volume(
+    target: Target, data: FloatArray, affine: Affine, start: Affine | None = None
+) -> Alignment:
+    """Find a volume's position relative to the reference.
+
+    Parameters
+    ----------
+    target : Target
+        From :func:`prepare_target`.
+    data : ndarray of float32, shape (I, J, K)
+        Volume.
+    affine : ndarray of float64, shape (4, 4)
+        Its affine.
+    start : ndarray of float64, shape (4, 4), optional
+        Where to begin; the identity by default.
+
+    Returns
+    -------
+    Alignment
+    """
+    found = Alignment(np.eye(4) if start is None else start, np.inf, 0.0, 1.0)
+    for number, level in enumerate(target.levels):
+        last = number == len(target.levels) - 1
+        found = _align_level(
+            level,
+            _soften(data, level.blocks),
+            inverse(_block_affine(affine, level.blocks)),
+            target.centre,
+            found.matrix,
+            FINE_TOLERANCE_MM if last else COARSE_TOLERANCE_MM,
+        )
+    return found
+
+
+def _align_level(
+    level: Level,
+    data: FloatArray,
+    to_voxels: Affine,
+    centre: NDArray[np.float64],
+    matrix: Affine,
+    tolerance: float,
+) -> Alignment:
+    """Gauss-Newton steps at one resolution."""
+    n = level.weights.size
+    residuals: NDArray[np.float64] | None = None
+    sigma, overlap, gain = np.inf, 0.0, 1.0
+    for _ in range(MAX_ITERATIONS):
+        values, inside = sample(data, to_voxels @ matrix @ level.affine, level.index)
+        overlap = float(np.count_nonzero(inside)) / n
+        weights = np.where(inside, level.weights, 0.0)
+        if np.count_nonzero(inside) < min(MIN_POINTS, n // 4):
+            return Alignment(matrix, np.inf, overlap, gain)
+        if residuals is not None:
+            weights *= tukey(residuals / sigma)
+        solution = _solve(level.design, weights, values)
+        residuals = values - solution @ level.design
+        sigma = robust_sigma(residuals[inside])
+        gain = float(solution[6])
+        if gain <= 0:
+            return Alignment(matrix, np.inf, overlap, gain)
+        step = solution[:6] / gain
+        matrix = matrix @ inverse(rigid_step(step, centre))
+        moved = float(
+            np.hypot(np.linalg.norm(step[:3]), HEAD_RADIUS_MM * np.linalg.norm(step[3:6]))
+        )
+        if moved < tolerance:
+            break
+    return Alignment(matrix, sigma / gain, overlap, gain)
+
+
+def sample(
+    data: FloatArray, to_voxels: Affine, index: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Sample the B-spline of a volume at transformed points."""
+    from scipy import ndimage
+
+    points = to_voxels[:3, :3] @ index + to_voxels[:3, 3:]
+    top = np.array(data.shape, dtype=float)[:, None] - 1.0 - MARGIN_VOXELS
+    inside: NDArray[np.bool_] = np.all((points >= MARGIN_VOXELS) & (points <= top), axis=0)
+    values = ndimage.map_coordinates(
+        data, points, order=3, mode="nearest", prefilter=False, output=np.float64
+    )
+    return values, inside
+
+
+def _solve(
+    design: NDArray[np.float64], weights: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted least squares; columns scaled so that units do not matter."""
+    weighted = design * weights
+    normal = weighted @ design.T
+    scale = np.sqrt(np.maximum(np.diag(normal), np.finfo(float).tiny))
+    normal = normal / scale / scale[:, None]
+    normal[np.diag_indices_from(normal)] += 1e-9
+    solution: NDArray[np.float64] = np.linalg.solve(normal, (weighted @ values) / scale) / scale
+    return solution
+
+
+def robust_sigma(residuals: NDArray[np.float64]) -> float:
+    """Standard deviation from the median of the magnitudes."""
+    return max(float(np.median(np.abs(residuals))) * MAD_TO_SIGMA, 1e-12)
+
+
+def tukey(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tukey's biweight of residuals in standard deviations.
+
+    >>> tukey(np.array([0.0, 4.685, 10.0])).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    inner = 1.0 - np.square(ratio / TUKEY)
+    weights: NDArray[np.float64] = np.square(np.maximum(inner, 0.0))
+    return weights
+
+
+def mean_alignments(matrices: Sequence[Affine]) -> Affine:
+    """Mean of rigid transforms (rotations by the chordal mean)."""
+    from scipy.spatial.transform import Rotation
+
+    stack = np.stack(matrices)
+    mean = np.eye(4)
+    mean[:3, :3] = Rotation.from_matrix(stack[:, :3, :3]).mean().as_matrix()
+    mean[:3, 3] = stack[:, :3, 3].mean(axis=0)
+    return mean
