@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nb
 import numpy as np
+import psutil
 import pytest
 from nipype import Function, MapNode, Node, Workflow, config
 
@@ -246,7 +248,7 @@ def interrupt(folder, scheduler=None):
         tests=str(Path(__file__).parent), folder=str(folder), scheduler=scheduler
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: sleepers() or process.poll() is not None)
+    wait_for(lambda: sleepers(folder) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     return process.returncode, out
@@ -259,16 +261,21 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
-def sleepers():
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    return [line for line in listing.splitlines() if line.endswith(" sleep 61")]
+def sleepers(folder):
+    """The long steps of the graph in this folder: other graphs may run beside it."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cmdline() == ["sleep", "61"] and process.cwd().startswith(str(folder)):
+                found.append(process.pid)
+    return found
 
 
 def test_ctrl_c_ends_the_steps(tmp_path):
     code, out = interrupt(tmp_path)
     assert code == 130
     assert "go on" in out
-    wait_for(lambda: not sleepers(), 10)
+    wait_for(lambda: not sleepers(tmp_path), 10)
     assert summarise(read_events(tmp_path / "events.jsonl")).count("done") == 1
 
 
@@ -295,7 +302,7 @@ def test_a_cluster_that_is_there(cluster, run):
     assert [step.state for step in steps.values()].count("done") == 5
     code, _ = interrupt(run.folder / "stopped", str(cluster))
     assert code == 130
-    wait_for(lambda: not sleepers(), 10)
+    wait_for(lambda: not sleepers(run.folder), 10)
     steps, _, error = run(workflow, scheduler=cluster)
     assert [step.state for step in steps.values()].count("cached") == 5
 
