@@ -1,9 +1,9 @@
 """How much memory each step of a BOLD run takes, from the header of its series.
 
 Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus the bytes
-that the step holds for each voxel of one volume, plus what it holds for each value of the
-part of the series that it keeps. The figures are measured (``benchmarks/func.py``) and
-rounded up.
+that the step holds for each voxel of one volume, plus what it holds on grids of fixed size.
+No step holds a series, so the number of volumes does not matter. The figures are measured
+(``benchmarks/func.py``) and rounded up.
 """
 
 from __future__ import annotations
@@ -11,16 +11,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from neuroferry.bids.bold import BoldRun
+from neuroferry.workflows.func.spaces import BoldSpace
+
 BASE_GB = 0.35
-# Bytes held at once for each voxel of one volume.
-REFERENCE_BYTES = 400
-MOTION_BYTES = 400
-COREGISTER_BYTES = 60
+# Bytes held at once for each voxel of one volume of the series, or of the T1w image.
+REFERENCE_BYTES = 250
+MOTION_BYTES = 250
+COREGISTER_BYTES = 24
 MASK_BYTES = 60
-RESAMPLE_BYTES = 120
 T2STAR_BYTES = 120
-# A displacement field at 1 mm, and its reading.
+# Slice timing keeps a ring of volumes; each thread a volume and its spline coefficients.
+RING_BYTES = 44
+THREAD_BYTES = 16
+# For each voxel of the target: where it comes from, and what is written.
+TARGET_BYTES = 60
+# Points that are followed at a time, for each thread.
+CHUNK_GB = 0.1
+# The way into template space is a displacement field at 1 mm.
 FIELD_GB = 0.3
+# The template, or an image on a grid of BOLD resolution.
+GRID_GB = 0.8
+TEMPLATE_MM3 = 197.0 * 233.0 * 189.0
 
 
 def volume_voxels(shape: Sequence[int]) -> int:
@@ -32,10 +44,29 @@ def volume_voxels(shape: Sequence[int]) -> int:
     return math.prod(int(n) for n in shape[:3])
 
 
-def memory_gb(bytes_per_voxel: float, voxels: int, fixed_gb: float = 0.0) -> float:
+def memory_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> float:
     """Memory of a step in GB.
 
     >>> memory_gb(400, 1_000_000)
     0.75
     """
     return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
+
+
+def target_voxels(run: BoldRun, space: BoldSpace, t1w_volume_mm3: float) -> float:
+    """Voxels of the grid that a run is resampled onto."""
+    if space.is_native:
+        return volume_voxels(run.shape)
+    if space.resolution is None:
+        return t1w_volume_mm3 / math.prod(run.zooms)
+    return TEMPLATE_MM3 / float(space.resolution**3)
+
+
+def resample_gb(run: BoldRun, target: float, n_threads: int, *, with_field: bool) -> float:
+    """Memory of resampling a run, in GB."""
+    per_voxel = len(run.echoes) * (THREAD_BYTES * (n_threads + 1))
+    if run.slice_times:
+        per_voxel += len(run.echoes) * RING_BYTES
+    fixed = CHUNK_GB * (n_threads + 1) + (FIELD_GB if with_field else 0.0)
+    source = per_voxel * volume_voxels(run.shape) / 1e9
+    return memory_gb(TARGET_BYTES, target, fixed + source)
