@@ -10,10 +10,12 @@ import gzip
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import nibabel as nb
 import numpy as np
@@ -33,6 +35,9 @@ INT16_TOP = 32767
 GZIP_LEVEL = 1
 # Seconds in one unit of the header's fourth zoom; an unknown unit is read as seconds.
 TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Series:
@@ -374,6 +379,44 @@ class SeriesWriter:
             self._beside.unlink(missing_ok=True)
         if kind is None and not whole:
             raise ValueError(f"{self._added} of {self.n_volumes} volumes were written")
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], n_threads: int = 1
+) -> Generator[Result, None, None]:
+    """Apply a function to items in threads; results in the order of the items.
+
+    Only a few items wait at a time, however many there are. The values do not depend on
+    the number of threads.
+
+    Parameters
+    ----------
+    function : callable
+        Must not share what it changes.
+    items : iterable
+        Taken one by one, in the caller's thread.
+    n_threads : int
+        With 1 everything runs in the caller's thread.
+
+    Yields
+    ------
+    What `function` returns for each item.
+    """
+    if n_threads < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def temporal_mean_std(

@@ -1,0 +1,530 @@
+"""Everything applied to a series in one interpolation, volume by volume.
+
+The way of a target voxel through template, anatomy and reference does not depend on time:
+it is followed once. For each volume only the head's motion and the distortion are added,
+and the volume is read once with a cubic B-spline. Slice timing is corrected on the way;
+echoes are combined before anything is written.
+
+References
+----------
+.. [1] Unser M (1999). Splines: a perfect fit for signal and image processing. IEEE Signal
+   Process Mag 16(6):22-38. doi:10.1109/79.799930
+.. [2] Esteban O et al. (2019). fMRIPrep: a robust preprocessing pipeline for functional MRI.
+   Nature Methods 16:111-116. doi:10.1038/s41592-018-0235-4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.echoes import combination_weights
+from neuroferry.interfaces.images import (
+    Affine,
+    FloatArray,
+    inverse,
+    load_volume,
+    save_nifti,
+)
+from neuroferry.interfaces.motion_table import read_motion_xfms
+from neuroferry.interfaces.series import Series, SeriesWriter, open_series, ordered_map
+from neuroferry.interfaces.slice_timing import check_slice_timing, reference_time, shift_slices
+from neuroferry.interfaces.transforms import Transform, map_points, read_transform
+
+CHUNK_POINTS = 1_000_000
+# Cubic interpolation can pass beyond its samples by about this much.
+OVERSHOOT = 1.25
+MARGIN_VOXELS = 1.0
+# Signal is never spread or squeezed by more than this.
+JACOBIAN_RANGE = (0.1, 5.0)
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How the field bends the images of a series along its phase-encoding axis.
+
+    Attributes
+    ----------
+    shift : ndarray of float32, shape (I, J, K)
+        On the grid of the series, in undistorted space: how many voxels farther along the
+        axis the signal of a voxel lies in the distorted images.
+    axis : int
+        Phase-encoding axis of the stored image.
+    jacobian : bool
+        Scale intensities by the local change of volume.
+    """
+
+    shift: FloatArray
+    axis: int
+    jacobian: bool = True
+
+
+@dataclass(frozen=True)
+class StaticMap:
+    """Where the voxels of a target grid come from, but for the motion.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Voxels of the target.
+    affine : ndarray of float64, shape (4, 4)
+        Its affine.
+    voxels : ndarray of int64, shape (V,)
+        Flat indices of the target voxels that can have a value.
+    index : ndarray of float32, shape (3, V)
+        Voxel coordinates on the grid of the series, before motion and distortion.
+    shift : ndarray of float32, shape (V,) or None
+        Added along the phase-encoding axis after the motion, voxels.
+    axis : int
+        Phase-encoding axis.
+    jacobian : ndarray of float32, shape (V,) or None
+        Factor of the intensities.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+    voxels: NDArray[np.int64]
+    index: NDArray[np.float32]
+    shift: NDArray[np.float32] | None = None
+    axis: int = 1
+    jacobian: NDArray[np.float32] | None = None
+
+    def carry(self, data: FloatArray) -> NDArray[np.float32]:
+        """Sample a smooth map on the grid of the series at the voxels, shape (V,)."""
+        return sample_linear(data, self.index)
+
+    def fill(self, values: NDArray[np.float32]) -> FloatArray:
+        """Put values into a volume of the target grid, zero elsewhere."""
+        volume = np.zeros(self.shape, dtype=np.float32)
+        volume.reshape(-1)[self.voxels] = values
+        return volume
+
+
+def phase_encoding_axis(direction: str) -> tuple[int, int]:
+    """Axis and sign of a ``PhaseEncodingDirection``.
+
+    >>> phase_encoding_axis("j-"), phase_encoding_axis("i")
+    ((1, -1), (0, 1))
+    """
+    if direction.rstrip("-") not in ("i", "j", "k") or len(direction) > 2:
+        raise InputError(
+            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with - for the "
+            "other way."
+        )
+    return "ijk".index(direction[0]), -1 if direction.endswith("-") else 1
+
+
+def distortion_from_field(
+    fieldmap: FloatArray, direction: str, readout_time: float, *, jacobian: bool = True
+) -> Distortion:
+    """Turn a field map into shifts.
+
+    Parameters
+    ----------
+    fieldmap : ndarray of float32, shape (I, J, K)
+        Off-resonance in Hz on the grid of the series, in undistorted space.
+    direction : str
+        ``PhaseEncodingDirection`` of the series. With ``j`` a positive offset moves the
+        signal to higher indices.
+    readout_time : float
+        ``TotalReadoutTime``, s.
+    jacobian : bool
+        Scale intensities by the local change of volume.
+
+    Returns
+    -------
+    Distortion
+    """
+    if not 0 < readout_time < 1:
+        raise InputError(
+            f"TotalReadoutTime is {readout_time:g} s; a readout takes between 0 and 1 s."
+        )
+    axis, sign = phase_encoding_axis(direction)
+    return Distortion(fieldmap * np.float32(sign * readout_time), axis, jacobian)
+
+
+def sample_linear(data: FloatArray, index: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Linear interpolation; beyond the edge the edge's value."""
+    from scipy import ndimage
+
+    values: NDArray[np.float32] = ndimage.map_coordinates(
+        data, index, order=1, mode="nearest", output=np.float32
+    )
+    return values
+
+
+def static_map(
+    grid: tuple[tuple[int, int, int], Affine],
+    target: tuple[tuple[int, int, int], Affine],
+    transforms: Sequence[Transform] = (),
+    *,
+    distortion: Distortion | None = None,
+    margin: float = MARGIN_VOXELS,
+) -> StaticMap:
+    """Follow the voxels of a target to the grid of the series.
+
+    Parameters
+    ----------
+    grid : tuple
+        Shape and affine of the series.
+    target : tuple
+        Shape and affine of what will be filled.
+    transforms : sequence of Transform
+        In the order in which they act on the target's points.
+    distortion : Distortion, optional
+        Of the series.
+    margin : float
+        Target voxels farther than this (voxels of the series) outside the field of view
+        are left at zero.
+
+    Returns
+    -------
+    StaticMap
+    """
+    shape, affine = target
+    to_voxels = inverse(grid[1])
+    limits = np.array(grid[0], dtype=float)[:, None] - 1.0 + margin
+    kept_voxels, kept_index = [], []
+    step = max(1, CHUNK_POINTS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        stop = min(shape[0], start + step)
+        index = np.indices((stop - start, shape[1], shape[2]), dtype=np.float64).reshape(3, -1)
+        index[0] += start
+        points = map_points(affine[:3, :3] @ index + affine[:3, 3:], transforms)
+        found = to_voxels[:3, :3] @ points + to_voxels[:3, 3:]
+        inside = np.flatnonzero(((found >= -margin) & (found <= limits)).all(axis=0))
+        kept_voxels.append(inside + start * shape[1] * shape[2])
+        kept_index.append(found[:, inside].astype(np.float32))
+    voxels, where = np.concatenate(kept_voxels), np.concatenate(kept_index, axis=1)
+    if voxels.size == 0:
+        raise GeometryError(
+            "The series and the target do not overlap: check the transforms and the headers."
+        )
+    if distortion is None:
+        return StaticMap(shape, affine, voxels, where)
+    factor = None
+    if distortion.jacobian:
+        stretch = 1.0 + np.gradient(distortion.shift, axis=distortion.axis)
+        factor = np.clip(sample_linear(stretch.astype(np.float32), where), *JACOBIAN_RANGE)
+    return StaticMap(
+        shape,
+        affine,
+        voxels,
+        where,
+        sample_linear(distortion.shift, where),
+        distortion.axis,
+        factor,
+    )
+
+
+def resample_volume(
+    data: FloatArray, where: StaticMap, motion: Affine | None = None
+) -> NDArray[np.float32]:
+    """Fill the voxels of a target from one volume.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (I, J, K)
+        Volume of the series.
+    where : StaticMap
+        From :func:`static_map`.
+    motion : ndarray of float64, shape (4, 4), optional
+        Voxels of the reference to voxels of this volume.
+
+    Returns
+    -------
+    ndarray of float32, shape (V,)
+        Zero where the volume was not there.
+    """
+    from scipy import ndimage
+
+    coefficients = ndimage.spline_filter(data, order=3, output=np.float32, mode="mirror")
+    out = np.empty(where.voxels.size, dtype=np.float32)
+    top = np.array(data.shape, dtype=float)[:, None] - 1.0
+    for start in range(0, out.size, CHUNK_POINTS):
+        part = slice(start, start + CHUNK_POINTS)
+        index = where.index[:, part].astype(np.float64)
+        if motion is not None:
+            index = motion[:3, :3] @ index + motion[:3, 3:]
+        if where.shift is not None:
+            index[where.axis] += where.shift[part]
+        # Half a voxel beyond the outer centres is still inside the outer voxels.
+        np.clip(index, 0.0, top, out=index, where=(index > -0.5) & (index < top + 0.5))
+        ndimage.map_coordinates(
+            coefficients,
+            index,
+            output=out[part],
+            order=3,
+            mode="constant",
+            cval=0.0,
+            prefilter=False,
+        )
+    if where.jacobian is not None:
+        out *= where.jacobian
+    return out
+
+
+@dataclass(frozen=True)
+class SliceTiming:
+    """When the slices of a series are taken.
+
+    Attributes
+    ----------
+    times : tuple of float
+        s within the TR.
+    axis : int
+        Slice axis.
+    fraction : float
+        Where between first and last slice all are shifted to: 0 to 1.
+    """
+
+    times: tuple[float, ...]
+    axis: int = 2
+    fraction: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to each volume besides moving it.
+
+    Attributes
+    ----------
+    motion : ndarray of float64, shape (T, 4, 4)
+        Points of the reference to points of each volume, RAS+ mm.
+    tr : float
+        s.
+    n_dummy : int
+        Volumes at the start before the steady state.
+    slice_timing : SliceTiming or None
+        Not corrected when None.
+    echo_times : tuple of float
+        s; for several echoes.
+    t2star : ndarray of float32 or None
+        s, on the grid of the series; for several echoes.
+    n_threads : int
+        Volumes worked on at a time; changes no value.
+    """
+
+    motion: NDArray[np.float64]
+    tr: float
+    n_dummy: int = 0
+    slice_timing: SliceTiming | None = None
+    echo_times: tuple[float, ...] = ()
+    t2star: FloatArray | None = field(default=None, repr=False)
+    n_threads: int = 1
+
+
+def resample_series(
+    echoes: Sequence[Series], where: StaticMap, recipe: Recipe, path: Path
+) -> FloatArray:
+    """Resample a whole series and write it.
+
+    Parameters
+    ----------
+    echoes : sequence of Series
+        One for each echo, on one grid.
+    where : StaticMap
+        The way to the target.
+    recipe : Recipe
+        Motion and the rest.
+    path : Path
+        What is written.
+
+    Returns
+    -------
+    ndarray of float32, shape of the target
+        Mean over the volumes at steady state.
+    """
+    first = echoes[0]
+    check_echoes(echoes, recipe)
+    weights: list[NDArray[np.float32]] | None = None
+    if len(echoes) > 1:
+        if recipe.t2star is None:
+            raise InputError("Echoes can only be combined with a map of T2*.")
+        weights = combination_weights(where.carry(recipe.t2star), recipe.echo_times)
+    to_voxels = inverse(first.affine)
+    moves = to_voxels @ recipe.motion @ first.affine
+
+    def work(item: tuple[int, tuple[FloatArray, ...]]) -> NDArray[np.float32]:
+        number, volumes = item
+        values = [resample_volume(volume, where, moves[number]) for volume in volumes]
+        if weights is None:
+            return values[0]
+        total: NDArray[np.float32] = sum(
+            (v * w for v, w in zip(values, weights, strict=True)), np.zeros_like(values[0])
+        )
+        return total
+
+    total = np.zeros(where.voxels.size)
+    steady = min(recipe.n_dummy, first.n_volumes - 1)
+    ceiling = OVERSHOOT * max(_highest(echo) for echo in echoes)
+    if where.jacobian is not None:
+        ceiling *= max(1.0, float(where.jacobian.max()))
+    writer = SeriesWriter(
+        path,
+        where.shape,
+        where.affine,
+        recipe.tr,
+        first.n_volumes,
+        ceiling=ceiling,
+        header=first.header,
+    )
+    items = enumerate(zip(*(_timed(echo, recipe) for echo in echoes), strict=True))
+    with writer, closing(ordered_map(work, items, recipe.n_threads)) as results:
+        for number, values in enumerate(results):
+            writer.add(where.fill(values))
+            if number >= steady:
+                total += values
+    return where.fill((total / (first.n_volumes - steady)).astype(np.float32))
+
+
+def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
+    """Volumes of a series, their slices at one time if these are known."""
+    timing = recipe.slice_timing
+    if timing is None:
+        return series.volumes()
+    return shift_slices(
+        series.volumes(),
+        timing.times,
+        reference_time(timing.times, timing.fraction),
+        recipe.tr,
+        timing.axis,
+        n_skip=recipe.n_dummy,
+    )
+
+
+def _highest(series: Series) -> float:
+    """Largest magnitude of a series."""
+    return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
+
+
+def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
+    """Refuse echoes that do not belong together, and motion of another series."""
+    first = echoes[0]
+    for other in echoes[1:]:
+        if other.shape != first.shape or not np.allclose(other.affine, first.affine, atol=1e-3):
+            raise GeometryError(
+                f"{other.path.name} and {first.path.name} are echoes of one run, but differ in "
+                f"their grid or length ({other.shape} and {first.shape})."
+            )
+    if len(recipe.motion) != first.n_volumes:
+        raise InputError(
+            f"There are motion transforms for {len(recipe.motion)} volumes, but "
+            f"{first.path.name} has {first.n_volumes}."
+        )
+    if len(echoes) > 1 and len(recipe.echo_times) != len(echoes):
+        raise InputError(f"{len(echoes)} echoes, but {len(recipe.echo_times)} echo times.")
+    timing = recipe.slice_timing
+    if timing is not None:
+        check_slice_timing(timing.times, first.shape[timing.axis], recipe.tr)
+
+
+def load_on_grid(path: str, series: Series) -> FloatArray:
+    """Read a map that must lie on the grid of a series."""
+    volume = load_volume(path)
+    same = np.allclose(volume.affine, series.affine, atol=1e-3)
+    if volume.shape != series.shape3 or not same:
+        raise GeometryError(
+            f"{Path(path).name} lies on another grid than {series.path.name}, which it belongs to."
+        )
+    return volume.data
+
+
+class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):
+    in_file = InputMultiObject(File(exists=True), mandatory=True, desc="series, one per echo")
+    motion_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
+    n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
+    fieldmap = File(exists=True, desc="off-resonance, Hz, on the grid of the series")
+    phase_encoding = traits.Str(requires=["readout_time"], desc="PhaseEncodingDirection")
+    readout_time = traits.Float(desc="TotalReadoutTime, s")
+    transforms = traits.List(
+        File(exists=True),
+        value=[],
+        usedefault=True,
+        desc="from the reference to the target, in the order of resampling images",
+    )
+    reference = File(exists=True, mandatory=True, desc="image whose grid is filled")
+    slice_timing = traits.List(traits.Float, desc="time of each slice, s")
+    slice_axis = traits.Range(0, 2, 2, usedefault=True, desc="slice axis")
+    slice_time_ref = traits.Range(0.0, 1.0, 0.5, usedefault=True, desc="where slices meet")
+    tr = traits.Float(mandatory=True, desc="time between volumes, s")
+    echo_times = traits.List(traits.Float, desc="s, for several echoes")
+    t2star = File(exists=True, desc="s, on the grid of the series, for several echoes")
+    jacobian = traits.Bool(True, usedefault=True, desc="correct intensities for the distortion")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, desc="volumes at a time")
+
+
+class _ResampleSeriesOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="series on the target grid, int16 with a slope")
+    out_ref = File(exists=True, desc="its mean over time")
+
+
+class ResampleSeries(SimpleInterface):
+    """Resample a series onto a grid in one interpolation, one volume at a time."""
+
+    input_spec = _ResampleSeriesInputSpec
+    output_spec = _ResampleSeriesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        echoes = [open_series(path) for path in inputs.in_file]
+        first = echoes[0]
+        distortion = None
+        if isdefined(inputs.fieldmap):
+            if not isdefined(inputs.phase_encoding):
+                raise InputError("A field map is of no use without PhaseEncodingDirection.")
+            distortion = distortion_from_field(
+                load_on_grid(inputs.fieldmap, first),
+                inputs.phase_encoding,
+                inputs.readout_time,
+                jacobian=inputs.jacobian,
+            )
+        timing = None
+        if isdefined(inputs.slice_timing) and inputs.slice_timing:
+            timing = SliceTiming(
+                tuple(inputs.slice_timing), inputs.slice_axis, inputs.slice_time_ref
+            )
+        recipe = Recipe(
+            motion=read_motion_xfms(inputs.motion_xfms),
+            tr=inputs.tr,
+            n_dummy=inputs.n_dummy,
+            slice_timing=timing,
+            echo_times=tuple(inputs.echo_times) if isdefined(inputs.echo_times) else (),
+            t2star=load_on_grid(inputs.t2star, first) if isdefined(inputs.t2star) else None,
+            n_threads=inputs.n_procs,
+        )
+        where = static_map(
+            (first.shape3, first.affine),
+            _grid_of(inputs.reference),
+            [t for path in reversed(inputs.transforms) for t in read_transform(path)],
+            distortion=distortion,
+        )
+        out = Path(runtime.cwd)
+        mean = resample_series(echoes, where, recipe, out / "bold.nii.gz")
+        self._results["out_file"] = str(out / "bold.nii.gz")
+        self._results["out_ref"] = str(
+            save_nifti(mean, where.affine, out / "boldref.nii.gz", header=first.header)
+        )
+        return runtime
+
+
+def _grid_of(path: str) -> tuple[tuple[int, int, int], Affine]:
+    """Shape and affine of an image, without reading its values."""
+    series = open_series(path, min_volumes=1)
+    return series.shape3, series.affine
