@@ -181,7 +181,7 @@ def _path(outline: Outline, cells: Sequence[_Cell], box: Box) -> str:
     return "".join(parts)
 
 
-_STYLE = (
+FIGURE_STYLE = (
     ".nf-figure text{font-family:system-ui,'DejaVu Sans',sans-serif;fill:#ddd}"
     ".nf-figure .nf-mark{font-size:15px;font-weight:bold;fill:#fff;stroke:#000;"
     "stroke-width:3px;paint-order:stroke}"
@@ -271,7 +271,7 @@ def draw_mosaic(
         f'<svg xmlns="http://www.w3.org/2000/svg" class="nf-figure" role="img" '
         f'viewBox="0 0 {WIDTH:.0f} {height:.1f}" aria-label={quoteattr(title)}>',
         f"<title>{escape(title)}</title><desc>{escape(description)}</desc>",
-        f"<style>{_STYLE}</style>",
+        f"<style>{FIGURE_STYLE}</style>",
         f'<rect {page} fill="#101214"/>',
     ]
     if base is not None:

@@ -108,7 +108,7 @@ def air_level(data: NDArray[Any]) -> float | None:
     return 3 * float(np.median(air)) if air.size > 0.02 * few.size else None
 
 
-def _same_grid(volumes: dict[str, Volume]) -> None:
+def same_grid(volumes: dict[str, Volume]) -> None:
     """Refuse images that do not lie on one grid."""
     (first_name, first), *others = volumes.items()
     for name, volume in others:
@@ -217,10 +217,10 @@ def draw_bias(
     inside = after.data > after.data.mean()
     if brain_mask is not None:
         mask = load_canonical(brain_mask)
-        _same_grid({"image": before, "brain mask": mask})
+        same_grid({"image": before, "brain mask": mask})
         if (mask.data > 0).any():
             inside = np.asarray(mask.data > 0)
-    _same_grid(volumes)
+    same_grid(volumes)
     values = field.data[inside][::7] if inside.any() else field.data.reshape(-1)[::7]
     # the scale of a bias field is arbitrary: one is its median over the head
     middle = float(np.median(values)) or 1.0
@@ -272,7 +272,7 @@ def draw_brain(t1w: str | Path, brain_mask: str | Path) -> str:
         An SVG document.
     """
     image, mask = load_canonical(t1w), load_canonical(brain_mask)
-    _same_grid({"image": image, "brain mask": mask})
+    same_grid({"image": image, "brain mask": mask})
     inside = np.asarray(mask.data) > 0
     box = box_around(inside, image.zooms, 14)
     name = "brain mask" if inside.any() else "brain mask (empty)"
@@ -330,7 +330,7 @@ def draw_tissues(t1w: str | Path, dseg: str | Path) -> str:
         An SVG document.
     """
     image, labels = load_canonical(t1w), load_canonical(dseg)
-    _same_grid({"image": image, "segmentation": labels})
+    same_grid({"image": image, "segmentation": labels})
     codes = np.rint(labels.data).astype(np.uint8)
     brain = codes > 0
     plain = grey(image.data, white_level(image.data, among=brain))
