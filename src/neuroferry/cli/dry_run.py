@@ -72,7 +72,7 @@ def plan_run(config: Config, subjects: list[Subject], resources: Resources) -> P
     """Make the plan of a run."""
     from dataclasses import replace
 
-    from neuroferry.cli.run import build_graph, configure_nipype
+    from neuroferry.cli.graph import build_graph, configure_nipype
 
     history = read_history(config.output_dir)
     with tempfile.TemporaryDirectory() as folder:

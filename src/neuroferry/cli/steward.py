@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
             return int(ExitCode.OK)
     code = steward.close(arguments.close, arguments.exit_code)
     if (run_dir / "config.toml").exists():
+        from neuroferry.cli.ending import finish
         from neuroferry.cli.environment import prepare_environment
-        from neuroferry.cli.run import finish
 
         prepare_environment(1)
         finish(make_config(read_toml(run_dir / "config.toml")), run_dir)

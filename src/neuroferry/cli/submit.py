@@ -12,14 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry.cli.dry_run import make_estimator
-from neuroferry.cli.run import (
-    Run,
-    build_graph,
-    configure_nipype,
-    finish,
-    record_start,
-    write_methods,
-)
+from neuroferry.cli.ending import finish
+from neuroferry.cli.graph import build_graph, configure_nipype, write_methods
+from neuroferry.cli.run import Run, record_start
 from neuroferry.config import make_config, read_toml
 from neuroferry.engine.record import read_history
 from neuroferry.engine.slurm_graph import SLURMGraphPlugin, flatten

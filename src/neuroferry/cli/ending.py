@@ -1,0 +1,77 @@
+"""What comes after the last step: reports, the overview, and room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from neuroferry.config import Config
+from neuroferry.engine.record import list_runs, read_run
+from neuroferry.errors import ExitCode, InputError
+
+
+def finish(config: Config, folder: Path) -> None:
+    """Do what comes after a run's last step: its reports, and room on the disk."""
+    _write_reports(config, folder, read_run(folder).subjects)
+    if config.execution.clean_workdir:
+        _clean(config, folder)
+
+
+def _write_reports(config: Config, run_dir: Path, labels: Iterable[str]) -> None:
+    from neuroferry.reports import write_group_report, write_subject_report
+
+    for label in labels:
+        page = write_subject_report(config.output_dir, run_dir, label)
+        _say(f"Report: {page}")
+    _say(f"Overview: {write_group_report(config.output_dir, run_dir)}")
+
+
+def _clean(config: Config, folder: Path) -> None:
+    """Remove the work folders of the participants none of whose steps failed."""
+    summary = read_run(folder)
+    failed = {step.subject for step in summary.steps if step.state in ("failed", "skipped")}
+    for label in summary.subjects:
+        if label not in failed:
+            shutil.rmtree(
+                config.work_dir / "neuroferry_wf" / f"sub_{label}_wf", ignore_errors=True
+            )
+
+
+def write_reports_anew(config: Config) -> int:
+    """Write the reports of the latest run of each participant, from what it left."""
+    wanted = set(config.input.participant_label)
+    latest: dict[str, Path] = {}
+    for folder in list_runs(config.output_dir):
+        for label in read_run(folder).subjects:
+            if not wanted or label in wanted:
+                latest[label] = folder
+    missing = sorted(wanted - set(latest))
+    if missing or not latest:
+        raise InputError(
+            f"{config.output_dir} holds no run of {', '.join(missing) or 'any participant'}. "
+            "Run neuroferry without --reports-only first.",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    for label, folder in latest.items():
+        _write_reports(config, folder, [label])
+    return int(ExitCode.OK)
+
+
+def run_group(config: Config) -> int:
+    """Write the overview of all participants that are there."""
+    from neuroferry.reports import write_group_report
+
+    runs = list_runs(config.output_dir)
+    if not runs:
+        raise InputError(
+            f"{config.output_dir} holds no participant yet. Run the level 'participant' first.",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    _say(f"Overview: {write_group_report(config.output_dir, runs[-1])}")
+    return int(ExitCode.OK)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
