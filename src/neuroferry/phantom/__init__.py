@@ -1,5 +1,13 @@
 """A digital head whose truth is known: the example and the test data that need no download."""
 
+from neuroferry.phantom.bold_dataset import PhantomBold
+from neuroferry.phantom.bold_options import BoldOptions
 from neuroferry.phantom.dataset import PhantomScan, PhantomSubject, write_phantom_dataset
 
-__all__ = ["PhantomScan", "PhantomSubject", "write_phantom_dataset"]
+__all__ = [
+    "BoldOptions",
+    "PhantomBold",
+    "PhantomScan",
+    "PhantomSubject",
+    "write_phantom_dataset",
+]

@@ -12,6 +12,7 @@ import numpy as np
 from neuroferry import __version__
 from neuroferry.errors import ExitCode, InputError, UsageError
 from neuroferry.phantom import files
+from neuroferry.phantom.bold_dataset import PhantomBold, Place, write_bold_session
 from neuroferry.phantom.subject import (
     STREAM_SCAN,
     SubjectAnatomy,
@@ -19,12 +20,20 @@ from neuroferry.phantom.subject import (
     draw_subject,
     grow_subject,
 )
-from neuroferry.phantom.t1w import ScanParameters, T1wScan, draw_scan, simulate_t1w
+from neuroferry.phantom.t1w import (
+    ScanParameters,
+    T1wScan,
+    draw_scan,
+    scan_pose,
+    simulate_t1w,
+)
 from neuroferry.templates import TEMPLATE_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from neuroferry.phantom.bold_options import BoldOptions
 
 GENERATOR = "neuroferry phantom"
 _BIDS_VERSION = "1.10.0"
@@ -70,11 +79,14 @@ class PhantomSubject:
     parameters : SubjectParameters
     scans : tuple of PhantomScan
         In order of session, then run.
+    bold : tuple of PhantomBold
+        Functional runs, in the same order.
     """
 
     label: str
     parameters: SubjectParameters
     scans: tuple[PhantomScan, ...]
+    bold: tuple[PhantomBold, ...] = ()
 
     @property
     def t1w(self) -> Path:
@@ -95,6 +107,7 @@ def write_phantom_dataset(
     seed: int,
     sessions: int = 0,
     runs: int = 1,
+    bold: BoldOptions | None = None,
     overwrite: bool = False,
     progress: Callable[[PhantomSubject], None] | None = None,
 ) -> list[PhantomSubject]:
@@ -117,6 +130,8 @@ def write_phantom_dataset(
         Sessions a subject; 0 leaves the session level out.
     runs : int
         T1w scans a session; with more than one they carry a run label.
+    bold : BoldOptions, optional
+        Functional scans of each session, with their field maps; None writes none.
     overwrite : bool
         Replace a phantom that is already in `out_dir`. Anything else there stays.
     progress : callable, optional
@@ -143,7 +158,7 @@ def write_phantom_dataset(
     written = []
     for parameters in drawn:
         subject = _write_subject(
-            out_dir, parameters, resolution=resolution, sessions=sessions, runs=runs
+            out_dir, parameters, resolution=resolution, sessions=sessions, runs=runs, bold=bold
         )
         written.append(subject)
         if progress is not None:
@@ -239,10 +254,13 @@ def _write_subject(
     resolution: float,
     sessions: int,
     runs: int,
+    bold: BoldOptions | None,
 ) -> PhantomSubject:
     anatomy = grow_subject(parameters)
     scans = []
+    functional: list[PhantomBold] = []
     for session in range(1, sessions + 1) if sessions else (0,):
+        label = f"{session:02d}" if sessions else None
         for run in range(1, runs + 1):
             rng = parameters.stream(STREAM_SCAN, session, run)
             scan = draw_scan(anatomy, rng, resolution=resolution)
@@ -253,11 +271,14 @@ def _write_subject(
                     anatomy,
                     scan,
                     result,
-                    session=f"{session:02d}" if sessions else None,
+                    session=label,
                     run=run if runs > 1 else None,
                 )
             )
-    return PhantomSubject(parameters.label, parameters, tuple(scans))
+            if bold is not None and run == 1:
+                place = Place(out_dir, parameters.label, label)
+                functional += write_bold_session(place, anatomy, scan_pose(scan), bold)
+    return PhantomSubject(parameters.label, parameters, tuple(scans), tuple(functional))
 
 
 def _write_scan(

@@ -85,6 +85,96 @@ def write_displacement(path: Path, field: DisplacementField) -> Path:
     return _write(path, data, field.affine, intent="vector")
 
 
+class SeriesFile:
+    """A compressed 4-D NIfTI of int16, written volume by volume; a context manager.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.nii.gz``; appears when the last volume is in, or not at all.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm.
+    shape : sequence of 4 ints
+        Three axes, and the number of volumes.
+    tr : float
+        Seconds between volumes.
+    """
+
+    def __init__(
+        self, path: Path, affine: NDArray[np.float64], shape: Sequence[int], tr: float
+    ) -> None:
+        self.path = path
+        self._shape = tuple(int(n) for n in shape)
+        header = _header(self._shape, np.dtype(np.int16), affine)
+        header.set_xyzt_units("mm", "sec")
+        header["pixdim"][4] = tr
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
+        self._file = self._beside.open("wb")
+        self._file.write(self._gzip.compress(header.binaryblock + bytes(4)))
+        self._left = self._shape[3]
+
+    def __enter__(self) -> SeriesFile:
+        return self
+
+    def add(self, volume: NDArray[np.float32]) -> None:
+        """Append the next volume, rounded to whole numbers."""
+        if volume.shape != self._shape[:3] or self._left == 0:
+            raise ValueError(f"{self.path.name} takes {self._shape}, not more {volume.shape}")
+        stored = np.clip(np.rint(volume), -32768, 32767).astype(np.int16)
+        self._file.write(self._gzip.compress(stored.tobytes(order="F")))
+        self._left -= 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self._left:
+                    raise ValueError(f"{self.path.name} lacks {self._left} volumes")
+                self._file.write(self._gzip.flush())
+                self._file.close()
+                self._beside.replace(self.path)
+        finally:
+            self._file.close()
+            self._beside.unlink(missing_ok=True)
+
+
+def write_affines(path: Path, matrices: NDArray[np.float64]) -> Path:
+    """Write one linear transform after the other as ITK reads them (text, LPS mm).
+
+    Parameters
+    ----------
+    path : Path
+    matrices : ndarray of float64, shape (T, 4, 4)
+        Map points to points, RAS+ mm.
+    """
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    lines = ["#Insight Transform File V1.0"]
+    for number, matrix in enumerate(matrices):
+        lps = flip @ matrix @ flip
+        values = " ".join(repr(float(v)) for v in [*lps[:3, :3].ravel(), *lps[:3, 3]])
+        lines += [
+            f"#Transform {number}",
+            "Transform: AffineTransform_double_3_3",
+            f"Parameters: {values}",
+            "FixedParameters: 0 0 0",
+        ]
+    return write_text(path, "\n".join(lines) + "\n")
+
+
+def read_affines(path: Path) -> NDArray[np.float64]:
+    """Read what :func:`write_affines` wrote; shape (T, 4, 4), RAS+ mm."""
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    matrices = []
+    for line in path.read_text().splitlines():
+        if line.startswith("Parameters:"):
+            values = np.array(line.split(":")[1].split(), dtype=np.float64)
+            lps = np.eye(4)
+            lps[:3, :3], lps[:3, 3] = values[:9].reshape(3, 3), values[9:]
+            matrices.append(flip @ lps @ flip)
+    return np.stack(matrices)
+
+
 def read_displacement(path: Path) -> DisplacementField:
     """Read what :func:`write_displacement` wrote; displacements come back in RAS+ mm."""
     image: Any = nb.load(path)
@@ -100,21 +190,28 @@ def _write(
     slope: float = 1.0,
     intent: str | None = None,
 ) -> Path:
-    header: Any = nb.Nifti1Header()
-    header.set_data_shape(data.shape)
-    header.set_data_dtype(data.dtype)
-    header.set_slope_inter(slope, 0.0)
-    header.set_xyzt_units("mm")
-    header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0), *[1.0] * (data.ndim - 3)])
-    header.set_qform(affine, code="scanner")
-    header.set_sform(affine, code="scanner")
+    header = _header(data.shape, data.dtype, affine, slope=slope)
     if intent is not None:
         header.set_intent(intent)
-    header["vox_offset"] = 352
-    header["magic"] = b"n+1"
     # ITK reads the four bytes after the header: no extensions.
     content = header.binaryblock + bytes(4) + data.tobytes(order="F")
     return write_bytes(path, _gzip(content))
+
+
+def _header(
+    shape: Sequence[int], dtype: np.dtype[Any], affine: NDArray[np.float64], *, slope: float = 1.0
+) -> Any:  # nibabel has no types
+    header: Any = nb.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(slope, 0.0)
+    header.set_xyzt_units("mm")
+    header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0), *[1.0] * (len(shape) - 3)])
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    return header
 
 
 def _gzip(content: bytes) -> bytes:

@@ -11,12 +11,12 @@ from neuroferry.phantom.deform import (
     DisplacementField,
     compose_affine,
     inverse_field,
-    upsample_field,
 )
 from neuroferry.phantom.grids import Grid, lerp_grid
+from neuroferry.phantom.render import render_head, tissue_shares
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -30,9 +30,8 @@ T1W_CONTRAST: Mapping[str, float] = {
 }  # fmt: skip
 ORIENTATIONS = ("RAS", "LAS", "PSR")
 _FIELD_SPACING = 4.0  # mm between the nodes of the stored deformation
-_BLOCK_VOXELS = 700_000  # voxels rendered at a time: bounds the memory
 # Left, right, back, front and top of the template's head, RAS+ mm.
-_LANDMARKS = np.array(
+LANDMARKS = np.array(
     [[-80, -15, 5], [80, -15, 5], [0, -122, 0], [0, 96, -20], [0, -20, 100]], dtype=float
 )
 
@@ -161,6 +160,14 @@ def draw_scan(
     )
 
 
+def scan_pose(scan: ScanParameters) -> NDArray[np.float64]:
+    """From the upright head at the scanner's centre to where it lay, shape (4, 4)."""
+    pose = np.eye(4)
+    pose[:3, :3] = compose_affine((1, 1, 1), (0, 0, 0), scan.rotation)
+    pose[:3, 3] = scan.position
+    return pose
+
+
 def simulate_t1w(
     anatomy: SubjectAnatomy, scan: ScanParameters, rng: np.random.Generator
 ) -> T1wScan:
@@ -178,13 +185,14 @@ def simulate_t1w(
     Gudbjartsson H, Patz S (1995). The Rician distribution of noisy MRI data. Magnetic
     Resonance in Medicine 34, 910-914. doi:10.1002/mrm.1910340618
     """
-    pose = np.eye(4)
-    pose[:3, :3] = compose_affine((1, 1, 1), (0, 0, 0), scan.rotation)
-    pose[:3, 3] = scan.position
+    pose = scan_pose(scan)
     warp = anatomy.warp.placed(pose @ anatomy.warp.affine)
-    affine, shape = field_of_view(scan, warp.to_subject(_LANDMARKS))
+    affine, shape = field_of_view(scan, warp.to_subject(LANDMARKS))
     to_template = warp.field_on(affine, shape, spacing=_FIELD_SPACING)
-    image, tissues, head_mask = _render(anatomy, scan, affine, shape, to_template)
+    tissues = tissue_shares(anatomy, affine, shape, to_template)
+    image, head_mask = render_head(
+        anatomy, scan.contrast, affine, to_template, tissues, defaced=scan.defaced
+    )
     brain = tissues.sum(axis=0) >= 0.5
     bias = bias_field(rng, affine, brain, scan.bias)
     noiseless = image * np.float32(scan.scale)
@@ -280,102 +288,6 @@ def bias_field(
     result: NDArray[np.float32] = np.exp(np.clip(full, -1.2, 1.2))
     result /= result[brain].mean()
     return result
-
-
-def _render(
-    anatomy: SubjectAnatomy,
-    scan: ScanParameters,
-    affine: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    to_template: DisplacementField,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Noiseless image (white matter = 1), tissue fractions (3, I, J, K) and head mask."""
-    spacing = 1.0 if scan.resolution < 1.5 else 2.0
-    reach = to_template.data.reshape(-1, 3) + _nodes(to_template)
-    canvas_grid, canvas = anatomy.head.paint(
-        scan.contrast,
-        spacing,
-        low=reach.min(axis=0),
-        high=reach.max(axis=0),
-        defaced=scan.defaced,
-    )
-    image = np.zeros(shape, dtype=np.float32)
-    tissues = np.zeros((3, *shape), dtype=np.float32)
-    head_mask = np.zeros(shape, dtype=bool)
-    skin = anatomy.head.skin(defaced=scan.defaced)
-    brain = anatomy.brain
-    values = np.array([scan.contrast[name] for name in ("gm", "wm", "csf")], dtype=np.float32)
-    near = brain.tissues.sum(axis=0) > 0
-    offsets = _offsets(scan.resolution)
-    for block in _blocks(shape):
-        index = [np.arange(b.start, b.stop, dtype=np.float64) for b in block]
-        points = upsample_field(to_template, affine, index)
-        image[block] = canvas_grid.sample(canvas, points)
-        head_mask[block] = anatomy.head.grid.sample(skin, points, outside=10.0) < 0
-        wanted = _touching(brain.grid.low, near, points, scan.resolution)
-        if not wanted.any():
-            continue
-        share = np.zeros((3, int(wanted.sum())), dtype=np.float32)
-        for offset in offsets:
-            shifted = [i + o for i, o in zip(index, offset, strict=True)]
-            inside = upsample_field(to_template, affine, shifted)[:, wanted]
-            for k in range(3):
-                share[k] += brain.grid.sample(brain.tissues[k], inside)
-        share /= np.float32(len(offsets))
-        covered = share.sum(axis=0)
-        detail = brain.grid.sample(brain.detail, points[:, wanted])
-        part = image[block]
-        part[wanted] = part[wanted] * (1 - covered) + values @ share + covered * detail
-        for k in range(3):
-            tissues[(k, *block)][wanted] = share[k]
-    return np.maximum(image, 0), tissues, head_mask
-
-
-def _offsets(resolution: float) -> list[tuple[float, float, float]]:
-    """Sampling positions within a voxel, at most 1 mm and at most half a voxel apart."""
-    n = max(2, int(np.ceil(resolution - 1e-6)))
-    line = (np.arange(n) + 0.5) / n - 0.5
-    return [(float(a), float(b), float(c)) for a in line for b in line for c in line]
-
-
-def _touching(
-    low: NDArray[np.float64],
-    near: NDArray[np.bool_],
-    points: NDArray[np.float32],
-    resolution: float,
-) -> NDArray[np.bool_]:
-    """Voxels whose corners may reach the brain, from a look-up on a coarse grid."""
-    step = 4
-    pads = [(0, -n % step) for n in near.shape]
-    blocks = np.pad(near, pads)
-    a, b, c = (n // step for n in blocks.shape)
-    some = blocks.reshape(a, step, b, step, c, step).any(axis=(1, 3, 5))
-    reach = int(np.ceil(resolution * 1.2 / step))
-    some = np.pad(some, reach + 1)
-    grown = np.zeros_like(some)
-    for i in range(-reach, reach + 1):
-        for j in range(-reach, reach + 1):
-            for k in range(-reach, reach + 1):
-                grown |= np.roll(some, (i, j, k), axis=(0, 1, 2))
-    index = [
-        np.clip(np.floor((points[axis] - low[axis]) / step) + reach + 1, 0, n - 1).astype(np.intp)
-        for axis, n in enumerate(grown.shape)
-    ]
-    wanted: NDArray[np.bool_] = grown[index[0], index[1], index[2]]
-    return wanted
-
-
-def _blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice, slice]]:
-    thick = max(1, _BLOCK_VOXELS // (shape[1] * shape[2]))
-    for start in range(0, shape[0], thick):
-        yield slice(start, min(start + thick, shape[0])), slice(0, shape[1]), slice(0, shape[2])
-
-
-def _nodes(displacement: DisplacementField) -> NDArray[np.float64]:
-    counts = displacement.data.shape[:3]
-    index = np.moveaxis(np.indices(counts, dtype=np.float64), 0, -1).reshape(-1, 3)
-    affine = displacement.affine
-    return np.asarray(index @ affine[:3, :3].T + affine[:3, 3], dtype=np.float64)
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:

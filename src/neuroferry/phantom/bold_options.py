@@ -1,0 +1,118 @@
+"""What can be asked of a phantom's functional scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neuroferry.errors import UsageError
+
+FIELDMAPS = ("phasediff", "phases", "direct", "epi")
+DIRECTIONS = ("AP", "PA", "LR", "RL")
+
+
+@dataclass(frozen=True)
+class BoldOptions:
+    """What a phantom's functional scans look like. Each effect has a switch: 0 or False.
+
+    Attributes
+    ----------
+    n_volumes : int
+    resolution : float
+        Isotropic voxel size, mm.
+    tr : float
+        Seconds.
+    runs : int
+        Runs a session; with more than one they carry a run label.
+    echo_times : tuple of float
+        Seconds; more than one makes the scan multi-echo.
+    flip : float
+        Degrees.
+    snr : float
+        Grey matter over the standard deviation of the noise in each channel, at the echo
+        nearest to 30 ms; 0 leaves the noise out.
+    drift : float
+        Multiplies slow drift of the head and the small motion of breathing.
+    jerk : float
+        Largest jerk, mm and degrees.
+    activation : float
+        Percent signal change of the task at 30 ms.
+    physiology : float
+        Multiplies heart, breath, signal drift and slow fluctuations.
+    slice_timing : bool
+        Slices follow one another (odd ones first); off, all are taken at once.
+    transient : bool
+        The first volumes are brighter, before the magnetisation is steady.
+    distortion : float
+        Largest shift in the brain (in 99.9 % of it), mm.
+    dropout : bool
+        Signal is lost where the field changes across a slice.
+    bias : float
+        Spread of the logarithm of the coil's sensitivity in the brain.
+    direction : str
+        Phase encoding, from ... to: AP, PA, LR or RL.
+    fieldmaps : tuple of str
+        Of `FIELDMAPS`.
+    coverage : float
+        Share of the brain's height that the slices cover, counted from the top.
+    """
+
+    n_volumes: int
+    resolution: float = 3.0
+    tr: float = 2.0
+    runs: int = 1
+    echo_times: tuple[float, ...] = (0.030,)
+    flip: float = 70.0
+    snr: float = 50.0
+    drift: float = 1.0
+    jerk: float = 3.0
+    activation: float = 2.0
+    physiology: float = 1.0
+    slice_timing: bool = True
+    transient: bool = True
+    distortion: float = 6.0
+    dropout: bool = True
+    bias: float = 0.1
+    direction: str = "AP"
+    fieldmaps: tuple[str, ...] = ("phasediff", "epi")
+    coverage: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        kinds = ", ".join(FIELDMAPS)
+        checks = (
+            (self.n_volumes >= 1, f"a BOLD run needs 1 volume or more, not {self.n_volumes}"),
+            (
+                1.5 <= self.resolution <= 6,
+                f"the BOLD resolution must be 1.5 to 6 mm: {self.resolution}",
+            ),
+            (self.tr > 0, f"the repetition time must be positive: {self.tr}"),
+            (self.runs >= 1, f"the number of BOLD runs must be at least 1, not {self.runs}"),
+            (
+                bool(self.echo_times) and all(0 < t < 0.2 for t in self.echo_times),
+                f"echo times are seconds between 0 and 0.2: {self.echo_times}",
+            ),
+            (
+                list(self.echo_times) == sorted(set(self.echo_times)),
+                f"echo times must rise: {self.echo_times}",
+            ),
+            (self.direction in DIRECTIONS, f"no phase-encoding direction: {self.direction}"),
+            (0.2 <= self.coverage <= 1, f"the coverage must be 0.2 to 1: {self.coverage}"),
+            (
+                set(self.fieldmaps) <= set(FIELDMAPS),
+                f"field maps are {kinds}; not {', '.join(self.fieldmaps)}",
+            ),
+            (
+                not {"phasediff", "phases"} <= set(self.fieldmaps),
+                "phasediff and phases are two ways to store the same scan: choose one",
+            ),
+        )
+        strengths = ("snr", "drift", "jerk", "activation", "physiology", "distortion", "bias")
+        for passed, message in (
+            *checks,
+            *(
+                (getattr(self, name) >= 0, f"{name} must be 0 or more: {getattr(self, name)}")
+                for name in strengths
+            ),
+        ):
+            if not passed:
+                raise UsageError(message)

@@ -1,0 +1,312 @@
+"""An echo-planar scanner for phantom heads: one volume after the other.
+
+A voxel of the distorted image at y holds the signal of the point p of the scanner with
+``p + shift(p) = y`` along the phase-encoding axis, divided by ``1 + d shift / d p``. The
+shift in voxels is the field in Hz times the total readout time, positive along the axis
+for a phase-encoding direction without a minus. The head is a cubic spline through an image
+twice as fine as the voxels, blurred by the point spread; it moves as a rigid body, and the
+field moves with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from neuroferry.phantom.fieldmodel import FieldModel, move_index
+from neuroferry.phantom.render import render_head, tissue_shares
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from neuroferry.phantom.deform import HeadWarp
+    from neuroferry.phantom.effects import Effect
+    from neuroferry.phantom.subject import SubjectAnatomy
+
+_PAD = 4  # voxels rendered beyond the field of view: the head moves
+_BLUR = 0.8493  # fine voxels: full width at half maximum of one voxel
+_REACH = 18.0  # mm beyond the skin that signal may reach, moved and distorted
+_FIELD_SPACING = 4.0  # mm between the nodes of the deformation
+
+
+@dataclass(frozen=True)
+class EpiGrid:
+    """How an echo-planar image is laid and read out.
+
+    Attributes
+    ----------
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm.
+    shape : tuple of int
+    direction : str
+        BIDS' PhaseEncodingDirection, such as ``j-``.
+    readout : float
+        Total readout time, s.
+    """
+
+    affine: NDArray[np.float64]
+    shape: tuple[int, int, int]
+    direction: str
+    readout: float
+
+    @property
+    def axis(self) -> int:
+        """Voxel axis of the phase encoding."""
+        return "ijk".index(self.direction[0])
+
+    @property
+    def sign(self) -> float:
+        """1 or -1."""
+        return -1.0 if self.direction.endswith("-") else 1.0
+
+    @property
+    def zooms(self) -> NDArray[np.float64]:
+        """Voxel sizes, mm."""
+        sizes: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return sizes
+
+    def reversed(self) -> EpiGrid:
+        """Give the same grid read out the other way."""
+        other = self.direction[0] if self.direction.endswith("-") else f"{self.direction}-"
+        return EpiGrid(self.affine, self.shape, other, self.readout)
+
+
+class EpiHead:
+    """A head in one position, ready to be scanned on a grid.
+
+    Parameters
+    ----------
+    anatomy : SubjectAnatomy
+    warp : HeadWarp
+        Placed in the scanner.
+    pose : ndarray of float64, shape (4, 4)
+        Upright head to scanner, with which `warp` was placed.
+    grid : EpiGrid
+    field : FieldModel or None
+        None: no distortion.
+    """
+
+    def __init__(
+        self,
+        anatomy: SubjectAnatomy,
+        warp: HeadWarp,
+        pose: NDArray[np.float64],
+        grid: EpiGrid,
+        field: FieldModel | None,
+        *,
+        defaced: bool = False,
+    ) -> None:
+        self.anatomy, self.warp, self.pose, self.grid = anatomy, warp, pose, grid
+        self.field, self._defaced = field, defaced
+        halves = np.diag([0.5, 0.5, 0.5, 1.0])
+        halves[:3, 3] = -0.25 - _PAD
+        self.fine_affine = grid.affine @ halves
+        self.fine_shape = tuple(2 * (n + 2 * _PAD) for n in grid.shape)
+        self._to_template = warp.field_on(
+            self.fine_affine, self.fine_shape, spacing=_FIELD_SPACING
+        )
+        self._fine_tissues = tissue_shares(
+            anatomy, self.fine_affine, self.fine_shape, self._to_template
+        )
+        #: Shares of GM, WM, CSF in the grid's voxels, shape (3, I, J, K).
+        self.tissues = np.stack([self._coarse(part) for part in self._fine_tissues])
+        index = np.moveaxis(np.indices(grid.shape, dtype=np.float64), 0, -1)
+        world = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        #: Place of each voxel in the template, mm, shape (3, I, J, K).
+        self.places = np.moveaxis(warp.to_template(world), -1, 0).astype(np.float32)
+
+    def _coarse(self, fine: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mean of the eight fine voxels in each voxel of the grid."""
+        inner = fine[tuple(slice(2 * _PAD, n - 2 * _PAD) for n in fine.shape)]
+        a, b, c = self.grid.shape
+        mean: NDArray[np.float32] = inner.reshape(a, 2, b, 2, c, 2).mean(
+            axis=(1, 3, 5), dtype=np.float32
+        )
+        return mean
+
+    def field_on_grid(self) -> NDArray[np.float32]:
+        """Field in Hz at the grid's voxels, head in this position, undistorted space."""
+        if self.field is None:
+            return np.zeros(self.grid.shape, dtype=np.float32)
+        index = np.indices(self.grid.shape, dtype=np.float32)
+        return self.field.sample(np.linalg.inv(self.pose) @ self.grid.affine, index)
+
+    def dephasing(self, echo_time: float, slice_axis: int) -> NDArray[np.float32]:
+        """Signal left at `echo_time` (s) where the field changes across a slice, fine grid.
+
+        References
+        ----------
+        Frahm J, Merboldt KD, Hänicke W (1988). Direct FLASH MR imaging of magnetic field
+        inhomogeneities by gradient compensation. Magnetic Resonance in Medicine 6,
+        474-480. doi:10.1002/mrm.1910060412
+        """
+        if self.field is None:
+            return np.ones(self.fine_shape, dtype=np.float32)
+        index = np.indices(self.fine_shape, dtype=np.float32)
+        values = self.field.sample(np.linalg.inv(self.pose) @ self.fine_affine, index)
+        across = 2 * np.gradient(values, axis=slice_axis)  # Hz from slice to slice
+        left: NDArray[np.float32] = np.abs(np.sinc(across * np.float32(echo_time)))
+        return left.astype(np.float32)
+
+    def image(
+        self, contrast: Mapping[str, float], weight: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Spline coefficients of the fine image in a contrast, blurred by the point spread.
+
+        Parameters
+        ----------
+        contrast : mapping of tissue name to brightness
+        weight : ndarray of float32, optional
+            Multiplies the image, on the fine grid.
+        """
+        image, _ = render_head(
+            self.anatomy,
+            contrast,
+            self.fine_affine,
+            self._to_template,
+            self._fine_tissues,
+            defaced=self._defaced,
+        )
+        if weight is not None:
+            image *= weight
+        blurred = ndimage.gaussian_filter(image, _BLUR, truncate=5)
+        return np.asarray(
+            ndimage.spline_filter(blurred, order=3, mode="mirror", output=np.float32)
+        )
+
+    def signal_voxels(self) -> NDArray[np.float32]:
+        """Indices (3, N) of voxels that the head may reach, moved and distorted."""
+        skin = self.anatomy.head.skin(defaced=False)
+        near = self.anatomy.head.grid.sample(skin, self.places, outside=100.0) < _REACH
+        return np.stack(np.nonzero(near)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the signal of some voxels of one volume comes from.
+
+    Attributes
+    ----------
+    voxels : ndarray of intp, shape (3, N)
+    points : ndarray of float32, shape (3, N)
+        Undistorted place in the scanner, voxel indices.
+    jacobian : ndarray of float32, shape (N,)
+        ``1 + d shift / d p``.
+    """
+
+    voxels: NDArray[np.intp]
+    points: NDArray[np.float32]
+    jacobian: NDArray[np.float32]
+
+
+def trace(
+    head: EpiHead, grid: EpiGrid, motion: NDArray[np.float64], voxels: NDArray[np.float32]
+) -> Origin:
+    """Find where the signal of each voxel comes from.
+
+    Parameters
+    ----------
+    head : EpiHead
+    grid : EpiGrid
+        The head's, or that read out the other way.
+    motion : ndarray of float64, shape (4, 4)
+        Points of the head's own position to points of this volume, RAS+ mm.
+    voxels : ndarray of float32, shape (3, N)
+    """
+    where = voxels.astype(np.intp)
+    field = head.field
+    if field is None:
+        return Origin(where, voxels, np.ones(voxels.shape[1], dtype=np.float32))
+    to_head = np.linalg.inv(head.pose) @ np.linalg.inv(motion) @ grid.affine
+    strength = np.float32(grid.sign * grid.readout)
+    axis, points = grid.axis, voxels.copy()
+
+    def shifts(offset: float) -> NDArray[np.float32]:
+        moved = points.copy()
+        moved[axis] += np.float32(offset)
+        return strength * field.sample(to_head, moved)
+
+    for _ in range(2):  # Newton's method, the slope at every other step
+        above, below = shifts(0.25), shifts(-0.25)
+        slope = 2 * (above - below)
+        points[axis] -= (points[axis] + (above + below) / 2 - voxels[axis]) / (1 + slope)
+        points[axis] -= (points[axis] + shifts(0.0) - voxels[axis]) / (1 + slope)
+    return Origin(where, points, 1 + 2 * (shifts(0.25) - shifts(-0.25)))
+
+
+def render_volume(
+    head: EpiHead,
+    image: NDArray[np.float32],
+    origin: Origin,
+    motion: NDArray[np.float64],
+    *,
+    changes: Sequence[tuple[Effect, NDArray[np.float64], float]] = (),
+    slice_axis: int = 2,
+    coil: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Scan one volume, without noise.
+
+    Parameters
+    ----------
+    head : EpiHead
+    image : ndarray of float32
+        From :meth:`EpiHead.image`.
+    origin : Origin
+    motion : ndarray of float64, shape (4, 4)
+        As for :func:`trace`.
+    changes : sequence of (Effect, values, factor)
+        What modulates the signal, its course at each slice, and what multiplies it.
+    slice_axis : int
+    coil : ndarray of float32, shape (I, J, K), optional
+        Sensitivity, fixed to the scanner.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+    """
+    grid = head.grid
+    to_fine = np.linalg.inv(head.fine_affine) @ np.linalg.inv(motion) @ grid.affine
+    values = ndimage.map_coordinates(
+        image,
+        move_index(to_fine, origin.points),
+        order=3,
+        mode="constant",
+        prefilter=False,
+        output=np.float32,
+    )
+    values /= origin.jacobian
+    if changes:
+        back = np.linalg.inv(grid.affine) @ np.linalg.inv(motion) @ grid.affine
+        still = move_index(back, origin.points)
+        slices = origin.voxels[slice_axis]
+        total = np.ones_like(values)
+        for effect, course, factor in changes:
+            weight = ndimage.map_coordinates(
+                effect.weights, still, order=1, mode="nearest", output=np.float32
+            )
+            total += weight * (course[slices] * factor).astype(np.float32)
+        values *= total
+    if coil is not None:
+        values *= ndimage.map_coordinates(
+            coil, origin.points, order=1, mode="nearest", output=np.float32
+        )
+    volume = np.zeros(grid.shape, dtype=np.float32)
+    volume[tuple(origin.voxels)] = np.maximum(values, 0)
+    return volume
+
+
+def add_noise(
+    volume: NDArray[np.float32], sigma: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Magnitude of the signal with complex noise of spread `sigma` in each channel."""
+    if sigma == 0:
+        return volume
+    real = volume + np.float32(sigma) * rng.standard_normal(volume.shape, dtype=np.float32)
+    imaginary = np.float32(sigma) * rng.standard_normal(volume.shape, dtype=np.float32)
+    magnitude: NDArray[np.float32] = np.hypot(real, imaginary)
+    return magnitude
