@@ -12,7 +12,12 @@ from nipype.interfaces.utility import IdentityInterface, Merge, Select
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.bids.precomputed import cite_precomputed, find_precomputed
+from neuroferry.bids.precomputed import (
+    Anatomy,
+    cite_precomputed,
+    find_anatomy,
+    find_precomputed,
+)
 from neuroferry.errors import UsageError
 from neuroferry.templates import TEMPLATE_SPACE
 from neuroferry.workflows.anat import init_anat_wf
@@ -23,7 +28,7 @@ from neuroferry.workflows.qc.anat import init_anat_qc_wf
 if TYPE_CHECKING:
     from neuroferry.bids.model import Run, Subject
 
-_NATIVE_SPACES = ("T1w", "anat")
+_NATIVE_SPACES = ("T1w", "anat", "bold", "func")
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def std_resolution(output_spaces: Sequence[str]) -> int:
         known = template == TEMPLATE_SPACE and (not modifier or modifier.startswith("res-"))
         if not known or (modifier and label not in ("1", "2", "3", "4")):
             raise UsageError(
-                f"'{space}' is no output space that neuroferry can make. Choose T1w, "
+                f"'{space}' is no output space that neuroferry can make. Choose bold, T1w, "
                 f"{TEMPLATE_SPACE}, or {TEMPLATE_SPACE}:res-2 (1 to 4 mm)."
             )
         resolution = int(label or 1)
@@ -125,6 +130,27 @@ Brain Imaging Data Structure [@bids].
         if runs:
             workflow.add_nodes([_init_session_wf(subject, session, runs, settings, resolution)])
     return workflow
+
+
+def given_anatomy(
+    derivatives: Mapping[str, Path], subject: Subject, session: str | None
+) -> Anatomy | None:
+    """Find a whole anatomy that was computed before, for the BOLD runs of a session.
+
+    Parameters
+    ----------
+    derivatives : mapping of str to pathlib.Path
+        Precomputed datasets by name.
+    subject : Subject
+        The participant.
+    session : str or None
+        Of the runs; where it has none, another session's is taken.
+    """
+    for label in dict.fromkeys([session, None, *subject.sessions]):
+        found = find_anatomy(derivatives, subject.label, label, TEMPLATE_SPACE)
+        if found is not None:
+            return found
+    return None
 
 
 def _init_session_wf(

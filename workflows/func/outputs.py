@@ -43,8 +43,8 @@ def init_bold_derivatives_wf(
     run: BoldRun,
     spaces: Sequence[BoldSpace],
     with_anat: bool = True,
-    with_sdc: bool = False,
-    with_fieldmap_xfm: bool = False,
+    fieldmap_id: str | None = None,
+    given: Sequence[str] = (),
     slice_time_ref: float = 0.5,
     seed: int = 1,
     name: str = "bold_derivatives_wf",
@@ -63,10 +63,10 @@ def init_bold_derivatives_wf(
         Spaces that the series is written in.
     with_anat : bool
         Whether there is a T1w image.
-    with_sdc : bool
-        Whether distortion was corrected.
-    with_fieldmap_xfm : bool
-        Whether the field map had to be registered to the run.
+    fieldmap_id : str, optional
+        Label of the field map that distortion was corrected with.
+    given : sequence of str
+        Fields that were computed elsewhere: there is no report on how.
     slice_time_ref : float
         Moment that slices were shifted to, as a part of the time between the first and the
         last slice.
@@ -90,12 +90,13 @@ def init_bold_derivatives_wf(
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """
+    with_sdc = fieldmap_id is not None
     namer = _Namer(out_dir, bids_dir, run, seed, slice_time_ref, with_sdc=with_sdc)
     outputs = namer.fit_outputs()
     if with_anat:
-        outputs += namer.coregistration_outputs()
-    if with_sdc:
-        outputs += namer.fieldmap_outputs(with_xfm=with_fieldmap_xfm)
+        outputs += namer.coregistration_outputs(with_report="boldref2anat_xfm" not in given)
+    if fieldmap_id is not None:
+        outputs += namer.fieldmap_outputs(fieldmap_id)
     if run.echo_times:
         outputs.append(namer.t2star_output())
     for space in spaces:
@@ -249,11 +250,11 @@ class _Namer:
             ),
         ]
 
-    def coregistration_outputs(self) -> list[_Output]:
+    def coregistration_outputs(self, *, with_report: bool) -> list[_Output]:
         """List the transforms between the run and the T1w image."""
         made = [self._uri("boldref", description="coreg")]
         about = "ITK affine that resamples images of {} onto {}"
-        report = "coreg_report", "Coregistration"
+        report = ("coreg_report", "Coregistration") if with_report else None
         return [
             _Output(
                 source,
@@ -269,29 +270,25 @@ class _Namer:
             )
         ]
 
-    def fieldmap_outputs(self, *, with_xfm: bool) -> list[_Output]:
-        """List the field map, and how it was brought to the run."""
+    def fieldmap_outputs(self, label: str) -> list[_Output]:
+        """List the field map on the grid of the run, and how it was brought there."""
         reference = self._uri("boldref", description="hmc")
-        field = _Output(
-            "fieldmap",
-            {**self._names, "description": "preproc"},
-            "fieldmap",
-            self._about(
-                "Off-resonance on the grid of the reference volume",
-                [reference],
-                Units="Hz",
-                SpatialReference=reference,
-            ),
-            datatype="fmap",
-        )
-        if not with_xfm:
-            return [field]
-        names = {**self._names, **self._xfm("fieldmap", "boldref", "coreg")}
         about = self._about(
+            "Off-resonance on the grid of the reference volume",
+            [reference],
+            Units="Hz",
+            SpatialReference=reference,
+        )
+        names = {**self._names, "description": "preproc"}
+        way = self._about(
             "ITK affine that resamples images of the field map onto the reference volume",
             [reference],
         )
-        return [field, _Output("fmap2boldref_xfm", names, "xfm", about, TEXT)]
+        xfm = {**self._names, "from": label, "to": "boldref", "mode": "image"}
+        return [
+            _Output("fieldmap", names, "fieldmap", about, datatype="fmap"),
+            _Output("fmap2boldref_xfm", xfm, "xfm", way, TEXT),
+        ]
 
     def t2star_output(self) -> _Output:
         """Name the map of T2* that several echoes give."""

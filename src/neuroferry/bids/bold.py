@@ -144,6 +144,28 @@ def bold_runs(subject: Subject, *, ignore: Collection[str] = ()) -> list[BoldRun
     return [run for run in found if run is not None]
 
 
+def t1w_of_session(subject: Subject, session: str | None) -> tuple[Run, ...]:
+    """Choose the T1w images that go with a session's BOLD runs.
+
+    Returns
+    -------
+    tuple of Run
+        Those of the session itself, or else of the first session that has some.
+
+    Examples
+    --------
+    >>> t1w = Run(Path("sub-01_ses-a_T1w.nii.gz"), {"session": "a"}, "T1w", "anat")
+    >>> t1w_of_session(Subject("01", (t1w,)), "b") == (t1w,)
+    True
+    """
+    images = subject.select("anat", "T1w")
+    sessions = [label for label in subject.sessions if any(r.session == label for r in images)]
+    if not sessions:
+        return ()
+    chosen = session if session in sessions else sessions[0]
+    return tuple(run for run in images if run.session == chosen)
+
+
 def check_bold(
     subject: Subject, *, ignore: Collection[str] = ()
 ) -> tuple[list[Problem], set[Path]]:
