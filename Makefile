@@ -16,7 +16,7 @@ SHELL := /bin/bash
 
 DEMO := demo
 SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv
-SNIPPETS := src/neuroferry/engine/slurm_submit.sh
+SNIPPETS := src/neuroferry/engine/slurm_submit.sh src/neuroferry/engine/slurm_watch.sh
 
 # Ends 0 with Apptainer, and says so in $$apptainer; goes on without it; stops when anything else is missing.
 provision = code=0; containers/provision $(1) || code=$$?; \
@@ -61,7 +61,7 @@ lint:
 	check mypy -p neuroferry; \
 	check lint-imports; \
 	check shellcheck $(SCRIPTS); \
-	check shellcheck --exclude=SC2034,SC2154 $(SNIPPETS); \
+	check shellcheck --shell=bash --exclude=SC2034,SC2154 $(SNIPPETS); \
 	exit $$status
 
 lock:

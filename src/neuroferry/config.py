@@ -174,7 +174,10 @@ class SlurmConfig:
     mem_overhead_gb : float
         Memory of each job beside its largest step.
     retries : int
-        How often a job that ran out of memory or time, or whose node died, is run again.
+        How often a job that ran out of memory or time, or whose node died, is run again, and
+        how often one that SLURM could not start is let go.
+    watch_minutes : int
+        How often a job looks for those that SLURM could not start; 0: never.
     max_mem : str
         The most memory to ask for, with its unit; empty: whatever it takes.
     max_minutes : int
@@ -199,6 +202,7 @@ class SlurmConfig:
     mem_overhead_gb: float = 0.6
     time_margin: float = 1.0
     retries: int = 2
+    watch_minutes: int = 30
     max_mem: str = ""
     max_minutes: int = 0
     tasks_at_once: int = 0

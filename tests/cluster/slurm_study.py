@@ -54,6 +54,16 @@ def sleep(x, seconds):
     return x
 
 
+def fill(x, megabytes):
+    """Leave a file of so many MB behind."""
+    from pathlib import Path
+
+    with Path("large").open("wb") as stream:
+        for _ in range(megabytes):
+            stream.write(bytes(1_000_000))
+    return x
+
+
 def node(name, function, inputs, **options):
     return Node(Function(list(inputs), ["out"], function), name=name, **options)
 
@@ -109,6 +119,8 @@ def study(name, base, limit):
             chain("01", sleep_once, ["x", "marker", "seconds"], marker=marker, seconds=60)
         ],
         "long": lambda: [chain("01", sleep, ["x", "seconds"], seconds=300)],
+        "large": lambda: [chain("01", fill, ["x", "megabytes"], megabytes=30)],
+        "short": lambda: [chain("01", other, ["x"])],
         "impossible": lambda: [chain("01", other, ["x"], mem_gb=50_000.0)],
     }
     wf.add_nodes(parts[name]())

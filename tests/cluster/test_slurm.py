@@ -5,6 +5,7 @@ What takes long is submitted at once when the module starts, and looked at test 
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,12 @@ class Study:
     def submit(self):
         return subprocess.run(["bash", self.script], capture_output=True, text=True, check=False)
 
+    def submit_twice_at_once(self):
+        both = [
+            subprocess.Popen(["bash", self.script], stderr=subprocess.DEVNULL) for _ in range(2)
+        ]
+        return sorted(process.wait() for process in both)
+
     @property
     def run_dir(self):
         return self.script.parents[1]
@@ -76,6 +83,10 @@ class Study:
             for line in (self.script.parent / "jobs.tsv").read_text().split("\n")
             if line
         ]
+
+    def arrays(self):
+        """Of all calls those for the steps."""
+        return [call for call in self.calls() if not call[0].startswith(("steward", "watch"))]
 
     def wait(self, seconds=240):
         return wait_for(lambda: self.record.exit_code is not None and self.record, seconds)
@@ -98,6 +109,11 @@ def scontrol(*words, check=True):
     subprocess.run(["scontrol", *words], check=check, capture_output=True)
 
 
+def bring_up():
+    up = subprocess.run([CLUSTER, "up"], capture_output=True, text=True, check=False)
+    assert up.returncode == 0, up.stderr
+
+
 def queue(*ids):
     listed = subprocess.run(
         ["squeue", "--noheader", "--array", "--format=%A %F %T %N", f"--jobs={','.join(ids)}"],
@@ -114,15 +130,14 @@ def studies(slurm, tmp_path_factory):
     made = {}
     for name, *settings in (
         ("slow", 'packing="subject"', 'extra=["--nodelist=n1"]'),
-        ("node", 'packing="subject"', 'extra=["--exclude=n1"]'),
+        ("node", 'packing="subject"', 'extra=["--exclude=n1", "--exclusive"]'),
         ("hungry", 'packing="node"'),
         ("diamonds", 'packing="node"'),
     ):
         folder = tmp_path_factory.mktemp("a study") / name
         folder.mkdir()
         made[name] = Study(folder, name).plan(*settings)
-        submitted = made[name].submit()
-        assert submitted.returncode == 0, submitted.stderr
+        assert made[name].submit_twice_at_once() == [0, 75]
     wait_for(lambda: (made["slow"].folder / "marker").exists())
     # a minute is the shortest time that SLURM knows
     scontrol("update", f"jobid={made['slow'].calls()[0][1]}", "timelimit=1")
@@ -137,13 +152,14 @@ def test_a_node_that_goes_down_is_survived(studies):
     subprocess.run([CLUSTER, "kill", where], check=True)
     scontrol("update", f"nodename={where}", "state=down", "reason=test")
     wait_for(lambda: [row for row in queue(job) if row[2] == "PENDING"], 30)
-    subprocess.run([CLUSTER, "up"], check=True, capture_output=True)
-    scontrol("update", f"jobid={job}", "starttime=now")  # SLURM makes such jobs wait two minutes
+    # SLURM makes such jobs wait two minutes: what it has to say to the dead node may come late
+    scontrol("update", f"jobid={job}", f"excnodelist=n1,{where}", "starttime=now")
     assert study.wait().exit_code == 0
     assert set(study.states().values()) == {"done", "cached"}
     restarts = [entry["restarts"] for entry in study.events("job_started")]
     assert restarts[0] == 0
     assert max(restarts) == 1
+    bring_up()
 
 
 def test_what_does_not_hang_on_a_failure_goes_on(studies):
@@ -169,7 +185,7 @@ def test_what_does_not_hang_on_a_failure_goes_on(studies):
 
 def test_subjects_of_one_structure_share_arrays(studies):
     study = studies["diamonds"]
-    sizes = [int(last) for pack, _, _, last in study.calls() if not pack.startswith("steward")]
+    sizes = [int(last) for _, _, _, last in study.arrays()]
     assert sorted(sizes) == [1] * 5 + [3] * 4
     assert study.jobs == 3 * 4 + 5
 
@@ -201,6 +217,7 @@ def test_the_same_script_submits_only_once(studies):
     second = studies["diamonds"].submit()
     assert second.returncode == 75
     assert "submitted already" in second.stderr
+    assert len(studies["diamonds"].calls()) == 9 + 2
 
 
 def test_out_of_memory_runs_again_with_more(studies):
@@ -212,14 +229,6 @@ def test_out_of_memory_runs_again_with_more(studies):
     assert "runs again with 1604 MiB" in warning["message"]
     rounds = [entry["round"] for entry in study.events("job_started") if entry["unit"] == "sub-01"]
     assert rounds == [0, 0, 1, 1]
-
-
-def test_out_of_time_runs_again_with_more(studies):
-    study = studies["slow"]
-    assert study.wait().exit_code == 0
-    (warning,) = study.record.problems
-    assert "ran out of time" in warning["message"]
-    assert set(study.states().values()) <= {"done", "cached"}
 
 
 def test_a_refused_job_takes_back_those_before_it(slurm, tmp_path):
@@ -251,16 +260,6 @@ def test_cancelling_empties_the_queue_and_closes_the_record(slurm, tmp_path):
     wait_for(lambda: not queue(*[row[1] for row in study.calls()]), 30)
 
 
-def test_what_does_not_fit_into_the_queue_follows(studies, tmp_path):
-    for study in studies.values():
-        study.wait()
-    study = Study(tmp_path, "diamonds").plan('packing="subject"', "limit=9", "max_submitted=3")
-    assert study.submit().returncode == 0
-    assert study.wait().exit_code == 0
-    assert len(study.states()) == 4 * 4 + 1
-    assert (study.script.parent / "resubmit-1.sh").exists()
-
-
 def test_status_shows_the_run_from_its_record(studies):
     study = studies["diamonds"]
     study.wait()
@@ -281,3 +280,117 @@ def test_scripts_pass_shellcheck(studies):
     scripts = sorted(studies["hungry"].script.parent.glob("*.sh"))
     assert len(scripts) >= 6
     subprocess.run(["shellcheck", *scripts], check=True)
+
+
+def test_a_terminal_that_closes_half_way_does_not_matter(studies, tmp_path):
+    study = Study(tmp_path, "diamonds").plan('packing="subject"', "limit=9")
+    slow = tmp_path / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\nsleep 1\nexec {shutil.which("sbatch")} "$@"\n')
+    slow.chmod(0o755)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["PATH"] = f"{slow.parent}:{os.environ['PATH']}"
+        os.execvp("bash", ["bash", str(study.script)])
+    wait_for((study.script.parent / "jobs.tsv").exists)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [call[0] for call in study.calls()] == ["g1p01", "g2p01", "steward", "watch"]
+    assert study.wait().exit_code == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 20 MB."""
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=20M", "tmpfs", folder]
+    if os.getuid() != 0 or subprocess.run(command, check=False).returncode:
+        pytest.skip("only root can make a small disk, and not everywhere")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_said_and_what_is_done_is_kept(studies, tmp_path, small_disk):
+    settings = ('packing="subject"', f'run_dir="{tmp_path}/logs/first"')
+    study = Study(small_disk, "large").plan(*settings)
+    assert study.submit().returncode == 0
+    run = study.wait()
+    assert run.exit_code == 1
+    (failed,) = run.failed
+    assert "disk" in failed.message.lower() or "space" in failed.message
+    assert study.states() == {
+        "sub_01_wf.start": "done",
+        "sub_01_wf.middle": "failed",
+        "sub_01_wf.end": "skipped",
+    }
+    subprocess.run(["mount", "-o", "remount,size=99M", small_disk], check=True)
+    again = Study(small_disk, "large").plan(settings[0], f'run_dir="{tmp_path}/logs/second"')
+    assert again.submit().returncode == 0
+    assert again.wait().exit_code == 0
+    assert again.states() == {
+        "sub_01_wf.start": "cached",
+        "sub_01_wf.middle": "done",
+        "sub_01_wf.end": "done",
+    }
+
+
+@pytest.mark.parametrize("retries", [1, 0])
+def test_a_job_that_cannot_start_is_let_go_then_given_up(studies, tmp_path, retries):
+    for name in ("diamonds", "hungry", "node"):
+        studies[name].wait()
+    study = Study(tmp_path, "short").plan(
+        'packing="subject"', f"retries={retries}", 'extra=["--nodelist=n4"]'
+    )
+    subprocess.run([CLUSTER, "spoil", "n4"], check=True)
+    assert study.submit().returncode == 0
+    first, watch = study.arrays()[0][1], study.calls()[-1][1]
+    wait_for(lambda: "held" in reason_of(first))
+    bring_up()
+    scontrol("update", f"jobid={watch}", "starttime=now")
+    problems = wait_for(lambda: study.record.problems)
+    assert "could not be started (launch failed requeued held)" in problems[0]["message"]
+    if retries:
+        wait_for(lambda: "held" not in reason_of(first))
+        scontrol("update", f"jobid={first}", "starttime=now", check=False)
+        assert study.wait().exit_code == 0
+        assert set(study.states().values()) == {"done"}
+    else:
+        assert study.wait().exit_code == 1
+        (failed,) = study.record.failed
+        assert "put on hold by SLURM" in failed.message
+        assert sorted(study.states().values()) == ["failed", "skipped", "skipped"]
+    wait_for(lambda: not queue(*[row[1] for row in study.calls()]), 30)
+
+
+def reason_of(job):
+    asked = ["squeue", "--noheader", "--format=%r", f"--jobs={job}"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+
+
+def test_a_node_that_was_killed_is_back_at_once(studies):
+    for _ in range(3):
+        subprocess.run([CLUSTER, "kill", "n4"], check=True)
+        bring_up()
+        listed = ["sinfo", "--noheader", "--nodes=n4", "--format=%T"]
+        state = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
+        assert state.strip() == "idle"
+
+
+def test_out_of_time_runs_again_with_more(studies):
+    study = studies["slow"]
+    assert study.wait().exit_code == 0
+    (warning,) = study.record.problems
+    assert "ran out of time" in warning["message"]
+    assert set(study.states().values()) <= {"done", "cached"}
+
+
+def test_what_does_not_fit_into_the_queue_follows(studies, tmp_path):
+    for study in studies.values():
+        study.wait()
+    study = Study(tmp_path, "diamonds").plan('packing="subject"', "limit=9", "max_submitted=4")
+    assert study.submit().returncode == 0
+    assert study.wait().exit_code == 0
+    assert len(study.states()) == 4 * 4 + 1
+    assert (study.script.parent / "resubmit-1.sh").exists()

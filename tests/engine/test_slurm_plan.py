@@ -218,7 +218,7 @@ def test_what_is_written_passes_shellcheck(tmp_path):
     prolog = ["module load 'apptainer'"]
     plugin, _ = plan(folder, [subject("01")], prolog=prolog, environ={"PYTHONPATH": "/a b"})
     scripts = sorted(plugin.submit_script.parent.glob("*.sh"))
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     subprocess.run(["shellcheck", *scripts], check=True)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from neuroferry.config import SlurmConfig
 from neuroferry.engine.record import RunRecord, read_events, read_run
+from neuroferry.engine.slurm_ends import read_states
 from neuroferry.engine.slurm_plan import (
     Group,
     Manifest,
@@ -15,7 +16,7 @@ from neuroferry.engine.slurm_plan import (
     write_manifest,
 )
 from neuroferry.engine.slurm_scripts import write_scripts
-from neuroferry.engine.steward import Steward, read_states
+from neuroferry.engine.steward import Steward
 
 STEPS = tuple(f"w.sub_*_wf.{name}" for name in "abcd")
 # a, then b and c side by side, then d after both
@@ -156,6 +157,16 @@ def test_a_task_that_somebody_cancelled_stays_cancelled(run):
     assert run.settle() is None
     _, steps = run.close()
     assert "was cancelled" in steps["01_wf.b"].message
+
+
+def test_a_task_that_could_not_be_started_says_so(run):
+    run.well("02").well("01", "13").states("101_1|CANCELLED\n103_1|CANCELLED\n")
+    (run.folder / "slurm" / "given-up.txt").write_text("101_1\n")
+    assert run.settle() is None
+    code, steps = run.close()
+    assert code == 1
+    assert "put on hold by SLURM" in steps["01_wf.b"].message
+    assert steps["01_wf.d"].state == "skipped"
 
 
 def test_participants_that_did_not_fit_are_next(run):

@@ -76,6 +76,10 @@ class Site:
         return (self.folder / "count.calls").read_text().splitlines()
 
     @property
+    def rows(self):
+        return (self.run_dir / "slurm" / "jobs.tsv").read_text().splitlines()
+
+    @property
     def cancelled(self):
         return (self.folder / "count.cancelled").read_text().split()
 
@@ -87,32 +91,33 @@ def site(tmp_path):
 
 def test_one_call_a_pack_however_many_subjects(site):
     assert site.write(900).submit().returncode == 0
-    assert len(site.calls) == 4
+    assert len(site.calls) == 5
     assert "--array=1-900" in site.calls[0]
     assert "--dependency" not in site.calls[0]
     assert "--dependency=aftercorr:1001 " in site.calls[1]
     assert "--dependency=aftercorr:1001:1002 " in site.calls[2]
     assert "--dependency=afterany:1001:1002:1003 " in site.calls[3]
+    assert "--begin=now+30minutes" in site.calls[4]
 
 
 def test_arrays_stay_below_the_site_s_size(site):
     assert site.write(2500).submit().returncode == 0
-    arrays = [call.split()[1] for call in site.calls[:-1]]
+    arrays = [call.split()[1] for call in site.calls[:-2]]
     assert arrays == ["--array=1-1000"] * 6 + ["--array=1-500"] * 3
-    firsts = [call.split()[-1] for call in site.calls[:-1:3]]
+    firsts = [call.split()[-1] for call in site.calls[:-2:3]]
     assert firsts == ["1", "1001", "2001"]
 
 
 def test_settings_go_over_what_the_site_says(site):
     site.write(20, max_array_size=11, tasks_at_once=4).submit()
-    assert [call.split()[1] for call in site.calls[:-1:3]] == ["--array=1-10%4"] * 2
+    assert [call.split()[1] for call in site.calls[:-2:3]] == ["--array=1-10%4"] * 2
 
 
 def test_what_does_not_fit_waits(site):
-    done = site.write(100, max_submitted=100).submit(QUEUED="9")
+    done = site.write(100, max_submitted=101).submit(QUEUED="9")
     assert done.returncode == 0
     assert "the rest follows" in done.stderr
-    assert [call.split()[1] for call in site.calls[:-1]] == ["--array=1-30"] * 3
+    assert [call.split()[1] for call in site.calls[:-2]] == ["--array=1-30"] * 3
     rows = (site.run_dir / "slurm" / "jobs.tsv").read_text().splitlines()
     assert rows[0].split("\t") == ["g1p01", "1001", "1", "30"]
 
@@ -162,10 +167,79 @@ def test_nothing_is_submitted_twice(site):
     again = site.submit()
     assert again.returncode == 75
     assert "submitted already" in again.stderr
+    assert len(site.calls) == 5
+
+
+def test_of_two_submissions_at_once_one_is_made(site):
+    site.write(5)
+    both = [
+        subprocess.Popen(
+            ["bash", site.script], env=site.environment(), stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    says = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 75]
+    assert any("submitted already" in text for text in says)
+    assert len(site.calls) == 5
+
+
+def test_the_run_is_submitted_without_a_watch_too(site):
+    assert site.write(5, watch_minutes=0).submit().returncode == 0
     assert len(site.calls) == 4
+    (site.run_dir / "slurm" / "submitted-0").rmdir()
+    done = site.write(5).submit(REFUSE_AT="9")
+    assert done.returncode == 0
+    assert [line.split("\t")[0] for line in site.rows] == [
+        "g1p01",
+        "g1p02",
+        "g1p03",
+        "steward",
+    ] * 2
 
 
-@pytest.mark.parametrize(("signal", "code", "calls"), [("HUP", 0, 4), ("TERM", 75, 2)])
+@pytest.mark.parametrize(("before", "let_go"), [(0, True), (1, True), (2, False)])
+def test_jobs_that_cannot_start_are_let_go_then_given_up(site, before, let_go):
+    site.write(5).submit()
+    folder = site.run_dir / "slurm"
+    (folder / "held.txt").write_text("1001_3\n" * before)
+    waiting = (
+        "1001_3|nf-g1p01|launch failed requeued held",
+        "1001_4|nf-g1p01|JobHeldUser",
+        "1002_3|nf-g1p02|Dependency",
+    )
+    asked = "\n".join(f"echo '{line}'" for line in waiting)
+    (site.bin / "squeue").write_text(
+        "#!/usr/bin/env bash\nif [[ $* == *format=%j* ]]; then echo nf-steward; exit; fi\n" + asked
+    )
+    (site.bin / "scontrol").write_text('#!/usr/bin/env bash\necho "$*" >>"$COUNTER.scontrol"\n')
+    subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
+    (event,) = map(json.loads, (site.run_dir / "events.jsonl").read_text().splitlines())
+    assert "1001_3 (nf-g1p01) could not be started" in event["message"]
+    released = site.folder / "count.scontrol"
+    if let_go:
+        assert released.read_text() == "release 1001_3\n"
+        assert not (folder / "given-up.txt").exists()
+    else:
+        assert not released.exists()
+        assert site.cancelled == ["1001_3"]
+        assert (folder / "given-up.txt").read_text() == "1001_3\n"
+    assert [line.split("\t")[:2] for line in site.rows][-2:] == [
+        ["watch", "1005"],
+        ["watch", "1006"],
+    ]
+
+
+def test_the_watch_ends_with_the_steward(site):
+    site.write(5).submit(QUEUED="0")
+    folder = site.run_dir / "slurm"
+    subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
+    assert len(site.calls) == 5
+    subprocess.run(["bash", folder / "steward.sh", folder], env=site.environment(), check=True)
+    assert site.cancelled == ["1005"]
+
+
+@pytest.mark.parametrize(("signal", "code", "calls"), [("HUP", 0, 5), ("TERM", 75, 2)])
 def test_a_closed_terminal_does_not_stop_it_an_interruption_does(site, signal, code, calls):
     site.write(5)
     process = subprocess.Popen(

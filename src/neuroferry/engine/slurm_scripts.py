@@ -25,6 +25,8 @@ _PASSED = (
 )
 _STEWARD_MEM_MB = 2048
 _STEWARD_MINUTES = 30
+_WATCH_MEM_MB = 100
+_WATCH_MINUTES = 5
 _SUBJECTS_A_MINUTE = 20
 
 
@@ -52,6 +54,7 @@ def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
             _write(folder / f"{pack.name}.sh", pack_script(pack, manifest, enter))
     suffix = f"-{manifest.round}" if manifest.round else ""
     _write(folder / f"steward{suffix}.sh", steward_script(manifest, enter))
+    _write(folder / f"watch{suffix}.sh", watch_script(manifest))
     _write(folder / "cancel.sh", cancel_script(manifest, enter))
     _write(folder / "enter", enter + "\n")
     submit = folder / ("submit.sh" if not manifest.round else f"resubmit-{manifest.round}.sh")
@@ -131,6 +134,7 @@ def steward_script(manifest: Manifest, enter: str) -> str:
     lines += [
         *_entry(manifest.settings, enter),
         "folder=$1",
+        "awk '$1 ~ /^watch/ {print $2}' \"$folder/jobs.tsv\" | xargs -r scancel",
         'ids=$(cut -f 2 "$folder/jobs.tsv" | paste -s -d ,)',
         f"states=$folder/states-{number}.txt",
         'if ! sacct --allocations --parsable2 --noheader --format=JobID,State --jobs="$ids" '
@@ -148,6 +152,20 @@ def steward_script(manifest: Manifest, enter: str) -> str:
         'exit "$code"',
     ]
     return "\n".join(lines) + "\n"
+
+
+def watch_script(manifest: Manifest) -> str:
+    """Give the script of the job that looks, now and then, for jobs that SLURM keeps on hold."""
+    suffix = f"-{manifest.round}" if manifest.round else ""
+    settings = manifest.settings
+    lines = header(f"watch{suffix}", settings, _WATCH_MEM_MB, 1, _WATCH_MINUTES)
+    lines += [
+        "folder=$1",
+        f"suffix={suffix}",
+        f"retries={settings.retries}",
+        f"minutes={settings.watch_minutes}",
+    ]
+    return "\n".join(lines) + "\n" + _snippet("slurm_watch.sh")
 
 
 def cancel_script(manifest: Manifest, enter: str) -> str:
@@ -174,7 +192,6 @@ def cancel_script(manifest: Manifest, enter: str) -> str:
 def submit_script(manifest: Manifest) -> str:
     """Give the script that the host runs to submit one round."""
     settings = manifest.settings
-    head = resources.files("neuroferry.engine").joinpath("slurm_submit.sh").read_text("utf-8")
     lines = [
         "",
         f"round={manifest.round}",
@@ -182,11 +199,16 @@ def submit_script(manifest: Manifest) -> str:
         f"tasks_at_once={settings.tasks_at_once or ''}",
         f"max_array_size={settings.max_array_size or ''}",
         f"max_submitted={settings.max_submitted or ''}",
+        f"watch_minutes={settings.watch_minutes or ''}",
         "begin",
     ]
     for group in manifest.groups:
         lines += _submit_group(group)
-    return head + "\n".join([*lines, "finish"]) + "\n"
+    return _snippet("slurm_submit.sh") + "\n".join([*lines, "finish"]) + "\n"
+
+
+def _snippet(name: str) -> str:
+    return resources.files("neuroferry.engine").joinpath(name).read_text("utf-8")
 
 
 def _submit_group(group: Group) -> list[str]:

@@ -86,16 +86,17 @@ site_limit() { # site_limit NAME DEFAULT
     printf '%s' "$found"
 }
 
-# What the site allows, unless the settings say it; indices below MaxArraySize, and one job for the steward.
+# What the site allows, unless the settings say it; indices below MaxArraySize, and one job each for the steward
+# and the watch.
 find_limits() {
     local queued
     array_size=$((${max_array_size:-$(site_limit MaxArraySize 1001)} - 1))
     if [[ $max_submitted ]]; then
         queued=$(squeue --noheader --array --user="$(id -un)" 2>/dev/null | wc -l) || queued=0
-        room=$((max_submitted - queued - 1))
+        room=$((max_submitted - queued - 2))
     else
         queued=$(squeue --noheader --array 2>/dev/null | wc -l) || queued=0
-        room=$((($(site_limit MaxJobCount 10000) - queued) * 9 / 10 - 1))
+        room=$((($(site_limit MaxJobCount 10000) - queued) * 9 / 10 - 2))
     fi
 }
 
@@ -115,6 +116,15 @@ begin() {
     find_limits
 }
 
+# Without it the run goes on all the same.
+watch() {
+    local id
+    [[ $watch_minutes ]] || return 0
+    id=$(sbatch --parsable "--begin=now+${watch_minutes}minutes" --output=/dev/null \
+        "$folder/watch$suffix.sh" "$folder" 2>/dev/null) || return 0
+    printf 'watch%s\t%s\t1\t1\n' "$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
+}
+
 finish() {
     if ((${#jobs[@]} == 0)); then
         undo "The queue has no room for a single subject's jobs (max_submitted is the limit that was found)."
@@ -125,5 +135,6 @@ finish() {
         "$folder/steward$suffix.sh" "$folder"
     printf 'steward%s\t%s\t1\t1\n' "$suffix" "$sent" >>"$folder/jobs.tsv"
     trap - INT TERM
+    watch
     say "${#jobs[@]} jobs and job arrays are in the queue${deferred:+; the rest follows when these are done}."
 }

@@ -7,15 +7,15 @@ that follows it; what can never run is marked, and the record is closed.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neuroferry.engine.record import Event, RunRecord, StepSummary, read_events, summarise
+from neuroferry.engine.record import RunRecord, StepSummary, read_events, summarise
 from neuroferry.engine.resources import parse_memory
+from neuroferry.engine.slurm_ends import read_ends
 from neuroferry.engine.slurm_plan import (
     Group,
     Manifest,
@@ -28,18 +28,6 @@ from neuroferry.engine.slurm_plan import (
 from neuroferry.engine.slurm_scripts import write_scripts
 from neuroferry.errors import ExitCode, SchedulerError
 
-_OUT_OF_MEMORY = "OUT_OF_MEMORY"
-_OF_STATE = {
-    _OUT_OF_MEMORY: "memory",
-    "TIMEOUT": "time",
-    "DEADLINE": "time",
-    "NODE_FAIL": "node",
-    "BOOT_FAIL": "node",
-    "PREEMPTED": "node",
-    "CANCELLED": "cancelled",
-    "FAILED": "step",
-    "COMPLETED": "step",
-}
 _IN_WORDS = {
     "memory": "ran out of memory",
     "time": "ran out of time",
@@ -47,57 +35,11 @@ _IN_WORDS = {
     "lost": "ended without a word",
     "interrupted": "was stopped",
     "cancelled": "was cancelled",
+    "held": "was put on hold by SLURM, which could not start it on its node",
     "job": "could not start its steps",
     "step": "had steps that failed",
 }
 _WORTH_ANOTHER_TRY = ("memory", "time", "node", "lost", "interrupted")
-
-
-@dataclass
-class _Ends:
-    """How the jobs of a round ended, by pack and unit."""
-
-    ok: set[tuple[str, str]] = field(default_factory=set)
-    cause: dict[tuple[str, str], str] = field(default_factory=dict)
-    reason: dict[tuple[str, str], str] = field(default_factory=dict)
-    submitted: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
-
-    def was_submitted(self, pack: str, index: int) -> bool:
-        """Whether a pack of a group's unit number ``index`` (from 1) went into the queue."""
-        return any(first <= index <= last for first, last, _ in self.submitted.get(pack, []))
-
-
-def read_states(text: str) -> dict[tuple[str, int], str]:
-    """Read what ``sacct`` or ``scontrol`` printed.
-
-    Returns
-    -------
-    dict of (str, int) to str
-        State by number of the array's job and of its task.
-
-    Examples
-    --------
-    >>> read_states("12_3|OUT_OF_MEMORY")
-    {('12', 3): 'OUT_OF_MEMORY'}
-    >>> read_states("JobId=15 ArrayJobId=12 ArrayTaskId=2-3 JobName=x JobState=TIMEOUT Reason=y")
-    {('12', 2): 'TIMEOUT', ('12', 3): 'TIMEOUT'}
-    """
-    states: dict[tuple[str, int], str] = {}
-    for line in text.splitlines():
-        match = re.search(r"ArrayJobId=(\d+) ArrayTaskId=(\S+) .*?JobState=(\w+)", line)
-        if match is None:
-            match = re.match(r"(\d+)_\[?([\d,:%-]+)\]?\|(\w+)", line)
-        if match is not None:
-            for task in _numbers(match[2]):
-                states[match[1], task] = match[3]
-    return states
-
-
-def _numbers(text: str) -> Iterable[int]:
-    for part in text.partition("%")[0].split(","):
-        first, _, last = part.partition(":")[0].partition("-")
-        if first.isdigit():
-            yield from range(int(first), int(last or first) + 1)
 
 
 class Steward:
@@ -121,57 +63,7 @@ class Steward:
         events = read_events(self.record.path)
         self.summary = summarise(events)
         self._steps = {step.step: step for step in self.summary.steps}
-        self._ends = self._read_ends(events)
-
-    # --- what happened ------------------------------------------------------------------
-
-    def _read_ends(self, events: Iterable[Event]) -> _Ends:
-        ends = _Ends()
-        started: set[tuple[str, str]] = set()
-        for entry in events:
-            key = (str(entry.get("pack")), str(entry.get("unit")))
-            if entry["event"] == "job_started":
-                started.add(key)
-                ends.ok.discard(key)
-                ends.cause.pop(key, None)
-            elif entry["event"] == "job_ended" and entry["exit_code"] == 0:
-                ends.ok.add(key)
-            elif entry["event"] == "job_ended":
-                ends.cause[key] = entry["cause"]
-                ends.reason[key] = entry.get("reason") or ""
-        folder = self.run_dir / "slurm"
-        for line in _lines(folder / "jobs.tsv"):
-            name, job, first, last = line.split("\t")
-            ends.submitted.setdefault(name, []).append((int(first), int(last), job))
-        states_file = folder / f"states-{self.manifest.round}.txt"
-        states = read_states("\n".join(_lines(states_file)))
-        for group in self.manifest.groups:
-            for index, member in enumerate(group.members, 1):
-                for pack in group.packs:
-                    self._take_state(ends, states, started, pack, member, index)
-        return ends
-
-    @staticmethod
-    def _take_state(
-        ends: _Ends,
-        states: Mapping[tuple[str, int], str],
-        started: set[tuple[str, str]],
-        pack: Pack,
-        member: Member,
-        index: int,
-    ) -> None:
-        """Join what SLURM says of one task to what the record says."""
-        key = (pack.name, member.name)
-        if key in ends.ok:
-            return
-        for first, last, job in ends.submitted.get(pack.name, []):
-            if first <= index <= last:
-                cause = _OF_STATE.get(states.get((job, index - first + 1), ""))
-                by_hand = cause == "cancelled" and key in started
-                if by_hand or cause in ("memory", "time", "node"):
-                    ends.cause[key] = str(cause)
-                elif key not in ends.cause and key in started:
-                    ends.cause[key] = "lost" if cause in (None, "step") else cause
+        self._ends = read_ends(self.manifest, run_dir, events)
 
     # --- what has to run again ----------------------------------------------------------
 
@@ -246,7 +138,7 @@ class Steward:
         key = (pack.name, member.name)
         bad = {i for i in left if self._state(names[i]) == "failed"}
         cause = self._ends.cause.get(key)
-        if cause in _WORTH_ANOTHER_TRY or cause in ("cancelled", "job"):
+        if cause in _WORTH_ANOTHER_TRY or cause in ("cancelled", "held", "job"):
             bad |= {i for i in left if not set(group.before[i]) & left}
         elif cause is None and all((p, member.name) in self._ends.ok for p in pack.after):
             # never started although nothing stood in its way: someone took it out
@@ -416,10 +308,3 @@ def _in_order(group: Group) -> list[int]:
             if not waits[other]:
                 ready.append(other)
     return order
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
