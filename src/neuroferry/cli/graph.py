@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroferry.config import DEFAULT_WORKFLOWS, Config
+from neuroferry.cli.selection import chosen_workflows
+from neuroferry.config import Config
 
 if TYPE_CHECKING:
     from neuroferry.bids.model import Subject
@@ -19,7 +20,7 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
     settings = Settings(
         bids_dir=config.bids_dir,
         out_dir=config.output_dir,
-        workflows=config.workflow.workflows or DEFAULT_WORKFLOWS,
+        workflows=chosen_workflows(config),
         output_spaces=config.workflow.output_spaces,
         derivatives=config.input.derivatives,
         average_t1w=config.workflow.average_t1w,

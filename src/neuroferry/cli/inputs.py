@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
+from neuroferry.cli.selection import selection_problems, wanted_suffixes, with_flags
 from neuroferry.config import Config
 from neuroferry.errors import ExitCode, InputError, UsageError
 
@@ -64,8 +65,9 @@ def find_subjects(config: Config) -> list[Subject]:
         config.bids_dir,
         participant_labels=config.input.participant_label,
         session_labels=config.input.session_label,
-        bids_filters=_read_filters(config.input.bids_filter_file),
+        bids_filters=with_flags(config, _read_filters(config.input.bids_filter_file)),
         database_dir=config.input.bids_database_dir,
+        needs_metadata=[suffix for suffix in wanted_suffixes(config) if suffix != "T1w"],
     )
 
 
@@ -112,12 +114,14 @@ def check_input(
             "to compute everything anew."
         )
         problems.append(Problem(text, "warning", config.work_dir, None))
-    checked = check_subjects(subjects, n_procs=n_procs)
+    checked = check_subjects(
+        subjects,
+        suffixes=wanted_suffixes(config),
+        ignore=config.workflow.ignore,
+        n_procs=n_procs,
+    )
     for subject in checked:
-        problems += subject.problems
-        if not subject.select("anat", "T1w"):
-            text = f"sub-{subject.label} has no T1w image that can be used, so nothing was run."
-            problems.append(Problem(text, "error", None, subject.label))
+        problems += [*subject.problems, *selection_problems(config, subject)]
     return checked, problems
 
 

@@ -23,6 +23,7 @@ from neuroferry.cli.environment import prepare_environment
 from neuroferry.cli.graph import build_run, count_steps
 from neuroferry.cli.inputs import check_folders, check_input, find_subjects
 from neuroferry.cli.progress import Progress, duration
+from neuroferry.cli.selection import usable_subjects
 from neuroferry.config import Config, write_config
 from neuroferry.engine.record import RunRecord, list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
@@ -136,7 +137,7 @@ def _plan_participants(config: Config, resources: Resources, command: str) -> in
     subjects, problems = check_input(config, find_subjects(config), resources.n_procs)
     for problem in problems:
         _say(f"{problem.severity.upper()}: {problem.message}")
-    usable = [subject for subject in subjects if subject.select("anat", "T1w")]
+    usable = usable_subjects(config, subjects)
     if not usable:
         return int(ExitCode.DATA)
     return dry_run(config, usable, resources, command)
@@ -189,7 +190,7 @@ def _end(job: Run, err: BaseException) -> None:
 
 
 def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> int:
-    usable = [subject for subject in subjects if subject.select("anat", "T1w")]
+    usable = usable_subjects(job.config, subjects)
     broken = [problem for problem in problems if problem.severity == "error"]
     unusable_dataset = any(problem.subject is None for problem in broken)
     if job.config.execution.plugin == "SLURMGraph" and usable and not unusable_dataset:
