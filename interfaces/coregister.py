@@ -60,12 +60,12 @@ from neuroferry.interfaces.images import (
     load_volume,
     resample_isotropic,
     resample_to,
-    voxel_sizes,
 )
 from neuroferry.interfaces.transforms import write_itk_affine
 
 # Grids of the sample points, and the resolution to which the T1w image is reduced.
 COARSE_MM, FINE_MM = 8.0, 3.0
+COARSE_BLUR_MM = 6.0
 ANATOMY_ZOOM_MM = 2.0
 # Starts: pitch, roll and yaw in degrees, and shifts along the body in mm.
 TURNS = ((0, 0, 0), (15, 0, 0), (-15, 0, 0), (0, 10, 0), (0, -10, 0), (0, 0, 12), (0, 0, -12))
@@ -178,19 +178,72 @@ def align_heads(
     score : float
         Mutual information, nats.
     """
+    anatomy = resample_isotropic(t1w, ANATOMY_ZOOM_MM)
+    # Against the brain alone there is one broad optimum; two heads have many.
+    brain = t1w.with_data(np.where(t1w_mask, t1w.data, 0).astype(np.float32))
+    head, around = _head_of(epi)
+    points = sample_points(epi, around, COARSE_MM, seed=seed, blur=COARSE_BLUR_MM)
+    image = moving_image(resample_isotropic(brain, ANATOMY_ZOOM_MM), COARSE_BLUR_MM)
+    matrix, _ = _best_start(points, image, _starts(points, epi, head, t1w, t1w_mask))
+    return _refine(epi, anatomy, _as_volume(t1w, t1w_mask), matrix, sloppy=sloppy, seed=seed)
+
+
+def refine_heads(
+    epi: Volume,
+    t1w: Volume,
+    t1w_mask: NDArray[np.bool_],
+    matrix: Affine,
+    *,
+    sloppy: bool = False,
+    seed: int = 1,
+) -> tuple[Affine, float]:
+    """Make the position of an EPI finer, from one that is near.
+
+    Parameters
+    ----------
+    epi, t1w : Volume
+        Images of one head.
+    t1w_mask : ndarray of bool, shape (I, J, K)
+        Brain of the T1w image.
+    matrix : ndarray of float64, shape (4, 4)
+        EPI points to T1w points, RAS+ mm.
+    sloppy : bool
+        Leave out the finest level.
+    seed : int
+        Seed of the sampling jitter.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape (4, 4)
+        EPI points to T1w points, RAS+ mm.
+    score : float
+        Mutual information, nats.
+    """
+    anatomy = resample_isotropic(t1w, ANATOMY_ZOOM_MM)
+    return _refine(epi, anatomy, _as_volume(t1w, t1w_mask), matrix, sloppy=sloppy, seed=seed)
+
+
+def _as_volume(t1w: Volume, mask: NDArray[np.bool_]) -> Volume:
+    return Volume(mask.astype(np.float32), t1w.affine)
+
+
+def _head_of(epi: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Head of an EPI, and the same with some air around."""
     from scipy import ndimage
 
-    anatomy = resample_isotropic(t1w, ANATOMY_ZOOM_MM)
     head = foreground(epi.data)
-    around = ndimage.binary_dilation(
-        head, iterations=max(1, round(8.0 / float(voxel_sizes(epi.affine).mean())))
-    )
-    points = sample_points(epi, around, COARSE_MM, seed=seed, blur=6.0)
-    image = moving_image(anatomy, 6.0)
-    matrix, _ = _best_start(points, image, _starts(points, epi, head, t1w, t1w_mask))
-    zooms = (4.0,) if sloppy else (4.0, 2.0)
-    for zoom in zooms:
-        near = near_brain(epi, t1w, t1w_mask, matrix, 6.0)
+    steps = max(1, round(8.0 / float(epi.zooms.mean())))
+    return head, ndimage.binary_dilation(head, iterations=steps)
+
+
+def _refine(
+    epi: Volume, anatomy: Volume, mask: Volume, matrix: Affine, *, sloppy: bool, seed: int
+) -> tuple[Affine, float]:
+    """Refine by mutual information near the brain, at 4 and then 2 mm."""
+    _, around = _head_of(epi)
+    score = 0.0
+    for zoom in (4.0,) if sloppy else (4.0, 2.0):
+        near = near_brain(epi, mask, matrix, 6.0)
         points = sample_points(epi, near & around, max(FINE_MM, zoom), seed=seed, blur=zoom)
         image = moving_image(anatomy, zoom)
         matrix, score = refine(
@@ -221,7 +274,7 @@ def _best_start(
     points: SamplePoints, image: MovingImage, starts: Sequence[Affine]
 ) -> tuple[Affine, float]:
     """Refine the likeliest starts coarsely; the headers' position (the first) always."""
-    few = points.thin(2000)
+    few = points.thin(3000)
     scores = [mutual_information(few, image, start) for start in starts]
     order = [0, *(int(n) for n in np.argsort(scores)[::-1] if n)][:STARTS_REFINED]
     found = [
@@ -233,17 +286,15 @@ def _best_start(
     return found[best]
 
 
-def near_brain(
-    epi: Volume, t1w: Volume, t1w_mask: NDArray[np.bool_], matrix: Affine, margin_mm: float
-) -> NDArray[np.bool_]:
+def near_brain(epi: Volume, mask: Volume, matrix: Affine, margin_mm: float) -> NDArray[np.bool_]:
     """Find the voxels of an EPI in the T1w's brain or within a margin of it.
 
     Parameters
     ----------
-    epi, t1w : Volume
-        Images of one head.
-    t1w_mask : ndarray of bool, shape (I, J, K)
-        Brain of the T1w image.
+    epi : Volume
+        EPI of the head.
+    mask : Volume
+        Brain of the T1w image, 0 to 1.
     matrix : ndarray of float64, shape (4, 4)
         EPI points to T1w points, RAS+ mm.
     margin_mm : float
@@ -261,8 +312,8 @@ def near_brain(
     """
     from scipy import ndimage
 
-    mask = Volume(t1w_mask.astype(np.float32), inverse(matrix) @ t1w.affine)
-    carried = resample_to(mask, epi.shape, epi.affine).data > 0.5
+    placed = Volume(mask.data, inverse(matrix) @ mask.affine)
+    carried = resample_to(placed, epi.shape, epi.affine).data > 0.5
     if not carried.any():
         raise InputError(
             "The BOLD and T1w images do not overlap in space; check that they belong to one"

@@ -96,7 +96,7 @@ def test_images_of_two_places_are_refused(anatomy):
     away = np.eye(4)
     away[0, 3] = 900.0
     with pytest.raises(InputError, match="do not overlap"):
-        near_brain(epi, t1w, mask, away, 4.0)
+        near_brain(epi, Volume(mask.astype(np.float32), t1w.affine), away, 4.0)
 
 
 def test_contrast_of_a_step():
