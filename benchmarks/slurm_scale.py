@@ -32,7 +32,7 @@ def measure(number: int) -> dict[str, float]:
     """Plan and submit ``number`` participants, in this process."""
     from neuroferry.cli.dry_run import make_estimator
     from neuroferry.engine import RunRecord, SLURMGraphPlugin
-    from neuroferry.engine.slurm_graph import flatten
+    from neuroferry.engine.flat import flatten
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import subprocess
+from copy import deepcopy
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from nipype.interfaces.utility import IdentityInterface
 
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine import SLURMGraphPlugin
-from neuroferry.engine.slurm_graph import flatten
+from neuroferry.engine.flat import flatten
 from neuroferry.engine.slurm_pack import StepPlan, pack_steps
 from neuroferry.engine.slurm_plan import job_needs, read_manifest
 from neuroferry.engine.slurm_scripts import header, host_command, host_path
@@ -150,7 +151,7 @@ def test_subjects_are_found_in_any_workflow(tmp_path):
     source.iterables = [("subject", ["a", "b", "c"])]
     run = Node(Function(["x"], ["out"], same), name="run")
     wf.connect(source, "subject", run, "x")
-    assert len(split_graph(flatten(wf))) == 3
+    assert len(split_graph(flatten(deepcopy(wf)))) == 3
     plugin = SLURMGraphPlugin({"run_dir": tmp_path / "r"})
     wf.run(plugin=plugin)
     (group,) = read_manifest(tmp_path / "r", 0).groups

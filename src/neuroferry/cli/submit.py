@@ -16,8 +16,9 @@ from neuroferry.cli.ending import finish
 from neuroferry.cli.graph import build_graph, configure_nipype, write_methods
 from neuroferry.cli.run import Run, record_start
 from neuroferry.config import make_config, read_toml
+from neuroferry.engine.flat import flatten
 from neuroferry.engine.record import read_history
-from neuroferry.engine.slurm_graph import SLURMGraphPlugin, flatten
+from neuroferry.engine.slurm_graph import SLURMGraphPlugin
 from neuroferry.engine.slurm_scripts import in_image
 from neuroferry.errors import ExitCode, SchedulerError
 

@@ -191,22 +191,3 @@ class SLURMGraphPlugin:
             n_procs=step.n_procs,
             cached=True,
         )
-
-
-class GraphCapturePlugin:
-    """Keeps the flattened graph that ``Workflow.run`` hands over, instead of running it."""
-
-    def __init__(self) -> None:
-        self.plugin_args: dict[str, Any] = {}
-        self.graph: Any = None
-
-    def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
-        """Keep the graph; called by ``Workflow.run``."""
-        self.graph = graph
-
-
-def flatten(workflow: Any) -> Any:
-    """Give the flattened and expanded graph that ``Workflow.run`` would hand to a plugin."""
-    plugin = GraphCapturePlugin()
-    workflow.run(plugin=plugin)
-    return plugin.graph
