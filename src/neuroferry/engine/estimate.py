@@ -48,6 +48,7 @@ _LEAST_GB = 0.05
 _SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
 _SESSION = re.compile(r"(^|\.)ses_[0-9A-Za-z]+_")
 _RUN = re.compile(r"(^|\.)run_[0-9]+_")
+_BOLD = re.compile(r"(^|\.)bold_[0-9A-Za-z]+_[0-9A-Za-z_]+_wf(?=\.fit_wf|\.apply_wf|\.bold_)")
 _ITEM = re.compile(r"(?<=\.)_(\w*?[A-Za-z])\d+$")
 
 
@@ -84,11 +85,13 @@ def kind_of(step: str) -> str:
     --------
     >>> kind_of("neuroferry_wf.sub_01_wf.ses_a_anatomy_wf.anat_wf.correct_bias")
     'neuroferry_wf.sub_*_wf.anatomy_wf.anat_wf.correct_bias'
+    >>> kind_of("w.sub_01_wf.bold_task_rest_run_1_wf.fit_wf.estimate_motion")
+    'w.sub_*_wf.bold_wf.fit_wf.estimate_motion'
     >>> kind_of("w.smooth._smooth12")
     'w.smooth._smooth*'
     """
     name = _SUBJECT.sub(r"\1sub_*_wf", step)
-    name = _RUN.sub(r"\1", _SESSION.sub(r"\1", name))
+    name = _BOLD.sub(r"\1bold_wf", _RUN.sub(r"\1", _SESSION.sub(r"\1", name)))
     return _ITEM.sub(r"_\1*", name)
 
 
