@@ -261,27 +261,30 @@ def noise_components(
     from threadpoolctl import threadpool_limits
 
     length = store.n_volumes - start
-    used = {name: mask for name, mask in masks.items() if mask.any()}
-    grams = {name: np.zeros((length, length)) for name in used}
+    found = {}
     # Sums over several BLAS threads need not repeat to the last bit.
     with threadpool_limits(1, "blas"):
         basis = orthonormal(cosine_basis(length, tr), length)
-        for where, block in store.blocks(start):
-            wanted = np.zeros(block.shape[1], dtype=bool)
-            for mask in used.values():
-                wanted |= mask[where]
-            if not wanted.any():
-                continue
-            data = residuals(block[:, wanted], basis)
+        for name, mask in masks.items():
+            if mask.any():
+                gram = _gram(store, mask, basis, start)
+                count = int(np.count_nonzero(mask))
+                found[name] = _decompose(gram, count, start, variance)
+    return found
+
+
+def _gram(store: VoxelStore, mask: Mask, basis: Matrix, start: int) -> Matrix:
+    """Sum the products of all volumes with each other over the voxels of a mask."""
+    length = store.n_volumes - start
+    gram = np.zeros((length, length))
+    for where, block in store.blocks(start):
+        few = block[:, mask[where]]
+        if few.size:
+            data = residuals(few, basis)
             deviation = data.std(axis=0)
             data /= np.where(deviation > 0, deviation, 1.0)
-            for name, mask in used.items():
-                few = data[:, mask[where][wanted]]
-                grams[name] += few @ few.T
-        return {
-            name: _decompose(gram, int(np.count_nonzero(used[name])), start, variance)
-            for name, gram in grams.items()
-        }
+            gram += data @ data.T
+    return gram
 
 
 def mean_series(store: VoxelStore, masks: Mapping[str, Mask]) -> dict[str, NDArray[np.float64]]:
@@ -308,15 +311,18 @@ def mean_series(store: VoxelStore, masks: Mapping[str, Mask]) -> dict[str, NDArr
 
 def _decompose(gram: Matrix, n_voxels: int, start: int, variance: float) -> Components:
     """Give the components of one Gram matrix."""
-    values, vectors = np.linalg.eigh(gram)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    values = values[: min(len(values), n_voxels)]
+    from scipy.linalg import eigh
+
+    length = len(gram)
+    values = np.maximum(eigh(gram, eigvals_only=True)[::-1], 0.0)[: min(length, n_voxels)]
     total = values.sum()
     if total <= 0:
-        return Components(np.zeros((start + len(gram), 0)), np.sqrt(values), n_voxels)
+        return Components(np.zeros((start + length, 0)), np.sqrt(values), n_voxels)
     count = int(np.searchsorted(np.cumsum(values) / total, variance)) + 1
-    kept = vectors[:, :count]
+    # In a long run only the leading vectors are asked for: all take four times the memory.
+    _, vectors = eigh(gram, overwrite_a=True, subset_by_index=(length - count, length - 1))
+    kept = vectors[:, ::-1]
     peak = np.take_along_axis(kept, np.abs(kept).argmax(axis=0)[None], axis=0)
-    series = np.zeros((start + len(gram), count))
+    series = np.zeros((start + length, count))
     series[start:] = kept * np.sign(peak)
     return Components(series, np.sqrt(values), n_voxels)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_text
 from neuroferry.errors import InputError
 
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
@@ -103,10 +102,11 @@ def motion_outliers(
 
 def write_table(path: Path, columns: Mapping[str, Column]) -> None:
     """Write columns as tab-separated values, eight digits each, ``n/a`` for NaN."""
-    rows = ["\t".join(columns)]
-    for values in zip(*columns.values(), strict=True):
-        rows.append("\t".join("n/a" if math.isnan(v) else f"{v:.8g}" for v in values))
-    write_text(path, "\n".join(rows) + "\n")
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        stream.write("\t".join(columns) + "\n")
+        for values in zip(*columns.values(), strict=True):
+            cells = ("n/a" if math.isnan(v) else f"{v:.8g}" for v in values)
+            stream.write("\t".join(cells) + "\n")
 
 
 def read_table(path: str | Path) -> dict[str, Column]:

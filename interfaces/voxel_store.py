@@ -16,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_VALUES = 1 << 23
-"""Values in one block: 32 MB as float32."""
+BLOCK_VALUES = 1 << 21
+"""Values in one block: 8 MB as float32."""
 BLOCK_VOXELS = 4096
 
 
