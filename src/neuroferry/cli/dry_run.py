@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroferry.cli.progress import duration, short_name
 from neuroferry.engine.estimate import Estimator, read_killed, read_table
+from neuroferry.engine.flat import flatten
 from neuroferry.engine.plan import DiskNeed, Plan, PlannedStep, PlanPlugin, disk_need
 from neuroferry.engine.record import StepSummary, read_history
 from neuroferry.errors import ExitCode
@@ -85,7 +86,7 @@ def plan_run(config: Config, subjects: list[Subject], resources: Resources) -> P
                 "estimator": make_estimator(config.output_dir),
             }
         )
-        workflow.run(plugin=plugin)
+        plugin.run(flatten(workflow), config={})
     return replace(plugin.plan, disks=_disks(config, plugin.plan, history))
 
 

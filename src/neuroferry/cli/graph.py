@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroferry.cli.selection import chosen_workflows
 from neuroferry.config import Config
+from neuroferry.engine.flat import flatten
 
 if TYPE_CHECKING:
     from neuroferry.bids.model import Subject
@@ -34,13 +35,13 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
 
 
 def build_run(config: Config, folder: Path, subjects: list[Subject], n_procs: int) -> Any:
-    """Build the graph of a run, and write its methods text into the run's folder."""
+    """Build the flattened graph of a run, and write its methods text into the run's folder."""
     configure_nipype(config, folder)
     workflow = build_graph(config, subjects, n_procs)
     write_methods(folder, workflow, subjects)
     if config.execution.write_graph:
         _draw(workflow, folder / "graph.dot")
-    return workflow
+    return flatten(workflow)
 
 
 def _draw(workflow: Any, path: Path) -> None:
@@ -103,17 +104,6 @@ def configure_nipype(config: Config, folder: Path, *, into_file: bool = True) ->
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
-
-
-def count_steps(workflow: Any) -> int:
-    """Count the steps that a plugin will see; 0 without a workflow."""
-    if workflow is None:
-        return 0
-    from copy import deepcopy
-
-    from nipype.pipeline.engine.utils import generate_expanded_graph
-
-    return len(generate_expanded_graph(deepcopy(workflow)._create_flat_graph()).nodes())
 
 
 def _say(text: str) -> None:

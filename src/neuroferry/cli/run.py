@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from neuroferry import __version__
 from neuroferry.cli.ending import finish, run_group, write_reports_anew
 from neuroferry.cli.environment import prepare_environment
-from neuroferry.cli.graph import build_run, count_steps
+from neuroferry.cli.graph import build_run
 from neuroferry.cli.inputs import check_folders, check_input, find_subjects
 from neuroferry.cli.progress import Progress, duration
 from neuroferry.cli.selection import usable_subjects
@@ -197,17 +197,17 @@ def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> in
         from neuroferry.cli.submit import plan_jobs
 
         return plan_jobs(job, usable, subjects, problems)
-    workflow = None
+    graph = None
     if usable and not unusable_dataset:
-        workflow = build_run(job.config, job.folder, usable, job.resources.n_procs)
-    n_steps = count_steps(workflow)
+        graph = build_run(job.config, job.folder, usable, job.resources.n_procs)
+    n_steps = 0 if graph is None else len(graph)
     history = read_history(job.config.output_dir)
     with Progress(n_steps, job.resources.n_procs, history) as progress:
         job.record.listeners.append(progress)
         record_start(job, subjects, problems, n_steps)
         code = int(ExitCode.OK)
-        if workflow is not None:
-            code = _execute(job, workflow, progress, history)
+        if graph is not None:
+            code = _execute(job, graph, progress, history)
     if unusable_dataset:
         code = int(ExitCode.INVALID_BIDS)
     elif broken:
@@ -267,31 +267,28 @@ def _prepare_output(config: Config) -> None:
     )
 
 
-def _execute(job: Run, workflow: Any, progress: Progress, history: Any) -> int:
+def _execute(job: Run, graph: Any, progress: Progress, history: Any) -> int:
     from neuroferry.cli.dry_run import make_estimator
     from neuroferry.engine import DaskPlugin, LinearPlugin, MultiProcPlugin
 
     plugins = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin, "Dask": DaskPlugin}
     plugin = plugins[job.config.execution.plugin]
     log_file = None if job.config.execution.verbose > 1 else job.folder / "steps.log"
+    arguments = {
+        "n_procs": job.resources.n_procs,
+        "memory_gb": job.resources.memory_gb,
+        "record": job.record,
+        "history": history,
+        "estimator": make_estimator(job.config.output_dir),
+        "scheduler": job.config.execution.dask_scheduler,
+        "stall_seconds": 60.0 * job.config.execution.stall_minutes,
+        "crash_dir": job.folder,
+        "log_file": log_file,
+        "stop_on_first_crash": job.config.execution.stop_on_first_crash,
+        "tick": progress.tick,
+    }
     try:
-        workflow.run(
-            plugin=plugin(
-                plugin_args={
-                    "n_procs": job.resources.n_procs,
-                    "memory_gb": job.resources.memory_gb,
-                    "record": job.record,
-                    "history": history,
-                    "estimator": make_estimator(job.config.output_dir),
-                    "scheduler": job.config.execution.dask_scheduler,
-                    "stall_seconds": 60.0 * job.config.execution.stall_minutes,
-                    "crash_dir": job.folder,
-                    "log_file": log_file,
-                    "stop_on_first_crash": job.config.execution.stop_on_first_crash,
-                    "tick": progress.tick,
-                }
-            )
-        )
+        plugin(plugin_args=arguments).run(graph, config={})
     except StepsFailedError:
         return int(ExitCode.STEP_FAILED)
     return int(ExitCode.OK)
