@@ -1,0 +1,242 @@
+"""What has to be known of a BOLD run before it is resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nipype.interfaces.utility import IdentityInterface, Select
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.bold import BoldRun
+from neuroferry.interfaces.bold_mask import MaskBold
+from neuroferry.interfaces.bold_reference import FindReference
+from neuroferry.interfaces.coregister import Coregister
+from neuroferry.interfaces.motion import EstimateMotion
+from neuroferry.workflows.func.memory import (
+    COREGISTER_BYTES,
+    MASK_BYTES,
+    MOTION_BYTES,
+    REFERENCE_BYTES,
+    memory_gb,
+    volume_voxels,
+)
+
+ANAT_FIELDS = ("t1w_preproc", "brain_mask", "tpms")
+REFERENCE = ("bold_ref",)
+MOTION = ("motion_xfms", "motion_tsv")
+POSITION = ("boldref2anat_xfm", "anat2boldref_xfm")
+MASK = ("bold_mask",)
+SDC_FIELDS = ("fieldmap", "bold_ref_sdc", "sdc_report", "fmap2boldref_xfm")
+OUTPUTS = (
+    *("n_dummy", "reference_report", "coreg_report"),
+    *REFERENCE,
+    *MOTION,
+    *POSITION,
+    *MASK,
+    *SDC_FIELDS,
+)
+
+
+def init_bold_fit_wf(
+    *,
+    run: BoldRun,
+    sdc_wf: Workflow | None = None,
+    with_anat: bool = True,
+    t1w_voxels: int = 256**3,
+    dummy_scans: int | None = None,
+    precomputed: Mapping[str, str] | None = None,
+    sloppy: bool = False,
+    omp_nthreads: int = 1,
+    seed: int = 1,
+    name: str = "fit_wf",
+) -> Workflow:
+    """Build what is estimated of one BOLD run.
+
+    The reference volume comes first; head motion is estimated against it, its distortion is
+    corrected, it is registered to the T1w image, and the brain is found on it.
+
+    Parameters
+    ----------
+    run : BoldRun
+        The run; its shortest echo is what everything is estimated from.
+    sdc_wf : Workflow, optional
+        From `init_sdc_wf`; without it distortion is not corrected.
+    with_anat : bool
+        Whether there is a T1w image.
+    t1w_voxels : int
+        Its voxels, for the memory estimates.
+    dummy_scans : int, optional
+        Volumes at the start that are not in a steady state; found by default.
+    precomputed : mapping, optional
+        Files that replace their step: ``bold_ref``; ``motion_xfms`` with ``motion_tsv``;
+        ``boldref2anat_xfm`` with ``anat2boldref_xfm``; ``bold_mask``.
+    sloppy : bool
+        Fast and of low quality, for tests.
+    omp_nthreads : int
+        Threads of one step, where more than one changes no value.
+    seed : int
+        Seed of the sampling of registrations, positive.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    t1w_preproc, brain_mask, tpms
+        Results of the anatomical workflow, where there is a T1w image.
+
+    **Outputs**
+
+    bold_ref, n_dummy, reference_report
+        Reference volume; how many volumes come before the steady state; how they were found.
+    motion_xfms, motion_tsv
+        One affine for each volume, which resamples it onto the reference; parameters.
+    fieldmap, sdc_report, fmap2boldref_xfm
+        Off-resonance in Hz on the reference's grid, with a field map.
+    bold_ref_sdc
+        The reference, unwarped where there is a field map.
+    boldref2anat_xfm, anat2boldref_xfm, coreg_report
+        Rigid transforms between the reference and the T1w image.
+    bold_mask
+        Brain on the reference's grid.
+    """
+    voxels = volume_voxels(run.shape)
+    given = dict(precomputed or {})
+    bold_file = str(run.reference.path)
+    workflow = Workflow(name=name)
+    workflow.__desc__ = _describe(given, dummy_scans, with_anat=with_anat)
+    inputnode = pe.Node(IdentityInterface(fields=list(ANAT_FIELDS)), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
+    workflow.add_nodes([inputnode])
+    reference = _add_part(workflow, outputnode, "reference", REFERENCE, given)
+    motion = _add_part(workflow, outputnode, "motion", MOTION, given)
+    find_reference = pe.Node(
+        FindReference(in_file=bold_file),
+        name="find_reference",
+        mem_gb=memory_gb(REFERENCE_BYTES, voxels),
+    )
+    if dummy_scans is not None:
+        find_reference.inputs.dummy_scans = dummy_scans
+    workflow.connect([
+        (find_reference, outputnode, [("n_dummy", "n_dummy"), ("report", "reference_report")]),
+    ])  # fmt: skip
+    if "bold_ref" not in given:
+        workflow.connect(find_reference, "bold_ref", reference, "bold_ref")
+    if not set(MOTION) <= set(given):
+        estimate_motion = pe.Node(
+            EstimateMotion(in_file=bold_file, n_procs=omp_nthreads),
+            name="estimate_motion",
+            mem_gb=memory_gb(MOTION_BYTES * omp_nthreads, voxels),
+            n_procs=omp_nthreads,
+        )
+        workflow.connect([
+            (reference, estimate_motion, [("bold_ref", "ref_file")]),
+            (find_reference, estimate_motion, [("n_dummy", "n_dummy")]),
+            (estimate_motion, motion, [(field, field) for field in MOTION]),
+        ])  # fmt: skip
+    select_wm = None
+    if with_anat:
+        select_wm = pe.Node(Select(index=[1]), name="select_wm", run_without_submitting=True)
+        workflow.connect(inputnode, "tpms", select_wm, "inlist")
+    best = _add_sdc(workflow, reference, outputnode, sdc_wf, select_wm)
+    position = None
+    if with_anat:
+        position = _add_part(workflow, outputnode, "position", POSITION, given)
+        if not set(POSITION) <= set(given):
+            register_bold = pe.Node(
+                Coregister(sloppy=sloppy, seed=seed),
+                name="register_bold",
+                mem_gb=memory_gb(COREGISTER_BYTES, t1w_voxels),
+            )
+            workflow.connect(*best, register_bold, "bold_ref")
+            workflow.connect([
+                (inputnode, register_bold, [
+                    ("t1w_preproc", "t1w_preproc"), ("brain_mask", "t1w_mask"),
+                ]),
+                (select_wm, register_bold, [("out", "wm_probseg")]),
+                (register_bold, position, [(field, field) for field in POSITION]),
+                (register_bold, outputnode, [("coreg_report", "coreg_report")]),
+            ])  # fmt: skip
+    mask = _add_part(workflow, outputnode, "mask", MASK, given)
+    if "bold_mask" not in given:
+        mask_bold = pe.Node(
+            MaskBold(seed=seed), name="mask_bold", mem_gb=memory_gb(MASK_BYTES, voxels)
+        )
+        workflow.connect(*best, mask_bold, "bold_ref")
+        workflow.connect(mask_bold, "bold_mask", mask, "bold_mask")
+        if position is not None:
+            workflow.connect([
+                (inputnode, mask_bold, [("brain_mask", "t1w_mask")]),
+                (position, mask_bold, [("anat2boldref_xfm", "anat2boldref_xfm")]),
+            ])  # fmt: skip
+    return workflow
+
+
+def _add_part(
+    workflow: Workflow,
+    outputnode: pe.Node,
+    name: str,
+    fields: Sequence[str],
+    given: Mapping[str, str],
+) -> pe.Node:
+    """Add the node that hands on a part, whether it is computed or was given."""
+    node = pe.Node(IdentityInterface(fields=list(fields)), name=name)
+    if set(fields) <= set(given):
+        node.inputs.trait_set(**{field: given[field] for field in fields})
+    for field in fields:
+        workflow.connect(node, field, outputnode, field)
+    return node
+
+
+def _add_sdc(
+    workflow: Workflow,
+    reference: pe.Node,
+    outputnode: pe.Node,
+    sdc_wf: Workflow | None,
+    select_wm: pe.Node | None,
+) -> tuple[pe.Node, str]:
+    """Add the correction of distortion; give where the best reference volume comes from."""
+    if sdc_wf is None:
+        workflow.connect(reference, "bold_ref", outputnode, "bold_ref_sdc")
+        return reference, "bold_ref"
+    inputnode = workflow.get_node("inputnode")
+    sources = {
+        "bold_ref": (reference, "bold_ref"),
+        "t1w_preproc": (inputnode, "t1w_preproc"),
+        "t1w_mask": (inputnode, "brain_mask"),
+    }
+    if select_wm is not None:
+        sources["wm_probseg"] = select_wm, "out"
+    for field in sdc_wf.get_node("inputnode").inputs.copyable_trait_names():
+        workflow.connect(*sources[field], sdc_wf, f"inputnode.{field}")
+    for field in SDC_FIELDS:
+        workflow.connect(sdc_wf, f"outputnode.{field}", outputnode, field)
+    return sdc_wf, "outputnode.bold_ref_sdc"
+
+
+def _describe(given: Mapping[str, str], dummy_scans: int | None, *, with_anat: bool) -> str:
+    """Say for the methods paragraph what is estimated."""
+    text = ""
+    if "bold_ref" not in given:
+        text += (
+            "A reference volume was made of the run's own volumes, aligned and averaged robustly. "
+        )
+    if dummy_scans is None:
+        text += "Volumes before the steady state were found on the global signal. "
+    elif dummy_scans:
+        text += f"The first {dummy_scans} volumes were taken as before the steady state. "
+    if not set(MOTION) <= set(given):
+        text += (
+            "Head motion was estimated against the reference by robust, inverse compositional "
+            "Gauss-Newton registration of each volume [@baker2004]. "
+        )
+    if with_anat and not set(POSITION) <= set(given):
+        text += (
+            "The reference was registered rigidly to the T1w image by mutual information "
+            "[@wells1996] and the boundary of the white matter [@greve2009]. "
+        )
+    return text
