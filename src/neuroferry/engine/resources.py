@@ -142,6 +142,7 @@ def memory_in_use(root: Path = Path("/")) -> list[tuple[float, float]]:
     for folder in _cgroup_folders(root, "memory"):
         for limit_name, use_name in (
             ("memory.max", "memory.current"),
+            ("memory.high", "memory.current"),  # above it the kernel slows a group to a halt
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
             limit, used = _read_number(folder / limit_name), _read_number(folder / use_name)
@@ -181,6 +182,8 @@ def _cgroup_folders(root: Path, controller: str) -> list[Path]:
             base = root / "sys/fs/cgroup"
         elif controller in controllers.split(","):
             base = root / "sys/fs/cgroup" / controller
+            if not base.exists():  # usually a link to the folder of all of them
+                base = root / "sys/fs/cgroup" / controllers
         else:
             continue
         here = base / path.lstrip("/")
