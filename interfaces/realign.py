@@ -12,8 +12,10 @@ The kernel of head-motion estimation. Design, and why:
   more accurate than interpolating, and faster.
 - **Robust weights** (Tukey's biweight on the residuals that the current step leaves): a
   slice with a wrong intensity, a moving eye or a lost signal loses its say.
-- **Gain and offset** are fitted together with the motion; for volumes before the steady
-  state, whose contrast differs, a cubic polynomial of the reference's intensity.
+- **Gain and offset** are fitted together with the motion.
+- **Slices that lost signal** (their spins saw another slice's pulse after a jerk) shift an
+  estimate by tenths of a millimetre, robust weights or not, as a whole slice has edges at
+  its faces. A slice whose gain stands out is scaled back, and the volume aligned again.
 - **Coarse first**: block means of about 7 mm carry the first steps, so a jump of a
   centimetre is no farther than a voxel.
 
@@ -32,7 +34,6 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +47,16 @@ TUKEY = 4.685
 MAD_TO_SIGMA = 1.4826
 # A step that moves nothing in the head by more than this ends the search.
 COARSE_TOLERANCE_MM = 0.05
-FINE_TOLERANCE_MM = 0.002
+FINE_TOLERANCE_MM = 0.004
 HEAD_RADIUS_MM = 70.0
 MAX_ITERATIONS = 25
 MIN_POINTS = 200
+# Slices: how much they may differ in signal, how many voxels must say so, how often.
+SLICE_SIGMAS = 4.0
+SLICE_CHANGE = 0.02
+SLICE_POINTS = 40
+SLICE_ROUNDS = 3
+BRIGHT_SHARE = 0.5
 # Samples nearer than this to the border of the field of view need voxels beyond it.
 MARGIN_VOXELS = 1.0
 
@@ -62,9 +69,9 @@ class Level:
     ----------
     index : ndarray of float64, shape (3, N)
         Voxel coordinates of the points on the level's grid.
-    design : ndarray of float64, shape (6 + C, N)
-        Change of the value for each motion parameter (mm, radians), then the intensity
-        model: value, one, and powers of the value.
+    design : ndarray of float64, shape (8, N)
+        Change of the value for each motion parameter (mm, radians), then the value and
+        one: gain and offset.
     weights : ndarray of float64, shape (N,)
         What a point counts before anything is known of the volume.
     affine : ndarray of float64, shape (4, 4)
@@ -90,10 +97,22 @@ class Target:
         Coarse to fine.
     centre : ndarray of float64, shape (3,)
         Centre of rotation of the steps, RAS+ mm.
+    coefficients : ndarray of float32, shape (I, J, K)
+        Cubic B-spline that interpolates the reference.
+    affine : ndarray of float64, shape (4, 4)
+        Of the reference.
+    bright : float
+        Signal above which a voxel says something about the gain of its slice.
+    slice_axis : int
+        Axis along which slices were taken.
     """
 
     levels: tuple[Level, ...]
     centre: NDArray[np.float64]
+    coefficients: FloatArray
+    affine: Affine
+    bright: float
+    slice_axis: int = 2
 
 
 @dataclass(frozen=True)
@@ -110,12 +129,16 @@ class Alignment:
         Share of the points that lie inside the volume's field of view.
     gain : float
         Intensity of the volume relative to the reference.
+    differences : ndarray of float32, shape (N,), or None
+        What remains at each point of the finest level, in units of the reference; NaN
+        outside the field of view.
     """
 
     matrix: Affine
     residual: float
     overlap: float
     gain: float
+    differences: NDArray[np.float32] | None = None
 
 
 def block_mean(data: FloatArray, blocks: tuple[int, int, int]) -> FloatArray:
@@ -185,8 +208,8 @@ def prepare_target(
     reference: Volume,
     weights: NDArray[np.floating],
     *,
-    intensity_order: int = 1,
-    max_points: int = 60_000,
+    slice_axis: int = 2,
+    max_points: int = 40_000,
     coarse_mm: float = COARSE_MM,
 ) -> Target:
     """Compute once what every volume is compared with.
@@ -197,8 +220,8 @@ def prepare_target(
         What volumes are aligned to.
     weights : ndarray, shape (I, J, K)
         What each voxel counts; zero outside the head.
-    intensity_order : int
-        Degree of the polynomial between the intensities of reference and volume.
+    slice_axis : int
+        Axis along which slices were taken.
     max_points : int
         Voxels looked at, at most; those that say least about motion are left out.
     coarse_mm : float
@@ -208,6 +231,8 @@ def prepare_target(
     -------
     Target
     """
+    from scipy import ndimage
+
     total = float(weights.sum())
     middle = np.array(
         [
@@ -222,10 +247,10 @@ def prepare_target(
     blocks = [max(1, min(int(w), n // 8)) for w, n in zip(wanted, reference.shape, strict=True)]
     coarse = (blocks[0], blocks[1], blocks[2])
     grids = [coarse, (1, 1, 1)] if coarse != (1, 1, 1) else [(1, 1, 1)]
-    levels = [
-        _level(reference, weights, blocks, centre, intensity_order, max_points) for blocks in grids
-    ]
-    return Target(tuple(levels), centre)
+    levels = [_level(reference, weights, blocks, centre, max_points) for blocks in grids]
+    bright = BRIGHT_SHARE * float(np.median(reference.data[np.asarray(weights) > 0]))
+    coefficients = ndimage.spline_filter(reference.data, order=3, output=np.float32)
+    return Target(tuple(levels), centre, coefficients, reference.affine, bright, slice_axis)
 
 
 def _level(
@@ -233,7 +258,6 @@ def _level(
     weights: NDArray[np.floating],
     blocks: tuple[int, int, int],
     centre: NDArray[np.float64],
-    intensity_order: int,
     max_points: int,
 ) -> Level:
     """Prepare one resolution."""
@@ -253,10 +277,8 @@ def _level(
     index = np.stack(np.unravel_index(chosen, value.shape)).astype(np.float64)
     arm = affine[:3, :3] @ index + affine[:3, 3:] - centre[:, None]
     values = value.reshape(-1)[chosen].astype(np.float64)
-    scale = float(np.median(values)) or 1.0
-    powers = [values * (values / scale - 1.0) ** n for n in range(1, intensity_order)]
     turns = np.cross(arm, slopes, axis=0)
-    design = np.vstack([slopes, turns, values, np.ones_like(values), *powers])
+    design = np.vstack([slopes, turns, values, np.ones_like(values)])
     return Level(index, design, weight.reshape(-1)[chosen].astype(np.float64), affine, blocks)
 
 
@@ -291,31 +313,88 @@ def align_volume(
     Alignment
     """
     found = Alignment(np.eye(4) if start is None else start, np.inf, 0.0, 1.0)
-    for number, level in enumerate(target.levels):
-        last = number == len(target.levels) - 1
-        found = _align_level(
-            level,
-            _soften(data, level.blocks),
-            inverse(_block_affine(affine, level.blocks)),
-            target.centre,
-            found.matrix,
-            FINE_TOLERANCE_MM if last else COARSE_TOLERANCE_MM,
-        )
+    *coarse, fine = target.levels
+    for level in coarse:
+        found = _align_level(level, data, affine, target.centre, found, COARSE_TOLERANCE_MM)
+    scaled = data
+    for _ in range(SLICE_ROUNDS + 1):
+        found = _align_level(fine, scaled, affine, target.centre, found, FINE_TOLERANCE_MM)
+        factors = slice_factors(target, data, affine, found.matrix)
+        if np.allclose(factors, 1.0) and scaled is data:
+            break
+        scaled = data * factors
     return found
+
+
+def slice_factors(
+    target: Target, data: FloatArray, affine: Affine, matrix: Affine
+) -> NDArray[np.float32]:
+    """What brings slices whose signal stands out back to that of the others.
+
+    Parameters
+    ----------
+    target : Target
+        The reference.
+    data : ndarray of float32, shape (I, J, K)
+        Volume.
+    affine : ndarray of float64, shape (4, 4)
+        Its affine.
+    matrix : ndarray of float64, shape (4, 4)
+        Points of the reference to points of the volume.
+
+    Returns
+    -------
+    ndarray of float32
+        One for each slice, to be multiplied with the volume; 1 for slices like the others.
+    """
+    from scipy import ndimage
+
+    axis = target.slice_axis
+    steps = [1 if a == axis else max(1, n // 40) for a, n in enumerate(data.shape)]
+    picked = data[:: steps[0], :: steps[1], :: steps[2]]
+    full = inverse(target.affine) @ inverse(matrix) @ affine @ np.diag([*steps, 1.0])
+    expected = ndimage.affine_transform(
+        target.coefficients,
+        full[:3, :3],
+        full[:3, 3],
+        output_shape=picked.shape,
+        order=3,
+        mode="constant",
+        cval=0.0,
+        prefilter=False,
+    )
+    gains = np.ones(data.shape[axis])
+    # Only where the tissue goes on above and below: at the vertex a small shift changes much.
+    bright = ndimage.minimum_filter1d(expected, 3, axis=axis, mode="nearest") > target.bright
+    for number in range(gains.size):
+        here = np.take(bright, number, axis)
+        if np.count_nonzero(here) >= SLICE_POINTS:
+            ratio = np.take(picked, number, axis)[here] / np.take(expected, number, axis)[here]
+            gains[number] = max(float(np.median(ratio)), 0.01)
+    usual = float(np.median(gains))
+    spread = MAD_TO_SIGMA * float(np.median(np.abs(gains - usual)))
+    odd = np.abs(gains - usual) > max(SLICE_SIGMAS * spread, SLICE_CHANGE * usual)
+    shape = [1, 1, 1]
+    shape[axis] = gains.size
+    return np.where(odd, usual / gains, 1.0).reshape(shape).astype(np.float32)
 
 
 def _align_level(
     level: Level,
     data: FloatArray,
-    to_voxels: Affine,
+    affine: Affine,
     centre: NDArray[np.float64],
-    matrix: Affine,
+    start: Alignment,
     tolerance: float,
 ) -> Alignment:
     """Gauss-Newton steps at one resolution."""
     n = level.weights.size
+    matrix = start.matrix
+    data = _soften(data, level.blocks)
+    to_voxels = inverse(_block_affine(affine, level.blocks))
     residuals: NDArray[np.float64] | None = None
     sigma, overlap, gain = np.inf, 0.0, 1.0
+    inside = np.zeros(n, dtype=bool)
     for _ in range(MAX_ITERATIONS):
         values, inside = sample(data, to_voxels @ matrix @ level.affine, level.index)
         overlap = float(np.count_nonzero(inside)) / n
@@ -337,7 +416,10 @@ def _align_level(
         )
         if moved < tolerance:
             break
-    return Alignment(matrix, sigma / gain, overlap, gain)
+    left = None if residuals is None else np.where(inside, residuals / gain, np.nan)
+    return Alignment(
+        matrix, sigma / gain, overlap, gain, None if left is None else left.astype(np.float32)
+    )
 
 
 def sample(
@@ -382,14 +464,3 @@ def tukey(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
     inner = 1.0 - np.square(ratio / TUKEY)
     weights: NDArray[np.float64] = np.square(np.maximum(inner, 0.0))
     return weights
-
-
-def mean_alignments(matrices: Sequence[Affine]) -> Affine:
-    """Mean of rigid transforms (rotations by the chordal mean)."""
-    from scipy.spatial.transform import Rotation
-
-    stack = np.stack(matrices)
-    mean = np.eye(4)
-    mean[:3, :3] = Rotation.from_matrix(stack[:, :3, :3]).mean().as_matrix()
-    mean[:3, 3] = stack[:, :3, 3].mean(axis=0)
-    return mean

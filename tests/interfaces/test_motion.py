@@ -1,0 +1,182 @@
+"""Head motion is found to hundredths of a millimetre."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import moving_head as mh
+import nibabel as nb
+import numpy as np
+import pytest
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.bold_reference import FindReference, count_dummies, find_reference
+from neuroferry.interfaces.images import Volume, save_nifti
+from neuroferry.interfaces.motion import EstimateMotion, estimate_motion, head_mask
+from neuroferry.interfaces.motion_table import read_motion_xfms
+from neuroferry.interfaces.realign import align_volume, prepare_target
+from neuroferry.interfaces.series import open_series
+
+N = 12
+
+
+@pytest.fixture(scope="module")
+def clean() -> tuple[list[np.ndarray], np.ndarray]:
+    truth = mh.motions(N, 3)
+    return [mh.head(m, 2) for m in truth], truth
+
+
+def estimate(
+    volumes: list[np.ndarray], folder: Path, n_dummy: int = 0, reference: int = 0
+) -> np.ndarray:
+    series = open_series(mh.save(volumes, folder / "bold.nii.gz"))
+    return estimate_motion(
+        series, Volume(series.volume(reference), series.affine), n_dummy
+    ).matrices
+
+
+def test_without_noise(clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path) -> None:
+    mean, worst = mh.displacement_error(estimate(clean[0], tmp_path), clean[1])
+    assert mean < 0.02
+    assert worst < 0.05
+
+
+def test_with_noise(clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    volumes = [mh.noisy(v, 50, rng) for v in clean[0]]
+    mean, worst = mh.displacement_error(estimate(volumes, tmp_path), clean[1])
+    assert mean < 0.05
+    assert worst < 0.15
+
+
+def test_spoilt_slices_dropout_and_gain(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    """Slices that lost signal after a jerk, a hole over a sinus, a scanner that drifts."""
+    rng = np.random.default_rng(2)
+    volumes = []
+    for number, volume in enumerate(clean[0]):
+        spoilt = volume * (1 + 0.01 * number) + 5
+        if number % 5 == 4:
+            spoilt[..., rng.choice(26, 5, replace=False)] *= 0.6
+        spoilt[18:26, 38:46, 4:9] *= rng.uniform(0.2, 1.0)
+        volumes.append(mh.noisy(spoilt, 50, rng))
+    mean, worst = mh.displacement_error(estimate(volumes, tmp_path), clean[1])
+    assert mean < 0.05
+    assert worst < 0.15
+
+
+def test_partial_coverage() -> None:
+    """Eleven slices of a head that goes on above and below."""
+    slab = slice(8, 19)
+    affine = mh.AFFINE.copy()
+    affine[:3, 3] += affine[:3, 2] * 8
+    truth = mh.motions(6, 8, jerk=2.5)
+    rng = np.random.default_rng(0)
+    volumes = [mh.noisy(mh.head(m), 50, rng)[..., slab] for m in truth]
+    reference = Volume(volumes[0], affine)
+    target = prepare_target(reference, head_mask(reference).astype(np.float32))
+    found = np.stack([align_volume(target, v, affine).matrix for v in volumes])
+    mean, worst = mh.displacement_error(found, truth)
+    assert mean < 0.1
+    assert worst < 0.4
+
+
+def test_a_jump_of_a_centimetre() -> None:
+    truth = mh.motion(np.array([6.0, -5.0, 6.0, 7.0, -5.0, 6.0]))
+    rng = np.random.default_rng(0)
+    reference = Volume(mh.noisy(mh.head(np.eye(4)), 50, rng), mh.AFFINE)
+    target = prepare_target(reference, head_mask(reference).astype(np.float32))
+    found = align_volume(target, mh.noisy(mh.head(truth), 50, rng), mh.AFFINE)
+    assert mh.displacement_error(found.matrix[None], truth[None])[1] < 0.2
+
+
+def test_volumes_before_the_steady_state(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    """Fluid is far brighter in the first volumes; the reference is a later one."""
+    rng = np.random.default_rng(4)
+    volumes, truth = list(clean[0]), clean[1]
+    for number, excess in enumerate((0.6, 0.15)):
+        tissue = volumes[number] / 1000
+        volumes[number] = volumes[number] * (1 + excess * tissue**2)
+    noisy = [mh.noisy(v, 50, rng) for v in volumes]
+    found = estimate(noisy, tmp_path, 2, reference=6)
+    relative = np.stack([m @ np.linalg.inv(truth[6]) for m in truth])
+    mean, worst = mh.displacement_error(found[:2], relative[:2])
+    assert mean < 0.1
+    assert worst < 0.3
+    mean, worst = mh.displacement_error(found[2:], relative[2:])
+    assert mean < 0.05
+    assert worst < 0.15
+
+
+def test_reference_and_motion_of_a_run(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    """The interfaces one after the other; the reference has the position of one volume."""
+    rng = np.random.default_rng(6)
+    volumes = [mh.noisy(v, 50, rng) for v in clean[0]]
+    bold = mh.save(volumes, tmp_path / "bold.nii.gz")
+    made = FindReference(in_file=bold, dummy_scans=1).run(cwd=tmp_path).outputs
+    report = json.loads(Path(made.report).read_text())
+    assert made.n_dummy == report["NonSteadyStateVolumes"] == 1
+    assert 0 not in report["VolumesAveraged"]
+    found = EstimateMotion(in_file=bold, ref_file=made.bold_ref, n_dummy=1).run(cwd=tmp_path)
+    matrices = read_motion_xfms(found.outputs.motion_xfms)
+    start = clean[1][report["PositionOfVolume"]]
+    truth = np.stack([m @ np.linalg.inv(start) for m in clean[1]])
+    mean, worst = mh.displacement_error(matrices, truth)
+    assert mean < 0.05
+    assert worst < 0.15
+    # Less noise than a single volume, nothing blurred away.
+    inner = (slice(14, 30), slice(14, 38), slice(8, 18))
+    ideal = mh.head(start, 2)
+    mean_error = np.std((nb.load(made.bold_ref).get_fdata() - ideal)[inner])
+    single_error = np.std((volumes[report["PositionOfVolume"]] - ideal)[inner])
+    assert mean_error < 0.6 * single_error
+    table = np.genfromtxt(found.outputs.motion_tsv, names=True)
+    assert table.dtype.names[:3] == ("trans_x", "trans_y", "trans_z")
+    assert np.isnan(table["rmsd"][0])
+    first = [Path(p).read_bytes() for p in (found.outputs.motion_xfms, found.outputs.motion_tsv)]
+    again = EstimateMotion(in_file=bold, ref_file=made.bold_ref, n_dummy=1, n_procs=3)
+    again.run(cwd=tmp_path)
+    assert first == [
+        Path(p).read_bytes() for p in (found.outputs.motion_xfms, found.outputs.motion_tsv)
+    ]
+
+
+def test_dummies_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    for sigma, drift in ((0.3, 0.0), (1.0, 0.0), (0.5, 0.3)):
+        steady = 1000 + rng.normal(0, sigma, 60) + drift * np.arange(60)
+        assert count_dummies(steady, 2.0) == 0
+        decay = np.zeros(60)
+        decay[:3] = (150, 45, 14)
+        assert count_dummies(steady + decay, 2.0) == 3
+    # A task that raises the signal early on is no decay to the steady state.
+    assert count_dummies(1000 + 8 * np.sin(np.arange(60) / 5), 2.0) == 0
+    assert count_dummies(np.array([1200.0, 1000.0]), 2.0) == 0
+
+
+def test_one_volume_or_none_left(tmp_path: Path) -> None:
+    volume = mh.head(np.eye(4)).astype(np.float32)
+    single = save_nifti(volume, mh.AFFINE, tmp_path / "one.nii.gz")
+    with pytest.raises(InputError, match="1 volume"):
+        open_series(single)
+    series = open_series(mh.save([volume] * 3, tmp_path / "three.nii.gz"))
+    with pytest.raises(InputError, match="leave none"):
+        find_reference(series, 3)
+    np.testing.assert_allclose(find_reference(series, 2).volume.data, volume, atol=0.5)
+    with pytest.raises(GeometryError, match="another grid"):
+        estimate_motion(series, Volume(volume[:-1], mh.AFFINE))
+
+
+def test_the_head_is_found_in_one_piece() -> None:
+    volume = mh.noisy(mh.head(np.eye(4)), 50, np.random.default_rng(0))
+    volume[:1] += 300
+    mask = head_mask(Volume(volume, mh.AFFINE))
+    truth = mh.head(np.eye(4)) > 400
+    assert mask[truth].mean() > 0.99
+    assert not mask[0].any()
