@@ -364,6 +364,17 @@ def test_a_job_that_cannot_start_is_let_go_then_given_up(studies, tmp_path, retr
     wait_for(lambda: not queue(*[row[1] for row in study.calls()]), 30)
 
 
+def test_a_steward_that_is_gone_comes_back(studies, tmp_path):
+    study = Study(tmp_path, "short").plan('packing="subject"')
+    assert study.submit().returncode == 0
+    _, steward, watch = (call[1] for call in study.calls())
+    subprocess.run(["scancel", steward], check=True)
+    scontrol("update", f"jobid={watch}", "starttime=now")
+    run = study.wait()
+    assert run.exit_code == 0
+    assert "submitted again" in run.problems[0]["message"]
+
+
 def reason_of(job):
     asked = ["squeue", "--noheader", "--format=%r", f"--jobs={job}"]
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout

@@ -210,7 +210,8 @@ def test_jobs_that_cannot_start_are_let_go_then_given_up(site, before, let_go):
     )
     asked = "\n".join(f"echo '{line}'" for line in waiting)
     (site.bin / "squeue").write_text(
-        "#!/usr/bin/env bash\nif [[ $* == *format=%j* ]]; then echo nf-steward; exit; fi\n" + asked
+        "#!/usr/bin/env bash\nif [[ $* == *format=%j* ]]; then echo nf-steward PENDING; exit; fi\n"
+        + asked
     )
     (site.bin / "scontrol").write_text('#!/usr/bin/env bash\necho "$*" >>"$COUNTER.scontrol"\n')
     subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
@@ -230,11 +231,30 @@ def test_jobs_that_cannot_start_are_let_go_then_given_up(site, before, let_go):
     ]
 
 
-def test_the_watch_ends_with_the_steward(site):
+def test_a_steward_that_is_gone_is_sent_again_but_not_for_ever(site):
+    site.write(5, retries=1).submit(QUEUED="0")
+    folder = site.run_dir / "slurm"
+    for _ in range(3):
+        subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
+    names = [line.split("\t")[0] for line in site.rows]
+    assert names[3:] == ["steward", "watch", "steward", "watch"]
+    (event,) = map(json.loads, (site.run_dir / "events.jsonl").read_text().splitlines())
+    assert "submitted again" in event["message"]
+
+
+@pytest.mark.parametrize("sign", ["events.jsonl", "slurm/submitted-1"])
+def test_the_watch_ends_with_the_round(site, sign):
     site.write(5).submit(QUEUED="0")
     folder = site.run_dir / "slurm"
+    (site.run_dir / "events.jsonl").write_text("")
+    (site.run_dir / sign).write_text('{"time": "now", "event": "run_ended", "exit_code": 0}\n')
     subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
     assert len(site.calls) == 5
+
+
+def test_the_steward_ends_the_watch(site):
+    site.write(5).submit(QUEUED="0")
+    folder = site.run_dir / "slurm"
     subprocess.run(["bash", folder / "steward.sh", folder], env=site.environment(), check=True)
     assert site.cancelled == ["1005"]
 

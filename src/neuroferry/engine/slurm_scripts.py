@@ -161,6 +161,7 @@ def watch_script(manifest: Manifest) -> str:
     lines = header(f"watch{suffix}", settings, _WATCH_MEM_MB, 1, _WATCH_MINUTES)
     lines += [
         "folder=$1",
+        f"round={manifest.round}",
         f"suffix={suffix}",
         f"retries={settings.retries}",
         f"minutes={settings.watch_minutes}",

@@ -26,9 +26,24 @@ while IFS='|' read -r task name reason; do
     fi
 done < <(squeue --noheader --array --states=PENDING --format='%F_%K|%j|%r' --jobs="$ids" 2>/dev/null)
 
-# Again later, as long as the steward waits.
-if squeue --noheader --states=PENDING --format=%j --jobs="$ids" 2>/dev/null | grep -qx "nf-steward$suffix"; then
-    next=$(sbatch --parsable "--begin=now+${minutes}minutes" --output=/dev/null \
-        "$folder/watch$suffix.sh" "$folder") || exit
-    printf 'watch%s\t%s\t1\t1\n' "$suffix" "${next%%;*}" >>"$folder/jobs.tsv"
+# send NAME OPTION...: hands the script of that name to sbatch.
+send() {
+    local id
+    id=$(sbatch --parsable "${@:2}" "$folder/$1$suffix.sh" "$folder") || exit
+    printf '%s\t%s\t1\t1\n' "$1$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
+}
+
+# The steward waits, or is at work, or has done it; one that could not start, or died, is sent again.
+steward=$(squeue --noheader --format='%j %T' --jobs="$ids" 2>/dev/null | grep "^nf-steward$suffix ") || true
+if [[ ! $steward && ! -e $folder/submitted-$((round + 1)) ]] &&
+    ! grep -q '"event": "run_ended"' "$folder/../events.jsonl"; then
+    times=$(grep -c "^steward$suffix"$'\t' "$folder/jobs.tsv") || times=0
+    if ((times <= retries)); then
+        tell "The job that comes last is gone; it was submitted again."
+        send steward --output="${folder//%/%%}/log/%x-%j.txt"
+        steward=again
+    fi
+fi
+if [[ $steward ]]; then
+    send watch "--begin=now+${minutes}minutes" --output=/dev/null
 fi
