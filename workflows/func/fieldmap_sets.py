@@ -1,0 +1,142 @@
+"""Field maps in sets that belong together, and the sets that are meant for a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from neuroferry.bids.model import Run, Subject
+
+SUFFIXES = (
+    "phasediff",
+    "phase1",
+    "phase2",
+    "magnitude1",
+    "magnitude2",
+    "fieldmap",
+    "magnitude",
+    "epi",
+    "m0scan",
+    "sbref",
+)
+_APART = ("subject", "session", "acquisition", "run", "reconstruction", "ceagent", "task")
+
+
+def fieldmap_runs(subject: Subject, session: str | None) -> list[Run]:
+    """List the field maps of a session; those above the sessions count for each of them.
+
+    Parameters
+    ----------
+    subject : Subject
+        Its images.
+    session : str or None
+        Label of the session.
+
+    Returns
+    -------
+    list of Run
+    """
+    return [
+        run
+        for run in subject.runs
+        if run.datatype == "fmap" and run.suffix in SUFFIXES and run.session in (session, None)
+    ]
+
+
+def matching_sets(subject: Subject, echoes: Sequence[Run]) -> dict[str, list[Run]]:
+    """Find the field maps for a run, in sets that belong together.
+
+    Parameters
+    ----------
+    subject : Subject
+        Its images.
+    echoes : sequence of Run
+        Echoes of the BOLD run.
+
+    Returns
+    -------
+    dict of str to list of Run
+        By label, which has letters and digits only.
+    """
+    candidates = fieldmap_runs(subject, echoes[0].session)
+    sources = list(dict.fromkeys(s for e in echoes for s in _texts(e.metadata, "B0FieldSource")))
+    if sources:
+        named = {
+            source: [
+                run
+                for run in (*candidates, *(r for r in subject.runs if r.datatype != "fmap"))
+                if source in _texts(run.metadata, "B0FieldIdentifier")
+            ]
+            for source in sources
+        }
+        return {_label(source): runs for source, runs in named.items() if runs}
+    wanted = [
+        run for run in candidates if any(_is_intended(run, echo, subject.label) for echo in echoes)
+    ]
+    sets = _grouped(candidates)
+    if wanted:
+        chosen = {id(run) for run in wanted}
+        return {
+            label: members
+            for label, members in sets.items()
+            if any(id(member) in chosen for member in members)
+        }
+    if len(sets) == 1 and not any(
+        run.metadata.get("IntendedFor") or run.metadata.get("B0FieldIdentifier")
+        for run in candidates
+    ):
+        return sets
+    return {}
+
+
+def _grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Sort field maps into sets by kind and by the entities that set them apart."""
+    sets: dict[tuple[str, ...], list[Run]] = {}
+    magnitudes = []
+    for run in runs:
+        if run.suffix in ("magnitude1", "magnitude2", "magnitude"):
+            magnitudes.append(run)
+            continue
+        kind = {"epi": "epi", "fieldmap": "direct"}.get(run.suffix, "gre")
+        sets.setdefault((kind, *_entities(run, kind)), []).append(run)
+    for run in magnitudes:
+        kind = "direct" if run.suffix == "magnitude" else "gre"
+        key = (kind, *_entities(run, kind))
+        if key in sets:
+            sets[key].append(run)
+    labels: dict[str, list[Run]] = {}
+    for number, (key, members) in enumerate(sorted(sets.items())):
+        labels[f"auto{key[0]}{number}"] = members
+    return labels
+
+
+def _entities(run: Run, kind: str) -> tuple[str, ...]:
+    # The two directions of an EPI pair are often numbered as two runs.
+    keys = [key for key in _APART if not (kind == "epi" and key == "run")]
+    return tuple(run.entities.get(key, "") for key in keys)
+
+
+def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
+    """Values of a field that may be one text or a list of them."""
+    value = metadata.get(key)
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if isinstance(text, str)]
+
+
+def _label(text: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9]", "", text) or "fmap"
+
+
+def _is_intended(fieldmap: Run, bold: Run, label: str) -> bool:
+    """Whether ``IntendedFor`` names the run: a BIDS URI or a path below the subject."""
+    parts = bold.path.parts
+    subject = f"sub-{label}"
+    below = "/".join(parts[parts.index(subject) + 1 :]) if subject in parts else bold.path.name
+    names = {
+        below,
+        f"bids::{subject}/{below}",
+        f"{subject}/{below}",
+        f"bids:raw:{subject}/{below}",
+    }
+    return any(text.lstrip("/") in names for text in _texts(fieldmap.metadata, "IntendedFor"))
