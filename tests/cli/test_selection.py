@@ -43,7 +43,7 @@ def person(tmp_path):
     return make
 
 
-FUNC = {"workflows": ["func"]}
+FUNC = {"workflows": ["func"], "ignore": ["fieldmaps"]}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ FUNC = {"workflows": ["func"]}
         (FUNC, ["T1w"], False, "no BOLD run that can be used"),
         (FUNC, ["T1w", "bold"], True, None),
         (FUNC, ["bold"], True, "there is no T1w image. The BOLD runs stay in their own space"),
-        ({"workflows": ["anat", "func"]}, ["T1w"], True, "there is no BOLD run"),
+        ({**FUNC, "workflows": ["anat", "func"]}, ["T1w"], True, "there is no BOLD run"),
         ({"workflows": ["anat", "func"]}, [], False, "no T1w image and no BOLD run"),
     ],
 )
@@ -77,11 +77,21 @@ def test_another_session_lends_its_anatomy(person, monkeypatch):
     assert "BOLD runs of ses-b use the T1w image of ses-a" in problem.message
 
 
+def test_why_distortion_stays_is_said(person, monkeypatch):
+    monkeypatch.setattr("neuroferry.config.WORKFLOWS", ("anat", "func", "qc"))
+    (problem,) = list(
+        selection_problems(settings({"workflows": ["func"]}), person((None, "bold")))
+    )[:1]
+    assert "sub-01_ses-None_bold.nii.gz is not corrected for susceptibility" in problem.message
+
+
 def test_images_that_are_looked_at(monkeypatch):
     monkeypatch.setattr("neuroferry.config.WORKFLOWS", ("anat", "func", "qc"))
     assert wanted_suffixes(settings({"workflows": ["anat"]})) == ("T1w",)
-    assert {"T1w", "bold", "phasediff", "epi"} <= set(wanted_suffixes(settings(FUNC)))
-    assert wanted_suffixes(settings({**FUNC, "ignore": ["fieldmaps"]})) == ("T1w", "bold")
+    assert {"T1w", "bold", "phasediff", "epi"} <= set(
+        wanted_suffixes(settings({"workflows": ["func"]}))
+    )
+    assert wanted_suffixes(settings(FUNC)) == ("T1w", "bold")
 
 
 def test_flags_narrow_the_search():

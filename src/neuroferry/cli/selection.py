@@ -91,12 +91,17 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
     """Say what the BOLD runs of a participant have to do without."""
     from neuroferry.bids.bold import bold_runs, t1w_of_session
     from neuroferry.workflows.base import given_anatomy
+    from neuroferry.workflows.func.fieldmaps import choose_fieldmap
 
     runs = bold_runs(subject, ignore=config.workflow.ignore)
     if not runs:
         if "func" in config.workflow.workflows:
             yield "there is no BOLD run that can be used; only the anatomy is processed"
         return
+    for run in runs:
+        use_syn = config.workflow.use_syn_sdc
+        plan = choose_fieldmap(subject, run.echoes, ignore=config.workflow.ignore, use_syn=use_syn)
+        yield from plan.warnings
     for session in dict.fromkeys(run.session for run in runs):
         if given_anatomy(config.input.derivatives, subject, session) is not None:
             continue
