@@ -12,40 +12,10 @@ from numpy.typing import NDArray
 from neuroferry.errors import InputError
 
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-HEAD_RADIUS_MM = 50.0
 FD_THRESHOLD = 0.5
 DVARS_THRESHOLD = 1.5
 
 Column = NDArray[np.float64]
-
-
-def framewise_displacement(parameters: NDArray[np.float64]) -> Column:
-    """Sum of the changes of all motion parameters since the volume before.
-
-    Parameters
-    ----------
-    parameters : ndarray of float64, shape (T, 6)
-        Translations in mm, then rotations in radians.
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        In mm, rotations as arcs on a sphere of 50 mm; NaN in the first volume.
-
-    References
-    ----------
-    .. [1] Power JD, Barnes KA, Snyder AZ, Schlaggar BL, Petersen SE (2012). Spurious but
-       systematic correlations in functional connectivity MRI networks arise from subject
-       motion. NeuroImage 59(3):2142-2154. https://doi.org/10.1016/j.neuroimage.2011.10.018
-
-    Examples
-    --------
-    >>> framewise_displacement(np.array([[0, 0, 0, 0, 0, 0], [0.1, -0.2, 0, 0, 0, 0.01]]))
-    array([nan, 0.8])
-    """
-    steps = np.abs(np.diff(parameters, axis=0))
-    steps[:, 3:] *= HEAD_RADIUS_MM
-    return np.concatenate([[math.nan], steps.sum(axis=1)])
 
 
 def expand(name: str, values: Column) -> dict[str, Column]:

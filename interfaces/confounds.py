@@ -36,7 +36,6 @@ from neuroferry.interfaces.confound_table import (
     MOTION,
     Column,
     expand,
-    framewise_displacement,
     motion_outliers,
     motion_parameters,
     read_table,
@@ -45,6 +44,7 @@ from neuroferry.interfaces.confound_table import (
 )
 from neuroferry.interfaces.dvars import TemporalStatistics, temporal_statistics
 from neuroferry.interfaces.images import Volume, load_mask, load_volume, save_nifti
+from neuroferry.interfaces.motion_table import framewise_displacement
 from neuroferry.interfaces.series import Series, open_series
 from neuroferry.interfaces.voxel_store import VoxelStore
 

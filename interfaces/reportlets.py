@@ -21,7 +21,7 @@ class _PictureOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="SVG document")
 
 
-class _Picture(SimpleInterface):
+class Picture(SimpleInterface):
     """Draws one SVG document; subclasses say how."""
 
     output_spec = _PictureOutputSpec
@@ -40,7 +40,7 @@ class _QualityPictureInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=True, mandatory=True, desc="T1w image before any correction")
 
 
-class QualityPicture(_Picture):
+class QualityPicture(Picture):
     """Draw the whole head, and the air around it with the contrast stretched."""
 
     input_spec = _QualityPictureInputSpec
@@ -58,7 +58,7 @@ class _BiasPictureInputSpec(BaseInterfaceInputSpec):
     brain_mask = File(exists=True, desc="what to look at")
 
 
-class BiasPicture(_Picture):
+class BiasPicture(Picture):
     """Draw the image before and after bias correction, and the field."""
 
     input_spec = _BiasPictureInputSpec
@@ -80,7 +80,7 @@ class _BrainPictureInputSpec(BaseInterfaceInputSpec):
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
 
 
-class BrainPicture(_Picture):
+class BrainPicture(Picture):
     """Draw the outline of the brain mask on many slices."""
 
     input_spec = _BrainPictureInputSpec
@@ -96,7 +96,7 @@ class _TissuesPictureInputSpec(BaseInterfaceInputSpec):
     dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
 
 
-class TissuesPicture(_Picture):
+class TissuesPicture(Picture):
     """Draw the borders of the tissues."""
 
     input_spec = _TissuesPictureInputSpec
@@ -111,7 +111,7 @@ class _NormalisationPictureInputSpec(BaseInterfaceInputSpec):
     std_t1w = File(exists=True, mandatory=True, desc="T1w image in template space")
 
 
-class NormalisationPicture(_Picture):
+class NormalisationPicture(Picture):
     """Draw the image in template space against the template."""
 
     input_spec = _NormalisationPictureInputSpec

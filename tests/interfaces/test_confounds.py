@@ -22,13 +22,13 @@ from neuroferry.interfaces.compcor import (
 )
 from neuroferry.interfaces.confound_table import (
     MOTION,
-    framewise_displacement,
     motion_outliers,
     read_table,
     write_table,
 )
 from neuroferry.interfaces.confounds import ComputeConfounds, compute_confounds
 from neuroferry.interfaces.dvars import temporal_statistics
+from neuroferry.interfaces.motion_table import framewise_displacement
 from neuroferry.interfaces.series import open_series
 from neuroferry.interfaces.voxel_store import VoxelStore, exact_median
 

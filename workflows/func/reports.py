@@ -1,0 +1,177 @@
+"""Pictures of one BOLD run, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.entities import build_name
+from neuroferry.interfaces.derivatives import DerivativesNode
+from neuroferry.interfaces.func_reportlets import (
+    CarpetPicture,
+    ComponentsPicture,
+    CoregistrationPicture,
+    CorrelationsPicture,
+    DistortionPicture,
+    FieldmapPicture,
+    MasksPicture,
+    MotionPicture,
+    SummariseRun,
+    TSNRPicture,
+)
+from neuroferry.interfaces.reportlets import SaveFigure
+
+_BASE_GB = 0.35
+"""Interpreter and libraries, in GB."""
+_CARPET_BYTES = 40
+_MOSAIC_BYTES = 60
+_T1W_BYTES = 16
+_CARPET_ROWS = 500
+_TABLE = ("confounds_tsv", "summary_json")
+
+
+def init_bold_reports_wf(
+    *,
+    out_dir: str | Path,
+    entities: Mapping[str, str],
+    n_volumes: int,
+    shape: Sequence[int],
+    t1w_shape: Sequence[int] = (256, 256, 256),
+    with_anat: bool = True,
+    with_sdc: bool = False,
+    name: str = "bold_reports_wf",
+) -> Workflow:
+    """Draw the confounds, masks, alignment and distortion of one run.
+
+    Parameters
+    ----------
+    out_dir : str or pathlib.Path
+        Root of the derivatives; pictures go to ``sub-<subject>/figures``.
+    entities : mapping of str to str
+        Long entity names of the run (subject, session, task, run and so on) to values.
+    n_volumes : int
+        Length of the series, for the memory estimates.
+    shape, t1w_shape : sequence of int
+        Voxels of one volume and of the T1w image, for the same.
+    with_anat : bool
+        Whether there is a T1w image.
+    with_sdc : bool
+        Whether distortion was corrected.
+    name : str
+        Name of the workflow.
+
+    Inputs
+    ------
+    bold, bold_ref, bold_mask
+        Preprocessed series, reference image as measured, brain mask.
+    confounds_tsv, summary_json, compcor_masks, tsnr_map
+        Outputs of `init_bold_confounds_wf`.
+    reference_report
+        What the estimation of the reference says of itself (JSON); may be left out.
+    bold_tpms, t1w_preproc, brain_mask, dseg, boldref2anat_xfm, coreg_report
+        With a T1w image: tissues on the grid of the series; the image, its mask, tissues;
+        transform that resamples BOLD onto it; what the alignment says of itself.
+    bold_ref_sdc, fieldmap, sdc_report
+        With correction of distortion: reference without it, field in Hz on its grid, what
+        the correction says of itself.
+
+    Outputs
+    -------
+    out_files
+        Paths of pictures and summary in the output folder.
+    """
+    fields = ["bold", "bold_ref", "bold_mask", *_TABLE, "compcor_masks", "tsnr_map"]
+    fields += ["reference_report"]
+    if with_anat:
+        fields += ["bold_tpms", "t1w_preproc", "brain_mask", "dseg"]
+        fields += ["boldref2anat_xfm", "coreg_report"]
+    if with_sdc:
+        fields += ["bold_ref_sdc", "fieldmap", "sdc_report"]
+    workflow = Workflow(name=name)
+    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
+    figures = Path(out_dir).absolute() / f"sub-{entities['subject']}" / "figures"
+    steps = _steps(with_anat, with_sdc)
+    gather = pe.Node(Merge(len(steps) + 1), name="gather_files", run_without_submitting=True)
+    workflow.connect(gather, "out", outputnode, "out_files")
+    for number, (desc, interface, inputs) in enumerate(steps, start=1):
+        draw = pe.Node(
+            interface,
+            name=f"draw_{desc}",
+            mem_gb=_mem_gb(desc, shape, t1w_shape, n_volumes),
+            n_procs=1,
+        )
+        path = figures / build_name({**entities, "description": desc}, "bold", ".svg")
+        save = DerivativesNode(SaveFigure(out_path=str(path)), name=f"save_{desc}", mem_gb=0.2)
+        workflow.connect([
+            (inputnode, draw, list(inputs.items())),
+            (draw, save, [("out_file", "in_file")]),
+            (save, gather, [("out_file", f"in{number}")]),
+        ])  # fmt: skip
+    reports = ["summary_json", "reference_report"]
+    reports += ["coreg_report"] if with_anat else []
+    reports += ["sdc_report"] if with_sdc else []
+    summarise = pe.Node(SummariseRun(), name="summarise_run", mem_gb=0.2)
+    path = figures / build_name({**entities, "description": "summary"}, "bold", ".json")
+    save = DerivativesNode(SaveFigure(out_path=str(path)), name="save_summary", mem_gb=0.2)
+    workflow.connect([
+        (inputnode, summarise, [(field, field) for field in reports]),
+        (summarise, save, [("out_file", "in_file")]),
+        (save, gather, [("out_file", f"in{len(steps) + 1}")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _steps(with_anat: bool, with_sdc: bool) -> list[tuple[str, Any, dict[str, str]]]:
+    """List the pictures: name, interface, input fields and where they go."""
+    reference = "bold_ref_sdc" if with_sdc else "bold_ref"
+    tissues = {"bold_tpms": "bold_tpms"} if with_anat else {}
+    table = {field: field for field in _TABLE}
+    here = {reference: "bold_ref", "bold_mask": "bold_mask"}
+    steps: list[tuple[str, Any, dict[str, str]]] = [
+        (
+            "carpetplot",
+            CarpetPicture(),
+            {"bold": "bold", "bold_mask": "bold_mask", **table, **tissues},
+        ),
+        ("motion", MotionPicture(), table),
+        ("rois", MasksPicture(), {**here, "compcor_masks": "compcor_masks"}),
+        ("tsnr", TSNRPicture(), {**here, "tsnr_map": "tsnr_map"}),
+        ("compcorvar", ComponentsPicture(), {"summary_json": "summary_json"}),
+        ("confoundcorr", CorrelationsPicture(), table),
+    ]
+    if with_anat:
+        anatomy = {
+            "t1w_preproc": "t1w",
+            "dseg": "dseg",
+            "brain_mask": "brain_mask",
+            "boldref2anat_xfm": "boldref2anat_xfm",
+        }
+        steps.append(("coreg", CoregistrationPicture(), {reference: "bold_ref", **anatomy}))
+    if with_sdc:
+        both = {"bold_ref": "bold_ref", "bold_ref_sdc": "bold_ref_sdc", "bold_mask": "bold_mask"}
+        field = {"fieldmap": "fieldmap", "bold_ref_sdc": "image", "bold_mask": "bold_mask"}
+        steps.append(("sdc", DistortionPicture(), {**both, **tissues}))
+        steps.append(("fieldmap", FieldmapPicture(), field))
+    return steps
+
+
+def _mem_gb(desc: str, shape: Sequence[int], t1w_shape: Sequence[int], n_volumes: int) -> float:
+    """Estimate the peak memory of drawing one picture, in GB.
+
+    Interpreter and libraries; for the carpet a volume and the rows of the carpet; for
+    slices a few volumes, and for the alignment the T1w image, its tissues and its mask.
+    """
+    n_voxels = int(shape[0]) * int(shape[1]) * int(shape[2])
+    t1w_voxels = int(t1w_shape[0]) * int(t1w_shape[1]) * int(t1w_shape[2])
+    if desc == "carpetplot":
+        return _BASE_GB + (_CARPET_BYTES * n_voxels + 40 * _CARPET_ROWS * n_volumes) / 1e9
+    if desc in ("motion", "compcorvar", "confoundcorr"):
+        return _BASE_GB
+    anatomy = _T1W_BYTES * t1w_voxels if desc == "coreg" else 0
+    return _BASE_GB + (_MOSAIC_BYTES * n_voxels + anatomy) / 1e9
