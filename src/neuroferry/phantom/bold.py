@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from neuroferry.phantom.effects import (
     physiology,
     task_course,
 )
-from neuroferry.phantom.epi import EpiGrid, EpiHead, add_noise, render_volume, trace
+from neuroferry.phantom.epi import EpiGrid, EpiHead, add_noise, render_volume, trace, undistorted
 from neuroferry.phantom.fieldmodel import susceptibility_field
 from neuroferry.phantom.motion import draw_motion, motion_matrices, rigid
 from neuroferry.phantom.relaxation import gradient_echo, relative
@@ -115,7 +115,7 @@ def draw_session(
     pose = rigid(rotation, shift, anatomical[:3, 3]) @ anatomical
     warp = anatomy.warp.placed(pose @ anatomy.warp.affine)
     orientation = _ORIENTATIONS[anatomy.parameters.index % len(_ORIENTATIONS)]
-    grid = _slab(warp, orientation, rigid(tilt, (0, 0, 0))[:3, :3], options)
+    grid = lay_slab(warp, orientation, rigid(tilt, (0, 0, 0))[:3, :3], options)
     field = None
     if options.distortion > 0:
         zoom = options.resolution
@@ -129,10 +129,22 @@ def draw_session(
     return BoldSession(pose, warp, grid, field)
 
 
-def _slab(
+def lay_slab(
     warp: HeadWarp, orientation: str, axes: NDArray[np.float64], options: BoldOptions
 ) -> EpiGrid:
-    """Lay the slices over the brain."""
+    """Lay the slices over the brain.
+
+    Parameters
+    ----------
+    warp : HeadWarp
+        Placed in the scanner.
+    orientation : str
+        Directions in which the voxel axes run; slices lie along the third.
+    axes : ndarray of float64, shape (3, 3)
+        Rotation of the slab.
+    options : BoldOptions
+        Voxel size, coverage, direction of the phase encoding.
+    """
     base = brain_template()
     inside = np.stack(np.nonzero(base.depth > 0), axis=-1)
     points = warp.to_subject(inside * base.coarse.spacing + base.coarse.low) @ axes
@@ -248,9 +260,7 @@ def noiseless_reference(
     head = run.head
     still = np.eye(4)
     voxels = head.signal_voxels()
-    origin = trace(head, head.grid, still, voxels)
-    if not distorted:
-        origin = replace(origin, points=voxels, jacobian=np.ones_like(origin.jacobian))
+    origin = trace(head, head.grid, still, voxels) if distorted else undistorted(voxels)
     return [
         render_volume(head, _echo(run, options, te, None), origin, still, coil=run.coil)
         for te in options.echo_times

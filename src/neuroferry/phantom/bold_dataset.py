@@ -11,7 +11,6 @@ import numpy as np
 from neuroferry import __version__
 from neuroferry.phantom import files
 from neuroferry.phantom.bold import (
-    ECHO_SPACING,
     draw_run,
     draw_session,
     noise_level,
@@ -19,6 +18,12 @@ from neuroferry.phantom.bold import (
     volumes,
 )
 from neuroferry.phantom.effects import CONDITIONS
+from neuroferry.phantom.fmap_dataset import (
+    PhantomFieldmaps,
+    field_sources,
+    readout_metadata,
+    write_fieldmaps,
+)
 from neuroferry.phantom.motion import (
     MOTION_COLUMNS,
     framewise_displacement,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
     from neuroferry.phantom.bold import BoldRun, BoldSession
     from neuroferry.phantom.bold_options import BoldOptions
+    from neuroferry.phantom.place import Place
     from neuroferry.phantom.subject import SubjectAnatomy
 
 TASK = "blocks"
@@ -71,51 +77,13 @@ class PhantomBold:
         return self.echoes[0]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a session's files go.
-
-    Attributes
-    ----------
-    root : Path
-        The dataset.
-    label : str
-        Without ``sub-``.
-    session : str or None
-        Without ``ses-``.
-    """
-
-    root: Path
-    label: str
-    session: str | None
-
-    @property
-    def within(self) -> str:
-        """Folder of the session, below the dataset."""
-        return f"sub-{self.label}/ses-{self.session}" if self.session else f"sub-{self.label}"
-
-    @property
-    def prefix(self) -> str:
-        """First entities of each file name."""
-        return self.within.replace("/", "_")
-
-    def raw(self, datatype: str, name: str) -> Path:
-        """Path of a raw file."""
-        return self.root / self.within / datatype / f"{self.prefix}_{name}"
-
-    def truth(self, datatype: str, name: str) -> Path:
-        """Path of a file of the truth."""
-        folder = self.root / "derivatives" / "truth" / self.within / datatype
-        return folder / f"{self.prefix}_{name}"
-
-
 def write_bold_session(
     place: Place,
     anatomy: SubjectAnatomy,
     anatomical: NDArray[np.float64],
     options: BoldOptions,
-) -> tuple[PhantomBold, ...]:
-    """Scan and write all functional runs of a session.
+) -> tuple[tuple[PhantomBold, ...], PhantomFieldmaps | None]:
+    """Scan and write all functional runs of a session, and its field maps.
 
     Parameters
     ----------
@@ -142,7 +110,10 @@ def write_bold_session(
         truth = _write_truth(place, entities, run, options, anatomical)
         label = index if options.runs > 1 else None
         written.append(PhantomBold(place.session, label, echoes, events, truth))
-    return tuple(written)
+    if not options.fieldmaps:
+        return tuple(written), None
+    targets = [path for run in written for path in run.echoes]
+    return tuple(written), write_fieldmaps(place, anatomy, session, options, targets)
 
 
 def _write_series(
@@ -189,15 +160,7 @@ def _sidecar(
         "FlipAngle": options.flip,
         **(timing if options.slice_timing else {}),
         **readout_metadata(session.grid.direction, session.grid.readout),
-    }
-
-
-def readout_metadata(direction: str, readout: float) -> dict[str, Any]:
-    """Sidecar fields of an echo-planar readout."""
-    return {
-        "PhaseEncodingDirection": direction,
-        "EffectiveEchoSpacing": ECHO_SPACING,
-        "TotalReadoutTime": round(readout, 8),
+        **field_sources(options),
     }
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from neuroferry import __version__
 from neuroferry.errors import ExitCode, InputError, UsageError
 from neuroferry.phantom import files
-from neuroferry.phantom.bold_dataset import PhantomBold, Place, write_bold_session
+from neuroferry.phantom.bold_dataset import PhantomBold, write_bold_session
+from neuroferry.phantom.fmap_dataset import PhantomFieldmaps
+from neuroferry.phantom.place import Place
 from neuroferry.phantom.subject import (
     STREAM_SCAN,
     SubjectAnatomy,
@@ -81,12 +83,15 @@ class PhantomSubject:
         In order of session, then run.
     bold : tuple of PhantomBold
         Functional runs, in the same order.
+    fieldmaps : tuple of PhantomFieldmaps
+        One a session, where functional scans have any.
     """
 
     label: str
     parameters: SubjectParameters
     scans: tuple[PhantomScan, ...]
     bold: tuple[PhantomBold, ...] = ()
+    fieldmaps: tuple[PhantomFieldmaps, ...] = ()
 
     @property
     def t1w(self) -> Path:
@@ -244,7 +249,7 @@ def _write_descriptions(
         },
     )
     files.write_text(truth / "README", _TRUTH_README)
-    files.write_text(truth / ".bidsignore", "*_xfm.*\n*_parameters.json\n")
+    files.write_text(truth / ".bidsignore", _TRUTH_IGNORED)
 
 
 def _write_subject(
@@ -259,6 +264,7 @@ def _write_subject(
     anatomy = grow_subject(parameters)
     scans = []
     functional: list[PhantomBold] = []
+    fieldmaps: list[PhantomFieldmaps] = []
     for session in range(1, sessions + 1) if sessions else (0,):
         label = f"{session:02d}" if sessions else None
         for run in range(1, runs + 1):
@@ -277,8 +283,13 @@ def _write_subject(
             )
             if bold is not None and run == 1:
                 place = Place(out_dir, parameters.label, label)
-                functional += write_bold_session(place, anatomy, scan_pose(scan), bold)
-    return PhantomSubject(parameters.label, parameters, tuple(scans), tuple(functional))
+                pose = scan_pose(scan)
+                written, maps = write_bold_session(place, anatomy, pose, bold)
+                functional += written
+                fieldmaps += [maps] if maps is not None else []
+    return PhantomSubject(
+        parameters.label, parameters, tuple(scans), tuple(functional), tuple(fieldmaps)
+    )
 
 
 def _write_scan(
@@ -424,6 +435,17 @@ axes run in different directions.
 The truth is the derivatives dataset in derivatives/truth; its README defines each file.
 """
 
+
+_TRUTH_IGNORED = """\
+*_xfm.*
+*_parameters.json
+*_effect.*
+*_motion.tsv
+*_timeseries.tsv
+*_fieldmap.*
+*_boldref.*
+**/fmap/
+"""
 
 _TRUTH_README = f"""\
 The truth behind each T1w image of the phantom, on that image's own voxels.

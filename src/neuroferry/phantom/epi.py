@@ -11,6 +11,7 @@ field moves with it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,11 +148,16 @@ class EpiHead:
         """
         if self.field is None:
             return np.ones(self.fine_shape, dtype=np.float32)
-        index = np.indices(self.fine_shape, dtype=np.float32)
-        values = self.field.sample(np.linalg.inv(self.pose) @ self.fine_affine, index)
-        across = 2 * np.gradient(values, axis=slice_axis)  # Hz from slice to slice
+        across = 2 * np.gradient(self._fine_field, axis=slice_axis)  # Hz from slice to slice
         left: NDArray[np.float32] = np.abs(np.sinc(across * np.float32(echo_time)))
         return left.astype(np.float32)
+
+    @cached_property
+    def _fine_field(self) -> NDArray[np.float32]:
+        if self.field is None:
+            return np.zeros(self.fine_shape, dtype=np.float32)
+        index = np.indices(self.fine_shape, dtype=np.float32)
+        return self.field.sample(np.linalg.inv(self.pose) @ self.fine_affine, index)
 
     def image(
         self, contrast: Mapping[str, float], weight: NDArray[np.float32] | None = None
@@ -204,6 +210,11 @@ class Origin:
     jacobian: NDArray[np.float32]
 
 
+def undistorted(voxels: NDArray[np.float32]) -> Origin:
+    """Voxels (3, N) whose signal comes from where they are."""
+    return Origin(voxels.astype(np.intp), voxels, np.ones(voxels.shape[1], dtype=np.float32))
+
+
 def trace(
     head: EpiHead, grid: EpiGrid, motion: NDArray[np.float64], voxels: NDArray[np.float32]
 ) -> Origin:
@@ -218,10 +229,9 @@ def trace(
         Points of the head's own position to points of this volume, RAS+ mm.
     voxels : ndarray of float32, shape (3, N)
     """
-    where = voxels.astype(np.intp)
     field = head.field
     if field is None:
-        return Origin(where, voxels, np.ones(voxels.shape[1], dtype=np.float32))
+        return undistorted(voxels)
     to_head = np.linalg.inv(head.pose) @ np.linalg.inv(motion) @ grid.affine
     strength = np.float32(grid.sign * grid.readout)
     axis, points = grid.axis, voxels.copy()
@@ -236,7 +246,7 @@ def trace(
         slope = 2 * (above - below)
         points[axis] -= (points[axis] + (above + below) / 2 - voxels[axis]) / (1 + slope)
         points[axis] -= (points[axis] + shifts(0.0) - voxels[axis]) / (1 + slope)
-    return Origin(where, points, 1 + 2 * (shifts(0.25) - shifts(-0.25)))
+    return Origin(voxels.astype(np.intp), points, 1 + 2 * (shifts(0.25) - shifts(-0.25)))
 
 
 def render_volume(

@@ -1,0 +1,47 @@
+"""Names of a phantom dataset's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a session's files go.
+
+    Attributes
+    ----------
+    root : Path
+        The dataset.
+    label : str
+        Without ``sub-``.
+    session : str or None
+        Without ``ses-``.
+    """
+
+    root: Path
+    label: str
+    session: str | None
+
+    @property
+    def within(self) -> str:
+        """Folder of the session, below the dataset."""
+        return f"sub-{self.label}/ses-{self.session}" if self.session else f"sub-{self.label}"
+
+    @property
+    def prefix(self) -> str:
+        """First entities of each file name."""
+        return self.within.replace("/", "_")
+
+    def raw(self, datatype: str, name: str) -> Path:
+        """Path of a raw file."""
+        return self.root / self.within / datatype / f"{self.prefix}_{name}"
+
+    def truth(self, datatype: str, name: str) -> Path:
+        """Path of a file of the truth."""
+        folder = self.root / "derivatives" / "truth" / self.within / datatype
+        return folder / f"{self.prefix}_{name}"
