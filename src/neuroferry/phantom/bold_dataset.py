@@ -60,9 +60,9 @@ class PhantomBold:
     truth : mapping of str to Path
         On the run's grid, head as in the reference volume, undistorted: ``fieldmap`` (Hz),
         ``brain_mask``, ``dseg``, ``gm``, ``wm``, ``csf``, ``noiseless``, ``effect-face``
-        and ``effect-house`` (percent). Distorted: ``boldref``, ``distorted_mask``. Tables
-        and transforms: ``motion``, ``motion_xfms``, ``boldref_to_t1w``, ``courses``,
-        ``parameters``.
+        and ``effect-house`` (percent), and ``t2star`` (s) of several echoes. Distorted:
+        ``boldref``, ``distorted_mask``. Tables and transforms: ``motion``,
+        ``motion_xfms``, ``boldref_to_t1w``, ``courses``, ``parameters``.
     """
 
     session: str | None
@@ -195,6 +195,9 @@ def _write_truth(
         "noiseless": image("desc-undistorted_boldref", flat[0], np.float32),
         "boldref": image("desc-distorted_boldref", bent[0], np.float32),
     }
+    if len(flat) > 1:
+        decay = _decay_time(flat, options.echo_times)
+        truth["t2star"] = image("desc-truth_T2starmap", decay, np.float32)
     for effect in run.effects:
         if effect.name in CONDITIONS:
             percent = effect.weights * 100
@@ -202,6 +205,17 @@ def _write_truth(
                 f"desc-{effect.name}_effect", percent, np.int16, 1e-3
             )
     return truth | _write_tables(place, entities, run, options, anatomical)
+
+
+def _decay_time(
+    echoes: list[NDArray[np.float32]], echo_times: tuple[float, ...]
+) -> NDArray[np.float32]:
+    """T2* in seconds of the line through the logarithms of noiseless echoes; 0 in air."""
+    times = np.array(echo_times) - np.mean(echo_times)
+    bright = np.min(echoes, axis=0) > 1
+    logs = [np.log(np.where(bright, echo, 1)) for echo in echoes]
+    slope = sum(t * log for t, log in zip(times, logs, strict=True)) / np.sum(times**2)
+    return np.where(slope < -0.5, -1 / np.minimum(slope, -0.5), 0).astype(np.float32)
 
 
 def _bent_mask(run: BoldRun, brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -274,6 +288,7 @@ _IMAGE_SIDECARS: dict[str, dict[str, Any]] = {
     "desc-brain_mask": {"Type": "Brain"},
     "desc-brainDistorted_mask": {"Type": "Brain"},
     "desc-truth_fieldmap": {"Units": "Hz"},
+    "desc-truth_T2starmap": {"Units": "s"},
     "desc-face_effect": {"Units": "percent"},
     "desc-house_effect": {"Units": "percent"},
 }

@@ -34,6 +34,9 @@ class BoldOptions:
         Multiplies slow drift of the head and the small motion of breathing.
     jerk : float
         Largest jerk, mm and degrees.
+    spin_history : float
+        Signal that a slice gains or loses when the head moves through it by its whole
+        thickness, as a fraction: neighbouring slices in turn.
     activation : float
         Percent signal change of the task at 30 ms.
     physiology : float
@@ -65,6 +68,7 @@ class BoldOptions:
     snr: float = 50.0
     drift: float = 1.0
     jerk: float = 3.0
+    spin_history: float = 0.05
     activation: float = 2.0
     physiology: float = 1.0
     slice_timing: bool = True
@@ -106,7 +110,16 @@ class BoldOptions:
                 "phasediff and phases are two ways to store the same scan: choose one",
             ),
         )
-        strengths = ("snr", "drift", "jerk", "activation", "physiology", "distortion", "bias")
+        strengths = (
+            "snr",
+            "drift",
+            "jerk",
+            "spin_history",
+            "activation",
+            "physiology",
+            "distortion",
+            "bias",
+        )
         for passed, message in (
             *checks,
             *(

@@ -13,6 +13,7 @@ from neuroferry import __version__
 from neuroferry.errors import ExitCode, InputError, UsageError
 from neuroferry.phantom import files
 from neuroferry.phantom.bold_dataset import PhantomBold, write_bold_session
+from neuroferry.phantom.descriptions import GENERATOR, write_descriptions
 from neuroferry.phantom.fmap_dataset import PhantomFieldmaps
 from neuroferry.phantom.place import Place
 from neuroferry.phantom.subject import (
@@ -37,15 +38,7 @@ if TYPE_CHECKING:
 
     from neuroferry.phantom.bold_options import BoldOptions
 
-GENERATOR = "neuroferry phantom"
-_BIDS_VERSION = "1.10.0"
 _RESOLUTIONS = (0.5, 6.0)
-
-CAVEAT = (
-    "The phantom descends from MNI152NLin2009aSym, the very template that workflows register\n"
-    "it to, and its T1w contrast follows the tissue maps exactly. Whatever is measured on it\n"
-    "is therefore optimistic: read its figures as an upper bound of what real heads allow."
-)
 
 
 @dataclass(frozen=True)
@@ -159,7 +152,9 @@ def write_phantom_dataset(
     drawn = [
         draw_subject(index, seed=seed, label=f"{index + 1:0{width}d}") for index in range(subjects)
     ]
-    _write_descriptions(out_dir, drawn, resolution=resolution, seed=seed)
+    write_descriptions(
+        out_dir, drawn, resolution=resolution, seed=seed, functional=bold is not None
+    )
     written = []
     for parameters in drawn:
         subject = _write_subject(
@@ -215,41 +210,6 @@ def _is_phantom(out_dir: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return GENERATOR in makers
-
-
-def _write_descriptions(
-    out_dir: Path, drawn: list[SubjectParameters], *, resolution: float, seed: int
-) -> None:
-    generated = [{"Name": GENERATOR, "Version": __version__}]
-    description = {
-        "Name": "neuroferry phantom: digital heads with a known truth",
-        "BIDSVersion": _BIDS_VERSION,
-        "DatasetType": "raw",
-        "License": "CC0",
-        "Authors": ["neuroferry"],
-        "GeneratedBy": generated,
-    }
-    files.write_json(out_dir / "dataset_description.json", description)
-    files.write_text(out_dir / "README", _readme(resolution, seed))
-    rows = [(f"sub-{p.label}", f"{p.age:g}", p.sex, f"{p.size:.3f}") for p in drawn]
-    columns = ("participant_id", "age", "sex", "size")
-    files.write_table(out_dir / "participants.tsv", columns, rows)
-    files.write_json(out_dir / "participants.json", _PARTICIPANTS)
-    truth = out_dir / "derivatives" / "truth"
-    files.write_json(
-        truth / "dataset_description.json",
-        {
-            "Name": "Truth of the neuroferry phantom",
-            "BIDSVersion": _BIDS_VERSION,
-            "DatasetType": "derivative",
-            "License": "CC0",
-            "GeneratedBy": generated,
-            "SourceDatasets": [{"URL": "../../"}],
-            "DatasetLinks": {"raw": "../../"},
-        },
-    )
-    files.write_text(truth / "README", _TRUTH_README)
-    files.write_text(truth / ".bidsignore", _TRUTH_IGNORED)
 
 
 def _write_subject(
@@ -405,70 +365,3 @@ _TRUTH_SIDECARS: dict[str, dict[str, Any]] = {
     "bias": {"SkullStripped": False, "Description": "Multiplicative field, mean 1 in the brain"},
     "noiseless": {"SkullStripped": False, "Description": "Before bias field and noise"},
 }
-
-_PARTICIPANTS: dict[str, Any] = {
-    "age": {"Description": "Age of the phantom person", "Units": "year"},
-    "sex": {
-        "Description": "Sex that the head size was drawn for",
-        "Levels": {"M": "male", "F": "female"},
-    },
-    "size": {
-        "Description": "Brain volume relative to the average adult phantom (1.505 l)",
-        "Units": "1",
-    },
-}
-
-
-def _readme(resolution: float, seed: int) -> str:
-    return f"""\
-Digital heads with a known truth, made by `neuroferry phantom` {__version__}
-(voxels of {resolution:g} mm, seed {seed}). No person was scanned.
-
-{CAVEAT}
-
-Each head is grown from the template's tissue maps: sharpened, given sulci of its own,
-wrapped in meninges, skull, scalp, face and neck, deformed smoothly at several scales,
-and scanned with a T1w contrast, partial volume, a bias field, Rician noise, and a rotated
-and shifted field of view. Some subjects are children, some are defaced, and the voxel
-axes run in different directions.
-
-The truth is the derivatives dataset in derivatives/truth; its README defines each file.
-"""
-
-
-_TRUTH_IGNORED = """\
-*_xfm.*
-*_parameters.json
-*_effect.*
-*_motion.tsv
-*_timeseries.tsv
-*_fieldmap.*
-*_boldref.*
-**/fmap/
-"""
-
-_TRUTH_README = f"""\
-The truth behind each T1w image of the phantom, on that image's own voxels.
-
-label-{{GM,WM,CSF}}_probseg  fraction of the voxel that each tissue fills (GM includes deep
-                           grey matter; CSF is ventricles and sulci within the brain mask)
-dseg                       the largest of the three within the brain mask: 1 GM, 2 WM, 3 CSF
-desc-brain_mask            voxels of which at least half lies inside the deformed, undilated
-                           brain mask of {TEMPLATE_SPACE}. Fluid between this hull and
-                           the skull, and the spinal cord below the template's box, are
-                           not brain.
-desc-head_mask             inside the skin, sinuses and throat included; without what
-                           defacing removed
-desc-biasfield_T1w         multiplicative field, mean 1 within the brain mask
-desc-noiseless_T1w         the image before bias field and noise, in the T1w's units
-from-{TEMPLATE_SPACE}_to-T1w_mode-image_desc-truth_xfm
-                           displacement field as ITK and ANTs read it (LPS mm, every 4 mm,
-                           linear in between): resamples template images onto the T1w, so
-                           it maps T1w points to template points. The T1w was made with
-                           exactly this field.
-from-T1w_to-{TEMPLATE_SPACE}_mode-image_desc-truth_xfm
-                           the reverse, exact at its nodes, every 4 mm of the template
-parameters.json            what was drawn for the subject and for the scan, and volumes
-
-{CAVEAT}
-"""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from neuroferry.phantom.epi import EpiGrid
     from neuroferry.phantom.subject import SubjectAnatomy
 
-GRE_ECHO_TIMES = (0.00492, 0.00984)  # s: wraps beyond 102 Hz
+GRE_ECHO_TIMES = (0.00492, 0.0123)  # s: wraps beyond 68 Hz
 GRE_TR, GRE_FLIP = 0.6, 60.0  # s, degrees
 EPI_ECHO_TIME, EPI_TR = 0.066, 8.0  # s: spin echo, so no dropout
 EPI_VOLUMES = 3

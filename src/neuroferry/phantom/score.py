@@ -164,6 +164,179 @@ def map_error(found: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
     return float(distance.mean()), float(distance.max())
 
 
+def rigid_error(
+    found: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    mask: ArrayLike,
+    affine: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Distance between where two matrices send the points of a mask.
+
+    Parameters
+    ----------
+    found, truth : ndarray of float64, shape (4, 4)
+        RAS+ mm.
+    mask : array_like of bool, shape (I, J, K)
+        On the grid whose points the matrices map.
+    affine : ndarray of float64, shape (4, 4)
+        Of that grid.
+
+    Returns
+    -------
+    mean, maximum : float
+        mm.
+
+    Examples
+    --------
+    >>> shifted = np.eye(4)
+    >>> shifted[2, 3] = 0.5
+    >>> rigid_error(shifted, np.eye(4), np.ones((4, 4, 4)), np.eye(4))
+    (0.5, 0.5)
+    """
+    points = _points(mask, affine)
+    return map_error((points @ found.T)[:, :3], (points @ truth.T)[:, :3])
+
+
+def motion_error(
+    found: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    mask: ArrayLike,
+    affine: NDArray[np.float64],
+    *,
+    same_reference: bool = False,
+) -> tuple[float, float]:
+    """Distance between found and true places of brain voxels, over all volumes.
+
+    Parameters
+    ----------
+    found, truth : ndarray of float64, shape (T, 4, 4)
+        Points of the reference to points of each volume, RAS+ mm.
+    mask : array_like of bool, shape (I, J, K)
+        The brain on the series' grid.
+    affine : ndarray of float64, shape (4, 4)
+        Of the series.
+    same_reference : bool
+        Both references show the head in the same position. Else the one rigid motion
+        between the references that fits best (by medians over the volumes) is taken
+        away first: which position the reference has is no error.
+
+    Returns
+    -------
+    mean, maximum : float
+        mm, over volumes and voxels.
+    """
+    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    points = _points(mask, affine)
+    if not same_reference:
+        between = np.linalg.inv(second) @ first
+        places = np.median(points @ between.transpose(0, 2, 1), axis=0)
+        second = second @ _fit_rigid(points[:, :3], places[:, :3])
+    ways = points @ (first - second).transpose(0, 2, 1)
+    distance = np.linalg.norm(ways[..., :3], axis=-1)
+    return float(distance.mean()), float(distance.max())
+
+
+def shift_error(
+    found: ArrayLike, truth: ArrayLike, mask: ArrayLike, *, readout: float, voxel: float
+) -> tuple[float, float]:
+    """Distance by which a field map misplaces voxels of an echo-planar image.
+
+    Parameters
+    ----------
+    found, truth : array_like of float, same shape
+        Hz, on the image's grid, undistorted.
+    mask : array_like of bool
+        The brain.
+    readout : float
+        Total readout time, s.
+    voxel : float
+        Voxel size along the phase encoding, mm.
+
+    Returns
+    -------
+    mean, percentile : float
+        mm: mean, and what 95 % of the voxels stay under.
+
+    Examples
+    --------
+    >>> shift_error([10.0, 0.0], [0.0, 0.0], [1, 1], readout=0.05, voxel=2.0)[0]
+    0.5
+    """
+    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    first, inside = _same(first, np.asarray(mask).astype(bool))
+    if not inside.any():
+        raise GeometryError("the mask for the shift error is empty; give the brain mask")
+    miss = np.abs(first - second)[inside] * (readout * voxel)
+    return float(miss.mean()), float(np.percentile(miss, 95))
+
+
+def effect_recovery(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> tuple[float, float]:
+    """How much of a known activation an analysis finds.
+
+    Parameters
+    ----------
+    found, truth : array_like of float, same shape
+        Effect in percent.
+    mask : array_like of bool
+        Where to compare.
+
+    Returns
+    -------
+    slope, correlation : float
+        Of the found on the true effect; 1 and 1 at best.
+
+    Examples
+    --------
+    >>> effect_recovery([0.0, 1.0, 2.0, 7.0], [0.0, 2.0, 4.0, 0.0], [1, 1, 1, 0])
+    (0.5, 1.0)
+    """
+    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    first, inside = _same(first, np.asarray(mask).astype(bool))
+    x, y = second[inside] - second[inside].mean(), first[inside] - first[inside].mean()
+    product, square = float(np.sum(x * y)), float(np.sum(x * x))
+    return product / square, product / float(np.sqrt(square * np.sum(y * y)))
+
+
+def course_correlation(found: ArrayLike, truth: ArrayLike) -> float:
+    """Correlation of two time courses, such as framewise displacement; NaN is left out.
+
+    Examples
+    --------
+    >>> course_correlation([np.nan, 1, 2, 3], [np.nan, 2, 4, 6])
+    1.0
+    """
+    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    both = np.isfinite(first) & np.isfinite(second)
+    return effect_recovery(first, second, both)[1]
+
+
+def _points(mask: ArrayLike, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every n-th voxel of a mask, at most some 4000, homogeneous RAS+ mm, shape (N, 4)."""
+    index = np.argwhere(np.asarray(mask).astype(bool))
+    if not len(index):
+        raise GeometryError("the mask to measure an error in is empty; give the brain mask")
+    index = index[:: max(1, len(index) // 4000)]
+    points: NDArray[np.float64] = np.c_[index, np.ones(len(index))] @ affine.T
+    return points
+
+
+def _fit_rigid(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rigid motion (4, 4) that brings points (N, 3) closest to others.
+
+    References
+    ----------
+    Kabsch W (1976). A solution for the best rotation to relate two sets of vectors. Acta
+    Crystallographica A 32, 922-923. doi:10.1107/S0567739476001873
+    """
+    middle, goal = source.mean(axis=0), target.mean(axis=0)
+    left, _, right = np.linalg.svd((source - middle).T @ (target - goal))
+    flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    matrix = np.eye(4)
+    matrix[:3, :3] = (left @ flip @ right).T
+    matrix[:3, 3] = goal - matrix[:3, :3] @ middle
+    return matrix
+
+
 def _same(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if a.shape != b.shape:
         raise GeometryError(
