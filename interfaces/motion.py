@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +196,16 @@ def estimate_motion(
         del pilots
         target = prepare_target(reference, weights)
 
-        def work(volume: FloatArray) -> Alignment:
-            return _without_details(align_volume(target, volume, series.affine))
+        # Before the steady state tissues shine differently: slices differ, and may.
+        early = replace(target, slice_points=target.slice_points[:, :0])
 
-        with closing(ordered_map(work, series.volumes(), n_threads)) as results:
+        def work(item: tuple[int, FloatArray]) -> Alignment:
+            number, volume = item
+            return _without_details(
+                align_volume(early if number < n_dummy else target, volume, series.affine)
+            )
+
+        with closing(ordered_map(work, enumerate(series.volumes()), n_threads)) as results:
             found = list(results)
         _retry(series, target, found, n_dummy)
     return Motion(np.stack([a.matrix for a in found]), np.array([a.residual for a in found]))

@@ -35,6 +35,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +54,12 @@ MAX_ITERATIONS = 25
 MIN_POINTS = 200
 # Slices: how much they may differ in signal, how many voxels must say so, how often.
 SLICE_SIGMAS = 4.0
-SLICE_CHANGE = 0.02
-SLICE_POINTS = 40
+SLICE_CHANGE = 0.025
+SLICE_SAMPLES = 250
+SLICE_POINTS = 60
 SLICE_ROUNDS = 3
+MIN_SLICES = 5
+SLICE_SETTLED = 0.005
 BRIGHT_SHARE = 0.5
 # Samples nearer than this to the border of the field of view need voxels beyond it.
 MARGIN_VOXELS = 1.0
@@ -101,8 +105,10 @@ class Target:
         Cubic B-spline that interpolates the reference.
     affine : ndarray of float64, shape (4, 4)
         Of the reference.
-    bright : float
-        Signal above which a voxel says something about the gain of its slice.
+    inner : ndarray of bool, shape (I, J, K)
+        Bright tissue that goes on in the slices above and below.
+    slice_points : ndarray of int64, shape (3, M)
+        Voxels that tell the gain of their slice.
     slice_axis : int
         Axis along which slices were taken.
     """
@@ -111,7 +117,8 @@ class Target:
     centre: NDArray[np.float64]
     coefficients: FloatArray
     affine: Affine
-    bright: float
+    inner: NDArray[np.bool_]
+    slice_points: NDArray[np.int64]
     slice_axis: int = 2
 
 
@@ -248,9 +255,25 @@ def prepare_target(
     coarse = (blocks[0], blocks[1], blocks[2])
     grids = [coarse, (1, 1, 1)] if coarse != (1, 1, 1) else [(1, 1, 1)]
     levels = [_level(reference, weights, blocks, centre, max_points) for blocks in grids]
-    bright = BRIGHT_SHARE * float(np.median(reference.data[np.asarray(weights) > 0]))
     coefficients = ndimage.spline_filter(reference.data, order=3, output=np.float32)
-    return Target(tuple(levels), centre, coefficients, reference.affine, bright, slice_axis)
+    bright = BRIGHT_SHARE * float(np.median(reference.data[np.asarray(weights) > 0]))
+    # At the vertex a small shift changes much: only where tissue goes on above and below.
+    inner = ndimage.minimum_filter1d(reference.data, 3, axis=slice_axis, mode="nearest") > bright
+    points = _slice_points(inner & (np.asarray(weights) > 0), slice_axis)
+    return Target(tuple(levels), centre, coefficients, reference.affine, inner, points, slice_axis)
+
+
+def _slice_points(inside: NDArray[np.bool_], axis: int) -> NDArray[np.int64]:
+    """Take up to ``SLICE_SAMPLES`` voxels of each slice, evenly, shape (3, M)."""
+    found = np.argwhere(inside)
+    found = found[np.argsort(found[:, axis], kind="stable")]
+    bounds = np.searchsorted(found[:, axis], np.arange(inside.shape[axis] + 1))
+    kept = [
+        np.linspace(low, high - 1, min(high - low, SLICE_SAMPLES)).astype(np.int64)
+        for low, high in pairwise(bounds)
+    ]
+    points: NDArray[np.int64] = found[np.concatenate(kept)].T
+    return points
 
 
 def _level(
@@ -316,13 +339,13 @@ def align_volume(
     *coarse, fine = target.levels
     for level in coarse:
         found = _align_level(level, data, affine, target.centre, found, COARSE_TOLERANCE_MM)
-    scaled = data
+    applied = np.ones((1, 1, 1), dtype=np.float32)
     for _ in range(SLICE_ROUNDS + 1):
-        found = _align_level(fine, scaled, affine, target.centre, found, FINE_TOLERANCE_MM)
+        found = _align_level(fine, data * applied, affine, target.centre, found, FINE_TOLERANCE_MM)
         factors = slice_factors(target, data, affine, found.matrix)
-        if np.allclose(factors, 1.0) and scaled is data:
+        if np.abs(factors - applied).max() < SLICE_SETTLED:
             break
-        scaled = data * factors
+        applied = factors
     return found
 
 
@@ -349,30 +372,28 @@ def slice_factors(
     """
     from scipy import ndimage
 
-    axis = target.slice_axis
-    steps = [1 if a == axis else max(1, n // 40) for a, n in enumerate(data.shape)]
-    picked = data[:: steps[0], :: steps[1], :: steps[2]]
-    full = inverse(target.affine) @ inverse(matrix) @ affine @ np.diag([*steps, 1.0])
-    expected = ndimage.affine_transform(
-        target.coefficients,
-        full[:3, :3],
-        full[:3, 3],
-        output_shape=picked.shape,
-        order=3,
-        mode="constant",
-        cval=0.0,
-        prefilter=False,
+    axis, voxels = target.slice_axis, target.slice_points
+    full = inverse(target.affine) @ inverse(matrix) @ affine
+    where = full[:3, :3] @ voxels + full[:3, 3:]
+    top = np.array(target.inner.shape)[:, None] - 1
+    nearest = np.clip(np.rint(where).astype(np.int64), 0, top)
+    # The outer slices of the reference are means of fewer volumes.
+    seen = target.inner[tuple(nearest)] & (where[axis] >= 1) & (where[axis] <= top[axis] - 1)
+    expected = ndimage.map_coordinates(
+        target.coefficients, where[:, seen], order=3, mode="nearest", prefilter=False
     )
+    ratio = data[tuple(voxels[:, seen])] / np.maximum(expected, 1e-6)
+    bounds = np.searchsorted(voxels[axis, seen], np.arange(data.shape[axis] + 1))
     gains = np.ones(data.shape[axis])
-    # Only where the tissue goes on above and below: at the vertex a small shift changes much.
-    bright = ndimage.minimum_filter1d(expected, 3, axis=axis, mode="nearest") > target.bright
-    for number in range(gains.size):
-        here = np.take(bright, number, axis)
-        if np.count_nonzero(here) >= SLICE_POINTS:
-            ratio = np.take(picked, number, axis)[here] / np.take(expected, number, axis)[here]
-            gains[number] = max(float(np.median(ratio)), 0.01)
-    usual = float(np.median(gains))
-    spread = MAD_TO_SIGMA * float(np.median(np.abs(gains - usual)))
+    for number, (low, high) in enumerate(pairwise(bounds)):
+        if high - low >= SLICE_POINTS:
+            gains[number] = max(float(np.median(ratio[low:high])), 0.01)
+    known = np.diff(bounds) >= SLICE_POINTS
+    if np.count_nonzero(known) < MIN_SLICES:
+        return np.ones((1, 1, 1), dtype=np.float32)
+    usual = float(np.median(gains[known]))
+    gains[~known] = usual
+    spread = MAD_TO_SIGMA * float(np.median(np.abs(gains[known] - usual)))
     odd = np.abs(gains - usual) > max(SLICE_SIGMAS * spread, SLICE_CHANGE * usual)
     shape = [1, 1, 1]
     shape[axis] = gains.size
