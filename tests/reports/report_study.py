@@ -13,6 +13,7 @@ from neuroferry.interfaces.mosaic import View, draw_mosaic
 from neuroferry.interfaces.slices import AXIAL, Row, Volume, whole_box
 
 DESCS = ("conform", "bias", "brain", "tissues", "norm")
+BOLD_DESCS = ("carpetplot", "motion", "rois", "tsnr", "compcorvar", "confoundcorr")
 METHODS = """Images were processed by *a workflow* [@nipype; @bids].
 
 Bias was corrected [@tustison2010], brains found by chance [@unheardof],
@@ -113,6 +114,41 @@ class Study:
         pictures.mkdir(exist_ok=True)
         for desc in figures:
             (pictures / f"{name}_desc-{desc}_T1w.svg").write_text(self.figure)
+
+    def add_bold(
+        self, subject, labels="task-rest", *, session=None, figures=BOLD_DESCS, summary=None
+    ):
+        """Write one BOLD run's input, table, pictures and summary."""
+        import nibabel as nb
+        import numpy as np
+
+        root = f"sub-{subject}" + (f"/ses-{session}" if session else "") + "/func"
+        name = "_".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", labels]))
+        image = self.raw / root / f"{name}_bold.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        nb.save(nb.Nifti1Image(np.zeros((6, 7, 8, 9), np.int16), np.eye(4)), image)
+        image.with_name(f"{name}_bold.json").write_text('{"RepetitionTime": 2.5}')
+        func = self.out / root
+        func.mkdir(parents=True, exist_ok=True)
+        (func / f"{name}_desc-preproc_bold.nii.gz").write_bytes(b"0" * 1024)
+        source = f"bids:raw:{image.relative_to(self.raw).as_posix()}"
+        (func / f"{name}_desc-preproc_bold.json").write_text(json.dumps({"Sources": [source]}))
+        (func / f"{name}_desc-confounds_timeseries.tsv").write_text("trans_x\n0\n")
+        pictures = self.out / f"sub-{subject}" / "figures"
+        pictures.mkdir(exist_ok=True)
+        for desc in figures:
+            (pictures / f"{name}_desc-{desc}_bold.svg").write_text(self.figure)
+        content = {
+            "NumberOfVolumes": 156,
+            "RepetitionTime": 2.0,
+            "NonSteadyStateVolumes": 2,
+            "FramewiseDisplacement": {"Mean": 0.142, "Median": 0.1, "Maximum": 1.3},
+            "MotionOutliers": {"Volumes": [60, 61]},
+            "MedianTSNR": 68.7,
+            "CompCor": {"WM": {"NumberOfComponents": 34}, "CSF": {"NumberOfComponents": 0}},
+        }
+        path = pictures / f"{name}_desc-summary_bold.json"
+        path.write_text(json.dumps({**content, **(summary or {})}))
 
     def end(self, exit_code=0):
         self.record.write("run_ended", exit_code=exit_code, reason=None)

@@ -28,6 +28,9 @@ ACQUISITION = (
     ("TI", ("InversionTime",), "s"),
     ("Flip angle", ("FlipAngle",), "°"),
     ("Coil", ("ReceiveCoilName",), ""),
+    ("Task", ("TaskName",), ""),
+    ("Phase encoding", ("PhaseEncodingDirection",), ""),
+    ("Total readout time", ("TotalReadoutTime",), "s"),
     ("Acceleration", ("ParallelReductionFactorInPlane",), ""),
 )
 """What is shown of an image's sidecar: name, keys, unit."""
@@ -87,16 +90,19 @@ class Session:
     metrics: tuple[Metrics, ...]
 
 
-@lru_cache(maxsize=1)
-def report_layout() -> tuple[Mapping[str, Any], ...]:
-    """Read the reportlets of each session from ``configs/report.yml``."""
+@lru_cache(maxsize=2)
+def report_layout(name: str) -> tuple[Mapping[str, Any], ...]:
+    """Read the reportlets of a section, Anatomical or Functional, from ``configs/report.yml``."""
     from importlib.resources import files
 
     import yaml
 
     text = files("neuroferry.configs").joinpath("report.yml").read_text(encoding="utf-8")
     return tuple(
-        item for section in yaml.safe_load(text)["sections"] for item in section["reportlets"]
+        item
+        for section in yaml.safe_load(text)["sections"]
+        if section["name"] == name
+        for item in section["reportlets"]
     )
 
 
@@ -121,15 +127,18 @@ def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
     Returns
     -------
     tuple of Session
-        In the order of their labels; one without a label when nothing was written.
+        In the order of their labels; one without a label when nothing was written, none when
+        there are derivatives of BOLD runs alone.
     """
     root = out_dir / f"sub-{subject}"
-    figures = sorted((root / "figures").glob("*.svg"))
+    figures = sorted((root / "figures").glob("*_T1w.svg"))
     jsons = sorted([*root.glob("anat/*.json"), *root.glob("ses-*/anat/*.json")])
     labels = {parse_name(path).entities.get("session") for path in [*figures, *jsons]}
     if len(labels) > 1:
         labels.discard(None)
-    ordered = sorted(labels or {None}, key=lambda label: label or "")
+    if not labels and not any((root / "figures").glob("*_bold.svg")):
+        labels = {None}
+    ordered = sorted(labels, key=lambda label: label or "")
     return tuple(_read_session(label, figures, jsons) for label in ordered)
 
 
@@ -141,7 +150,7 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         if parse_name(path).entities.get("session") == label
     }
     reportlets = []
-    for item in report_layout():
+    for item in report_layout("Anatomical"):
         desc = item["bids"]["desc"]
         path = pictures.get(desc)
         whole = path if path is not None and looks_whole(path) else None
@@ -178,10 +187,14 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
     """List the images that went in, with their geometry and acquisition where readable.
 
     The derivatives' sidecars name them; a participant without derivatives is shown with
-    every T1w image that the input dataset has of them.
+    every T1w image and BOLD series that the input dataset has of them.
     """
     folder = out_dir / f"sub-{subject}"
-    sidecars = [*folder.glob("**/*_desc-preproc_T1w.json")]
+    sidecars = [
+        path
+        for suffix in ("T1w", "bold")
+        for path in folder.glob(f"**/*_desc-preproc_{suffix}.json")
+    ]
     sources: set[str] = set()
     for path in sidecars:
         named = read_if_sound(path).get("Sources")
@@ -189,7 +202,10 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
         sources |= {str(uri).split(":", 2)[2] for uri in uris if str(uri).startswith("bids:raw:")}
     if not sources and root is not None:
         found = [
-            p for e in ("nii", "nii.gz") for p in root.glob(f"sub-{subject}/**/anat/*_T1w.{e}")
+            path
+            for image in ("anat/*_T1w", "func/*_bold")
+            for ending in ("nii", "nii.gz")
+            for path in root.glob(f"sub-{subject}/**/{image}.{ending}")
         ]
         sources = {path.relative_to(root).as_posix() for path in found}
     reader = SidecarReader(root) if root is not None else None
@@ -221,11 +237,13 @@ def _geometry(path: Path) -> list[tuple[str, str]]:
     try:
         image: Any = nb.load(path)
         zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
+        volumes = image.shape[3:]
         axes = "".join(code or "?" for code in nb.aff2axcodes(image.affine))
     except (OSError, ValueError, EOFError, nb.filebasedimages.ImageFileError) as error:
         return [("Note", f"its header cannot be read ({error})")]
     return [
-        ("Voxels", " \u00d7 ".join(str(n) for n in image.shape)),
+        ("Voxels", " \u00d7 ".join(str(n) for n in image.shape[:3])),
+        *([("Volumes", " \u00d7 ".join(str(n) for n in volumes))] if volumes else []),
         ("Voxel size", " \u00d7 ".join(f"{zoom:.2f}" for zoom in zooms) + " mm"),
         ("Orientation", axes),
         ("Stored as", str(image.get_data_dtype())),
@@ -238,7 +256,7 @@ def find_outputs(out_dir: Path, subject: str) -> tuple[Output, ...]:
     for path in sorted((out_dir / f"sub-{subject}").rglob("*")):
         if path.is_dir() or path.parent.name == "figures" or path.name.startswith("."):
             continue
-        stem = re.sub(r"\.(nii\.gz|nii|h5|txt|json)$", "", path.name)
+        stem = re.sub(r"\.(nii\.gz|nii|h5|txt|tsv|json)$", "", path.name)
         if path.suffix == ".json" and "_desc-iqms" not in path.name:
             continue
         text = read_if_sound(path.with_name(f"{stem}.json")).get("Description", "")

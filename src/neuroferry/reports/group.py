@@ -12,6 +12,7 @@ from neuroferry.bids.outputs import write_text
 from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.interfaces.iqm_table import metric_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
+from neuroferry.reports.functional import find_runs
 from neuroferry.reports.gather import Session, find_sessions
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once
@@ -97,8 +98,10 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
 def _rows_of(out_dir: Path, subject: str, run: RunSummary) -> list[Row]:
     """Make a row for each image that was measured, at least one for the participant."""
     sessions = find_sessions(out_dir, subject)
-    any_output = any((out_dir / f"sub-{subject}").rglob("*_desc-preproc_T1w.nii.gz"))
-    verdict = judge(run, sessions, any_output=any_output)
+    folder = out_dir / f"sub-{subject}"
+    made = ("T1w", "bold")
+    any_output = any(any(folder.rglob(f"*_desc-preproc_{image}.nii.gz")) for image in made)
+    verdict = judge(run, sessions, find_runs(out_dir, subject), any_output=any_output)
     rows = [row for session in sessions for row in _rows_of_session(subject, session, verdict)]
     return rows or [Row(subject, f"sub-{subject}", verdict, None, {})]
 

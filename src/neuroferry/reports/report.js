@@ -50,6 +50,14 @@
     }
   });
 
+  // A link to a run unfolds it.
+  function unfold() {
+    var target = document.getElementById(location.hash.slice(1));
+    if (target && target.tagName === "DETAILS") { target.open = true; target.scrollIntoView(); }
+  }
+  window.addEventListener("hashchange", unfold);
+  unfold();
+
   // Tables: a button in each head sorts by its column; empty cells stay at the end.
   document.querySelectorAll("table.sortable").forEach(function (table) {
     var body = table.tBodies[0];

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neuroferry.engine.record import RunSummary, StepSummary
+from neuroferry.reports.functional import FunctionalRun, run_doubts
 from neuroferry.reports.gather import Session
 
 Level = Literal["good", "look", "failed"]
@@ -116,7 +117,13 @@ def failure_sentence(step: StepSummary) -> str:
     return f"The step “{plain_step(step.step)}” failed: {why}."
 
 
-def judge(run: RunSummary, sessions: Sequence[Session], *, any_output: bool) -> Verdict:
+def judge(
+    run: RunSummary,
+    sessions: Sequence[Session],
+    bold_runs: Sequence[FunctionalRun] = (),
+    *,
+    any_output: bool,
+) -> Verdict:
     """Judge one participant.
 
     Parameters
@@ -124,7 +131,9 @@ def judge(run: RunSummary, sessions: Sequence[Session], *, any_output: bool) -> 
     run : RunSummary
         The run, narrowed to the participant.
     sessions : sequence of Session
-        What was written.
+        What was written of the anatomy.
+    bold_runs : sequence of FunctionalRun
+        What was written of BOLD runs.
     any_output : bool
         Whether there is a derivative at all.
 
@@ -132,7 +141,8 @@ def judge(run: RunSummary, sessions: Sequence[Session], *, any_output: bool) -> 
     -------
     Verdict
         Failed when a step failed or did not end, or when nothing was made; to be looked at
-        when the brain mask is doubtful, an input is broken, or a picture is missing.
+        when a brain mask or an alignment is doubtful, a run holds many outliers, an input is
+        broken, or a picture is missing.
     """
     failures = [failure_sentence(step) for step in run.failed]
     running = run.count("running")
@@ -158,6 +168,7 @@ def judge(run: RunSummary, sessions: Sequence[Session], *, any_output: bool) -> 
             looks.append(f"No pictures{where} were made.")
         elif missing:
             looks.append(f"Pictures{where} are missing: {', '.join(missing)}.")
+    looks += [doubt for bold_run in bold_runs for doubt in run_doubts(bold_run)]
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []
     if warnings:

@@ -13,8 +13,10 @@ from urllib.parse import quote
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.interfaces.iqm_table import Metric, metric_table
 from neuroferry.reports.charts import NOTHING, duration, step_chart
+from neuroferry.reports.functional import FunctionalRun, find_runs, run_facts, run_rows
 from neuroferry.reports.gather import (
     Metrics,
+    Reportlet,
     Session,
     find_inputs,
     find_outputs,
@@ -56,19 +58,22 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
     """
     out_dir, run_dir = Path(out_dir), Path(run_dir)
     run = _with_history(read_run_once(run_dir).of_subject(subject), out_dir)
-    sessions, pictures = _inline_pictures(find_sessions(out_dir, subject))
+    sessions, bold_runs, pictures = _inline_pictures(
+        find_sessions(out_dir, subject), find_runs(out_dir, subject)
+    )
     outputs = find_outputs(out_dir, subject)
     raw = raw_root(out_dir)
     tables = [_metric_table(m) for session in sessions for m in session.metrics]
     values = {
         "subject": subject,
-        "verdict": judge(run, sessions, any_output=bool(outputs)),
+        "verdict": judge(run, sessions, bold_runs, any_output=bool(outputs)),
         "brain_facts": _brain_facts(sessions),
         "run": run,
         "run_facts": _run_facts(run, _read_seed(run_dir)),
         "raw_root": str(raw) if raw is not None else "",
         "inputs": find_inputs(out_dir, subject, raw),
         "sessions": _show_sessions(sessions, pictures),
+        "bold_runs": _show_runs(bold_runs, pictures),
         "has_metrics": bool(tables),
         "metric_tables": tables,
         "advices": sorted({advice(step.message, step.traceback) for step in run.failed}),
@@ -176,37 +181,51 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
 
 
 def _inline_pictures(
-    sessions: Sequence[Session],
-) -> tuple[tuple[Session, ...], dict[tuple[str | None, str], str]]:
+    sessions: Sequence[Session], bold_runs: Sequence[FunctionalRun]
+) -> tuple[tuple[Session, ...], tuple[FunctionalRun, ...], dict[Path, str]]:
     """Read the pictures; those that cannot be read count as missing from here on."""
-    pictures: dict[tuple[str | None, str], str] = {}
-    sound = []
-    for n, session in enumerate(sessions):
-        reportlets = []
-        for item in session.reportlets:
-            svg = inline_svg(item.path, f"f{n}{item.desc}-") if item.path is not None else None
-            if svg is None:
-                item = replace(item, path=None)
-            else:
-                pictures[session.label, item.desc] = svg
-            reportlets.append(item)
-        sound.append(replace(session, reportlets=tuple(reportlets)))
-    return tuple(sound), pictures
+    pictures: dict[Path, str] = {}
+
+    def sound(items: Sequence[Reportlet], prefix: str) -> tuple[Reportlet, ...]:
+        kept = []
+        for item in items:
+            svg = None
+            if item.path is not None:
+                svg = inline_svg(item.path, f"{prefix}{item.desc}-")
+            if item.path is not None and svg is not None:
+                pictures[item.path] = svg
+            kept.append(item if svg is not None else replace(item, path=None))
+        return tuple(kept)
+
+    return (
+        tuple(replace(s, reportlets=sound(s.reportlets, f"f{n}")) for n, s in enumerate(sessions)),
+        tuple(
+            replace(run, reportlets=sound(run.reportlets, f"b{n}"))
+            for n, run in enumerate(bold_runs)
+        ),
+        pictures,
+    )
+
+
+def _show_pictures(
+    items: Sequence[Reportlet], pictures: Mapping[Path, str]
+) -> list[dict[str, str | None]]:
+    return [
+        {
+            "title": item.title,
+            "look_for": item.look_for,
+            "svg": None if item.path is None else pictures[item.path],
+        }
+        for item in items
+    ]
 
 
 def _show_sessions(
-    sessions: Sequence[Session], pictures: Mapping[tuple[str | None, str], str]
+    sessions: Sequence[Session], pictures: Mapping[Path, str]
 ) -> list[dict[str, Any]]:
     shown = []
     for n, (session, name) in enumerate(zip(sessions, session_names(sessions), strict=True)):
-        items = [
-            {
-                "title": item.title,
-                "look_for": item.look_for,
-                "svg": pictures.get((session.label, item.desc)),
-            }
-            for item in session.reportlets
-        ]
+        items = _show_pictures(session.reportlets, pictures)
         shown.append(
             {
                 "name": name,
@@ -216,6 +235,21 @@ def _show_sessions(
             }
         )
     return shown
+
+
+def _show_runs(
+    bold_runs: Sequence[FunctionalRun], pictures: Mapping[Path, str]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": run.name,
+            "anchor": f"run-{n}",
+            "facts": run_facts(run),
+            "cells": cells,
+            "pictures": _show_pictures(run.reportlets, pictures),
+        }
+        for n, (run, cells) in enumerate(zip(bold_runs, run_rows(bold_runs), strict=True), start=1)
+    ]
 
 
 def format_value(value: Any) -> str:

@@ -1,0 +1,169 @@
+"""What a participant's page shows of BOLD runs."""
+
+from report_study import BOLD_DESCS, check_page
+
+from neuroferry.reports import write_group_report, write_subject_report
+from neuroferry.reports.functional import find_runs, run_doubts, run_facts
+from neuroferry.reports.gather import find_inputs, find_sessions
+
+ALL = (*BOLD_DESCS, "coreg", "sdc", "fieldmap")
+
+
+def page_of(study, subject="01"):
+    return check_page(write_subject_report(study.out, study.run_dir, subject))
+
+
+def test_a_run_has_its_section_with_pictures_and_facts(study):
+    study.whole().add_bold("01", "task-oneback_run-1", figures=ALL)
+    page = page_of(study)
+    text = page.text()
+    for wanted in (
+        "Functional runs",
+        "task-oneback run-1",
+        "156 of 2 s (5.2 min), the first 2 not at steady state",
+        "0.14 mm from volume to volume, at most 1.30 mm",
+        "2 (1.3%)",
+        "69 (median in the brain)",
+        "34 white matter",
+        "Confounds and carpet plot",
+        "Field map",
+    ):
+        assert wanted in text, wanted
+    assert len(page.having("figure", **{"class": "reportlet"})) == 5 + len(ALL)
+    assert "Good" in page.text("p")
+    (details,) = page.having("details", id="run-1")
+    assert "open" in details
+
+
+def test_many_runs_are_folded_and_in_order(study):
+    study.whole()
+    for labels in ("task-rest_run-2", "task-rest_run-1", "task-a"):
+        study.add_bold("01", labels)
+    page = page_of(study)
+    folded = [details for details in page.having("details") if "run" in details.get("id", "")]
+    assert [details["id"] for details in folded] == ["run-1", "run-2", "run-3"]
+    assert not any("open" in details for details in folded)
+    names = [run.name for run in find_runs(study.out, "01")]
+    assert names == ["task-a", "task-rest run-1", "task-rest run-2"]
+    assert {"#run-1", "#run-2", "#run-3", "#functional"} <= set(page.links)
+
+
+def test_sessions_keep_their_runs_apart(study):
+    study.whole(session="a")
+    study.add_bold("01", session="a")
+    study.add_bold("01", session="b")
+    names = [run.name for run in find_runs(study.out, "01")]
+    assert names == ["ses-a task-rest", "ses-b task-rest"]
+    assert [s.label for s in find_sessions(study.out, "01")] == ["a"]
+    page_of(study)
+
+
+def test_optional_pictures_may_be_missing_others_not(study):
+    study.whole().add_bold("01", figures=BOLD_DESCS)
+    (run,) = find_runs(study.out, "01")
+    assert {item.desc for item in run.reportlets} == set(BOLD_DESCS)
+    assert run_doubts(run) == []
+    study.add_bold("01", "task-x", figures=BOLD_DESCS[1:])
+    (_, other) = find_runs(study.out, "01")
+    (doubt,) = run_doubts(other)
+    assert doubt == "Pictures of task-x are missing: confounds and carpet plot."
+    page = page_of(study)
+    assert doubt in page.text()
+    assert "Look at this" in page.text("p")
+
+
+def test_a_broken_picture_counts_as_missing_even_if_optional(study):
+    study.whole().add_bold("01", figures=ALL)
+    path = study.out / "sub-01/figures/sub-01_task-rest_desc-coreg_bold.svg"
+    path.write_text(path.read_text()[:-40])
+    assert "alignment of bold and t1w" in page_of(study).text().lower()
+    (run,) = find_runs(study.out, "01")
+    assert run_doubts(run) == ["Pictures of task-rest are missing: alignment of bold and t1w."]
+
+
+def test_a_run_without_any_picture_is_named(study):
+    study.whole().add_bold("01", figures=())
+    (run,) = find_runs(study.out, "01")
+    assert run_doubts(run) == ["No pictures of task-rest were made."]
+    assert page_of(study)
+
+
+def test_doubtful_alignment_and_many_outliers_are_said(study):
+    summary = {
+        "Coregistration": {
+            "verdict": "look",
+            "reasons": ["it moved 40 mm."],
+            "method": "boundary",
+        },
+        "MotionOutliers": {"Volumes": list(range(10, 64))},
+    }
+    study.whole().add_bold("01", summary=summary)
+    text = page_of(study).text()
+    assert "The alignment of task-rest with the T1w image may be wrong: it moved 40 mm." in text
+    assert "35% of the volumes of task-rest are outliers." in text
+
+
+def test_facts_of_correction_and_alignment():
+    from neuroferry.reports.functional import FunctionalRun
+
+    summary = {
+        "DistortionCorrection": {
+            "method": "pepolar",
+            "median_size_mm": 1.24,
+            "percentile_1_mm": -2.0,
+            "percentile_99_mm": 6.1,
+        },
+        "Coregistration": {"verdict": "good", "method": "boundary", "from_header_mm": 13.3},
+    }
+    facts = dict(run_facts(FunctionalRun("x", "x", (), summary)))
+    assert facts["Distortion"] == (
+        "corrected: images of opposite phase encoding; median shift 1.2 mm, 1st to 99th "
+        "percentile -2.0 to 6.1 mm"
+    )
+    wanted = "looks good, boundary-based, 13.3 mm from where the headers put it"
+    assert facts["Alignment with the T1w image"] == wanted
+    assert run_facts(FunctionalRun("x", "x", (), {})) == []
+    assert dict(run_facts(FunctionalRun("x", "x", (), {"a": 1}))) == {
+        "Distortion": "not corrected"
+    }
+
+
+def test_a_broken_summary_leaves_the_pictures(study):
+    study.whole().add_bold("01")
+    path = study.out / "sub-01/figures/sub-01_task-rest_desc-summary_bold.json"
+    for text in ("{", '{"CompCor": 3, "MotionOutliers": {}, "Coregistration": [1]}'):
+        path.write_text(text)
+        page = page_of(study)
+        assert len(page.having("figure", **{"class": "reportlet"})) == 5 + len(BOLD_DESCS)
+
+
+def test_bold_alone_has_no_anatomical_section(study):
+    study.start("01")
+    study.step("01", "compute_confounds")
+    study.add_bold("01")
+    study.end()
+    page = page_of(study)
+    assert "Anatomical images" not in page.text()
+    assert "Good" in page.text("p")
+    write_group_report(study.out, study.run_dir)
+    assert "sub-01" in check_page(study.out / "index.html").text()
+
+
+def test_inputs_and_outputs_list_the_series(study):
+    study.whole().add_bold("01")
+    images = {image.name: dict(image.facts) for image in find_inputs(study.out, "01", study.raw)}
+    facts = images["sub-01/func/sub-01_task-rest_bold.nii.gz"]
+    assert facts["Voxels"] == "6 \u00d7 7 \u00d7 8"
+    assert facts["Volumes"] == "9"
+    assert facts["TR"] == "2.5 s"
+    listed = page_of(study).having(
+        "a", href="sub-01/func/sub-01_task-rest_desc-preproc_bold.nii.gz"
+    )
+    assert listed
+
+
+def test_pictures_of_runs_do_not_share_names(study):
+    study.whole().add_bold("01", "task-a")
+    study.add_bold("01", "task-b")
+    page = page_of(study)
+    assert len(page.having("figure", **{"class": "reportlet"})) == 5 + 2 * len(BOLD_DESCS)
