@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.interfaces.images import FloatArray
 
 # Outside these bounds a fit says nothing about brain tissue, s.
 T2STAR_RANGE = (0.002, 0.5)
+# An echo counts where it is this much brighter than the air.
+ABOVE_AIR = 2.0
 
 
 def check_echo_times(echo_times: Sequence[float], n_echoes: int) -> None:
@@ -75,3 +78,47 @@ def combination_weights(
     raw = [np.where(known, te * np.exp(-te * rate), 1.0) for te in echo_times]
     total = np.sum(raw, axis=0)
     return [(w / total).astype(np.float32) for w in raw]
+
+
+def fit_t2star(
+    means: Sequence[FloatArray], echo_times: Sequence[float], head: NDArray[np.bool_]
+) -> FloatArray:
+    """Fit the decay of the signal from echo to echo, voxel by voxel.
+
+    A line through the logarithms, each weighted with the square of its signal, as noise in
+    a logarithm grows as the signal falls. Echoes that are lost in the noise of the air do
+    not take part, from the first such echo on.
+
+    Parameters
+    ----------
+    means : sequence of ndarray of float32, shape (I, J, K)
+        Mean image of each echo.
+    echo_times : sequence of float
+        s.
+    head : ndarray of bool, shape (I, J, K)
+        Where to fit.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        T2* in s between 0.002 and 0.5; 0 outside the head and where fewer than two echoes
+        have signal.
+    """
+    check_echo_times(echo_times, len(means))
+    signal = np.stack([mean[head] for mean in means]).astype(np.float64)
+    air = max((float(np.median(mean[~head])) for mean in means), default=0.0)
+    floor = max(ABOVE_AIR * air, 1e-6)
+    good = np.cumprod(signal > floor, axis=0).astype(bool)
+    logs = np.log(np.maximum(signal, floor))
+    weights = np.where(good, np.square(signal), 0.0)
+    times = np.asarray(echo_times)[:, None]
+    total = np.maximum(weights.sum(axis=0), 1e-12)
+    centred = times - (weights * times).sum(axis=0) / total
+    slope = (weights * centred * logs).sum(axis=0) / np.maximum(
+        (weights * centred**2).sum(axis=0), 1e-12
+    )
+    decay = np.where(slope < 0, -1.0 / np.minimum(slope, -1e-6), T2STAR_RANGE[1])
+    values = np.where(good.sum(axis=0) >= 2, np.clip(decay, *T2STAR_RANGE), 0.0)
+    out = np.zeros(head.shape, dtype=np.float32)
+    out[head] = values
+    return out
