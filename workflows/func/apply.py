@@ -1,0 +1,243 @@
+"""Resamples a BOLD run into each space that is asked for, each in one interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.bold import BoldRun
+from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid
+from neuroferry.interfaces.resample import ResampleSeries
+from neuroferry.interfaces.t2star import FitT2Star
+from neuroferry.workflows.func.memory import (
+    GRID_GB,
+    T2STAR_BYTES,
+    memory_gb,
+    resample_gb,
+    target_voxels,
+    volume_voxels,
+)
+from neuroferry.workflows.func.spaces import BoldSpace
+
+INPUTS = (
+    "bold_ref",
+    "n_dummy",
+    "motion_xfms",
+    "fieldmap",
+    "bold_mask",
+    "boldref2anat_xfm",
+    "anat2std_xfm",
+    "t1w_preproc",
+)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How the field bends a run: what a field map in Hz needs to become shifts.
+
+    Attributes
+    ----------
+    phase_encoding : str
+        ``PhaseEncodingDirection``.
+    readout_time : float
+        ``TotalReadoutTime``, s.
+    jacobian : bool
+        Correct intensities where the distortion squeezed or stretched the image.
+    """
+
+    phase_encoding: str
+    readout_time: float
+    jacobian: bool = True
+
+
+def init_bold_apply_wf(
+    *,
+    run: BoldRun,
+    spaces: Sequence[BoldSpace],
+    readout: Readout | None = None,
+    slice_time_ref: float = 0.5,
+    t1w_volume_mm3: float = 256.0**3,
+    omp_nthreads: int = 1,
+    name: str = "apply_wf",
+) -> Workflow:
+    """Build the resampling of one BOLD run.
+
+    Slice timing, motion, distortion and the way into each space are applied together: one
+    interpolation in time, and one in space, for each value of each output. The series in the
+    space of the BOLD is always made, as confounds are taken from it.
+
+    Parameters
+    ----------
+    run : BoldRun
+        The run; several echoes are combined on the way.
+    spaces : sequence of BoldSpace
+        Spaces that are wanted.
+    readout : Readout, optional
+        Of the run, with a field map; without it distortion is not corrected.
+    slice_time_ref : float
+        Moment that slices are shifted to, as a part of the time between first and last.
+    t1w_volume_mm3 : float
+        Field of view of the T1w image, for the memory estimates.
+    omp_nthreads : int
+        Threads of one step, which work on as many volumes at a time.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    bold_ref, n_dummy, motion_xfms, fieldmap, bold_mask, boldref2anat_xfm
+        As `init_bold_fit_wf` gives them.
+    anat2std_xfm, t1w_preproc
+        As the anatomical workflow gives them, for the spaces that need them.
+
+    **Outputs**
+
+    bold
+        Series in the space of the BOLD.
+    bold_<space>, boldref_<space>, mask_<space>
+        Series, its mean and the brain mask in each space.
+    t2star
+        T2* in s, with several echoes.
+    """
+    native = BoldSpace("bold")
+    outputs = ["t2star", "bold"]
+    outputs += [f"{what}_{s.node}" for s in spaces for what in ("bold", "boldref", "mask")]
+    workflow = Workflow(name=name)
+    workflow.__desc__ = _describe(run, spaces, readout)
+    inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=outputs), name="outputnode")
+    workflow.add_nodes([inputnode, outputnode])
+    if run.echo_times:
+        _add_t2star(workflow, run, omp_nthreads)
+    for space in dict.fromkeys([native, *spaces]):
+        node = _resample_node(run, space, slice_time_ref, t1w_volume_mm3, omp_nthreads)
+        workflow.connect([
+            (inputnode, node, [("motion_xfms", "motion_xfms"), ("n_dummy", "n_dummy")]),
+        ])  # fmt: skip
+        if readout is not None:
+            node.inputs.phase_encoding = readout.phase_encoding
+            node.inputs.readout_time = readout.readout_time
+            node.inputs.jacobian = readout.jacobian
+            workflow.connect(inputnode, "fieldmap", node, "fieldmap")
+        if run.echo_times:
+            workflow.connect(workflow.get_node("fit_t2star"), "t2star", node, "t2star")
+        if space.is_native:
+            workflow.connect([
+                (inputnode, node, [("bold_ref", "reference")]),
+                (node, outputnode, [("out_file", "bold")]),
+            ])  # fmt: skip
+        else:
+            _add_target(workflow, run, space, node)
+        if space in spaces:
+            workflow.connect([
+                (node, outputnode, [
+                    ("out_file", f"bold_{space.node}"), ("out_ref", f"boldref_{space.node}"),
+                ]),
+            ])  # fmt: skip
+    return workflow
+
+
+def _resample_node(
+    run: BoldRun,
+    space: BoldSpace,
+    slice_time_ref: float,
+    t1w_volume_mm3: float,
+    omp_nthreads: int,
+) -> pe.Node:
+    """Make the node that resamples the series into one space, as far as nothing is computed."""
+    resample = ResampleSeries(
+        in_file=[str(echo.path) for echo in run.echoes],
+        tr=run.tr,
+        slice_axis=run.slice_axis,
+        slice_time_ref=slice_time_ref,
+        n_procs=omp_nthreads,
+    )
+    if run.slice_times:
+        resample.inputs.slice_timing = list(run.slice_times)
+    if run.echo_times:
+        resample.inputs.echo_times = list(run.echo_times)
+    return pe.Node(
+        resample,
+        name=f"resample_{space.node}",
+        mem_gb=resample_gb(
+            run,
+            target_voxels(run, space, t1w_volume_mm3),
+            omp_nthreads,
+            with_field=space.resolution is not None,
+        ),
+        n_procs=omp_nthreads,
+    )
+
+
+def _add_target(workflow: Workflow, run: BoldRun, space: BoldSpace, resample: pe.Node) -> None:
+    """Add the grid of a space, the way there, and the mask on it."""
+    inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
+    make_grid = pe.Node(MakeTargetGrid(), name=f"make_grid_{space.node}", mem_gb=GRID_GB)
+    fields = ["boldref2anat_xfm"]
+    if space.resolution is None:
+        workflow.connect(inputnode, "t1w_preproc", make_grid, "t1w_preproc")
+    else:
+        make_grid.inputs.resolution = space.resolution
+        fields.append("anat2std_xfm")
+    chain = pe.Node(Merge(len(fields)), name=f"chain_{space.node}", run_without_submitting=True)
+    carry_mask = pe.Node(CarryMask(), name=f"carry_mask_{space.node}", mem_gb=GRID_GB)
+    workflow.connect([
+        (inputnode, make_grid, [("bold_ref", "bold_ref")]),
+        (inputnode, chain, [(field, f"in{i}") for i, field in enumerate(fields, start=1)]),
+        (inputnode, carry_mask, [("bold_mask", "in_file")]),
+        *((node, target, [(field, name)])
+          for target in (resample, carry_mask)
+          for node, field, name in (
+              (make_grid, "reference", "reference"), (chain, "out", "transforms"))),
+        (carry_mask, outputnode, [("out_mask", f"mask_{space.node}")]),
+    ])  # fmt: skip
+
+
+def _add_t2star(workflow: Workflow, run: BoldRun, omp_nthreads: int) -> None:
+    """Add the fit of T2* to the echoes."""
+    fit_t2star = pe.Node(
+        FitT2Star(
+            in_file=[str(echo.path) for echo in run.echoes], echo_times=list(run.echo_times)
+        ),
+        name="fit_t2star",
+        mem_gb=memory_gb(T2STAR_BYTES, volume_voxels(run.shape)),
+    )
+    workflow.connect([
+        (workflow.get_node("inputnode"), fit_t2star, [
+            ("motion_xfms", "motion_xfms"), ("n_dummy", "n_dummy"),
+        ]),
+        (fit_t2star, workflow.get_node("outputnode"), [("t2star", "t2star")]),
+    ])  # fmt: skip
+
+
+def _describe(run: BoldRun, spaces: Sequence[BoldSpace], readout: Readout | None) -> str:
+    """Say for the methods paragraph what is applied, and that it is applied once."""
+    parts = ["head motion"]
+    if readout is not None:
+        parts.append("susceptibility distortion")
+    if any(not space.is_native for space in spaces):
+        parts.append("the way into each output space")
+    text = ""
+    if run.slice_times:
+        text = (
+            "Slices were shifted to one moment of the repetition time by a windowed sinc "
+            "[@sladky2011]. "
+        )
+    if run.echo_times:
+        text += (
+            f"The {len(run.echoes)} echoes were combined with weights from a fit of T2* "
+            "[@posse1999]. "
+        )
+    joined = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return (
+        f"{text}The series was resampled with {joined} applied in one interpolation, by cubic "
+        "B-splines [@unser1999]. "
+    )
