@@ -203,7 +203,7 @@ def _average(
 class _FindReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
     dummy_scans = traits.Range(low=0, value=0, desc="volumes before steady state, if known")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, desc="volumes at a time")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
 class _FindReferenceOutputSpec(TraitedSpec):

@@ -241,7 +241,7 @@ class _EstimateMotionInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
     ref_file = File(exists=True, mandatory=True, desc="reference on the grid of the series")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, desc="volumes at a time")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
 class _EstimateMotionOutputSpec(TraitedSpec):

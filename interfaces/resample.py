@@ -467,7 +467,7 @@ class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):
     echo_times = traits.List(traits.Float, desc="s, for several echoes")
     t2star = File(exists=True, desc="s, on the grid of the series, for several echoes")
     jacobian = traits.Bool(True, usedefault=True, desc="correct intensities for the distortion")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, desc="volumes at a time")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
 class _ResampleSeriesOutputSpec(TraitedSpec):

@@ -68,7 +68,7 @@ class _FitT2StarInputSpec(BaseInterfaceInputSpec):
     echo_times = traits.List(traits.Float, mandatory=True, desc="s, as in_file")
     motion_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, desc="volumes at a time")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
 class _FitT2StarOutputSpec(TraitedSpec):
