@@ -1,0 +1,211 @@
+"""The functional workflow of a run: it builds for each kind of run, and names its files."""
+
+from pathlib import Path
+
+import nibabel as nb
+import numpy as np
+import pytest
+from nipype.pipeline.engine.utils import generate_expanded_graph
+
+from neuroferry.bids.bold import BoldRun
+from neuroferry.bids.model import Run
+from neuroferry.workflows.func.apply import Readout, init_bold_apply_wf
+from neuroferry.workflows.func.fit import init_bold_fit_wf
+from neuroferry.workflows.func.memory import resample_gb, target_voxels
+from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
+from neuroferry.workflows.func.spaces import BoldSpace, bold_spaces
+
+SPACE = "MNI152NLin2009aSym"
+SPACES = bold_spaces([f"{SPACE}:res-3", "T1w", "bold"])
+TIMES = tuple(i % 2 * 0.5 for i in range(10))
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes a run with some echoes; the images are there, but hold nothing."""
+
+    def make(n_echoes=1, *, slice_times=(), shape=(20, 22, 10), n_volumes=6):
+        echoes = []
+        for number in range(1, n_echoes + 1):
+            entities = {"subject": "01", "session": "a", "task": "rest", "run": "2"}
+            name = "sub-01_ses-a_task-rest_run-2"
+            if n_echoes > 1:
+                entities["echo"], name = str(number), f"{name}_echo-{number}"
+            path = tmp_path / "bids" / f"{name}_bold.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            image = nb.Nifti1Image(np.zeros((*shape, n_volumes), np.int16), np.diag([3, 3, 4, 1]))
+            image.to_filename(path)
+            echoes.append(Run(path, entities, "bold", "func", {"TaskName": "at rest"}))
+        times = tuple(0.01 * n for n in range(1, n_echoes + 1)) if n_echoes > 1 else ()
+        return BoldRun(
+            tuple(echoes), shape, (3.0, 3.0, 4.0), n_volumes, 2.0, slice_times, 2, times
+        )
+
+    return make
+
+
+def nodes(workflow, tmp_path):
+    workflow.base_dir = str(tmp_path / "work")
+    graph = generate_expanded_graph(workflow._create_flat_graph())
+    return {node.name: node for node in graph.nodes()}
+
+
+def test_spaces():
+    assert [space.entities for space in SPACES] == [
+        {"space": SPACE, "resolution": "3"},
+        {"space": "T1w"},
+        {},
+    ]
+    assert bold_spaces([SPACE, f"{SPACE}:res-2", "func", "anat"]) == (
+        BoldSpace(SPACE, 2),
+        BoldSpace("bold"),
+        BoldSpace("T1w"),
+    )
+    assert bold_spaces([SPACE, "T1w"], with_anat=False) == (BoldSpace("bold"),)
+
+
+def test_what_is_estimated(make_run, tmp_path):
+    found = nodes(init_bold_fit_wf(run=make_run()), tmp_path)
+    assert set(found) == {
+        *("find_reference", "estimate_motion", "select_wm", "register_bold", "mask_bold")
+    }
+    alone = nodes(init_bold_fit_wf(run=make_run(), with_anat=False, dummy_scans=3), tmp_path)
+    assert set(alone) == {"find_reference", "estimate_motion", "mask_bold"}
+    assert alone["find_reference"].inputs.dummy_scans == 3
+
+
+def test_motion_is_estimated_on_the_shortest_echo(make_run, tmp_path):
+    run = make_run(3)
+    found = nodes(init_bold_fit_wf(run=run), tmp_path)
+    for name in ("find_reference", "estimate_motion"):
+        assert found[name].inputs.in_file == str(run.echoes[0].path)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (("bold_ref",), set()),  # the start of the run is looked at in any case
+        (("motion_xfms", "motion_tsv"), {"estimate_motion"}),
+        (("motion_xfms",), set()),
+        (("boldref2anat_xfm", "anat2boldref_xfm"), {"register_bold"}),
+        (("bold_mask",), {"mask_bold"}),
+    ],
+)
+def test_precomputed_parts_replace_their_step(make_run, tmp_path, given, missing):
+    files = {}
+    for name in given:
+        files[name] = str(tmp_path / name)
+        Path(files[name]).touch()
+    everything = set(nodes(init_bold_fit_wf(run=make_run()), tmp_path))
+    found = nodes(init_bold_fit_wf(run=make_run(), precomputed=files), tmp_path)
+    assert everything - set(found) == missing
+    if given == ("bold_ref",):
+        assert found["estimate_motion"].inputs.ref_file == files["bold_ref"]
+        assert found["register_bold"].inputs.bold_ref == files["bold_ref"]
+    if "boldref2anat_xfm" in given:
+        assert found["mask_bold"].inputs.anat2boldref_xfm == files["anat2boldref_xfm"]
+
+
+def test_each_space_is_resampled_once(make_run, tmp_path):
+    run = make_run(slice_times=TIMES)
+    readout = Readout("j-", 0.03, jacobian=False)
+    found = nodes(
+        init_bold_apply_wf(run=run, spaces=SPACES, readout=readout, slice_time_ref=0.25), tmp_path
+    )
+    resample = [node for name, node in found.items() if name.startswith("resample_")]
+    assert len(resample) == 3
+    for node in resample:
+        assert node.inputs.slice_timing == list(TIMES)
+        assert (node.inputs.slice_time_ref, node.inputs.tr) == (0.25, 2.0)
+        assert (node.inputs.phase_encoding, node.inputs.readout_time) == ("j-", 0.03)
+        assert node.inputs.jacobian is False
+    assert {name for name in found if name.startswith("carry_mask")} == {
+        "carry_mask_t1w",
+        "carry_mask_mni152nlin2009asym_res_3",
+    }
+
+
+def test_the_native_series_is_made_for_the_confounds_alone(make_run, tmp_path):
+    found = nodes(init_bold_apply_wf(run=make_run(), spaces=[BoldSpace("T1w")]), tmp_path)
+    assert {"resample_bold", "resample_t1w"} <= set(found)
+
+
+def test_echoes_are_combined(make_run, tmp_path):
+    run = make_run(3)
+    found = nodes(init_bold_apply_wf(run=run, spaces=SPACES), tmp_path)
+    assert found["fit_t2star"].inputs.echo_times == [0.01, 0.02, 0.03]
+    assert found["resample_t1w"].inputs.in_file == [str(echo.path) for echo in run.echoes]
+    assert "fit_t2star" not in nodes(init_bold_apply_wf(run=make_run(), spaces=SPACES), tmp_path)
+
+
+def sinks(run, tmp_path, **options):
+    workflow = init_bold_derivatives_wf(
+        out_dir=tmp_path / "out", bids_dir=tmp_path / "bids", run=run, **options
+    )
+    found = {}
+    for name in workflow.list_node_names():
+        if name.startswith("write_"):
+            interface = workflow.get_node(name).interface
+            (path,) = interface.output_paths()
+            found[str(path.relative_to(tmp_path / "out"))] = interface
+    return found
+
+
+def test_names_and_sidecars(make_run, tmp_path):
+    found = sinks(
+        make_run(slice_times=TIMES), tmp_path, spaces=SPACES, fieldmap_id="gre", slice_time_ref=0.5
+    )
+    stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"
+    std = f"space-{SPACE}_res-3_"
+    assert set(found) == {
+        *(f"{stem}{space}boldref.nii.gz" for space in (std, "space-T1w_", "")),
+        *(f"{stem}{space}desc-preproc_bold.nii.gz" for space in (std, "space-T1w_", "")),
+        *(f"{stem}{space}desc-brain_mask.nii.gz" for space in (std, "space-T1w_", "")),
+        f"{stem}desc-hmc_boldref.nii.gz",
+        f"{stem}desc-coreg_boldref.nii.gz",
+        f"{stem}desc-confounds_timeseries.tsv",
+        f"{stem}from-orig_to-boldref_mode-image_desc-hmc_xfm.txt",
+        f"{stem}from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt",
+        f"{stem}from-T1w_to-boldref_mode-image_desc-coreg_xfm.txt",
+        f"{stem}from-gre_to-boldref_mode-image_xfm.txt",
+        "sub-01/ses-a/fmap/sub-01_ses-a_task-rest_run-2_desc-preproc_fieldmap.nii.gz",
+    }
+    about = found[f"{stem}{std}desc-preproc_bold.nii.gz"].inputs.metadata
+    assert about["RepetitionTime"] == 2.0
+    assert (about["SliceTimingCorrected"], about["StartTime"]) == (True, 0.25)
+    assert (about["TaskName"], about["SkullStripped"]) == ("at rest", False)
+    assert about["SpatialReference"] == SPACE
+    assert about["Resolution"] == "3 mm isotropic"
+    assert about["Sources"][0] == "bids:raw:sub-01_ses-a_task-rest_run-2_bold.nii.gz"
+    assert f"bids::{stem}from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt" in about["Sources"]
+    fields = found[
+        "sub-01/ses-a/fmap/sub-01_ses-a_task-rest_run-2_desc-preproc_fieldmap.nii.gz"
+    ].inputs.metadata
+    assert fields["Units"] == "Hz"
+
+
+def test_a_run_alone_in_its_own_space(make_run, tmp_path):
+    found = sinks(make_run(2), tmp_path, spaces=[BoldSpace("bold")], with_anat=False)
+    stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"
+    assert f"{stem}T2starmap.nii.gz" in found
+    assert not any("T1w" in name or "fmap" in name for name in found)
+    about = found[f"{stem}desc-preproc_bold.nii.gz"].inputs.metadata
+    assert about["SliceTimingCorrected"] is False
+    assert "StartTime" not in about
+    assert len([uri for uri in about["Sources"] if uri.startswith("bids:raw:")]) == 2
+
+
+def test_memory_grows_with_a_volume_and_not_with_their_number(make_run):
+    short, long = make_run(), make_run(n_volumes=8)
+    large = make_run(shape=(40, 44, 20))
+    std = BoldSpace(SPACE, 2)
+    for space in (std, BoldSpace("T1w"), BoldSpace("bold")):
+        sizes = [target_voxels(run, space, 2e7) for run in (short, long)]
+        assert sizes[0] == sizes[1]
+    assert target_voxels(short, BoldSpace("T1w"), 3.6e7) == pytest.approx(1e6)
+
+    def need(run, n_threads=1):
+        return resample_gb(run, 1e6, n_threads, with_field=True)
+
+    assert need(short) == need(long) < need(large)
+    assert need(large) < need(large, 4)
