@@ -24,6 +24,7 @@ WORKFLOWS = ("anat", "qc")
 DEFAULT_WORKFLOWS = ("anat", "qc")
 IGNORABLE = ("fieldmaps", "slicetiming", "fmap-jacobian")
 PACKINGS = ("node", "chain", "subject")
+FINISHED_WORK = ("keep", "pack", "remove")
 PLUGINS = ("MultiProc", "Linear", "Dask", "SLURMGraph", "auto")
 
 
@@ -118,8 +119,9 @@ class ExecutionConfig:
         Memory with its unit, such as ``8GB``; by default 90% of what may be used.
     stop_on_first_crash : bool
         Start nothing more once a step has failed.
-    clean_workdir : bool
-        Remove the intermediate results of the participants that came out without error.
+    finished_work : str
+        What becomes of a participant's intermediate results when the last step is done:
+        ``keep``; ``pack`` into one file; ``remove``. Those of failed participants stay.
     write_graph : bool
         Draw the graph into the log folder.
     reports_only : bool
@@ -141,7 +143,7 @@ class ExecutionConfig:
     omp_nthreads: int | None = None
     mem: str | None = None
     stop_on_first_crash: bool = False
-    clean_workdir: bool = False
+    finished_work: str = "keep"
     write_graph: bool = False
     reports_only: bool = False
     dry_run: bool = False
@@ -386,6 +388,11 @@ def _check(config: Config) -> None:
         raise UsageError(
             f"'{config.execution.plugin}' is no plugin of neuroferry. "
             f"Choose among: {', '.join(PLUGINS)}."
+        )
+    if config.execution.finished_work not in FINISHED_WORK:
+        raise UsageError(
+            f"'{config.execution.finished_work}' is nothing that can be done with finished work. "
+            f"Choose among: {', '.join(FINISHED_WORK)}."
         )
     for name in ("nprocs", "omp_nthreads"):
         number = getattr(config.execution, name)

@@ -8,6 +8,7 @@ import tempfile
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from neuroferry.cli.progress import duration, short_name
 from neuroferry.engine.estimate import Estimator, read_killed, read_table
 from neuroferry.engine.flat import flatten
-from neuroferry.engine.plan import DiskNeed, Plan, PlannedStep, PlanPlugin, disk_need
+from neuroferry.engine.plan import (
+    DiskNeed,
+    Plan,
+    PlannedStep,
+    PlanPlugin,
+    disk_need,
+    finished_step,
+)
 from neuroferry.engine.record import StepSummary, read_history
 from neuroferry.errors import ExitCode
 
@@ -71,14 +79,15 @@ def dry_run(config: Config, subjects: list[Subject], resources: Resources, comma
 
 def plan_run(config: Config, subjects: list[Subject], resources: Resources) -> Plan:
     """Make the plan of a run."""
-    from dataclasses import replace
-
     from neuroferry.cli.graph import build_graph, configure_nipype
+    from neuroferry.cli.tidy import take_up
 
+    finished = take_up(config, subjects)
+    left = [subject for subject in subjects if subject.label not in finished]
     history = read_history(config.output_dir)
     with tempfile.TemporaryDirectory() as folder:
         configure_nipype(config, Path(folder))
-        workflow = build_graph(config, subjects, resources.n_procs)
+        workflow = build_graph(config, left, resources.n_procs)
         plugin = PlanPlugin(
             {
                 "n_procs": resources.n_procs,
@@ -87,7 +96,9 @@ def plan_run(config: Config, subjects: list[Subject], resources: Resources) -> P
             }
         )
         plugin.run(flatten(workflow), config={})
-    return replace(plugin.plan, disks=_disks(config, plugin.plan, history))
+    plan = plugin.plan
+    done = (finished_step(step, label) for label, steps in finished.items() for step in steps)
+    return replace(plan, steps=(*plan.steps, *done), disks=_disks(config, plan, history))
 
 
 def describe(plan: Plan, n_subjects: int, cluster: str) -> str:

@@ -1,8 +1,7 @@
-"""What comes after the last step: reports, the overview, and room on the disk."""
+"""What comes after the last step: reports and the overview."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,10 +12,8 @@ from neuroferry.errors import ExitCode, InputError
 
 
 def finish(config: Config, folder: Path) -> None:
-    """Do what comes after a run's last step: its reports, and room on the disk."""
+    """Do what comes after a run's last step: write its reports."""
     _write_reports(config, folder, read_run(folder).subjects)
-    if config.execution.clean_workdir:
-        _clean(config, folder)
 
 
 def _write_reports(config: Config, run_dir: Path, labels: Iterable[str]) -> None:
@@ -26,17 +23,6 @@ def _write_reports(config: Config, run_dir: Path, labels: Iterable[str]) -> None
         page = write_subject_report(config.output_dir, run_dir, label)
         _say(f"Report: {page}")
     _say(f"Overview: {write_group_report(config.output_dir, run_dir)}")
-
-
-def _clean(config: Config, folder: Path) -> None:
-    """Remove the work folders of the participants none of whose steps failed."""
-    summary = read_run(folder)
-    failed = {step.subject for step in summary.steps if step.state in ("failed", "skipped")}
-    for label in summary.subjects:
-        if label not in failed:
-            shutil.rmtree(
-                config.work_dir / "neuroferry_wf" / f"sub_{label}_wf", ignore_errors=True
-            )
 
 
 def write_reports_anew(config: Config) -> int:

@@ -30,15 +30,22 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code.
     """
     from neuroferry.cli.environment import prepare_environment
+    from neuroferry.cli.tidy import put_away_if_complete
     from neuroferry.engine.job import run_pack
     from neuroferry.engine.resources import available_resources
 
     prepare_environment(available_resources(os.environ).n_procs)
     run_dir = arguments.run.absolute()
 
+    payloads: list[bytes] = []
+
     def rebuild(payload: bytes) -> Any:
         from neuroferry.cli.submit import flat_graph
 
+        payloads.append(payload)
         return flat_graph(run_dir, pickle.loads(payload))
 
-    return run_pack(run_dir, arguments.round, arguments.pack, arguments.task, rebuild)
+    code = run_pack(run_dir, arguments.round, arguments.pack, arguments.task, rebuild)
+    if code == 0 and payloads:
+        put_away_if_complete(run_dir, pickle.loads(payloads[0]))
+    return code

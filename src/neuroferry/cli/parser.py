@@ -234,9 +234,17 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         "--stop-on-first-crash", action="store_true", help="start nothing more after a failure"
     )
     group.add_argument(
+        "--finished-work",
+        metavar="WAY",
+        help="intermediate results of a participant whose last step is done: keep (the default),"
+        " pack into one file, or remove; what failed stays",
+    )
+    group.add_argument(
         "--clean-workdir",
-        action="store_true",
-        help="remove the intermediate results of participants that came out well",
+        dest="finished_work",
+        action="store_const",
+        const="remove",
+        help="the same as --finished-work remove",
     )
     group.add_argument(
         "--write-graph", action="store_true", help="draw the graph into the log folder"

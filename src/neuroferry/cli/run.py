@@ -24,6 +24,7 @@ from neuroferry.cli.graph import build_run
 from neuroferry.cli.inputs import check_folders, check_input, find_subjects
 from neuroferry.cli.progress import Progress, duration
 from neuroferry.cli.selection import usable_subjects
+from neuroferry.cli.tidy import record_finished, take_up, tidying
 from neuroferry.config import Config, write_config
 from neuroferry.engine.record import RunRecord, list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
@@ -197,17 +198,21 @@ def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> in
         from neuroferry.cli.submit import plan_jobs
 
         return plan_jobs(job, usable, subjects, problems)
+    finished = {} if unusable_dataset else take_up(job.config, usable)
+    to_run = [] if unusable_dataset else [s for s in usable if s.label not in finished]
     graph = None
-    if usable and not unusable_dataset:
-        graph = build_run(job.config, job.folder, usable, job.resources.n_procs)
-    n_steps = 0 if graph is None else len(graph)
+    if to_run:
+        graph = build_run(job.config, job.folder, to_run, job.resources.n_procs)
+    n_steps = sum(map(len, finished.values())) + (0 if graph is None else len(graph))
     history = read_history(job.config.output_dir)
     with Progress(n_steps, job.resources.n_procs, history) as progress:
         job.record.listeners.append(progress)
         record_start(job, subjects, problems, n_steps)
+        record_finished(job.record, job.folder, finished, history)
         code = int(ExitCode.OK)
         if graph is not None:
-            code = _execute(job, graph, progress, history)
+            with tidying(job.config, job.record, to_run, graph):
+                code = _execute(job, graph, progress, history)
     if unusable_dataset:
         code = int(ExitCode.INVALID_BIDS)
     elif broken:

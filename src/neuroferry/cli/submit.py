@@ -15,6 +15,7 @@ from neuroferry.cli.dry_run import make_estimator
 from neuroferry.cli.ending import finish
 from neuroferry.cli.graph import build_graph, configure_nipype, write_methods
 from neuroferry.cli.run import Run, record_start
+from neuroferry.cli.tidy import record_finished, take_up
 from neuroferry.config import make_config, read_toml
 from neuroferry.engine.flat import flatten
 from neuroferry.engine.record import read_history
@@ -55,21 +56,26 @@ def plan_jobs(
     """
     config = job.config
     configure_nipype(config, job.folder)
+    history = read_history(config.output_dir)
     plugin = SLURMGraphPlugin(
         {
             **dataclasses.asdict(config.slurm),
             "run_dir": job.folder,
             "record": job.record,
-            "history": read_history(config.output_dir),
+            "history": history,
             "estimator": make_estimator(config.output_dir),
             "source": "config",
         }
     )
+    finished = take_up(config, usable)
     for subject in usable:
+        if subject.label in finished:
+            continue
         workflow = build_graph(config, [subject], job.resources.n_procs)
         write_methods(job.folder, workflow, [subject])
         plugin.add(flatten(workflow), pickle.dumps(subject))
-    record_start(job, subjects, problems, plugin.n_steps)
+    record_start(job, subjects, problems, plugin.n_steps + sum(map(len, finished.values())))
+    record_finished(job.record, job.folder, finished, history)
     if plugin.write() is None:
         broken = any(problem.severity == "error" for problem in problems)
         code = int(ExitCode.STEP_FAILED if broken else ExitCode.OK)

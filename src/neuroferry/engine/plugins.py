@@ -312,6 +312,16 @@ class RecordingPlugin:
             self._callback(task.node, status)
 
 
+def all_done(graph: Any) -> bool:
+    """Tell whether every step of a flattened graph has its result, with the same inputs."""
+    import networkx as nx
+
+    try:
+        return all(RecordingPlugin._is_done(node) for node in nx.topological_sort(graph))
+    except Exception:
+        return False  # inputs that cannot be read: a step before them has not run
+
+
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 

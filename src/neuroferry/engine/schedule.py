@@ -9,6 +9,8 @@ from typing import Any
 
 import networkx as nx
 
+from neuroferry.engine.record import subject_of
+
 
 @dataclass
 class Task:
@@ -30,6 +32,12 @@ class Task:
         For a MapNode, whether its items are tasks already.
     alone : bool
         Whether it has to run with the whole budget, because memory ran out beside others.
+    rank : int
+        Place of its participant. Participants come one after the other, so that the first
+        results are there early and only a few have unfinished work on the disk; steps of the
+        next fill the processors that the ones before leave idle.
+    priority : float
+        Expected seconds from its start to the end of what depends on it.
     """
 
     node: Any
@@ -41,6 +49,7 @@ class Task:
     map_parent: int | None = None
     expanded: bool = False
     alone: bool = False
+    rank: int = 0
     priority: float = 0.0
 
 
@@ -52,7 +61,8 @@ class Schedule:
     graph : networkx.DiGraph
         Flattened and expanded Nipype graph.
     expected_seconds : mapping of str to float, optional
-        Known durations of steps; the step with the longest way to the end goes first.
+        Known durations of steps; of a participant's steps, the one with the longest way to the
+        end goes first.
     """
 
     def __init__(
@@ -68,9 +78,14 @@ class Schedule:
         for task in reversed(self.tasks):
             way = max((self.tasks[i].priority for i in task.leads_to), default=0.0)
             task.priority = way + self._expected.get(task.step, 1.0)
+        places: dict[str, int] = {}
+        for task in self.tasks:
+            subject = subject_of(task.step)
+            if subject is not None:
+                task.rank = places.setdefault(subject, len(places) + 1)
         self.open = set(range(len(self.tasks)))
         # kept sorted, the most urgent first: a graph may have thousands of ready steps
-        self._ready: list[tuple[float, int]] = []
+        self._ready: list[tuple[int, float, int]] = []
         for i, task in enumerate(self.tasks):
             if not task.waits_for:
                 self.give_back(i)
@@ -82,18 +97,22 @@ class Schedule:
 
     def ready(self) -> list[int]:
         """Tasks that may start now, the most urgent first."""
-        return [index for _, index in self._ready]
+        return [index for _, _, index in self._ready]
 
     def take(self, index: int) -> None:
         """Take a task out of the ready ones, because it starts."""
-        entry = (-self.tasks[index].priority, index)
+        entry = self._entry(index)
         place = bisect.bisect_left(self._ready, entry)
         if place < len(self._ready) and self._ready[place] == entry:
             del self._ready[place]
 
     def give_back(self, index: int) -> None:
         """Make a task ready, again or for the first time."""
-        bisect.insort(self._ready, (-self.tasks[index].priority, index))
+        bisect.insort(self._ready, self._entry(index))
+
+    def _entry(self, index: int) -> tuple[int, float, int]:
+        task = self.tasks[index]
+        return task.rank, -task.priority, index
 
     def done(self, index: int) -> None:
         """Mark a task as done, and free those that waited for it."""
@@ -137,6 +156,7 @@ class Schedule:
             task.step = f"{parent.step}.{node.name}"
             task.map_parent = index
             task.leads_to = {index}
+            task.rank = parent.rank
             task.priority = parent.priority
             self.tasks.append(task)
             number = len(self.tasks) - 1

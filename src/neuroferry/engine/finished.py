@@ -1,0 +1,342 @@
+"""Work folders of participants that are finished: verified, put away, brought back.
+
+The part of the work folder that belongs to a participant is put away as soon as the last of the
+participant's steps is done, so that files and bytes do not grow with the cohort. What is left is
+a receipt: what went in, what came out, which steps there were. As long as it holds, nothing of
+the participant runs again; when it does not, a packed part is unpacked and the run goes on from
+there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from neuroferry.engine.worker import die_with_parent
+from neuroferry.errors import NeuroferryError, ToolError
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a run has of one participant.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        The participant's part of the work folder.
+    outputs : pathlib.Path
+        Folder of the derivatives.
+    inputs : tuple of pathlib.Path
+        Files that the run reads.
+    key : str
+        Digest of everything else that the results depend on.
+    """
+
+    folder: Path
+    outputs: Path
+    inputs: tuple[Path, ...]
+    key: str
+
+    @property
+    def receipt(self) -> Path:
+        """Where the receipt lies."""
+        return self._beside("finished.json")
+
+    @property
+    def packed(self) -> Path:
+        """Where the part lies once it is packed."""
+        return self._beside("tar")
+
+    @property
+    def claimed(self) -> Path:
+        """Name of the folder while it is put away."""
+        return self._beside("putting-away")
+
+    def _beside(self, ending: str) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{ending}")
+
+
+def finished_steps(part: Part) -> tuple[str, ...] | None:
+    """Give the steps of a participant whose receipt holds, ``None`` where there is none.
+
+    It holds while settings and input files are the same and every derivative is there with the
+    size that it had. A file whose time has changed is the same when its SHA-256 is.
+    """
+    try:
+        receipt = json.loads(part.receipt.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if receipt["key"] != part.key or set(receipt["inputs"]) != {str(p) for p in part.inputs}:
+        return None
+    try:
+        for name, size in receipt["outputs"].items():
+            if (part.outputs / name).stat().st_size != size:
+                return None
+        for name, (size, time_ns, digest) in receipt["inputs"].items():
+            stat = Path(name).stat()
+            same = stat.st_size == size
+            if not same or (stat.st_mtime_ns != time_ns and sha256(Path(name)) != digest):
+                return None
+    except OSError:
+        return None
+    return tuple(receipt["steps"])
+
+
+def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:
+    """Verify a finished participant's derivatives; pack or remove the part of the work folder.
+
+    Parameters
+    ----------
+    part : Part
+        The participant's part.
+    how : str
+        ``pack``: into one file. ``remove``: nothing is left but the receipt.
+    steps : iterable of str
+        Full names of the participant's steps.
+
+    Returns
+    -------
+    bool
+        Whether it was this call that put it away; another process may have been faster.
+
+    Raises
+    ------
+    ToolError
+        When a derivative is broken; the work folder is then left as it was.
+    """
+    try:
+        part.folder.rename(part.claimed)
+    except FileNotFoundError:
+        return False
+    partial = part.packed.with_suffix(".tar.partial")
+    try:
+        receipt = {
+            "key": part.key,
+            "inputs": {str(path): _identify(path) for path in part.inputs},
+            "outputs": verify_outputs(part.outputs),
+            "steps": list(steps),
+        }
+        if how == "pack":
+            with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
+                tar.add(part.claimed, part.folder.name)
+            partial.rename(part.packed)
+        written = part.receipt.with_suffix(".partial")
+        written.write_text(json.dumps(receipt, indent=1), encoding="utf-8")
+        written.rename(part.receipt)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        part.packed.unlink(missing_ok=True)
+        part.claimed.rename(part.folder)
+        raise
+    shutil.rmtree(part.claimed)
+    return True
+
+
+def bring_back(part: Part) -> None:
+    """Make the work folder of a participant ready to go on from, whatever was left of it."""
+    if part.claimed.exists():
+        if part.receipt.exists():
+            shutil.rmtree(part.claimed)
+        else:  # the program was killed while it put the folder away
+            part.claimed.rename(part.folder)
+    if part.packed.exists() and not part.folder.exists():
+        unpacking = part.folder.with_name(f"{part.folder.name}.unpacking")
+        shutil.rmtree(unpacking, ignore_errors=True)
+        with tarfile.open(part.packed) as tar:
+            tar.extractall(unpacking, filter="fully_trusted")  # it is our own
+        (unpacking / part.folder.name).rename(part.folder)
+        unpacking.rmdir()
+    part.receipt.unlink(missing_ok=True)
+    part.packed.unlink(missing_ok=True)
+
+
+def verify_outputs(folder: Path) -> dict[str, int]:
+    """Read every derivative of a participant to its end.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        ``<output folder>/sub-<label>``.
+
+    Returns
+    -------
+    dict of str to int
+        Size in bytes of each file, by its name relative to the folder.
+
+    Raises
+    ------
+    ToolError
+        When a file is empty, cut short or damaged, or when there is none.
+    """
+    sizes = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        try:
+            _read_to_the_end(path)
+        except (OSError, EOFError, ValueError, zlib.error) as err:
+            raise ToolError(f"The derivative {path} is broken ({err}).") from err
+        sizes[str(path.relative_to(folder))] = path.stat().st_size
+    if not sizes:
+        raise ToolError(f"There is no derivative in {folder}.")
+    return sizes
+
+
+def _read_to_the_end(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(_CHUNK):
+                pass
+    elif path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+
+
+def _identify(path: Path) -> tuple[int, int, str]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class PutAway:
+    """Listens to a run's record, and puts each participant away who is finished.
+
+    One at a time, in a process beside the run. As a context manager it ends with the last of
+    them, or stops when the run was interrupted.
+
+    Parameters
+    ----------
+    how : str
+        See :func:`put_away`.
+    parts : mapping of str to Part
+        By participant label.
+    steps : mapping of str to sequence of str
+        Full names of each participant's steps.
+    complain : callable
+        Called with a label and a sentence when a participant could not be put away.
+    """
+
+    def __init__(
+        self,
+        how: str,
+        parts: Mapping[str, Part],
+        steps: Mapping[str, Iterable[str]],
+        complain: Callable[[str, str], None],
+    ) -> None:
+        self._how = how
+        self._parts = parts
+        self._steps = {label: tuple(names) for label, names in steps.items()}
+        self._left = {label: set(names) for label, names in self._steps.items()}
+        self._complain = complain
+        self._waiting: deque[str] = deque()
+        self._now: tuple[str, subprocess.Popen[str]] | None = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Take note of one event."""
+        label = event.get("subject")
+        if label not in self._left:
+            return
+        if event["event"] in ("step_failed", "step_skipped"):
+            del self._left[label]
+        elif event["event"] == "step_done":
+            self._left[label].discard(event["step"])
+            if not self._left[label]:
+                del self._left[label]
+                self._waiting.append(label)
+        self._go_on(wait=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            while self._now is not None or self._waiting:
+                self._go_on(wait=True)
+        elif self._now is not None:
+            self._now[1].terminate()
+            self._now[1].communicate()
+
+    def _go_on(self, *, wait: bool) -> None:
+        if self._now is not None:
+            label, process = self._now
+            if not wait and process.poll() is None:
+                return
+            said = process.communicate()[0].strip()
+            self._now = None
+            if process.returncode:
+                self._complain(label, said.splitlines()[-1] if said else "It was killed.")
+        if self._waiting:
+            label = self._waiting.popleft()
+            self._now = label, self._start(label)
+
+    def _start(self, label: str) -> subprocess.Popen[str]:
+        part = self._parts[label]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "neuroferry.engine.finished"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdin is not None
+        request = {
+            "folder": str(part.folder),
+            "outputs": str(part.outputs),
+            "inputs": [str(path) for path in part.inputs],
+            "key": part.key,
+            "how": self._how,
+            "steps": self._steps[label],
+        }
+        json.dump(request, process.stdin)
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+
+def main() -> int:
+    """Put away what the standard input names."""
+    die_with_parent()
+    os.nice(10)
+    request = json.load(sys.stdin)
+    part = Part(
+        Path(request["folder"]),
+        Path(request["outputs"]),
+        tuple(Path(name) for name in request["inputs"]),
+        request["key"],
+    )
+    try:
+        put_away(part, request["how"], request["steps"])
+    except (NeuroferryError, OSError) as err:
+        print(err)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Work folders do not grow with the cohort, and nothing that is finished runs again."""
+
+import subprocess
+import sys
+
+import pytest
+
+from neuroferry.engine.record import list_runs, read_run
+
+pytestmark = pytest.mark.slow
+
+
+def neuroferry(*arguments):
+    command = [sys.executable, "-m", "neuroferry", *map(str, arguments), "--sloppy"]
+    done = subprocess.run(
+        [*command, "--skip-bids-validation"], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_packed_found_again_and_brought_back(phantom_bids, tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    words = (phantom_bids, out, "participant", "-w", work)
+
+    neuroferry(*words, "--finished-work", "pack")
+    parts = sorted(path.name for path in (work / "neuroferry_wf").iterdir())
+    assert parts == [
+        f"sub_{label}_wf.{ending}" for label in ("01", "02") for ending in ("finished.json", "tar")
+    ]
+    first = read_run(list_runs(out)[-1])
+
+    planned = neuroferry(*words, "--dry-run")
+    assert f"0 to do, {first.n_steps} done already" in planned.stdout
+
+    lost = out / "sub-01" / "anat" / "sub-01_desc-preproc_T1w.nii.gz"
+    content = lost.read_bytes()
+    lost.unlink()
+    neuroferry(*words, "--clean-workdir")
+    second = read_run(list_runs(out)[-1])
+    assert lost.read_bytes() == content
+    ran = [step for step in second.steps if step.state == "done"]
+    assert {step.subject for step in ran} == {"01"}
+    assert 0 < len(ran) < 5
+    assert second.n_steps == first.n_steps == len(second.steps)
+    assert all(step.seconds is not None for step in second.steps)
+    parts = sorted(path.name for path in (work / "neuroferry_wf").iterdir())
+    assert parts == ["sub_01_wf.finished.json", "sub_02_wf.finished.json", "sub_02_wf.tar"]
+    for label in ("01", "02"):
+        assert (list_runs(out)[-1] / f"methods_sub-{label}.md").exists()
+        assert (out / f"sub-{label}.html").exists()
