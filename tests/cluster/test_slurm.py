@@ -405,3 +405,31 @@ def test_what_does_not_fit_into_the_queue_follows(studies, tmp_path):
     assert study.wait().exit_code == 0
     assert len(study.states()) == 4 * 4 + 1
     assert (study.script.parent / "resubmit-1.sh").exists()
+
+
+@pytest.fixture
+def accounting(slurm):
+    """The same cluster, started anew with slurmdbd, whose controller forgets jobs at once."""
+    up = subprocess.run(
+        [CLUSTER, "up", "--accounting"], capture_output=True, text=True, check=False
+    )
+    if up.returncode == UNAVAILABLE:
+        pytest.skip(up.stderr.strip().splitlines()[-1])
+    assert up.returncode == 0, up.stderr
+    yield
+    subprocess.run([CLUSTER, "down"], check=True)
+
+
+def test_where_there_is_accounting_sacct_is_asked(accounting, tmp_path):
+    study = Study(tmp_path, "hungry").plan('packing="node"')
+    assert study.submit().returncode == 0
+    assert study.wait().exit_code == 0
+    (warning,) = study.record.problems
+    assert "middle ran out of memory with 802 MiB" in warning["message"]
+    first, middle, last = (call[1] for call in study.arrays()[:3])
+    states = (study.script.parent / "states-0.txt").read_text().splitlines()
+    assert f"{first}_1|COMPLETED" in states
+    assert f"{middle}_1|OUT_OF_MEMORY" in states
+    assert any(
+        line.startswith((f"{last}_1|CANCELLED", f"{last}_[1]|CANCELLED")) for line in states
+    )
