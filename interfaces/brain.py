@@ -47,13 +47,12 @@ from neuroferry.interfaces.locate import (
     Location,
     locate_brain,
 )
-from neuroferry.interfaces.register import SynSettings, syn
+from neuroferry.interfaces.register import SLOPPY_SYN, SynSettings, syn
 from neuroferry.interfaces.transforms import Transform, apply_transforms, write_itk_affine
 from neuroferry.templates import Template, load_template
 
 WORK_ZOOM, SLOPPY_ZOOM = 2.0, 3.0
-BRAIN_SYN = SynSettings(resolution=2, radius=2, iterations=(40, 20, 4))
-SLOPPY_BRAIN_SYN = SynSettings(resolution=3, radius=2, iterations=(15, 8))
+BRAIN_SYN = SynSettings(resolution=2, iterations=(40, 20, 4), smoothing=2.0, step=0.25)
 REACH_MM = 6.0  # tissue farther outside the placed brain is not brain
 NECK_MM = 2.1  # tissue joined to the brain by less than twice this is not brain
 WIDEN_MM = 0.5  # the template's mask runs along the cortex; room for the pia
@@ -227,7 +226,7 @@ def brain_level_set(
     """
     from scipy import ndimage
 
-    settings = SLOPPY_BRAIN_SYN if sloppy else BRAIN_SYN
+    settings = SLOPPY_SYN if sloppy else BRAIN_SYN
     template = load_template(settings.resolution)
     zooms = np.full(3, float(settings.resolution))
     distance = signed_distance(template.brain_mask, zooms)

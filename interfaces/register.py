@@ -55,6 +55,8 @@ from neuroferry.interfaces.transforms import (
 )
 from neuroferry.templates import Template, load_template
 
+AROUND_MM = 10.0  # room for displacements around the fixed image's brain
+
 
 @dataclass(frozen=True)
 class SynSettings:
@@ -68,14 +70,20 @@ class SynSettings:
         Radius of the cross-correlation window, voxels.
     iterations : tuple of int
         Iterations at each level, coarsest first; each level halves the voxel size.
+    smoothing : float
+        Standard deviation of the Gaussian that smooths each update, voxels.
+    step : float
+        How far an update moves a point at most, voxels.
     """
 
     resolution: int = 1
-    radius: int = 3
-    iterations: tuple[int, ...] = (60, 40, 15, 4)
+    radius: int = 2
+    iterations: tuple[int, ...] = (100, 60, 40, 6)
+    smoothing: float = 1.5
+    step: float = 0.4
 
 
-SLOPPY_SYN = SynSettings(resolution=3, radius=2, iterations=(15, 8))
+SLOPPY_SYN = SynSettings(resolution=3, iterations=(15, 8), smoothing=2.0, step=0.25)
 
 
 @dataclass(frozen=True)
@@ -112,10 +120,13 @@ def syn(
 ) -> tuple[DisplacementField, DisplacementField]:
     """Register with DIPY's symmetric diffeomorphic registration, local cross-correlation.
 
+    Runs in a box around what the fixed image shows, the air around which takes half the time
+    of a whole grid; displacements are zero outside it.
+
     Parameters
     ----------
     static : ndarray of float32, shape (I, J, K)
-        Fixed image; both displacements live on its grid.
+        Fixed image, zero outside the brain; both displacements live on its grid.
     static_affine : ndarray of float64, shape (4, 4)
         Its affine.
     moving : Volume
@@ -134,23 +145,23 @@ def syn(
     from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
     from dipy.align.metrics import CCMetric
 
-    shape = (static.shape[0], static.shape[1], static.shape[2])
-    pulled = _through(moving, prealign, shape, static_affine)
-    metric = CCMetric(3, sigma_diff=2.0, radius=settings.radius)
-    engine = SymmetricDiffeomorphicRegistration(metric, level_iters=list(settings.iterations))
-    engine.verbosity = 0
-    mapping = engine.optimize(
-        np.ascontiguousarray(static, dtype=np.float32),
-        pulled,
-        static_grid2world=static_affine,
-        moving_grid2world=static_affine,
+    box, affine = crop_to(static > 0, static_affine, AROUND_MM)
+    inside = np.ascontiguousarray(static[box], dtype=np.float32)
+    pulled = _through(moving, prealign, inside.shape, affine)
+    metric = CCMetric(3, sigma_diff=settings.smoothing, radius=settings.radius)
+    engine = SymmetricDiffeomorphicRegistration(
+        metric, level_iters=list(settings.iterations), step_length=settings.step
     )
+    engine.verbosity = 0
+    mapping = engine.optimize(inside, pulled, static_grid2world=affine, moving_grid2world=affine)
     # DIPY returns the inverse of a map from moving to static, its fields named accordingly.
     fields = (mapping.backward, mapping.forward)
     if not mapping.is_inverse:
         fields = fields[::-1]
-    forward, backward = (np.asarray(field, dtype=np.float32) for field in fields)
-    return DisplacementField(forward, static_affine), DisplacementField(backward, static_affine)
+    whole = np.zeros((2, *static.shape, 3), dtype=np.float32)
+    for number, field in enumerate(fields):
+        whole[number][box] = field
+    return DisplacementField(whole[0], static_affine), DisplacementField(whole[1], static_affine)
 
 
 def _through(

@@ -8,7 +8,7 @@ from neuroferry.interfaces.transforms import DisplacementField, apply_transforms
 from neuroferry.phantom.score import dice
 from neuroferry.templates import load_template
 
-SETTINGS = SynSettings(resolution=4, radius=2, iterations=(20, 20))
+SETTINGS = SynSettings(resolution=4, iterations=(20, 20), smoothing=2.0, step=0.25)
 
 
 @pytest.fixture(scope="module")
