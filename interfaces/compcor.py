@@ -168,7 +168,7 @@ def noise_masks(
     Returns
     -------
     dict
-        ``CSF``, ``WM`` and ``combined`` (either tissue).
+        ``CSF``, ``WM`` and ``combined`` (either tissue, and all of ``CSF``).
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -181,10 +181,12 @@ def noise_masks(
     else:
         far = np.ones_like(brain)
     clean = brain & ~has_grey
+    csf = _choose(fluid, [clean], apart=[False])
+    both = _choose(white + fluid, [clean & far, clean], apart=[True, False])
     return {
-        "CSF": _choose(fluid, [clean], apart=[False]),
+        "CSF": csf,
         "WM": _choose(white, [clean & far, clean], apart=[True, False]),
-        "combined": _choose(white + fluid, [clean & far, clean], apart=[True, False]),
+        "combined": NoiseMask(both.voxels | csf.voxels, both.level, both.apart),
     }
 
 

@@ -266,9 +266,8 @@ def draw_mosaic(
     """
     cells, height = _place(volume, rows, box, HEADING)
     # views often share their outlines, which take longest to trace
-    paths = {
-        id(outline): _path(outline, cells, box) for view in views for outline in view.outlines
-    }
+    outlines = {id(outline): outline for view in views for outline in view.outlines}
+    paths = {key: _path(outline, cells, box) for key, outline in outlines.items()}
     shown %= len(views)
     page = f'x="0" y="0" width="{WIDTH:.0f}" height="{height:.1f}"'
     out = [
