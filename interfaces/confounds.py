@@ -43,9 +43,10 @@ from neuroferry.interfaces.confound_table import (
     write_table,
 )
 from neuroferry.interfaces.dvars import TemporalStatistics, temporal_statistics
-from neuroferry.interfaces.images import Volume, load_mask, load_volume, save_nifti
+from neuroferry.interfaces.images import Volume, load_mask, save_nifti
 from neuroferry.interfaces.motion_table import framewise_displacement
 from neuroferry.interfaces.series import Series, open_series
+from neuroferry.interfaces.tissues_to_bold import load_map
 from neuroferry.interfaces.voxel_store import VoxelStore
 
 EXPANDED = ("global_signal", "csf", "white_matter")
@@ -332,7 +333,7 @@ class ComputeConfounds(SimpleInterface):
         brain = load_mask(self.inputs.bold_mask, first, "brain mask")
         tpms = None
         if isdefined(self.inputs.tpms):
-            tpms = [load_volume(path).data for path in self.inputs.tpms]
+            tpms = [load_map(path).data for path in self.inputs.tpms]
             if len(tpms) != 3 or any(tpm.shape != brain.shape for tpm in tpms):
                 raise InputError(
                     "Confounds need three tissue maps (GM, WM, CSF) on the grid of "

@@ -21,7 +21,6 @@ from neuroferry.bids.metadata import read_json
 from neuroferry.errors import GeometryError
 from neuroferry.interfaces.compcor import quadratic_basis, residuals
 from neuroferry.interfaces.confound_table import MOTION, Column, read_table
-from neuroferry.interfaces.images import load_volume
 from neuroferry.interfaces.pictures import ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from neuroferry.interfaces.plots import (
     BACKGROUND,
@@ -40,6 +39,7 @@ from neuroferry.interfaces.plots import (
     ticks,
 )
 from neuroferry.interfaces.series import Series, open_series
+from neuroferry.interfaces.tissues_to_bold import load_map
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,12 +198,12 @@ def _carpet_groups(
     series: Series, bold_mask: str | Path, tpms: Sequence[str | Path] | None
 ) -> list[tuple[str, str, NDArray[np.int64]]]:
     """Choose voxels for each tissue: name, colour, indices, lowest slice first."""
-    inside = load_volume(bold_mask).data > 0.5
+    inside = load_map(bold_mask).data > 0.5
     if inside.shape != series.shape3:
         raise GeometryError(f"{Path(bold_mask).name} lies on another grid than the series.")
     regions = [("brain", GREY, inside)]
     if tpms is not None:
-        maps = np.stack([load_volume(path).data for path in tpms])
+        maps = np.stack([load_map(path).data for path in tpms])
         known, most = inside & (maps.max(axis=0) > 0.5), maps.argmax(axis=0)
         parts = [(*about, known & (most == n)) for n, about in enumerate(TISSUE_ROWS)]
         regions = [part for part in parts if part[2].any()] or regions

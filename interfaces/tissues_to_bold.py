@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -15,13 +16,27 @@ from nipype.interfaces.base import (
     TraitedSpec,
 )
 
-from neuroferry.interfaces.images import (
-    Volume,
-    load_volume,
-    save_volume,
-    smooth_for,
-)
+from neuroferry.interfaces.images import Volume, save_volume, smooth_for
 from neuroferry.interfaces.transforms import Transform, apply_transforms, read_transform
+
+
+def load_map(path: str | Path) -> Volume:
+    """Read a map or a mask that may be empty, or have few slices.
+
+    A tissue may lie outside the field of view of a series, which may be a thin slab.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Three-dimensional image; what is no number counts as zero.
+
+    Returns
+    -------
+    Volume
+    """
+    image: Any = nb.funcs.squeeze_image(nb.load(path))
+    data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32), posinf=0.0, neginf=0.0)
+    return Volume(data, np.asarray(image.affine, dtype=np.float64), image.header)
 
 
 def tissue_on_bold(tpm: Volume, transforms: list[Transform], bold: Volume) -> Volume:
@@ -65,11 +80,11 @@ class TissuesToBold(SimpleInterface):
     output_spec = _TissuesToBoldOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        bold = load_volume(self.inputs.bold_mask)
+        bold = load_map(self.inputs.bold_mask)
         transforms = read_transform(self.inputs.anat2boldref_xfm)
         self._results["bold_tpms"] = [
             save_volume(
-                tissue_on_bold(load_volume(path), transforms, bold),
+                tissue_on_bold(load_map(path), transforms, bold),
                 Path(runtime.cwd) / f"bold_tpm-{number}.nii.gz",
             )
             for number, path in enumerate(self.inputs.tpms, start=1)

@@ -421,6 +421,24 @@ def test_without_tissues_the_rest_is_there(made, tmp_path):
     assert not {"csf", "white_matter", "a_comp_cor_00"} & set(table)
 
 
+def test_a_slab_without_csf_has_the_other_tissue(made, tmp_path):
+    """A thin partial field of view, as for a single structure."""
+    paths = {"motion_tsv": made["paths"]["motion_tsv"], "tpms": []}
+    sources = [made["paths"]["bold"], made["paths"]["bold_mask"], *made["paths"]["tpms"]]
+    for number, source in enumerate(sources):
+        image = nb.load(source)
+        slab = np.asarray(image.dataobj)[:, :, 11:13] * (number < 4)
+        path = tmp_path / source.name
+        nb.save(nb.Nifti1Image(slab, image.affine, image.header), path)
+        if number < 2:
+            paths["bold" if number == 0 else "bold_mask"] = path
+        else:
+            paths["tpms"].append(path)
+    table = read_table(run_interface(paths, tmp_path).confounds_tsv)
+    assert {"white_matter", "w_comp_cor_00", "t_comp_cor_00"} <= set(table)
+    assert not {"csf", "c_comp_cor_00"} & set(table)
+
+
 @pytest.mark.parametrize("broken", ["rows", "column", "text", "nan"])
 def test_motion_that_does_not_fit_is_refused(made, tmp_path, broken):
     table = read_table(made["paths"]["motion_tsv"])
