@@ -1,7 +1,8 @@
 """Planning and submitting the anatomical graph for many participants.
 
 For each number of participants, in a process of its own: seconds and peak memory to plan,
-then seconds and calls of ``sbatch`` to submit, with a stand-in that only counts. The peer is
+then seconds and calls of ``sbatch`` to submit, with a stand-in that only counts, for a site that
+allows arrays of a thousand jobs. CPU seconds include the start of Python. The peer is
 Nipype's own SLURMGraph with the same graph and the same stand-in, for the first number alone:
 it calls ``sbatch`` once a step and a participant.
 
@@ -10,7 +11,6 @@ it calls ``sbatch`` once a step and a participant.
 
 import json
 import os
-import pickle
 import resource
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-NUMBERS = (10, 100, 1000)
+NUMBERS = (10, 100, 1000, 10000)
 STAND_INS = {
     "sbatch": 'n=$(($(wc -l <"$COUNTER") + 1)); echo "$n" >>"$COUNTER"; echo "$n"',
     "scontrol": "printf '%-23s = %s\\n' MaxArraySize 1001 MaxJobCount 1000000",
@@ -31,12 +31,14 @@ STAND_INS = {
 def measure(number: int) -> dict[str, float]:
     """Plan and submit ``number`` participants, in this process."""
     from neuroferry.cli.dry_run import make_estimator
+    from neuroferry.cli.submit import plan_subjects
+    from neuroferry.config import Config
     from neuroferry.engine import RunRecord, SLURMGraphPlugin
-    from neuroferry.engine.flat import flatten
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run_dir = folder / "out" / "logs" / "run"
+        run_dir.mkdir(parents=True)
         started = time.monotonic()
         plugin = SLURMGraphPlugin(
             {
@@ -46,8 +48,9 @@ def measure(number: int) -> dict[str, float]:
                 "estimator": make_estimator(folder / "out"),
             }
         )
-        for subject in subjects(folder, number):
-            plugin.add(flatten(build(folder, [subject])), pickle.dumps(subject))
+        config = Config(folder, folder / "out", "participant")
+        people = subjects(folder, number)
+        plan_subjects(plugin, config, people, lambda some: build(folder, some))
         script = plugin.write()
         planned = time.monotonic() - started
         started = time.monotonic()
@@ -55,8 +58,10 @@ def measure(number: int) -> dict[str, float]:
         subprocess.run(["bash", script], env=environment, check=True, capture_output=True)
         submitted = time.monotonic() - started
         calls = len((folder / "count").read_text().splitlines())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    peak, cpu = usage.ru_maxrss * 1024 / 1e9, usage.ru_utime + usage.ru_stime
     return {"steps": plugin.n_steps, "jobs": plugin.n_jobs, "plan": planned, "peak": peak} | {
+        "cpu": cpu,
         "submit": submitted,
         "calls": calls,
     }
@@ -129,12 +134,21 @@ def apart(kind: str, number: int) -> dict[str, float]:
 
 def main(numbers: list[int]) -> None:
     """Print the table, then the peer's line."""
-    titles = ("subjects", "steps", "jobs", "plan s", "peak GB", "submit s", "sbatch calls")
+    titles = (
+        "subjects",
+        "steps",
+        "jobs",
+        "plan s",
+        "CPU s",
+        "peak GB",
+        "submit s",
+        "sbatch calls",
+    )
     print(" | ".join(f"{title:>12}" for title in titles))
     for number in numbers:
         row = apart("--measure", number)
-        cells = [number, row["steps"], row["jobs"], f"{row['plan']:.1f}", f"{row['peak']:.2f}"]
-        cells += [f"{row['submit']:.1f}", row["calls"]]
+        cells = [number, row["steps"], row["jobs"], f"{row['plan']:.1f}", f"{row['cpu']:.1f}"]
+        cells += [f"{row['peak']:.2f}", f"{row['submit']:.1f}", row["calls"]]
         print(" | ".join(f"{cell:>12}" for cell in cells), flush=True)
     peer = apart("--peer", numbers[0])
     print(

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from neuroferry.cli.ending import finish
 from neuroferry.cli.graph import build_graph, configure_nipype, write_methods
 from neuroferry.cli.run import Run, record_start
 from neuroferry.cli.tidy import record_finished, take_up
-from neuroferry.config import make_config, read_toml
+from neuroferry.config import Config, make_config, read_toml
+from neuroferry.engine.alike import Alike, renamed, watch
 from neuroferry.engine.flat import flatten
-from neuroferry.engine.record import read_history
+from neuroferry.engine.record import read_history, subject_of
 from neuroferry.engine.slurm_graph import SLURMGraphPlugin
 from neuroferry.engine.slurm_scripts import in_image
 from neuroferry.errors import ExitCode, SchedulerError
@@ -68,12 +70,9 @@ def plan_jobs(
         }
     )
     finished = take_up(config, usable)
-    for subject in usable:
-        if subject.label in finished:
-            continue
-        workflow = build_graph(config, [subject], job.resources.n_procs)
-        write_methods(job.folder, workflow, [subject])
-        plugin.add(flatten(workflow), pickle.dumps(subject))
+    left = [subject for subject in usable if subject.label not in finished]
+    threads = job.resources.n_procs
+    plan_subjects(plugin, config, left, lambda some: build_graph(config, some, threads))
     record_start(job, subjects, problems, plugin.n_steps + sum(map(len, finished.values())))
     record_finished(job.record, job.folder, finished, history)
     if plugin.write() is None:
@@ -88,6 +87,55 @@ def plan_jobs(
     )
     _hand_over(plugin)
     return int(ExitCode.OK)
+
+
+def plan_subjects(
+    plugin: SLURMGraphPlugin,
+    config: Config,
+    subjects: Iterable[Subject],
+    build: Callable[[list[Subject]], Any],
+) -> None:
+    """Plan each participant, and write the methods text of each into the run's folder.
+
+    Of participants who are alike and of whom nothing was computed yet, only the first one's graph
+    is built.
+
+    Parameters
+    ----------
+    plugin : SLURMGraphPlugin
+        Takes the plans.
+    config : Config
+        The settings.
+    subjects : iterable of Subject
+        Who.
+    build : callable
+        Gives the workflow of some participants.
+    """
+    alike = Alike()
+    work = config.work_dir / "neuroferry_wf"
+    begun = {path.name for path in work.iterdir()} if work.exists() else set()
+    measured = {subject_of(step) for step in plugin.history}
+    for subject in subjects:
+        payload = pickle.dumps(subject)
+        fresh = f"sub_{subject.label}_wf" not in begun and subject.label not in measured
+        # what else they read of derivatives that were computed before, nobody knows
+        fresh = fresh and not config.input.derivatives
+        found = alike.find(subject) if fresh else None
+        methods = plugin.run_dir / f"methods_sub-{subject.label}.md"
+        if found is not None:
+            other, (unit, text) = found
+            plugin.add_like(unit, subject.label, payload)
+            methods.write_text(renamed(text, other, subject.label), encoding="utf-8")
+            continue
+        watched, read = watch(subject)
+        try:
+            workflow = build([watched])
+        except TypeError:  # what is built wants a plain dict
+            fresh, workflow = False, build([subject])
+        write_methods(plugin.run_dir, workflow, [subject])
+        unit = plugin.add(flatten(workflow), payload)
+        if fresh:
+            alike.keep(subject, read, (unit, methods.read_text(encoding="utf-8")))
 
 
 def flat_graph(run_dir: Path, subject: Subject) -> Any:

@@ -23,7 +23,7 @@ from neuroferry.engine.record import RunRecord, StepSummary, subject_of
 from neuroferry.engine.slurm_pack import StepPlan
 from neuroferry.engine.slurm_plan import Grouping, Manifest, write_manifest
 from neuroferry.engine.slurm_scripts import host_command, host_path, write_scripts
-from neuroferry.engine.slurm_units import plan_unit, split_graph
+from neuroferry.engine.slurm_units import Unit, plan_unit, split_graph
 
 
 class SLURMGraphPlugin:
@@ -72,8 +72,8 @@ class SLURMGraphPlugin:
         self._record: RunRecord | None = self.plugin_args.get("record")
         self._source: str = self.plugin_args.get("source") or "graphs"
         self._environ: Mapping[str, str] = self.plugin_args.get("environ") or os.environ
-        self._history: Mapping[str, StepSummary] = self.plugin_args.get("history") or {}
-        self._estimator = self.plugin_args.get("estimator") or Estimator(self._history)
+        self.history: Mapping[str, StepSummary] = self.plugin_args.get("history") or {}
+        self._estimator = self.plugin_args.get("estimator") or Estimator(self.history)
         self._grouping = Grouping(self.settings)
         self._payloads: IO[bytes] | None = None
         self._units = 0
@@ -82,6 +82,11 @@ class SLURMGraphPlugin:
         self.submit_script: Path | None = None
         self.n_jobs = 0
         self.n_arrays = 0
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return self._choose_run_dir(None)
 
     def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
         """Plan a flattened graph and write its scripts; called by ``Workflow.run``."""
@@ -98,7 +103,7 @@ class SLURMGraphPlugin:
             self.add(part, pickle.dumps({**context, "graph": pickle.dumps(part)}))
         self.write()
 
-    def add(self, graph: Any, payload: bytes) -> None:
+    def add(self, graph: Any, payload: bytes) -> Unit:
         """Take in one subject's flattened graph; only what planning needs is kept.
 
         Parameters
@@ -107,15 +112,43 @@ class SLURMGraphPlugin:
             Flattened and expanded graph of one subject.
         payload : bytes
             What its jobs get to have the graph again.
+
+        Returns
+        -------
+        Unit
+            The subject's plan, without the payload.
         """
         self._units += 1
         unit = plan_unit(graph, self._units, self.settings, self._estimator, payload)
+        self._take_in(unit)
+        return dataclasses.replace(unit, payload=b"")
+
+    def add_like(self, unit: Unit, subject: str, payload: bytes) -> None:
+        """Take in a subject of which nothing is done and whose graph is that of another.
+
+        Parameters
+        ----------
+        unit : Unit
+            The other's plan.
+        subject : str
+            Label of the subject.
+        payload : bytes
+            As for :meth:`add`.
+        """
+        self._units += 1
+        steps = tuple(
+            dataclasses.replace(step, name=step.generic.replace("sub_*_wf", f"sub_{subject}_wf"))
+            for step in unit.steps
+        )
+        self._take_in(Unit(f"sub-{subject}", subject, steps, frozenset(), payload))
+
+    def _take_in(self, unit: Unit) -> None:
         finished = [p for p in self._grouping.packs_of(unit) if unit.done.issuperset(p)]
         self.n_steps += len(unit.steps)
         self._done += [(unit.subject, unit.steps[i]) for pack in finished for i in pack]
         stream = self._open_payloads()
         if self._grouping.add(unit, stream.tell(), keep_names=unit.subject is None):
-            stream.write(payload)
+            stream.write(unit.payload)
 
     def write(self) -> Path | None:
         """Write manifest and scripts once every subject was added.
@@ -179,7 +212,7 @@ class SLURMGraphPlugin:
     def _write_done(self, subject: str | None, step: StepPlan) -> None:
         if self._record is None:
             return
-        known = self._history.get(step.name)
+        known = self.history.get(step.name)
         self._record.write(
             "step_done",
             step=step.name,
