@@ -167,3 +167,30 @@ def test_pictures_of_runs_do_not_share_names(study):
     study.add_bold("01", "task-b")
     page = page_of(study)
     assert len(page.having("figure", **{"class": "reportlet"})) == 5 + 2 * len(BOLD_DESCS)
+
+
+def test_the_overview_has_a_row_for_each_run(study):
+    study.whole("01").add_bold("01", "task-a_run-1")
+    study.add_bold("01", "task-a_run-2", summary={"Coregistration": {"verdict": "look"}})
+    write_subject_report(study.out, study.run_dir, "01")
+    write_group_report(study.out, study.run_dir)
+    page = check_page(study.out / "index.html")
+    assert {"sub-01.html#run-1", "sub-01.html#run-2", "group_bold.tsv"} <= set(page.links)
+    subject = check_page(study.out / "sub-01.html")
+    assert {"run-1", "run-2"} <= set(subject.ids)
+    rows = (study.out / "group_bold.tsv").read_text().splitlines()
+    names = ["bids_name", "alignment", "n_volumes", "fd_mean", "fd_max", "outliers", "tsnr"]
+    assert rows[0].split("\t") == names
+    values = ["156", "0.142", "1.3", "1.2987", "68.7"]
+    assert rows[1].split("\t") == ["sub-01_task-a_run-1", "n/a", *values]
+    assert rows[2].split("\t") == ["sub-01_task-a_run-2", "look", *values]
+    # the buttons that show participants of one status apply to their runs, too
+    levels = [row["data-level"] for row in page.having("tr") if "data-level" in row]
+    assert levels == ["look"] * 3
+
+
+def test_without_runs_the_overview_has_no_table_of_them(study):
+    study.whole("01")
+    write_group_report(study.out, study.run_dir)
+    assert "Functional runs" not in check_page(study.out / "index.html").text()
+    assert not (study.out / "group_bold.tsv").exists()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neuroferry.bids.entities import ENTITIES, build_name, parse_name
+from neuroferry.bids.outputs import write_text
 from neuroferry.reports.gather import Reportlet, read_if_sound, report_layout
 from neuroferry.reports.svg import looks_whole
 
@@ -155,23 +156,62 @@ def run_doubts(run: FunctionalRun) -> list[str]:
     return doubts
 
 
-def run_rows(runs: Sequence[FunctionalRun]) -> list[list[tuple[str, str]]]:
-    """Give the cells of the table of runs: text, and what it is sorted by."""
-    rows = []
+@dataclass(frozen=True)
+class RunFigure:
+    """One figure that tables have a column for."""
+
+    name: str
+    title: str
+    form: str
+    of: Callable[[FunctionalRun], float | None]
+
+
+RUN_FIGURES = (
+    RunFigure("n_volumes", "Volumes", "{:.0f}", lambda run: run.number("NumberOfVolumes")),
+    RunFigure(
+        "fd_mean",
+        "Mean displacement (mm)",
+        "{:.2f}",
+        lambda run: run.number("FramewiseDisplacement", "Mean"),
+    ),
+    RunFigure(
+        "fd_max",
+        "Largest (mm)",
+        "{:.2f}",
+        lambda run: run.number("FramewiseDisplacement", "Maximum"),
+    ),
+    RunFigure(
+        "outliers",
+        "Outliers (%)",
+        "{:.1f}",
+        lambda run: None if run.outliers is None else 100 * run.outliers,
+    ),
+    RunFigure("tsnr", "Temporal SNR", "{:.0f}", lambda run: run.number("MedianTSNR")),
+)
+"""What tables of runs show, framewise displacement and outliers at steady state."""
+
+
+def run_cells(run: FunctionalRun) -> list[tuple[str, str]]:
+    """Give the cells of a table's row: text, and what it is sorted by."""
+    verdict = str(run.part("Coregistration").get("verdict", ""))
+    cells = [(verdict, verdict)]
+    for figure in RUN_FIGURES:
+        value = figure.of(run)
+        text = _number(value, figure.form) or "\u2013"
+        cells.append((text, "" if value is None else repr(value)))
+    return cells
+
+
+def write_run_table(path: Path, runs: Sequence[FunctionalRun]) -> None:
+    """Write the figures of all runs as a tab-separated table."""
+    names = [figure.name for figure in RUN_FIGURES]
+    lines = ["\t".join(["bids_name", "alignment", *names])]
     for run in runs:
-        verdict = str(run.part("Coregistration").get("verdict", ""))
-        share = None if run.outliers is None else 100 * run.outliers
-        cells = [(verdict, verdict)]
-        for value, form in (
-            (run.number("NumberOfVolumes"), "{:.0f}"),
-            (run.number("FramewiseDisplacement", "Mean"), "{:.2f}"),
-            (run.number("FramewiseDisplacement", "Maximum"), "{:.2f}"),
-            (share, "{:.1f}"),
-            (run.number("MedianTSNR"), "{:.0f}"),
-        ):
-            cells.append((_number(value, form) or "\u2013", "" if value is None else f"{value!r}"))
-        rows.append(cells)
-    return rows
+        values = [figure.of(run) for figure in RUN_FIGURES]
+        texts = ["n/a" if value is None else f"{value:.6g}" for value in values]
+        verdict = str(run.part("Coregistration").get("verdict", "n/a"))
+        lines.append("\t".join([run.stem, verdict, *texts]))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes the overview of all participants: status, metrics, outliers."""
+"""Writes the overview of all participants: status, metrics, outliers, functional runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from neuroferry.bids.outputs import write_text
 from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.interfaces.iqm_table import metric_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
-from neuroferry.reports.functional import find_runs
+from neuroferry.reports.functional import (
+    RUN_FIGURES,
+    FunctionalRun,
+    find_runs,
+    run_cells,
+    write_run_table,
+)
 from neuroferry.reports.gather import Session, find_sessions
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once
@@ -52,7 +58,10 @@ class Row:
 
 
 def write_group_report(out_dir: Path, run_dir: Path) -> Path:
-    """Write the overview, ``<out_dir>/index.html``, and all metrics as ``group_T1w.tsv``.
+    """Write the overview, ``<out_dir>/index.html``, and its tables.
+
+    The metrics of T1w images go to ``group_T1w.tsv``, the figures of functional runs, where
+    there are any, to ``group_bold.tsv``.
 
     Each participant is judged by the latest run that had them in it.
 
@@ -79,6 +88,10 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
     for subject in sorted(latest):
         rows += _rows_of(out_dir, subject, latest[subject].of_subject(subject))
     _write_table(out_dir / "group_T1w.tsv", rows)
+    bold_runs = {subject: find_runs(out_dir, subject) for subject in sorted(latest)}
+    found = [run for runs in bold_runs.values() for run in runs]
+    if found:
+        write_run_table(out_dir / "group_bold.tsv", found)
     odd = _outliers(rows)
     levels = [_worst(rows, subject) for subject in sorted(latest)]
     values = {
@@ -88,6 +101,12 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
         "columns": [(name, metric_table()[name].title) for name in TABLE_METRICS],
         "rows": [_show_row(out_dir, row, odd) for row in rows],
         "plots": _plots(out_dir, rows),
+        "run_titles": [figure.title for figure in RUN_FIGURES],
+        "run_rows": [
+            {**row, "level": _worst(rows, subject)}
+            for subject, runs in bold_runs.items()
+            for row in _run_rows(out_dir, subject, runs)
+        ],
         "few": FEWEST,
         "z": OUTLIER_Z,
         "dataset_problems": [p for p in current.run.problems if p.get("subject") is None],
@@ -164,6 +183,14 @@ def _show_row(out_dir: Path, row: Row, odd: set[tuple[str, str]]) -> dict[str, A
             for name in TABLE_METRICS
         ],
     }
+
+
+def _run_rows(out_dir: Path, subject: str, runs: Sequence[FunctionalRun]) -> list[dict[str, Any]]:
+    page = _page_of(out_dir, subject)
+    return [
+        {"name": run.stem, "href": page and f"{page}#run-{n}", "cells": run_cells(run)}
+        for n, run in enumerate(runs, start=1)
+    ]
 
 
 def _plots(out_dir: Path, rows: Sequence[Row]) -> list[dict[str, str]]:

@@ -13,7 +13,13 @@ from urllib.parse import quote
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.interfaces.iqm_table import Metric, metric_table
 from neuroferry.reports.charts import NOTHING, duration, step_chart
-from neuroferry.reports.functional import FunctionalRun, find_runs, run_facts, run_rows
+from neuroferry.reports.functional import (
+    RUN_FIGURES,
+    FunctionalRun,
+    find_runs,
+    run_cells,
+    run_facts,
+)
 from neuroferry.reports.gather import (
     Metrics,
     Reportlet,
@@ -74,6 +80,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         "inputs": find_inputs(out_dir, subject, raw),
         "sessions": _show_sessions(sessions, pictures),
         "bold_runs": _show_runs(bold_runs, pictures),
+        "run_titles": [figure.title for figure in RUN_FIGURES],
         "has_metrics": bool(tables),
         "metric_tables": tables,
         "advices": sorted({advice(step.message, step.traceback) for step in run.failed}),
@@ -245,10 +252,10 @@ def _show_runs(
             "name": run.name,
             "anchor": f"run-{n}",
             "facts": run_facts(run),
-            "cells": cells,
+            "cells": run_cells(run),
             "pictures": _show_pictures(run.reportlets, pictures),
         }
-        for n, (run, cells) in enumerate(zip(bold_runs, run_rows(bold_runs), strict=True), start=1)
+        for n, run in enumerate(bold_runs, start=1)
     ]
 
 
