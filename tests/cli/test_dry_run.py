@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from neuroferry.cli.dry_run import describe
+from neuroferry.engine.plan import DiskNeed, Plan, PlannedStep
+
 
 def dry_run(bids, out, *options, **environ):
     return subprocess.run(
@@ -44,6 +47,21 @@ def test_what_does_not_fit(phantom_bids, tmp_path):
     last = done.stdout.rstrip().splitlines()[-1].strip()
     assert last == f"./neuroferry {phantom_bids} '/my out' participant --plugin SLURMGraph"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("largest", "machine"), [(2.7, 3), (4.0, 5), (20.9, 24)])
+def test_the_machine_that_is_named_is_large_enough(largest, machine):
+    """A run uses nine tenths of a machine's memory."""
+    sizes = [largest, *(2.1 + i / 100 for i in range(5))]
+    steps = tuple(
+        PlannedStep(f"w.s{i}", None, 1, gb, 1.0, 0.0, 5, "formula", "default", done=False)
+        for i, gb in enumerate(sizes)
+    )
+    disks = (DiskNeed("/work", 0.0, 0, 9.0, 99), DiskNeed("/out", 0.0, 0, 9.0, 99))
+    plan = Plan(steps, 2, 2.0, {2: 6.0}, at_once=1, held_back=True, disks=disks)
+    text = describe(plan, 1, "the command")
+    assert f"Use a machine with at least {machine} GB, or the cluster:\n    the command" in text
+    assert "and 1 more step too large for it." in text
 
 
 def test_no_participant_that_can_be_used(tmp_path):

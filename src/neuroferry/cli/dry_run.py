@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import tempfile
@@ -200,12 +201,13 @@ def _verdict(plan: Plan, cluster: str) -> list[str]:
             f"  {short_name(step.step)} needs {step.mem_gb:.1f} GB "
             f"({_SOURCES[step.mem_source]}); this run may use {plan.memory_gb:.1f} GB."
         )
-    if len(plan.too_large) > _SHOWN:
-        lines.append(f"  and {len(plan.too_large) - _SHOWN} more steps that are too large.")
+    more = len(plan.too_large) - _SHOWN
+    if more > 0:
+        lines.append(f"  and {more} more {'step' if more == 1 else 'steps'} too large for it.")
     if plan.too_large:
         # 10% of a machine's memory is left to everything else
-        whole = plan.too_large[0].mem_gb / 0.9
-        lines.append(f"  Use a machine with at least {whole:.0f} GB, or the cluster:")
+        whole = math.ceil(round(plan.too_large[0].mem_gb / 0.9, 3))
+        lines.append(f"  Use a machine with at least {whole} GB, or the cluster:")
         lines.append(f"    {cluster}")
     for disk in plan.disks:
         if not disk.fits:
