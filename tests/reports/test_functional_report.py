@@ -144,6 +144,7 @@ def test_bold_alone_has_no_anatomical_section(study):
     study.end()
     page = page_of(study)
     assert "Anatomical images" not in page.text()
+    assert "left of the person" in page.text()
     assert "Good" in page.text("p")
     write_group_report(study.out, study.run_dir)
     assert "sub-01" in check_page(study.out / "index.html").text()
