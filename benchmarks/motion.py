@@ -32,7 +32,7 @@ from neuroferry.interfaces.motion_table import (
     motion_parameters,
     read_motion_xfms,
 )
-from neuroferry.interfaces.resample import resample_volume, static_map
+from neuroferry.interfaces.sampling import resample_volume, static_map
 from neuroferry.interfaces.series import Series, open_series
 from neuroferry.interfaces.transforms import LPS
 from neuroferry.phantom import BoldOptions, write_phantom_dataset

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from neuroferry.errors import InputError
 from neuroferry.interfaces.images import FloatArray, Volume, inverse, save_volume
 from neuroferry.interfaces.motion import head_mask, pilot_indices
-from neuroferry.interfaces.realign import MAD_TO_SIGMA, Alignment, align_volume, prepare_target
-from neuroferry.interfaces.resample import resample_volume, static_map
+from neuroferry.interfaces.realign import MAD_TO_SIGMA, Alignment, align_volume
+from neuroferry.interfaces.realign_target import prepare_target
+from neuroferry.interfaces.sampling import resample_volume, static_map
 from neuroferry.interfaces.series import Series, open_series, ordered_map
 
 LOOK_AT = 60

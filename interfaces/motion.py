@@ -35,10 +35,9 @@ from neuroferry.interfaces.motion_table import (
 from neuroferry.interfaces.realign import (
     MAD_TO_SIGMA,
     Alignment,
-    Target,
     align_volume,
-    prepare_target,
 )
+from neuroferry.interfaces.realign_target import Target, prepare_target
 from neuroferry.interfaces.series import Series, open_series, ordered_map
 
 PILOT_VOLUMES = 24

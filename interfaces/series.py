@@ -1,7 +1,6 @@
 """Time series of volumes on disk: read and written one volume at a time.
 
-A run can be larger than memory. Nothing here holds more than a few volumes, except
-:func:`read_masked`, which holds the voxels of a mask.
+A run can be larger than memory: nothing here holds more than a few volumes.
 """
 
 from __future__ import annotations
@@ -462,26 +461,3 @@ def temporal_mean_std(
     mean[inside] = origin + total / count
     std[inside] = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
     return mean, std
-
-
-def read_masked(series: Series, mask: NDArray[np.bool_], start: int = 0) -> FloatArray:
-    """Read the time series of the voxels of a mask.
-
-    Parameters
-    ----------
-    series : Series
-        What to read.
-    mask : ndarray of bool, shape (I, J, K)
-        Voxels; the matrix has their number of columns, in C order.
-    start : int
-        First volume.
-
-    Returns
-    -------
-    ndarray of float32, shape (T, V)
-    """
-    flat = np.flatnonzero(mask)
-    out = np.empty((series.n_volumes - start, flat.size), dtype=np.float32)
-    for row, volume in zip(out, series.volumes(start), strict=True):
-        np.take(volume.reshape(-1), flat, out=row)
-    return out

@@ -21,7 +21,8 @@ from neuroferry.interfaces.echoes import check_echo_times, fit_t2star
 from neuroferry.interfaces.images import FloatArray, Volume, inverse, save_nifti
 from neuroferry.interfaces.motion import head_mask, pilot_indices
 from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.resample import Recipe, check_echoes, resample_volume, static_map
+from neuroferry.interfaces.resample import Recipe, check_echoes
+from neuroferry.interfaces.sampling import resample_volume, static_map
 from neuroferry.interfaces.series import Series, open_series, ordered_map
 
 MEAN_VOLUMES = 40

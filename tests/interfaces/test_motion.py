@@ -15,7 +15,8 @@ from neuroferry.interfaces.bold_reference import FindReference, count_dummies, f
 from neuroferry.interfaces.images import Volume, save_nifti
 from neuroferry.interfaces.motion import EstimateMotion, estimate_motion, head_mask
 from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.realign import align_volume, prepare_target
+from neuroferry.interfaces.realign import align_volume
+from neuroferry.interfaces.realign_target import prepare_target
 from neuroferry.interfaces.series import open_series
 
 N = 12

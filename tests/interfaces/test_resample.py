@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.images import save_nifti
 from neuroferry.interfaces.motion_table import write_motion_xfms
-from neuroferry.interfaces.resample import (
-    ResampleSeries,
+from neuroferry.interfaces.resample import ResampleSeries
+from neuroferry.interfaces.sampling import (
     distortion_from_field,
     phase_encoding_axis,
     resample_volume,

@@ -13,7 +13,6 @@ from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.series import (
     SeriesWriter,
     open_series,
-    read_masked,
     temporal_mean_std,
 )
 
@@ -145,4 +144,3 @@ def test_statistics_over_time(tmp_path: Path, values: np.ndarray) -> None:
     mask = values[..., 0] > 1000
     masked, _ = temporal_mean_std(series, 2, mask)
     np.testing.assert_array_equal(masked, np.where(mask, mean, 0))
-    np.testing.assert_array_equal(read_masked(series, mask, 3), values[mask][:, 3:].T)
