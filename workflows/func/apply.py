@@ -14,8 +14,10 @@ from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid
 from neuroferry.interfaces.resample import ResampleSeries
 from neuroferry.interfaces.t2star import FitT2Star
 from neuroferry.workflows.func.memory import (
-    GRID_GB,
+    CARRY_GB,
+    T1W_GRID_BYTES,
     T2STAR_BYTES,
+    TEMPLATE_GB,
     memory_gb,
     resample_gb,
     target_voxels,
@@ -60,6 +62,7 @@ def init_bold_apply_wf(
     spaces: Sequence[BoldSpace],
     readout: Readout | None = None,
     slice_time_ref: float = 0.5,
+    t1w_voxels: int = 256**3,
     t1w_volume_mm3: float = 256.0**3,
     omp_nthreads: int = 1,
     name: str = "apply_wf",
@@ -80,8 +83,8 @@ def init_bold_apply_wf(
         Of the run, with a field map; without it distortion is not corrected.
     slice_time_ref : float
         Moment that slices are shifted to, as a part of the time between first and last.
-    t1w_volume_mm3 : float
-        Field of view of the T1w image, for the memory estimates.
+    t1w_voxels, t1w_volume_mm3 : int, float
+        Voxels and field of view of the T1w image, for the memory estimates.
     omp_nthreads : int
         Threads of one step, which work on as many volumes at a time.
     name : str
@@ -135,7 +138,7 @@ def init_bold_apply_wf(
                 (node, outputnode, [("out_file", "bold")]),
             ])  # fmt: skip
         else:
-            _add_target(workflow, run, space, node)
+            _add_target(workflow, space, node, t1w_voxels)
         if space in spaces:
             workflow.connect([
                 (node, outputnode, [
@@ -177,10 +180,12 @@ def _resample_node(
     )
 
 
-def _add_target(workflow: Workflow, run: BoldRun, space: BoldSpace, resample: pe.Node) -> None:
+def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_voxels: int) -> None:
     """Add the grid of a space, the way there, and the mask on it."""
     inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
-    make_grid = pe.Node(MakeTargetGrid(), name=f"make_grid_{space.node}", mem_gb=GRID_GB)
+    native = space.resolution is None
+    grid_gb = memory_gb(T1W_GRID_BYTES, t1w_voxels) if native else memory_gb(0, 0, TEMPLATE_GB)
+    make_grid = pe.Node(MakeTargetGrid(), name=f"make_grid_{space.node}", mem_gb=grid_gb)
     fields = ["boldref2anat_xfm"]
     if space.resolution is None:
         workflow.connect(inputnode, "t1w_preproc", make_grid, "t1w_preproc")
@@ -188,7 +193,11 @@ def _add_target(workflow: Workflow, run: BoldRun, space: BoldSpace, resample: pe
         make_grid.inputs.resolution = space.resolution
         fields.append("anat2std_xfm")
     chain = pe.Node(Merge(len(fields)), name=f"chain_{space.node}", run_without_submitting=True)
-    carry_mask = pe.Node(CarryMask(), name=f"carry_mask_{space.node}", mem_gb=GRID_GB)
+    carry_mask = pe.Node(
+        CarryMask(),
+        name=f"carry_mask_{space.node}",
+        mem_gb=memory_gb(0, 0, 0.2 if native else CARRY_GB),
+    )
     workflow.connect([
         (inputnode, make_grid, [("bold_ref", "bold_ref")]),
         (inputnode, chain, [(field, f"in{i}") for i, field in enumerate(fields, start=1)]),

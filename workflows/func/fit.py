@@ -18,6 +18,7 @@ from neuroferry.workflows.func.memory import (
     MASK_BYTES,
     MOTION_BYTES,
     REFERENCE_BYTES,
+    T1W_MASK_BYTES,
     memory_gb,
     volume_voxels,
 )
@@ -163,8 +164,9 @@ def init_bold_fit_wf(
             ])  # fmt: skip
     mask = _add_part(workflow, outputnode, "mask", MASK, given)
     if "bold_mask" not in given:
+        t1w_gb = T1W_MASK_BYTES * t1w_voxels / 1e9 if with_anat else 0.0
         mask_bold = pe.Node(
-            MaskBold(seed=seed), name="mask_bold", mem_gb=memory_gb(MASK_BYTES, voxels)
+            MaskBold(seed=seed), name="mask_bold", mem_gb=memory_gb(MASK_BYTES, voxels, t1w_gb)
         )
         workflow.connect(*best, mask_bold, "bold_ref")
         workflow.connect(mask_bold, "bold_mask", mask, "bold_mask")

@@ -14,24 +14,29 @@ from collections.abc import Sequence
 from neuroferry.bids.bold import BoldRun
 from neuroferry.workflows.func.spaces import BoldSpace
 
-BASE_GB = 0.35
-# Bytes held at once for each voxel of one volume of the series, or of the T1w image.
+BASE_GB = 0.2
+# Bytes held at once for each voxel of one volume of the series, ...
 REFERENCE_BYTES = 250
 MOTION_BYTES = 250
-COREGISTER_BYTES = 24
 MASK_BYTES = 60
 T2STAR_BYTES = 120
+# ... and of the T1w image.
+COREGISTER_BYTES = 24
+T1W_MASK_BYTES = 9
+T1W_GRID_BYTES = 9
 # Slice timing keeps a ring of volumes; each thread a volume and its spline coefficients.
 RING_BYTES = 44
 THREAD_BYTES = 16
 # For each voxel of the target: where it comes from, and what is written.
 TARGET_BYTES = 60
-# Points that are followed at a time, for each thread.
-CHUNK_GB = 0.1
+# Points that are followed at a time.
+CHUNK_BYTES = 200
+CHUNK_POINTS = 1_000_000
 # The way into template space is a displacement field at 1 mm.
 FIELD_GB = 0.3
-# The template, or an image on a grid of BOLD resolution.
-GRID_GB = 0.8
+# Reading the template; and carrying a mask there.
+TEMPLATE_GB = 0.25
+CARRY_GB = 0.5
 TEMPLATE_MM3 = 197.0 * 233.0 * 189.0
 
 
@@ -48,7 +53,7 @@ def memory_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> f
     """Memory of a step in GB.
 
     >>> memory_gb(400, 1_000_000)
-    0.75
+    0.6
     """
     return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
 
@@ -67,6 +72,7 @@ def resample_gb(run: BoldRun, target: float, n_threads: int, *, with_field: bool
     per_voxel = len(run.echoes) * (THREAD_BYTES * (n_threads + 1))
     if run.slice_times:
         per_voxel += len(run.echoes) * RING_BYTES
-    fixed = CHUNK_GB * (n_threads + 1) + (FIELD_GB if with_field else 0.0)
+    chunk = CHUNK_BYTES * n_threads * min(target, CHUNK_POINTS) / 1e9
+    fixed = chunk + (FIELD_GB if with_field else 0.0)
     source = per_voxel * volume_voxels(run.shape) / 1e9
     return memory_gb(TARGET_BYTES, target, fixed + source)
