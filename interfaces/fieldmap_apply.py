@@ -191,6 +191,7 @@ class _ApplyFieldmapInputSpec(BaseInterfaceInputSpec):
     phase_encoding = traits.Str(mandatory=True, desc="PhaseEncodingDirection of the EPI")
     readout_time = traits.Float(mandatory=True, desc="TotalReadoutTime of the EPI, s")
     xfm = File(exists=True, desc="ITK affine: field map onto EPI; registered otherwise")
+    same_space = traits.Bool(False, usedefault=True, desc="the field lies on the EPI already")
     method = traits.Str("fieldmap", usedefault=True, desc="where the field comes from")
     jacobian = traits.Bool(True, usedefault=True, desc="undo the piling up of signal")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
@@ -215,12 +216,15 @@ class ApplyFieldmap(SimpleInterface):
         epi = load_volume(inputs.bold_ref)
         field = load_volume(inputs.fieldmap_hz)
         found = FieldMap(field, load_volume(inputs.magnitude_ref), load_mask(inputs.mask, field))
+        known: Affine | None = np.eye(4) if inputs.same_space else None
+        if isdefined(inputs.xfm):
+            known = read_itk_affine(inputs.xfm)
         result = apply_fieldmap(
             epi,
             found,
             inputs.phase_encoding,
             inputs.readout_time,
-            matrix=read_itk_affine(inputs.xfm) if isdefined(inputs.xfm) else None,
+            matrix=known,
             jacobian=inputs.jacobian,
             sloppy=inputs.sloppy,
             seed=inputs.seed,
