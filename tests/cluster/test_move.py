@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -13,6 +14,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from people import USER, Person
@@ -258,6 +260,14 @@ def test_takes_everything_along_and_does_not_start(stopped, network):
     assert again.returncode == 0, again.stderr
     assert "image is there already" in again.stderr
     assert checksums(stopped.work) == checksums(stopped.there / "work")
+
+
+def test_a_folder_that_was_moved_again_names_the_way(stopped, network):
+    assert stopped.move(network, "--no-start").returncode == 0
+    out = stopped.there / "out"
+    (stopped.there / "start").unlink()
+    for command, says in (("resubmit", "whole command again"), ("cancel", "none of this machine")):
+        fails(stopped.laptop.run(stopped.there / "neuroferry", command, out), 66, says)
 
 
 def test_shows_progress_on_a_terminal(stopped, network):
@@ -508,25 +518,62 @@ def whole(laptop, image, heads):
     return out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("plugin", ["MultiProc", "SLURMGraph"])
-def test_a_run_killed_half_way_is_finished_elsewhere(laptop, image, half, whole, plugin, request):
-    if plugin == "SLURMGraph":
-        request.getfixturevalue("slurm")
-    (before,) = list_runs(half)
-    finished = done(before)
-    assert finished
-    there = laptop.folder / THERE / f"half: a run by {plugin}"
+@pytest.fixture(scope="module")
+def outgrown(laptop, image, heads):
+    """The output folder of a run with too little memory for one of its steps, and what it said."""
+    out = laptop.folder / "out of memory, then moved"
+    result = laptop.launch(heads, out, *OPTIONS, "--mem=600MB", env=image)
+    assert result.returncode == 1, result.stderr
+    return out, result.stderr
 
-    moved = laptop.launch("move", half, f"cluster:{there}", "--plugin", plugin, env=image)
+
+@pytest.mark.slow
+def test_a_run_that_outgrew_the_laptop_is_finished_on_the_cluster(
+    laptop, image, slurm, outgrown, whole
+):
+    out, says = outgrown
+    (before,) = list_runs(out)
+    (failed,) = read_run(before).failed
+    assert failed.step.endswith(".carry_to_template")
+    assert "this run may use 0.6 GB" in failed.message
+    assert "Even alone with 0.6 GB it was not enough: plan with at least" in failed.message
+    for text in (says, failed.message):
+        assert "neuroferry move OUTPUT_DIR USER@HOST:/path" in " ".join(text.split())
+    there = laptop.folder / THERE / "out of memory: now with enough"
+
+    moved = laptop.launch("move", out, f"cluster:{there}", "--plugin", "SLURMGraph", env=image)
     assert moved.returncode == 0, moved.stderr
     assert "See how it does: ssh cluster" in moved.stderr
+    assert_finished(laptop, image, there, "SLURMGraph", whole, done(before))
+
+
+@pytest.mark.slow
+def test_a_run_killed_half_way_is_finished_elsewhere(laptop, image, half, whole):
+    (before,) = list_runs(half)
+    there = laptop.folder / THERE / "half: a run"
+    moved = laptop.launch(
+        "move", half, f"cluster:{there}", "--no-start", "--plugin", "MultiProc", env=image
+    )
+    assert moved.returncode == 0, moved.stderr
+    elsewhere = {"NEUROFERRY_SIF": str(there / "neuroferry.sif")}
+    foreign = laptop.run(there / "neuroferry", "cancel", there / "out", env=elsewhere)
+    fails(foreign, 66, "started elsewhere")
+    # the same as ./start: nothing on this machine lies where it did on the other
+    resumed = laptop.run(there / "neuroferry", "resubmit", there / "out", env=elsewhere)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_finished(laptop, image, there, "MultiProc", whole, done(before))
+
+
+def assert_finished(laptop, image, there, plugin, whole, before):
+    """A run that was moved ended well; no step of ``before`` ran again; its results come home."""
+    assert before
     _, after = wait_for(lambda: both_ended(there / "out"), 1800)
     assert read_run(after).exit_code == 0, read_run(after).failed
     assert read_run(after).plugin == plugin
     again = done(after)
-    assert not finished & again
-    assert finished | again == done(list_runs(whole)[0])
+    assert again
+    assert not before & again
+    assert before | again == done(list_runs(whole)[0])
     report = there / "out" / "sub-01.html"
     wait_for(report.exists, 120)
     status = laptop.run(
@@ -540,9 +587,18 @@ def test_a_run_killed_half_way_is_finished_elsewhere(laptop, image, half, whole,
     fetched = laptop.launch("fetch", f"cluster:{there}", home, env=image)
     assert fetched.returncode == 0, fetched.stderr
     assert (home / "sub-01.html").read_bytes() == report.read_bytes()
+    assert_report_opens(home / "sub-01.html")
     expected = checksums(whole / "sub-01")
     assert any(name.endswith("_dseg.nii.gz") for name in expected)
     assert checksums(home / "sub-01") == expected
+
+
+def assert_report_opens(report):
+    """Everything that the page shows is there."""
+    text = report.read_text()
+    assert "</html>" in text
+    named = re.findall(r'(?:src|data)="(?!data:|http|#)([^"]+)"', text)
+    assert [name for name in named if not (report.parent / unquote(name)).exists()] == []
 
 
 def half_done(out):
