@@ -12,6 +12,7 @@ from nipype.interfaces.utility import IdentityInterface, Merge, Select
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.bids.bold import bold_runs, t1w_of_session
 from neuroferry.bids.precomputed import (
     Anatomy,
     cite_precomputed,
@@ -23,6 +24,10 @@ from neuroferry.templates import TEMPLATE_SPACE
 from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
+from neuroferry.workflows.func.bold import INPUTS as BOLD_INPUTS
+from neuroferry.workflows.func.bold import BoldOptions, init_bold_wf
+from neuroferry.workflows.func.fieldmaps import choose_fieldmap
+from neuroferry.workflows.func.spaces import bold_spaces
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
 if TYPE_CHECKING:
@@ -40,13 +45,24 @@ class Settings:
     bids_dir, out_dir : pathlib.Path
         Input dataset and derivatives.
     workflows : sequence of str
-        Of ``anat`` and ``qc``; without ``anat`` nothing is written in template space.
+        Of ``anat``, ``func`` and ``qc``; without ``anat`` nothing of the anatomy is written in
+        template space.
     output_spaces : sequence of str
-        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, and ``T1w``.
+        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, ``T1w``, and ``bold``.
     derivatives : mapping of str to pathlib.Path
         Precomputed derivatives by name.
     average_t1w, sloppy : bool
         Average the T1w images of a session; fast and of low quality.
+    ignore : sequence of str
+        Steps of BOLD runs to leave out: ``fieldmaps``, ``slicetiming``, ``fmap-jacobian``.
+    use_syn_sdc : bool
+        Estimate the distortion of BOLD runs without a field map from the T1w image.
+    dummy_scans : int or None
+        Volumes of BOLD runs before the steady state; found where it is None.
+    slice_time_ref : float
+        Moment that slices are shifted to, 0 to 1 of their times.
+    fd_spike_threshold, dvars_spike_threshold : float
+        Motion in mm and standardised DVARS above which a volume is marked.
     omp_nthreads, seed : int
         Threads of one step; seed of the random numbers.
     """
@@ -58,6 +74,12 @@ class Settings:
     derivatives: Mapping[str, Path] = field(default_factory=dict)
     average_t1w: bool = True
     sloppy: bool = False
+    ignore: Sequence[str] = ()
+    use_syn_sdc: bool = False
+    dummy_scans: int | None = None
+    slice_time_ref: float = 0.5
+    fd_spike_threshold: float = 0.5
+    dvars_spike_threshold: float = 1.5
     omp_nthreads: int = 1
     seed: int = 1
 
@@ -125,11 +147,107 @@ Results come from *neuroferry*, which runs *Nipype* workflows [@nipype] on datas
 Brain Imaging Data Structure [@bids].
 
 """
-    for session in subject.sessions:
-        runs = [run for run in subject.select("anat", "T1w") if run.session == session]
-        if runs:
-            workflow.add_nodes([_init_session_wf(subject, session, runs, settings, resolution)])
+    anatomies: dict[str | None, _Anatomy] = {}
+    for session in _sessions_to_compute(subject, settings):
+        anatomies[session] = _compute_anatomy(subject, session, settings, resolution)
+        workflow.add_nodes([anatomies[session].node])
+    if "func" in settings.workflows:
+        _add_bold(workflow, subject, settings, anatomies)
     return workflow
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """Where the results of an anatomy come from in the graph, and the size of its T1w image."""
+
+    node: pe.Node | Workflow
+    prefix: str
+    shape: tuple[int, int, int]
+    zooms: tuple[float, float, float]
+
+
+def _sessions_to_compute(subject: Subject, settings: Settings) -> list[str | None]:
+    """Name the sessions whose anatomy is computed: those that are asked for, or needed."""
+    images = subject.select("anat", "T1w")
+    there = [session for session in subject.sessions if any(r.session == session for r in images)]
+    if {"anat", "qc"} & set(settings.workflows):
+        return there
+    needed: set[str | None] = set()
+    for run in subject.select("func", "bold"):
+        if given_anatomy(settings.derivatives, subject, run.session) is None:
+            needed |= {t1w.session for t1w in t1w_of_session(subject, run.session)}
+    return [session for session in there if session in needed]
+
+
+def _compute_anatomy(
+    subject: Subject, session: str | None, settings: Settings, resolution: int
+) -> _Anatomy:
+    """Add the anatomical workflow of a session."""
+    runs = [run for run in subject.select("anat", "T1w") if run.session == session]
+    workflow = _init_session_wf(subject, session, runs, settings, resolution)
+    return _Anatomy(workflow, "anat_wf.outputnode.", *image_grid(runs[0].path))
+
+
+def _add_bold(
+    workflow: Workflow,
+    subject: Subject,
+    settings: Settings,
+    anatomies: Mapping[str | None, _Anatomy],
+) -> None:
+    """Add the functional workflow of every BOLD run, joined to its session's anatomy."""
+    given: dict[str | None, _Anatomy | None] = {}
+    for run in bold_runs(subject, ignore=settings.ignore):
+        t1w = t1w_of_session(subject, run.session)
+        anatomy = anatomies.get(t1w[0].session) if t1w else None
+        if anatomy is None:
+            if run.session not in given:
+                given[run.session] = _take_anatomy(subject, run.session, settings)
+            anatomy = given[run.session]
+        bold_wf = init_bold_wf(
+            run=run,
+            fieldmap=choose_fieldmap(
+                subject,
+                run.echoes,
+                ignore=settings.ignore,
+                use_syn=settings.use_syn_sdc and anatomy is not None,
+            ),
+            spaces=bold_spaces(settings.output_spaces, with_anat=anatomy is not None),
+            bids_dir=settings.bids_dir,
+            out_dir=settings.out_dir,
+            t1w=None if anatomy is None else (anatomy.shape, anatomy.zooms),
+            options=BoldOptions(
+                dummy_scans=settings.dummy_scans,
+                slice_time_ref=settings.slice_time_ref,
+                fd_threshold=settings.fd_spike_threshold,
+                dvars_threshold=settings.dvars_spike_threshold,
+                jacobian="fmap-jacobian" not in settings.ignore,
+                sloppy=settings.sloppy,
+                omp_nthreads=settings.omp_nthreads,
+                seed=settings.seed,
+            ),
+            name=f"{_prefix(run.session)}bold_{run.label}_wf",
+        )
+        workflow.add_nodes([bold_wf])
+        if anatomy is not None:
+            pairs = [(f"{anatomy.prefix}{name}", f"inputnode.{name}") for name in BOLD_INPUTS]
+            workflow.connect([(anatomy.node, bold_wf, pairs)])
+
+
+def _take_anatomy(subject: Subject, session: str | None, settings: Settings) -> _Anatomy | None:
+    """Make a node of an anatomy that was computed before, where there is one."""
+    found = given_anatomy(settings.derivatives, subject, session)
+    if found is None:
+        return None
+    node = pe.Node(
+        IdentityInterface(fields=list(BOLD_INPUTS)), name=f"{_prefix(session)}given_anatomy"
+    )
+    for name in BOLD_INPUTS:
+        setattr(node.inputs, name, found[name])  # type: ignore[literal-required]
+    return _Anatomy(node, "", *image_grid(Path(found["t1w_preproc"])))
+
+
+def _prefix(session: str | None) -> str:
+    return "" if session is None else f"ses_{session}_"
 
 
 def given_anatomy(
@@ -163,7 +281,7 @@ def _init_session_wf(
     """Build one session's anatomical workflow, its metrics, its outputs and its pictures."""
     shapes = [image_shape(run.path) for run in runs]
     files = [str(run.path) for run in runs]
-    workflow = Workflow(name="anatomy_wf" if session is None else f"ses_{session}_anatomy_wf")
+    workflow = Workflow(name=f"{_prefix(session)}anatomy_wf")
     inputnode = pe.Node(IdentityInterface(fields=["t1w"]), name="inputnode")
     inputnode.inputs.t1w = files
     precomputed = find_precomputed(settings.derivatives, subject.label, session, TEMPLATE_SPACE)
@@ -221,6 +339,16 @@ def join(workflow: Workflow, source: Workflow, target: Workflow) -> None:
     wanted = target.get_node("inputnode").inputs.copyable_trait_names()
     pairs = [(f"outputnode.{n}", f"inputnode.{n}") for n in sorted(wanted) if n in given]
     workflow.connect([(source, target, pairs)])
+
+
+def image_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Read the number of voxels along each axis, and their size in mm, from a header."""
+    import nibabel as nb
+
+    header = nb.nifti1.load(path).header
+    i, j, k = header.get_data_shape()[:3]
+    x, y, z = header.get_zooms()[:3]
+    return (int(i), int(j), int(k)), (float(x), float(y), float(z))
 
 
 def image_shape(path: Path) -> tuple[int, int, int]:
