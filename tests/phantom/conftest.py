@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from neuroferry.phantom import PhantomSubject, write_phantom_dataset
+from neuroferry.phantom import BoldOptions, PhantomSubject, write_phantom_dataset
+from neuroferry.phantom.subject import SubjectAnatomy, draw_subject, grow_subject
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,3 +23,23 @@ def phantom(tmp_path_factory) -> Dataset:
     """Three subjects (the second a child, the third defaced) at 3 mm."""
     root = tmp_path_factory.mktemp("phantom") / "bids"
     return Dataset(root, write_phantom_dataset(root, subjects=3, resolution=3.0, seed=11))
+
+
+@pytest.fixture(scope="session")
+def functional(tmp_path_factory) -> Dataset:
+    """The first of the three subjects again, with a small multi-echo run and field maps."""
+    root = tmp_path_factory.mktemp("functional") / "bids"
+    options = BoldOptions(
+        8,
+        resolution=6.0,
+        echo_times=(0.013, 0.03, 0.047),
+        fieldmaps=("phasediff", "direct", "epi"),
+    )
+    subjects = write_phantom_dataset(root, subjects=1, resolution=3.0, seed=11, bold=options)
+    return Dataset(root, subjects)
+
+
+@pytest.fixture(scope="session")
+def anatomy() -> SubjectAnatomy:
+    """The first subject's head."""
+    return grow_subject(draw_subject(0, seed=11, label="01"))

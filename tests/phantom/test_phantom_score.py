@@ -6,12 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroferry.errors import GeometryError
+from neuroferry.phantom.motion import rigid
 from neuroferry.phantom.score import (
     bias_error,
+    course_correlation,
     dice,
+    effect_recovery,
     folded_voxels,
     jacobian_determinant,
     map_error,
+    motion_error,
+    rigid_error,
+    shift_error,
     template_overlap,
     tissue_dice,
 )
@@ -90,3 +96,56 @@ def test_folding_is_counted_where_it_happens():
 
 def test_map_error_is_a_distance():
     assert map_error(np.zeros((4, 3)), np.full((4, 3), 1.0)) == pytest.approx((3**0.5, 3**0.5))
+
+
+def wobble(n=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.stack([rigid(rng.normal(0, 1, 3), rng.normal(0, 1, 3)) for _ in range(n)])
+
+
+BRAIN = np.pad(np.ones((12, 14, 10), dtype=bool), 2)
+GRID = np.diag([5.0, 5.0, 5.0, 1.0])
+GRID[:3, 3] = -40
+
+
+def test_motion_error_forgives_another_reference_but_no_error():
+    truth = wobble()
+    elsewhere = truth @ rigid((1, 2, -1), (3, 0, -2))
+    assert motion_error(elsewhere, truth, BRAIN, GRID) == pytest.approx((0, 0), abs=1e-9)
+    assert motion_error(elsewhere, truth, BRAIN, GRID, same_reference=True)[0] > 2
+    wrong = elsewhere.copy()
+    wrong[7, 0, 3] += 0.8
+    mean, maximum = motion_error(wrong, truth, BRAIN, GRID)
+    assert mean == pytest.approx(0.8 / 20, rel=0.01)
+    assert maximum == pytest.approx(0.8, rel=0.01)
+
+
+def test_inverted_motion_is_wrong():
+    truth = wobble()
+    assert motion_error(np.linalg.inv(truth), truth, BRAIN, GRID)[0] > 1
+
+
+def test_rigid_error_is_that_of_the_points():
+    found = rigid((0, 0, 1), (0, 0, 0))
+    mean, maximum = rigid_error(found, np.eye(4), BRAIN, GRID)
+    assert 0 < mean < maximum < np.radians(1) * 60
+    with pytest.raises(GeometryError, match="empty"):
+        rigid_error(found, np.eye(4), np.zeros((3, 3, 3)), GRID)
+
+
+def test_shift_error_is_in_millimetres():
+    truth = np.zeros((4, 4, 4))
+    found = np.full((4, 4, 4), 20.0)
+    mean, percentile = shift_error(found, truth, truth == 0, readout=0.05, voxel=3.0)
+    assert mean == percentile == pytest.approx(3.0)
+    with pytest.raises(GeometryError, match="empty"):
+        shift_error(found, truth, truth, readout=0.05, voxel=3.0)
+
+
+def test_effects_and_courses_compare_by_slope_and_correlation():
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=200)
+    slope, correlation = effect_recovery(0.5 * truth + 3, truth, np.ones(200))
+    assert (slope, correlation) == pytest.approx((0.5, 1.0))
+    course = np.r_[np.nan, truth[1:]]
+    assert course_correlation(course, -truth) == pytest.approx(-1)
