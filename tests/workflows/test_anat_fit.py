@@ -82,8 +82,23 @@ def test_memory_grows_with_the_image():
 
     small, large = needs((100, 100, 100)), needs((300, 300, 300))
     for name in ("average_runs", "extract_brain", "correct_bias", "segment_tissues"):
-        assert 0.3 < small[name] < large[name] < 3.0
+        assert 0.2 < small[name] < large[name] < 3.0
     assert 1.5 < small["register_template"] < 3.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "peaks"),
+    [
+        ((170, 256, 256), (0.26, 0.62, 0.47, 1.58, 0.95, 1.18)),
+        ((274, 384, 384), (0.45, 0.92, 1.11, 1.74, 2.37, 2.00)),
+    ],
+)
+def test_memory_is_near_what_was_measured(shape, peaks):
+    graph = init_anat_wf(t1w_shapes=[shape])._create_flat_graph()
+    needs = {node.name: node.mem_gb for node in graph.nodes()}
+    steps = ("average_runs", "extract_brain", "correct_bias", "register_template")
+    for name, peak_gb in zip((*steps, "segment_tissues", "carry_to_template"), peaks, strict=True):
+        assert 0.9 * peak_gb <= needs[name] < 2 * peak_gb, name
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from neuroferry.interfaces.average import AverageRuns
 from neuroferry.interfaces.bias import CorrectBias
 from neuroferry.workflows.anat.brain import init_brain_extraction_wf
 from neuroferry.workflows.anat.memory import (
-    AVERAGE_BYTES,
-    AVERAGE_BYTES_PER_RUN,
     BIAS_BYTES,
+    LEAN_GB,
+    average_gb,
     memory_gb,
     n_voxels,
 )
@@ -119,10 +119,12 @@ def init_anat_wf(
     average_runs = pe.Node(
         AverageRuns(average=average, sloppy=sloppy, seed=seed),
         name="average_runs",
-        mem_gb=memory_gb(AVERAGE_BYTES + AVERAGE_BYTES_PER_RUN * count, voxels),
+        mem_gb=average_gb(voxels, count),
     )
     correct_bias = pe.Node(
-        CorrectBias(sloppy=sloppy), name="correct_bias", mem_gb=memory_gb(BIAS_BYTES, voxels)
+        CorrectBias(sloppy=sloppy),
+        name="correct_bias",
+        mem_gb=memory_gb(BIAS_BYTES, voxels, base_gb=LEAN_GB),
     )
     brain_wf = init_brain_extraction_wf(
         voxels=voxels, brain_mask=given.get("brain_mask"), sloppy=sloppy, seed=seed

@@ -1,8 +1,8 @@
 """How much memory each anatomical step takes, from the number of voxels.
 
-Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus the
-bytes that the step holds for each voxel of the image, plus what it holds on grids of fixed
-size. The figures are measured (``benchmarks/anat.py``) and rounded up.
+Peak resident memory is that of Python and the libraries of the step, plus the bytes that the
+step holds for each voxel of the image, plus what it holds on grids of fixed size. The figures
+are measured on heads of 0.3 to 40 million voxels (``benchmarks/estimates.py``) and rounded up.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+# Python with NumPy and nibabel alone; with SciPy, DIPY and the template.
+LEAN_GB = 0.2
 BASE_GB = 0.35
 # Bytes held at once for each voxel of the T1w image.
-AVERAGE_BYTES = 24
-AVERAGE_BYTES_PER_RUN = 8
-BRAIN_BYTES = 20
-BIAS_BYTES = 32
-NORMALISE_BYTES = 24
-SEGMENT_BYTES = 72
+LOAD_BYTES = 8
+AVERAGE_BYTES_PER_RUN = 30
+BRAIN_BYTES = 12
+BIAS_BYTES = 24
+NORMALISE_BYTES = 8
+SEGMENT_BYTES = 45
 RESAMPLE_BYTES = 16
-CARRY_BYTES = 40
-# The search and SyN at 2 mm; SyN at 1 mm, and a pair of displacement fields at 1 mm.
-BRAIN_GB = 0.45
-SYN_GB = 1.6
-FIELD_GB = 0.5
+CARRY_BYTES = 30
+# The search and SyN at 2 mm; SyN at 1 mm; a displacement field and tissue maps at 1 mm; what
+# is carried, at 1 mm.
+BRAIN_GB = 0.2
+SYN_GB = 1.25
+FIELD_GB = 0.4
+STD_GB = 0.55
 
 
 def n_voxels(shapes: Sequence[Sequence[int]]) -> int:
@@ -35,10 +39,24 @@ def n_voxels(shapes: Sequence[Sequence[int]]) -> int:
     return max(math.prod(int(n) for n in shape[:3]) for shape in shapes)
 
 
-def memory_gb(bytes_per_voxel: float, voxels: int, fixed_gb: float = 0.0) -> float:
+def memory_gb(
+    bytes_per_voxel: float, voxels: int, fixed_gb: float = 0.0, *, base_gb: float = BASE_GB
+) -> float:
     """Memory of a step in GB.
 
     >>> memory_gb(24, 10_000_000, 1.6)
     2.19
     """
-    return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
+    return round(base_gb + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
+
+
+def average_gb(voxels: int, runs: int) -> float:
+    """Memory of averaging the runs of a session, in GB.
+
+    >>> average_gb(10_000_000, 1)
+    0.28
+    >>> average_gb(10_000_000, 2)
+    0.88
+    """
+    averaging = AVERAGE_BYTES_PER_RUN * runs if runs > 1 else 0
+    return memory_gb(LOAD_BYTES + averaging, voxels, base_gb=LEAN_GB)

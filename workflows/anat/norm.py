@@ -11,8 +11,8 @@ from neuroferry.interfaces.register import Normalise
 from neuroferry.templates import TEMPLATE_SPACE
 from neuroferry.workflows.anat.memory import (
     CARRY_BYTES,
-    FIELD_GB,
     NORMALISE_BYTES,
+    STD_GB,
     SYN_GB,
     memory_gb,
 )
@@ -137,7 +137,7 @@ def init_template_outputs_wf(
     carry_to_template = pe.Node(
         CarryToTemplate(resolution=std_resolution),
         name="carry_to_template",
-        mem_gb=memory_gb(CARRY_BYTES, voxels, FIELD_GB),
+        mem_gb=memory_gb(CARRY_BYTES, voxels, STD_GB / std_resolution**3),
     )
     workflow.connect([
         (inputnode, carry_to_template, [

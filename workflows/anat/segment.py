@@ -75,7 +75,7 @@ def init_segmentation_wf(
     segment_tissues = pe.Node(
         SegmentTissues(sloppy=sloppy),
         name="segment_tissues",
-        mem_gb=memory_gb(SEGMENT_BYTES, voxels, FIELD_GB),
+        mem_gb=memory_gb(SEGMENT_BYTES, voxels, 0.0 if sloppy else FIELD_GB),
     )
     workflow.connect([
         (inputnode, segment_tissues, [

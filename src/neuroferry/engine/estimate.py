@@ -4,7 +4,7 @@ A step declares its memory (``Node.mem_gb``), which the workflow builders comput
 image header with the formula in their documentation. That figure also carries the size of
 the image, so what was measured on one image is scaled to another by the ratio r of the two
 declared figures: time and disk by r; memory by r to the power 1.25 for a larger image and
-0.5 for a smaller one, because a formula may rise too slowly or too fast with size, and too
+0.6 for a smaller one, because a formula may rise too slowly or too fast with size, and too
 little memory costs more than too much.
 
 Sources, the best first:
@@ -42,7 +42,7 @@ DEFAULT_GB = 0.25
 DEFAULT_SECONDS = 10.0
 _MARGINS: dict[Source, float] = {"measured": 1.10, "like": 1.20, "table": 1.25}
 _KILLED_MARGIN = 1.5
-_LARGER, _SMALLER = 1.25, 0.5
+_LARGER, _SMALLER = 1.25, 0.6
 # an empty Python process that has loaded Nipype
 _LEAST_GB = 0.05
 _SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
