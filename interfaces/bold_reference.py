@@ -175,7 +175,7 @@ def _average(
     mean = Volume(np.asarray(np.mean(volumes, axis=0, dtype=np.float64), np.float32), affine)
     mask = head_mask(mean)
     inside = mean.data[mask]
-    start = int(np.argmax([np.corrcoef(v[mask], inside)[0, 1] for v in volumes]))
+    start = int(np.argmax([_likeness(v[mask], inside) for v in volumes]))
     target = prepare_target(Volume(volumes[start], affine), mask.astype(np.float32))
     where = static_map((series.shape3, affine), (series.shape3, affine))
 
@@ -199,6 +199,11 @@ def _average(
         count += values != 0
     data = where.fill((total / np.maximum(count, 1)).astype(np.float32))
     return start, Volume(data, affine, series.header), used
+
+
+def _likeness(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Correlation; of an empty volume, less than any other."""
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 else -1.0
 
 
 class _FindReferenceInputSpec(BaseInterfaceInputSpec):

@@ -24,7 +24,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.errors import GeometryError
+from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.images import Affine, FloatArray, Volume, load_volume
 from neuroferry.interfaces.motion_table import (
     motion_parameters,
@@ -207,6 +207,7 @@ def estimate_motion(
         with closing(ordered_map(work, enumerate(series.volumes()), n_threads)) as results:
             found = list(results)
         _retry(series, target, found, n_dummy)
+    _fill_lost(found)
     return Motion(np.stack([a.matrix for a in found]), np.array([a.residual for a in found]))
 
 
@@ -234,6 +235,17 @@ def _retry(series: Series, target: Target, found: list[Alignment], n_dummy: int)
             if better and again.overlap >= 0.8 * found[number].overlap:
                 found[number] = _without_details(again)
     series.close()
+
+
+def _fill_lost(found: list[Alignment]) -> None:
+    """Give volumes without a head (empty, or far outside) the place of their neighbour."""
+    known = [number for number, a in enumerate(found) if np.isfinite(a.residual)]
+    if not known:
+        raise InputError("No volume of the series could be aligned to its reference.")
+    for number, alignment in enumerate(found):
+        if not np.isfinite(alignment.residual):
+            nearest = min(known, key=lambda other: abs(other - number))
+            found[number] = replace(alignment, matrix=found[nearest].matrix)
 
 
 class _EstimateMotionInputSpec(BaseInterfaceInputSpec):

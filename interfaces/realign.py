@@ -51,6 +51,8 @@ FINE_TOLERANCE_MM = 0.004
 HEAD_RADIUS_MM = 70.0
 MAX_ITERATIONS = 25
 MIN_POINTS = 200
+# A volume darker than this share of the reference shows no head.
+LEAST_GAIN = 0.05
 # Slices: how much they may differ in signal, how many voxels must say so, how often.
 SLICE_SIGMAS = 4.0
 SLICE_CHANGE = 0.025
@@ -211,7 +213,7 @@ def _align_level(
         residuals = values - solution @ level.design
         sigma = robust_sigma(residuals[inside])
         gain = float(solution[6])
-        if gain <= 0:
+        if gain < LEAST_GAIN:
             return Alignment(matrix, np.inf, overlap, gain)
         step = solution[:6] / gain
         matrix = matrix @ inverse(rigid_step(step, centre))

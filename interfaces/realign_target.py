@@ -11,12 +11,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroferry.errors import GeometryError
 from neuroferry.interfaces.images import Affine, FloatArray, Volume, inverse, voxel_sizes
 
 COARSE_MM = 7.0
 BLUR_SIGMA_VOXELS = 0.6
 SLICE_SAMPLES = 250
 BRIGHT_SHARE = 0.5
+LEAST_POINTS = 150
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,11 @@ def prepare_target(
     Returns
     -------
     Target
+
+    Raises
+    ------
+    GeometryError
+        If the reference has too little signal or too few slices.
     """
     from scipy import ndimage
 
@@ -183,6 +190,11 @@ def prepare_target(
     coarse = (blocks[0], blocks[1], blocks[2])
     grids = [coarse, (1, 1, 1)] if coarse != (1, 1, 1) else [(1, 1, 1)]
     levels = [_level(reference, weights, blocks, centre, max_points) for blocks in grids]
+    if levels[-1].weights.size < LEAST_POINTS:
+        raise GeometryError(
+            "The series has too little signal or too few slices to tell where the head is."
+        )
+    levels = [level for level in levels if level.weights.size >= LEAST_POINTS]
     coefficients = ndimage.spline_filter(reference.data, order=3, output=np.float32)
     bright = BRIGHT_SHARE * float(np.median(reference.data[np.asarray(weights) > 0]))
     # At the vertex a small shift changes much: only where tissue goes on above and below.

@@ -84,6 +84,23 @@ def test_partial_coverage() -> None:
     assert worst < 0.4
 
 
+def test_an_empty_volume_stays_with_its_neighbour(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    volumes = [mh.noisy(v, 50, np.random.default_rng(0)) for v in clean[0][:4]]
+    volumes[2] = np.zeros_like(volumes[2])
+    found = estimate(volumes, tmp_path)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[2], found[1])
+    assert 2 not in find_reference(open_series(tmp_path / "bold.nii.gz")).used
+
+
+def test_too_few_slices_are_refused() -> None:
+    reference = Volume(mh.head(np.eye(4)).astype(np.float32)[..., 12:14], mh.AFFINE)
+    with pytest.raises(GeometryError, match="too few slices"):
+        prepare_target(reference, np.ones(reference.shape, np.float32))
+
+
 def test_a_jump_of_a_centimetre() -> None:
     truth = mh.motion(np.array([6.0, -5.0, 6.0, 7.0, -5.0, 6.0]))
     rng = np.random.default_rng(0)
