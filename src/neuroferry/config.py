@@ -20,7 +20,7 @@ from typing import Any
 from neuroferry.errors import ExitCode, InputError, UsageError
 
 LEVELS = ("participant", "group")
-WORKFLOWS = ("anat", "qc")
+WORKFLOWS = ("anat", "func", "qc")
 DEFAULT_WORKFLOWS = ("anat", "qc")
 IGNORABLE = ("fieldmaps", "slicetiming", "fmap-jacobian")
 PACKINGS = ("node", "chain", "subject")

@@ -58,8 +58,7 @@ FUNC = {"workflows": ["func"], "ignore": ["fieldmaps"]}
         ({"workflows": ["anat", "func"]}, [], False, "no T1w image and no BOLD run"),
     ],
 )
-def test_what_there_is_decides(person, monkeypatch, workflow, images, usable, word):
-    monkeypatch.setattr("neuroferry.config.WORKFLOWS", ("anat", "func", "qc"))
+def test_what_there_is_decides(person, workflow, images, usable, word):
     config = settings(workflow)
     subject = person(*((None, suffix) for suffix in images))
     assert usable_subjects(config, [subject]) == ([subject] if usable else [])
@@ -70,23 +69,20 @@ def test_what_there_is_decides(person, monkeypatch, workflow, images, usable, wo
     assert word is None or word in problems[0].message
 
 
-def test_another_session_lends_its_anatomy(person, monkeypatch):
-    monkeypatch.setattr("neuroferry.config.WORKFLOWS", ("anat", "func", "qc"))
+def test_another_session_lends_its_anatomy(person):
     subject = person(("a", "T1w"), ("a", "bold"), ("b", "bold"))
     (problem,) = selection_problems(settings(FUNC), subject)
     assert "BOLD runs of ses-b use the T1w image of ses-a" in problem.message
 
 
-def test_why_distortion_stays_is_said(person, monkeypatch):
-    monkeypatch.setattr("neuroferry.config.WORKFLOWS", ("anat", "func", "qc"))
+def test_why_distortion_stays_is_said(person):
     (problem,) = list(
         selection_problems(settings({"workflows": ["func"]}), person((None, "bold")))
     )[:1]
     assert "sub-01_ses-None_bold.nii.gz is not corrected for susceptibility" in problem.message
 
 
-def test_images_that_are_looked_at(monkeypatch):
-    monkeypatch.setattr("neuroferry.config.WORKFLOWS", ("anat", "func", "qc"))
+def test_images_that_are_looked_at():
     assert wanted_suffixes(settings({"workflows": ["anat"]})) == ("T1w",)
     assert {"T1w", "bold", "phasediff", "epi"} <= set(
         wanted_suffixes(settings({"workflows": ["func"]}))
