@@ -1,22 +1,32 @@
 """Work folders do not grow with the cohort, and nothing that is finished runs again."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from neuroferry.engine.record import list_runs, read_run
+from neuroferry.engine.slurm_plan import read_manifest
 
 pytestmark = pytest.mark.slow
 
 
-def neuroferry(*arguments):
-    command = [sys.executable, "-m", "neuroferry", *map(str, arguments), "--sloppy"]
+def call(*arguments, **environ):
     done = subprocess.run(
-        [*command, "--skip-bids-validation"], capture_output=True, text=True, timeout=900
+        [sys.executable, "-m", "neuroferry", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, **environ},
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def neuroferry(*arguments, **environ):
+    return call(*arguments, "--sloppy", "--skip-bids-validation", **environ)
 
 
 def test_packed_found_again_and_brought_back(phantom_bids, tmp_path):
@@ -49,3 +59,25 @@ def test_packed_found_again_and_brought_back(phantom_bids, tmp_path):
     for label in ("01", "02"):
         assert (list_runs(out)[-1] / f"methods_sub-{label}.md").exists()
         assert (out / f"sub-{label}.html").exists()
+
+
+def test_the_job_that_ends_last_puts_the_participant_away(phantom_bids, tmp_path):
+    """Jobs as SLURM would start them, one after the other."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    words = [phantom_bids, out, "participant", "--participant-label", "01", "-w", work]
+    words += ["--plugin", "SLURMGraph", "--finished-work", "remove"]
+    handover = {"NEUROFERRY_HANDOVER": str(tmp_path / "handover")}
+    neuroferry(*words, **handover)
+    (run_dir,) = list_runs(out)
+    (group,) = read_manifest(run_dir, 0).groups
+    part = work / "neuroferry_wf" / "sub_01_wf"
+    for pack in group.packs:
+        assert part.exists() or pack is group.packs[0]
+        call("job", "--run", run_dir, "--pack", pack.name, "--task", "1")
+    assert [path.name for path in part.parent.iterdir()] == ["sub_01_wf.finished.json"]
+    assert read_run(run_dir).count("done") == read_run(run_dir).n_steps
+
+    neuroferry(*words, **handover)
+    second = read_run(list_runs(out)[-1])
+    assert second.exit_code == 0
+    assert second.count("cached") == second.n_steps == len(group.steps)
