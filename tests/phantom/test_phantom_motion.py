@@ -15,10 +15,11 @@ from neuroferry.phantom.motion import (
 LAS = np.array([[-3.0, 0, 0, 90], [0, 3, 0, -120], [0, 0, 4, -60], [0, 0, 0, 1]])
 RAS = LAS @ np.array([[-1, 0, 0, 59], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 SHAPE = (60, 70, 40)
+MASS = (29.5, 33.0, 25.0)
 
 
 def centre(affine):
-    return (affine @ [*(np.array(SHAPE) - 1) / 2, 1])[:3]
+    return (affine @ [*MASS, 1])[:3]
 
 
 def draw(seed=0, n=60, **options):
@@ -55,7 +56,7 @@ def test_the_reference_does_not_move():
 def test_translation_has_the_signs_of_fsl(affine):
     """Of the way back to the reference, x to the left, y forwards, z upwards."""
     shift = rigid((0, 0, 0), (1.0, 2.0, 3.0))
-    found = motion_parameters(shift[None], affine, SHAPE)[0]
+    found = motion_parameters(shift[None], affine, SHAPE, MASS)[0]
     np.testing.assert_allclose(found, [1, -2, -3, 0, 0, 0], atol=1e-12)
 
 
@@ -64,7 +65,7 @@ def test_translation_has_the_signs_of_fsl(affine):
 def test_turning_about_the_centre_is_no_translation(affine, axis):
     turn = np.zeros(3)
     turn[axis] = 2.0
-    found = motion_parameters(rigid(turn, (0, 0, 0), centre(affine))[None], affine, SHAPE)[0]
+    found = motion_parameters(rigid(turn, (0, 0, 0), centre(affine))[None], affine, SHAPE, MASS)[0]
     np.testing.assert_allclose(found[:3], 0, atol=1e-10)
     expected = np.zeros(3)
     # x is mirrored: turns about y and z change their sign, and the way is the way back.
@@ -75,7 +76,8 @@ def test_turning_about_the_centre_is_no_translation(affine, axis):
 def test_parameters_do_not_depend_on_the_direction_of_the_first_axis():
     matrices = motion_matrices(draw(), 4, centre(LAS))
     np.testing.assert_allclose(
-        motion_parameters(matrices, LAS, SHAPE), motion_parameters(matrices, RAS, SHAPE)
+        motion_parameters(matrices, LAS, SHAPE, MASS),
+        motion_parameters(matrices, RAS, SHAPE, MASS),
     )
 
 

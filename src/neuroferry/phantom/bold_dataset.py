@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import ndimage
 
 from neuroferry import __version__
 from neuroferry.phantom import files
@@ -18,6 +19,7 @@ from neuroferry.phantom.bold import (
     volumes,
 )
 from neuroferry.phantom.effects import CONDITIONS
+from neuroferry.phantom.epi import trace
 from neuroferry.phantom.fmap_dataset import (
     PhantomFieldmaps,
     field_sources,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from neuroferry.phantom.bold import BoldRun, BoldSession
     from neuroferry.phantom.bold_options import BoldOptions
@@ -204,7 +206,8 @@ def _write_truth(
             truth[f"effect-{effect.name}"] = image(
                 f"desc-{effect.name}_effect", percent, np.int16, 1e-3
             )
-    return truth | _write_tables(place, entities, run, options, anatomical)
+    mass = ndimage.center_of_mass(bent[0])
+    return truth | _write_tables(place, entities, run, options, anatomical, mass)
 
 
 def _decay_time(
@@ -220,10 +223,6 @@ def _decay_time(
 
 def _bent_mask(run: BoldRun, brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Brain mask where the distorted reference shows the brain."""
-    from scipy import ndimage
-
-    from neuroferry.phantom.epi import trace
-
     head = run.head
     origin = trace(head, head.grid, np.eye(4), head.signal_voxels())
     share = ndimage.map_coordinates(
@@ -240,9 +239,10 @@ def _write_tables(
     run: BoldRun,
     options: BoldOptions,
     anatomical: NDArray[np.float64],
+    mass: ArrayLike,
 ) -> dict[str, Path]:
     grid = run.head.grid
-    parameters = motion_parameters(run.motion, grid.affine, grid.shape)
+    parameters = motion_parameters(run.motion, grid.affine, grid.shape, mass)
     fd = framewise_displacement(parameters)
     rows = [
         [*(f"{v:.6f}" for v in row), "n/a" if np.isnan(step) else f"{step:.6f}"]

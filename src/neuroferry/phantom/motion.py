@@ -126,14 +126,17 @@ def motion_matrices(
 
 
 def motion_parameters(
-    matrices: NDArray[np.float64], affine: NDArray[np.float64], shape: Sequence[int]
+    matrices: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    shape: Sequence[int],
+    centre: ArrayLike,
 ) -> NDArray[np.float64]:
     """Express motion as fMRIPrep's confounds do, that is as FSL's MCFLIRT does.
 
     The parameters are those of the map from each volume to the reference, in FSL's
     coordinates: voxel indices times voxel size, the first axis reversed where the affine
     has a positive determinant. The rotation is ``Rx Ry Rz``, each with the sine above the
-    diagonal positive; the translation is the way of the centre of the field of view.
+    diagonal positive; the translation is the way of the reference's centre of mass.
 
     Parameters
     ----------
@@ -143,6 +146,8 @@ def motion_parameters(
         Of the series.
     shape : sequence of 3 ints
         Of one volume.
+    centre : array_like, shape (3,)
+        Centre of mass of the reference, voxel indices.
 
     Returns
     -------
@@ -162,7 +167,7 @@ def motion_parameters(
         scaled[0, 0], scaled[0, 3] = -zooms[0], (size[0] - 1) * zooms[0]
     to_fsl = scaled @ np.linalg.inv(affine)
     back = to_fsl @ np.linalg.inv(matrices) @ np.linalg.inv(to_fsl)
-    centre = (size - 1) / 2 * zooms
+    middle = (scaled @ [*np.asarray(centre, dtype=np.float64), 1.0])[:3]
     turn = back[:, :3, :3]
     rotation = np.stack(
         [
@@ -172,7 +177,7 @@ def motion_parameters(
         ],
         axis=1,
     )
-    translation = turn @ centre + back[:, :3, 3] - centre
+    translation = turn @ middle + back[:, :3, 3] - middle
     return np.concatenate([translation, rotation], axis=1)
 
 
