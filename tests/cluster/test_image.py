@@ -345,7 +345,7 @@ def inside_of(pid):
 
 
 def test_launcher_knows_the_options_that_take_values():
-    from neuroferry.cli import cancel, demo, phantom, resubmit, sbatch_script, status
+    from neuroferry.cli import cancel, dask_worker, demo, phantom, resubmit, sbatch_script, status
     from neuroferry.cli.parser import build_parser
 
     text = LAUNCHER.read_text()
@@ -354,7 +354,7 @@ def test_launcher_knows_the_options_that_take_values():
         for name in ("TAKES_ONE", "TAKES_MORE")
     }
     parsers = [build_parser()]
-    for module in (demo, phantom, sbatch_script, status, resubmit, cancel):
+    for module in (demo, phantom, sbatch_script, status, resubmit, cancel, dask_worker):
         import argparse
 
         parsers.append(argparse.ArgumentParser())

@@ -75,7 +75,10 @@ def finished(machine, phantom_bids, tmp_path_factory):
     folder = tmp_path_factory.mktemp("my study")
     bids = Path(shutil.copytree(phantom_bids, folder / "the data"))
     out = folder / "the results"
-    submitted = launch(machine, bids, out, "participant", *QUICK, "--plugin", "auto")
+    command = (bids, out, "participant", *QUICK, "--plugin", "auto")
+    submitted = launch(machine, *command)
+    again = launch(machine, *command, code=75)
+    assert "are at work on" in again.stderr
     follow(machine, out)
     return bids, out, submitted
 
@@ -171,20 +174,18 @@ def test_a_plain_job_script_runs_one_participant_a_task(machine, finished, tmp_p
 
 def test_dask_in_one_allocation_each_worker_in_the_image(machine, finished, tmp_path):
     bids, out, _ = finished
-    data = Path(shutil.copytree(bids, tmp_path / "bids"))
-    enter = ["apptainer", "--quiet", "run", *(["--userns"] if os.getuid() == 0 else [])]
-    enter += ["--bind", str(tmp_path), machine["NEUROFERRY_SIF"]]
-    scheduler = str(tmp_path / "dask.json")
-    app = [str(data), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work"), *QUICK]
-    app += ["--plugin", "Dask", "--dask-scheduler", scheduler]
+    launcher = shlex.quote(str(LAUNCHER))
+    scheduler = tmp_path / "of this job" / "dask.json"
+    app = [bids, tmp_path / "out", "participant", "-w", tmp_path / "work", *QUICK]
+    app += ["--plugin", "Dask", f"--dask-scheduler={scheduler}"]
     script = tmp_path / "job.sh"
     script.write_text(
         "#!/bin/bash\n"
         "#SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --mem=3000 --time=30\n"
         f"#SBATCH --output={tmp_path}/log.txt\n"
         "unset PYTHONPATH\n"
-        f"srun {shlex.join([*enter, 'dask-worker', scheduler])} &\n"
-        f"{shlex.join([*enter, *app])}\n"
+        f"srun {launcher} dask-worker {shlex.quote(str(scheduler))} &\n"
+        f"{launcher} {shlex.join(map(str, app))}\n"
         "code=$?\nkill %1\nexit $code\n"
     )
     done = submit_and_wait(machine, script)
@@ -193,3 +194,14 @@ def test_dask_in_one_allocation_each_worker_in_the_image(machine, finished, tmp_
     assert run.plugin == "Dask"
     assert run.count("done") == run.n_steps
     assert digests(tmp_path / "out") == digests(out)
+
+
+def test_dask_workers_of_other_folders_are_not_used(machine, finished, tmp_path):
+    bids, _, _ = finished
+    scheduler = tmp_path / "dask.json"
+    for name in ("dask.json", "dask.json.enter"):
+        (tmp_path / name).write_text("of another run")
+    app = [bids, tmp_path / "out", "participant", *QUICK, "--plugin", "Dask"]
+    refused = launch(machine, *app, "--dask-scheduler", scheduler, code=75)
+    assert "other folders" in refused.stderr
+    assert (tmp_path / "dask.json.enter").read_text() == "of another run"
