@@ -1,0 +1,137 @@
+"""BOLD runs from end to end on a small phantom: results, the same bytes, without a T1w image."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import nibabel as nb
+import numpy as np
+import pandas as pd
+import pytest
+
+from neuroferry.engine.record import list_runs, read_run
+from neuroferry.phantom import BoldOptions, write_phantom_dataset
+
+pytestmark = pytest.mark.slow
+SPACE = "MNI152NLin2009aSym"
+STEM = "sub-01_task-blocks"
+QUICK = ("--sloppy", "--skip-bids-validation", "--nprocs", "2")
+
+
+def neuroferry(*arguments):
+    """Run the program as a user does."""
+    command = [sys.executable, "-m", "neuroferry", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+
+
+def digests(root):
+    """SHA-256 of what was written of the BOLD runs, images without their compression."""
+    found = {}
+    for folder in ("func", "fmap", "figures"):
+        for path in sorted(root.glob(f"sub-*/{folder}/*task*")):
+            data = path.read_bytes()
+            data = gzip.decompress(data) if path.suffix == ".gz" else data
+            found[str(path.relative_to(root))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bold") / "bids"
+    options = BoldOptions(12, resolution=6.0, fieldmaps=("phasediff",))
+    write_phantom_dataset(root, subjects=1, resolution=3.0, seed=3, bold=options)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(bids, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "out"
+    done = neuroferry(
+        *(bids, out, "participant", "--workflows", "anat", "func", *QUICK),
+        *("--output-spaces", f"{SPACE}:res-4", "T1w", "bold"),
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_everything_that_is_promised_is_there(bids, finished):
+    func = finished / "sub-01" / "func"
+    series = nb.load(bids / "sub-01" / "func" / f"{STEM}_bold.nii.gz")
+    for space in (f"space-{SPACE}_res-4_", "space-T1w_", ""):
+        bold = nb.load(func / f"{STEM}_{space}desc-preproc_bold.nii.gz")
+        mask = nb.load(func / f"{STEM}_{space}desc-brain_mask.nii.gz")
+        mean = nb.load(func / f"{STEM}_{space}boldref.nii.gz")
+        assert bold.shape == (*mask.shape, 12) == (*mean.shape, 12)
+        assert np.allclose(bold.affine, mask.affine, atol=1e-4)
+        inside = np.asarray(mask.dataobj) > 0
+        assert inside.sum() * np.prod(mask.header.get_zooms()) / 1000 > 500  # ml
+        assert np.asarray(bold.dataobj)[inside].min() >= 0 or inside.mean() < 1
+    native = nb.load(func / f"{STEM}_desc-preproc_bold.nii.gz")
+    assert native.shape == series.shape
+    assert np.allclose(native.affine, series.affine, atol=1e-4)
+    assert native.header.get_zooms()[3] == pytest.approx(2.0)
+    about = json.loads((func / f"{STEM}_desc-preproc_bold.json").read_text())
+    assert (about["RepetitionTime"], about["SliceTimingCorrected"]) == (2.0, True)
+    assert 0 < about["StartTime"] < 2
+    field = json.loads(
+        (finished / "sub-01" / "fmap" / f"{STEM}_desc-preproc_fieldmap.json").read_text()
+    )
+    assert field["Units"] == "Hz"
+    report = json.loads((func / f"{STEM}_desc-coreg_boldref.json").read_text())
+    assert report["DistortionCorrection"]["method"] == "phasediff"
+    table = pd.read_csv(func / f"{STEM}_desc-confounds_timeseries.tsv", sep="\t")
+    assert len(table) == 12
+    assert {"trans_x", "rot_z_derivative1_power2", "a_comp_cor_00", "csf"} <= set(table.columns)
+
+
+def test_nilearn_reads_the_confounds(finished):
+    from nilearn.interfaces.fmriprep import load_confounds_strategy
+
+    path = finished / "sub-01" / "func" / f"{STEM}_space-T1w_desc-preproc_bold.nii.gz"
+    for strategy in ("simple", "scrubbing", "compcor"):
+        confounds, _ = load_confounds_strategy(str(path), denoise_strategy=strategy)
+        assert len(confounds) > 0
+
+
+def test_a_given_anatomy_another_plugin_and_the_same_bytes(bids, finished, tmp_path):
+    done = neuroferry(
+        *(bids, tmp_path / "out", "participant", "--workflows", "func", *QUICK),
+        *("--output-spaces", f"{SPACE}:res-4", "T1w", "bold"),
+        *("--derivatives", f"anat={finished}", "--plugin", "Linear", "--omp-nthreads", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    steps = {step.step for step in read_run(list_runs(tmp_path / "out")[-1]).steps}
+    assert not any("anatomy_wf" in step for step in steps)
+    expected = digests(finished)
+    assert len(expected) > 25
+    assert digests(tmp_path / "out") == expected
+
+
+def test_a_bold_without_a_t1w(bids, tmp_path):
+    shutil.copytree(bids, tmp_path / "bids")
+    shutil.rmtree(tmp_path / "bids" / "sub-01" / "anat")
+    done = neuroferry(
+        *(tmp_path / "bids", tmp_path / "out", "participant", "--workflows", "func"),
+        *(*QUICK, "--ignore", "fieldmaps", "slicetiming"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "there is no T1w image. The BOLD runs stay in their own space" in done.stderr
+    func = tmp_path / "out" / "sub-01" / "func"
+    assert (func / f"{STEM}_desc-preproc_bold.nii.gz").exists()
+    assert not list(func.glob("*space-*"))
+    about = json.loads((func / f"{STEM}_desc-preproc_bold.json").read_text())
+    assert about["SliceTimingCorrected"] is False
+    assert (tmp_path / "out" / "sub-01.html").exists()
+
+
+def test_a_plan_knows_the_steps(bids, tmp_path):
+    done = neuroferry(
+        *(bids, tmp_path / "out", "participant", "--workflows", "func", "--dry-run", *QUICK),
+        *("--mem", "16GB"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Verdict: fits." in done.stdout
+    assert not (tmp_path / "out").exists()
