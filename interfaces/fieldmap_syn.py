@@ -5,6 +5,9 @@ smooth receive field; the EPI is moved along the phase-encoding axis alone, its 
 kept, until it looks like that. Contrast and field are found in turns, from coarse to fine.
 Voxels that no shift explains (dropout) lose their weight.
 
+This is far rougher than a measured field: on digital heads it took 5 to 28 % off the mean
+error and 15 to 26 % off that of shifts above 2 mm, where field maps took 70 to 95 %.
+
 References
 ----------
 .. [1] Studholme C, Constable RT, Duncan JS (2000). Accurate alignment of functional EPI data
@@ -42,6 +45,7 @@ from neuroferry.interfaces.images import (
 )
 from neuroferry.interfaces.transforms import read_itk_affine
 
+# Weaker smoothing follows strong fields further and invents more where there is none.
 LEVELS = (Level(9.0, 0.3, 3), Level(6.0, 0.2, 3), Level(4.0, 0.1, 3))
 TURNS = 3
 CONTRAST_DEGREE = 3

@@ -219,7 +219,7 @@ def _without_fieldmap(run: Run, reasons: Sequence[str]) -> FieldmapPlan:
     """Plan an estimate from the T1w image; the axis is enough, as the estimate has the sign."""
     notes = [
         f"No field map serves {run.path.name}: {reason}. Its distortion is estimated from the T1w"
-        " image instead."
+        " image instead, which is rougher than any field map; look at the report."
         for reason in reasons
     ]
     direction = run.metadata.get("PhaseEncodingDirection")
