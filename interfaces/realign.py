@@ -12,7 +12,9 @@ The kernel of head-motion estimation. Design, and why:
   more accurate than interpolating, and faster.
 - **Robust weights** (Tukey's biweight on the residuals that the current step leaves): a
   slice with a wrong intensity, a moving eye or a lost signal loses its say.
-- **Gain and offset** are fitted together with the motion.
+- **Gain and offset** are fitted together with the motion, the gain as a quadratic function
+  of place: the head moves through coils that stand still, so its shading does not move with
+  it. Without this, volumes after a jerk are off by up to 0.2 mm on the phantom.
 - **Slices that lost signal** (their spins saw another slice's pulse after a jerk) shift an
   estimate by tenths of a millimetre, robust weights or not, as a whole slice has edges at
   its faces. A slice whose gain stands out is scaled back, and the volume aligned again.

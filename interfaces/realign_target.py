@@ -18,6 +18,7 @@ COARSE_MM = 7.0
 BLUR_SIGMA_VOXELS = 0.6
 SLICE_SAMPLES = 250
 BRIGHT_SHARE = 0.5
+GAIN_SCALE_MM = 50.0
 LEAST_POINTS = 150
 
 
@@ -29,9 +30,9 @@ class Level:
     ----------
     index : ndarray of float64, shape (3, N)
         Voxel coordinates of the points on the level's grid.
-    design : ndarray of float64, shape (8, N)
-        Change of the value for each motion parameter (mm, radians), then the value and
-        one: gain and offset.
+    design : ndarray of float64, shape (17, N)
+        Change of the value for each motion parameter (mm, radians), then gain and offset:
+        the value, one, and the value times first and second powers of the place.
     weights : ndarray of float64, shape (N,)
         What a point counts before anything is known of the volume.
     affine : ndarray of float64, shape (4, 4)
@@ -241,5 +242,7 @@ def _level(
     arm = affine[:3, :3] @ index + affine[:3, 3:] - centre[:, None]
     values = value.reshape(-1)[chosen].astype(np.float64)
     turns = np.cross(arm, slopes, axis=0)
-    design = np.vstack([slopes, turns, values, np.ones_like(values)])
+    x, y, z = arm / GAIN_SCALE_MM
+    gains = [values * term for term in (x, y, z, x * x, y * y, z * z, x * y, x * z, y * z)]
+    design = np.vstack([slopes, turns, values, np.ones_like(values), *gains])
     return Level(index, design, weight.reshape(-1)[chosen].astype(np.float64), affine, blocks)
