@@ -21,7 +21,6 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 
 LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "func", "qc")
-DEFAULT_WORKFLOWS = ("anat", "qc")
 IGNORABLE = ("fieldmaps", "slicetiming", "fmap-jacobian")
 PACKINGS = ("node", "chain", "subject")
 FINISHED_WORK = ("keep", "pack", "remove")

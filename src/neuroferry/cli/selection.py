@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neuroferry.config import DEFAULT_WORKFLOWS, Config
+from neuroferry.config import WORKFLOWS, Config
 from neuroferry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ FIELDMAP_SUFFIXES = (
 
 def chosen_workflows(config: Config) -> tuple[str, ...]:
     """Name the workflows that a run takes the participants through."""
-    return config.workflow.workflows or DEFAULT_WORKFLOWS
+    return config.workflow.workflows or WORKFLOWS
 
 
 def wanted_suffixes(config: Config) -> tuple[str, ...]:
