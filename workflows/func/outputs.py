@@ -277,6 +277,7 @@ class _Namer:
             "Off-resonance on the grid of the reference volume",
             [reference],
             Units="Hz",
+            SkullStripped=False,
             SpatialReference=reference,
         )
         names = {**self._names, "description": "preproc"}

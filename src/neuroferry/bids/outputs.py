@@ -33,6 +33,9 @@ BIDSIGNORE = (
     "*_xfm.txt",
     "*_xfm.json",
     "*_desc-iqms_T1w.json",
+    "*_boldref.*",
+    "*_desc-confounds_timeseries.*",
+    "*_desc-preproc_fieldmap.*",
     "group_*.tsv",
 )
 README = """\
