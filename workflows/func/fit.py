@@ -15,6 +15,7 @@ from neuroferry.interfaces.coregister import Coregister
 from neuroferry.interfaces.motion import EstimateMotion
 from neuroferry.workflows.func.memory import (
     COREGISTER_BYTES,
+    COREGISTER_GB,
     MASK_BYTES,
     MOTION_BYTES,
     REFERENCE_BYTES,
@@ -151,7 +152,7 @@ def init_bold_fit_wf(
             register_bold = pe.Node(
                 Coregister(sloppy=sloppy, seed=seed),
                 name="register_bold",
-                mem_gb=memory_gb(COREGISTER_BYTES, t1w_voxels),
+                mem_gb=memory_gb(COREGISTER_BYTES, t1w_voxels, COREGISTER_GB),
             )
             workflow.connect(*best, register_bold, "bold_ref")
             workflow.connect([

@@ -16,7 +16,7 @@ from neuroferry.workflows.func.spaces import BoldSpace
 
 BASE_GB = 0.2
 # Bytes held at once for each voxel of one volume of the series, ...
-REFERENCE_BYTES = 250
+REFERENCE_BYTES = 320
 MOTION_BYTES = 250
 MASK_BYTES = 60
 T2STAR_BYTES = 120
@@ -37,6 +37,8 @@ FIELD_GB = 0.3
 # Reading the template; and carrying a mask there.
 TEMPLATE_GB = 0.25
 CARRY_GB = 0.5
+# What registration to the T1w image holds on grids of its own.
+COREGISTER_GB = 0.1
 TEMPLATE_MM3 = 197.0 * 233.0 * 189.0
 
 
