@@ -32,6 +32,37 @@ def take(gb, seconds=1.5, after=None):
     return float(block[-1])
 
 
+def take_and_be_stopped_once(gb, marker):
+    """Hold memory for as long as it takes to be stopped; the second time, only for a moment."""
+    import time
+    from pathlib import Path
+
+    import numpy as np
+
+    begun = Path(f"{marker}-begun")
+    again = begun.exists()
+    begun.touch()
+    block = np.ones(int(gb * 1e9 / 8))
+    Path(marker).touch()
+    time.sleep(0.5 if again else 60)
+    return float(block[-1])
+
+
+def take_beside(gb, marker):
+    """Hold memory until the other step has taken its own or was stopped, and some seconds more."""
+    import time
+    from pathlib import Path
+
+    import numpy as np
+
+    block = np.ones(int(gb * 1e9 / 8))
+    deadline = time.monotonic() + 15
+    while not Path(marker).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    return float(block[-1])
+
+
 def take_in_a_child(gb):
     import subprocess
     import sys
@@ -150,9 +181,12 @@ def retried(events):
     ]
 
 
-def test_the_step_furthest_above_its_estimate_is_stopped_and_runs_again_alone(run):
+def test_the_step_furthest_above_its_estimate_is_stopped_and_runs_again_alone(run, tmp_path):
+    marker = str(tmp_path / "taken")
     steps, events, error = run(
-        node("greedy", take, gb=0.7), node("modest", take, gb=0.4, mem_gb=0.6), memory_gb=1.0
+        node("greedy", take_and_be_stopped_once, gb=0.7, marker=marker),
+        node("modest", take_beside, gb=0.4, mem_gb=0.6, marker=marker),
+        memory_gb=1.0,
     )
     assert error == ""
     assert {step.state for step in steps.values()} == {"done"}

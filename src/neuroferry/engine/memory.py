@@ -133,7 +133,7 @@ class Watch:
     def _tell_apart(self, rss_gb: Mapping[int, float], *, exact: bool) -> None:
         """Find what of each process does not count: of all, or of those that are new."""
         started = time.thread_time()
-        if exact and len(rss_gb) == 1:
+        if exact and len(rss_gb) == 1 and rss_gb[self.pid] > _EMPTY_PROCESS_GB:
             pages = read_pages(self.pid)
             self.shared_gb = self.shared_gb if pages is None else pages.shared
         before, self._aside = self._aside, {self.pid: shared_aside(self.shared_gb)}
@@ -243,8 +243,10 @@ def measure_peak(born_with_gb: float) -> float:
     """
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     below = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
-    pages = read_pages(os.getpid())
-    shared = born_with_gb if pages is None else pages.shared
+    shared = 0.0
+    if own > _EMPTY_PROCESS_GB:  # otherwise nothing is set aside, whatever is shared
+        pages = read_pages(os.getpid())
+        shared = born_with_gb if pages is None else pages.shared
     return max(own - shared_aside(shared), below if below > own else 0.0)
 
 
