@@ -132,8 +132,14 @@ def score(bids: Path, out: Path, stem: str) -> dict[str, float]:
         for name, effect in zip(("face", "house"), activation(bold, events), strict=True):
             known = np.asarray(nb.load(folder / f"{stem}_desc-{name}_effect.nii.gz").dataobj)
             moved = on_truth(np.nan_to_num(effect), series.affine, way, mask_image)
-            slope, correlation = effect_recovery(moved, known, mask)
-            results |= {f"{name} effect, slope": slope, f"{name} effect, correlation": correlation}
+            region = mask & (known > known.max() / 2)
+            results[f"{name} effect, slope over the brain"] = effect_recovery(moved, known, mask)[
+                0
+            ]
+            results[f"{name} effect in its region, %"] = float(moved[region].mean())
+            results[f"{name} effect there, true, %"] = float(known[region].mean())
+            elsewhere = mask & (known < known.max() / 100)
+            results[f"{name} effect elsewhere, %"] = float(moved[elsewhere].mean())
     return results
 
 
