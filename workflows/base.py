@@ -55,8 +55,6 @@ class Settings:
         Average the T1w images of a session; fast and of low quality.
     ignore : sequence of str
         Steps of BOLD runs to leave out: ``fieldmaps``, ``slicetiming``, ``fmap-jacobian``.
-    use_syn_sdc : bool
-        Estimate the distortion of BOLD runs without a field map from the T1w image.
     dummy_scans : int or None
         Volumes of BOLD runs before the steady state; found where it is None.
     slice_time_ref : float
@@ -75,7 +73,6 @@ class Settings:
     average_t1w: bool = True
     sloppy: bool = False
     ignore: Sequence[str] = ()
-    use_syn_sdc: bool = False
     dummy_scans: int | None = None
     slice_time_ref: float = 0.5
     fd_spike_threshold: float = 0.5
@@ -205,12 +202,7 @@ def _add_bold(
             anatomy = given[run.session]
         bold_wf = init_bold_wf(
             run=run,
-            fieldmap=choose_fieldmap(
-                subject,
-                run.echoes,
-                ignore=settings.ignore,
-                use_syn=settings.use_syn_sdc and anatomy is not None,
-            ),
+            fieldmap=choose_fieldmap(subject, run.echoes, ignore=settings.ignore),
             spaces=bold_spaces(settings.output_spaces, with_anat=anatomy is not None),
             bids_dir=settings.bids_dir,
             out_dir=settings.out_dir,

@@ -74,8 +74,6 @@ class WorkflowConfig:
     ignore : tuple of str
         Steps of the BOLD runs to leave out: ``fieldmaps``, ``slicetiming``,
         ``fmap-jacobian``.
-    use_syn_sdc : bool
-        Without a field map, estimate the distortion by registration to the T1w image.
     dummy_scans : int or None
         Volumes at the start that are not in a steady state; found where it is None.
     slice_time_ref : float
@@ -92,7 +90,6 @@ class WorkflowConfig:
     output_spaces: tuple[str, ...] = ("MNI152NLin2009aSym",)
     average_t1w: bool = True
     ignore: tuple[str, ...] = ()
-    use_syn_sdc: bool = False
     dummy_scans: int | None = None
     slice_time_ref: float = 0.5
     fd_spike_threshold: float = 0.5

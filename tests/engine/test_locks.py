@@ -1,6 +1,7 @@
 """Locks: held by one run at a time, gone with the process."""
 
 import multiprocessing
+import resource
 
 import pytest
 
@@ -14,6 +15,23 @@ def _hold_and_die(folder, ready):
         import os
 
         os._exit(1)
+
+
+def _hold_many(folders, done):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    with hold(folders, [f"{number:03d}" for number in range(300)]):
+        done.set()
+
+
+def test_more_participants_than_open_files_are_allowed(tmp_path):
+    done = multiprocessing.Event()
+    folders = [tmp_path / "a", tmp_path / "b"]
+    process = multiprocessing.Process(target=_hold_many, args=(folders, done))
+    process.start()
+    process.join(60)
+    assert done.is_set()
+    assert len(list((tmp_path / "b").iterdir())) == 300
 
 
 def test_two_runs_of_one_participant(tmp_path):

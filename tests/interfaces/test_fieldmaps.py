@@ -25,7 +25,6 @@ from neuroferry.interfaces.fieldmap import (
 )
 from neuroferry.interfaces.fieldmap_apply import ApplyFieldmap, apply_fieldmap
 from neuroferry.interfaces.fieldmap_epi import EstimateEPIFieldmap, epi_fieldmap, mean_image
-from neuroferry.interfaces.fieldmap_syn import syn_fieldmap
 from neuroferry.interfaces.images import Volume, resample_to, save_volume
 from neuroferry.interfaces.series import SeriesWriter
 from neuroferry.templates import load_template
@@ -281,25 +280,3 @@ def test_interfaces_from_file_to_file(tmp_path, head):
     ).run(cwd=str(tmp_path))
     hz = nb.load(estimated.outputs.fieldmap_hz).get_fdata()
     assert head.error_mm(hz)[0] < 0.25 * before
-
-
-@pytest.mark.parametrize("direction", ["j", "j-"])
-def test_estimate_from_the_t1w_image_lessens_the_error(head, direction):
-    template = head.template
-    t1w = Volume(1000 * template.t1w, template.affine)
-    epi = head.epi(direction)
-    found = syn_fieldmap(epi, t1w, template.brain_mask, np.eye(4), direction, READOUT)
-    # Far rougher than a field map: what is promised is less distortion, not little.
-    strong = head.inside & (np.abs(head.field) * READOUT * VOXEL > 2.0)
-    error = np.abs(found.hz.data - head.field)
-    assert error[strong].mean() < 0.9 * np.abs(head.field)[strong].mean()
-    assert error[head.inside].mean() < 0.9 * np.abs(head.field)[head.inside].mean()
-
-
-def test_estimate_needs_the_brain_in_view(head):
-    template = head.template
-    away = np.eye(4)
-    away[0, 3] = 500.0
-    t1w = Volume(template.t1w, template.affine)
-    with pytest.raises(InputError, match="field of view"):
-        syn_fieldmap(head.epi("j"), t1w, template.brain_mask, away, "j", READOUT)

@@ -73,7 +73,7 @@ def test_a_session_without_a_t1w_takes_that_of_the_first(person, tmp_path):
 
 
 def test_without_any_t1w_a_run_stays_in_its_own_space(person, tmp_path):
-    found, _ = graph(person((None, "bold", BOLD)), tmp_path, use_syn_sdc=True)
+    found, _ = graph(person((None, "bold", BOLD)), tmp_path)
     steps = {name.rpartition(".")[2] for name in found}
     assert "resample_bold" in steps
     assert not {"register_bold", "carry_tissues", "estimate_fieldmap"} & steps
@@ -131,10 +131,3 @@ def test_the_intensities_of_the_distortion_can_be_left(person, tmp_path):
         assert found["bold_task_rest_wf.apply_wf.resample_bold"].inputs.jacobian is jacobian
         node = found["bold_task_rest_wf.fit_wf.sdc_wf.apply_fieldmap"]
         assert node.inputs.jacobian is jacobian
-
-
-def test_the_t1w_estimates_the_distortion_on_request_alone(person, tmp_path):
-    subject = person((None, "T1w", {}), (None, "bold", BOLD))
-    step = "bold_task_rest_wf.fit_wf.sdc_wf.estimate_fieldmap"
-    assert step not in graph(subject, tmp_path)[0]
-    assert step in graph(subject, tmp_path, use_syn_sdc=True)[0]

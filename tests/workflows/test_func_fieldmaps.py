@@ -173,17 +173,3 @@ def test_missing_echo_time_is_named():
 def test_ignored_field_maps_are_no_problem():
     assert plan_for(*phasediff(), ignore=("fieldmaps",)) == plan_for(ignore=("fieldmaps",))
     assert plan_for(*phasediff(), ignore=("fieldmaps",)).warnings == ()
-
-
-def test_estimate_from_the_t1w_needs_the_axis_only():
-    bold = make_run("task-rest_bold", "func", PhaseEncodingAxis="j")
-    plan = plan_for(*phasediff(), bold=bold, use_syn=True)
-    assert (plan.method, plan.phase_encoding) == ("syn", "j")
-    assert any("unknown sign" in text for text in plan.warnings)
-    bare = plan_for(bold=make_run("task-rest_bold", "func"), use_syn=True)
-    assert bare.method is None
-    assert "axis" in bare.warnings[-1]
-
-
-def test_a_field_map_comes_before_the_estimate():
-    assert plan_for(*phasediff(), use_syn=True).method == "phasediff"

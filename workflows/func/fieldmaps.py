@@ -20,12 +20,9 @@ from neuroferry.errors import InputError
 from neuroferry.interfaces.distortion import phase_encoding_axis
 from neuroferry.workflows.func.fieldmap_sets import fieldmap_runs, matching_sets
 
-Method = Literal["phasediff", "phases", "direct", "pepolar", "syn"]
+Method = Literal["phasediff", "phases", "direct", "pepolar"]
 # The first that is there is taken: an EPI pair is distorted as the BOLD itself is.
 PREFERENCE: tuple[Method, ...] = ("pepolar", "phasediff", "phases", "direct")
-# Stands in for a readout time that cancels out: a field estimated from the run's own image
-# is turned back into shifts with the same number.
-NOMINAL_READOUT_S = 0.03
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class FieldmapPlan:
 
     Attributes
     ----------
-    method : {"phasediff", "phases", "direct", "pepolar", "syn"} or None
+    method : {"phasediff", "phases", "direct", "pepolar"} or None
         None: no correction.
     fmap_id : str
         Label of the field map for names of files, letters and digits only.
@@ -76,7 +73,6 @@ def choose_fieldmap(
     bold: Run | Sequence[Run],
     *,
     ignore: Collection[str] = (),
-    use_syn: bool = False,
 ) -> FieldmapPlan:
     """Choose what corrects a BOLD run for susceptibility distortion.
 
@@ -88,8 +84,6 @@ def choose_fieldmap(
         The run, or its echoes.
     ignore : collection of str
         With "fieldmaps" none is used.
-    use_syn : bool
-        Where no field map serves, estimate the distortion from the T1w image.
 
     Returns
     -------
@@ -100,8 +94,6 @@ def choose_fieldmap(
     found = [] if "fieldmaps" in ignore else _from_fieldmaps(subject, echoes)
     if isinstance(found, FieldmapPlan):
         return found
-    if use_syn:
-        return _without_fieldmap(run, found)
     return FieldmapPlan(warnings=tuple(_skipped(run, reason) for reason in found))
 
 
@@ -213,42 +205,6 @@ def _seconds(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
         return float(value)
     return None
-
-
-def _without_fieldmap(run: Run, reasons: Sequence[str]) -> FieldmapPlan:
-    """Plan an estimate from the T1w image; the axis is enough, as the estimate has the sign."""
-    notes = [
-        f"No field map serves {run.path.name}: {reason}. Its distortion is estimated from the T1w"
-        " image instead, which is rougher than any field map; look at the report."
-        for reason in reasons
-    ]
-    direction = run.metadata.get("PhaseEncodingDirection")
-    axis = run.metadata.get("PhaseEncodingAxis")
-    if not isinstance(direction, str):
-        if not (isinstance(axis, str) and axis in ("i", "j", "k")):
-            missing = (
-                "its sidecar has neither PhaseEncodingDirection nor PhaseEncodingAxis, so the"
-                " axis of the distortion is not known"
-            )
-            return FieldmapPlan(warnings=tuple(_skipped(run, r) for r in (*reasons, missing)))
-        direction = axis
-        notes.append(
-            f"The field estimated for {run.path.name} without a field map has an unknown sign, as"
-            " its polarity is not known; the correction itself does not depend on it."
-        )
-    try:
-        index, _ = phase_encoding_axis(direction)
-    except InputError as error:
-        wrong = str(error).rstrip(".")
-        return FieldmapPlan(warnings=tuple(_skipped(run, r) for r in (*reasons, wrong)))
-    readout, _ = _readout_time(run, index)
-    return FieldmapPlan(
-        method="syn",
-        fmap_id="syn",
-        phase_encoding=direction,
-        readout_time=readout or NOMINAL_READOUT_S,
-        warnings=tuple(notes),
-    )
 
 
 def _of(members: Sequence[Run], *suffixes: str) -> list[Run]:

@@ -8,11 +8,9 @@ from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.coregister import Coregister
 from neuroferry.interfaces.fieldmap import PrepareGREFieldmap
 from neuroferry.interfaces.fieldmap_apply import ApplyFieldmap
 from neuroferry.interfaces.fieldmap_epi import EstimateEPIFieldmap
-from neuroferry.interfaces.fieldmap_syn import EstimateSynFieldmap
 from neuroferry.workflows.func.fieldmaps import FieldmapPlan
 
 OUTPUTS = (
@@ -31,10 +29,6 @@ _SENTENCES = {
     "pepolar": (
         "A B0 field map was estimated from echo-planar images of opposite phase-encoding"
         " polarity as the field under which they agree [@andersson2003; @holland2010]"
-    ),
-    "syn": (
-        "No field map was used: the BOLD reference was moved along its phase-encoding axis onto"
-        " the T1w image, given its contrast by regression [@studholme2000]"
     ),
 }
 # Measured peaks above Python and its libraries, GB for a million voxels of the image.
@@ -76,8 +70,6 @@ def init_sdc_wf(
 
     bold_ref
         Distorted BOLD reference.
-    t1w_preproc, t1w_mask, wm_probseg
-        Of the T1w image; only for the method "syn".
 
     **Outputs**
 
@@ -102,8 +94,7 @@ def init_sdc_wf(
         f"{_SENTENCES[plan.method]}; the series was corrected for susceptibility distortion with"
         " it [@jezzard1995]. "
     )
-    anat = ["t1w_preproc", "t1w_mask", "wm_probseg"] if plan.method == "syn" else []
-    inputnode = pe.Node(IdentityInterface(fields=["bold_ref", *anat]), name="inputnode")
+    inputnode = pe.Node(IdentityInterface(fields=["bold_ref"]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
     memory = _memory_gb(bold_shape)
     estimate = _estimate_node(plan, memory, sloppy=sloppy, seed=seed)
@@ -112,7 +103,7 @@ def init_sdc_wf(
             phase_encoding=plan.phase_encoding,
             readout_time=plan.readout_time,
             # A field estimated on the reference itself needs no registration to it.
-            same_space=plan.method == "syn" or len(plan.epi) == 1,
+            same_space=plan.method == "pepolar" and len(plan.epi) == 1,
             method=plan.method,
             jacobian=jacobian,
             sloppy=sloppy,
@@ -121,9 +112,7 @@ def init_sdc_wf(
         name="apply_fieldmap",
         mem_gb=memory,
     )
-    if plan.method == "syn":
-        _connect_anatomy(workflow, inputnode, estimate, memory, sloppy=sloppy, seed=seed)
-    elif len(plan.epi) == 1:
+    if plan.method == "pepolar" and len(plan.epi) == 1:
         join = pe.Node(Merge(2), name="join_pair", run_without_submitting=True)
         join.inputs.in2 = plan.epi[0]
         workflow.connect([
@@ -160,11 +149,7 @@ def _memory_gb(shape: tuple[int, int, int]) -> float:
 def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int) -> pe.Node:
     """Make the node that gives the field in hertz."""
     interface: Any
-    if plan.method == "syn":
-        interface = EstimateSynFieldmap(
-            phase_encoding=plan.phase_encoding, readout_time=plan.readout_time, sloppy=sloppy
-        )
-    elif plan.method == "pepolar":
+    if plan.method == "pepolar":
         ways, times = list(plan.epi_phase_encoding), list(plan.epi_readout_times)
         interface = EstimateEPIFieldmap(sloppy=sloppy, seed=seed)
         if len(plan.epi) == 1:
@@ -182,27 +167,3 @@ def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int
             interface.inputs.echo_times = plan.echo_times
             interface.inputs.phase = list(plan.phase)
     return pe.Node(interface, name="estimate_fieldmap", mem_gb=memory)
-
-
-def _connect_anatomy(
-    workflow: Workflow,
-    inputnode: pe.Node,
-    estimate: pe.Node,
-    memory: float,
-    *,
-    sloppy: bool,
-    seed: int,
-) -> None:
-    """Place the distorted reference on the T1w image for the estimate without a field map."""
-    place = pe.Node(
-        Coregister(sloppy=sloppy, seed=seed), name="place_distorted", mem_gb=round(memory + 0.6, 3)
-    )
-    workflow.connect([
-        (inputnode, place, [
-            (field, field) for field in ("bold_ref", "t1w_preproc", "t1w_mask", "wm_probseg")
-        ]),
-        (inputnode, estimate, [
-            (field, field) for field in ("bold_ref", "t1w_preproc", "t1w_mask")
-        ]),
-        (place, estimate, [("anat2boldref_xfm", "anat2boldref_xfm")]),
-    ])  # fmt: skip

@@ -27,7 +27,6 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
         average_t1w=config.workflow.average_t1w,
         sloppy=config.workflow.sloppy,
         ignore=config.workflow.ignore,
-        use_syn_sdc=config.workflow.use_syn_sdc,
         dummy_scans=config.workflow.dummy_scans,
         slice_time_ref=config.workflow.slice_time_ref,
         fd_spike_threshold=config.workflow.fd_spike_threshold,

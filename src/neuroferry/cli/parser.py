@@ -38,7 +38,6 @@ _WORKFLOW = {
     "output_spaces",
     "average_t1w",
     "ignore",
-    "use_syn_sdc",
     "dummy_scans",
     "slice_time_ref",
     "fd_spike_threshold",
@@ -180,11 +179,6 @@ def _add_func(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="STEP",
         help=f"BOLD: leave out, of {', '.join(IGNORABLE)}",
-    )
-    group.add_argument(
-        "--use-syn-sdc",
-        action="store_true",
-        help="BOLD without a field map: estimate the distortion from the T1w image",
     )
     group.add_argument(
         "--dummy-scans",

@@ -99,8 +99,7 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
             yield "there is no BOLD run that can be used; only the anatomy is processed"
         return
     for run in runs:
-        use_syn = config.workflow.use_syn_sdc
-        plan = choose_fieldmap(subject, run.echoes, ignore=config.workflow.ignore, use_syn=use_syn)
+        plan = choose_fieldmap(subject, run.echoes, ignore=config.workflow.ignore)
         yield from plan.warnings
     for session in dict.fromkeys(run.session for run in runs):
         if given_anatomy(config.input.derivatives, subject, session) is not None:

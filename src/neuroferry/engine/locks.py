@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,13 +34,24 @@ def hold(folders: Iterable[Path], labels: Iterable[str]) -> Iterator[None]:
     NeuroferryError
         With exit code 75 when another run holds one of them; the message says which run.
     """
-    names = sorted(set(labels))
+    folders, names = list(folders), sorted(set(labels))
+    _allow_files(len(folders) * len(names))
     with ExitStack() as stack:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             for label in names:
                 _take(stack, folder / f".sub-{label}.lock")
         yield
+
+
+def _allow_files(count: int) -> None:
+    """Raise the limit on open files, which is often 1024, by so many, as far as one may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + count
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _take(stack: ExitStack, path: Path) -> None:

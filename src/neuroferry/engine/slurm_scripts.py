@@ -24,6 +24,7 @@ _PASSED = (
     "SLURMD_NODENAME",
 )
 _STEWARD_MEM_MB = 2048
+_SUBJECTS_A_MEGABYTE = 5  # the records that it reads together
 _STEWARD_MINUTES = 30
 _WATCH_MEM_MB = 100
 _WATCH_MINUTES = 5
@@ -130,7 +131,8 @@ def steward_script(manifest: Manifest, enter: str) -> str:
     minutes = min(minutes, limit) if limit else minutes
     number, run = manifest.round, shlex.quote(manifest.run_dir)
     suffix = f"-{number}" if number else ""
-    lines = header(f"steward{suffix}", manifest.settings, _STEWARD_MEM_MB, 1, minutes)
+    memory = _STEWARD_MEM_MB + subjects // _SUBJECTS_A_MEGABYTE
+    lines = header(f"steward{suffix}", manifest.settings, memory, 1, minutes)
     lines += [
         *_entry(manifest.settings, enter),
         "folder=$1",

@@ -20,7 +20,6 @@ _METHODS = {
     "phases": "two phases of a gradient-echo field map",
     "direct": "measured field map",
     "pepolar": "images of opposite phase encoding",
-    "syn": "registration to the T1w image, without a field map",
     "boundary": "boundary-based",
 }
 
