@@ -2,8 +2,7 @@
 
 The field ``f`` (voxels of shift for a unit factor, along one axis) makes each EPI ``n`` with
 factor ``k_n`` into ``I_n(x + k_n f(x)) (1 + k_n f'(x))``. Two EPIs of opposite polarity must
-agree; one EPI must agree with an image that says what it would look like undistorted. Added is
-the squared gradient of the field, which keeps it smooth.
+agree. Added is the squared gradient of the field, which keeps it smooth.
 
 References
 ----------
@@ -211,27 +210,21 @@ def solve_field(
     axis: int,
     zooms: NDArray[np.float64],
     *,
-    target: FloatArray | None = None,
-    weights: FloatArray | None = None,
     levels: Sequence[Level] = PAIR_LEVELS,
     start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Find the field under which two EPIs agree, or one agrees with a target.
+    """Find the field under which two EPIs agree.
 
     Parameters
     ----------
     images : sequence of ndarray of float32, shape (I, J, K)
-        Two EPIs, or one with a `target`; brain intensities about one.
+        Two EPIs; brain intensities about one.
     factors : sequence of float
         Voxels of shift of each for a unit of the field, with sign.
     axis : int
         Phase-encoding axis.
     zooms : ndarray of float64, shape (3,)
         Voxel sizes, mm.
-    target : ndarray of float32, shape (I, J, K), optional
-        What one EPI should look like, blurred as the level says.
-    weights : ndarray of float32, shape (I, J, K), optional
-        How much each voxel's difference counts.
     levels : sequence of Level
         From coarse to fine.
     start : ndarray of float64, shape (I, J, K), optional
@@ -246,25 +239,19 @@ def solve_field(
 
     shape = images[0].shape
     field = np.zeros(shape) if start is None else np.array(start, dtype=np.float64)
-    trust = np.ones(shape) if weights is None else weights.astype(np.float64)
     axes_weights = (float(zooms[axis]) / zooms) ** 2
     for level in levels:
         sigma = level.blur_mm / FWHM_PER_SIGMA / zooms
         blurred = [ndimage.gaussian_filter(image, sigma, truncate=3.0) for image in images]
         slopes = [np.gradient(image, axis=axis) for image in blurred]
-        wanted = None if target is None else target.astype(np.float64)
-        field = _descend(
-            blurred, slopes, wanted, trust, factors, axis, axes_weights * level.smoothness, field,
-            level.iterations,
-        )  # fmt: skip
+        smooth = axes_weights * level.smoothness
+        field = _descend(blurred, slopes, factors, axis, smooth, field, level.iterations)
     return field
 
 
 def _descend(
     images: Sequence[FloatArray],
     slopes: Sequence[FloatArray],
-    target: NDArray[np.float64] | None,
-    trust: NDArray[np.float64],
     factors: Sequence[float],
     axis: int,
     smooth: NDArray[np.float64],
@@ -278,16 +265,13 @@ def _descend(
             modulate(image, slope, at, k, axis)
             for image, slope, k in zip(images, slopes, factors, strict=True)
         ]
-        other = target if target is not None else parts[1].image
-        residual = parts[0].image - other
-        cost = float(np.vdot(trust * residual, residual)) + float(
-            np.vdot(at, roughness(at, smooth))
-        )
+        residual = parts[0].image - parts[1].image
+        cost = float(np.vdot(residual, residual)) + float(np.vdot(at, roughness(at, smooth)))
         return cost, residual, parts
 
     cost, residual, parts = look(field)
     for _ in range(iterations):
-        step = _gauss_newton_step(residual, parts, trust, axis, smooth, field)
+        step = _gauss_newton_step(residual, parts, axis, smooth, field)
         scale = 1.0
         while scale > 0.05:
             tried = look(field + scale * step)
@@ -307,16 +291,13 @@ def _descend(
 def _gauss_newton_step(
     residual: NDArray[np.float64],
     parts: Sequence[Modulated],
-    trust: NDArray[np.float64],
     axis: int,
     smooth: NDArray[np.float64],
     field: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Solve the normal equations at a field."""
-    by_value, by_slope = parts[0].by_value, parts[0].by_slope
-    if len(parts) == 2:
-        by_value = by_value - parts[1].by_value
-        by_slope = by_slope - parts[1].by_slope
+    by_value = parts[0].by_value - parts[1].by_value
+    by_slope = parts[0].by_slope - parts[1].by_slope
 
     def forward(v: NDArray[np.float64]) -> NDArray[np.float64]:
         return by_value * v + by_slope * slope_along(v, axis)
@@ -325,11 +306,11 @@ def _gauss_newton_step(
         return by_value * r + slope_transposed(by_slope * r, axis)
 
     def matrix(v: NDArray[np.float64]) -> NDArray[np.float64]:
-        return backward(trust * forward(v)) + roughness(v, smooth)
+        return backward(forward(v)) + roughness(v, smooth)
 
-    right = -(backward(trust * residual) + roughness(field, smooth))
-    spread = trust * by_slope**2
-    diagonal = trust * by_value**2 + 0.25 * (
+    right = -(backward(residual) + roughness(field, smooth))
+    spread = by_slope**2
+    diagonal = by_value**2 + 0.25 * (
         np.roll(spread, 1, axis=axis) + np.roll(spread, -1, axis=axis)
     )
     return conjugate_gradients(matrix, right, diagonal + 2.0 * float(smooth.sum()) + 1e-9)

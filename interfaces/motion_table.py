@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
 from neuroferry.interfaces.images import Affine, Volume, inverse, voxel_sizes
-from neuroferry.interfaces.transforms import LPS, _itk_affine
+from neuroferry.interfaces.transforms import LPS, itk_matrix
 
 COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "rmsd")
 RMSD_RADIUS_MM = 80.0
@@ -87,7 +87,7 @@ def read_motion_xfms(path: str | os.PathLike[str]) -> NDArray[np.float64]:
             if key == "Parameters":
                 values = np.array(numbers.split(), dtype=float)
             elif key == "FixedParameters" and values is not None:
-                found.append(_itk_affine(values, np.array(numbers.split(), dtype=float)))
+                found.append(itk_matrix(values, np.array(numbers.split(), dtype=float)))
                 values = None
     except ValueError as error:
         raise InputError(f"{Path(path).name} holds other than linear transforms.") from error

@@ -128,14 +128,14 @@ def read_itk_affine(path: str | os.PathLike[str]) -> Affine:
     try:
         values = np.array(fields["Parameters"].split(), dtype=float)
         centre = np.array(fields["FixedParameters"].split(), dtype=float)
-        return _itk_affine(values, centre)
+        return itk_matrix(values, centre)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{Path(path).name} does not hold one linear ITK transform with 12 parameters."
         ) from error
 
 
-def _itk_affine(values: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
+def itk_matrix(values: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
     """Turn ITK's parameters and centre of rotation (LPS+) into a RAS+ matrix."""
     if values.size != 12 or centre.size != 3:
         raise ValueError("not a 12-parameter transform")
@@ -273,7 +273,7 @@ def _read_one(group: Any) -> Transform:
         lps[:3, 3] = fixed[3:6]
         data = values.reshape(k, j, i, 3).transpose(2, 1, 0, 3) * (-1.0, -1.0, 1.0)
         return DisplacementField(np.ascontiguousarray(data, dtype=np.float32), LPS @ lps)
-    return _itk_affine(values.astype(float), fixed)
+    return itk_matrix(values.astype(float), fixed)
 
 
 def read_transform(path: str | os.PathLike[str]) -> list[Transform]:

@@ -93,11 +93,6 @@ class StepServer:
         outcome: Outcome = pickle.loads(answer)
         return outcome
 
-    @property
-    def alive(self) -> bool:
-        """Whether it can run another step."""
-        return self._process.poll() is None
-
     def close(self) -> None:
         """End the server and the step that it runs."""
         assert self._process.stdin is not None

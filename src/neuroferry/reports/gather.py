@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -275,12 +274,6 @@ def read_methods(run_dir: Path, subject: str) -> str:
         except (OSError, UnicodeDecodeError):
             continue
     return ""
-
-
-def as_json(value: Any) -> str:
-    """Write a value as JSON that can stand inside a ``<script>`` element."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return text.replace("<", "\\u003c").replace("&", "\\u0026")
 
 
 def session_names(sessions: Iterable[Session]) -> list[str]:
