@@ -373,6 +373,7 @@ def test_a_steward_that_is_gone_comes_back(studies, tmp_path):
     run = study.wait()
     assert run.exit_code == 0
     assert "submitted again" in run.problems[0]["message"]
+    wait_for(lambda: not queue(*[row[1] for row in study.calls()]), 30)
 
 
 def reason_of(job):
@@ -400,6 +401,8 @@ def test_out_of_time_runs_again_with_more(studies):
 def test_what_does_not_fit_into_the_queue_follows(studies, tmp_path):
     for study in studies.values():
         study.wait()
+    # the limit counts every job of the user
+    wait_for(lambda: not queue(*[call[1] for study in studies.values() for call in study.calls()]))
     study = Study(tmp_path, "diamonds").plan('packing="subject"', "limit=9", "max_submitted=4")
     assert study.submit().returncode == 0
     assert study.wait().exit_code == 0

@@ -26,6 +26,12 @@ if [[ ${SLEEP_AT-} == "$count" ]]; then
 fi
 echo "$((1000 + count));${CLUSTER-}"
 """
+SQUEUE_THAT_EMPTIES = """\
+#!/usr/bin/env bash
+count=$(($(cat "$COUNTER.looks" 2>/dev/null || echo 0) + 1))
+echo "$count" >"$COUNTER.looks"
+((count > 2)) || seq 9
+"""
 OTHERS = {
     "scancel": 'echo "$*" >>"$COUNTER.cancelled"',
     "squeue": "seq ${QUEUED:-0}",
@@ -46,7 +52,7 @@ class Site:
             program.chmod(0o755)
         self.run_dir = folder / "out" / "logs" / "run"
 
-    def write(self, subjects, **settings):
+    def write(self, subjects, *, number=0, **settings):
         members = tuple(Member(f"sub-{i}", str(i), 0, 0) for i in range(subjects))
         packs = (
             Pack("g1p01", (0,), 500, 1, 10),
@@ -54,7 +60,7 @@ class Site:
             Pack("g1p03", (2,), 500, 1, 10, ("g1p01", "g1p02")),
         )
         group = Group("g1", "x", ("a", "b", "c"), ((), (0,), (0, 1)), packs, members)
-        manifest = Manifest(0, "/out/logs/run", "config", SlurmConfig(**settings), (group,))
+        manifest = Manifest(number, "/out/logs/run", "config", SlurmConfig(**settings), (group,))
         self.script = write_scripts(manifest, self.run_dir, "true")
         return self
 
@@ -126,6 +132,28 @@ def test_a_full_queue_is_an_error(site):
     done = site.write(5, max_submitted=10).submit(QUEUED="9")
     assert done.returncode == 75
     assert "no room" in done.stderr
+
+
+def test_a_later_round_waits_for_room(site):
+    site.write(5, max_submitted=10, number=1)
+    (site.bin / "squeue").write_text(SQUEUE_THAT_EMPTIES)
+    (site.bin / "sleep").write_text('#!/usr/bin/env bash\necho "$*" >>"$COUNTER.slept"\n')
+    (site.bin / "sleep").chmod(0o755)
+    done = site.submit()
+    assert done.returncode == 0, done.stderr
+    assert "waiting for room" in done.stderr
+    assert (site.folder / "count.slept").read_text() == "10\n" * 2
+    assert [call.split()[1] for call in site.calls[:-2]] == ["--array=1-2"] * 3
+
+
+def test_a_later_round_does_not_wait_for_ever(site):
+    site.write(5, max_submitted=10, number=1)
+    (site.bin / "sleep").write_text('#!/usr/bin/env bash\necho "$*" >>"$COUNTER.slept"\n')
+    (site.bin / "sleep").chmod(0o755)
+    done = site.submit(QUEUED="9")
+    assert done.returncode == 75
+    assert "no room" in done.stderr
+    assert (site.folder / "count.slept").read_text() == "10\n" * 60
 
 
 def test_a_refusal_cancels_what_was_submitted(site):
@@ -237,7 +265,7 @@ def test_a_steward_that_is_gone_is_sent_again_but_not_for_ever(site):
     for _ in range(3):
         subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
     names = [line.split("\t")[0] for line in site.rows]
-    assert names[3:] == ["steward", "watch", "steward", "watch"]
+    assert names[3:] == ["steward", "watch", "watch", "steward"]
     (event,) = map(json.loads, (site.run_dir / "events.jsonl").read_text().splitlines())
     assert "submitted again" in event["message"]
 

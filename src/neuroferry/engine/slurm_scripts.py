@@ -136,7 +136,6 @@ def steward_script(manifest: Manifest, enter: str) -> str:
     lines += [
         *_entry(manifest.settings, enter),
         "folder=$1",
-        "awk '$1 ~ /^watch/ {print $2}' \"$folder/jobs.tsv\" | xargs -r scancel",
         'ids=$(cut -f 2 "$folder/jobs.tsv" | paste -s -d ,)',
         f"states=$folder/states-{number}.txt",
         'if ! sacct --allocations --parsable2 --noheader --format=JobID,State --jobs="$ids" '
@@ -145,6 +144,8 @@ def steward_script(manifest: Manifest, enter: str) -> str:
         "fi",
         f'"${{enter[@]}}" steward --run {run} --round {number}',
         "code=$?",
+        "# the last thing, as a watch that is at work sends another as long as this job is there",
+        "awk '$1 ~ /^watch/ {print $2}' \"$folder/jobs.tsv\" | xargs -r scancel",
         f"again=$folder/resubmit-{number + 1}.sh",
         f'if [[ -e $again && ! -e $folder/submitted-{number + 1} ]] && ! bash "$again"; then',
         f'    "${{enter[@]}}" steward --run {run} --round {number} --close '
@@ -203,6 +204,7 @@ def submit_script(manifest: Manifest) -> str:
         f"max_array_size={settings.max_array_size or ''}",
         f"max_submitted={settings.max_submitted or ''}",
         f"watch_minutes={settings.watch_minutes or ''}",
+        f"smallest={min(len(group.packs) for group in manifest.groups)}",
         "begin",
     ]
     for group in manifest.groups:

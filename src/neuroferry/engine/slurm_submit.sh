@@ -92,12 +92,24 @@ find_limits() {
     local queued
     array_size=$((${max_array_size:-$(site_limit MaxArraySize 1001)} - 1))
     if [[ $max_submitted ]]; then
-        queued=$(squeue --noheader --array --user="$(id -un)" 2>/dev/null | wc -l) || queued=0
+        queued=$(squeue --noheader --array --states=PENDING,RUNNING,SUSPENDED --user="$(id -un)" 2>/dev/null |
+            wc -l) || queued=0
         room=$((max_submitted - queued - 2))
     else
         queued=$(squeue --noheader --array 2>/dev/null | wc -l) || queued=0
         room=$((($(site_limit MaxJobCount 10000) - queued) * 9 / 10 - 2))
     fi
+}
+
+# A later round has nobody to give the command again: what fills the queue now gets some time to end.
+find_room() {
+    local tries
+    find_limits
+    for ((tries = 0; round > 0 && room < smallest && tries < 60; tries++)); do
+        ((tries > 0)) || say "The queue is full; waiting for room in it, ten minutes at most."
+        sleep 10
+        find_limits
+    done
 }
 
 begin() {
@@ -113,7 +125,7 @@ begin() {
     trap '' HUP
     trap 'undo "The submission was interrupted."' INT TERM
     mkdir -p "$folder/log"
-    find_limits
+    find_room
 }
 
 # Without it the run goes on all the same.

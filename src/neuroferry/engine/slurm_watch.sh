@@ -29,7 +29,7 @@ done < <(squeue --noheader --array --states=PENDING --format='%F_%K|%j|%r' --job
 # send NAME OPTION...: hands the script of that name to sbatch.
 send() {
     local id
-    id=$(sbatch --parsable "${@:2}" "$folder/$1$suffix.sh" "$folder") || exit
+    id=$(sbatch --parsable "${@:2}" "$folder/$1$suffix.sh" "$folder") || return 0
     printf '%s\t%s\t1\t1\n' "$1$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
 }
 
@@ -38,12 +38,13 @@ steward=$(squeue --noheader --format='%j %T' --jobs="$ids" 2>/dev/null | grep "^
 if [[ ! $steward && ! -e $folder/submitted-$((round + 1)) ]] &&
     ! grep -q '"event": "run_ended"' "$folder/../events.jsonl"; then
     times=$(grep -c "^steward$suffix"$'\t' "$folder/jobs.tsv") || times=0
-    if ((times <= retries)); then
-        tell "The job that comes last is gone; it was submitted again."
-        send steward --output="${folder//%/%%}/log/%x-%j.txt"
-        steward=again
-    fi
+    ((times > retries)) || steward=again
 fi
+# The watch first: the steward takes out every watch that is on the list when it ends.
 if [[ $steward ]]; then
     send watch "--begin=now+${minutes}minutes" --output=/dev/null
+fi
+if [[ $steward == again ]]; then
+    tell "The job that comes last is gone; it was submitted again."
+    send steward --output="${folder//%/%%}/log/%x-%j.txt"
 fi
