@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces import utility as niu
-from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
-from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink
 from neuroferry.templates import TEMPLATE_SPACE
 from neuroferry.workflows.func.spaces import BoldSpace
-
-SERIES_GB = 0.2
-NIFTI, TEXT, TABLE = ".nii.gz", ".txt", ".tsv"
-
-
-@dataclass(frozen=True)
-class _Output:
-    """One sink: the input field that it takes, and how its file is named and described."""
-
-    source: str
-    entities: Mapping[str, str]
-    suffix: str
-    metadata: Mapping[str, Any] | None = None
-    extension: str = NIFTI
-    datatype: str = "func"
-    #: Field with a JSON file that goes into the sidecar, and the key that it goes under.
-    report: tuple[str, str | None] | None = None
+from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, init_sinks_wf
 
 
 def init_bold_derivatives_wf(
@@ -102,32 +82,7 @@ def init_bold_derivatives_wf(
     for space in spaces:
         outputs += namer.space_outputs(space)
 
-    workflow = Workflow(name=name)
-    reports = [output.report[0] for output in outputs if output.report]
-    fields = [*dict.fromkeys([*(output.source for output in outputs), *reports])]
-    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
-    outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
-    gather = pe.Node(niu.Merge(len(outputs)), name="gather_files", run_without_submitting=True)
-    for index, output in enumerate(outputs, start=1):
-        sink = DerivativesSink(
-            out_dir=str(out_dir),
-            entities=[dict(output.entities)],
-            suffix=output.suffix,
-            extension=output.extension,
-            datatype=output.datatype,
-        )
-        if output.metadata is not None:
-            sink.inputs.metadata = dict(output.metadata)
-        node = DerivativesNode(sink, name=f"write_{output.source}", mem_gb=SERIES_GB)
-        workflow.connect(inputnode, output.source, node, "in_file")
-        if output.report:
-            report, key = output.report
-            workflow.connect(inputnode, report, node, "metadata_file")
-            if key is not None:
-                sink.inputs.metadata_key = key
-        workflow.connect(node, "out_file", gather, f"in{index}")
-    workflow.connect(gather, "out", outputnode, "out_files")
-    return workflow
+    return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
 
 
 class _Namer:
@@ -191,7 +146,7 @@ class _Namer:
             timing["StartTime"] = round(first + self._slice_time_ref * (last - first), 6)
         return timing
 
-    def fit_outputs(self) -> list[_Output]:
+    def fit_outputs(self) -> list[Output]:
         """List what is estimated of every run."""
         names = self._names
         reference = self._uri("boldref", description="hmc")
@@ -199,7 +154,7 @@ class _Namer:
         unwarped = ", corrected for distortion" if self._with_sdc else ""
         space: dict[str, Any] = {"SpatialReference": reference}
         return [
-            _Output(
+            Output(
                 "bold_ref",
                 {**names, "description": "hmc"},
                 "boldref",
@@ -210,7 +165,7 @@ class _Namer:
                 ),
                 report=("reference_report", "ReferenceVolume"),
             ),
-            _Output(
+            Output(
                 "bold_ref_sdc",
                 {**names, "description": "coreg"},
                 "boldref",
@@ -222,7 +177,7 @@ class _Namer:
                 ),
                 report=("sdc_report", "DistortionCorrection") if self._with_sdc else None,
             ),
-            _Output(
+            Output(
                 "bold_mask",
                 {**names, "description": "brain"},
                 "mask",
@@ -233,14 +188,14 @@ class _Namer:
                     **space,
                 ),
             ),
-            _Output(
+            Output(
                 "motion_xfms",
                 {**names, **self._xfm("orig", "boldref", "hmc")},
                 "xfm",
                 self._about("One ITK affine for each volume, onto the reference volume", made),
                 TEXT,
             ),
-            _Output(
+            Output(
                 "confounds_tsv",
                 {**names, "description": "confounds"},
                 "timeseries",
@@ -250,13 +205,13 @@ class _Namer:
             ),
         ]
 
-    def coregistration_outputs(self, *, with_report: bool) -> list[_Output]:
+    def coregistration_outputs(self, *, with_report: bool) -> list[Output]:
         """List the transforms between the run and the T1w image."""
         made = [self._uri("boldref", description="coreg")]
         about = "ITK affine that resamples images of {} onto {}"
         report = ("coreg_report", "Coregistration") if with_report else None
         return [
-            _Output(
+            Output(
                 source,
                 {**self._names, **self._xfm(origin, target, "coreg")},
                 "xfm",
@@ -270,7 +225,7 @@ class _Namer:
             )
         ]
 
-    def fieldmap_outputs(self, label: str) -> list[_Output]:
+    def fieldmap_outputs(self, label: str) -> list[Output]:
         """List the field map on the grid of the run, and how it was brought there."""
         reference = self._uri("boldref", description="hmc")
         about = self._about(
@@ -287,17 +242,17 @@ class _Namer:
         )
         xfm = {**self._names, "from": label, "to": "boldref", "mode": "image"}
         return [
-            _Output("fieldmap", names, "fieldmap", about, datatype="fmap"),
-            _Output("fmap2boldref_xfm", xfm, "xfm", way, TEXT),
+            Output("fieldmap", names, "fieldmap", about, datatype="fmap"),
+            Output("fmap2boldref_xfm", xfm, "xfm", way, TEXT),
         ]
 
-    def t2star_output(self) -> _Output:
+    def t2star_output(self) -> Output:
         """Name the map of T2* that several echoes give."""
         reference = self._uri("boldref", description="hmc")
         about = self._about("T2*", self._raw, Units="s", SpatialReference=reference)
-        return _Output("t2star", self._names, "T2starmap", about)
+        return Output("t2star", self._names, "T2starmap", about)
 
-    def space_outputs(self, space: BoldSpace) -> list[_Output]:
+    def space_outputs(self, space: BoldSpace) -> list[Output]:
         """List the series, its mean and its mask in one space."""
         names = {**self._names, **space.entities}
         sources = [*self._raw, self._uri("xfm", TEXT, **self._xfm("orig", "boldref", "hmc"))]
@@ -321,8 +276,8 @@ class _Namer:
         )
         own = self._uri("bold", description="preproc", **space.entities)
         outputs = [
-            _Output(f"bold_{space.node}", {**names, "description": "preproc"}, "bold", series),
-            _Output(
+            Output(f"bold_{space.node}", {**names, "description": "preproc"}, "bold", series),
+            Output(
                 f"boldref_{space.node}",
                 names,
                 "boldref",
@@ -337,6 +292,6 @@ class _Namer:
                 **there,
             )
             outputs.append(
-                _Output(f"mask_{space.node}", {**names, "description": "brain"}, "mask", mask)
+                Output(f"mask_{space.node}", {**names, "description": "brain"}, "mask", mask)
             )
         return outputs

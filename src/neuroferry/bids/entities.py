@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 #: Long name (as pybids spells it) to key, in the order in which BIDS writes them.
-#: ``from``, ``to`` and ``mode`` belong to transforms, which BIDS has not yet adopted.
+#: ``from``, ``to`` and ``mode`` belong to transforms, ``model``, ``param`` and ``bundle`` to
+#: diffusion; BIDS has not yet adopted either.
 ENTITIES: dict[str, str] = {
     "subject": "sub",
     "template": "tpl",
@@ -48,6 +49,9 @@ ENTITIES: dict[str, str] = {
     "to": "to",
     "mode": "mode",
     "label": "label",
+    "model": "model",
+    "parameter": "param",
+    "bundle": "bundle",
     "description": "desc",
 }
 NAMES = {key: name for name, key in ENTITIES.items()}
