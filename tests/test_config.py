@@ -16,6 +16,8 @@ def test_what_is_written_is_read_again(tmp_path):
             *("in put", "out", "participant", "--participant_label", "sub-01", "02"),
             *("--session-id", "ses-a", "--workflows", "anat", "-d", "anat=x/y", "-w", "work"),
             *("--nprocs", "3", "--mem", "8GB", "--no-average-t1w", "--sloppy", "-vv"),
+            *("--ignore", "denoising", "eddy", "--b0_threshold", "100", "--fix-gradients"),
+            *("--streamlines", "0"),
         ]
     )
     assert config.bids_dir == Path("in put").absolute()
@@ -24,6 +26,9 @@ def test_what_is_written_is_read_again(tmp_path):
     assert config.input.derivatives == {"anat": Path("x/y").absolute()}
     assert config.workflow.average_t1w is False
     assert config.execution.verbose == 2
+    assert config.workflow.ignore == ("denoising", "eddy")
+    assert (config.workflow.b0_threshold, config.workflow.fix_gradients) == (100.0, True)
+    assert config.workflow.streamlines == 0
     assert make_config(tomllib.loads(write_config(config))) == config
 
 
@@ -50,6 +55,9 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
         ("[execution]\nnprocs = 0\n", "nprocs must be at least 1"),
         ('[execution]\nplugin = "SGE"\n', "'SGE' is no plugin of neuroferry"),
         ('[workflow]\nworkflows = ["anatomy"]\n', "'anatomy' is no workflow"),
+        ('[workflow]\nignore = ["b0bias"]\n', "cannot leave out 'b0bias'"),
+        ("[workflow]\nb0_threshold = -1\n", "b0-threshold must not be negative"),
+        ("[workflow]\nstreamlines = -1\n", "streamlines must not be negative"),
         ("[workflow]\nrandom_seed = 0\n", "random-seed must be at least 1"),
     ],
 )

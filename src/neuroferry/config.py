@@ -21,7 +21,10 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 
 LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "func", "qc")
-IGNORABLE = ("fieldmaps", "slicetiming", "fmap-jacobian")
+IGNORABLE = (
+    *("fieldmaps", "slicetiming", "fmap-jacobian"),
+    *("denoising", "unringing", "rician", "eddy", "b0-bias"),
+)
 PACKINGS = ("node", "chain", "subject")
 FINISHED_WORK = ("keep", "pack", "remove")
 PLUGINS = ("MultiProc", "Linear", "Dask", "SLURMGraph", "auto")
@@ -72,14 +75,21 @@ class WorkflowConfig:
     average_t1w : bool
         Average the T1w images of a session; otherwise the first is used.
     ignore : tuple of str
-        Steps of the BOLD runs to leave out: ``fieldmaps``, ``slicetiming``,
-        ``fmap-jacobian``.
+        Steps to leave out: ``fieldmaps``, ``fmap-jacobian`` of BOLD and diffusion runs;
+        ``slicetiming`` of BOLD runs; ``denoising``, ``unringing``, ``rician``, ``eddy``,
+        ``b0-bias`` of diffusion runs.
     dummy_scans : int or None
         Volumes at the start that are not in a steady state; found where it is None.
     slice_time_ref : float
         Moment that slices are shifted to, 0 to 1 of their times.
     fd_spike_threshold, dvars_spike_threshold : float
         Framewise displacement in mm, standardised DVARS, above which a volume is marked.
+    b0_threshold : float
+        Volumes of diffusion runs up to this b-value count as not weighted, s/mm2.
+    fix_gradients : bool
+        Correct gradients whose axes are flipped or exchanged; otherwise it is only said.
+    streamlines : int
+        Streamlines of a diffusion run's tractography; 0 for none.
     sloppy : bool
         Fast and of low quality, for tests.
     random_seed : int
@@ -94,6 +104,9 @@ class WorkflowConfig:
     slice_time_ref: float = 0.5
     fd_spike_threshold: float = 0.5
     dvars_spike_threshold: float = 1.5
+    b0_threshold: float = 50.0
+    fix_gradients: bool = False
+    streamlines: int = 200_000
     sloppy: bool = False
     random_seed: int = 1
 
@@ -380,6 +393,7 @@ def _check(config: Config) -> None:
                 f"'{name}' is no workflow of neuroferry. Choose among: {', '.join(WORKFLOWS)}."
             )
     _check_func(config)
+    _check_dwi(config.workflow)
     if config.execution.plugin not in PLUGINS:
         raise UsageError(
             f"'{config.execution.plugin}' is no plugin of neuroferry. "
@@ -418,6 +432,14 @@ def _check_func(config: Config) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be above 0.")
     if config.input.echo_idx is not None and config.input.echo_idx < 1:
         raise UsageError("--echo-idx must be at least 1, as echoes are counted in BIDS.")
+
+
+def _check_dwi(workflow: WorkflowConfig) -> None:
+    """Check the settings of the diffusion workflow."""
+    if workflow.b0_threshold < 0:
+        raise UsageError("--b0-threshold must not be negative.")
+    if workflow.streamlines < 0:
+        raise UsageError("--streamlines must not be negative (0: no tractography).")
 
 
 def _check_slurm(config: SlurmConfig) -> None:

@@ -1,5 +1,6 @@
 """What a run makes of each participant."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nb
@@ -41,6 +42,11 @@ def person(tmp_path):
         return Subject("01", tuple(runs))
 
     return make
+
+
+def diffusion(config):
+    """The same settings, with the diffusion workflow chosen."""
+    return replace(config, workflow=replace(config.workflow, workflows=("dwi",)))
 
 
 FUNC = {"workflows": ["func"], "ignore": ["fieldmaps"]}
@@ -88,6 +94,27 @@ def test_images_that_are_looked_at():
         wanted_suffixes(settings({"workflows": ["func"]}))
     )
     assert wanted_suffixes(settings(FUNC)) == ("T1w", "bold")
+
+
+def test_diffusion_runs_are_looked_at_where_they_are_asked_for(person, tmp_path):
+    config = diffusion(settings())
+    assert {"T1w", "dwi", "phasediff", "epi"} <= set(wanted_suffixes(config))
+    assert wanted_suffixes(diffusion(settings({"ignore": ["fieldmaps"]}))) == ("T1w", "dwi")
+    (problem,) = selection_problems(config, person((None, "T1w"), (None, "bold")))
+    assert "no diffusion-weighted run that can be used" in problem.message
+    image = nb.Nifti1Image(np.zeros((20, 20, 10, 3), np.int16), np.diag([3, 3, 3, 1]))
+    image.to_filename(tmp_path / "sub-01_dwi.nii.gz")
+    (tmp_path / "sub-01_dwi.bval").write_text("0 1000 1000")
+    (tmp_path / "sub-01_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0")
+    run = Run(tmp_path / "sub-01_dwi.nii.gz", {"subject": "01"}, "dwi", "dwi", {})
+    subject = Subject("01", (run,))
+    assert usable_subjects(config, [subject]) == [subject]
+    (problem,) = selection_problems(config, subject)
+    assert problem.severity == "warning"
+    assert "no T1w image. The diffusion-weighted runs stay in their own space" in problem.message
+    plan = {"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.05}
+    problems = selection_problems(config, Subject("01", (replace(run, metadata=plan),)))
+    assert "sub-01_dwi.nii.gz is not corrected for susceptibility" in next(problems).message
 
 
 def test_flags_narrow_the_search():

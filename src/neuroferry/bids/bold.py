@@ -22,7 +22,7 @@ _SAME_TR = 2e-3
 _LONGEST_TR = 100.0
 _TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
 #: Images of these are not magnitudes.
-_OTHER_PARTS = ("phase", "real", "imag")
+OTHER_PARTS = ("phase", "real", "imag")
 _AXES = {"i": 0, "j": 1, "k": 2}
 _EVENT_COLUMNS = ("onset", "duration")
 
@@ -115,7 +115,7 @@ def group_echoes(runs: Iterable[Run]) -> list[tuple[Run, ...]]:
     """
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
-        if run.suffix != "bold" or run.entities.get("part") in _OTHER_PARTS:
+        if run.suffix != "bold" or run.entities.get("part") in OTHER_PARTS:
             continue
         key = tuple(sorted((k, v) for k, v in run.entities.items() if k != "echo"))
         groups.setdefault(key, []).append(run)
@@ -196,14 +196,15 @@ def check_bold(
         if run is None:
             unusable |= {echo.path for echo in echoes}
         else:
-            axes[echoes] = _read_header(run.reference.path).axes
+            axes[echoes] = read_header(run.reference.path).axes
             findings += [Finding(text, fatal=False) for text in _event_findings(run)]
-        problems += [_problem(echoes[0], finding) for finding in findings]
+        problems += [as_problem(echoes[0], finding) for finding in findings]
     problems += _odd_orientations(axes)
     return problems, unusable
 
 
-def _problem(run: Run, finding: Finding) -> Problem:
+def as_problem(run: Run, finding: Finding) -> Problem:
+    """Say of an image what was found."""
     severity = "error" if finding.fatal else "warning"
     text = f"{run.path}: {finding.message}"
     return Problem(text, severity, run.path, run.entities.get("subject"))  # type: ignore[arg-type]
@@ -228,7 +229,7 @@ def examine_run(
     list of Finding
         What is wrong, in plain sentences.
     """
-    facts = [_read_header(echo.path) for echo in echoes]
+    facts = [read_header(echo.path) for echo in echoes]
     findings = [*_shape_findings(facts), *_echo_findings(echoes)]
     if any(finding.fatal for finding in findings):
         return None, findings
@@ -257,7 +258,7 @@ def examine_run(
     return run, findings
 
 
-def _read_header(path: Path) -> _Facts:
+def read_header(path: Path) -> _Facts:
     """Read shape, voxel size, repetition time and orientation; an unreadable file has none."""
     import nibabel as nb
 
@@ -547,4 +548,4 @@ def _odd_orientations(axes: Mapping[tuple[Run, ...], str]) -> Iterator[Problem]:
                 " SliceTiming hold for this run, as a sidecar that several runs share cannot be"
                 " right for both"
             )
-            yield _problem(echoes[0], Finding(text, fatal=False))
+            yield as_problem(echoes[0], Finding(text, fatal=False))

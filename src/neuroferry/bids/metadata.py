@@ -44,10 +44,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class SidecarReader:
-    """Finds and merges the sidecars of images of one dataset; reads each file once."""
+    """Finds and merges the sidecars of images of one dataset; reads each file once.
 
-    def __init__(self, root: Path) -> None:
+    With another `extension` it finds other files that apply to images, such as ``.bval``.
+    """
+
+    def __init__(self, root: Path, extension: str = ".json") -> None:
         self._root = root
+        self._extension = extension
         self._folders: dict[Path, list[Path]] = {}
         self._contents: dict[Path, dict[str, Any] | InputError] = {}
 
@@ -94,7 +98,9 @@ class SidecarReader:
 
     def _sidecars(self, folder: Path) -> list[Path]:
         if folder not in self._folders:
-            self._folders[folder] = [path for path in folder.iterdir() if path.suffix == ".json"]
+            self._folders[folder] = [
+                path for path in folder.iterdir() if path.suffix == self._extension
+            ]
         return self._folders[folder]
 
     def _load(self, path: Path) -> dict[str, Any] | InputError:

@@ -67,7 +67,7 @@ def find_subjects(config: Config) -> list[Subject]:
         session_labels=config.input.session_label,
         bids_filters=with_flags(config, _read_filters(config.input.bids_filter_file)),
         database_dir=config.input.bids_database_dir,
-        needs_metadata=[suffix for suffix in wanted_suffixes(config) if suffix != "T1w"],
+        needs_metadata=[s for s in wanted_suffixes(config) if s not in ("T1w", "dwi")],
     )
 
 
@@ -118,6 +118,7 @@ def check_input(
         subjects,
         suffixes=wanted_suffixes(config),
         ignore=config.workflow.ignore,
+        b0_threshold=config.workflow.b0_threshold,
         n_procs=n_procs,
     )
     for subject in checked:

@@ -42,6 +42,9 @@ _WORKFLOW = {
     "slice_time_ref",
     "fd_spike_threshold",
     "dvars_spike_threshold",
+    "b0_threshold",
+    "fix_gradients",
+    "streamlines",
     "sloppy",
     "random_seed",
 }
@@ -167,6 +170,7 @@ def _add_workflow(group: argparse._ArgumentGroup) -> None:
         help="use the first T1w of a session instead of the average of all",
     )
     _add_func(group)
+    _add_dwi(group)
     group.add_argument("--sloppy", action="store_true", help="fast and of low quality, for tests")
     group.add_argument(
         "--random-seed", type=int, metavar="N", help="seed of all random numbers (default: 1)"
@@ -178,7 +182,7 @@ def _add_func(group: argparse._ArgumentGroup) -> None:
         "--ignore",
         nargs="+",
         metavar="STEP",
-        help=f"BOLD: leave out, of {', '.join(IGNORABLE)}",
+        help=f"BOLD and DWI: leave out, of {', '.join(IGNORABLE)}",
     )
     group.add_argument(
         "--dummy-scans",
@@ -203,6 +207,26 @@ def _add_func(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="N",
         help="BOLD: standardised DVARS above which a volume is marked (default: 1.5)",
+    )
+
+
+def _add_dwi(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--b0-threshold",
+        type=float,
+        metavar="B",
+        help="DWI: b-value up to which a volume counts as b0, s/mm2 (default: 50)",
+    )
+    group.add_argument(
+        "--fix-gradients",
+        action="store_true",
+        help="DWI: correct gradients whose axes are flipped or exchanged (default: only say it)",
+    )
+    group.add_argument(
+        "--streamlines",
+        type=int,
+        metavar="N",
+        help="DWI: streamlines of the tractography (default: 200000; 0: no tractography)",
     )
 
 

@@ -28,8 +28,10 @@ def wanted_suffixes(config: Config) -> tuple[str, ...]:
     suffixes = ["T1w"]
     if "func" in workflows:
         suffixes.append("bold")
-        if "fieldmaps" not in config.workflow.ignore:
-            suffixes += FIELDMAP_SUFFIXES
+    if "dwi" in workflows:
+        suffixes.append("dwi")
+    if {"func", "dwi"} & set(workflows) and "fieldmaps" not in config.workflow.ignore:
+        suffixes += FIELDMAP_SUFFIXES
     return tuple(suffixes)
 
 
@@ -65,10 +67,14 @@ def usable_subjects(config: Config, subjects: Sequence[Subject]) -> list[Subject
 
 
 def _has_work(config: Config, subject: Subject) -> bool:
+    from neuroferry.bids.dwi import dwi_images
+
     workflows = chosen_workflows(config)
     if subject.select("anat", "T1w") and {"anat", "qc"} & set(workflows):
         return True
-    return "func" in workflows and bool(subject.select("func", "bold"))
+    if "func" in workflows and subject.select("func", "bold"):
+        return True
+    return "dwi" in workflows and bool(dwi_images(subject))
 
 
 def selection_problems(config: Config, subject: Subject) -> Iterator[Problem]:
@@ -79,18 +85,20 @@ def selection_problems(config: Config, subject: Subject) -> Iterator[Problem]:
     if not _has_work(config, subject):
         kinds = ["T1w image"] if {"anat", "qc"} & set(workflows) else []
         kinds += ["BOLD run"] if "func" in workflows else []
+        kinds += ["diffusion-weighted run"] if "dwi" in workflows else []
         missing = f"no {' and no '.join(kinds)}"
         text = f"sub-{subject.label} has {missing} that can be used, so nothing was run."
         yield Problem(text, "error", None, subject.label)
-    elif "func" in workflows:
-        for text in _bold_warnings(config, subject):
-            yield Problem(f"sub-{subject.label}: {text}", "warning", None, subject.label)
+        return
+    texts = [*_bold_warnings(config, subject)] if "func" in workflows else []
+    texts += [*_dwi_warnings(config, subject)] if "dwi" in workflows else []
+    for text in texts:
+        yield Problem(f"sub-{subject.label}: {text}", "warning", None, subject.label)
 
 
 def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
     """Say what the BOLD runs of a participant have to do without."""
-    from neuroferry.bids.bold import bold_runs, t1w_of_session
-    from neuroferry.workflows.base import given_anatomy
+    from neuroferry.bids.bold import bold_runs
     from neuroferry.workflows.func.fieldmaps import choose_fieldmap
 
     runs = bold_runs(subject, ignore=config.workflow.ignore)
@@ -101,16 +109,51 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
     for run in runs:
         plan = choose_fieldmap(subject, run.echoes, ignore=config.workflow.ignore)
         yield from plan.warnings
-    for session in dict.fromkeys(run.session for run in runs):
+    yield from _anatomy_warnings(
+        config,
+        subject,
+        [run.session for run in runs],
+        ("BOLD runs", "without coregistration, template space and tissues"),
+    )
+
+
+def _dwi_warnings(config: Config, subject: Subject) -> Iterator[str]:
+    """Say what the diffusion-weighted runs of a participant have to do without."""
+    from neuroferry.bids.dwi import dwi_runs
+    from neuroferry.workflows.func.fieldmaps import choose_fieldmap
+
+    runs = dwi_runs(subject, b0_threshold=config.workflow.b0_threshold)
+    if not runs:
+        if "dwi" in config.workflow.workflows:
+            yield "there is no diffusion-weighted run that can be used"
+        return
+    for run in runs:
+        if run.phase_encoding is not None:  # what its lack means was said of the run itself
+            plan = choose_fieldmap(subject, run.run, ignore=config.workflow.ignore)
+            yield from plan.warnings
+    yield from _anatomy_warnings(
+        config,
+        subject,
+        [run.session for run in runs],
+        ("diffusion-weighted runs", "without coregistration, template space and bundles"),
+    )
+
+
+def _anatomy_warnings(
+    config: Config, subject: Subject, sessions: Sequence[str | None], words: tuple[str, str]
+) -> Iterator[str]:
+    """Say which sessions' runs have no T1w image, or another session's."""
+    from neuroferry.bids.bold import t1w_of_session
+    from neuroferry.workflows.base import given_anatomy
+
+    runs, without = words
+    for session in dict.fromkeys(sessions):
         if given_anatomy(config.input.derivatives, subject, session) is not None:
             continue
         images = t1w_of_session(subject, session)
         where = f" of ses-{session}" if session else ""
         if not images:
-            yield (
-                f"there is no T1w image. The BOLD runs{where} stay in their own space, without"
-                " coregistration, template space and tissues"
-            )
+            yield f"there is no T1w image. The {runs}{where} stay in their own space, {without}"
             return
         if images[0].session != session:
-            yield f"the BOLD runs{where} use the T1w image of ses-{images[0].session}"
+            yield f"the {runs}{where} use the T1w image of ses-{images[0].session}"

@@ -1,0 +1,306 @@
+"""A participant's diffusion-weighted runs, and checks of what their files say.
+
+A run is an image with one b-value and one direction a volume (``.bval``, ``.bvec``), both
+found by the inheritance principle. What is unclear is settled in one place, `examine_dwi`,
+so that what is said before a run is what the run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroferry.bids.bold import OTHER_PARTS, Finding, as_problem, read_header
+from neuroferry.bids.gradients import (
+    B0_THRESHOLD,
+    MIN_DIRECTIONS,
+    Floats,
+    Shell,
+    determine_tensor,
+    distinct_directions,
+    find_shells,
+    read_bvals,
+    read_bvecs,
+    settle_gradients,
+)
+from neuroferry.bids.metadata import SidecarReader
+from neuroferry.bids.model import Problem, Run, Subject
+from neuroferry.errors import InputError
+
+_DIRECTIONS = ("i", "i-", "j", "j-", "k", "k-")
+
+
+@dataclass(frozen=True)
+class DwiRun:
+    """One diffusion-weighted run.
+
+    Attributes
+    ----------
+    run : Run
+        The image.
+    bval, bvec : Path
+        Its gradients, in FSL's format.
+    shape : tuple of int
+        Voxels of one volume along the stored axes.
+    zooms : tuple of float
+        Voxel size, mm.
+    n_volumes : int
+        Number of volumes.
+    bvals : tuple of float
+        s/mm2, settled (see `neuroferry.bids.gradients.settle_gradients`).
+    shells : tuple of Shell
+        Volumes of about one b-value, the b0 volumes first.
+    n_directions : int
+        Directions that differ; opposite ones are one.
+    fits_tensor : bool
+        Whether the directions determine a tensor: six at least, and not in one plane.
+    phase_encoding : str or None
+        ``PhaseEncodingDirection``; None where the sidecar does not tell the polarity.
+    phase_axis : str or None
+        ``i``, ``j`` or ``k``; known more often than the polarity.
+    readout_time : float or None
+        Total readout time, s.
+    """
+
+    run: Run
+    bval: Path
+    bvec: Path
+    shape: tuple[int, int, int]
+    zooms: tuple[float, float, float]
+    n_volumes: int
+    bvals: tuple[float, ...]
+    shells: tuple[Shell, ...]
+    n_directions: int
+    fits_tensor: bool
+    phase_encoding: str | None = None
+    phase_axis: str | None = None
+    readout_time: float | None = None
+
+    @property
+    def session(self) -> str | None:
+        """The session's label, without ``ses-``."""
+        return self.run.session
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """The entities of the run."""
+        return dict(self.run.entities)
+
+    @property
+    def label(self) -> str:
+        """Name of the run in a graph: its entities beside participant and session.
+
+        Examples
+        --------
+        >>> run = Run(Path("x"), {"subject": "1", "acquisition": "b1k", "run": "2"}, "dwi", "dwi")
+        >>> DwiRun(run, Path(), Path(), (9, 9, 9), (2, 2, 2), 0, (), (), 0, False).label
+        'acquisition_b1k_run_2'
+        """
+        return "_".join(
+            f"{key}_{value.replace('+', 'plus')}"
+            for key, value in self.entities.items()
+            if key not in ("subject", "session")
+        )
+
+
+def dwi_images(subject: Subject) -> tuple[Run, ...]:
+    """Pick the diffusion-weighted images; phase and complex parts are left out."""
+    images = subject.select("dwi", "dwi")
+    return tuple(run for run in images if run.entities.get("part") not in OTHER_PARTS)
+
+
+def dwi_runs(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> list[DwiRun]:
+    """Read the runs of a participant, in the order of their names; broken ones are left out."""
+    found = (examine_dwi(run, b0_threshold=b0_threshold)[0] for run in dwi_images(subject))
+    return [run for run in found if run is not None]
+
+
+def check_dwi(
+    subject: Subject, *, b0_threshold: float = B0_THRESHOLD
+) -> tuple[list[Problem], set[Path]]:
+    """Check a participant's diffusion-weighted runs.
+
+    Parameters
+    ----------
+    subject : Subject
+        Whose images can be read.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+
+    Returns
+    -------
+    list of Problem
+        What is wrong, each for one run.
+    set of Path
+        The images that cannot be used.
+    """
+    problems: list[Problem] = []
+    unusable: set[Path] = set()
+    for image in dwi_images(subject):
+        run, findings = examine_dwi(image, b0_threshold=b0_threshold)
+        if run is None:
+            unusable.add(image.path)
+        problems += [as_problem(image, finding) for finding in findings]
+    return problems, unusable
+
+
+def examine_dwi(
+    run: Run, *, b0_threshold: float = B0_THRESHOLD
+) -> tuple[DwiRun | None, list[Finding]]:
+    """Settle what a run is, from header, gradients and sidecar.
+
+    Parameters
+    ----------
+    run : Run
+        A diffusion-weighted image.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+
+    Returns
+    -------
+    DwiRun or None
+        None where something keeps it from being processed.
+    list of Finding
+        What is wrong, in plain sentences.
+    """
+    facts = read_header(run.path)
+    if len(facts.shape) < 4 or facts.shape[3] == 1:
+        alone = (
+            "the image has one volume only, and a diffusion-weighted run has a b0 and others;"
+            " look for the rest of the run, or give it the suffix sbref"
+        )
+        return None, [Finding(alone, fatal=True)]
+    try:
+        bval, bvec = (_find_beside(run.path, extension) for extension in (".bval", ".bvec"))
+        written = read_bvals(bval)
+        vectors, notes = read_bvecs(bvec)
+        _check_counts((bval, written), (bvec, vectors), facts.shape[3])
+        bvals, unit, more = settle_gradients(written, vectors, b0_threshold)
+    except InputError as error:
+        return None, [Finding(str(error), fatal=True)]
+    findings = [Finding(note, fatal=False) for note in (*notes, *more)]
+    shells = find_shells(bvals, b0_threshold)
+    findings += _shell_findings(bvals, shells, b0_threshold)
+    if {shell.is_b0 for shell in shells} != {True, False}:
+        return None, findings
+    findings += [Finding(note, fatal=False) for note in _direction_findings(unit)]
+    direction, axis, text = _phase_encoding(run.metadata)
+    if text:
+        findings.append(Finding(text, fatal=False))
+    x, y, z = facts.shape[:3]
+    found = DwiRun(
+        run=run,
+        bval=bval,
+        bvec=bvec,
+        shape=(x, y, z),
+        zooms=(facts.zooms[0], facts.zooms[1], facts.zooms[2]),
+        n_volumes=facts.shape[3],
+        bvals=tuple(float(b) for b in bvals),
+        shells=shells,
+        n_directions=len(distinct_directions(unit)),
+        fits_tensor=determine_tensor(unit),
+        phase_encoding=direction,
+        phase_axis=axis,
+        readout_time=_readout_time(run.metadata, axis, (x, y, z)),
+    )
+    return found, findings
+
+
+def _find_beside(image: Path, extension: str) -> Path:
+    """Find the nearest file of a kind that applies to an image."""
+    root = next(
+        (folder.parent for folder in image.parents if folder.name.startswith("sub-")),
+        image.parent,
+    )
+    found = SidecarReader(root, extension).applicable(image)
+    if not found:
+        name = image.name.removesuffix(".gz").removesuffix(".nii")
+        raise InputError(
+            f"there is no {extension} file; add {name}{extension}, or one that several runs"
+            " share in a folder above"
+        )
+    return found[-1]
+
+
+def _check_counts(bval: tuple[Path, Floats], bvec: tuple[Path, Floats], n_volumes: int) -> None:
+    for (path, values), what in ((bval, "b-values"), (bvec, "directions")):
+        if len(values) != n_volumes:
+            raise InputError(
+                f"{path.name} holds {len(values)} {what}, and the image {n_volumes} volumes; find"
+                " out which volumes are missing, or convert the images again"
+            )
+
+
+def _shell_findings(
+    bvals: Floats, shells: tuple[Shell, ...], b0_threshold: float
+) -> Iterator[Finding]:
+    if all(shell.is_b0 for shell in shells):
+        yield Finding(
+            f"no volume is diffusion-weighted (b > {b0_threshold:g} s/mm2), so there is nothing to"
+            " process; where it is there to correct others for distortion, it belongs into fmap/"
+            " with the suffix epi",
+            fatal=False,
+        )
+    elif not shells[0].is_b0:
+        hint = ""
+        if bvals.min() <= 200:
+            hint = f", or give --b0-threshold {np.ceil(bvals.min()):g}"
+        yield Finding(
+            f"no volume is a b0: the smallest b-value is {bvals.min():g} s/mm2. Distortion, motion"
+            " and coregistration rest on the b0, so the run is left out; join the b0 volumes to"
+            f" image, .bval and .bvec{hint}",
+            fatal=True,
+        )
+
+
+def _direction_findings(unit: Floats) -> Iterator[str]:
+    count = len(distinct_directions(unit))
+    then = "the run is corrected, but no tensor, no map and no streamline can be computed from it"
+    if count < MIN_DIRECTIONS:
+        many = "1 direction" if count == 1 else f"{count} different directions"
+        yield f"the run has {many}, and a tensor takes {MIN_DIRECTIONS}; {then}"
+    elif not determine_tensor(unit):
+        yield (
+            f"its {count} directions lie in one plane or on one cone, which does not determine a"
+            f" tensor; {then}: check the .bvec file"
+        )
+
+
+def _phase_encoding(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str]:
+    """Give direction, axis and what is to be said of them."""
+    then = "distortion is not corrected, as the polarity is never guessed: add it to the sidecar"
+    direction = metadata.get("PhaseEncodingDirection")
+    if direction in _DIRECTIONS:
+        return direction, direction[0], ""
+    if direction is not None:
+        return None, None, f"PhaseEncodingDirection is '{direction}', no axis of the image; {then}"
+    axis = metadata.get("PhaseEncodingAxis")
+    if axis in ("i", "j", "k"):
+        text = (
+            f"the sidecar gives PhaseEncodingAxis '{axis}' but no PhaseEncodingDirection; {then}"
+        )
+        return None, axis, text
+    return None, None, f"the sidecar gives no PhaseEncodingDirection; {then}"
+
+
+def _readout_time(
+    metadata: Mapping[str, Any], axis: str | None, shape: tuple[int, int, int]
+) -> float | None:
+    """Total readout time in s: as given, from the echo spacing, or as estimated."""
+    total = _positive(metadata.get("TotalReadoutTime"))
+    spacing = _positive(metadata.get("EffectiveEchoSpacing"))
+    if total is None and spacing is not None and axis is not None:
+        steps = metadata.get("ReconMatrixPE")
+        count = steps if isinstance(steps, int) else shape["ijk".index(axis)]
+        total = spacing * (count - 1)
+    return total if total is not None else _positive(metadata.get("EstimatedTotalReadoutTime"))
+
+
+def _positive(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value < np.inf else None
