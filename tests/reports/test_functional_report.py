@@ -3,8 +3,9 @@
 from report_study import BOLD_DESCS, check_page
 
 from neuroferry.reports import write_group_report, write_subject_report
-from neuroferry.reports.functional import find_runs, run_doubts, run_facts
+from neuroferry.reports.functional import FUNCTIONAL
 from neuroferry.reports.gather import find_inputs, find_sessions
+from neuroferry.reports.scans import ScanRun, find_runs, run_doubts, run_facts
 
 ALL = (*BOLD_DESCS, "coreg", "sdc", "fieldmap")
 
@@ -31,7 +32,7 @@ def test_a_run_has_its_section_with_pictures_and_facts(study):
         assert wanted in text, wanted
     assert len(page.having("figure", **{"class": "reportlet"})) == 5 + len(ALL)
     assert "Good" in page.text("p")
-    (details,) = page.having("details", id="run-1")
+    (details,) = page.having("details", id="functional-1")
     assert "open" in details
 
 
@@ -40,19 +41,25 @@ def test_many_runs_are_folded_and_in_order(study):
     for labels in ("task-rest_run-2", "task-rest_run-1", "task-a"):
         study.add_bold("01", labels)
     page = page_of(study)
-    folded = [details for details in page.having("details") if "run" in details.get("id", "")]
-    assert [details["id"] for details in folded] == ["run-1", "run-2", "run-3"]
+    folded = [
+        details for details in page.having("details") if "functional" in details.get("id", "")
+    ]
+    assert [details["id"] for details in folded] == [
+        "functional-1",
+        "functional-2",
+        "functional-3",
+    ]
     assert not any("open" in details for details in folded)
-    names = [run.name for run in find_runs(study.out, "01")]
+    names = [run.name for run in find_runs(FUNCTIONAL, study.out, "01")]
     assert names == ["task-a", "task-rest run-1", "task-rest run-2"]
-    assert {"#run-1", "#run-2", "#run-3", "#functional"} <= set(page.links)
+    assert {"#functional-1", "#functional-2", "#functional-3", "#functional"} <= set(page.links)
 
 
 def test_sessions_keep_their_runs_apart(study):
     study.whole(session="a")
     study.add_bold("01", session="a")
     study.add_bold("01", session="b")
-    names = [run.name for run in find_runs(study.out, "01")]
+    names = [run.name for run in find_runs(FUNCTIONAL, study.out, "01")]
     assert names == ["ses-a task-rest", "ses-b task-rest"]
     assert [s.label for s in find_sessions(study.out, "01")] == ["a"]
     page_of(study)
@@ -60,11 +67,11 @@ def test_sessions_keep_their_runs_apart(study):
 
 def test_optional_pictures_may_be_missing_others_not(study):
     study.whole().add_bold("01", figures=BOLD_DESCS)
-    (run,) = find_runs(study.out, "01")
+    (run,) = find_runs(FUNCTIONAL, study.out, "01")
     assert {item.desc for item in run.reportlets} == set(BOLD_DESCS)
     assert run_doubts(run) == []
     study.add_bold("01", "task-x", figures=BOLD_DESCS[1:])
-    (_, other) = find_runs(study.out, "01")
+    (_, other) = find_runs(FUNCTIONAL, study.out, "01")
     (doubt,) = run_doubts(other)
     assert doubt == "Pictures of task-x are missing: confounds and carpet plot."
     page = page_of(study)
@@ -77,13 +84,13 @@ def test_a_broken_picture_counts_as_missing_even_if_optional(study):
     path = study.out / "sub-01/figures/sub-01_task-rest_desc-coreg_bold.svg"
     path.write_text(path.read_text()[:-40])
     assert "alignment of bold and t1w" in page_of(study).text().lower()
-    (run,) = find_runs(study.out, "01")
+    (run,) = find_runs(FUNCTIONAL, study.out, "01")
     assert run_doubts(run) == ["Pictures of task-rest are missing: alignment of bold and t1w."]
 
 
 def test_a_run_without_any_picture_is_named(study):
     study.whole().add_bold("01", figures=())
-    (run,) = find_runs(study.out, "01")
+    (run,) = find_runs(FUNCTIONAL, study.out, "01")
     assert run_doubts(run) == ["No pictures of task-rest were made."]
     assert page_of(study)
 
@@ -104,8 +111,6 @@ def test_doubtful_alignment_and_many_outliers_are_said(study):
 
 
 def test_facts_of_correction_and_alignment():
-    from neuroferry.reports.functional import FunctionalRun
-
     summary = {
         "DistortionCorrection": {
             "method": "pepolar",
@@ -115,15 +120,15 @@ def test_facts_of_correction_and_alignment():
         },
         "Coregistration": {"verdict": "good", "method": "boundary", "from_header_mm": 13.3},
     }
-    facts = dict(run_facts(FunctionalRun("x", "x", (), summary)))
+    facts = dict(run_facts(ScanRun(FUNCTIONAL, "x", "x", (), summary)))
     assert facts["Distortion"] == (
         "corrected: images of opposite phase encoding; median shift 1.2 mm, 1st to 99th "
         "percentile -2.0 to 6.1 mm"
     )
     wanted = "looks good, boundary-based, 13.3 mm from where the headers put it"
     assert facts["Alignment with the T1w image"] == wanted
-    assert run_facts(FunctionalRun("x", "x", (), {})) == []
-    assert dict(run_facts(FunctionalRun("x", "x", (), {"a": 1}))) == {
+    assert run_facts(ScanRun(FUNCTIONAL, "x", "x", (), {})) == []
+    assert dict(run_facts(ScanRun(FUNCTIONAL, "x", "x", (), {"a": 1}))) == {
         "Distortion": "not corrected"
     }
 
@@ -176,9 +181,11 @@ def test_the_overview_has_a_row_for_each_run(study):
     write_subject_report(study.out, study.run_dir, "01")
     write_group_report(study.out, study.run_dir)
     page = check_page(study.out / "index.html")
-    assert {"sub-01.html#run-1", "sub-01.html#run-2", "group_bold.tsv"} <= set(page.links)
+    assert {"sub-01.html#functional-1", "sub-01.html#functional-2", "group_bold.tsv"} <= set(
+        page.links
+    )
     subject = check_page(study.out / "sub-01.html")
-    assert {"run-1", "run-2"} <= set(subject.ids)
+    assert {"functional-1", "functional-2"} <= set(subject.ids)
     rows = (study.out / "group_bold.tsv").read_text().splitlines()
     names = ["bids_name", "alignment", "n_volumes", "fd_mean", "fd_max", "outliers", "tsnr"]
     assert rows[0].split("\t") == names

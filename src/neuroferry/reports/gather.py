@@ -18,6 +18,9 @@ from neuroferry.reports.svg import looks_whole
 BRAIN_KEY = "BrainExtraction"
 """Where the sidecar of the brain mask holds the confidence."""
 
+OTHERS = ("bold", "dwi")
+"""Kinds of series that have pictures of their own."""
+
 ACQUISITION = (
     ("Scanner", ("Manufacturer", "ManufacturersModelName"), ""),
     ("Field", ("MagneticFieldStrength",), "T"),
@@ -89,9 +92,9 @@ class Session:
     metrics: tuple[Metrics, ...]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def report_layout(name: str) -> tuple[Mapping[str, Any], ...]:
-    """Read the reportlets of a section, Anatomical or Functional, from ``configs/report.yml``."""
+    """Read the reportlets of a section, such as Anatomical, from ``configs/report.yml``."""
     from importlib.resources import files
 
     import yaml
@@ -127,7 +130,7 @@ def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
     -------
     tuple of Session
         In the order of their labels; one without a label when nothing was written, none when
-        there are derivatives of BOLD runs alone.
+        there are derivatives of BOLD or DWI runs alone.
     """
     root = out_dir / f"sub-{subject}"
     figures = sorted((root / "figures").glob("*_T1w.svg"))
@@ -135,7 +138,7 @@ def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
     labels = {parse_name(path).entities.get("session") for path in [*figures, *jsons]}
     if len(labels) > 1:
         labels.discard(None)
-    if not labels and not any((root / "figures").glob("*_bold.svg")):
+    if not labels and not any(any((root / "figures").glob(f"*_{s}.svg")) for s in OTHERS):
         labels = {None}
     ordered = sorted(labels, key=lambda label: label or "")
     return tuple(_read_session(label, figures, jsons) for label in ordered)
@@ -186,12 +189,12 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
     """List the images that went in, with their geometry and acquisition where readable.
 
     The derivatives' sidecars name them; a participant without derivatives is shown with
-    every T1w image and BOLD series that the input dataset has of them.
+    every T1w image, BOLD and DWI series that the input dataset has of them.
     """
     folder = out_dir / f"sub-{subject}"
     sidecars = [
         path
-        for suffix in ("T1w", "bold")
+        for suffix in ("T1w", *OTHERS)
         for path in folder.glob(f"**/*_desc-preproc_{suffix}.json")
     ]
     sources: set[str] = set()
@@ -202,7 +205,7 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
     if not sources and root is not None:
         found = [
             path
-            for image in ("anat/*_T1w", "func/*_bold")
+            for image in ("anat/*_T1w", "func/*_bold", "dwi/*_dwi")
             for ending in ("nii", "nii.gz")
             for path in root.glob(f"sub-{subject}/**/{image}.{ending}")
         ]

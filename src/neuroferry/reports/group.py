@@ -12,16 +12,11 @@ from neuroferry.bids.outputs import write_text
 from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.interfaces.iqm_table import metric_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
-from neuroferry.reports.functional import (
-    RUN_FIGURES,
-    FunctionalRun,
-    find_runs,
-    run_cells,
-    write_run_table,
-)
 from neuroferry.reports.gather import Session, find_sessions
+from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once
+from neuroferry.reports.scans import Modality, ScanRun, find_runs, run_cells, write_run_table
 from neuroferry.reports.status import Verdict, judge
 from neuroferry.reports.subject import format_value
 
@@ -60,8 +55,8 @@ class Row:
 def write_group_report(out_dir: Path, run_dir: Path) -> Path:
     """Write the overview, ``<out_dir>/index.html``, and its tables.
 
-    The metrics of T1w images go to ``group_T1w.tsv``, the figures of functional runs, where
-    there are any, to ``group_bold.tsv``.
+    The metrics of T1w images go to ``group_T1w.tsv``, the figures of functional and diffusion
+    runs, where there are any, to ``group_bold.tsv`` and ``group_dwi.tsv``.
 
     Each participant is judged by the latest run that had them in it.
 
@@ -88,10 +83,6 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
     for subject in sorted(latest):
         rows += _rows_of(out_dir, subject, latest[subject].of_subject(subject))
     _write_table(out_dir / "group_T1w.tsv", rows)
-    bold_runs = {subject: find_runs(out_dir, subject) for subject in sorted(latest)}
-    found = [run for runs in bold_runs.values() for run in runs]
-    if found:
-        write_run_table(out_dir / "group_bold.tsv", found)
     odd = _outliers(rows)
     levels = [_worst(rows, subject) for subject in sorted(latest)]
     values = {
@@ -101,11 +92,10 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
         "columns": [(name, metric_table()[name].title) for name in TABLE_METRICS],
         "rows": [_show_row(out_dir, row, odd) for row in rows],
         "plots": _plots(out_dir, rows),
-        "run_titles": [figure.title for figure in RUN_FIGURES],
-        "run_rows": [
-            {**row, "level": _worst(rows, subject)}
-            for subject, runs in bold_runs.items()
-            for row in _run_rows(out_dir, subject, runs)
+        "modalities": [
+            shown
+            for modality in MODALITIES
+            if (shown := _show_scans(out_dir, modality, sorted(latest), rows))["rows"]
         ],
         "few": FEWEST,
         "z": OUTLIER_Z,
@@ -118,9 +108,9 @@ def _rows_of(out_dir: Path, subject: str, run: RunSummary) -> list[Row]:
     """Make a row for each image that was measured, at least one for the participant."""
     sessions = find_sessions(out_dir, subject)
     folder = out_dir / f"sub-{subject}"
-    made = ("T1w", "bold")
+    made = ("T1w", *(modality.suffix for modality in MODALITIES))
     any_output = any(any(folder.rglob(f"*_desc-preproc_{image}.nii.gz")) for image in made)
-    verdict = judge(run, sessions, find_runs(out_dir, subject), any_output=any_output)
+    verdict = judge(run, sessions, find_all_runs(out_dir, subject), any_output=any_output)
     rows = [row for session in sessions for row in _rows_of_session(subject, session, verdict)]
     return rows or [Row(subject, f"sub-{subject}", verdict, None, {})]
 
@@ -185,10 +175,37 @@ def _show_row(out_dir: Path, row: Row, odd: set[tuple[str, str]]) -> dict[str, A
     }
 
 
-def _run_rows(out_dir: Path, subject: str, runs: Sequence[FunctionalRun]) -> list[dict[str, Any]]:
+def _show_scans(
+    out_dir: Path, modality: Modality, subjects: Sequence[str], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Lay out the scans of one kind, and write their table where there are any."""
+    scans = {subject: find_runs(modality, out_dir, subject) for subject in subjects}
+    found = [run for runs in scans.values() for run in runs]
+    table = f"group_{modality.suffix}.tsv"
+    if found:
+        write_run_table(out_dir / table, modality, found)
+    return {
+        "modality": modality,
+        "table": table,
+        "titles": [figure.title for figure in modality.figures],
+        "rows": [
+            {**row, "level": _worst(rows, subject)}
+            for subject, runs in scans.items()
+            for row in _run_rows(out_dir, modality, subject, runs)
+        ],
+    }
+
+
+def _run_rows(
+    out_dir: Path, modality: Modality, subject: str, runs: Sequence[ScanRun]
+) -> list[dict[str, Any]]:
     page = _page_of(out_dir, subject)
     return [
-        {"name": run.stem, "href": page and f"{page}#run-{n}", "cells": run_cells(run)}
+        {
+            "name": run.stem,
+            "href": page and f"{page}#{modality.anchor}-{n}",
+            "cells": run_cells(run),
+        }
         for n, run in enumerate(runs, start=1)
     ]
 

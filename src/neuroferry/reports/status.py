@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neuroferry.engine.record import RunSummary, StepSummary
-from neuroferry.reports.functional import FunctionalRun, run_doubts
 from neuroferry.reports.gather import Session
+from neuroferry.reports.scans import ScanRun, run_doubts
 
 Level = Literal["good", "look", "failed"]
 HEADLINES: dict[Level, str] = {
@@ -120,7 +120,7 @@ def failure_sentence(step: StepSummary) -> str:
 def judge(
     run: RunSummary,
     sessions: Sequence[Session],
-    bold_runs: Sequence[FunctionalRun] = (),
+    scans: Sequence[ScanRun] = (),
     *,
     any_output: bool,
 ) -> Verdict:
@@ -132,8 +132,8 @@ def judge(
         The run, narrowed to the participant.
     sessions : sequence of Session
         What was written of the anatomy.
-    bold_runs : sequence of FunctionalRun
-        What was written of BOLD runs.
+    scans : sequence of ScanRun
+        What was written of BOLD and DWI runs.
     any_output : bool
         Whether there is a derivative at all.
 
@@ -168,7 +168,7 @@ def judge(
             looks.append(f"No pictures{where} were made.")
         elif missing:
             looks.append(f"Pictures{where} are missing: {', '.join(missing)}.")
-    looks += [doubt for bold_run in bold_runs for doubt in run_doubts(bold_run)]
+    looks += [doubt for scan in scans for doubt in run_doubts(scan)]
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []
     if warnings:

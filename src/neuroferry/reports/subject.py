@@ -13,13 +13,6 @@ from urllib.parse import quote
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.interfaces.iqm_table import Metric, metric_table
 from neuroferry.reports.charts import NOTHING, duration, step_chart
-from neuroferry.reports.functional import (
-    RUN_FIGURES,
-    FunctionalRun,
-    find_runs,
-    run_cells,
-    run_facts,
-)
 from neuroferry.reports.gather import (
     Metrics,
     Reportlet,
@@ -32,8 +25,10 @@ from neuroferry.reports.gather import (
     session_names,
 )
 from neuroferry.reports.methods import render_methods
+from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import measured_before, read_run_once
+from neuroferry.reports.scans import ScanRun, run_cells, run_facts
 from neuroferry.reports.status import advice, failure_sentence, judge, plain_step, step_place
 from neuroferry.reports.svg import inline_svg
 
@@ -64,23 +59,22 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
     """
     out_dir, run_dir = Path(out_dir), Path(run_dir)
     run = _with_history(read_run_once(run_dir).of_subject(subject), out_dir)
-    sessions, bold_runs, pictures = _inline_pictures(
-        find_sessions(out_dir, subject), find_runs(out_dir, subject)
+    sessions, scans, pictures = _inline_pictures(
+        find_sessions(out_dir, subject), find_all_runs(out_dir, subject)
     )
     outputs = find_outputs(out_dir, subject)
     raw = raw_root(out_dir)
     tables = [_metric_table(m) for session in sessions for m in session.metrics]
     values = {
         "subject": subject,
-        "verdict": judge(run, sessions, bold_runs, any_output=bool(outputs)),
+        "verdict": judge(run, sessions, scans, any_output=bool(outputs)),
         "brain_facts": _brain_facts(sessions),
         "run": run,
         "run_facts": _run_facts(run, _read_seed(run_dir)),
         "raw_root": str(raw) if raw is not None else "",
         "inputs": find_inputs(out_dir, subject, raw),
         "sessions": _show_sessions(sessions, pictures),
-        "bold_runs": _show_runs(bold_runs, pictures),
-        "run_titles": [figure.title for figure in RUN_FIGURES],
+        "modalities": _show_scans(scans, pictures),
         "has_metrics": bool(tables),
         "metric_tables": tables,
         "advices": sorted({advice(step.message, step.traceback) for step in run.failed}),
@@ -188,8 +182,8 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
 
 
 def _inline_pictures(
-    sessions: Sequence[Session], bold_runs: Sequence[FunctionalRun]
-) -> tuple[tuple[Session, ...], tuple[FunctionalRun, ...], dict[Path, str]]:
+    sessions: Sequence[Session], scans: Sequence[ScanRun]
+) -> tuple[tuple[Session, ...], tuple[ScanRun, ...], dict[Path, str]]:
     """Read the pictures; those that cannot be read count as missing from here on."""
     pictures: dict[Path, str] = {}
 
@@ -207,8 +201,7 @@ def _inline_pictures(
     return (
         tuple(replace(s, reportlets=sound(s.reportlets, f"f{n}")) for n, s in enumerate(sessions)),
         tuple(
-            replace(run, reportlets=sound(run.reportlets, f"b{n}"))
-            for n, run in enumerate(bold_runs)
+            replace(run, reportlets=sound(run.reportlets, f"b{n}")) for n, run in enumerate(scans)
         ),
         pictures,
     )
@@ -244,19 +237,24 @@ def _show_sessions(
     return shown
 
 
-def _show_runs(
-    bold_runs: Sequence[FunctionalRun], pictures: Mapping[Path, str]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": run.name,
-            "anchor": f"run-{n}",
-            "facts": run_facts(run),
-            "cells": run_cells(run),
-            "pictures": _show_pictures(run.reportlets, pictures),
-        }
-        for n, run in enumerate(bold_runs, start=1)
-    ]
+def _show_scans(scans: Sequence[ScanRun], pictures: Mapping[Path, str]) -> list[dict[str, Any]]:
+    """Lay out the scans of each kind that there is."""
+    shown = []
+    for modality in MODALITIES:
+        runs = [
+            {
+                "name": run.name,
+                "anchor": f"{modality.anchor}-{n}",
+                "facts": run_facts(run),
+                "cells": run_cells(run),
+                "pictures": _show_pictures(run.reportlets, pictures),
+            }
+            for n, run in enumerate((r for r in scans if r.modality is modality), start=1)
+        ]
+        if runs:
+            titles = [figure.title for figure in modality.figures]
+            shown.append({"modality": modality, "titles": titles, "runs": runs})
+    return shown
 
 
 def format_value(value: Any) -> str:

@@ -1,0 +1,121 @@
+"""What the pages say of DWI runs."""
+
+from __future__ import annotations
+
+from neuroferry.reports.scans import (
+    Figure,
+    Modality,
+    ScanRun,
+    alignment_text,
+    distortion_text,
+    motion_text,
+    number_text,
+)
+
+MANY_OUTLIERS = 0.05
+"""From this part of the slices on, a run is to be looked at."""
+_PERCENT = 100
+
+
+def _outliers(run: ScanRun) -> float | None:
+    """Part of all slices, in percent, whose signal dropped."""
+    share = run.number("OutlierSlices", "Fraction")
+    return None if share is None else _PERCENT * share
+
+
+def _facts(run: ScanRun) -> list[tuple[str, str]]:
+    return [
+        ("Volumes", _volumes(run)),
+        ("Gradients", _gradients(run)),
+        ("Head motion", motion_text(run)),
+        ("Eddy currents", _eddy(run)),
+        ("Slices with lost signal", number_text(_outliers(run), "{:.2f}%")),
+        ("Signal to noise", number_text(run.number("SNR"), "{:.0f} (b0, white matter)")),
+        ("Distortion", distortion_text(run)),
+        ("Alignment with the T1w image", alignment_text(run)),
+        ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),
+        ("Bundles", _bundles(run)),
+    ]
+
+
+def _doubts(run: ScanRun) -> list[str]:
+    doubts = []
+    share = run.number("OutlierSlices", "Fraction")
+    if share is not None and share >= MANY_OUTLIERS:
+        doubts.append(f"{_PERCENT * share:.0f}% of the slices of {run.name} have lost signal.")
+    found = run.part("Orientation")
+    if found.get("verdict") == "look":
+        fixed = " They were corrected, as you asked." if found.get("corrected") else ""
+        doubts.append(
+            f"The gradients of {run.name} do not fit its fibres: axes are flipped or exchanged "
+            f"({found.get('best', 'unknown')}).{fixed}"
+        )
+    return doubts
+
+
+def _volumes(run: ScanRun) -> str:
+    shells = run.summary.get("Shells")
+    if not isinstance(shells, list):
+        return ""
+    parts = [
+        f"{shell['n_volumes']} of b = {shell['b']:.0f}"
+        if shell["b"]
+        else f"{shell['n_volumes']} b0"
+        for shell in shells
+    ]
+    return ", ".join(parts)
+
+
+def _gradients(run: ScanRun) -> str:
+    found = run.part("Orientation")
+    if not found:
+        return ""
+    if found.get("verdict") == "look":
+        return f"look at them: {found.get('best', '')} fits better"
+    return "their axes fit the fibres"
+
+
+def _eddy(run: ScanRun) -> str:
+    if not run.summary:
+        return ""
+    largest = run.number("EddyCurrents", "largest_mm")
+    return "not corrected" if largest is None else f"corrected: {largest:.1f} mm at most"
+
+
+def _bundles(run: ScanRun) -> str:
+    found = run.part("Bundles")
+    if not found:
+        return ""
+    there = [name for name, count in found.items() if count]
+    missing = [name for name, count in found.items() if not count]
+    text = f"{len(there)} of {len(found)} found"
+    return f"{text}; not {', '.join(missing)}" if missing else text
+
+
+DIFFUSION = Modality(
+    suffix="dwi",
+    datatype="dwi",
+    section="Diffusion",
+    title="Diffusion runs",
+    anchor="diffusion",
+    caption="Framewise displacement from volume to volume; slices that have lost their signal.",
+    facts=_facts,
+    doubts=_doubts,
+    figures=(
+        Figure("n_volumes", "Volumes", "{:.0f}", lambda run: run.number("NumberOfVolumes")),
+        Figure(
+            "fd_mean",
+            "Mean displacement (mm)",
+            "{:.2f}",
+            lambda run: run.number("FramewiseDisplacement", "Mean"),
+        ),
+        Figure(
+            "fd_max",
+            "Largest (mm)",
+            "{:.2f}",
+            lambda run: run.number("FramewiseDisplacement", "Maximum"),
+        ),
+        Figure("outlier_slices", "Lost slices (%)", "{:.2f}", _outliers),
+        Figure("snr", "Signal to noise", "{:.0f}", lambda run: run.number("SNR")),
+    ),
+)

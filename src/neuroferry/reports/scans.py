@@ -1,0 +1,245 @@
+"""Collects what a participant's page shows of the scans that have a section each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuroferry.bids.entities import ENTITIES, build_name, parse_name
+from neuroferry.bids.outputs import write_text
+from neuroferry.reports.gather import Reportlet, read_if_sound, report_layout
+from neuroferry.reports.svg import looks_whole
+
+_NOT_OF_THE_RUN = ("description", "space", "resolution", "echo")
+_METHODS = {
+    "phasediff": "phase difference of a gradient-echo field map",
+    "phases": "two phases of a gradient-echo field map",
+    "direct": "measured field map",
+    "pepolar": "images of opposite phase encoding",
+    "boundary": "boundary-based",
+}
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of scan: where its pictures lie, and what is said of them.
+
+    Attributes
+    ----------
+    suffix, datatype : str
+        Of its files: ``"bold"``, ``"func"``.
+    section : str
+        Its part of ``configs/report.yml``.
+    title, anchor, caption : str
+        Heading, target of links, and caption of the table of its scans.
+    facts : callable
+        Says in words what the steps found: pairs of label and text, empty where unknown.
+    doubts : callable
+        Says in whole sentences what should be looked at.
+    figures : tuple of Figure
+        Columns of tables.
+    """
+
+    suffix: str
+    datatype: str
+    section: str
+    title: str
+    anchor: str
+    caption: str
+    facts: Callable[[ScanRun], list[tuple[str, str]]]
+    doubts: Callable[[ScanRun], list[str]]
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class ScanRun:
+    """What there is of one scan.
+
+    Attributes
+    ----------
+    modality : Modality
+        Its kind.
+    name : str
+        Its entities, such as ``task-rest run-2``, with the session in front.
+    stem : str
+        What its files' names begin with.
+    reportlets : tuple of Reportlet
+        Its pictures; those that not every scan has only where they are there.
+    summary : mapping
+        What its steps reported; empty when that is missing.
+    """
+
+    modality: Modality
+    name: str
+    stem: str
+    reportlets: tuple[Reportlet, ...]
+    summary: Mapping[str, Any]
+
+    def part(self, key: str) -> Mapping[str, Any]:
+        """Give what one step reported; empty when it did not."""
+        found = self.summary.get(key)
+        return found if isinstance(found, Mapping) else {}
+
+    def number(self, *keys: str) -> float | None:
+        """Look a number up in the summary."""
+        value: Any = self.summary
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if known else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure that tables have a column for."""
+
+    name: str
+    title: str
+    form: str
+    of: Callable[[ScanRun], float | None]
+
+
+def find_runs(modality: Modality, out_dir: Path, subject: str) -> tuple[ScanRun, ...]:
+    """Collect pictures and figures of each scan of one kind.
+
+    Parameters
+    ----------
+    modality : Modality
+        The kind.
+    out_dir : pathlib.Path
+        Root of the derivatives.
+    subject : str
+        Label without ``sub-``.
+
+    Returns
+    -------
+    tuple of ScanRun
+        In the order of their names.
+    """
+    root = out_dir / f"sub-{subject}"
+    folders = (modality.datatype, f"ses-*/{modality.datatype}")
+    tables = [path for folder in folders for path in root.glob(f"{folder}/*.tsv")]
+    tables = [path for path in tables if path.name.endswith("_desc-confounds_timeseries.tsv")]
+    pictures: dict[str, dict[str, Path]] = {_stem(path, modality): {} for path in tables}
+    for path in sorted((root / "figures").glob(f"*_{modality.suffix}.svg")):
+        desc = parse_name(path).entities.get("description", "")
+        pictures.setdefault(_stem(path, modality), {})[desc] = path
+    return tuple(_read_run(modality, root, stem, pictures[stem]) for stem in sorted(pictures))
+
+
+def _stem(path: Path, modality: Modality) -> str:
+    """Name the scan that a file belongs to."""
+    entities = parse_name(path).entities
+    kept = {name: value for name, value in entities.items() if name not in _NOT_OF_THE_RUN}
+    return build_name(kept, modality.suffix, "").removesuffix(f"_{modality.suffix}")
+
+
+def _read_run(modality: Modality, root: Path, stem: str, pictures: Mapping[str, Path]) -> ScanRun:
+    reportlets = []
+    for item in report_layout(modality.section):
+        desc = item["bids"]["desc"]
+        path = pictures.get(desc)
+        whole = path if path is not None and looks_whole(path) else None
+        if whole is not None or not (path is None and item.get("optional")):
+            reportlets.append(Reportlet(desc, item["subtitle"], item["description"], whole))
+    entities = parse_name(f"{stem}_{modality.suffix}").entities
+    labels = [f"{ENTITIES[key]}-{value}" for key, value in entities.items() if key != "subject"]
+    path = root / "figures" / f"{stem}_desc-summary_{modality.suffix}.json"
+    name = " ".join(labels) or modality.suffix.upper()
+    return ScanRun(modality, name, stem, tuple(reportlets), read_if_sound(path))
+
+
+def run_facts(run: ScanRun) -> list[tuple[str, str]]:
+    """Say in words what the steps of a scan found: label and text; only what is known."""
+    return [(label, text) for label, text in run.modality.facts(run) if text]
+
+
+def run_doubts(run: ScanRun) -> list[str]:
+    """Say in whole sentences what should be looked at: first what its kind finds doubtful."""
+    doubts = [*alignment_doubts(run), *run.modality.doubts(run)]
+    missing = [item.title.lower() for item in run.reportlets if item.path is None]
+    if len(missing) == len(run.reportlets):
+        doubts.append(f"No pictures of {run.name} were made.")
+    elif missing:
+        doubts.append(f"Pictures of {run.name} are missing: {', '.join(missing)}.")
+    return doubts
+
+
+def alignment_doubts(run: ScanRun) -> list[str]:
+    """Say why the alignment with the T1w image is doubtful, where it is."""
+    found = run.part("Coregistration")
+    if found.get("verdict") != "look":
+        return []
+    reasons = [str(r).rstrip(".") for r in found.get("reasons") or []]
+    why = f": {'; '.join(reasons)}" if reasons else ""
+    return [
+        f"The alignment of {run.name} with the T1w image may be wrong{why}. Check it on "
+        "every slice."
+    ]
+
+
+def run_cells(run: ScanRun) -> list[tuple[str, str]]:
+    """Give the cells of a table's row: text, and what it is sorted by."""
+    verdict = str(run.part("Coregistration").get("verdict", ""))
+    cells = [(verdict, verdict)]
+    for figure in run.modality.figures:
+        value = figure.of(run)
+        text = number_text(value, figure.form) or "\u2013"
+        cells.append((text, "" if value is None else repr(value)))
+    return cells
+
+
+def write_run_table(path: Path, modality: Modality, runs: Sequence[ScanRun]) -> None:
+    """Write the figures of all scans of one kind as a tab-separated table."""
+    lines = ["\t".join(["bids_name", "alignment", *(f.name for f in modality.figures)])]
+    for run in runs:
+        values = [figure.of(run) for figure in modality.figures]
+        texts = ["n/a" if value is None else f"{value:.6g}" for value in values]
+        verdict = str(run.part("Coregistration").get("verdict", "n/a"))
+        lines.append("\t".join([run.stem, verdict, *texts]))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def number_text(value: float | None, form: str) -> str:
+    """Write a number; nothing where it is not known."""
+    return "" if value is None else form.format(value)
+
+
+def motion_text(run: ScanRun) -> str:
+    """Say how much the head moved."""
+    mean, top = (run.number("FramewiseDisplacement", key) for key in ("Mean", "Maximum"))
+    if mean is None or top is None:
+        return ""
+    return f"{mean:.2f} mm from volume to volume, at most {top:.2f} mm"
+
+
+def _method(found: Mapping[str, Any]) -> str:
+    method = str(found.get("method", ""))
+    return _METHODS.get(method, method)
+
+
+def distortion_text(run: ScanRun) -> str:
+    """Say whether and how distortion was corrected."""
+    found = run.part("DistortionCorrection")
+    if not found:
+        return "not corrected" if run.summary else ""
+    text = f"corrected: {_method(found)}"
+    keys = ("median_size_mm", "percentile_1_mm", "percentile_99_mm")
+    middle, low, top = (run.number("DistortionCorrection", key) for key in keys)
+    if middle is None or low is None or top is None:
+        return text
+    return (
+        f"{text}; median shift {middle:.1f} mm, 1st to 99th percentile {low:.1f} to {top:.1f} mm"
+    )
+
+
+def alignment_text(run: ScanRun) -> str:
+    """Say how the alignment with the T1w image came out."""
+    found = run.part("Coregistration")
+    words = {"good": "looks good", "look": "look at it"}
+    parts = [words.get(str(found.get("verdict")), ""), _method(found)]
+    moved = run.number("Coregistration", "from_header_mm")
+    parts.append(number_text(moved, "{:.1f} mm from where the headers put it"))
+    return ", ".join(part for part in parts if part)
