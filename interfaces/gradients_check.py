@@ -47,8 +47,8 @@ from neuroferry.interfaces.gradients import (
     determine_tensor,
     image_axes,
     read_gradients,
-    write_gradients,
     world_to_fsl,
+    write_gradients,
 )
 from neuroferry.interfaces.images import Volume, load_mask
 from neuroferry.interfaces.series import Series, open_series
