@@ -8,7 +8,6 @@ first axis reversed). In memory they are unit vectors in RAS+ world coordinates.
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from neuroferry.bids.gradients import (
     read_bvecs,
     settle_gradients,
 )
+from neuroferry.bids.outputs import write_text
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.images import Affine, _umask
+from neuroferry.interfaces.images import Affine
 
 __all__ = [
     "B0_THRESHOLD",
@@ -206,20 +206,11 @@ def write_gradients(
     values = " ".join(_number(value) for value in gradients.bvals)
     rows = world_to_fsl(gradients.bvecs, affine).T
     vectors = "\n".join(" ".join(_number(value) for value in row) for row in rows)
-    return _write(f"{values}\n", Path(bval)), _write(f"{vectors}\n", Path(bvec))
+    bval, bvec = Path(bval), Path(bvec)
+    write_text(bval, f"{values}\n")
+    write_text(bvec, f"{vectors}\n")
+    return bval, bvec
 
 
 def _number(value: float) -> str:
     return f"{round(float(value), 8) + 0.0:.10g}"
-
-
-def _write(text: str, path: Path) -> Path:
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(text)
-        Path(beside).chmod(0o666 & ~_umask())
-        return Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
