@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.interfaces.carry import save_std
+from neuroferry.interfaces.carry import save_std, template_code
 from neuroferry.interfaces.images import (
     Affine,
     Volume,
@@ -108,9 +108,14 @@ def read_chain(paths: Sequence[str]) -> list[Transform]:
 
 class _MakeTargetGridInputSpec(BaseInterfaceInputSpec):
     bold_ref = File(exists=True, mandatory=True, desc="BOLD reference, for its voxel size")
-    t1w_preproc = File(exists=True, xor=["resolution"], desc="T1w image, for a grid in its space")
+    t1w_preproc = File(
+        exists=True, xor=["resolution", "template"], desc="T1w image, for a grid in its space"
+    )
     resolution = traits.Range(
-        low=1, xor=["t1w_preproc"], desc="voxel size of a grid in template space, mm"
+        low=1, xor=["t1w_preproc", "template"], desc="voxel size of a grid in template space, mm"
+    )
+    template = File(
+        exists=True, xor=["t1w_preproc", "resolution"], desc="image of another template"
     )
 
 
@@ -122,7 +127,7 @@ class MakeTargetGrid(SimpleInterface):
     """Lay the grid of an output space.
 
     In the space of the T1w image the grid has its field of view and the voxel size of the
-    BOLD; in template space it is the template's.
+    BOLD; in a template's space it is the template's.
     """
 
     input_spec = _MakeTargetGridInputSpec
@@ -133,6 +138,9 @@ class MakeTargetGrid(SimpleInterface):
         if isdefined(self.inputs.resolution):
             template = load_template(self.inputs.resolution)
             saved = save_std(Volume(template.t1w, template.affine), path)
+        elif isdefined(self.inputs.template):
+            code = template_code(self.inputs.template)
+            saved = save_std(load_volume(self.inputs.template), path, code=code)
         else:
             bold = load_volume(self.inputs.bold_ref)
             t1w = load_volume(self.inputs.t1w_preproc)

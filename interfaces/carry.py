@@ -1,4 +1,4 @@
-"""Carries what was found in a head onto the template's grid."""
+"""Carries what was found in a head onto a template's grid."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from nipype.interfaces.base import (
     OutputMultiObject,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 from numpy.typing import DTypeLike
 
-from neuroferry.interfaces.images import Volume, load_volume, save_nifti
+from neuroferry.interfaces.images import Affine, Volume, load_volume, save_nifti
 from neuroferry.interfaces.transforms import apply_to_many, read_transform
 from neuroferry.templates import load_template
 
+# Codes of the sform: MNI152, and the space of another template.
 MNI_CODE = 4
+OTHER_CODE = 5
 
 
 class _CarryToTemplateInputSpec(BaseInterfaceInputSpec):
@@ -32,6 +35,7 @@ class _CarryToTemplateInputSpec(BaseInterfaceInputSpec):
     tpms = InputMultiObject(File(exists=True), mandatory=True, desc="tissue maps, linear")
     anat2std_xfm = File(exists=True, mandatory=True, desc="ITK .txt or .h5, head to template")
     resolution = traits.Range(low=1, value=1, usedefault=True, desc="template voxel size, mm")
+    template = File(exists=True, desc="image with the grid of another template, used instead")
 
 
 class _CarryToTemplateOutputSpec(TraitedSpec):
@@ -48,8 +52,7 @@ class CarryToTemplate(SimpleInterface):
     output_spec = _CarryToTemplateOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        template = load_template(self.inputs.resolution)
-        i, j, k = template.t1w.shape
+        shape, affine, code = self._grid()
         maps = list(self.inputs.tpms)
         paths = [self.inputs.t1w, self.inputs.mask, self.inputs.dseg, *maps]
         orders = [3, 0, 0] + [1] * len(maps)
@@ -57,23 +60,43 @@ class CarryToTemplate(SimpleInterface):
             [load_volume(path) for path in paths],
             orders,
             read_transform(self.inputs.anat2std_xfm),
-            (i, j, k),
-            template.affine,
+            shape,
+            affine,
         )
         out = Path(runtime.cwd)
         positive = t1w.with_data(np.maximum(t1w.data, 0))
-        self._results["std_t1w"] = save_std(positive, out / "std_t1w.nii.gz")
-        self._results["std_mask"] = save_std(mask, out / "std_mask.nii.gz", np.uint8)
-        self._results["std_dseg"] = save_std(dseg, out / "std_dseg.nii.gz", np.uint8)
+        self._results["std_t1w"] = save_std(positive, out / "std_t1w.nii.gz", code=code)
+        self._results["std_mask"] = save_std(mask, out / "std_mask.nii.gz", np.uint8, code=code)
+        self._results["std_dseg"] = save_std(dseg, out / "std_dseg.nii.gz", np.uint8, code=code)
         self._results["std_tpms"] = [
-            save_std(tpm, out / f"std_tpm-{number}.nii.gz")
+            save_std(tpm, out / f"std_tpm-{number}.nii.gz", code=code)
             for number, tpm in enumerate(tpms, start=1)
         ]
         return runtime
 
+    def _grid(self) -> tuple[tuple[int, int, int], Affine, int]:
+        """Give shape and affine of the template's grid, and the code of its space."""
+        if isdefined(self.inputs.template):
+            image = load_volume(self.inputs.template)
+            return image.shape, image.affine, template_code(self.inputs.template)
+        template = load_template(self.inputs.resolution)
+        i, j, k = template.t1w.shape
+        return (i, j, k), template.affine, MNI_CODE
 
-def save_std(volume: Volume, path: Path, dtype: DTypeLike = np.float32) -> str:
-    """Write an image in template space, its sform marked as MNI (code 4)."""
+
+def template_code(template: str | Path) -> int:
+    """Code of the sform for images in the space of a template's file.
+
+    >>> template_code("tpl-MNI152NLin6Asym_res-02_T1w.nii.gz"), template_code("tpl-WHS_T1w.nii.gz")
+    (4, 5)
+    """
+    return MNI_CODE if Path(template).name.startswith("tpl-MNI152") else OTHER_CODE
+
+
+def save_std(
+    volume: Volume, path: Path, dtype: DTypeLike = np.float32, *, code: int = MNI_CODE
+) -> str:
+    """Write an image in template space, with the code of its sform."""
     header = nb.Nifti1Header()
-    header["sform_code"] = MNI_CODE
+    header["sform_code"] = code
     return str(save_nifti(volume.data, volume.affine, path, header=header, dtype=dtype))

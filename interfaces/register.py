@@ -43,6 +43,7 @@ from neuroferry.interfaces.images import (
     resample_isotropic,
     resample_to,
     smooth_for,
+    to_canonical,
     voxel_sizes,
 )
 from neuroferry.interfaces.transforms import (
@@ -51,9 +52,10 @@ from neuroferry.interfaces.transforms import (
     apply_transforms,
     jacobian_determinant,
     read_itk_affine,
+    read_transform,
     write_itk_composite,
 )
-from neuroferry.templates import Template, load_template
+from neuroferry.templates import TemplateBrain, load_template
 
 AROUND_MM = 10.0  # room for displacements around the fixed image's brain
 
@@ -182,7 +184,12 @@ def _brain_box(volume: Volume, mask: NDArray[np.bool_], zoom: float) -> Volume:
 
 
 def align_brain(
-    brain: Volume, template: Template, start: Affine | None, *, sloppy: bool = False, seed: int = 1
+    brain: Volume,
+    template: TemplateBrain,
+    start: Affine | None,
+    *,
+    sloppy: bool = False,
+    seed: int = 1,
 ) -> tuple[Affine, float]:
     """Bring the template to a brain by a linear transform.
 
@@ -190,7 +197,7 @@ def align_brain(
     ----------
     brain : Volume
         Brain-extracted image.
-    template : Template
+    template : TemplateBrain
         Template at any resolution.
     start : ndarray of float64, shape (4, 4), optional
         Template points to brain points; from the boxes of the two brains otherwise.
@@ -234,11 +241,12 @@ def normalise(
     mask: NDArray[np.bool_],
     settings: SynSettings,
     *,
+    template: TemplateBrain | None = None,
     start: Affine | None = None,
     sloppy: bool = False,
     seed: int = 1,
 ) -> Normalisation:
-    """Register a head's brain and the template to each other.
+    """Register a head's brain and a template to each other.
 
     Parameters
     ----------
@@ -248,6 +256,8 @@ def normalise(
         Its brain.
     settings : SynSettings
         Resolution, window and iterations of SyN.
+    template : TemplateBrain, optional
+        Another than the one that is always there; SyN runs on its own grid.
     start : ndarray of float64, shape (4, 4), optional
         Template points to head points, from brain extraction.
     sloppy : bool
@@ -259,8 +269,12 @@ def normalise(
     -------
     Normalisation
     """
-    template = load_template(settings.resolution)
-    brain = _brain_box(volume, mask, float(settings.resolution))
+    if template is None:
+        template = load_template(settings.resolution)
+        zoom = float(settings.resolution)
+    else:
+        zoom = float(voxel_sizes(template.affine).max())
+    brain = _brain_box(volume, mask, zoom)
     matrix, _ = align_brain(brain, template, start, sloppy=sloppy, seed=seed)
     static = np.where(template.brain_mask, template.t1w, 0).astype(np.float32)
     ceiling = float(np.percentile(brain.data[brain.data > 0], 99.8))
@@ -282,10 +296,86 @@ def normalise(
     )
 
 
+def read_template(t1w: str | Path, mask: str | Path, zoom: float | None = None) -> TemplateBrain:
+    """Read a template's brain from files, axes along the world's.
+
+    Parameters
+    ----------
+    t1w, mask : path
+        T1-weighted image, with or without skull, and the mask of its brain.
+    zoom : float, optional
+        Isotropic voxel size (mm) to resample to; the files' own by default.
+
+    Returns
+    -------
+    TemplateBrain
+        Intensities of the brain, its brightest at one, zero outside.
+
+    Raises
+    ------
+    InputError, GeometryError
+        As `load_volume` and `load_mask`.
+    """
+    volume = load_volume(t1w)
+    inside = load_mask(mask, volume, "brain mask of the template")
+    brain = to_canonical(volume.with_data(np.where(inside, volume.data, 0).astype(np.float32)))
+    full = to_canonical(volume.with_data(inside.astype(np.float32)))
+    if zoom is not None:
+        brain, full = (resample_isotropic(image, zoom) for image in (brain, full))
+    within = full.data > 0.5
+    ceiling = float(np.percentile(brain.data[within], 99.8))
+    data = np.where(within, np.clip(brain.data / ceiling, 0, 1), 0).astype(np.float32)
+    return TemplateBrain(
+        Path(t1w).name.split("_")[0].removeprefix("tpl-"), data, within, full.affine
+    )
+
+
+def start_through_own(
+    template: TemplateBrain, xfm: str | Path, *, sloppy: bool = False, seed: int = 1
+) -> Affine:
+    """Begin a registration to another template from the one to the template of our own.
+
+    Templates stand upright, so that two of them find each other from the middles of their
+    boxes; heads need not.
+
+    Parameters
+    ----------
+    template : TemplateBrain
+        The other template.
+    xfm : path
+        ITK transform between the head and the template of our own, of which the linear parts
+        are used.
+    sloppy, seed
+        As for `align_brain`.
+
+    Returns
+    -------
+    ndarray of float64, shape (4, 4)
+        Points of the other template to head points, RAS+ mm.
+    """
+    own = load_template(2)
+    data = np.where(own.brain_mask, own.t1w, 0).astype(np.float32)
+    between, _ = align_brain(Volume(data, own.affine), template, None, sloppy=sloppy, seed=seed)
+    matrix = np.eye(4)
+    for transform in read_transform(xfm):
+        if not isinstance(transform, DisplacementField):
+            matrix = transform @ matrix
+    started: Affine = matrix @ between
+    return started
+
+
 class _NormaliseInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected T1w image")
     in_mask = File(exists=True, mandatory=True, desc="brain mask")
     start = File(exists=True, desc="ITK affine, template points to head points")
+    template = File(
+        exists=True,
+        requires=["template_mask", "own_xfm"],
+        xor=["start"],
+        desc="T1w image of another template than the one that is always there",
+    )
+    template_mask = File(exists=True, desc="its brain mask")
+    own_xfm = File(exists=True, desc="ITK .txt or .h5, head to the template that is always there")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
 
@@ -298,7 +388,7 @@ class _NormaliseOutputSpec(TraitedSpec):
 
 
 class Normalise(SimpleInterface):
-    """Register a brain to the template: affine, then SyN; transforms both ways."""
+    """Register a brain to a template: affine, then SyN; transforms both ways."""
 
     input_spec = _NormaliseInputSpec
     output_spec = _NormaliseOutputSpec
@@ -308,10 +398,19 @@ class Normalise(SimpleInterface):
         mask = load_mask(self.inputs.in_mask, volume, "brain mask")
         start = read_itk_affine(self.inputs.start) if isdefined(self.inputs.start) else None
         sloppy = bool(self.inputs.sloppy)
+        template = None
+        settings = SLOPPY_SYN if sloppy else SynSettings()
+        if isdefined(self.inputs.template):
+            zoom = float(settings.resolution) if sloppy else None
+            template = read_template(self.inputs.template, self.inputs.template_mask, zoom)
+            start = start_through_own(
+                template, self.inputs.own_xfm, sloppy=sloppy, seed=self.inputs.seed
+            )
         result = normalise(
             volume,
             mask,
-            SLOPPY_SYN if sloppy else SynSettings(),
+            settings,
+            template=template,
             start=start,
             sloppy=sloppy,
             seed=self.inputs.seed,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nipype.interfaces.utility import IdentityInterface, Merge, Select
 from nipype.pipeline import engine as pe
@@ -15,19 +15,27 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.bold import bold_runs, t1w_of_session
 from neuroferry.bids.precomputed import (
     Anatomy,
+    Precomputed,
     cite_precomputed,
     find_anatomy,
     find_precomputed,
 )
 from neuroferry.errors import UsageError
-from neuroferry.templates import TEMPLATE_SPACE
+from neuroferry.templates import (
+    TEMPLATE_SPACE,
+    OtherTemplate,
+    SpaceName,
+    find_templates,
+    parse_space,
+)
 from neuroferry.workflows.anat import init_anat_wf
+from neuroferry.workflows.anat.other_template import XFMS, init_other_template_wf
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
 from neuroferry.workflows.func.bold import INPUTS as BOLD_INPUTS
 from neuroferry.workflows.func.bold import BoldOptions, init_bold_wf
 from neuroferry.workflows.func.fieldmaps import choose_fieldmap
-from neuroferry.workflows.func.spaces import bold_spaces
+from neuroferry.workflows.func.spaces import anat2std_field, bold_spaces
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
 if TYPE_CHECKING:
@@ -48,7 +56,10 @@ class Settings:
         Of ``anat``, ``func`` and ``qc``; without ``anat`` nothing of the anatomy is written in
         template space.
     output_spaces : sequence of str
-        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, ``T1w``, and ``bold``.
+        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, ``T1w``, ``bold``, and templates
+        of `templateflow_home`.
+    templateflow_home : pathlib.Path or None
+        Folder with the user's templates of TemplateFlow.
     derivatives : mapping of str to pathlib.Path
         Precomputed derivatives by name.
     average_t1w, sloppy : bool
@@ -69,6 +80,7 @@ class Settings:
     out_dir: Path
     workflows: Sequence[str] = ("anat", "qc")
     output_spaces: Sequence[str] = (TEMPLATE_SPACE,)
+    templateflow_home: Path | None = None
     derivatives: Mapping[str, Path] = field(default_factory=dict)
     average_t1w: bool = True
     sloppy: bool = False
@@ -100,15 +112,52 @@ def init_neuroferry_wf(
     Workflow
         One workflow ``sub_<label>_wf`` for each participant.
     """
-    resolution = std_resolution(settings.output_spaces)
+    spaces = _Spaces(
+        std_resolution(settings.output_spaces),
+        find_templates(other_spaces(settings.output_spaces), settings.templateflow_home),
+    )
     workflow = Workflow(name=name)
     for subject in subjects:
-        workflow.add_nodes([init_single_subject_wf(subject, settings, resolution)])
+        workflow.add_nodes([init_single_subject_wf(subject, settings, spaces)])
     return workflow
 
 
+class _Spaces(NamedTuple):
+    """Voxel size in the space of the template that is always there, and the other templates."""
+
+    resolution: int
+    others: tuple[OtherTemplate, ...]
+
+
+def other_spaces(output_spaces: Sequence[str]) -> list[SpaceName]:
+    """Pick the spaces of other templates than the one that is always there.
+
+    Raises
+    ------
+    UsageError
+        For what cannot be the space of a template.
+
+    Examples
+    --------
+    >>> [space.name for space in other_spaces(["T1w", "MNI152NLin2009cAsym:res-2"])]
+    ['MNI152NLin2009cAsym']
+    """
+    found = []
+    for text in output_spaces:
+        if text.partition(":")[0] in (*_NATIVE_SPACES, TEMPLATE_SPACE):
+            continue
+        space = parse_space(text)
+        if space is None:
+            raise UsageError(
+                f"'{text}' is no output space: write the space of a template as NAME, NAME:res-2 "
+                "or NAME:cohort-1:res-2."
+            )
+        found.append(space)
+    return found
+
+
 def std_resolution(output_spaces: Sequence[str]) -> int:
-    """Find the voxel size in mm that is asked for in template space.
+    """Find the voxel size in mm that is asked for in the space of our own template.
 
     Raises
     ------
@@ -123,10 +172,11 @@ def std_resolution(output_spaces: Sequence[str]) -> int:
     resolution = 1
     for space in output_spaces:
         template, _, modifier = space.partition(":")
-        if template in _NATIVE_SPACES and not modifier:
+        native = template in _NATIVE_SPACES
+        if (native and not modifier) or not (native or template == TEMPLATE_SPACE):
             continue
         label = modifier.removeprefix("res-")
-        known = template == TEMPLATE_SPACE and (not modifier or modifier.startswith("res-"))
+        known = not native and (not modifier or modifier.startswith("res-"))
         if not known or (modifier and label not in ("1", "2", "3", "4")):
             raise UsageError(
                 f"'{space}' is no output space that neuroferry can make. Choose bold, T1w, "
@@ -136,7 +186,7 @@ def std_resolution(output_spaces: Sequence[str]) -> int:
     return resolution
 
 
-def init_single_subject_wf(subject: Subject, settings: Settings, resolution: int) -> Workflow:
+def init_single_subject_wf(subject: Subject, settings: Settings, spaces: _Spaces) -> Workflow:
     """Build the graph of one participant, with one anatomical branch for each session."""
     workflow = Workflow(name=f"sub_{subject.label}_wf")
     workflow.__desc__ = """\
@@ -146,10 +196,10 @@ Brain Imaging Data Structure [@bids].
 """
     anatomies: dict[str | None, _Anatomy] = {}
     for session in _sessions_to_compute(subject, settings):
-        anatomies[session] = _compute_anatomy(subject, session, settings, resolution)
+        anatomies[session] = _compute_anatomy(subject, session, settings, spaces)
         workflow.add_nodes([anatomies[session].node])
     if "func" in settings.workflows:
-        _add_bold(workflow, subject, settings, anatomies)
+        _add_bold(workflow, subject, settings, anatomies, spaces.others)
     return workflow
 
 
@@ -158,7 +208,7 @@ class _Anatomy:
     """Where the results of an anatomy come from in the graph, and the size of its T1w image."""
 
     node: pe.Node | Workflow
-    prefix: str
+    sources: Mapping[str, str]
     shape: tuple[int, int, int]
     zooms: tuple[float, float, float]
 
@@ -177,12 +227,15 @@ def _sessions_to_compute(subject: Subject, settings: Settings) -> list[str | Non
 
 
 def _compute_anatomy(
-    subject: Subject, session: str | None, settings: Settings, resolution: int
+    subject: Subject, session: str | None, settings: Settings, spaces: _Spaces
 ) -> _Anatomy:
     """Add the anatomical workflow of a session."""
     runs = [run for run in subject.select("anat", "T1w") if run.session == session]
-    workflow = _init_session_wf(subject, session, runs, settings, resolution)
-    return _Anatomy(workflow, "anat_wf.outputnode.", *image_grid(runs[0].path))
+    workflow = _init_session_wf(subject, session, runs, settings, spaces)
+    sources = {name: f"anat_wf.outputnode.{name}" for name in BOLD_INPUTS}
+    for other in spaces.others:
+        sources[anat2std_field(other)] = f"to_{other.node}_wf.outputnode.anat2std_xfm"
+    return _Anatomy(workflow, sources, *image_grid(runs[0].path))
 
 
 def _add_bold(
@@ -190,6 +243,7 @@ def _add_bold(
     subject: Subject,
     settings: Settings,
     anatomies: Mapping[str | None, _Anatomy],
+    others: Sequence[OtherTemplate],
 ) -> None:
     """Add the functional workflow of every BOLD run, joined to its session's anatomy."""
     given: dict[str | None, _Anatomy | None] = {}
@@ -198,12 +252,14 @@ def _add_bold(
         anatomy = anatomies.get(t1w[0].session) if t1w else None
         if anatomy is None:
             if run.session not in given:
-                given[run.session] = _take_anatomy(subject, run.session, settings)
+                given[run.session] = _take_anatomy(subject, run.session, settings, others)
             anatomy = given[run.session]
         bold_wf = init_bold_wf(
             run=run,
             fieldmap=choose_fieldmap(subject, run.echoes, ignore=settings.ignore),
-            spaces=bold_spaces(settings.output_spaces, with_anat=anatomy is not None),
+            spaces=bold_spaces(
+                settings.output_spaces, with_anat=anatomy is not None, templates=others
+            ),
             bids_dir=settings.bids_dir,
             out_dir=settings.out_dir,
             t1w=None if anatomy is None else (anatomy.shape, anatomy.zooms),
@@ -221,21 +277,28 @@ def _add_bold(
         )
         workflow.add_nodes([bold_wf])
         if anatomy is not None:
-            pairs = [(f"{anatomy.prefix}{name}", f"inputnode.{name}") for name in BOLD_INPUTS]
+            wanted = bold_wf.get_node("inputnode").inputs.copyable_trait_names()
+            pairs = [(anatomy.sources[name], f"inputnode.{name}") for name in sorted(wanted)]
             workflow.connect([(anatomy.node, bold_wf, pairs)])
 
 
-def _take_anatomy(subject: Subject, session: str | None, settings: Settings) -> _Anatomy | None:
+def _take_anatomy(
+    subject: Subject,
+    session: str | None,
+    settings: Settings,
+    others: Sequence[OtherTemplate],
+) -> _Anatomy | None:
     """Make a node of an anatomy that was computed before, where there is one."""
-    found = given_anatomy(settings.derivatives, subject, session)
+    labels = [other.label for other in others]
+    found = given_anatomy(settings.derivatives, subject, session, labels)
     if found is None:
         return None
-    node = pe.Node(
-        IdentityInterface(fields=list(BOLD_INPUTS)), name=f"{_prefix(session)}given_anatomy"
-    )
-    for name in BOLD_INPUTS:
-        setattr(node.inputs, name, found[name])  # type: ignore[literal-required]
-    return _Anatomy(node, "", *image_grid(Path(found["t1w_preproc"])))
+    files: dict[str, Any] = {name: found[name] for name in BOLD_INPUTS}  # type: ignore[literal-required]
+    for other in others:
+        files[anat2std_field(other)] = found["other_xfms"][other.label]
+    node = pe.Node(IdentityInterface(fields=list(files)), name=f"{_prefix(session)}given_anatomy")
+    node.inputs.trait_set(**files)
+    return _Anatomy(node, {name: name for name in files}, *image_grid(Path(found["t1w_preproc"])))
 
 
 def _prefix(session: str | None) -> str:
@@ -243,7 +306,10 @@ def _prefix(session: str | None) -> str:
 
 
 def given_anatomy(
-    derivatives: Mapping[str, Path], subject: Subject, session: str | None
+    derivatives: Mapping[str, Path],
+    subject: Subject,
+    session: str | None,
+    others: Sequence[str] = (),
 ) -> Anatomy | None:
     """Find a whole anatomy that was computed before, for the BOLD runs of a session.
 
@@ -255,9 +321,11 @@ def given_anatomy(
         The participant.
     session : str or None
         Of the runs; where it has none, another session's is taken.
+    others : sequence of str
+        Spaces of other templates that its transforms must lead to as well.
     """
     for label in dict.fromkeys([session, None, *subject.sessions]):
-        found = find_anatomy(derivatives, subject.label, label, TEMPLATE_SPACE)
+        found = find_anatomy(derivatives, subject.label, label, TEMPLATE_SPACE, others)
         if found is not None:
             return found
     return None
@@ -268,7 +336,7 @@ def _init_session_wf(
     session: str | None,
     runs: Sequence[Run],
     settings: Settings,
-    resolution: int,
+    spaces: _Spaces,
 ) -> Workflow:
     """Build one session's anatomical workflow, its metrics, its outputs and its pictures."""
     shapes = [image_shape(run.path) for run in runs]
@@ -280,7 +348,7 @@ def _init_session_wf(
     anat_wf = init_anat_wf(
         t1w_shapes=shapes,
         precomputed=precomputed,
-        std_resolution=resolution,
+        std_resolution=spaces.resolution,
         average=settings.average_t1w,
         sloppy=settings.sloppy,
         seed=settings.seed,
@@ -297,15 +365,49 @@ def _init_session_wf(
         source_files=files,
         seed=settings.seed,
         output_spaces=settings.output_spaces if "anat" in settings.workflows else (),
-        std_resolution=resolution,
+        std_resolution=spaces.resolution,
         with_iqms=with_qc,
         precomputed=cite_precomputed(precomputed, settings.derivatives, subject.label),
     )
     join(workflow, anat_wf, derivatives_wf)
+    for other in spaces.others:
+        other_wf = _init_other_wf(subject, session, runs, settings, other)
+        join(workflow, anat_wf, other_wf)
     if with_qc:
         gather = _add_qc(workflow, anat_wf, shapes)
         workflow.connect(gather, "out", derivatives_wf, "inputnode.iqms")
     return workflow
+
+
+def _init_other_wf(
+    subject: Subject,
+    session: str | None,
+    runs: Sequence[Run],
+    settings: Settings,
+    other: OtherTemplate,
+) -> Workflow:
+    """Build the way from one session's anatomy to another template."""
+    found = find_precomputed(settings.derivatives, subject.label, session, other.label)
+    xfms = Precomputed(
+        **{name: found[name] for name in XFMS if name in found}  # type: ignore[literal-required, typeddict-item]
+    )
+    wanted = [
+        space.resolution
+        for space in other_spaces(settings.output_spaces)
+        if (space.name, space.cohort) == (other.name, other.cohort)
+    ]
+    return init_other_template_wf(
+        template=other,
+        voxels=max(math.prod(image_shape(run.path)) for run in runs),
+        out_dir=settings.out_dir,
+        bids_dir=settings.bids_dir,
+        source_files=[str(run.path) for run in runs],
+        resolutions=[*dict.fromkeys(wanted)] if "anat" in settings.workflows else (),
+        xfms=(xfms["anat2std_xfm"], xfms["std2anat_xfm"]) if xfms else None,
+        precomputed=cite_precomputed(xfms, settings.derivatives, subject.label),
+        sloppy=settings.sloppy,
+        seed=settings.seed,
+    )
 
 
 def _add_qc(

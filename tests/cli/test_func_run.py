@@ -11,6 +11,7 @@ import nibabel as nb
 import numpy as np
 import pandas as pd
 import pytest
+from other_template import NAME, write_template
 
 from neuroferry.engine.record import list_runs, read_run
 from neuroferry.phantom import BoldOptions, write_phantom_dataset
@@ -18,6 +19,7 @@ from neuroferry.phantom import BoldOptions, write_phantom_dataset
 pytestmark = pytest.mark.slow
 SPACE = "MNI152NLin2009aSym"
 STEM = "sub-01_task-blocks"
+SPACES = (f"{SPACE}:res-4", "T1w", "bold", f"{NAME}:res-4")
 QUICK = ("--sloppy", "--skip-bids-validation", "--nprocs", "2")
 
 
@@ -47,11 +49,18 @@ def bids(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(bids, tmp_path_factory):
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("templates")
+    write_template(folder, 4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(bids, home, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "out"
     done = neuroferry(
         *(bids, out, "participant", "--workflows", "anat", "func", *QUICK),
-        *("--output-spaces", f"{SPACE}:res-4", "T1w", "bold"),
+        *("--output-spaces", *SPACES, "--templateflow-home", home),
     )
     assert done.returncode == 0, done.stderr
     return out
@@ -60,7 +69,7 @@ def finished(bids, tmp_path_factory):
 def test_everything_that_is_promised_is_there(bids, finished):
     func = finished / "sub-01" / "func"
     series = nb.load(bids / "sub-01" / "func" / f"{STEM}_bold.nii.gz")
-    for space in (f"space-{SPACE}_res-4_", "space-T1w_", ""):
+    for space in (f"space-{SPACE}_res-4_", f"space-{NAME}_res-4_", "space-T1w_", ""):
         bold = nb.load(func / f"{STEM}_{space}desc-preproc_bold.nii.gz")
         mask = nb.load(func / f"{STEM}_{space}desc-brain_mask.nii.gz")
         mean = nb.load(func / f"{STEM}_{space}boldref.nii.gz")
@@ -87,6 +96,25 @@ def test_everything_that_is_promised_is_there(bids, finished):
     assert {"trans_x", "rot_z_derivative1_power2", "a_comp_cor_00", "csf"} <= set(table.columns)
 
 
+def test_both_templates_hold_the_same_brain(finished):
+    """The second template is the first, moved: so are the images on its grid."""
+    for kind, stem in (("anat", "sub-01"), ("func", STEM)):
+        folder = finished / "sub-01" / kind
+        mask = {}
+        for space in (SPACE, NAME):
+            path = folder / f"{stem}_space-{space}_res-4_desc-brain_mask.nii.gz"
+            mask[space] = np.asarray(nb.load(path).dataobj) > 0
+        own, other = mask[SPACE], mask[NAME][::-1]  # its first axis runs to the left
+        assert 2 * (own & other).sum() / (own.sum() + other.sum()) > 0.95
+    anat = finished / "sub-01" / "anat"
+    assert (anat / f"sub-01_from-T1w_to-{NAME}_mode-image_xfm.h5").exists()
+    about = json.loads((anat / f"sub-01_space-{NAME}_res-4_dseg.json").read_text())
+    assert about["SpatialReference"] == NAME
+    assert f"registered to the template *{NAME}*" in next(
+        (finished / "logs").glob("*/methods_sub-01.md")
+    ).read_text(encoding="utf-8")
+
+
 def test_nilearn_reads_the_confounds(finished):
     from nilearn.interfaces.fmriprep import load_confounds_strategy
 
@@ -96,10 +124,10 @@ def test_nilearn_reads_the_confounds(finished):
         assert len(confounds) > 0
 
 
-def test_a_given_anatomy_another_plugin_and_the_same_bytes(bids, finished, tmp_path):
+def test_a_given_anatomy_another_plugin_and_the_same_bytes(bids, home, finished, tmp_path):
     done = neuroferry(
         *(bids, tmp_path / "out", "participant", "--workflows", "func", *QUICK),
-        *("--output-spaces", f"{SPACE}:res-4", "T1w", "bold"),
+        *("--output-spaces", *SPACES, "--templateflow-home", home),
         *("--derivatives", f"anat={finished}", "--plugin", "Linear", "--omp-nthreads", "1"),
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import nibabel as nb
 import numpy as np
 import pytest
+from other_template import write_template
 
 from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid, read_chain
 from neuroferry.interfaces.transforms import write_itk_affine
@@ -52,6 +53,16 @@ def test_the_grid_in_template_space(images, tmp_path, monkeypatch):
     template = load_template(3)
     assert grid.shape == template.t1w.shape
     assert np.allclose(grid.affine, template.affine)
+    assert grid.header["sform_code"] == 4
+
+
+def test_the_grid_of_another_template(images, tmp_path, monkeypatch):
+    (t1w,) = write_template(tmp_path, 8).glob("*_T1w.nii.gz")
+    node = MakeTargetGrid(bold_ref=str(images["bold"]), template=str(t1w))
+    grid = nb.load(run(node, tmp_path / "a", monkeypatch).reference)
+    assert grid.shape == nb.load(t1w).shape
+    assert np.allclose(grid.affine, nb.load(t1w).affine)
+    assert nb.aff2axcodes(grid.affine) == ("L", "A", "S")
     assert grid.header["sform_code"] == 4
 
 

@@ -1,10 +1,16 @@
 import numpy as np
 import pytest
+from other_template import MOVED, write_template
 from scipy import ndimage
 
-from neuroferry.interfaces.images import Volume
-from neuroferry.interfaces.register import SynSettings, align_brain, normalise, syn
-from neuroferry.interfaces.transforms import DisplacementField, apply_transforms, map_points
+from neuroferry.interfaces.images import Volume, save_nifti
+from neuroferry.interfaces.register import Normalise, SynSettings, align_brain, normalise, syn
+from neuroferry.interfaces.transforms import (
+    DisplacementField,
+    apply_transforms,
+    map_points,
+    read_transform,
+)
 from neuroferry.phantom.score import dice
 from neuroferry.templates import load_template
 
@@ -90,3 +96,32 @@ def test_syn_repeats_and_points_from_static_to_moving(template, bent):
     wrong = apply_transforms(brain, [one[1], truth], shape, template.affine).data
     error = [np.mean((image - static) ** 2) for image in (plain, warped, wrong)]
     assert error[1] < 0.5 * error[0] < error[2]
+
+
+def test_another_template_is_found_through_the_own_one(template, bent, tmp_path, monkeypatch):
+    """The moved template is the own one in another place: so is every way to it."""
+    brain, mask, _, _ = bent
+    folder = write_template(tmp_path, 4)
+    (t1w,), (outline,) = folder.glob("*_T1w.nii.gz"), folder.glob("*_mask.nii.gz")
+    save_nifti(brain.data, brain.affine, tmp_path / "brain.nii.gz")
+    save_nifti(mask.astype(np.uint8), brain.affine, tmp_path / "mask.nii.gz", dtype=np.uint8)
+    monkeypatch.chdir(tmp_path)
+    files = {"in_file": str(tmp_path / "brain.nii.gz"), "in_mask": str(tmp_path / "mask.nii.gz")}
+    own = Normalise(**files, sloppy=True).run().outputs
+    (tmp_path / "anat2std.h5").rename(tmp_path / "own.h5")
+    names = {"template": str(t1w), "template_mask": str(outline)}
+    node = Normalise(**files, **names, own_xfm=str(tmp_path / "own.h5"), sloppy=True)
+    found = node.run().outputs
+    assert found.folded == 0
+    assert found.correlation > own.correlation - 0.02
+    inside = np.argwhere(template.brain_mask)[::50]
+    points = (template.affine @ np.c_[inside, np.ones(len(inside))].T)[:3]
+    moved = MOVED[:3, :3] @ points + MOVED[:3, 3:]
+    expected = map_points(points, read_transform(tmp_path / "own.h5"))
+    error = np.linalg.norm(
+        map_points(moved, read_transform(found.anat2std_xfm)) - expected, axis=0
+    )
+    assert np.median(error) < 2  # half a voxel of the template
+    assert np.percentile(error, 95) < 6
+    back = map_points(expected, read_transform(found.std2anat_xfm))
+    assert np.median(np.linalg.norm(back - moved, axis=0)) < 2

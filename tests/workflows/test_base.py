@@ -6,10 +6,11 @@ import nibabel as nb
 import numpy as np
 import pytest
 from nipype.pipeline.engine.utils import generate_expanded_graph
+from other_template import NAME, write_template
 
 from neuroferry.bids.model import Run, Subject
 from neuroferry.errors import UsageError
-from neuroferry.workflows.base import Settings, image_shape, init_neuroferry_wf, std_resolution
+from neuroferry.workflows.base import Settings, image_shape, init_neuroferry_wf
 
 SPACE = "MNI152NLin2009aSym"
 
@@ -122,10 +123,57 @@ def test_precomputed_results_are_the_sources_that_the_sidecars_name(dataset, tmp
     }
 
 
-@pytest.mark.parametrize("space", ["MNI152NLin6Asym", f"{SPACE}:res-9", f"{SPACE}:a", "T2w"])
-def test_a_space_that_is_not_there(space):
+@pytest.mark.parametrize(
+    "space", ["MNI152NLin6Asym", f"{SPACE}:res-9", f"{SPACE}:a", "T2w", "T1w:res-2", "A:b"]
+)
+def test_a_space_that_is_not_there(dataset, tmp_path, space):
     with pytest.raises(UsageError, match="no output space"):
-        std_resolution(["T1w", space])
+        steps([dataset("01", (None, None))], tmp_path, output_spaces=("T1w", space))
+
+
+def test_other_templates_have_a_branch_each(dataset, tmp_path):
+    write_template(tmp_path, 8, 12)
+    write_template(tmp_path, 8, name="Children", cohort="2")
+    subject = dataset("01", ("a", None))
+    spaces = (f"{NAME}:res-8", f"{NAME}:res-12", "Children:cohort-2", "T1w")
+    names = steps(
+        [subject], tmp_path, workflows=("anat",), output_spaces=spaces, templateflow_home=tmp_path
+    )
+    start = "sub_01_wf.ses_a_anatomy_wf."
+    moved, children = (f"{start}to_{name}_wf." for name in (NAME.lower(), "children_cohort_2"))
+    expected = {
+        f"{moved}normalisation_wf.register_template",
+        f"{moved}template_outputs_res_8_wf.carry_to_template",
+        f"{moved}template_outputs_res_12_wf.carry_to_template",
+        f"{moved}template_derivatives_wf.write_std_tpms_res_12",
+        f"{children}normalisation_wf.register_template",
+        f"{children}template_outputs_wf.carry_to_template",
+        f"{children}template_derivatives_wf.write_std_t1w",
+        f"{children}template_derivatives_wf.write_anat2std_xfm",
+        f"{start}anat_wf.normalisation_wf.register_template",
+    }
+    assert expected <= set(names)
+    assert f"{start}anat_derivatives_wf.write_std_t1w" not in names
+    plain = steps([subject], tmp_path, workflows=("anat",), output_spaces=("T1w",))
+    assert not any(".to_" in name for name in plain)
+
+
+def test_precomputed_transforms_to_another_template(dataset, tmp_path):
+    write_template(tmp_path, 8)
+    anat = tmp_path / "deriv" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    for way in (f"from-T1w_to-{NAME}", f"from-{NAME}_to-T1w"):
+        (anat / f"sub-01_{way}_mode-image_xfm.h5").touch()
+    names = steps(
+        [dataset("01", (None, None))],
+        tmp_path,
+        output_spaces=(NAME,),
+        templateflow_home=tmp_path,
+        derivatives={"mine": tmp_path / "deriv"},
+    )
+    registrations = [name for name in names if name.endswith("register_template")]
+    assert registrations == ["sub_01_wf.anatomy_wf.anat_wf.normalisation_wf.register_template"]
+    assert any(name.endswith("carry_to_template") and ".to_" in name for name in names)
 
 
 def test_the_graph_needs_memory_by_the_size_of_the_image(dataset, tmp_path):

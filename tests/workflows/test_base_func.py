@@ -4,6 +4,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 from nipype.pipeline.engine.utils import generate_expanded_graph
+from other_template import NAME, write_template
 
 from neuroferry.bids.model import Run, Subject
 from neuroferry.workflows.base import Settings, init_neuroferry_wf
@@ -70,6 +71,49 @@ def test_a_session_without_a_t1w_takes_that_of_the_first(person, tmp_path):
     found, expanded = graph(subject, tmp_path)
     register = found["ses_b_bold_task_rest_wf.fit_wf.register_bold"]
     assert "ses_a_anatomy_wf.anat_wf.correct_bias" in feeds(expanded, register)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_another_template_is_reached_by_its_own_transform(person, tmp_path, given):
+    write_template(tmp_path, 8)
+    anat = tmp_path / "deriv" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    for name in (
+        *("desc-preproc_T1w.nii.gz", "desc-brain_mask.nii.gz", "dseg.nii.gz"),
+        *(f"label-{tissue}_probseg.nii.gz" for tissue in ("GM", "WM", "CSF")),
+        *(
+            f"from-{a}_to-{b}_mode-image_xfm.h5"
+            for space in (SPACE, NAME)
+            for a, b in (("T1w", space), (space, "T1w"))
+        ),
+    ):
+        (anat / f"sub-01_{name}").touch()
+    image = nb.Nifti1Image(np.zeros((30, 30, 30), np.int16), np.eye(4))
+    image.to_filename(anat / "sub-01_desc-preproc_T1w.nii.gz")
+    found, expanded = graph(
+        person((None, "T1w", {}), (None, "bold", BOLD)),
+        tmp_path,
+        output_spaces=(SPACE, f"{NAME}:res-08"),
+        templateflow_home=tmp_path,
+        derivatives={"mine": tmp_path / "deriv"} if given else {},
+    )
+    apply = "bold_task_rest_wf.apply_wf."
+    space = f"{NAME.lower()}_res_8"
+    chain = found[f"{apply}chain_{space}"]
+    if given:
+        assert chain.inputs.in2 == str(anat / f"sub-01_from-T1w_to-{NAME}_mode-image_xfm.h5")
+    else:
+        register = f"anatomy_wf.to_{NAME.lower()}_wf.normalisation_wf.register_template"
+        assert register in feeds(expanded, chain)
+        own = "anatomy_wf.anat_wf.normalisation_wf.register_template"
+        assert own in feeds(expanded, found[register])
+        assert own in feeds(expanded, found[f"{apply}chain_{SPACE.lower()}_res_2"])
+    grid = found[f"{apply}make_grid_{space}"].inputs.template
+    assert grid == str(tmp_path / f"tpl-{NAME}" / f"tpl-{NAME}_res-08_T1w.nii.gz")
+    write = found[f"bold_task_rest_wf.bold_derivatives_wf.write_bold_{space}"]
+    (path,) = write.interface.output_paths()
+    assert path.name == f"sub-01_task-rest_space-{NAME}_res-8_desc-preproc_bold.nii.gz"
+    assert write.inputs.metadata["Resolution"] == "8.48 x 7.6 x 8.32 mm"
 
 
 def test_without_any_t1w_a_run_stays_in_its_own_space(person, tmp_path):

@@ -28,6 +28,8 @@ BRAIN_GB = 0.2
 SYN_GB = 1.25
 FIELD_GB = 0.4
 STD_GB = 0.55
+# Voxels of the template at 1 mm, which these were measured with.
+TEMPLATE_VOXELS = 197 * 233 * 189
 
 
 def n_voxels(shapes: Sequence[Sequence[int]]) -> int:
@@ -60,3 +62,17 @@ def average_gb(voxels: int, runs: int) -> float:
     """
     averaging = AVERAGE_BYTES_PER_RUN * runs if runs > 1 else 0
     return memory_gb(LOAD_BYTES + averaging, voxels, base_gb=LEAN_GB)
+
+
+def syn_gb(voxels: int, *, sloppy: bool = False) -> float:
+    """Memory of SyN on the grid of another template, beside that of the T1w image, in GB.
+
+    It runs in a box around the brain, so that air around it costs little; the template, its
+    mask and the two displacements are held on the whole grid.
+
+    >>> syn_gb(TEMPLATE_VOXELS)
+    1.35
+    >>> syn_gb(2 * TEMPLATE_VOXELS)
+    2.7
+    """
+    return round((0.4 if sloppy else SYN_GB + 0.1) * max(1.0, voxels / TEMPLATE_VOXELS), 3)

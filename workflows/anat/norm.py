@@ -1,4 +1,4 @@
-"""Registers a brain and the template to each other, and carries results to the template."""
+"""Registers a brain and a template to each other, and carries results to the template."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.interfaces.carry import CarryToTemplate
 from neuroferry.interfaces.register import Normalise
-from neuroferry.templates import TEMPLATE_SPACE
+from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate, TemplateGrid
 from neuroferry.workflows.anat.memory import (
     CARRY_BYTES,
+    FIELD_GB,
     NORMALISE_BYTES,
     STD_GB,
     SYN_GB,
+    TEMPLATE_VOXELS,
     memory_gb,
+    syn_gb,
 )
 
 
@@ -23,11 +26,12 @@ def init_normalisation_wf(
     voxels: int,
     xfms: tuple[str, str] | None = None,
     with_start: bool = True,
+    template: OtherTemplate | None = None,
     sloppy: bool = False,
     seed: int = 1,
     name: str = "normalisation_wf",
 ) -> Workflow:
-    """Build the registration of a brain and the template to each other.
+    """Build the registration of a brain and a template to each other.
 
     Parameters
     ----------
@@ -37,6 +41,8 @@ def init_normalisation_wf(
         Precomputed transforms, head to template and back, used instead.
     with_start : bool
         Whether brain extraction gives an affine to begin from.
+    template : OtherTemplate, optional
+        Another template than the one that is always there.
     sloppy : bool
         Fast and coarse.
     seed : int
@@ -54,6 +60,8 @@ def init_normalisation_wf(
         Bias-corrected T1w image and its brain.
     std2anat_affine
         ITK affine to begin from.
+    own_xfm
+        For another template: ITK transform to the one that is always there, to begin from.
 
     **Outputs**
 
@@ -62,29 +70,37 @@ def init_normalisation_wf(
     """
     workflow = Workflow(name=name)
     inputnode = pe.Node(
-        IdentityInterface(fields=["t1w_preproc", "brain_mask", "std2anat_affine"]),
+        IdentityInterface(fields=["t1w_preproc", "brain_mask", "std2anat_affine", "own_xfm"]),
         name="inputnode",
     )
     outputnode = pe.Node(
         IdentityInterface(fields=["anat2std_xfm", "std2anat_xfm"]), name="outputnode"
     )
+    space = TEMPLATE_SPACE if template is None else template.label
     if xfms is not None:
-        workflow.__desc__ = f"Precomputed transforms to *{TEMPLATE_SPACE}* were used. "
+        workflow.__desc__ = f"Precomputed transforms to *{space}* were used. "
         outputnode.inputs.anat2std_xfm, outputnode.inputs.std2anat_xfm = xfms
         workflow.add_nodes([inputnode, outputnode])
         return workflow
     workflow.__desc__ = (
-        f"The brain was registered to the template *{TEMPLATE_SPACE}* by an affine with "
+        f"The brain was registered to the template *{space}* by an affine with "
         "mutual information [@wells1996], then by symmetric diffeomorphic registration with "
         "local cross-correlation [@avants2008; @dipy]. "
     )
+    fixed_gb = 0.1 if sloppy else SYN_GB
+    if template is not None:
+        fixed_gb = syn_gb(template.registration.voxels, sloppy=sloppy)
     register_template = pe.Node(
         Normalise(sloppy=sloppy, seed=seed),
         name="register_template",
-        mem_gb=memory_gb(NORMALISE_BYTES, voxels, 0.1 if sloppy else SYN_GB),
+        mem_gb=memory_gb(NORMALISE_BYTES, voxels, fixed_gb),
     )
     fields = [("t1w_preproc", "in_file"), ("brain_mask", "in_mask")]
-    if with_start:
+    if template is not None:
+        register_template.inputs.template = str(template.registration.t1w)
+        register_template.inputs.template_mask = str(template.registration.mask)
+        fields.append(("own_xfm", "own_xfm"))
+    elif with_start:
         fields.append(("std2anat_affine", "start"))
     workflow.connect([
         (inputnode, register_template, fields),
@@ -96,9 +112,13 @@ def init_normalisation_wf(
 
 
 def init_template_outputs_wf(
-    *, voxels: int, std_resolution: int = 1, name: str = "template_outputs_wf"
+    *,
+    voxels: int,
+    std_resolution: int = 1,
+    grid: TemplateGrid | None = None,
+    name: str = "template_outputs_wf",
 ) -> Workflow:
-    """Build the resampling of the results onto the template's grid.
+    """Build the resampling of the results onto a template's grid.
 
     Parameters
     ----------
@@ -106,6 +126,8 @@ def init_template_outputs_wf(
         Voxels of the T1w image, for the memory estimates.
     std_resolution : int
         Voxel size of the template-space outputs, mm.
+    grid : TemplateGrid, optional
+        Of another template, used instead.
     name : str
         Name of the workflow.
 
@@ -134,11 +156,17 @@ def init_template_outputs_wf(
         IdentityInterface(fields=["std_t1w", "std_mask", "std_dseg", "std_tpms"]),
         name="outputnode",
     )
+    std_gb = STD_GB / std_resolution**3
+    if grid is not None:
+        # the field may lie on another grid than what is written, and is held beside it
+        std_gb = FIELD_GB + STD_GB * grid.voxels / TEMPLATE_VOXELS
     carry_to_template = pe.Node(
         CarryToTemplate(resolution=std_resolution),
         name="carry_to_template",
-        mem_gb=memory_gb(CARRY_BYTES, voxels, STD_GB / std_resolution**3),
+        mem_gb=memory_gb(CARRY_BYTES, voxels, std_gb),
     )
+    if grid is not None:
+        carry_to_template.inputs.template = str(grid.t1w)
     workflow.connect([
         (inputnode, carry_to_template, [
             ("t1w_preproc", "t1w"),

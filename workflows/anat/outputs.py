@@ -15,7 +15,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.entities import common_entities, parse_name
 from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
 from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink
-from neuroferry.templates import TEMPLATE_SPACE
+from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate
 
 TISSUES = ("GM", "WM", "CSF")
 _NATIVE_FIELDS = (
@@ -103,17 +103,84 @@ def init_anat_derivatives_wf(
     outputs = namer.native_outputs()
     if with_std:
         label = spaces[TEMPLATE_SPACE].removeprefix("res-")
-        outputs += namer.template_outputs(std_resolution, label)
+        entities = {"space": TEMPLATE_SPACE, **({"resolution": label} if label else {})}
+        outputs += namer.template_outputs(
+            f"{std_resolution:g} mm isotropic", entities, TEMPLATE_SPACE
+        )
     if with_iqms:
         outputs.append(namer.metrics_output())
 
-    workflow = Workflow(name=name)
     fields = [
         *_NATIVE_FIELDS,
         *(_STD_FIELDS if with_std else ()),
         *(["iqms"] if with_iqms else []),
     ]
-    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
+    return _write_all(name, fields, outputs, out_dir)
+
+
+def init_template_derivatives_wf(
+    *,
+    out_dir: str | Path,
+    bids_dir: str | Path,
+    source_files: Sequence[str],
+    seed: int,
+    template: OtherTemplate,
+    resolutions: Sequence[str | None] = (),
+    precomputed: Mapping[str, Sequence[str]] | None = None,
+    name: str = "template_derivatives_wf",
+) -> Workflow:
+    """Write what was carried to another template, and the transforms to it.
+
+    Parameters
+    ----------
+    out_dir, bids_dir, source_files, seed, precomputed
+        As for `init_anat_derivatives_wf`.
+    template : OtherTemplate
+        The template.
+    resolutions : sequence of str or None
+        Labels of the grids that are written; None has no ``res`` in its names.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Notes
+    -----
+    **Inputs**: ``anat2std_xfm``, ``std2anat_xfm``; for each grid ``std_t1w``, ``std_mask``,
+    ``std_dseg`` and ``std_tpms``, with ``_res_<label>`` behind where it has a label.
+
+    **Outputs**: ``out_files``, the derivatives, once all are written.
+    """
+    namer = _Namer(out_dir, bids_dir, source_files, seed, precomputed or {})
+    outputs = namer.transforms(template.label)
+    for label in resolutions:
+        entities = {**template.entities, **({"resolution": label} if label else {})}
+        outputs += [
+            replace(output, source=f"{output.source}{res_suffix(label)}")
+            for output in namer.template_outputs(
+                template.grid(label).size, entities, template.label
+            )
+        ]
+    return _write_all(name, [output.source for output in outputs], outputs, out_dir)
+
+
+def res_suffix(label: str | None) -> str:
+    """End of the names in a graph that belong to one grid of a template.
+
+    >>> res_suffix("2"), res_suffix(None)
+    ('_res_2', '')
+    """
+    return f"_res_{label}" if label else ""
+
+
+def _write_all(
+    name: str, fields: Sequence[str], outputs: Sequence[_Output], out_dir: str | Path
+) -> Workflow:
+    """Build the workflow that writes some files."""
+    workflow = Workflow(name=name)
+    inputnode = pe.Node(niu.IdentityInterface(fields=list(fields)), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
     gather = pe.Node(niu.Merge(len(outputs)), name="gather_files", run_without_submitting=True)
     for index, output in enumerate(outputs, start=1):
@@ -198,9 +265,17 @@ class _Namer:
             _Output("brain_mask", [self._names(description="brain")], "mask", mask),
             _Output("dseg", [self._names()], "dseg", dseg),
             _Output("tpms", [self._names(label=tissue) for tissue in TISSUES], "probseg", tpms),
-            self._transform("anat2std_xfm", [self._common], "T1w", TEMPLATE_SPACE, both),
-            self._transform("std2anat_xfm", [self._common], TEMPLATE_SPACE, "T1w", both),
             self._transform("run2ref_xfms", self._runs, "orig", "T1w", self._raw, ".txt"),
+        ]
+        given = [self._as_given(output) for output in outputs]
+        return [*given[:-1], *self.transforms(TEMPLATE_SPACE), given[-1]]
+
+    def transforms(self, space: str) -> list[_Output]:
+        """List the transforms between the T1w image and a template."""
+        both = [self._preproc, self._mask]
+        outputs = [
+            self._transform("anat2std_xfm", [self._common], "T1w", space, both),
+            self._transform("std2anat_xfm", [self._common], space, "T1w", both),
         ]
         return [self._as_given(output) for output in outputs]
 
@@ -217,19 +292,17 @@ class _Namer:
         kind = Path(sources[0]).suffix if output.suffix == "xfm" else output.extension
         return replace(output, metadata=about, extension=kind)
 
-    def template_outputs(self, resolution: float, label: str) -> list[_Output]:
-        """List the files in the space of the template; ``label`` is that of ``res``, or empty."""
+    def template_outputs(
+        self, resolution: str, space: Mapping[str, str], reference: str
+    ) -> list[_Output]:
+        """List the files in the space of a template, by what their names say of it."""
         given = self._given.get("anat2std_xfm", ["from-T1w.h5"])
-        entities = _transform_entities("T1w", TEMPLATE_SPACE)
+        entities = _transform_entities("T1w", reference)
         xfm = self._uri("xfm", Path(given[0]).suffix, **entities)
         probsegs = [self._uri("probseg", label=tissue) for tissue in TISSUES]
-        where = f" in the space {TEMPLATE_SPACE}"
-        there: dict[str, Any] = {
-            "SpatialReference": TEMPLATE_SPACE,
-            "Resolution": f"{resolution:g} mm isotropic",
-        }
+        where = f" in the space {reference}"
+        there: dict[str, Any] = {"SpatialReference": reference, "Resolution": resolution}
         labels: dict[str, Any] = {"Manual": False, **there}
-        space = {"space": TEMPLATE_SPACE, **({"resolution": label} if label else {})}
         t1w = self._about(
             f"Preprocessed T1w image{where}", [self._preproc, xfm], SkullStripped=False, **there
         )

@@ -1,0 +1,110 @@
+"""Takes the results of the anatomical workflow to another template than the one always there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.templates import OtherTemplate
+from neuroferry.workflows.anat.norm import init_normalisation_wf, init_template_outputs_wf
+from neuroferry.workflows.anat.outputs import init_template_derivatives_wf, res_suffix
+
+INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm")
+XFMS = ("anat2std_xfm", "std2anat_xfm")
+_STD = ("std_t1w", "std_mask", "std_dseg", "std_tpms")
+
+
+def init_other_template_wf(
+    *,
+    template: OtherTemplate,
+    voxels: int,
+    out_dir: str | Path,
+    bids_dir: str | Path,
+    source_files: Sequence[str],
+    resolutions: Sequence[str | None] = (),
+    xfms: tuple[str, str] | None = None,
+    precomputed: Mapping[str, Sequence[str]] | None = None,
+    sloppy: bool = False,
+    seed: int = 1,
+    name: str | None = None,
+) -> Workflow:
+    """Build the registration to another template, and write what is carried there.
+
+    Parameters
+    ----------
+    template : OtherTemplate
+        The template.
+    voxels : int
+        Voxels of the T1w image, for the memory estimates.
+    out_dir, bids_dir, source_files
+        As for `init_anat_derivatives_wf`.
+    resolutions : sequence of str or None
+        Labels of the grids that are written; None is the registration's, without a label.
+    xfms : tuple of str, optional
+        Precomputed transforms, head to template and back, used instead.
+    precomputed : mapping, optional
+        BIDS URIs of these.
+    sloppy : bool
+        Fast and coarse.
+    seed : int
+        Seed of the affine's sampling.
+    name : str, optional
+        Name of the workflow; by default ``to_<template>_wf``.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    t1w_preproc, brain_mask, dseg, tpms, anat2std_xfm
+        As `init_anat_wf` gives them; the last, to the template that is always there, is where
+        the registration begins.
+
+    **Outputs**
+
+    anat2std_xfm, std2anat_xfm
+        ITK transforms between head and this template.
+    """
+    workflow = Workflow(name=name or f"to_{template.node}_wf")
+    inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=list(XFMS)), name="outputnode")
+    norm_wf = init_normalisation_wf(
+        voxels=voxels, xfms=xfms, template=template, sloppy=sloppy, seed=seed
+    )
+    write_wf = init_template_derivatives_wf(
+        out_dir=out_dir,
+        bids_dir=bids_dir,
+        source_files=source_files,
+        seed=seed,
+        template=template,
+        resolutions=resolutions,
+        precomputed=precomputed,
+    )
+    workflow.connect([
+        (inputnode, norm_wf, [
+            ("t1w_preproc", "inputnode.t1w_preproc"),
+            ("brain_mask", "inputnode.brain_mask"),
+            ("anat2std_xfm", "inputnode.own_xfm"),
+        ]),
+        (norm_wf, outputnode, [(f"outputnode.{field}", field) for field in XFMS]),
+        (norm_wf, write_wf, [(f"outputnode.{field}", f"inputnode.{field}") for field in XFMS]),
+    ])  # fmt: skip
+    for label in resolutions:
+        suffix = res_suffix(label)
+        carry_wf = init_template_outputs_wf(
+            voxels=voxels, grid=template.grid(label), name=f"template_outputs{suffix}_wf"
+        )
+        results = [name for name in INPUTS if name not in XFMS]
+        workflow.connect([
+            (inputnode, carry_wf, [(field, f"inputnode.{field}") for field in results]),
+            (norm_wf, carry_wf, [("outputnode.anat2std_xfm", "inputnode.anat2std_xfm")]),
+            (carry_wf, write_wf, [
+                (f"outputnode.{field}", f"inputnode.{field}{suffix}") for field in _STD
+            ]),
+        ])  # fmt: skip
+    return workflow
