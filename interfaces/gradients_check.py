@@ -23,6 +23,7 @@ References
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
@@ -34,12 +35,12 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 from numpy.typing import NDArray
 
 from neuroferry.bids.gradients import read_bvals, read_bvecs, settle_gradients
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
 from neuroferry.interfaces.gradients import (
     B0_THRESHOLD,
@@ -51,6 +52,7 @@ from neuroferry.interfaces.gradients import (
     write_gradients,
 )
 from neuroferry.interfaces.images import Volume, load_mask
+from neuroferry.interfaces.motion import head_mask
 from neuroferry.interfaces.series import Series, open_series
 
 #: Above this b-value the logarithm of the signal is no straight line, s/mm2.
@@ -375,13 +377,10 @@ def orientation_report(found: Coherence, *, corrected: bool) -> dict[str, Any]:
         "index_best": round(float(found.index[found.best]), 5),
         "best_is_clear": found.is_clear,
         "white_matter_voxels": found.n_voxels,
-        "frames": [
-            {
-                "axes": describe_frame(found.frames[number]),
-                "index": round(float(found.index[number]), 5),
-            }
+        "frames": {
+            describe_frame(found.frames[number]): round(float(found.index[number]), 5)
             for number in order
-        ],
+        },
     }
 
 
@@ -450,8 +449,7 @@ class CheckGradients(SimpleInterface):
             out / "dwi.bvec",
         )
         self._results["out_bval"], self._results["out_bvec"] = str(bval), str(bvec)
-        self._results["report"] = str(out / "gradients.json")
-        write_json(out / "gradients.json", report)
+        self._results["report"] = _write_json(report, out / "gradients.json")
         return runtime
 
 
@@ -459,7 +457,7 @@ class _CheckOrientationInputSpec(BaseInterfaceInputSpec):
     dwi = File(exists=True, mandatory=True, desc="diffusion-weighted run")
     bval = File(exists=True, mandatory=True, desc="b-values, FSL's format")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's format")
-    mask = File(exists=True, mandatory=True, desc="brain mask on the grid of the run")
+    mask = File(exists=True, desc="brain mask on the grid of the run; by default the head is found")
     correct = traits.Bool(False, usedefault=True, desc="write the better axes, where found")
 
 
@@ -478,7 +476,7 @@ class CheckOrientation(SimpleInterface):
         inputs, out = self.inputs, Path(runtime.cwd)
         series = open_series(inputs.dwi)
         gradients = read_gradients(inputs.bval, inputs.bvec, series.affine)
-        mask = load_mask(inputs.mask, Volume(series.volume(0), series.affine), "brain mask")
+        mask = _mask_of(series, gradients, inputs.mask if isdefined(inputs.mask) else None)
         frames = frame_variants()
         none = np.zeros(len(frames))
         nothing = Coherence(frames, none, none, none, n_voxels=0)
@@ -492,6 +490,21 @@ class CheckOrientation(SimpleInterface):
         _, bvec = write_gradients(gradients, series.affine, out / "dwi.bval", out / "dwi.bvec")
         self._results["out_bvec"] = str(bvec)
         report = orientation_report(found, corrected=corrected)
-        self._results["report"] = str(out / "orientation.json")
-        write_json(out / "orientation.json", report)
+        self._results["report"] = _write_json(report, out / "orientation.json")
         return runtime
+
+
+def _mask_of(series: Series, gradients: Gradients, path: str | None) -> NDArray[np.bool_]:
+    """Read the brain mask, or find the head on the b0 volumes."""
+    if path is not None:
+        return load_mask(path, Volume(series.volume(0), series.affine), "brain mask")
+    chosen = np.flatnonzero(gradients.b0s) if gradients.b0s.any() else np.arange(1)
+    total = np.zeros(series.shape3, dtype=np.float64)
+    for index in chosen:
+        total += series.volume(int(index))
+    return head_mask(Volume((total / len(chosen)).astype(np.float32), series.affine))
+
+
+def _write_json(content: dict[str, Any], path: Path) -> str:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return str(path)

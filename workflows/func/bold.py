@@ -20,6 +20,7 @@ from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
 from neuroferry.workflows.func.reports import init_bold_reports_wf
 from neuroferry.workflows.func.sdc import init_sdc_wf
 from neuroferry.workflows.func.spaces import BoldSpace
+from neuroferry.workflows.parts import connect_parts
 
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm")
 
@@ -95,8 +96,7 @@ def init_bold_wf(
     **Inputs**, with a T1w image
 
     t1w_preproc, brain_mask, dseg, tpms, anat2std_xfm
-        As `init_anat_wf` gives them; for each other template among the spaces the field that
-        `BoldSpace.anat2std_xfm` names.
+        As `init_anat_wf` gives them.
 
     **Outputs**
 
@@ -108,8 +108,7 @@ def init_bold_wf(
     shape, zooms = t1w or ((256, 256, 256), (1.0, 1.0, 1.0))
     workflow = Workflow(name=name or f"bold_{run.label}_wf")
     workflow.__desc__ = _describe(run)
-    fields = [*dict.fromkeys([*INPUTS, *(space.anat2std_xfm for space in spaces)])]
-    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
     workflow.add_nodes([inputnode])
     fit_wf = init_bold_fit_wf(
@@ -161,15 +160,8 @@ def init_bold_wf(
         slice_time_ref=options.slice_time_ref,
         seed=options.seed,
     )
-    hub = {field: (inputnode, field) for field in fields} if with_anat else {}
-    for part in (fit_wf, apply_wf, confounds_wf, reports_wf, derivatives_wf):
-        wanted = part.get_node("inputnode").inputs.copyable_trait_names()
-        for field in sorted(wanted):
-            source = hub.get(field)
-            if source is not None:
-                workflow.connect(*source, part, f"inputnode.{field}")
-        for field in part.get_node("outputnode").inputs.copyable_trait_names():
-            hub[field] = (part, f"outputnode.{field}")
+    there = {field: (inputnode, field) for field in INPUTS} if with_anat else {}
+    connect_parts(workflow, there, [fit_wf, apply_wf, confounds_wf, reports_wf, derivatives_wf])
     workflow.connect(derivatives_wf, "outputnode.out_files", outputnode, "out_files")
     return workflow
 

@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.utility import IdentityInterface, Merge
-from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.bids.entities import build_name
-from neuroferry.interfaces.derivatives import DerivativesNode
 from neuroferry.interfaces.func_reportlets import (
     CarpetPicture,
     ComponentsPicture,
@@ -24,7 +20,7 @@ from neuroferry.interfaces.func_reportlets import (
     SummariseRun,
     TSNRPicture,
 )
-from neuroferry.interfaces.reportlets import SaveFigure
+from neuroferry.workflows.pictures import SAVE_GB, Drawing, init_pictures_wf
 
 _BASE_GB = 0.35
 """Interpreter and libraries, in GB."""
@@ -85,46 +81,18 @@ def init_bold_reports_wf(
     out_files
         Paths of pictures and summary in the output folder.
     """
-    fields = ["bold", "bold_ref", "bold_mask", *_TABLE, "compcor_masks", "tsnr_map"]
-    fields += ["reference_report"]
-    if with_anat:
-        fields += ["bold_tpms", "t1w_preproc", "brain_mask", "dseg"]
-        fields += ["boldref2anat_xfm", "coreg_report"]
-    if with_sdc:
-        fields += ["bold_ref_sdc", "fieldmap", "sdc_report"]
-    workflow = Workflow(name=name)
-    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
-    outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
-    figures = Path(out_dir).absolute() / f"sub-{entities['subject']}" / "figures"
-    steps = _steps(with_anat, with_sdc)
-    gather = pe.Node(Merge(len(steps) + 1), name="gather_files", run_without_submitting=True)
-    workflow.connect(gather, "out", outputnode, "out_files")
-    for number, (desc, interface, inputs) in enumerate(steps, start=1):
-        draw = pe.Node(
-            interface,
-            name=f"draw_{desc}",
-            mem_gb=_mem_gb(desc, shape, t1w_shape, n_volumes),
-            n_procs=1,
-        )
-        path = figures / build_name({**entities, "description": desc}, "bold", ".svg")
-        save = DerivativesNode(SaveFigure(out_path=str(path)), name=f"save_{desc}", mem_gb=0.2)
-        workflow.connect([
-            (inputnode, draw, list(inputs.items())),
-            (draw, save, [("out_file", "in_file")]),
-            (save, gather, [("out_file", f"in{number}")]),
-        ])  # fmt: skip
+    drawings = [
+        Drawing(desc, interface, inputs, _mem_gb(desc, shape, t1w_shape, n_volumes))
+        for desc, interface, inputs in _steps(with_anat, with_sdc)
+    ]
     reports = ["summary_json", "reference_report"]
     reports += ["coreg_report"] if with_anat else []
     reports += ["sdc_report"] if with_sdc else []
-    summarise = pe.Node(SummariseRun(), name="summarise_run", mem_gb=0.2)
-    path = figures / build_name({**entities, "description": "summary"}, "bold", ".json")
-    save = DerivativesNode(SaveFigure(out_path=str(path)), name="save_summary", mem_gb=0.2)
-    workflow.connect([
-        (inputnode, summarise, [(field, field) for field in reports]),
-        (summarise, save, [("out_file", "in_file")]),
-        (save, gather, [("out_file", f"in{len(steps) + 1}")]),
-    ])  # fmt: skip
-    return workflow
+    same = {field: field for field in reports}
+    drawings.append(Drawing("summary", SummariseRun(), same, SAVE_GB, ".json"))
+    return init_pictures_wf(
+        drawings=drawings, out_dir=out_dir, entities=entities, suffix="bold", name=name
+    )
 
 
 def _steps(with_anat: bool, with_sdc: bool) -> list[tuple[str, Any, dict[str, str]]]:

@@ -7,6 +7,7 @@ so that what is said before a run is what the run does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,17 @@ class DwiRun:
     def session(self) -> str | None:
         """The session's label, without ``ses-``."""
         return self.run.session
+
+    @property
+    def n_voxels(self) -> int:
+        """Voxels of one volume."""
+        return math.prod(self.shape)
+
+    @property
+    def slice_axis(self) -> int:
+        """Stored axis that the slices lie along: the third, unless the sidecar has another."""
+        direction = str(self.run.metadata.get("SliceEncodingDirection", "k"))
+        return "ijk".index(direction[0]) if direction[:1] in ("i", "j", "k") else 2
 
     @property
     def entities(self) -> dict[str, str]:

@@ -44,35 +44,22 @@ def _doubts(run: ScanRun) -> list[str]:
     if share is not None and share >= MANY_OUTLIERS:
         doubts.append(f"{_PERCENT * share:.0f}% of the slices of {run.name} have lost signal.")
     found = run.part("Orientation")
-    if found.get("verdict") == "look":
-        fixed = " They were corrected, as you asked." if found.get("corrected") else ""
-        doubts.append(
-            f"The gradients of {run.name} do not fit its fibres: axes are flipped or exchanged "
-            f"({found.get('best', 'unknown')}).{fixed}"
-        )
+    if found.get("verdict") == "wrong":
+        doubts.append(f"{run.name}: {found.get('text', '')}")
     return doubts
 
 
 def _volumes(run: ScanRun) -> str:
-    shells = run.summary.get("Shells")
+    found = run.part("Gradients")
+    b0s, shells = found.get("b0_volumes"), found.get("shells")
     if not isinstance(shells, list):
         return ""
-    parts = [
-        f"{shell['n_volumes']} of b = {shell['b']:.0f}"
-        if shell["b"]
-        else f"{shell['n_volumes']} b0"
-        for shell in shells
-    ]
-    return ", ".join(parts)
+    parts = [f"{shell.get('volumes')} of b = {shell.get('b', 0):.0f}" for shell in shells]
+    return ", ".join([f"{b0s} b0", *parts])
 
 
 def _gradients(run: ScanRun) -> str:
-    found = run.part("Orientation")
-    if not found:
-        return ""
-    if found.get("verdict") == "look":
-        return f"look at them: {found.get('best', '')} fits better"
-    return "their axes fit the fibres"
+    return str(run.part("Orientation").get("text", ""))
 
 
 def _eddy(run: ScanRun) -> str:
