@@ -1,0 +1,201 @@
+"""Noise, ringing and the noise floor of diffusion-weighted runs, against what is known."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import nibabel as nb
+import numpy as np
+import pytest
+
+from neuroferry.errors import GeometryError, InputError, ToolError
+from neuroferry.interfaces.dwi_denoise import (
+    CorrectRician,
+    DenoiseDwi,
+    UnringDwi,
+    magnitude_mean,
+    unring,
+    without_noise_floor,
+)
+from neuroferry.interfaces.series import open_series
+
+needs_mrtrix = pytest.mark.skipif(
+    shutil.which("dwidenoise") is None, reason="MRtrix3 is not installed"
+)
+SHAPE = (20, 18, 12)
+SIGMA = 25.0
+RADIOLOGICAL = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -20], [0, 0, 2.5, -9], [0, 0, 0, 1]])
+SAGITTAL = np.array([[0, 0, 2.5, -9], [2.0, 0, 0, -20], [0, -2, 0, 20], [0, 0, 0, 1.0]])
+
+
+def save(path, data, affine=RADIOLOGICAL):
+    image = nb.Nifti1Image(np.asarray(data, dtype=np.float32), affine)
+    image.header["pixdim"][4] = 3.5
+    image.header.set_xyzt_units("mm", "sec")
+    image.to_filename(path)
+    return str(path)
+
+
+def clean_run(count=16):
+    """Smooth signals of two tissues, shape (*SHAPE, count)."""
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    rng = np.random.default_rng(3)
+    decay = rng.uniform(0.3, 1.0, size=(3, count))
+    parts = np.stack([1 + 0.3 * i, np.exp(-4 * j**2), 0.5 + 0.5 * np.tanh(4 * (k - i))])
+    return 500 * np.einsum("pijk,pt->ijkt", parts, decay)
+
+
+def noisy_run(count=16):
+    noise = np.random.default_rng(5).normal(scale=SIGMA, size=(2, *SHAPE, count))
+    return np.hypot(clean_run(count) + noise[0], noise[1])
+
+
+def digest(path):
+    return hashlib.sha1(Path(path).read_bytes()).hexdigest()
+
+
+@needs_mrtrix
+def test_noise_goes_and_its_level_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "dwi.nii.gz", noisy_run())
+    result = DenoiseDwi(in_file=path).run().outputs
+    series = open_series(result.out_file)
+    assert (series.shape, series.tr) == ((*SHAPE, 16), 3.5)
+    np.testing.assert_allclose(series.affine, RADIOLOGICAL)
+    made = np.stack(list(series.volumes()), axis=-1)
+    before = np.sqrt(np.mean((noisy_run() - clean_run()) ** 2))
+    assert np.sqrt(np.mean((made - clean_run()) ** 2)) < 0.6 * before
+    level = nb.load(result.noise_map)
+    assert level.shape == SHAPE
+    assert np.median(level.get_fdata()) == pytest.approx(SIGMA, rel=0.05)
+    assert result.note == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("denoised.nii.gz", "dwi.nii.gz", "noise.nii.gz")
+    ]
+
+
+@needs_mrtrix
+def test_neither_threads_nor_orientation_change_a_value(tmp_path, monkeypatch):
+    data = noisy_run(8)
+    made = {}
+    for name, affine, threads in (
+        ("a", RADIOLOGICAL, 1),
+        ("b", RADIOLOGICAL, 2),
+        ("c", SAGITTAL, 1),
+    ):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        path = save(tmp_path / f"{name}.nii", data, affine)
+        first = DenoiseDwi(in_file=path, n_procs=threads).run().outputs
+        second = UnringDwi(in_file=first.out_file, n_procs=threads).run().outputs
+        made[name] = (digest(first.out_file), digest(first.noise_map), digest(second.out_file))
+        made[f"{name} values"] = np.asarray(nb.load(second.out_file).dataobj)
+        np.testing.assert_allclose(nb.load(second.out_file).affine, affine)
+    assert made["a"] == made["b"]
+    np.testing.assert_array_equal(made["a values"], made["c values"])
+
+
+def test_a_short_run_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "dwi.nii", noisy_run(6))
+    result = DenoiseDwi(in_file=path).run().outputs
+    assert result.out_file == path
+    assert "6 volumes" in result.note
+    assert not np.any(nb.load(result.noise_map).get_fdata())
+    same = CorrectRician(in_file=result.out_file, noise_map=result.noise_map).run().outputs
+    assert same.out_file == path
+
+
+@needs_mrtrix
+def test_empty_air_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = noisy_run(8)
+    data[:9] = 0
+    result = DenoiseDwi(in_file=save(tmp_path / "dwi.nii", data)).run().outputs
+    made = np.asarray(nb.load(result.out_file).dataobj)
+    assert np.isfinite(made).all()
+    assert np.isfinite(nb.load(result.noise_map).get_fdata()).all()
+    assert not made[:4].any()
+
+
+def ringing(slice_axis):
+    """A cylinder along the slices whose high frequencies were not measured; its flat inside."""
+    fine, coarse, factor = 144, 36, 4
+    x, y = np.meshgrid(*2 * [np.arange(fine) / factor - coarse / 2], indexing="ij")
+    disc = np.where(np.hypot(x, y) < 12.3, 500.0, 50.0)
+    kept = slice((fine - coarse) // 2, (fine + coarse) // 2)
+    spectrum = np.fft.fftshift(np.fft.fft2(disc))[kept, kept]
+    image = np.abs(np.fft.ifft2(np.fft.ifftshift(spectrum))) / factor**2
+    flat = np.hypot(*np.meshgrid(*2 * [np.arange(coarse) - coarse / 2], indexing="ij")) < 9
+    image, flat = (np.stack([plane] * 9, axis=-1) for plane in (image, flat))
+    image, flat = (np.moveaxis(volume, -1, slice_axis) for volume in (image, flat))
+    return np.repeat(image[..., None], 2, axis=-1), flat
+
+
+@needs_mrtrix
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_ringing_goes_along_the_axes_of_a_slice(tmp_path, slice_axis):
+    data, flat = ringing(slice_axis)
+    before = data[flat].std()
+    series = open_series(save(tmp_path / "dwi.nii", data))
+    for other in range(3):
+        made = nb.load(unring(series, {0, 1, 2} - {other}, tmp_path)).get_fdata()
+        assert (made[flat].std() < 0.5 * before) == (other == slice_axis)
+        assert made[flat].mean() == pytest.approx(500, rel=0.01)
+
+
+def test_a_slice_has_two_axes(tmp_path):
+    series = open_series(save(tmp_path / "dwi.nii", noisy_run(2)))
+    for axes in ([0], [1, 1], [0, 1, 2]):
+        with pytest.raises(InputError, match="has two of the axes"):
+            unring(series, axes, tmp_path)
+
+
+def test_programs_that_are_missing_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "dwi.nii", noisy_run(8))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for step, word in ((DenoiseDwi, "--ignore denoising"), (UnringDwi, "--ignore unringing")):
+        with pytest.raises(ToolError, match=word):
+            step(in_file=path).run()
+    assert [p.name for p in tmp_path.iterdir()] == ["dwi.nii"]
+
+
+def test_the_mean_of_a_magnitude():
+    rng = np.random.default_rng(7)
+    snr = np.array([0.0, 0.5, 1, 2, 4, 10])
+    noise = rng.normal(size=(2, 200_000, 1))
+    simulated = np.hypot(snr + noise[0], noise[1]).mean(axis=0)
+    np.testing.assert_allclose(magnitude_mean(snr), simulated, atol=0.006)
+    np.testing.assert_allclose(magnitude_mean(np.zeros(1)), np.sqrt(np.pi / 2))
+    many = np.linspace(0, 60, 1000)
+    mean = (SIGMA * magnitude_mean(many)).astype(np.float32)
+    back = without_noise_floor(mean, np.full(mean.shape, SIGMA, np.float32)) / SIGMA
+    np.testing.assert_allclose(back[many > 0.3], many[many > 0.3], atol=2e-3)
+
+
+@pytest.mark.parametrize("snr", [2.0, 3, 4, 5, 7, 10])
+def test_the_bias_of_denoised_magnitudes(snr):
+    """Means of ten magnitudes stand for what denoising leaves."""
+    noise = np.random.default_rng(8).normal(size=(2, 50_000, 10))
+    denoised = np.hypot(snr + noise[0], noise[1]).mean(axis=1).astype(np.float32)
+    made = without_noise_floor(denoised, np.ones_like(denoised))
+    bias = abs(float(made.mean()) - snr)
+    common = np.sqrt(np.maximum(np.square(denoised) - 1, 0))
+    assert bias < 0.02
+    assert bias < 0.3 * (denoised.mean() - snr)
+    assert bias < abs(common.mean() - snr) + 0.003
+
+
+def test_the_step_takes_the_floor_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    true = np.broadcast_to(np.linspace(0, 900, 8), (*SHAPE, 8))
+    sigma = np.full(SHAPE, SIGMA, np.float32)
+    sigma[0] = 0
+    data = np.where(sigma[..., None] > 0, SIGMA * magnitude_mean(true / SIGMA), true)
+    files = {"in_file": save("dwi.nii", data), "noise_map": save("noise.nii", sigma)}
+    made = nb.load(CorrectRician(**files).run().outputs.out_file)
+    np.testing.assert_allclose(made.get_fdata()[1:], true[1:], atol=0.1)
+    np.testing.assert_allclose(made.get_fdata()[0], true[0], atol=0.05)
+    with pytest.raises(GeometryError, match="another grid"):
+        CorrectRician(**{**files, "noise_map": save("x.nii", sigma, SAGITTAL)}).run()
