@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-    from neuroferry.phantom import BoldOptions, PhantomSubject
+    from neuroferry.phantom import BoldOptions, DwiOptions, PhantomSubject
 
 _EFFECTS = (
     "motion",
@@ -21,6 +21,7 @@ _EFFECTS = (
     "dropout",
     "bias",
 )
+_DWI_EFFECTS = ("motion", "eddy", "distortion", "dropped", "noise", "bias")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     _add_bold_arguments(parser.add_argument_group("functional scans"))
+    _add_dwi_arguments(parser.add_argument_group("diffusion scans"))
 
 
 def _add_bold_arguments(group: argparse._ArgumentGroup) -> None:
@@ -110,6 +112,77 @@ def _add_bold_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_dwi_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--dwi",
+        type=int,
+        metavar="DIRECTIONS",
+        help="add diffusion scans with that many directions a shell (default: none)",
+    )
+    group.add_argument(
+        "--dwi-resolution", type=float, default=2.0, metavar="MM", help="(default: 2)"
+    )
+    group.add_argument(
+        "--dwi-bvals",
+        type=float,
+        nargs="+",
+        default=[1000.0],
+        metavar="B",
+        help="s/mm2, one a shell (default: 1000)",
+    )
+    group.add_argument(
+        "--dwi-b0", type=int, default=4, metavar="N", help="volumes without diffusion (default: 4)"
+    )
+    group.add_argument(
+        "--dwi-snr",
+        type=float,
+        default=30.0,
+        metavar="SNR",
+        help="white matter without diffusion weighting over the noise (default: 30)",
+    )
+    group.add_argument(
+        "--dwi-direction",
+        choices=("AP", "PA", "LR", "RL"),
+        default="AP",
+        help="phase encoding, from ... to (default: AP)",
+    )
+    group.add_argument(
+        "--dwi-fieldmaps",
+        nargs="*",
+        choices=("phasediff", "phases", "direct", "epi"),
+        default=["epi"],
+        help="field maps of each session (default: epi)",
+    )
+    group.add_argument(
+        "--dwi-without",
+        nargs="+",
+        choices=_DWI_EFFECTS,
+        default=[],
+        metavar="EFFECT",
+        help=f"effects to leave out: {', '.join(_DWI_EFFECTS)}",
+    )
+
+
+def dwi_options(arguments: argparse.Namespace) -> DwiOptions | None:
+    """Diffusion scans that the arguments ask for; None where they ask for none."""
+    from neuroferry.phantom import DwiOptions
+
+    if arguments.dwi is None:
+        return None
+    off = {"motion": {"drift": 0.0, "jerk": 0.0}, "noise": {"snr": 0.0}}
+    chosen: dict[str, Any] = {
+        "bvals": tuple(arguments.dwi_bvals),
+        "n_b0": arguments.dwi_b0,
+        "resolution": arguments.dwi_resolution,
+        "snr": arguments.dwi_snr,
+        "direction": arguments.dwi_direction,
+        "fieldmaps": tuple(arguments.dwi_fieldmaps),
+    }
+    for effect in arguments.dwi_without:
+        chosen |= off.get(effect, {effect: 0.0})
+    return DwiOptions(arguments.dwi, **chosen)
+
+
 def bold_options(arguments: argparse.Namespace) -> BoldOptions | None:
     """Functional scans that the arguments ask for; None where they ask for none."""
     from neuroferry.phantom import BoldOptions
@@ -156,6 +229,7 @@ def run(arguments: argparse.Namespace) -> int:
         sessions=arguments.sessions,
         runs=arguments.runs,
         bold=bold_options(arguments),
+        dwi=dwi_options(arguments),
         overwrite=arguments.overwrite,
         progress=report,
     )

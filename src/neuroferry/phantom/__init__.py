@@ -3,10 +3,14 @@
 from neuroferry.phantom.bold_dataset import PhantomBold
 from neuroferry.phantom.bold_options import BoldOptions
 from neuroferry.phantom.dataset import PhantomScan, PhantomSubject, write_phantom_dataset
+from neuroferry.phantom.dwi_dataset import PhantomDwi
+from neuroferry.phantom.dwi_options import DwiOptions
 
 __all__ = [
     "BoldOptions",
+    "DwiOptions",
     "PhantomBold",
+    "PhantomDwi",
     "PhantomScan",
     "PhantomSubject",
     "write_phantom_dataset",

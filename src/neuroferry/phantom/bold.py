@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from neuroferry.phantom.bold_options import BoldOptions
     from neuroferry.phantom.deform import HeadWarp
+    from neuroferry.phantom.epi import EpiOptions
     from neuroferry.phantom.fieldmodel import FieldModel
     from neuroferry.phantom.subject import SubjectAnatomy
 
@@ -96,17 +97,17 @@ class BoldRun:
 def draw_session(
     anatomy: SubjectAnatomy,
     anatomical: NDArray[np.float64],
-    options: BoldOptions,
+    options: EpiOptions,
     rng: np.random.Generator,
 ) -> BoldSession:
-    """Lay the person down for the functional scans.
+    """Lay the person down for the echo-planar scans of one kind.
 
     Parameters
     ----------
     anatomy : SubjectAnatomy
     anatomical : ndarray of float64, shape (4, 4)
         Pose in the session's T1w scan; the head has moved since.
-    options : BoldOptions
+    options : EpiOptions
     rng : numpy.random.Generator
     """
     rotation = np.clip(rng.normal(0, (4, 2, 3)), -9, 9)
@@ -115,7 +116,15 @@ def draw_session(
     pose = rigid(rotation, shift, anatomical[:3, 3]) @ anatomical
     warp = anatomy.warp.placed(pose @ anatomy.warp.affine)
     orientation = _ORIENTATIONS[anatomy.parameters.index % len(_ORIENTATIONS)]
-    grid = lay_slab(warp, orientation, rigid(tilt, (0, 0, 0))[:3, :3], options)
+    axes = rigid(tilt, (0, 0, 0))[:3, :3]
+    grid = lay_slab(
+        warp,
+        orientation,
+        axes,
+        direction=options.direction,
+        zoom=options.resolution,
+        coverage=options.coverage,
+    )
     field = None
     if options.distortion > 0:
         zoom = options.resolution
@@ -130,7 +139,13 @@ def draw_session(
 
 
 def lay_slab(
-    warp: HeadWarp, orientation: str, axes: NDArray[np.float64], options: BoldOptions
+    warp: HeadWarp,
+    orientation: str,
+    axes: NDArray[np.float64],
+    *,
+    direction: str,
+    zoom: float,
+    coverage: float,
 ) -> EpiGrid:
     """Lay the slices over the brain.
 
@@ -142,15 +157,18 @@ def lay_slab(
         Directions in which the voxel axes run; slices lie along the third.
     axes : ndarray of float64, shape (3, 3)
         Rotation of the slab.
-    options : BoldOptions
-        Voxel size, coverage, direction of the phase encoding.
+    direction : str
+        Of the phase encoding, from ... to.
+    zoom : float
+        Voxel size, mm.
+    coverage : float
+        Share of the brain's height within the slices.
     """
     base = brain_template()
     inside = np.stack(np.nonzero(base.depth > 0), axis=-1)
     points = warp.to_subject(inside * base.coarse.spacing + base.coarse.low) @ axes
     low, high = points.min(axis=0), points.max(axis=0)
-    zoom = options.resolution
-    height = (high[2] - low[2]) * options.coverage + 6
+    height = (high[2] - low[2]) * coverage + 6
     plane = 2 * int(np.ceil(_FOV / zoom / 2))
     counts = np.array([plane, plane, int(np.ceil(height / zoom))])
     centre = (low + high) / 2
@@ -163,11 +181,11 @@ def lay_slab(
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack(columns)
     affine[:3, 3] = axes @ origin
-    towards = options.direction[1]
+    towards = direction[1]
     along = 0 if towards in "LR" else 1
-    direction = "ij"[along] + ("" if orientation[along] == towards else "-")
+    encoding = "ij"[along] + ("" if orientation[along] == towards else "-")
     readout = ECHO_SPACING * (int(counts[along]) - 1)
-    return EpiGrid(affine, (int(counts[0]), int(counts[1]), int(counts[2])), direction, readout)
+    return EpiGrid(affine, (int(counts[0]), int(counts[1]), int(counts[2])), encoding, readout)
 
 
 def draw_run(
@@ -204,19 +222,18 @@ def draw_run(
         head=head,
         reference=reference,
         motion=motion_matrices(position, reference, session.pose[:3, 3]),
-        slice_times=slice_times(session.grid.shape[2], options),
+        slice_times=slice_times(session.grid.shape[2], options.tr * options.slice_timing),
         events=events,
         effects=effects,
         coil=coil,
     )
 
 
-def slice_times(n_slices: int, options: BoldOptions) -> NDArray[np.float64]:
+def slice_times(n_slices: int, tr: float) -> NDArray[np.float64]:
     """Seconds after the volume's start: first, third, fifth ... then the slices between."""
     times = np.zeros(n_slices)
-    if options.slice_timing:
-        order = np.concatenate([np.arange(0, n_slices, 2), np.arange(1, n_slices, 2)])
-        times[order] = np.arange(n_slices) * options.tr / n_slices
+    order = np.concatenate([np.arange(0, n_slices, 2), np.arange(1, n_slices, 2)])
+    times[order] = np.arange(n_slices) * tr / n_slices
     return times
 
 

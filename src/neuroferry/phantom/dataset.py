@@ -14,6 +14,7 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 from neuroferry.phantom import files
 from neuroferry.phantom.bold_dataset import PhantomBold, write_bold_session
 from neuroferry.phantom.descriptions import GENERATOR, write_descriptions
+from neuroferry.phantom.dwi_dataset import PhantomDwi, write_dwi_session
 from neuroferry.phantom.fmap_dataset import PhantomFieldmaps
 from neuroferry.phantom.place import Place
 from neuroferry.phantom.subject import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from neuroferry.phantom.bold_options import BoldOptions
+    from neuroferry.phantom.dwi_options import DwiOptions
 
 _RESOLUTIONS = (0.5, 6.0)
 
@@ -78,6 +80,10 @@ class PhantomSubject:
         Functional runs, in the same order.
     fieldmaps : tuple of PhantomFieldmaps
         One a session, where functional scans have any.
+    dwi : tuple of PhantomDwi
+        One a session.
+    dwi_fieldmaps : tuple of PhantomFieldmaps
+        One a session, where diffusion scans have any.
     """
 
     label: str
@@ -85,6 +91,8 @@ class PhantomSubject:
     scans: tuple[PhantomScan, ...]
     bold: tuple[PhantomBold, ...] = ()
     fieldmaps: tuple[PhantomFieldmaps, ...] = ()
+    dwi: tuple[PhantomDwi, ...] = ()
+    dwi_fieldmaps: tuple[PhantomFieldmaps, ...] = ()
 
     @property
     def t1w(self) -> Path:
@@ -106,6 +114,7 @@ def write_phantom_dataset(
     sessions: int = 0,
     runs: int = 1,
     bold: BoldOptions | None = None,
+    dwi: DwiOptions | None = None,
     overwrite: bool = False,
     progress: Callable[[PhantomSubject], None] | None = None,
 ) -> list[PhantomSubject]:
@@ -130,6 +139,8 @@ def write_phantom_dataset(
         T1w scans a session; with more than one they carry a run label.
     bold : BoldOptions, optional
         Functional scans of each session, with their field maps; None writes none.
+    dwi : DwiOptions, optional
+        A diffusion scan of each session, with its field maps; None writes none.
     overwrite : bool
         Replace a phantom that is already in `out_dir`. Anything else there stays.
     progress : callable, optional
@@ -153,12 +164,23 @@ def write_phantom_dataset(
         draw_subject(index, seed=seed, label=f"{index + 1:0{width}d}") for index in range(subjects)
     ]
     write_descriptions(
-        out_dir, drawn, resolution=resolution, seed=seed, functional=bold is not None
+        out_dir,
+        drawn,
+        resolution=resolution,
+        seed=seed,
+        functional=bold is not None,
+        diffusion=dwi is not None,
     )
     written = []
     for parameters in drawn:
         subject = _write_subject(
-            out_dir, parameters, resolution=resolution, sessions=sessions, runs=runs, bold=bold
+            out_dir,
+            parameters,
+            resolution=resolution,
+            sessions=sessions,
+            runs=runs,
+            bold=bold,
+            dwi=dwi,
         )
         written.append(subject)
         if progress is not None:
@@ -220,11 +242,14 @@ def _write_subject(
     sessions: int,
     runs: int,
     bold: BoldOptions | None,
+    dwi: DwiOptions | None,
 ) -> PhantomSubject:
     anatomy = grow_subject(parameters)
     scans = []
     functional: list[PhantomBold] = []
     fieldmaps: list[PhantomFieldmaps] = []
+    diffusion: list[PhantomDwi] = []
+    dwi_fieldmaps: list[PhantomFieldmaps] = []
     for session in range(1, sessions + 1) if sessions else (0,):
         label = f"{session:02d}" if sessions else None
         for run in range(1, runs + 1):
@@ -241,14 +266,25 @@ def _write_subject(
                     run=run if runs > 1 else None,
                 )
             )
-            if bold is not None and run == 1:
-                place = Place(out_dir, parameters.label, label)
-                pose = scan_pose(scan)
+            if run > 1:
+                continue
+            place, pose = Place(out_dir, parameters.label, label), scan_pose(scan)
+            if bold is not None:
                 written, maps = write_bold_session(place, anatomy, pose, bold)
                 functional += written
                 fieldmaps += [maps] if maps is not None else []
+            if dwi is not None:
+                series, maps = write_dwi_session(place, anatomy, pose, dwi)
+                diffusion.append(series)
+                dwi_fieldmaps += [maps] if maps is not None else []
     return PhantomSubject(
-        parameters.label, parameters, tuple(scans), tuple(functional), tuple(fieldmaps)
+        parameters.label,
+        parameters,
+        tuple(scans),
+        tuple(functional),
+        tuple(fieldmaps),
+        tuple(diffusion),
+        tuple(dwi_fieldmaps),
     )
 
 

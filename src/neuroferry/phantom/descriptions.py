@@ -30,6 +30,7 @@ def write_descriptions(
     resolution: float,
     seed: int,
     functional: bool,
+    diffusion: bool,
 ) -> None:
     """Write the descriptions of the dataset and of its truth, and the table of people.
 
@@ -43,6 +44,8 @@ def write_descriptions(
     seed : int
     functional : bool
         The dataset holds BOLD runs.
+    diffusion : bool
+        The dataset holds diffusion scans.
     """
     generated = [{"Name": GENERATOR, "Version": __version__}]
     description = {
@@ -54,8 +57,8 @@ def write_descriptions(
         "GeneratedBy": generated,
     }
     files.write_json(out_dir / "dataset_description.json", description)
-    about = _readme(resolution, seed)
-    files.write_text(out_dir / "README", about + _BOLD_README if functional else about)
+    about = _readme(resolution, seed) + _BOLD_README * functional + _DWI_README * diffusion
+    files.write_text(out_dir / "README", about)
     rows = [(f"sub-{p.label}", f"{p.age:g}", p.sex, f"{p.size:.3f}") for p in drawn]
     columns = ("participant_id", "age", "sex", "size")
     files.write_table(out_dir / "participants.tsv", columns, rows)
@@ -73,7 +76,7 @@ def write_descriptions(
             "DatasetLinks": {"raw": "../../"},
         },
     )
-    about = _TRUTH_README + _BOLD_TRUTH_README if functional else _TRUTH_README
+    about = _TRUTH_README + _BOLD_TRUTH_README * functional + _DWI_TRUTH_README * diffusion
     files.write_text(truth / "README", about)
     files.write_text(truth / ".bidsignore", _TRUTH_IGNORED)
 
@@ -116,6 +119,12 @@ _TRUTH_IGNORED = """\
 *_timeseries.tsv
 *_fieldmap.*
 *_boldref.*
+*_dwiref.*
+*_dwimap.*
+*_gradients.tsv
+*_dropped.tsv
+*_streamlines.tsv
+*_tractometry.tsv
 *_T2starmap.*
 **/fmap/
 """
@@ -181,4 +190,44 @@ desc-truth_timeseries      courses of what modulates the signal, in the middle o
 
 Field maps: desc-truth_fieldmap and desc-brain_mask on the voxels of the gradient echoes;
 from-{gre,epi}_to-boldref maps points of the first run's reference to points of the scan.
+"""
+
+_DWI_README = """
+Diffusion scans show the same heads in spin-echo echo-planar images whose diffusion gradients
+point in many directions: fibres of the large bundles, which cross, white matter between them,
+grey matter and free water, with a moving head, eddy currents, distortion, slices that lost
+their signal, a coil's sensitivity, and Rician noise. Field maps marked acq-dwi measure the
+same field. What was switched off is in the truth's parameters.json.
+"""
+
+_DWI_TRUTH_README = """
+Diffusion scans: images on the scan's voxels, the head as in the first volume, without
+distortion unless said. Directions are along the scanner's axes (RAS+).
+
+from-orig_to-dwiref_mode-image_desc-truthRigid_xfm
+                           motion, one linear transform a volume (ITK text): maps points of
+                           the first volume to points of the volume. It alone turns gradients
+from-orig_to-dwiref_mode-image_desc-truth_xfm
+                           the same, then the shift by eddy currents along the phase encoding
+from-dwiref_to-T1w_mode-image_desc-truth_xfm
+                           maps points of the session's first T1w to points of the reference
+desc-truth_motion, desc-truth_fieldmap, desc-brain_mask, dseg, label-{GM,WM,CSF}_probseg
+                           as for functional runs
+desc-undistorted_dwiref, desc-distorted_dwiref
+                           the reference without diffusion weighting and without noise
+model-DTI_param-{FA,MD,AD,RD,tensor,direction}_dwimap
+                           of the tensor fitted by weighted least squares to the voxel's own
+                           noiseless signal along 32 directions at the scan's lowest b-value;
+                           mm2/s. Where compartments share a voxel no tensor describes it, so
+                           this is what a perfect scan would find
+desc-fibres_dwimap         bundles that fill at least a tenth of the voxel
+desc-fraction_dwimap       share of the voxel that the largest of them fills
+desc-bundles_dseg          that bundle; its tsv names the labels
+desc-truth_gradients       b-value, and gradient along the scanner's axes as played out and as
+                           the head saw it: a head turned by R sees R^T g
+desc-truth_dropped         slices that lost signal (counted from 0), and the share they kept
+desc-centre_streamlines    points of each bundle's centre line, RAS+ mm
+desc-truth_tractometry     profile of the true maps along each bundle: 100 nodes, each the mean
+                           over the voxels there by the share that the bundle fills
+desc-fibre_tractometry     profile of the bundle's own fibres, as they were drawn
 """

@@ -11,8 +11,8 @@ field moves with it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -31,8 +31,45 @@ if TYPE_CHECKING:
 
 _PAD = 4  # voxels rendered beyond the field of view: the head moves
 _BLUR = 0.8493  # fine voxels: full width at half maximum of one voxel
+_TAPS = 8  # fine voxels read on either side of a voxel's centre
 _REACH = 18.0  # mm beyond the skin that signal may reach, moved and distorted
 _FIELD_SPACING = 4.0  # mm between the nodes of the deformation
+
+
+class EpiOptions(Protocol):
+    """What the options of every kind of echo-planar scan say."""
+
+    @property
+    def resolution(self) -> float:
+        """Voxel size, mm."""
+
+    @property
+    def snr(self) -> float:
+        """Signal over noise; 0 leaves the noise out."""
+
+    @property
+    def distortion(self) -> float:
+        """Largest shift in the brain, mm."""
+
+    @property
+    def dropout(self) -> bool:
+        """Gradient echoes lose signal where the field changes across a slice."""
+
+    @property
+    def bias(self) -> float:
+        """Spread of the logarithm of the coil's sensitivity."""
+
+    @property
+    def direction(self) -> str:
+        """Phase encoding, from ... to."""
+
+    @property
+    def fieldmaps(self) -> tuple[str, ...]:
+        """Kinds of field maps."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the brain's height within the slices."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +145,20 @@ class EpiHead:
         halves[:3, 3] = -0.25 - _PAD
         self.fine_affine = grid.affine @ halves
         self.fine_shape = tuple(2 * (n + 2 * _PAD) for n in grid.shape)
-        self._to_template = warp.field_on(
-            self.fine_affine, self.fine_shape, spacing=_FIELD_SPACING
-        )
-        self._fine_tissues = tissue_shares(
-            anatomy, self.fine_affine, self.fine_shape, self._to_template
+        #: Place in the template, tabulated along the grid's axes.
+        self.to_template = warp.field_on(self.fine_affine, self.fine_shape, spacing=_FIELD_SPACING)
+        #: Shares of GM, WM, CSF on the fine grid, shape (3, ...).
+        self.fine_tissues = tissue_shares(
+            anatomy, self.fine_affine, self.fine_shape, self.to_template
         )
         #: Shares of GM, WM, CSF in the grid's voxels, shape (3, I, J, K).
-        self.tissues = np.stack([self._coarse(part) for part in self._fine_tissues])
+        self.tissues = np.stack([self.coarse(part) for part in self.fine_tissues])
         index = np.moveaxis(np.indices(grid.shape, dtype=np.float64), 0, -1)
         world = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
         #: Place of each voxel in the template, mm, shape (3, I, J, K).
         self.places = np.moveaxis(warp.to_template(world), -1, 0).astype(np.float32)
 
-    def _coarse(self, fine: NDArray[np.float32]) -> NDArray[np.float32]:
+    def coarse(self, fine: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean of the eight fine voxels in each voxel of the grid."""
         inner = fine[tuple(slice(2 * _PAD, n - 2 * _PAD) for n in fine.shape)]
         a, b, c = self.grid.shape
@@ -170,26 +207,79 @@ class EpiHead:
         weight : ndarray of float32, optional
             Multiplies the image, on the fine grid.
         """
+        image = self.paint(contrast)
+        if weight is not None:
+            image *= weight
+        return self.blurred(image)
+
+    def paint(self, contrast: Mapping[str, float], *, texture: bool = True) -> NDArray[np.float32]:
+        """Fine image in a contrast; `texture` is brightness beyond what the tissues explain."""
         image, _ = render_head(
             self.anatomy,
             contrast,
             self.fine_affine,
-            self._to_template,
-            self._fine_tissues,
+            self.to_template,
+            self.fine_tissues,
             defaced=self._defaced,
+            texture=texture,
         )
-        if weight is not None:
-            image *= weight
-        blurred = ndimage.gaussian_filter(image, _BLUR, truncate=5)
-        return np.asarray(
-            ndimage.spline_filter(blurred, order=3, mode="mirror", output=np.float32)
+        return image
+
+    @staticmethod
+    def blurred(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Spline coefficients of a fine image, blurred by the point spread."""
+        soft = ndimage.gaussian_filter(image, _BLUR, truncate=5)
+        return np.asarray(ndimage.spline_filter(soft, order=3, mode="mirror", output=np.float32))
+
+    def at_rest(
+        self, image: NDArray[np.float32], low: Sequence[int], high: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Scan a fine image in the head's own position, in a box of the grid's voxels.
+
+        The same as :func:`render_volume` on :meth:`blurred`, undistorted and without a coil
+        (to a ten-thousandth), for a tenth of the time.
+
+        Parameters
+        ----------
+        image : ndarray of float32
+            On the fine grid, not blurred.
+        low, high : sequence of 3 ints
+            First voxel along each axis, and the one after the last.
+
+        Returns
+        -------
+        ndarray of float32, shape `high` less `low`
+        """
+        inner = tuple(
+            slice(2 * (a + _PAD) - _TAPS + 1, 2 * (b - 1 + _PAD) + _TAPS + 1)
+            for a, b in zip(low, high, strict=True)
         )
+        part = image[inner]
+        for axis in range(3):
+            lines = np.moveaxis(part, axis, 0)
+            count = 2 * (high[axis] - low[axis]) - 1
+            read = np.zeros_like(lines[:count:2])
+            for tap, weight in enumerate(_reading()):
+                read += np.float32(weight) * lines[tap : tap + count : 2]
+            part = np.moveaxis(read, 0, axis)
+        return np.ascontiguousarray(part, dtype=np.float32)
 
     def signal_voxels(self) -> NDArray[np.float32]:
         """Indices (3, N) of voxels that the head may reach, moved and distorted."""
         skin = self.anatomy.head.skin(defaced=False)
         near = self.anatomy.head.grid.sample(skin, self.places, outside=100.0) < _REACH
         return np.stack(np.nonzero(near)).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _reading() -> tuple[float, ...]:
+    """Weights of the fine voxels around a voxel's centre, along one axis."""
+    line = np.zeros(65)
+    line[32] = 1.0
+    soft = ndimage.spline_filter1d(ndimage.gaussian_filter1d(line, _BLUR, truncate=5), order=3)
+    places = 32 + 0.5 - np.arange(1 - _TAPS, _TAPS + 1)
+    weights = ndimage.map_coordinates(soft, places[None], order=3, prefilter=False)
+    return tuple((weights / weights.sum()).tolist())
 
 
 @dataclass(frozen=True)
@@ -216,7 +306,11 @@ def undistorted(voxels: NDArray[np.float32]) -> Origin:
 
 
 def trace(
-    head: EpiHead, grid: EpiGrid, motion: NDArray[np.float64], voxels: NDArray[np.float32]
+    head: EpiHead,
+    grid: EpiGrid,
+    motion: NDArray[np.float64],
+    voxels: NDArray[np.float32],
+    eddy: NDArray[np.float64] | None = None,
 ) -> Origin:
     """Find where the signal of each voxel comes from.
 
@@ -228,18 +322,30 @@ def trace(
     motion : ndarray of float64, shape (4, 4)
         Points of the head's own position to points of this volume, RAS+ mm.
     voxels : ndarray of float32, shape (3, N)
+    eddy : ndarray of float64, shape (4, 4), optional
+        Where eddy currents of the diffusion gradients move points of the scanner to, along
+        the phase encoding, RAS+ mm; adds to the shift of the field.
     """
     field = head.field
-    if field is None:
+    if field is None and eddy is None:
         return undistorted(voxels)
     to_head = np.linalg.inv(head.pose) @ np.linalg.inv(motion) @ grid.affine
     strength = np.float32(grid.sign * grid.readout)
     axis, points = grid.axis, voxels.copy()
+    pull = np.zeros(4, dtype=np.float32)
+    if eddy is not None:
+        moves = np.linalg.inv(grid.affine) @ eddy @ grid.affine - np.eye(4)
+        pull = moves[axis].astype(np.float32)
 
     def shifts(offset: float) -> NDArray[np.float32]:
         moved = points.copy()
         moved[axis] += np.float32(offset)
-        return strength * field.sample(to_head, moved)
+        total: NDArray[np.float32] = (
+            pull[0] * moved[0] + pull[1] * moved[1] + pull[2] * moved[2] + pull[3]
+        )
+        if field is not None:
+            total += strength * field.sample(to_head, moved)
+        return total
 
     for _ in range(2):  # Newton's method, the slope at every other step
         above, below = shifts(0.25), shifts(-0.25)

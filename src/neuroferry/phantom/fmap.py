@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from neuroferry.phantom.bold import BoldSession
-    from neuroferry.phantom.bold_options import BoldOptions
-    from neuroferry.phantom.epi import EpiGrid
+    from neuroferry.phantom.epi import EpiGrid, EpiOptions
     from neuroferry.phantom.subject import SubjectAnatomy
 
 GRE_ECHO_TIMES = (0.00492, 0.0123)  # s: wraps beyond 68 Hz
@@ -79,7 +78,7 @@ class OpposedEpi:
 
 
 def scan_gradient_echoes(
-    anatomy: SubjectAnatomy, session: BoldSession, options: BoldOptions, rng: np.random.Generator
+    anatomy: SubjectAnatomy, session: BoldSession, options: EpiOptions, rng: np.random.Generator
 ) -> GradientEchoes:
     """Scan a dual-echo field map; the head has moved by about a millimetre.
 
@@ -87,13 +86,13 @@ def scan_gradient_echoes(
     ----------
     anatomy : SubjectAnatomy
     session : BoldSession
-    options : BoldOptions
+    options : EpiOptions
     rng : numpy.random.Generator
     """
     motion = _between(rng, session)
     pose, warp = session.moved(motion)
-    resolution = max(_GRE_RESOLUTION, options.resolution)
-    grid = lay_slab(warp, "LPS", np.eye(3), replace(options, resolution=resolution, coverage=1.0))
+    zoom = max(_GRE_RESOLUTION, options.resolution)
+    grid = lay_slab(warp, "LPS", np.eye(3), direction=options.direction, zoom=zoom, coverage=1.0)
     head = EpiHead(anatomy, warp, pose, grid, session.field)
     voxels = head.signal_voxels()
     brain = head.tissues.sum(axis=0) >= 0.5
@@ -123,7 +122,7 @@ def scan_gradient_echoes(
 
 
 def scan_opposed(
-    anatomy: SubjectAnatomy, session: BoldSession, options: BoldOptions, rng: np.random.Generator
+    anatomy: SubjectAnatomy, session: BoldSession, options: EpiOptions, rng: np.random.Generator
 ) -> OpposedEpi:
     """Scan spin-echo EPI in both phase-encoding directions, on the grid of the BOLD.
 
@@ -131,7 +130,7 @@ def scan_opposed(
     ----------
     anatomy : SubjectAnatomy
     session : BoldSession
-    options : BoldOptions
+    options : EpiOptions
     rng : numpy.random.Generator
     """
     motion = _between(rng, session)
@@ -156,7 +155,7 @@ def _between(rng: np.random.Generator, session: BoldSession) -> NDArray[np.float
     return rigid(rng.normal(0, 0.6, 3), rng.normal(0, 0.6, 3), session.pose[:3, 3])
 
 
-def _sigma(options: BoldOptions) -> float:
+def _sigma(options: EpiOptions) -> float:
     return SCALE / options.snr if options.snr else 0.0
 
 

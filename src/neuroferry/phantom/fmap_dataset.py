@@ -31,11 +31,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from neuroferry.phantom.bold import BoldSession
-    from neuroferry.phantom.bold_options import BoldOptions
+    from neuroferry.phantom.epi import EpiOptions
     from neuroferry.phantom.place import Place
     from neuroferry.phantom.subject import SubjectAnatomy
 
 GRE_FIELD, EPI_FIELD = "gre", "epi"
+
+
+@dataclass(frozen=True)
+class FieldmapNames:
+    """What the field maps of one kind of scan are called, and where their numbers come from.
+
+    Attributes
+    ----------
+    field : str
+        Before each B0FieldIdentifier.
+    acquisition : str
+        Before each file's other entities; empty, or ends in an underscore.
+    reference : str
+        The space that transforms lead to.
+    streams : tuple of two ints
+        Streams of random numbers for the gradient echoes and for the spin echoes.
+    """
+
+    field: str
+    acquisition: str
+    reference: str
+    streams: tuple[int, int]
+
+
+BOLD_NAMES = FieldmapNames("", "", "boldref", (1, 2))
+DWI_NAMES = FieldmapNames("dwi", "acq-dwi_", "dwiref", (3, 4))
 
 
 @dataclass(frozen=True)
@@ -52,7 +78,8 @@ class PhantomFieldmaps:
     truth : mapping of str to Path
         ``gre_fieldmap`` (Hz) and ``gre_mask`` on the gradient echoes' grid;
         ``gre_to_boldref`` and ``epi_to_boldref``: transforms that map points of the first
-        run's reference to points of the field map scan.
+        run's reference to points of the field map scan (``gre_to_dwiref`` and
+        ``epi_to_dwiref`` where they are meant for a diffusion scan).
     """
 
     session: str | None
@@ -60,10 +87,10 @@ class PhantomFieldmaps:
     truth: Mapping[str, Path]
 
 
-def field_sources(options: BoldOptions) -> dict[str, Any]:
-    """Sidecar field of a BOLD run that names the field maps meant for it."""
-    sources = [GRE_FIELD] if set(options.fieldmaps) - {"epi"} else []
-    sources += [EPI_FIELD] if "epi" in options.fieldmaps else []
+def field_sources(options: EpiOptions, names: FieldmapNames = BOLD_NAMES) -> dict[str, Any]:
+    """Sidecar field of a run that names the field maps meant for it."""
+    sources = [names.field + GRE_FIELD] if set(options.fieldmaps) - {"epi"} else []
+    sources += [names.field + EPI_FIELD] if "epi" in options.fieldmaps else []
     if not sources:
         return {}
     return {"B0FieldSource": sources if len(sources) > 1 else sources[0]}
@@ -73,8 +100,9 @@ def write_fieldmaps(
     place: Place,
     anatomy: SubjectAnatomy,
     session: BoldSession,
-    options: BoldOptions,
+    options: EpiOptions,
     targets: Sequence[Path],
+    names: FieldmapNames = BOLD_NAMES,
 ) -> PhantomFieldmaps:
     """Scan and write the field maps that `options` asks for.
 
@@ -83,9 +111,10 @@ def write_fieldmaps(
     place : Place
     anatomy : SubjectAnatomy
     session : BoldSession
-    options : BoldOptions
+    options : EpiOptions
     targets : sequence of Path
-        BOLD files that the maps are meant for.
+        Files that the maps are meant for.
+    names : FieldmapNames
     """
     number = int(place.session or 0)
     intended = [f"bids::{path.relative_to(place.root).as_posix()}" for path in targets]
@@ -93,23 +122,32 @@ def write_fieldmaps(
     truth: dict[str, Path] = {}
     kinds = set(options.fieldmaps)
     if kinds - {"epi"}:
-        rng = anatomy.parameters.stream(STREAM_FMAP, number, 1)
+        rng = anatomy.parameters.stream(STREAM_FMAP, number, names.streams[0])
         gre = scan_gradient_echoes(anatomy, session, options, rng)
-        images |= _write_gre(place, gre, kinds, intended)
-        truth |= _write_gre_truth(place, gre)
+        images |= _write_gre(place, gre, kinds, intended, names)
+        truth |= _write_gre_truth(place, gre, names)
     if "epi" in kinds:
-        rng = anatomy.parameters.stream(STREAM_FMAP, number, 2)
+        rng = anatomy.parameters.stream(STREAM_FMAP, number, names.streams[1])
         opposed = scan_opposed(anatomy, session, options, rng)
-        images |= _write_opposed(place, opposed, options, intended)
-        truth["epi_to_boldref"] = files.write_affines(
-            place.truth("fmap", "from-epi_to-boldref_mode-image_desc-truth_xfm.txt"),
-            opposed.motion[None],
-        )
+        images |= _write_opposed(place, opposed, options, intended, names)
+        truth |= _write_position(place, "epi", opposed.motion, names)
     return PhantomFieldmaps(place.session, images, truth)
 
 
+def _write_position(
+    place: Place, kind: str, motion: NDArray[np.float64], names: FieldmapNames
+) -> dict[str, Path]:
+    ways = f"from-{kind}_to-{names.reference}"
+    path = place.truth("fmap", f"{names.acquisition}{ways}_mode-image_desc-truth_xfm.txt")
+    return {f"{kind}_to_{names.reference}": files.write_affines(path, motion[None])}
+
+
 def _write_gre(
-    place: Place, gre: GradientEchoes, kinds: set[str], intended: list[str]
+    place: Place,
+    gre: GradientEchoes,
+    kinds: set[str],
+    intended: list[str],
+    names: FieldmapNames,
 ) -> dict[str, Path]:
     affine = gre.head.grid.affine
     common = {
@@ -117,13 +155,13 @@ def _write_gre(
         "MagneticFieldStrength": 3,
         "RepetitionTime": GRE_TR,
         "FlipAngle": GRE_FLIP,
-        "B0FieldIdentifier": GRE_FIELD,
+        "B0FieldIdentifier": names.field + GRE_FIELD,
         "IntendedFor": intended,
     }
     first, second = GRE_ECHO_TIMES
 
     def write(suffix: str, data: NDArray[np.float32], more: dict[str, Any]) -> Path:
-        path = place.raw("fmap", f"{suffix}.nii.gz")
+        path = place.raw("fmap", f"{names.acquisition}{suffix}.nii.gz")
         files.write_json(path.with_name(path.name.replace(".nii.gz", ".json")), common | more)
         return files.write_image(path, data, affine, dtype=np.int16)
 
@@ -140,23 +178,18 @@ def _write_gre(
             images[f"phase{number}"] = write(f"phase{number}", data / PHASE_UNIT, sidecar)
     if "direct" in kinds:
         images["magnitude"] = write("magnitude", gre.magnitude[0], {"EchoTime": first})
-        path = place.raw("fmap", "fieldmap.nii.gz")
-        files.write_json(
-            path.with_name("_".join([place.prefix, "fieldmap.json"])),
-            {
-                **common,
-                "Units": "Hz",
-            },
-        )
+        path = place.raw("fmap", f"{names.acquisition}fieldmap.nii.gz")
+        sidecar = {**common, "Units": "Hz"}
+        files.write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
         images["fieldmap"] = files.write_image(path, gre.field, affine, dtype=np.float32)
     return images
 
 
-def _write_gre_truth(place: Place, gre: GradientEchoes) -> dict[str, Path]:
+def _write_gre_truth(place: Place, gre: GradientEchoes, names: FieldmapNames) -> dict[str, Path]:
     affine = gre.head.grid.affine
     brain = gre.head.tissues.sum(axis=0) >= 0.5
-    field = place.truth("fmap", "desc-truth_fieldmap.nii.gz")
-    mask = place.truth("fmap", "desc-brain_mask.nii.gz")
+    field = place.truth("fmap", f"{names.acquisition}desc-truth_fieldmap.nii.gz")
+    mask = place.truth("fmap", f"{names.acquisition}desc-brain_mask.nii.gz")
     files.write_json(field.with_name(field.name.replace(".nii.gz", ".json")), {"Units": "Hz"})
     files.write_json(mask.with_name(mask.name.replace(".nii.gz", ".json")), {"Type": "Brain"})
     return {
@@ -164,20 +197,21 @@ def _write_gre_truth(place: Place, gre: GradientEchoes) -> dict[str, Path]:
             field, gre.head.field_on_grid(), affine, dtype=np.float32
         ),
         "gre_mask": files.write_image(mask, brain, affine, dtype=np.uint8),
-        "gre_to_boldref": files.write_affines(
-            place.truth("fmap", "from-gre_to-boldref_mode-image_desc-truth_xfm.txt"),
-            gre.motion[None],
-        ),
+        **_write_position(place, "gre", gre.motion, names),
     }
 
 
 def _write_opposed(
-    place: Place, opposed: OpposedEpi, options: BoldOptions, intended: list[str]
+    place: Place,
+    opposed: OpposedEpi,
+    options: EpiOptions,
+    intended: list[str],
+    names: FieldmapNames,
 ) -> dict[str, Path]:
     images = {}
-    names = (options.direction, options.direction[::-1])
-    for name, grid, series in zip(names, opposed.grids, opposed.series, strict=True):
-        path = place.raw("fmap", f"dir-{name}_epi.nii.gz")
+    ways = (options.direction, options.direction[::-1])
+    for way, grid, series in zip(ways, opposed.grids, opposed.series, strict=True):
+        path = place.raw("fmap", f"{names.acquisition}dir-{way}_epi.nii.gz")
         sidecar = {
             "Manufacturer": "neuroferry",
             "MagneticFieldStrength": 3,
@@ -186,7 +220,7 @@ def _write_opposed(
             "EchoTime": EPI_ECHO_TIME,
             "FlipAngle": 90,
             **readout_metadata(grid.direction, grid.readout),
-            "B0FieldIdentifier": EPI_FIELD,
+            "B0FieldIdentifier": names.field + EPI_FIELD,
             "IntendedFor": intended,
         }
         files.write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
@@ -194,7 +228,7 @@ def _write_opposed(
         with files.SeriesFile(path, grid.affine, shape, EPI_TR) as file:
             for volume in series:
                 file.add(volume)
-        images[f"epi-{name}"] = path
+        images[f"epi-{way}"] = path
     return images
 
 

@@ -70,6 +70,7 @@ def render_head(
     tissues: NDArray[np.float32],
     *,
     defaced: bool,
+    texture: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Paint a head as one kind of image shows it, without noise.
 
@@ -83,6 +84,8 @@ def render_head(
         From :func:`tissue_shares` for this grid.
     defaced : bool
         Leave the face out.
+    texture : bool
+        Add brightness of the brain beyond what its tissues explain.
 
     Returns
     -------
@@ -111,8 +114,9 @@ def render_head(
         if wanted.any():
             share = np.stack([tissue[block][wanted] for tissue in tissues])
             covered = share.sum(axis=0)
-            detail = brain.grid.sample(brain.detail, points[:, wanted])
-            part[wanted] = part[wanted] * (1 - covered) + values @ share + covered * detail
+            part[wanted] = part[wanted] * (1 - covered) + values @ share
+            if texture:
+                part[wanted] += covered * brain.grid.sample(brain.detail, points[:, wanted])
         image[block] = part
     return np.maximum(image, 0), head_mask
 

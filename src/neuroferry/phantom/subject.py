@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Streams of random numbers: each purpose has its own, so that adding one changes no other.
 STREAM_PERSON, STREAM_BRAIN, STREAM_HEAD, STREAM_WARP, STREAM_SCAN = range(5)
-STREAM_BOLD, STREAM_FMAP = 5, 6
+STREAM_BOLD, STREAM_FMAP, STREAM_DWI, STREAM_BUNDLES = 5, 6, 7, 8
 
 # Brain volume within the template's kind of mask (ml), adult mean and spread.
 _ADULT_ML = {"M": 1580.0, "F": 1430.0}
