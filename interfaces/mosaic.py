@@ -86,7 +86,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
     """Where one slice stands on the page, in SVG units."""
 
     plane: Plane
@@ -98,10 +98,12 @@ class _Cell:
     label: str
 
 
-def _place(volume: Volume, rows: Sequence[Row], box: Box, top: float) -> tuple[list[_Cell], float]:
+def place_cells(
+    volume: Volume, rows: Sequence[Row], box: Box, top: float
+) -> tuple[list[Cell], float]:
     """Give each slice its place below ``top``; also gives the height of the page."""
     extent = (np.array(box.high) - np.array(box.low) + 1) * volume.zooms
-    cells: list[_Cell] = []
+    cells: list[Cell] = []
     for row in rows:
         plane = row.plane
         width = (WIDTH - GAP * (row.columns + 1)) / row.columns
@@ -112,7 +114,7 @@ def _place(volume: Volume, rows: Sequence[Row], box: Box, top: float) -> tuple[l
             centre[plane.axis] = index
             place = volume.affine[plane.axis] @ np.array([*centre, 1.0])
             cells.append(
-                _Cell(
+                Cell(
                     plane,
                     index,
                     GAP + column * (width + GAP),
@@ -137,7 +139,7 @@ def grey(data: NDArray[Any], white: float, *, gamma: float = 1.0) -> Painter:
     return paint
 
 
-def _raster(paint: Painter, cells: Sequence[_Cell], box: Box, height: float) -> str:
+def _raster(paint: Painter, cells: Sequence[Cell], box: Box, height: float) -> str:
     """Lay all slices on one page and give it as a data URI of a WebP image."""
     from PIL import Image
 
@@ -156,7 +158,7 @@ def _raster(paint: Painter, cells: Sequence[_Cell], box: Box, height: float) -> 
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _path(outline: Outline, cells: Sequence[_Cell], box: Box) -> str:
+def _path(outline: Outline, cells: Sequence[Cell], box: Box) -> str:
     """Trace an outline in every slice; gives the ``d`` of one SVG path."""
     from skimage.measure import approximate_polygon, find_contours
 
@@ -191,7 +193,7 @@ FIGURE_STYLE = (
 )
 
 
-def _marks(cells: Sequence[_Cell]) -> list[str]:
+def _marks(cells: Sequence[Cell]) -> list[str]:
     """Write what is left and right on the first slice of each line, and where each lies."""
     texts = []
     for cell in cells:
@@ -264,7 +266,7 @@ def draw_mosaic(
     str
         A complete SVG document: the same bytes for the same input.
     """
-    cells, height = _place(volume, rows, box, HEADING)
+    cells, height = place_cells(volume, rows, box, HEADING)
     # views often share their outlines, which take longest to trace
     outlines = {id(outline): outline for view in views for outline in view.outlines}
     paths = {key: _path(outline, cells, box) for key, outline in outlines.items()}
