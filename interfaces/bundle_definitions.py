@@ -1,0 +1,289 @@
+"""What a bundle of white matter is: regions of the template that its streamlines pass.
+
+Definitions are data (``configs/bundles.toml``, or a user's file of the same form): shapes in
+mm of MNI152NLin2009aSym, RAS+. A bundle with a left and a right side is defined on the left;
+the template is symmetric, so that the right side is its mirror image.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.config import read_toml
+from neuroferry.errors import InputError
+from neuroferry.templates import TEMPLATE_SPACE
+
+DEFAULT_DEFINITIONS = Path(__file__).parent.parent / "configs" / "bundles.toml"
+SIDES = ("Left", "Right")
+ROLES = ("include", "exclude", "start", "end")
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the template.
+
+    Attributes
+    ----------
+    name : str
+        What lies there.
+    kind : {"box", "ellipsoid"}
+        A box along the axes, or an ellipsoid (a sphere is one with equal radii).
+    first, second : tuple of float
+        Lowest and highest corner of a box, or centre and radii of an ellipsoid; mm, RAS+.
+
+    Examples
+    --------
+    >>> ball = Region("ball", "ellipsoid", (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    >>> ball.contains(np.array([[0.0, 1.5], [0.0, 1.5], [0.0, 0.0]])).tolist()
+    [True, False]
+    """
+
+    name: str
+    kind: Literal["box", "ellipsoid"]
+    first: Vector
+    second: Vector
+
+    def contains(self, points: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Tell which points lie inside.
+
+        Parameters
+        ----------
+        points : ndarray of float, shape (3, N)
+            RAS+ mm of the template.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
+        if self.kind == "box":
+            inside = np.ones(points.shape[1], dtype=np.bool_)
+            for axis in range(3):
+                inside &= points[axis] >= self.first[axis]
+                inside &= points[axis] <= self.second[axis]
+            return inside
+        distance = np.zeros(points.shape[1], dtype=points.dtype)
+        for axis in range(3):
+            distance += ((points[axis] - self.first[axis]) / self.second[axis]) ** 2
+        return np.asarray(distance <= 1.0)
+
+    def mirrored(self) -> Region:
+        """Give the region on the other side of the midline.
+
+        >>> Region("a", "box", (-9.0, 0.0, 0.0), (-3.0, 1.0, 1.0)).mirrored().first
+        (3.0, 0.0, 0.0)
+        """
+        if self.kind == "box":
+            low, high = -self.second[0], -self.first[0]
+            return replace(self, first=(low, *self.first[1:]), second=(high, *self.second[1:]))
+        return replace(self, first=(-self.first[0], *self.first[1:]))
+
+
+@dataclass(frozen=True)
+class BundleDefinition:
+    """Which streamlines make up a bundle.
+
+    Attributes
+    ----------
+    name : str
+        As AFQ and AFQ-Browser spell it, such as ``Left Arcuate``.
+    colour : tuple of int
+        Red, green and blue, 0 to 255.
+    include : tuple of Region
+        All must be passed, in this order or the reverse; the first is where the bundle starts.
+    exclude : tuple of Region
+        None may be passed.
+    start, end : tuple of Region
+        The bundle's first and last point lie in one of them; anywhere when there are none.
+    min_length, max_length : float
+        Length of a streamline, mm of the person's own brain.
+    sources : tuple of str
+        Keys of the literature in ``configs/references.toml``.
+    """
+
+    name: str
+    colour: tuple[int, int, int]
+    include: tuple[Region, ...]
+    exclude: tuple[Region, ...]
+    start: tuple[Region, ...]
+    end: tuple[Region, ...]
+    min_length: float
+    max_length: float
+    sources: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The name without what a file name cannot hold.
+
+        >>> load_bundles()[0].label
+        'LeftCorticospinal'
+        """
+        return "".join(c for word in self.name.split() for c in word if c.isalnum())
+
+
+_BUNDLE_KEYS = (
+    "name",
+    "paired",
+    "colour",
+    "sources",
+    "min_length",
+    "max_length",
+    *ROLES,
+)
+
+
+def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
+    """Read the definitions of bundles and check them.
+
+    Parameters
+    ----------
+    path : pathlib.Path, optional
+        TOML file; the package's own definitions otherwise.
+
+    Returns
+    -------
+    tuple of BundleDefinition
+        Left before right, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or holds what is no definition: the message says which
+        bundle, what is wrong and, for an unknown key, the nearest that there is.
+    """
+    path = DEFAULT_DEFINITIONS if path is None else path
+    values = read_toml(path)
+    check = _Reader(path.name)
+    check.keys("the file", values, ("space", "bundles"))
+    if values.get("space") != TEMPLATE_SPACE:
+        raise check.wrong("the file", f"space must be '{TEMPLATE_SPACE}'")
+    entries = values.get("bundles")
+    if not isinstance(entries, list) or not entries:
+        raise check.wrong("the file", "there is no [[bundles]]")
+    bundles = [bundle for entry in entries for bundle in check.bundle(entry)]
+    names = [bundle.name for bundle in bundles]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise check.wrong(twice[0], "it is defined twice")
+    return tuple(bundles)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns what a TOML file holds into definitions, and says what is wrong with it."""
+
+    file: str
+
+    def wrong(self, where: str, what: str) -> InputError:
+        return InputError(f"{self.file}, {where}: {what}.")
+
+    def keys(self, where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
+        known = tuple(known)
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+                raise self.wrong(where, f"the key '{key}' is unknown; the nearest is '{near}'")
+
+    def bundle(self, values: Any) -> list[BundleDefinition]:
+        """Read one entry: one bundle, or its left and right side."""
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            raise self.wrong("a bundle", "it has no name")
+        name = values["name"]
+        self.keys(name, values, _BUNDLE_KEYS)
+        regions = {role: self.regions(name, role, values.get(role, [])) for role in ROLES}
+        if len(regions["include"]) < 2:
+            raise self.wrong(name, "it needs at least two regions to include")
+        low = self.number(name, "min_length", values.get("min_length", 40))
+        high = self.number(name, "max_length", values.get("max_length", 250))
+        if not 0 <= low < high:
+            raise self.wrong(name, "min_length must be below max_length")
+        one = BundleDefinition(
+            name=name,
+            colour=self.colour(name, values.get("colour")),
+            **regions,
+            min_length=low,
+            max_length=high,
+            sources=self.words(name, values.get("sources", [])),
+        )
+        paired = values.get("paired", False)
+        if not isinstance(paired, bool):
+            raise self.wrong(name, "paired must be true or false")
+        return [_side(one, side) for side in SIDES] if paired else [one]
+
+    def regions(self, bundle: str, role: str, values: Any) -> tuple[Region, ...]:
+        """Read the regions of one role."""
+        if not isinstance(values, list):
+            raise self.wrong(bundle, f"{role} must be a list of regions")
+        return tuple(self.region(f"{bundle}, {role}", value) for value in values)
+
+    def region(self, where: str, values: Any) -> Region:
+        """Read one region."""
+        if not isinstance(values, dict):
+            raise self.wrong(where, "a region is a table such as {name = ..., box = [...]}")
+        name = values.get("name")
+        if not isinstance(name, str):
+            raise self.wrong(where, "a region has no name")
+        where = f"{where}, {name}"
+        self.keys(where, values, ("name", "box", "sphere", "ellipsoid"))
+        shapes = [key for key in ("box", "sphere", "ellipsoid") if key in values]
+        if len(shapes) != 1:
+            raise self.wrong(where, "a region is one of box, sphere and ellipsoid")
+        kind = shapes[0]
+        numbers = values[kind]
+        count = 4 if kind == "sphere" else 6
+        if not isinstance(numbers, list) or len(numbers) != count:
+            raise self.wrong(where, f"{kind} takes {count} numbers, mm")
+        mm = [self.number(where, kind, number) for number in numbers]
+        first: Vector = (mm[0], mm[1], mm[2])
+        second: Vector = (mm[3],) * 3 if kind == "sphere" else (mm[3], mm[4], mm[5])
+        if kind == "box":
+            if any(low >= high for low, high in zip(first, second, strict=True)):
+                raise self.wrong(where, "box is the lowest corner, then the highest")
+            return Region(name, "box", first, second)
+        if min(second) <= 0:
+            raise self.wrong(where, "a radius must be above zero")
+        return Region(name, "ellipsoid", first, second)
+
+    def number(self, where: str, key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.wrong(where, f"{key} must be a number")
+        if not np.isfinite(value):
+            raise self.wrong(where, f"{key} must be finite")
+        return float(value)
+
+    def colour(self, where: str, value: Any) -> tuple[int, int, int]:
+        if not isinstance(value, str) or not re.fullmatch("#[0-9a-fA-F]{6}", value):
+            raise self.wrong(where, "colour must be a text such as '#E69F00'")
+        red, green, blue = (int(value[n : n + 2], 16) for n in (1, 3, 5))
+        return red, green, blue
+
+    def words(self, where: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise self.wrong(where, "sources must be a list of keys")
+        return tuple(value)
+
+
+def _side(bundle: BundleDefinition, side: str) -> BundleDefinition:
+    """Give the left or the right one of a pair that is defined on the left."""
+    if side == "Left":
+        return replace(bundle, name=f"Left {bundle.name}")
+    include, exclude, start, end = (
+        tuple(region.mirrored() for region in getattr(bundle, role)) for role in ROLES
+    )
+    return replace(
+        bundle,
+        name=f"Right {bundle.name}",
+        include=include,
+        exclude=exclude,
+        start=start,
+        end=end,
+    )

@@ -1,0 +1,234 @@
+"""Streamlines in memory and on disk.
+
+All points of all streamlines lie in one array, so that whatever is done to them is done to
+all at once. In memory they take 12 bytes a point.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.errors import InputError
+from neuroferry.interfaces.images import Volume, _umask
+
+Points = NDArray[np.float32]
+# Laid between one streamline and the next where all are interpolated as one line, mm.
+GAP_MM = 1.0
+
+
+@dataclass(frozen=True)
+class Streamlines:
+    """Streamlines of a brain.
+
+    Attributes
+    ----------
+    points : ndarray of float32, shape (M, 3)
+        Points of all streamlines, one streamline after the other; RAS+ mm.
+    offsets : ndarray of int64, shape (N + 1,)
+        Streamline `n` is ``points[offsets[n]:offsets[n + 1]]``.
+
+    Examples
+    --------
+    >>> lines = join_lines([np.zeros((2, 3)), np.ones((3, 3))])
+    >>> len(lines), lines[1].tolist()[0]
+    (2, [1.0, 1.0, 1.0])
+    """
+
+    points: Points
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of streamlines."""
+        return int(self.offsets.size - 1)
+
+    def __getitem__(self, number: int) -> Points:
+        """Give the points of one streamline, shape (P, 3)."""
+        return self.points[self.offsets[number] : self.offsets[number + 1]]
+
+    def __iter__(self) -> Iterator[Points]:
+        """Give the streamlines one by one."""
+        return (self[number] for number in range(len(self)))
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """Which streamline each point belongs to, shape (M,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def lengths(self) -> NDArray[np.float64]:
+        """Give the length of each streamline in mm, shape (N,)."""
+        along = self._along()
+        first, last = self.offsets[:-1], np.maximum(self.offsets[1:] - 1, self.offsets[:-1])
+        if not along.size:
+            return np.zeros(len(self))
+        return along[last] - along[first]
+
+    def _along(self) -> NDArray[np.float64]:
+        """Measure how far each point lies along the line through all streamlines, mm."""
+        if not len(self.points):
+            return np.zeros(0)
+        steps = np.sqrt(np.sum(np.diff(self.points.astype(np.float64), axis=0) ** 2, axis=1))
+        borders = self.offsets[1:-1]
+        steps[borders[(borders > 0) & (borders < len(self.points))] - 1] = GAP_MM
+        return np.concatenate([[0.0], np.cumsum(steps)])
+
+    def take(self, which: NDArray[Any]) -> Streamlines:
+        """Keep some streamlines.
+
+        Parameters
+        ----------
+        which : ndarray of bool, shape (N,), or of int
+            Which ones, in which order.
+        """
+        numbers = np.flatnonzero(which) if which.dtype == np.bool_ else which
+        return join_lines([self[int(n)] for n in numbers])
+
+    def turned(self, which: NDArray[np.bool_]) -> Streamlines:
+        """Reverse the order of the points of some streamlines.
+
+        Parameters
+        ----------
+        which : ndarray of bool, shape (N,)
+            Which ones.
+        """
+        return join_lines(
+            [line[::-1] if turn else line for line, turn in zip(self, which, strict=True)]
+        )
+
+    def resampled(self, count: int) -> NDArray[np.float64]:
+        """Give each streamline the same number of points, at equal distances along it.
+
+        Parameters
+        ----------
+        count : int
+            Number of points, two or more.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, count, 3)
+            RAS+ mm; the first and the last point are those of the streamline.
+        """
+        if not len(self):
+            return np.zeros((0, count, 3))
+        along = self._along()
+        start = along[self.offsets[:-1]]
+        wanted = start[:, None] + np.linspace(0, 1, count) * self.lengths()[:, None]
+        axes = [np.interp(wanted, along, self.points[:, axis]) for axis in range(3)]
+        return np.stack(axes, axis=-1)
+
+
+def join_lines(lines: Sequence[NDArray[Any]]) -> Streamlines:
+    """Put single streamlines, each of shape (P, 3), into one array."""
+    sizes = np.array([len(line) for line in lines], dtype=np.int64)
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+    points = np.concatenate(lines) if lines else np.zeros((0, 3))
+    return Streamlines(np.ascontiguousarray(points, dtype=np.float32), offsets)
+
+
+def join(parts: Sequence[Streamlines]) -> Streamlines:
+    """Put several sets of streamlines behind each other."""
+    return join_lines([line for part in parts for line in part])
+
+
+def read_streamlines(path: str | os.PathLike[str]) -> Streamlines:
+    """Read a ``.tck`` or ``.trk`` file.
+
+    Parameters
+    ----------
+    path : path
+        Written by MRtrix, DIPY, TrackVis or here.
+
+    Returns
+    -------
+    Streamlines
+        RAS+ mm.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    try:
+        sequence = nb.streamlines.load(path).streamlines
+    except (OSError, ValueError, KeyError, nb.streamlines.tractogram_file.HeaderError) as error:
+        raise InputError(
+            f"{Path(path).name} cannot be read as streamlines ({error}); .tck and .trk are."
+        ) from error
+    sizes = np.asarray(sequence._lengths, dtype=np.int64)
+    if sizes.size == 0:
+        return join_lines([])
+    points = np.asarray(sequence.get_data(), dtype=np.float32)
+    return Streamlines(points, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]))
+
+
+def write_tck(streamlines: Streamlines, path: str | os.PathLike[str]) -> Path:
+    """Write streamlines as MRtrix does; the same streamlines give the same bytes.
+
+    Parameters
+    ----------
+    streamlines : Streamlines
+        RAS+ mm.
+    path : path
+        ``.tck`` file; it appears whole or not at all.
+
+    Returns
+    -------
+    Path
+        Where it was written.
+    """
+    tractogram = nb.streamlines.Tractogram(_sequence(streamlines), affine_to_rasmm=np.eye(4))
+    return _save(nb.streamlines.TckFile(tractogram), path)
+
+
+def write_trk(streamlines: Streamlines, like: Volume, path: str | os.PathLike[str]) -> Path:
+    """Write streamlines as TrackVis and DIPY do; the same streamlines give the same bytes.
+
+    Parameters
+    ----------
+    streamlines : Streamlines
+        RAS+ mm.
+    like : Volume
+        Image that the streamlines lie in: its grid goes into the header.
+    path : path
+        ``.trk`` file; it appears whole or not at all.
+
+    Returns
+    -------
+    Path
+        Where it was written.
+    """
+    tractogram = nb.streamlines.Tractogram(_sequence(streamlines), affine_to_rasmm=np.eye(4))
+    header = {
+        "voxel_to_rasmm": like.affine.astype(np.float32),
+        "voxel_sizes": like.zooms.astype(np.float32),
+        "dimensions": np.array(like.shape, dtype=np.int16),
+        "voxel_order": "".join(nb.aff2axcodes(like.affine)),
+    }
+    return _save(nb.streamlines.TrkFile(tractogram, header), path)
+
+
+def _sequence(streamlines: Streamlines) -> Any:
+    """Give streamlines in nibabel's own form."""
+    return nb.streamlines.ArraySequence(list(streamlines))
+
+
+def _save(file: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a file of streamlines beside its place and then put it there."""
+    path = Path(path)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            file.save(stream)
+        Path(beside).chmod(0o666 & ~_umask())
+        return Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
