@@ -48,6 +48,8 @@ class InputConfig:
         Folder of a stored pybids index.
     derivatives : dict of str to pathlib.Path
         Precomputed derivative datasets by name.
+    templateflow_home : pathlib.Path or None
+        Folder with templates of TemplateFlow, ``tpl-<name>`` each.
     skip_bids_validation : bool
         Do not run the BIDS validator.
     """
@@ -59,6 +61,7 @@ class InputConfig:
     bids_filter_file: Path | None = None
     bids_database_dir: Path | None = None
     derivatives: dict[str, Path] = field(default_factory=dict)
+    templateflow_home: Path | None = None
     skip_bids_validation: bool = False
 
 
@@ -71,7 +74,8 @@ class WorkflowConfig:
     workflows : tuple of str
         Of ``anat``, ``func`` and ``qc``; empty means all that the data allow.
     output_spaces : tuple of str
-        Template spaces, such as ``MNI152NLin2009aSym:res-2``; ``T1w``, ``bold``.
+        Template spaces, such as ``MNI152NLin2009aSym:res-2`` or those of the folder
+        ``templateflow_home``; ``T1w``, ``bold``.
     average_t1w : bool
         Average the T1w images of a session; otherwise the first is used.
     ignore : tuple of str

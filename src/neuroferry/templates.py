@@ -1,27 +1,40 @@
-"""The template that is always there: MNI152NLin2009aSym, out of nilearn's own files.
+"""The template that is always there, and those that a user has in a folder of TemplateFlow.
 
-Nothing is downloaded: nilearn ships the skull-stripped T1-weighted template and its
-grey- and white-matter maps at 1 mm. Images are cached for the life of the process.
+Nothing is downloaded. MNI152NLin2009aSym comes out of nilearn's own files: the
+skull-stripped T1-weighted template and its grey- and white-matter maps at 1 mm. Images are
+cached for the life of the process. Others are files ``tpl-<space>_..._T1w.nii.gz`` with a
+brain mask beside them.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from neuroferry.errors import ExitCode, InputError, UsageError
 
 if TYPE_CHECKING:
     import nibabel as nb
     from numpy.typing import NDArray
 
 TEMPLATE_SPACE = "MNI152NLin2009aSym"
+#: Voxel size (mm) that brains are registered at, where a template has several.
+_REGISTRATION_MM = 1.0
+_SPACE = re.compile(
+    r"(?P<name>[A-Za-z0-9]+)(:cohort-(?P<cohort>[A-Za-z0-9]+))?(:res-0*(?P<res>\d+))?"
+)
 
 
 @dataclass(frozen=True)
-class Template:
-    """A brain template on one voxel grid.
+class TemplateBrain:
+    """The brain of a template on one voxel grid.
 
     Attributes
     ----------
@@ -29,9 +42,6 @@ class Template:
         BIDS space label.
     t1w : ndarray of float32, shape (I, J, K)
         Skull-stripped T1-weighted intensities, scaled to [0, 1].
-    gm, wm, csf : ndarray of float32, shape (I, J, K)
-        Tissue probabilities; cerebrospinal fluid is what grey and white matter leave
-        of the brain mask.
     brain_mask : ndarray of bool, shape (I, J, K)
         The undilated mask of the brain.
     affine : ndarray of float64, shape (4, 4)
@@ -40,11 +50,24 @@ class Template:
 
     space: str
     t1w: NDArray[np.float32]
+    brain_mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Template(TemplateBrain):
+    """A template with its tissues.
+
+    Attributes
+    ----------
+    gm, wm, csf : ndarray of float32, shape (I, J, K)
+        Tissue probabilities; cerebrospinal fluid is what grey and white matter leave
+        of the brain mask.
+    """
+
     gm: NDArray[np.float32]
     wm: NDArray[np.float32]
     csf: NDArray[np.float32]
-    brain_mask: NDArray[np.bool_]
-    affine: NDArray[np.float64]
 
     @property
     def tpms(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
@@ -76,7 +99,240 @@ def load_template(resolution: int = 1) -> Template:
     gm = np.clip(get(datasets.load_mni152_gm_template(resolution=resolution)), 0, 1)
     wm = np.clip(get(datasets.load_mni152_wm_template(resolution=resolution)), 0, 1)
     csf = np.where(mask, np.clip(1.0 - gm - wm, 0, 1), 0).astype(np.float32)
-    arrays = (get(t1w_img), gm, wm, csf, mask, np.asarray(t1w_img.affine, dtype=np.float64))
+    arrays = (get(t1w_img), mask, np.asarray(t1w_img.affine, dtype=np.float64), gm, wm, csf)
     for array in arrays:
         array.setflags(write=False)
     return Template(TEMPLATE_SPACE, *arrays)
+
+
+@dataclass(frozen=True)
+class SpaceName:
+    """A template's space as the user writes it: ``NAME[:cohort-N][:res-N]``.
+
+    Attributes
+    ----------
+    name : str
+        Of the template.
+    cohort : str or None
+        Group of people that the template was made of, where there are several.
+    resolution : str or None
+        Label of the grid, without leading zeros.
+    """
+
+    name: str
+    cohort: str | None = None
+    resolution: str | None = None
+
+
+def parse_space(text: str) -> SpaceName | None:
+    """Take the name of a template's space apart; None where it is none.
+
+    Examples
+    --------
+    >>> parse_space("MNI152NLin2009cAsym:res-02")
+    SpaceName(name='MNI152NLin2009cAsym', cohort=None, resolution='2')
+    >>> parse_space("MNIPediatricAsym:cohort-1").cohort
+    '1'
+    >>> parse_space("MNI152NLin2009cAsym:2mm") is None
+    True
+    """
+    match = _SPACE.fullmatch(text)
+    return SpaceName(match["name"], match["cohort"], match["res"]) if match else None
+
+
+@dataclass(frozen=True)
+class TemplateGrid:
+    """One voxel grid of a template, as files.
+
+    Attributes
+    ----------
+    t1w, mask : pathlib.Path
+        T1-weighted image, with or without skull, and the mask of its brain.
+    shape : tuple of int
+        Numbers of voxels.
+    zooms : tuple of float
+        Voxel size, mm.
+    """
+
+    t1w: Path
+    mask: Path
+    shape: tuple[int, int, int]
+    zooms: tuple[float, float, float]
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> str:
+        """Voxel size, for sidecars.
+
+        >>> TemplateGrid(Path("t1w"), Path("mask"), (9, 9, 9), (2.0, 2.0, 2.0)).size
+        '2 mm isotropic'
+        """
+        if max(self.zooms) - min(self.zooms) < 1e-3:
+            return f"{self.zooms[0]:g} mm isotropic"
+        return f"{' x '.join(f'{zoom:g}' for zoom in self.zooms)} mm"
+
+
+@dataclass(frozen=True, eq=False)
+class OtherTemplate:
+    """A template of a folder of TemplateFlow, with the grids that are wanted.
+
+    Attributes
+    ----------
+    name : str
+        Of the template.
+    cohort : str or None
+        As in `SpaceName`.
+    registration : TemplateGrid
+        What brains are registered to: the grid whose voxels are nearest to 1 mm.
+    grids : dict of str to TemplateGrid
+        By the label of their resolution; all that the folder has.
+    """
+
+    name: str
+    cohort: str | None
+    registration: TemplateGrid
+    grids: dict[str, TemplateGrid]
+
+    @property
+    def label(self) -> str:
+        """Its space in the names of transforms, which have no entity for a cohort.
+
+        >>> grid = TemplateGrid(Path("t1w"), Path("mask"), (1, 1, 1), (1, 1, 1))
+        >>> OtherTemplate("MNIPediatricAsym", "1", grid, {}).label
+        'MNIPediatricAsym+1'
+        """
+        return self.name if self.cohort is None else f"{self.name}+{self.cohort}"
+
+    @property
+    def node(self) -> str:
+        """Its name in a graph."""
+        return self.label.lower().replace("+", "_cohort_")
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """What a file's name says of its space, beside the resolution."""
+        cohort = {} if self.cohort is None else {"cohort": self.cohort}
+        return {"space": self.name, **cohort}
+
+    def grid(self, resolution: str | None) -> TemplateGrid:
+        """Choose a grid by its label; without one that of the registration."""
+        return self.registration if resolution is None else self.grids[resolution]
+
+
+def find_templates(spaces: Sequence[SpaceName], home: Path | None) -> tuple[OtherTemplate, ...]:
+    """Find templates in a folder of TemplateFlow; the network is never asked.
+
+    Parameters
+    ----------
+    spaces : sequence of SpaceName
+        What is wanted, without `TEMPLATE_SPACE`.
+    home : pathlib.Path or None
+        The folder, with ``tpl-<name>`` in it.
+
+    Returns
+    -------
+    tuple of OtherTemplate
+        Each template once, in the order in which they are wanted first.
+
+    Raises
+    ------
+    UsageError
+        Where no folder was named.
+    InputError
+        With exit code 66, naming the file that is missing or empty, and how it is had.
+    """
+    found: dict[tuple[str, str | None], OtherTemplate] = {}
+    for space in spaces:
+        if home is None:
+            raise UsageError(
+                f"'{space.name}' is no output space that comes with neuroferry: {_own_spaces()}. "
+                "Templates of TemplateFlow are taken from your own folder of them: name it with "
+                "--templateflow-home or TEMPLATEFLOW_HOME."
+            )
+        key = space.name, space.cohort
+        if key not in found:
+            found[key] = _find_template(space, home)
+        if space.resolution is not None and space.resolution not in found[key].grids:
+            raise _missing(space, home, _folder(space, home))
+    return tuple(found.values())
+
+
+def _own_spaces() -> str:
+    return f"those are bold, T1w, {TEMPLATE_SPACE}, and {TEMPLATE_SPACE}:res-2 (1 to 4 mm)"
+
+
+def _folder(space: SpaceName, home: Path) -> Path:
+    folder = home / f"tpl-{space.name}"
+    return folder if space.cohort is None else folder / f"cohort-{space.cohort}"
+
+
+def _find_template(space: SpaceName, home: Path) -> OtherTemplate:
+    """Gather the grids that a template has both files of."""
+    folder = _folder(space, home)
+    cohort = "" if space.cohort is None else f"_cohort-{space.cohort}"
+    stem = f"tpl-{space.name}{cohort}"
+    name = re.compile(
+        re.escape(stem) + r"(?:_res-0*(?P<res>\d+))?(?:_desc-brain)?_T1w\.nii(?:\.gz)?"
+    )
+    grids: dict[str, TemplateGrid] = {}
+    for path in sorted(
+        folder.glob(f"{stem}*_T1w.nii*"), key=lambda p: ("desc-" in p.name, p.name)
+    ):
+        match = name.fullmatch(path.name)
+        if match is None or match["res"] in grids:
+            continue
+        mask = path.with_name(_mask_name(path.name))
+        if _holds_something(path) and _holds_something(mask):
+            grids[match["res"] or ""] = _read_grid(path, mask)
+    if not grids:
+        raise _missing(space, home, folder)
+    best = min(grids, key=lambda label: (abs(max(grids[label].zooms) - _REGISTRATION_MM), label))
+    return OtherTemplate(space.name, space.cohort, grids[best], grids)
+
+
+def _mask_name(t1w: str) -> str:
+    return t1w.replace("_desc-brain", "").replace("_T1w", "_desc-brain_mask")
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a file is there: TemplateFlow keeps empty ones for what was not downloaded."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _read_grid(t1w: Path, mask: Path) -> TemplateGrid:
+    import nibabel as nb
+
+    try:
+        header = nb.nifti1.load(t1w).header
+        (i, j, k), (x, y, z) = header.get_data_shape()[:3], header.get_zooms()[:3]
+    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError) as error:
+        raise InputError(
+            f"The template {t1w} cannot be read ({error}); copy or download it again."
+        ) from error
+    return TemplateGrid(t1w, mask, (int(i), int(j), int(k)), (float(x), float(y), float(z)))
+
+
+def _missing(space: SpaceName, home: Path, folder: Path) -> InputError:
+    """Say which files are missing, where they were looked for, and how they are had."""
+    cohort = "" if space.cohort is None else f"_cohort-{space.cohort}"
+    label = "" if space.resolution is None else f"_res-{int(space.resolution):02d}"
+    stem = f"tpl-{space.name}{cohort}{label}"
+    names = [f"{stem}_T1w.nii.gz", f"{stem}_desc-brain_mask.nii.gz"]
+    absent = [name for name in names if not (folder / name).is_file()]
+    state = "is not there" if absent else "is an empty placeholder"
+    wanted = f"'{space.name}', resolution=" + (space.resolution or "1")
+    wanted += "" if space.cohort is None else f", cohort='{space.cohort}'"
+    return InputError(
+        f"The output space {space.name} needs {' and '.join(names)}, and "
+        f"{' and '.join(absent or names)} {state} in {folder}. Nothing is downloaded while it "
+        "runs. Where there is a network, get them into that folder before: TEMPLATEFLOW_HOME="
+        f'{home} python -c "from templateflow.api import get; get({wanted}, desc=None, '
+        f"suffix='T1w', extension='nii.gz'); get({wanted}, desc='brain', suffix='mask', "
+        f"extension='nii.gz')\". Otherwise choose one of neuroferry's own spaces: "
+        f"{_own_spaces()}.",
+        exit_code=ExitCode.NO_INPUT,
+    )

@@ -99,7 +99,8 @@ def init_bold_apply_wf(
     bold_ref, n_dummy, motion_xfms, fieldmap, bold_mask, boldref2anat_xfm
         As `init_bold_fit_wf` gives them.
     anat2std_xfm, t1w_preproc
-        As the anatomical workflow gives them, for the spaces that need them.
+        As the anatomical workflow gives them, for the spaces that need them; for another
+        template the field that `BoldSpace.anat2std_xfm` names.
 
     **Outputs**
 
@@ -115,7 +116,10 @@ def init_bold_apply_wf(
     outputs += [f"{what}_{s.node}" for s in spaces for what in ("bold", "boldref", "mask")]
     workflow = Workflow(name=name)
     workflow.__desc__ = _describe(run, spaces, readout)
-    inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
+    xfms = [space.anat2std_xfm for space in spaces]
+    inputnode = pe.Node(
+        IdentityInterface(fields=[*dict.fromkeys([*INPUTS, *xfms])]), name="inputnode"
+    )
     outputnode = pe.Node(IdentityInterface(fields=outputs), name="outputnode")
     workflow.add_nodes([inputnode, outputnode])
     if run.echo_times:
@@ -174,7 +178,7 @@ def _resample_node(
             run,
             target_voxels(run, space, t1w_volume_mm3),
             omp_nthreads,
-            with_field=space.resolution is not None,
+            with_field=space.in_template,
         ),
         n_procs=omp_nthreads,
     )
@@ -183,15 +187,18 @@ def _resample_node(
 def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_voxels: int) -> None:
     """Add the grid of a space, the way there, and the mask on it."""
     inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
-    native = space.resolution is None
+    native = not space.in_template
     grid_gb = memory_gb(T1W_GRID_BYTES, t1w_voxels) if native else memory_gb(0, 0, TEMPLATE_GB)
     make_grid = pe.Node(MakeTargetGrid(), name=f"make_grid_{space.node}", mem_gb=grid_gb)
     fields = ["boldref2anat_xfm"]
-    if space.resolution is None:
+    if native:
         workflow.connect(inputnode, "t1w_preproc", make_grid, "t1w_preproc")
     else:
-        make_grid.inputs.resolution = space.resolution
-        fields.append("anat2std_xfm")
+        if space.grid is not None:
+            make_grid.inputs.template = str(space.grid.t1w)
+        else:
+            make_grid.inputs.resolution = space.resolution
+        fields.append(space.anat2std_xfm)
     chain = pe.Node(Merge(len(fields)), name=f"chain_{space.node}", run_without_submitting=True)
     carry_mask = pe.Node(
         CarryMask(),

@@ -96,7 +96,8 @@ def init_bold_wf(
     **Inputs**, with a T1w image
 
     t1w_preproc, brain_mask, dseg, tpms, anat2std_xfm
-        As `init_anat_wf` gives them.
+        As `init_anat_wf` gives them; for each other template among the spaces the field that
+        `BoldSpace.anat2std_xfm` names.
 
     **Outputs**
 
@@ -108,7 +109,8 @@ def init_bold_wf(
     shape, zooms = t1w or ((256, 256, 256), (1.0, 1.0, 1.0))
     workflow = Workflow(name=name or f"bold_{run.label}_wf")
     workflow.__desc__ = _describe(run)
-    inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
+    fields = [*dict.fromkeys([*INPUTS, *(space.anat2std_xfm for space in spaces)])]
+    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
     workflow.add_nodes([inputnode])
     fit_wf = init_bold_fit_wf(
@@ -160,7 +162,7 @@ def init_bold_wf(
         slice_time_ref=options.slice_time_ref,
         seed=options.seed,
     )
-    there = {field: (inputnode, field) for field in INPUTS} if with_anat else {}
+    there = {field: (inputnode, field) for field in fields} if with_anat else {}
     connect_parts(workflow, there, [fit_wf, apply_wf, confounds_wf, reports_wf, derivatives_wf])
     workflow.connect(derivatives_wf, "outputnode.out_files", outputnode, "out_files")
     return workflow

@@ -64,6 +64,8 @@ def target_voxels(run: BoldRun, space: BoldSpace, t1w_volume_mm3: float) -> floa
     """Voxels of the grid that a run is resampled onto."""
     if space.is_native:
         return volume_voxels(run.shape)
+    if space.grid is not None:
+        return space.grid.voxels
     if space.resolution is None:
         return t1w_volume_mm3 / math.prod(run.zooms)
     return TEMPLATE_MM3 / float(space.resolution**3)

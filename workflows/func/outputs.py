@@ -11,7 +11,6 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
-from neuroferry.templates import TEMPLATE_SPACE
 from neuroferry.workflows.func.spaces import BoldSpace
 from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, init_sinks_wf
 
@@ -262,9 +261,12 @@ class _Namer:
             sources.append(self._uri("fieldmap", datatype="fmap", description="preproc"))
         if not space.is_native:
             sources.append(self._uri("xfm", TEXT, **self._xfm("boldref", "T1w", "coreg")))
-            where = f" in the space {space.name}"
-            there["SpatialReference"] = space.name if space.name == TEMPLATE_SPACE else "T1w"
-        if space.resolution is not None:
+            label = space.name if space.template is None else space.template.label
+            where = f" in the space {label}"
+            there["SpatialReference"] = label
+        if space.grid is not None:
+            there["Resolution"] = space.grid.size
+        elif space.resolution is not None:
             there["Resolution"] = f"{space.resolution} mm isotropic"
         combined = ", the optimal combination of its echoes" if self._run.echo_times else ""
         series = self._about(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuroferry.templates import TEMPLATE_SPACE
+from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate, TemplateGrid, parse_space
 
 DEFAULT_RESOLUTION = 2
 NATIVE = ("bold", "func")
@@ -21,7 +21,10 @@ class BoldSpace:
     name : str
         ``bold``, ``T1w`` or the template's.
     resolution : int or None
-        Voxel size in template space, mm; elsewhere the BOLD's own.
+        In template space: voxel size, mm, or of another template the label of the grid;
+        elsewhere voxels are the BOLD's own.
+    template : OtherTemplate or None
+        The template, where it is another than the one that is always there.
 
     Examples
     --------
@@ -31,6 +34,7 @@ class BoldSpace:
 
     name: str
     resolution: int | None = None
+    template: OtherTemplate | None = None
 
     @property
     def is_native(self) -> bool:
@@ -38,31 +42,63 @@ class BoldSpace:
         return self.name == "bold"
 
     @property
+    def in_template(self) -> bool:
+        """Whether it is the space of a template."""
+        return self.resolution is not None or self.template is not None
+
+    @property
+    def grid(self) -> TemplateGrid | None:
+        """Grid of another template, as files."""
+        if self.template is None:
+            return None
+        return self.template.grid(None if self.resolution is None else str(self.resolution))
+
+    @property
+    def anat2std_xfm(self) -> str:
+        """Field of the graph with the transform from the T1w image to the template."""
+        return anat2std_field(self.template)
+
+    @property
     def entities(self) -> dict[str, str]:
         """What a file's name says of its space."""
         if self.is_native:
             return {}
+        space = {"space": self.name} if self.template is None else self.template.entities
         if self.resolution is None:
-            return {"space": self.name}
-        return {"space": self.name, "resolution": str(self.resolution)}
+            return space
+        return {**space, "resolution": str(self.resolution)}
 
     @property
     def node(self) -> str:
         """Name in a graph."""
         size = "" if self.resolution is None else f"_res_{self.resolution}"
-        return f"{self.name.lower()}{size}"
+        name = self.name.lower() if self.template is None else self.template.node
+        return f"{name}{size}"
 
 
-def bold_spaces(output_spaces: Sequence[str], *, with_anat: bool = True) -> tuple[BoldSpace, ...]:
+def anat2std_field(template: OtherTemplate | None) -> str:
+    """Name the field with the transform from the T1w image to a template."""
+    return "anat2std_xfm" if template is None else f"anat2{template.node}_xfm"
+
+
+def bold_spaces(
+    output_spaces: Sequence[str],
+    *,
+    with_anat: bool = True,
+    templates: Sequence[OtherTemplate] = (),
+) -> tuple[BoldSpace, ...]:
     """Choose the spaces of the BOLD series.
 
     Parameters
     ----------
     output_spaces : sequence of str
         As the user gives them; in template space a BOLD has 2 mm voxels unless ``res`` says
-        something else, as 1 mm would be eight times the data and no more information.
+        something else, as 1 mm would be eight times the data and no more information. Of
+        another template it is the grid with the label 2, or the only one that there is.
     with_anat : bool
         Whether there is a T1w image. Without one only the BOLD's own space can be had.
+    templates : sequence of OtherTemplate
+        The other templates among the spaces.
 
     Returns
     -------
@@ -76,6 +112,7 @@ def bold_spaces(output_spaces: Sequence[str], *, with_anat: bool = True) -> tupl
     """
     if not with_anat:
         return (BoldSpace("bold"),)
+    others = {(template.name, template.cohort): template for template in templates}
     spaces: dict[BoldSpace, None] = {}
     for text in output_spaces:
         name, _, modifier = text.partition(":")
@@ -83,8 +120,22 @@ def bold_spaces(output_spaces: Sequence[str], *, with_anat: bool = True) -> tupl
             space = BoldSpace("bold")
         elif name in ANATOMICAL:
             space = BoldSpace("T1w")
-        else:
+        elif name == TEMPLATE_SPACE:
             label = modifier.removeprefix("res-")
             space = BoldSpace(TEMPLATE_SPACE, int(label) if label else DEFAULT_RESOLUTION)
+        else:
+            space = _other_space(text, others)
         spaces[space] = None
     return tuple(spaces)
+
+
+def _other_space(text: str, others: Mapping[tuple[str, str | None], OtherTemplate]) -> BoldSpace:
+    """Choose the grid of another template."""
+    wanted = parse_space(text)
+    if wanted is None:
+        raise ValueError(f"{text!r} is no space of a template")
+    template = others[wanted.name, wanted.cohort]
+    if wanted.resolution is not None:
+        return BoldSpace(wanted.name, int(wanted.resolution), template)
+    usual = DEFAULT_RESOLUTION if str(DEFAULT_RESOLUTION) in template.grids else None
+    return BoldSpace(wanted.name, usual, template)

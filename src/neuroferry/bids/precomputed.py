@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -34,6 +34,8 @@ class Anatomy(Precomputed, total=False):
     """A whole anatomy, which a functional workflow can use as it is."""
 
     t1w_preproc: str
+    #: Transforms from the T1w image to other templates, by their spaces.
+    other_xfms: dict[str, str]
 
 
 def find_precomputed(
@@ -76,7 +78,11 @@ def find_precomputed(
 
 
 def find_anatomy(
-    datasets: Mapping[str, Path], subject: str, session: str | None, template: str
+    datasets: Mapping[str, Path],
+    subject: str,
+    session: str | None,
+    template: str,
+    others: Sequence[str] = (),
 ) -> Anatomy | None:
     """Look for the whole anatomy of one participant and session.
 
@@ -84,6 +90,8 @@ def find_anatomy(
     ----------
     datasets, subject, session, template
         As for `find_precomputed`.
+    others : sequence of str
+        Spaces of other templates that there must be a transform to.
 
     Returns
     -------
@@ -97,9 +105,10 @@ def find_anatomy(
         As for `find_precomputed`.
     """
     single = ("t1w_preproc", "brain_mask", "dseg", "anat2std_xfm", "std2anat_xfm")
-    for files in _each_dataset(datasets, subject, session, template):
-        if {*single, *TISSUES} <= set(files):
-            return Anatomy(
+    ways = [[*_each_dataset(datasets, subject, session, space)] for space in (template, *others)]
+    for files, *elsewhere in zip(*ways, strict=True):
+        if {*single, *TISSUES} <= set(files) and all("anat2std_xfm" in way for way in elsewhere):
+            found = Anatomy(
                 t1w_preproc=files["t1w_preproc"],
                 brain_mask=files["brain_mask"],
                 dseg=files["dseg"],
@@ -107,6 +116,10 @@ def find_anatomy(
                 anat2std_xfm=files["anat2std_xfm"],
                 std2anat_xfm=files["std2anat_xfm"],
             )
+            if others:
+                paths = (way["anat2std_xfm"] for way in elsewhere)
+                found["other_xfms"] = dict(zip(others, paths, strict=True))
+            return found
     return None
 
 

@@ -23,6 +23,7 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
         out_dir=config.output_dir,
         workflows=chosen_workflows(config),
         output_spaces=config.workflow.output_spaces,
+        templateflow_home=config.input.templateflow_home,
         derivatives=config.input.derivatives,
         average_t1w=config.workflow.average_t1w,
         sloppy=config.workflow.sloppy,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _INPUT = {
     "bids_filter_file",
     "bids_database_dir",
     "derivatives",
+    "templateflow_home",
     "skip_bids_validation",
 }
 _WORKFLOW = {
@@ -49,7 +51,10 @@ _WORKFLOW = {
     "random_seed",
 }
 _TOP = {"bids_dir", "output_dir", "level"}
-_PATHS = ("bids_dir", "output_dir", "bids_filter_file", "bids_database_dir", "work_dir")
+_PATHS = (
+    *("bids_dir", "output_dir", "work_dir"),
+    *("bids_filter_file", "bids_database_dir", "templateflow_home"),
+)
 
 EPILOG = """\
 commands (instead of BIDS_DIR):
@@ -146,6 +151,12 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
         help="precomputed results that replace their part of the graph",
     )
     group.add_argument(
+        "--templateflow-home",
+        metavar="DIR",
+        help="your templates of TemplateFlow, for --output-spaces (default: the variable"
+        " TEMPLATEFLOW_HOME)",
+    )
+    group.add_argument(
         "--skip-bids-validation", action="store_true", help="do not run the BIDS validator"
     )
 
@@ -161,7 +172,8 @@ def _add_workflow(group: argparse._ArgumentGroup) -> None:
         "--output-spaces",
         nargs="+",
         metavar="SPACE",
-        help="MNI152NLin2009aSym[:res-N], T1w, bold (default: MNI152NLin2009aSym)",
+        help="MNI152NLin2009aSym[:res-N], T1w, bold, or a template of your folder of TemplateFlow,"
+        " such as MNI152NLin2009cAsym:res-2 (default: MNI152NLin2009aSym)",
     )
     group.add_argument(
         "--no-average-t1w",
@@ -317,12 +329,33 @@ def parse_config(argv: Sequence[str]) -> Config:
     """
     values = vars(build_parser().parse_args(normalise(argv)))
     path = values.pop("config", None)
-    settings = merge(slurm_defaults(), read_toml(Path(path)) if path else {})
+    settings = merge(
+        slurm_defaults(), _templateflow_home(os.environ), read_toml(Path(path)) if path else {}
+    )
     flags = _nest(values)
     if path:
         folders = {"bids_dir": ".", "output_dir": "."}
         make_config(merge(folders, settings), source=f"The settings file {path}")
     return make_config(merge(settings, flags), source="The command line")
+
+
+def _templateflow_home(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Take the user's folder of templates from the environment, as settings.
+
+    Examples
+    --------
+    >>> _templateflow_home({"TEMPLATEFLOW_HOME": "/"})
+    {'input': {'templateflow_home': '/'}}
+    >>> _templateflow_home({"TEMPLATEFLOW_HOME": "/tmp/cache/templateflow",
+    ...                     "NEUROFERRY_CACHE": "/tmp/cache"})
+    {}
+    """
+    home = environment.get("TEMPLATEFLOW_HOME", "")
+    # the image gives libraries a folder of its own there
+    own = Path(environment.get("NEUROFERRY_CACHE", "/")) / "templateflow"
+    if not home or Path(home) == own or not Path(home).is_dir():
+        return {}
+    return {"input": {"templateflow_home": str(Path(home).absolute())}}
 
 
 def slurm_defaults() -> dict[str, Any]:
