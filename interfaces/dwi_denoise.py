@@ -176,11 +176,35 @@ def store_like(result: Path, series: Series, path: Path) -> Path:
         raise GeometryError(
             f"a program made {made.shape} voxels of {series.path.name}, which has {series.shape}."
         )
-    ceiling = max(float(np.abs(volume).max()) for volume in made.volumes())
-    return _store(made.volumes(), series, path, ceiling)
+    ceiling = largest(made.volumes())
+    return store_volumes(made.volumes(), series, path, ceiling)
 
 
-def _store(volumes: Iterable[FloatArray], series: Series, path: Path, ceiling: float) -> Path:
+def largest(volumes: Iterable[FloatArray]) -> float:
+    """Find the largest magnitude among volumes."""
+    return max(float(np.abs(volume).max()) for volume in volumes)
+
+
+def store_volumes(
+    volumes: Iterable[FloatArray], series: Series, path: Path, ceiling: float
+) -> Path:
+    """Write volumes on the grid of a series, as 16-bit numbers with one slope.
+
+    Parameters
+    ----------
+    volumes : iterable of ndarray of float32, shape (I, J, K)
+        As many as the series has.
+    series : Series
+        Whose grid they lie on.
+    path : path
+        ``.nii.gz`` file; appears whole or not at all.
+    ceiling : float
+        Largest magnitude among them.
+
+    Returns
+    -------
+    Path
+    """
     with SeriesWriter(
         path,
         series.shape3,
@@ -362,8 +386,8 @@ class CorrectRician(SimpleInterface):
             self._results["out_file"] = self.inputs.in_file
             return runtime
         # The correction makes nothing larger.
-        ceiling = max(float(np.abs(volume).max()) for volume in series.volumes())
+        ceiling = largest(series.volumes())
         corrected = (without_noise_floor(volume, sigma) for volume in series.volumes())
-        path = _store(corrected, series, Path(runtime.cwd) / "unbiased.nii.gz", ceiling)
+        path = store_volumes(corrected, series, Path(runtime.cwd) / "unbiased.nii.gz", ceiling)
         self._results["out_file"] = str(path)
         return runtime

@@ -457,7 +457,9 @@ class _CheckOrientationInputSpec(BaseInterfaceInputSpec):
     dwi = File(exists=True, mandatory=True, desc="diffusion-weighted run")
     bval = File(exists=True, mandatory=True, desc="b-values, FSL's format")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's format")
-    mask = File(exists=True, desc="brain mask on the grid of the run; by default the head is found")
+    mask = File(
+        exists=True, desc="brain mask on the grid of the run; by default the head is found"
+    )
     correct = traits.Bool(False, usedefault=True, desc="write the better axes, where found")
 
 
