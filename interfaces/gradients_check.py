@@ -23,7 +23,6 @@ References
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
@@ -41,6 +40,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.bids.gradients import read_bvals, read_bvecs, settle_gradients
+from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
 from neuroferry.interfaces.gradients import (
     B0_THRESHOLD,
@@ -377,10 +377,13 @@ def orientation_report(found: Coherence, *, corrected: bool) -> dict[str, Any]:
         "index_best": round(float(found.index[found.best]), 5),
         "best_is_clear": found.is_clear,
         "white_matter_voxels": found.n_voxels,
-        "frames": {
-            describe_frame(found.frames[number]): round(float(found.index[number]), 5)
+        "frames": [
+            {
+                "axes": describe_frame(found.frames[number]),
+                "index": round(float(found.index[number]), 5),
+            }
             for number in order
-        },
+        ],
     }
 
 
@@ -449,7 +452,8 @@ class CheckGradients(SimpleInterface):
             out / "dwi.bvec",
         )
         self._results["out_bval"], self._results["out_bvec"] = str(bval), str(bvec)
-        self._results["report"] = _write_json(report, out / "gradients.json")
+        self._results["report"] = str(out / "gradients.json")
+        write_json(out / "gradients.json", report)
         return runtime
 
 
@@ -492,7 +496,8 @@ class CheckOrientation(SimpleInterface):
         _, bvec = write_gradients(gradients, series.affine, out / "dwi.bval", out / "dwi.bvec")
         self._results["out_bvec"] = str(bvec)
         report = orientation_report(found, corrected=corrected)
-        self._results["report"] = _write_json(report, out / "orientation.json")
+        self._results["report"] = str(out / "orientation.json")
+        write_json(out / "orientation.json", report)
         return runtime
 
 
@@ -505,8 +510,3 @@ def _mask_of(series: Series, gradients: Gradients, path: str | None) -> NDArray[
     for index in chosen:
         total += series.volume(int(index))
     return head_mask(Volume((total / len(chosen)).astype(np.float32), series.affine))
-
-
-def _write_json(content: dict[str, Any], path: Path) -> str:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return str(path)
