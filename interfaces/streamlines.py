@@ -15,6 +15,10 @@ from typing import Any
 
 import nibabel as nb
 import numpy as np
+from nibabel.streamlines.tck import TckFile
+from nibabel.streamlines.tractogram import Tractogram
+from nibabel.streamlines.tractogram_file import HeaderError
+from nibabel.streamlines.trk import TrkFile
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
@@ -69,7 +73,7 @@ class Streamlines:
         first, last = self.offsets[:-1], np.maximum(self.offsets[1:] - 1, self.offsets[:-1])
         if not along.size:
             return np.zeros(len(self))
-        return along[last] - along[first]
+        return np.asarray(along[last] - along[first])
 
     def _along(self) -> NDArray[np.float64]:
         """Measure how far each point lies along the line through all streamlines, mm."""
@@ -158,7 +162,7 @@ def read_streamlines(path: str | os.PathLike[str]) -> Streamlines:
     """
     try:
         sequence = nb.streamlines.load(path).streamlines
-    except (OSError, ValueError, KeyError, nb.streamlines.tractogram_file.HeaderError) as error:
+    except (OSError, ValueError, KeyError, HeaderError) as error:
         raise InputError(
             f"{Path(path).name} cannot be read as streamlines ({error}); .tck and .trk are."
         ) from error
@@ -184,8 +188,7 @@ def write_tck(streamlines: Streamlines, path: str | os.PathLike[str]) -> Path:
     Path
         Where it was written.
     """
-    tractogram = nb.streamlines.Tractogram(_sequence(streamlines), affine_to_rasmm=np.eye(4))
-    return _save(nb.streamlines.TckFile(tractogram), path)
+    return _save(TckFile(_tractogram(streamlines)), path)
 
 
 def write_trk(streamlines: Streamlines, like: Volume, path: str | os.PathLike[str]) -> Path:
@@ -205,19 +208,18 @@ def write_trk(streamlines: Streamlines, like: Volume, path: str | os.PathLike[st
     Path
         Where it was written.
     """
-    tractogram = nb.streamlines.Tractogram(_sequence(streamlines), affine_to_rasmm=np.eye(4))
     header = {
         "voxel_to_rasmm": like.affine.astype(np.float32),
         "voxel_sizes": like.zooms.astype(np.float32),
         "dimensions": np.array(like.shape, dtype=np.int16),
         "voxel_order": "".join(nb.aff2axcodes(like.affine)),
     }
-    return _save(nb.streamlines.TrkFile(tractogram, header), path)
+    return _save(TrkFile(_tractogram(streamlines), header), path)
 
 
-def _sequence(streamlines: Streamlines) -> Any:
+def _tractogram(streamlines: Streamlines) -> Any:
     """Give streamlines in nibabel's own form."""
-    return nb.streamlines.ArraySequence(list(streamlines))
+    return Tractogram(list(streamlines), affine_to_rasmm=np.eye(4))
 
 
 def _save(file: Any, path: str | os.PathLike[str]) -> Path:
