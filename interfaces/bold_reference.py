@@ -113,7 +113,11 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
 
 
 def find_reference(
-    series: Series, dummy_scans: int | None = None, *, n_threads: int = 1
+    series: Series,
+    dummy_scans: int | None = None,
+    *,
+    slice_axis: int = 2,
+    n_threads: int = 1,
 ) -> Reference:
     """Find the steady state of a series and average volumes of it.
 
@@ -123,6 +127,8 @@ def find_reference(
         The run.
     dummy_scans : int, optional
         Number of volumes before the steady state where it is known.
+    slice_axis : int
+        Stored axis that the slices lie along.
     n_threads : int
         Volumes at a time; changes no value.
 
@@ -150,7 +156,7 @@ def find_reference(
     volumes = [series.volume(index) for index in chosen]
     series.close()
     with threadpool_limits(1, "blas"):
-        start, volume, used = _average(volumes, series, n_threads)
+        start, volume, used = _average(volumes, series, slice_axis, n_threads)
     return Reference(
         volume, n_dummy, dummy_scans is None, chosen[start], tuple(chosen[i] for i in used)
     )
@@ -168,7 +174,7 @@ def _count_in(series: Series) -> int:
 
 
 def _average(
-    volumes: Sequence[FloatArray], series: Series, n_threads: int
+    volumes: Sequence[FloatArray], series: Series, slice_axis: int, n_threads: int
 ) -> tuple[int, Volume, list[int]]:
     """Align volumes to the most typical of them and average those that fit."""
     affine, to_voxels = series.affine, inverse(series.affine)
@@ -176,7 +182,9 @@ def _average(
     mask = head_mask(mean)
     inside = mean.data[mask]
     start = int(np.argmax([_likeness(v[mask], inside) for v in volumes]))
-    target = prepare_target(Volume(volumes[start], affine), mask.astype(np.float32))
+    target = prepare_target(
+        Volume(volumes[start], affine), mask.astype(np.float32), slice_axis=slice_axis
+    )
     where = static_map((series.shape3, affine), (series.shape3, affine))
 
     def work(item: tuple[int, FloatArray]) -> tuple[Alignment, NDArray[np.float32]]:
@@ -209,6 +217,7 @@ def _likeness(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 class _FindReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
     dummy_scans = traits.Range(low=0, value=0, desc="volumes before steady state, if known")
+    slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
@@ -227,7 +236,10 @@ class FindReference(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         given = self.inputs.dummy_scans if isdefined(self.inputs.dummy_scans) else None
         found = find_reference(
-            open_series(self.inputs.in_file), given, n_threads=self.inputs.n_procs
+            open_series(self.inputs.in_file),
+            given,
+            slice_axis=self.inputs.slice_axis,
+            n_threads=self.inputs.n_procs,
         )
         out = Path(runtime.cwd)
         self._results["bold_ref"] = save_volume(found.volume, out / "boldref.nii.gz")

@@ -68,6 +68,38 @@ def test_spoilt_slices_dropout_and_gain(
     assert worst < 0.15
 
 
+def test_slices_along_another_axis(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    """Slices that lost signal, stored along the first axis: the run's own axis is what counts."""
+    rng = np.random.default_rng(2)
+    volumes = []
+    for number, volume in enumerate(clean[0]):
+        spoilt = volume.copy()
+        if number % 5 == 4:
+            spoilt[..., rng.choice(26, 5, replace=False)] *= 0.6
+        volumes.append(mh.noisy(spoilt, 50, rng))
+    usual = open_series(mh.save(volumes, tmp_path / "bold.nii.gz"))
+    turned = nb.load(usual.path)
+    axes = np.eye(4)[:, [2, 0, 1, 3]]
+    data = np.asarray(turned.dataobj).transpose(2, 0, 1, 3)
+    other = nb.Nifti1Image(data, turned.affine @ axes, turned.header)
+    nb.save(other, tmp_path / "turned.nii.gz")
+    series = open_series(tmp_path / "turned.nii.gz")
+    reference = Volume(series.volume(0), series.affine)
+    errors = {
+        axis: mh.displacement_error(
+            estimate_motion(series, reference, slice_axis=axis).matrices, clean[1]
+        )
+        for axis in (0, 2)
+    }
+    assert errors[0][0] < 0.05
+    assert errors[0][1] < 0.15
+    assert errors[0][1] < errors[2][1]
+    with_axis = FindReference(in_file=series.path, dummy_scans=0, slice_axis=0)
+    assert nb.load(with_axis.run(cwd=tmp_path).outputs.bold_ref).shape == (26, 44, 52)
+
+
 def test_partial_coverage() -> None:
     """Eleven slices of a head that goes on above and below."""
     slab = slice(8, 19)

@@ -117,7 +117,7 @@ def init_bold_fit_wf(
     reference = _add_part(workflow, outputnode, "reference", REFERENCE, given)
     motion = _add_part(workflow, outputnode, "motion", MOTION, given)
     find_reference = pe.Node(
-        FindReference(in_file=bold_file),
+        FindReference(in_file=bold_file, slice_axis=run.slice_axis),
         name="find_reference",
         mem_gb=memory_gb(REFERENCE_BYTES, voxels),
     )
@@ -130,7 +130,7 @@ def init_bold_fit_wf(
         workflow.connect(find_reference, "bold_ref", reference, "bold_ref")
     if not set(MOTION) <= set(given):
         estimate_motion = pe.Node(
-            EstimateMotion(in_file=bold_file, n_procs=omp_nthreads),
+            EstimateMotion(in_file=bold_file, slice_axis=run.slice_axis, n_procs=omp_nthreads),
             name="estimate_motion",
             mem_gb=memory_gb(MOTION_BYTES * omp_nthreads, voxels),
             n_procs=omp_nthreads,
