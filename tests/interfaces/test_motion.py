@@ -197,6 +197,31 @@ def test_reference_and_motion_of_a_run(
     ]
 
 
+def test_motion_against_a_single_band_reference(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    """Fluid is brighter in it, noise is not seen, and it lies where no volume does."""
+    rng = np.random.default_rng(7)
+    volumes = [mh.noisy(v, 50, rng) for v in clean[0]]
+    bold = mh.save(volumes, tmp_path / "bold.nii.gz")
+    place = mh.motion(np.array([0.6, -0.8, 0.5, 1.0, -0.7, 0.4]))
+    still = mh.head(place, 2)
+    sbref = (1.7 * still * (1 + 0.3 * (still / 1000) ** 2)).astype(np.float32)
+    save_nifti(sbref, mh.AFFINE, tmp_path / "sbref.nii.gz")
+    made = FindReference(in_file=bold, sbref=str(tmp_path / "sbref.nii.gz"), dummy_scans=1)
+    made = made.run(cwd=tmp_path).outputs
+    np.testing.assert_allclose(nb.load(made.bold_ref).get_fdata(), sbref, atol=0.1)
+    report = json.loads(Path(made.report).read_text())
+    assert (report["Method"], report["NonSteadyStateVolumes"]) == ("single-band reference", 1)
+    assert report["File"] == "sbref.nii.gz"
+    found = EstimateMotion(in_file=bold, ref_file=made.bold_ref, n_dummy=1).run(cwd=tmp_path)
+    truth = np.stack([m @ np.linalg.inv(place) for m in clean[1]])
+    matrices = read_motion_xfms(found.outputs.motion_xfms)
+    mean, worst = mh.displacement_error(matrices, truth)
+    assert mean < 0.05
+    assert worst < 0.15
+
+
 def test_dummies_are_counted() -> None:
     rng = np.random.default_rng(0)
     for sigma, drift in ((0.3, 0.0), (1.0, 0.0), (0.5, 0.3)):
