@@ -1,6 +1,7 @@
-"""Rigid alignment of the volumes of a series: Gauss-Newton on robustly weighted differences.
+"""Alignment of the volumes of a series: Gauss-Newton on robustly weighted differences.
 
-The kernel of head-motion estimation. Design, and why:
+The kernel of head-motion estimation: rigid, and on request stretched and sheared along one
+axis besides, as eddy currents do it to diffusion-weighted images. Design, and why:
 
 - **Inverse compositional** [1]_: gradients are those of the reference, computed once; each
   step only samples the volume.
@@ -83,6 +84,9 @@ class Alignment:
     differences : ndarray of float32, shape (N,), or None
         What remains at each point of the finest level, in units of the reference; NaN
         outside the field of view.
+    stretch : ndarray of float64, shape (4, 4), or None
+        What was done to the volume after the head had moved: `matrix` is the rigid motion
+        followed by this. None where it is not looked for.
     """
 
     matrix: Affine
@@ -90,6 +94,12 @@ class Alignment:
     overlap: float
     gain: float
     differences: NDArray[np.float32] | None = None
+    stretch: Affine | None = None
+
+    @property
+    def rigid(self) -> Affine:
+        """The motion alone, shape (4, 4)."""
+        return self.matrix if self.stretch is None else inverse(self.stretch) @ self.matrix
 
 
 def rigid_step(step: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
@@ -102,8 +112,27 @@ def rigid_step(step: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine
     return matrix
 
 
+def stretch_step(
+    slopes: NDArray[np.float64], centre: NDArray[np.float64], along: NDArray[np.float64]
+) -> Affine:
+    """Matrix of a displacement along an axis that grows with the distance from a centre.
+
+    >>> x, y = np.eye(3)[:2]
+    >>> stretch_step(0.5 * x, 2.0 * x, y)[1].tolist()
+    [0.5, 1.0, 0.0, -1.0]
+    """
+    matrix = np.eye(4)
+    matrix[:3, :3] += np.outer(along, slopes)
+    matrix[:3, 3] = -along * float(slopes @ centre)
+    return matrix
+
+
 def align_volume(
-    target: Target, data: FloatArray, affine: Affine, start: Affine | None = None
+    target: Target,
+    data: FloatArray,
+    affine: Affine,
+    start: Affine | None = None,
+    stretch: Affine | None = None,
 ) -> Alignment:
     """Find a volume's position relative to the reference.
 
@@ -117,12 +146,15 @@ def align_volume(
         Its affine.
     start : ndarray of float64, shape (4, 4), optional
         Where to begin; the identity by default.
+    stretch : ndarray of float64, shape (4, 4), optional
+        What is known of the stretch, which `start` contains; it is only looked for if the
+        target was prepared for it.
 
     Returns
     -------
     Alignment
     """
-    found = Alignment(np.eye(4) if start is None else start, np.inf, 0.0, 1.0)
+    found = Alignment(np.eye(4) if start is None else start, np.inf, 0.0, 1.0, stretch=stretch)
     *coarse, fine = target.levels
     for level in coarse:
         found = _align_level(level, data, affine, target.centre, found, COARSE_TOLERANCE_MM)
@@ -197,7 +229,9 @@ def _align_level(
 ) -> Alignment:
     """Gauss-Newton steps at one resolution."""
     n = level.weights.size
-    matrix = start.matrix
+    matrix, stretch = start.matrix, start.stretch
+    if level.along is not None and stretch is None:
+        stretch = np.eye(4)
     data = soften(data, level.blocks)
     to_voxels = inverse(block_affine(affine, level.blocks))
     residuals: NDArray[np.float64] | None = None
@@ -208,25 +242,41 @@ def _align_level(
         overlap = float(np.count_nonzero(inside)) / n
         weights = np.where(inside, level.weights, 0.0)
         if np.count_nonzero(inside) < min(MIN_POINTS, n // 4):
-            return Alignment(matrix, np.inf, overlap, gain)
+            return Alignment(matrix, np.inf, overlap, gain, stretch=stretch)
         if residuals is not None:
             weights *= tukey(residuals / sigma)
-        solution = _solve(level.design, weights, values)
+        solution = solve(level.design, weights, values)
         residuals = values - solution @ level.design
         sigma = robust_sigma(residuals[inside])
         gain = float(solution[6])
         if gain < LEAST_GAIN:
-            return Alignment(matrix, np.inf, overlap, gain)
+            return Alignment(matrix, np.inf, overlap, gain, stretch=stretch)
         step = solution[:6] / gain
+        turned = float(np.linalg.norm(step[3:6]))
+        if level.along is not None and stretch is not None:
+            # Seen from the volume: the axis and the centre stand still, the head turns.
+            slopes = solution[-3:] / gain
+            rigid = inverse(stretch) @ matrix
+            bend = stretch_step(slopes, centre, level.along)
+            grown = np.eye(4)
+            grown[:3] += np.outer(level.along, level.along @ (bend - np.eye(4))[:3]) @ inverse(
+                rigid
+            )
+            stretch = stretch @ inverse(grown)
+            matrix = stretch @ rigid
+            turned = float(np.hypot(turned, np.linalg.norm(slopes)))
         matrix = matrix @ inverse(rigid_step(step, centre))
-        moved = float(
-            np.hypot(np.linalg.norm(step[:3]), HEAD_RADIUS_MM * np.linalg.norm(step[3:6]))
-        )
+        moved = float(np.hypot(np.linalg.norm(step[:3]), HEAD_RADIUS_MM * turned))
         if moved < tolerance:
             break
     left = None if residuals is None else np.where(inside, residuals / gain, np.nan)
     return Alignment(
-        matrix, sigma / gain, overlap, gain, None if left is None else left.astype(np.float32)
+        matrix,
+        sigma / gain,
+        overlap,
+        gain,
+        None if left is None else left.astype(np.float32),
+        stretch,
     )
 
 
@@ -245,7 +295,7 @@ def sample(
     return values, inside
 
 
-def _solve(
+def solve(
     design: NDArray[np.float64], weights: NDArray[np.float64], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Weighted least squares; columns scaled so that units do not matter."""

@@ -30,15 +30,18 @@ class Level:
     ----------
     index : ndarray of float64, shape (3, N)
         Voxel coordinates of the points on the level's grid.
-    design : ndarray of float64, shape (17, N)
+    design : ndarray of float64, shape (17, N) or (20, N)
         Change of the value for each motion parameter (mm, radians), then gain and offset:
-        the value, one, and the value times first and second powers of the place.
+        the value, one, and the value times first and second powers of the place. With
+        `along`, the change for each slope of a stretch along that axis.
     weights : ndarray of float64, shape (N,)
         What a point counts before anything is known of the volume.
     affine : ndarray of float64, shape (4, 4)
         Level's voxel indices to RAS+ mm.
     blocks : tuple of int
         Voxels of the image that make one voxel of the level, along each axis.
+    along : ndarray of float64, shape (3,), or None
+        Direction in RAS+ along which volumes are stretched besides being moved.
     """
 
     index: NDArray[np.float64]
@@ -46,6 +49,7 @@ class Level:
     weights: NDArray[np.float64]
     affine: Affine
     blocks: tuple[int, int, int]
+    along: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ def prepare_target(
     slice_axis: int = 2,
     max_points: int = 40_000,
     coarse_mm: float = COARSE_MM,
+    along: NDArray[np.float64] | None = None,
 ) -> Target:
     """Compute once what every volume is compared with.
 
@@ -164,6 +169,8 @@ def prepare_target(
         Voxels looked at, at most; those that say least about motion are left out.
     coarse_mm : float
         Voxel size of the coarse level.
+    along : ndarray of float64, shape (3,), optional
+        Unit vector in RAS+: volumes are also stretched and sheared along it.
 
     Returns
     -------
@@ -190,7 +197,7 @@ def prepare_target(
     blocks = [max(1, min(int(w), n // 8)) for w, n in zip(wanted, reference.shape, strict=True)]
     coarse = (blocks[0], blocks[1], blocks[2])
     grids = [coarse, (1, 1, 1)] if coarse != (1, 1, 1) else [(1, 1, 1)]
-    levels = [_level(reference, weights, blocks, centre, max_points) for blocks in grids]
+    levels = [_level(reference, weights, blocks, centre, max_points, along) for blocks in grids]
     if levels[-1].weights.size < LEAST_POINTS:
         raise GeometryError(
             "The series has too little signal or too few slices to tell where the head is."
@@ -223,6 +230,7 @@ def _level(
     blocks: tuple[int, int, int],
     centre: NDArray[np.float64],
     max_points: int,
+    along: NDArray[np.float64] | None,
 ) -> Level:
     """Prepare one resolution."""
     value, gradient = spline_values(soften(reference.data, blocks))
@@ -244,5 +252,7 @@ def _level(
     turns = np.cross(arm, slopes, axis=0)
     x, y, z = arm / GAIN_SCALE_MM
     gains = [values * term for term in (x, y, z, x * x, y * y, z * z, x * y, x * z, y * z)]
-    design = np.vstack([slopes, turns, values, np.ones_like(values), *gains])
-    return Level(index, design, weight.reshape(-1)[chosen].astype(np.float64), affine, blocks)
+    bends = [] if along is None else [(along @ slopes) * place for place in arm]
+    design = np.vstack([slopes, turns, values, np.ones_like(values), *gains, *bends])
+    counts = weight.reshape(-1)[chosen].astype(np.float64)
+    return Level(index, design, counts, affine, blocks, along)

@@ -150,7 +150,7 @@ def resample_series(
 
     total = np.zeros(where.voxels.size)
     steady = min(recipe.n_dummy, first.n_volumes - 1)
-    ceiling = OVERSHOOT * max(_highest(echo) for echo in echoes)
+    ceiling = OVERSHOOT * max(highest(echo) for echo in echoes)
     if where.jacobian is not None:
         ceiling *= max(1.0, float(where.jacobian.max()))
     writer = SeriesWriter(
@@ -186,7 +186,7 @@ def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
     )
 
 
-def _highest(series: Series) -> float:
+def highest(series: Series) -> float:
     """Largest magnitude of a series."""
     return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
 
@@ -288,7 +288,7 @@ class ResampleSeries(SimpleInterface):
         )
         where = static_map(
             (first.shape3, first.affine),
-            _grid_of(inputs.reference),
+            grid_of(inputs.reference),
             [t for path in reversed(inputs.transforms) for t in read_transform(path)],
             distortion=distortion,
         )
@@ -301,7 +301,7 @@ class ResampleSeries(SimpleInterface):
         return runtime
 
 
-def _grid_of(path: str) -> tuple[tuple[int, int, int], Affine]:
+def grid_of(path: str) -> tuple[tuple[int, int, int], Affine]:
     """Shape and affine of an image, without reading its values."""
     series = open_series(path, min_volumes=1)
     return series.shape3, series.affine
