@@ -1,9 +1,10 @@
 """The reference of a series: volumes before the steady state found, the others averaged.
 
 The reference is the mean of volumes at steady state, aligned to the one that lies most
-typically. The first volumes, still saturating, often have more contrast between tissues;
-they are not used, as they are few and noisy, their contrast is not that of the volumes
-which are aligned to the reference, and coregistration does not need it.
+typically; or it is the single-band reference that was scanned with the run, which has far
+more signal and contrast. The first volumes, still saturating, often have more contrast
+between tissues; they are not used, as they are few and noisy, their contrast is not that of
+the volumes which are aligned to the reference, and coregistration does not need it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -27,7 +29,12 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.images import FloatArray, Volume, inverse, save_volume
+from neuroferry.interfaces.images import (
+    FloatArray,
+    Volume,
+    inverse,
+    save_volume,
+)
 from neuroferry.interfaces.motion import head_mask, pilot_indices
 from neuroferry.interfaces.realign import MAD_TO_SIGMA, Alignment, align_volume
 from neuroferry.interfaces.realign_target import prepare_target
@@ -113,7 +120,11 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
 
 
 def find_reference(
-    series: Series, dummy_scans: int | None = None, *, n_threads: int = 1
+    series: Series,
+    dummy_scans: int | None = None,
+    *,
+    slice_axis: int = 2,
+    n_threads: int = 1,
 ) -> Reference:
     """Find the steady state of a series and average volumes of it.
 
@@ -123,6 +134,8 @@ def find_reference(
         The run.
     dummy_scans : int, optional
         Number of volumes before the steady state where it is known.
+    slice_axis : int
+        Stored axis that the slices lie along.
     n_threads : int
         Volumes at a time; changes no value.
 
@@ -138,7 +151,7 @@ def find_reference(
     from threadpoolctl import threadpool_limits
 
     if dummy_scans is None:
-        n_dummy = _count_in(series)
+        n_dummy = count_in(series)
     elif dummy_scans >= series.n_volumes:
         raise InputError(
             f"{series.path.name} has {series.n_volumes} volumes: {dummy_scans} dummy volumes "
@@ -150,14 +163,14 @@ def find_reference(
     volumes = [series.volume(index) for index in chosen]
     series.close()
     with threadpool_limits(1, "blas"):
-        start, volume, used = _average(volumes, series, n_threads)
+        start, volume, used = _average(volumes, series, slice_axis, n_threads)
     return Reference(
         volume, n_dummy, dummy_scans is None, chosen[start], tuple(chosen[i] for i in used)
     )
 
 
-def _count_in(series: Series) -> int:
-    """Count the dummies of a series."""
+def count_in(series: Series) -> int:
+    """Count the volumes of a series before its steady state."""
     looked_at = min(series.n_volumes, LOOK_AT)
     mean = np.zeros(series.shape3)
     for volume in series.volumes(looked_at // 2, looked_at):
@@ -168,7 +181,7 @@ def _count_in(series: Series) -> int:
 
 
 def _average(
-    volumes: Sequence[FloatArray], series: Series, n_threads: int
+    volumes: Sequence[FloatArray], series: Series, slice_axis: int, n_threads: int
 ) -> tuple[int, Volume, list[int]]:
     """Align volumes to the most typical of them and average those that fit."""
     affine, to_voxels = series.affine, inverse(series.affine)
@@ -176,7 +189,9 @@ def _average(
     mask = head_mask(mean)
     inside = mean.data[mask]
     start = int(np.argmax([_likeness(v[mask], inside) for v in volumes]))
-    target = prepare_target(Volume(volumes[start], affine), mask.astype(np.float32))
+    target = prepare_target(
+        Volume(volumes[start], affine), mask.astype(np.float32), slice_axis=slice_axis
+    )
     where = static_map((series.shape3, affine), (series.shape3, affine))
 
     def work(item: tuple[int, FloatArray]) -> tuple[Alignment, NDArray[np.float32]]:
@@ -208,7 +223,9 @@ def _likeness(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 class _FindReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
+    sbref = File(exists=True, desc="single-band reference on its grid, taken as it is")
     dummy_scans = traits.Range(low=0, value=0, desc="volumes before steady state, if known")
+    slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
@@ -226,18 +243,42 @@ class FindReference(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         given = self.inputs.dummy_scans if isdefined(self.inputs.dummy_scans) else None
+        if isdefined(self.inputs.sbref):
+            return self._take_sbref(runtime, given)
         found = find_reference(
-            open_series(self.inputs.in_file), given, n_threads=self.inputs.n_procs
+            open_series(self.inputs.in_file),
+            given,
+            slice_axis=self.inputs.slice_axis,
+            n_threads=self.inputs.n_procs,
         )
         out = Path(runtime.cwd)
         self._results["bold_ref"] = save_volume(found.volume, out / "boldref.nii.gz")
-        self._results["n_dummy"] = found.n_dummy
-        report = {
-            "NonSteadyStateVolumes": found.n_dummy,
-            "NonSteadyStateSource": "found in the signal" if found.found else "given",
+        about = {
             "Method": "mean of aligned volumes at steady state",
             "PositionOfVolume": found.start,
             "VolumesAveraged": list(found.used),
+        }
+        return self._report(runtime, found.n_dummy, given, about)
+
+    def _take_sbref(self, runtime: Any, given: int | None) -> Any:
+        """Make the single-band reference the one of the series, on whose grid it lies."""
+        series = open_series(self.inputs.in_file)
+        n_dummy = count_in(series) if given is None else given
+        series.close()
+        stored = nb.nifti1.load(self.inputs.sbref).get_fdata(dtype=np.float32)
+        data = np.nan_to_num(stored.reshape(series.shape3), nan=0.0, posinf=0.0, neginf=0.0)
+        volume = Volume(np.maximum(data, 0), series.affine, series.header)
+        self._results["bold_ref"] = save_volume(volume, Path(runtime.cwd) / "boldref.nii.gz")
+        about = {"Method": "single-band reference", "File": Path(self.inputs.sbref).name}
+        return self._report(runtime, n_dummy, given, about)
+
+    def _report(self, runtime: Any, n_dummy: int, given: int | None, about: dict[str, Any]) -> Any:
+        out = Path(runtime.cwd)
+        self._results["n_dummy"] = n_dummy
+        report = {
+            "NonSteadyStateVolumes": n_dummy,
+            "NonSteadyStateSource": "found in the signal" if given is None else "given",
+            **about,
         }
         path = out / "reference.json"
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -105,7 +105,12 @@ def pilot_indices(n_volumes: int, n_dummy: int, count: int = PILOT_VOLUMES) -> l
 
 
 def noise_weights(
-    reference: Volume, mask: NDArray[np.bool_], volumes: Sequence[FloatArray], n_threads: int = 1
+    reference: Volume,
+    mask: NDArray[np.bool_],
+    volumes: Sequence[FloatArray],
+    n_threads: int = 1,
+    *,
+    slice_axis: int = 2,
 ) -> FloatArray:
     """What each voxel counts: one over the variance of what alignment leaves there.
 
@@ -119,13 +124,15 @@ def noise_weights(
         Some volumes of the series.
     n_threads : int
         Volumes at a time.
+    slice_axis : int
+        Axis that the slices lie along.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
         1 for a voxel with the usual noise, zero outside the head.
     """
-    target = prepare_target(reference, mask.astype(np.float32))
+    target = prepare_target(reference, mask.astype(np.float32), slice_axis=slice_axis)
 
     def work(volume: FloatArray) -> NDArray[np.float32] | None:
         return align_volume(target, volume, reference.affine).differences
@@ -177,7 +184,12 @@ def variance_weights(
 
 
 def estimate_motion(
-    series: Series, reference: Volume, n_dummy: int = 0, *, n_threads: int = 1
+    series: Series,
+    reference: Volume,
+    n_dummy: int = 0,
+    *,
+    slice_axis: int = 2,
+    n_threads: int = 1,
 ) -> Motion:
     """Align every volume of a series to its reference.
 
@@ -190,6 +202,8 @@ def estimate_motion(
     n_dummy : int
         Volumes at the start before the steady state: aligned too, but nothing is learnt
         from them.
+    slice_axis : int
+        Stored axis that the slices lie along.
     n_threads : int
         Volumes at a time; changes no value.
 
@@ -214,9 +228,9 @@ def estimate_motion(
         mask = head_mask(reference)
         pilots = [series.volume(t) for t in pilot_indices(series.n_volumes, n_dummy)]
         series.close()
-        weights = noise_weights(reference, mask, pilots, n_threads)
+        weights = noise_weights(reference, mask, pilots, n_threads, slice_axis=slice_axis)
         del pilots
-        target = prepare_target(reference, weights)
+        target = prepare_target(reference, weights, slice_axis=slice_axis)
 
         # Before the steady state tissues shine differently: slices differ, and may.
         early = replace(target, slice_points=target.slice_points[:, :0])
@@ -275,6 +289,7 @@ class _EstimateMotionInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
     ref_file = File(exists=True, mandatory=True, desc="reference on the grid of the series")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
+    slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
@@ -293,7 +308,11 @@ class EstimateMotion(SimpleInterface):
         series = open_series(self.inputs.in_file)
         reference = load_volume(self.inputs.ref_file)
         motion = estimate_motion(
-            series, reference, self.inputs.n_dummy, n_threads=self.inputs.n_procs
+            series,
+            reference,
+            self.inputs.n_dummy,
+            slice_axis=self.inputs.slice_axis,
+            n_threads=self.inputs.n_procs,
         )
         out = Path(runtime.cwd)
         self._results["motion_xfms"] = str(

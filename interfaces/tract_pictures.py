@@ -292,7 +292,7 @@ def _draw_alone(
                 page.add(
                     f'<rect x="{x:.1f}" y="{top - 13:.1f}" width="9" height="9" fill="{colour}"/>'
                 )
-                page.text(x + 13, top - 5, bundle.name, size=11, bold=True)
+                page.text(x + 13, top - 5, bundle.name, size=10, bold=True)
                 count = f"{bundle.count} streamlines" if bundle.count else "not found"
                 page.text(x + width, top + height + 11, count, size=11, anchor="end", colour=SOFT)
             page.y = top + height + 16

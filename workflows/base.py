@@ -13,6 +13,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import bold_runs, t1w_of_session
+from neuroferry.bids.given_bold import find_bold
 from neuroferry.bids.precomputed import (
     Anatomy,
     Precomputed,
@@ -211,6 +212,7 @@ class _Anatomy:
     sources: Mapping[str, str]
     shape: tuple[int, int, int]
     zooms: tuple[float, float, float]
+    given: bool = False
 
 
 def _sessions_to_compute(subject: Subject, settings: Settings) -> list[str | None]:
@@ -254,8 +256,14 @@ def _add_bold(
             if run.session not in given:
                 given[run.session] = _take_anatomy(subject, run.session, settings, others)
             anatomy = given[run.session]
+        # a position is that of one T1w image: the only one, or the one that it came with
+        one_source = anatomy is not None and anatomy.given and len(settings.derivatives) == 1
+        same_t1w = anatomy is not None and (one_source or len(t1w) == 1)
+        precomputed, cited = find_bold(settings.derivatives, run, with_position=same_t1w)
         bold_wf = init_bold_wf(
             run=run,
+            precomputed=precomputed,
+            cited=cited,
             fieldmap=choose_fieldmap(subject, run.echoes, ignore=settings.ignore),
             spaces=bold_spaces(
                 settings.output_spaces, with_anat=anatomy is not None, templates=others
@@ -298,7 +306,8 @@ def _take_anatomy(
         files[anat2std_field(other)] = found["other_xfms"][other.label]
     node = pe.Node(IdentityInterface(fields=list(files)), name=f"{_prefix(session)}given_anatomy")
     node.inputs.trait_set(**files)
-    return _Anatomy(node, {name: name for name in files}, *image_grid(Path(found["t1w_preproc"])))
+    grid = image_grid(Path(found["t1w_preproc"]))
+    return _Anatomy(node, {name: name for name in files}, *grid, given=True)
 
 
 def _prefix(session: str | None) -> str:

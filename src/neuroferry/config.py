@@ -22,7 +22,7 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "func", "qc")
 IGNORABLE = (
-    *("fieldmaps", "slicetiming", "fmap-jacobian"),
+    *("fieldmaps", "slicetiming", "sbref", "fmap-jacobian"),
     *("denoising", "unringing", "rician", "eddy", "b0-bias"),
 )
 PACKINGS = ("node", "chain", "subject")

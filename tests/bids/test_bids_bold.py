@@ -55,6 +55,63 @@ def test_a_sound_run_is_not_talked_about(dataset):
     assert run.zooms == (4, 4, 6)
 
 
+def write_sbref(folder, name="task-rest", *, shape=(20, 20, 10), affine=AFFINE, sidecar=None):
+    data = np.random.default_rng(2).integers(0, 900, shape).astype(np.int16)
+    path = folder / f"sub-01_{name}_sbref.nii.gz"
+    nb.Nifti1Image(data, affine).to_filename(path)
+    if sidecar:
+        path.with_name(f"sub-01_{name}_sbref.json").write_text(json.dumps(sidecar))
+    return path
+
+
+def test_the_single_band_reference_of_a_run(dataset):
+    folder = dataset("task-rest")
+    dataset("task-rest_run-2")
+    assert said(dataset)[0][0].sbref is None
+    path = write_sbref(folder)
+    write_sbref(folder, "task-rest_part-phase")
+    (first, second), errors, warnings = said(dataset)
+    assert (errors, warnings) == ([], [])
+    assert (first.sbref, second.sbref) == (path, None)
+    assert said(dataset, ignore=("sbref",))[1:] == ([], [])
+    assert bold_runs(dataset.subject(), ignore=("sbref",))[0].sbref is None
+
+
+def test_the_reference_of_the_shortest_echo(dataset):
+    for echo, time in (("1", 0.03), ("2", 0.01)):
+        folder = dataset(f"task-rest_echo-{echo}", {**SOUND, "EchoTime": time})
+        write_sbref(folder, f"task-rest_echo-{echo}")
+    (run,), _, _ = said(dataset)
+    assert run.sbref == folder / "sub-01_task-rest_echo-2_sbref.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ({"shape": (20, 20, 12)}, "has 20 x 20 x 12 voxels, and the run 20 x 20 x 10"),
+        ({"shape": (20, 20, 10, 2)}, "has 2 volumes"),
+        ({"affine": AFFINE @ np.diag([-1, 1, 1, 1])}, "stored in another orientation"),
+        ({"affine": AFFINE + np.diag([0, 0, 0.5, 0])}, "lies in another place"),
+        ({"sidecar": {"PhaseEncodingDirection": "j"}}, "has another PhaseEncodingDirection"),
+    ],
+)
+def test_a_reference_that_cannot_be_used(dataset, reference, why):
+    write_sbref(dataset("task-rest", {**SOUND, "PhaseEncodingDirection": "j-"}), **reference)
+    (run,), errors, (warning,) = said(dataset)
+    assert (run.sbref, errors) == (None, [])
+    assert why in warning
+    assert "the reference is made of the run's own volumes" in warning
+    assert said(dataset, ignore=("sbref",))[1:] == ([], [])
+
+
+def test_a_reference_that_cannot_be_read(dataset):
+    folder = dataset("task-rest")
+    write_sbref(folder).write_bytes(b"no image")
+    (run,), errors, (warning,) = said(dataset)
+    assert (run.sbref, errors) == (None, [])
+    assert "sub-01_task-rest_sbref.nii.gz, cannot be used (" in warning
+
+
 @pytest.mark.parametrize("volumes", [1, 4])
 def test_a_run_that_is_no_series(dataset, volumes):
     dataset("task-rest", volumes=volumes)

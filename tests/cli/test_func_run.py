@@ -125,10 +125,18 @@ def test_nilearn_reads_the_confounds(finished):
 
 
 def test_a_given_anatomy_another_plugin_and_the_same_bytes(bids, home, finished, tmp_path):
+    shutil.copytree(finished / "sub-01" / "anat", tmp_path / "given" / "sub-01" / "anat")
     done = neuroferry(
         *(bids, tmp_path / "out", "participant", "--workflows", "func", *QUICK),
         *("--output-spaces", *SPACES, "--templateflow-home", home),
-        *("--derivatives", f"anat={finished}", "--plugin", "Linear", "--omp-nthreads", "1"),
+        *(
+            "--derivatives",
+            f"anat={tmp_path / 'given'}",
+            "--plugin",
+            "Linear",
+            "--omp-nthreads",
+            "1",
+        ),
     )
     assert done.returncode == 0, done.stderr
     steps = {step.step for step in read_run(list_runs(tmp_path / "out")[-1]).steps}
@@ -136,6 +144,27 @@ def test_a_given_anatomy_another_plugin_and_the_same_bytes(bids, home, finished,
     expected = digests(finished)
     assert len(expected) > 25
     assert digests(tmp_path / "out") == expected
+
+
+def test_what_was_estimated_before_is_used_and_gives_the_same_series(bids, finished, tmp_path):
+    done = neuroferry(
+        *(bids, tmp_path / "out", "participant", "--workflows", "func", *QUICK),
+        *("--output-spaces", f"{SPACE}:res-4", "T1w", "--derivatives", f"mine={finished}"),
+    )
+    assert done.returncode == 0, done.stderr
+    steps = {step.step for step in read_run(list_runs(tmp_path / "out")[-1]).steps}
+    names = {step.rpartition(".")[2] for step in steps}
+    assert not {"estimate_motion", "register_bold", "mask_bold"} & names
+    assert {"find_reference", "tabulate_motion", "resample_t1w"} <= names
+    before, again = digests(finished), digests(tmp_path / "out")
+    same = [name for name in again if name.endswith((".nii.gz", ".tsv", ".txt"))]
+    assert len(same) > 12
+    assert {name: again[name] for name in same} == {name: before[name] for name in same}
+    func = tmp_path / "out" / "sub-01" / "func"
+    about = json.loads((func / f"{STEM}_desc-hmc_boldref.json").read_text())
+    assert about["Sources"] == [f"bids:mine:sub-01/func/{STEM}_desc-hmc_boldref.nii.gz"]
+    assert "MotionCorrection" not in about
+    assert (tmp_path / "out" / "sub-01.html").exists()
 
 
 def test_a_bold_without_a_t1w(bids, tmp_path):

@@ -68,6 +68,38 @@ def test_spoilt_slices_dropout_and_gain(
     assert worst < 0.15
 
 
+def test_slices_along_another_axis(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    """Slices that lost signal, stored along the first axis: the run's own axis is what counts."""
+    rng = np.random.default_rng(2)
+    volumes = []
+    for number, volume in enumerate(clean[0]):
+        spoilt = volume.copy()
+        if number % 5 == 4:
+            spoilt[..., rng.choice(26, 5, replace=False)] *= 0.6
+        volumes.append(mh.noisy(spoilt, 50, rng))
+    usual = open_series(mh.save(volumes, tmp_path / "bold.nii.gz"))
+    turned = nb.load(usual.path)
+    axes = np.eye(4)[:, [2, 0, 1, 3]]
+    data = np.asarray(turned.dataobj).transpose(2, 0, 1, 3)
+    other = nb.Nifti1Image(data, turned.affine @ axes, turned.header)
+    nb.save(other, tmp_path / "turned.nii.gz")
+    series = open_series(tmp_path / "turned.nii.gz")
+    reference = Volume(series.volume(0), series.affine)
+    errors = {
+        axis: mh.displacement_error(
+            estimate_motion(series, reference, slice_axis=axis).matrices, clean[1]
+        )
+        for axis in (0, 2)
+    }
+    assert errors[0][0] < 0.05
+    assert errors[0][1] < 0.15
+    assert errors[0][1] < errors[2][1]
+    with_axis = FindReference(in_file=series.path, dummy_scans=0, slice_axis=0)
+    assert nb.load(with_axis.run(cwd=tmp_path).outputs.bold_ref).shape == (26, 44, 52)
+
+
 def test_partial_coverage() -> None:
     """Eleven slices of a head that goes on above and below."""
     slab = slice(8, 19)
@@ -163,6 +195,31 @@ def test_reference_and_motion_of_a_run(
     assert first == [
         Path(p).read_bytes() for p in (found.outputs.motion_xfms, found.outputs.motion_tsv)
     ]
+
+
+def test_motion_against_a_single_band_reference(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    """Fluid is brighter in it, noise is not seen, and it lies where no volume does."""
+    rng = np.random.default_rng(7)
+    volumes = [mh.noisy(v, 50, rng) for v in clean[0]]
+    bold = mh.save(volumes, tmp_path / "bold.nii.gz")
+    place = mh.motion(np.array([0.6, -0.8, 0.5, 1.0, -0.7, 0.4]))
+    still = mh.head(place, 2)
+    sbref = (1.7 * still * (1 + 0.3 * (still / 1000) ** 2)).astype(np.float32)
+    save_nifti(sbref, mh.AFFINE, tmp_path / "sbref.nii.gz")
+    made = FindReference(in_file=bold, sbref=str(tmp_path / "sbref.nii.gz"), dummy_scans=1)
+    made = made.run(cwd=tmp_path).outputs
+    np.testing.assert_allclose(nb.load(made.bold_ref).get_fdata(), sbref, atol=0.1)
+    report = json.loads(Path(made.report).read_text())
+    assert (report["Method"], report["NonSteadyStateVolumes"]) == ("single-band reference", 1)
+    assert report["File"] == "sbref.nii.gz"
+    found = EstimateMotion(in_file=bold, ref_file=made.bold_ref, n_dummy=1).run(cwd=tmp_path)
+    truth = np.stack([m @ np.linalg.inv(place) for m in clean[1]])
+    matrices = read_motion_xfms(found.outputs.motion_xfms)
+    mean, worst = mh.displacement_error(matrices, truth)
+    assert mean < 0.05
+    assert worst < 0.15
 
 
 def test_dummies_are_counted() -> None:

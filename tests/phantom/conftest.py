@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from neuroferry.phantom import BoldOptions, PhantomSubject, write_phantom_dataset
+from neuroferry.phantom import (
+    BoldOptions,
+    DwiOptions,
+    PhantomSubject,
+    write_phantom_dataset,
+)
 from neuroferry.phantom.subject import SubjectAnatomy, draw_subject, grow_subject
 
 if TYPE_CHECKING:
@@ -36,6 +41,17 @@ def functional(tmp_path_factory) -> Dataset:
         fieldmaps=("phasediff", "direct", "epi"),
     )
     subjects = write_phantom_dataset(root, subjects=1, resolution=3.0, seed=11, bold=options)
+    return Dataset(root, subjects)
+
+
+@pytest.fixture(scope="session")
+def diffusion(tmp_path_factory) -> Dataset:
+    """The first of the three subjects again, with a small diffusion scan of two shells."""
+    root = tmp_path_factory.mktemp("diffusion") / "bids"
+    options = DwiOptions(
+        7, bvals=(1000.0, 2000.0), n_b0=2, resolution=6.0, fieldmaps=("phasediff", "epi")
+    )
+    subjects = write_phantom_dataset(root, subjects=1, resolution=3.0, seed=11, dwi=options)
     return Dataset(root, subjects)
 
 

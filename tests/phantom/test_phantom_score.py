@@ -21,6 +21,7 @@ from neuroferry.phantom.score import (
     template_overlap,
     tissue_dice,
 )
+from neuroferry.phantom.score_dwi import direction_error, fa_error, gradient_error, md_error
 
 
 @given(shift=st.integers(0, 20), width=st.integers(1, 10))
@@ -149,3 +150,25 @@ def test_effects_and_courses_compare_by_slope_and_correlation():
     assert (slope, correlation) == pytest.approx((0.5, 1.0))
     course = np.r_[np.nan, truth[1:]]
     assert course_correlation(course, -truth) == pytest.approx(-1)
+
+
+def test_diffusion_measures_refuse_what_they_cannot_compare():
+    with pytest.raises(GeometryError, match="empty"):
+        fa_error(np.ones(3), np.ones(3), np.zeros(3))
+    with pytest.raises(GeometryError, match="another shape"):
+        direction_error(np.ones((4, 3)), np.ones((4, 3)), np.ones(3))
+    with pytest.raises(GeometryError, match="different volumes"):
+        gradient_error(np.eye(3), np.diag([1.0, 0.0, 1.0]))
+    with pytest.raises(GeometryError, match="resample"):
+        md_error(np.ones(3), np.ones(4), np.ones(4))
+
+
+def test_the_direction_error_is_the_angle_between_axes():
+    degrees = np.radians([0.0, 10.0, 30.0, 170.0])
+    found = np.stack([np.cos(degrees), np.sin(degrees), np.zeros(4)], axis=1)
+    truth = np.tile([2.0, 0.0, 0.0], (4, 1))
+    median, percentile = direction_error(found, truth, np.ones(4))
+    assert median == pytest.approx(10)
+    assert percentile == pytest.approx(np.percentile([0, 10, 30, 10], 95))
+    mean, largest = gradient_error(found, truth)
+    assert (mean, largest) == pytest.approx((12.5, 30))

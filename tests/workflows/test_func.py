@@ -1,10 +1,12 @@
 """The functional workflow of a run: it builds for each kind of run, and names its files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nb
 import numpy as np
 import pytest
+from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from neuroferry.bids.bold import BoldRun
@@ -74,6 +76,18 @@ def test_what_is_estimated(make_run, tmp_path):
     assert alone["find_reference"].inputs.dummy_scans == 3
 
 
+def test_a_single_band_reference_is_taken_and_cited(make_run, tmp_path):
+    sbref = tmp_path / "bids" / "sub-01_ses-a_task-rest_run-2_sbref.nii.gz"
+    run = replace(make_run(), sbref=sbref)
+    sbref.touch()
+    assert nodes(init_bold_fit_wf(run=run), tmp_path)["find_reference"].inputs.sbref == str(sbref)
+    assert "single-band reference" in init_bold_fit_wf(run=run).visit_desc()
+    found = sinks(run, tmp_path, spaces=SPACES)
+    stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"
+    about = found[f"{stem}desc-hmc_boldref.nii.gz"].inputs.metadata
+    assert about["Sources"] == [f"bids:raw:{sbref.name}"]
+
+
 def test_motion_is_estimated_on_the_shortest_echo(make_run, tmp_path):
     run = make_run(3)
     found = nodes(init_bold_fit_wf(run=run), tmp_path)
@@ -86,8 +100,11 @@ def test_motion_is_estimated_on_the_shortest_echo(make_run, tmp_path):
     [
         (("bold_ref",), set()),  # the start of the run is looked at in any case
         (("motion_xfms", "motion_tsv"), {"estimate_motion"}),
-        (("motion_xfms",), set()),
+        (("motion_xfms",), {"estimate_motion"}),
+        (("motion_tsv",), set()),
         (("boldref2anat_xfm", "anat2boldref_xfm"), {"register_bold"}),
+        (("boldref2anat_xfm",), {"register_bold"}),
+        (("anat2boldref_xfm",), set()),
         (("bold_mask",), {"mask_bold"}),
     ],
 )
@@ -102,8 +119,10 @@ def test_precomputed_parts_replace_their_step(make_run, tmp_path, given, missing
     if given == ("bold_ref",):
         assert found["estimate_motion"].inputs.ref_file == files["bold_ref"]
         assert found["register_bold"].inputs.bold_ref == files["bold_ref"]
-    if "boldref2anat_xfm" in given:
+    if set(given) == {"boldref2anat_xfm", "anat2boldref_xfm"}:
         assert found["mask_bold"].inputs.anat2boldref_xfm == files["anat2boldref_xfm"]
+    assert ("invert_position" in found) == (given == ("boldref2anat_xfm",))
+    assert ("tabulate_motion" in found) == (given == ("motion_xfms",))
 
 
 def test_each_space_is_resampled_once(make_run, tmp_path):
@@ -182,6 +201,26 @@ def test_names_and_sidecars(make_run, tmp_path):
         "sub-01/ses-a/fmap/sub-01_ses-a_task-rest_run-2_desc-preproc_fieldmap.nii.gz"
     ].inputs.metadata
     assert fields["Units"] == "Hz"
+
+
+def test_what_was_given_is_cited_and_has_no_report(make_run, tmp_path):
+    given = {
+        "bold_ref": ["bids:mine:sub-01/func/ref.nii.gz"],
+        "boldref2anat_xfm": ["bids:mine:sub-01/func/xfm.txt"],
+    }
+    found = sinks(make_run(), tmp_path, spaces=SPACES, given=given)
+    stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"
+    reference = found[f"{stem}desc-hmc_boldref.nii.gz"].inputs
+    assert reference.metadata["Sources"] == given["bold_ref"]
+    assert reference.metadata["Description"].endswith("; computed elsewhere")
+    assert "RandomSeed" not in reference.metadata
+    assert not isdefined(reference.metadata_key)
+    for way in ("from-boldref_to-T1w", "from-T1w_to-boldref"):
+        about = found[f"{stem}{way}_mode-image_desc-coreg_xfm.txt"].inputs
+        assert about.metadata["Sources"] == given["boldref2anat_xfm"]
+        assert not isdefined(about.metadata_key)
+    computed = found[f"{stem}desc-brain_mask.nii.gz"].inputs.metadata
+    assert "elsewhere" not in computed["Description"]
 
 
 def test_a_run_alone_in_its_own_space(make_run, tmp_path):

@@ -65,6 +65,7 @@ def init_bold_wf(
     t1w: tuple[tuple[int, int, int], tuple[float, float, float]] | None = None,
     options: BoldOptions | None = None,
     precomputed: Mapping[str, str] | None = None,
+    cited: Mapping[str, Sequence[str]] | None = None,
     name: str | None = None,
 ) -> Workflow:
     """Build the functional workflow of one run.
@@ -86,6 +87,8 @@ def init_bold_wf(
         What it is processed with.
     precomputed : mapping, optional
         Files that replace steps; see `init_bold_fit_wf`.
+    cited : mapping, optional
+        BIDS URIs of these.
     name : str, optional
         Name of the workflow; by default ``bold_<entities of the run>_wf``.
 
@@ -158,7 +161,7 @@ def init_bold_wf(
         spaces=spaces,
         with_anat=with_anat,
         fieldmap_id=fieldmap.fmap_id if with_sdc else None,
-        given=tuple(precomputed or ()),
+        given={name: (cited or {}).get(name, ()) for name in precomputed or ()},
         slice_time_ref=options.slice_time_ref,
         seed=options.seed,
     )

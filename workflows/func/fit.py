@@ -12,6 +12,7 @@ from neuroferry.bids.bold import BoldRun
 from neuroferry.interfaces.bold_mask import MaskBold
 from neuroferry.interfaces.bold_reference import FindReference
 from neuroferry.interfaces.coregister import Coregister
+from neuroferry.interfaces.given_bold import InvertAffine, TabulateMotion
 from neuroferry.interfaces.motion import EstimateMotion
 from neuroferry.workflows.func.memory import (
     COREGISTER_BYTES,
@@ -71,8 +72,9 @@ def init_bold_fit_wf(
     dummy_scans : int, optional
         Volumes at the start that are not in a steady state; found by default.
     precomputed : mapping, optional
-        Files that replace their step: ``bold_ref``; ``motion_xfms`` with ``motion_tsv``;
-        ``boldref2anat_xfm`` with ``anat2boldref_xfm``; ``bold_mask``.
+        Files that replace their step: ``bold_ref``; ``motion_xfms``; ``boldref2anat_xfm``,
+        with ``anat2boldref_xfm`` or without; ``bold_mask``. What of ``motion_tsv`` and
+        ``anat2boldref_xfm`` is missing is made of the others.
     sloppy : bool
         Fast and of low quality, for tests.
     omp_nthreads : int
@@ -110,17 +112,19 @@ def init_bold_fit_wf(
     given = dict(precomputed or {})
     bold_file = str(run.reference.path)
     workflow = Workflow(name=name)
-    workflow.__desc__ = _describe(given, dummy_scans, with_anat=with_anat)
+    workflow.__desc__ = _describe(run, given, dummy_scans, with_anat=with_anat)
     inputnode = pe.Node(IdentityInterface(fields=list(ANAT_FIELDS)), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
     workflow.add_nodes([inputnode])
     reference = _add_part(workflow, outputnode, "reference", REFERENCE, given)
     motion = _add_part(workflow, outputnode, "motion", MOTION, given)
     find_reference = pe.Node(
-        FindReference(in_file=bold_file),
+        FindReference(in_file=bold_file, slice_axis=run.slice_axis),
         name="find_reference",
         mem_gb=memory_gb(REFERENCE_BYTES, voxels),
     )
+    if run.sbref is not None:
+        find_reference.inputs.sbref = str(run.sbref)
     if dummy_scans is not None:
         find_reference.inputs.dummy_scans = dummy_scans
     workflow.connect([
@@ -128,9 +132,11 @@ def init_bold_fit_wf(
     ])  # fmt: skip
     if "bold_ref" not in given:
         workflow.connect(find_reference, "bold_ref", reference, "bold_ref")
-    if not set(MOTION) <= set(given):
+    if "motion_xfms" in given:
+        _complete_motion(workflow, reference, motion, given)
+    else:
         estimate_motion = pe.Node(
-            EstimateMotion(in_file=bold_file, n_procs=omp_nthreads),
+            EstimateMotion(in_file=bold_file, slice_axis=run.slice_axis, n_procs=omp_nthreads),
             name="estimate_motion",
             mem_gb=memory_gb(MOTION_BYTES * omp_nthreads, voxels),
             n_procs=omp_nthreads,
@@ -148,7 +154,9 @@ def init_bold_fit_wf(
     position = None
     if with_anat:
         position = _add_part(workflow, outputnode, "position", POSITION, given)
-        if not set(POSITION) <= set(given):
+        if "boldref2anat_xfm" in given:
+            _complete_position(workflow, position, given)
+        else:
             register_bold = pe.Node(
                 Coregister(sloppy=sloppy, seed=seed),
                 name="register_bold",
@@ -188,11 +196,32 @@ def _add_part(
 ) -> pe.Node:
     """Add the node that hands on a part, whether it is computed or was given."""
     node = pe.Node(IdentityInterface(fields=list(fields)), name=name)
-    if set(fields) <= set(given):
-        node.inputs.trait_set(**{field: given[field] for field in fields})
+    if fields[0] in given:
+        node.inputs.trait_set(**{field: given[field] for field in fields if field in given})
     for field in fields:
         workflow.connect(node, field, outputnode, field)
     return node
+
+
+def _complete_motion(
+    workflow: Workflow, reference: pe.Node, motion: pe.Node, given: Mapping[str, str]
+) -> None:
+    """Make the table of motion that was estimated elsewhere, where it did not come with it."""
+    if "motion_tsv" not in given:
+        tabulate = pe.Node(
+            TabulateMotion(motion_xfms=given["motion_xfms"]), name="tabulate_motion", mem_gb=0.2
+        )
+        workflow.connect(reference, "bold_ref", tabulate, "ref_file")
+        workflow.connect(tabulate, "motion_tsv", motion, "motion_tsv")
+
+
+def _complete_position(workflow: Workflow, position: pe.Node, given: Mapping[str, str]) -> None:
+    """Turn a coregistration from elsewhere around, where the way back did not come with it."""
+    if "anat2boldref_xfm" not in given:
+        invert = pe.Node(
+            InvertAffine(in_xfm=given["boldref2anat_xfm"]), name="invert_position", mem_gb=0.2
+        )
+        workflow.connect(invert, "out_xfm", position, "anat2boldref_xfm")
 
 
 def _add_sdc(
@@ -221,10 +250,16 @@ def _add_sdc(
     return sdc_wf, "outputnode.bold_ref_sdc"
 
 
-def _describe(given: Mapping[str, str], dummy_scans: int | None, *, with_anat: bool) -> str:
+def _describe(
+    run: BoldRun, given: Mapping[str, str], dummy_scans: int | None, *, with_anat: bool
+) -> str:
     """Say for the methods paragraph what is estimated."""
     text = ""
-    if "bold_ref" not in given:
+    if "bold_ref" in given:
+        text += "A reference volume that was made before was used. "
+    elif run.sbref is not None:
+        text += "The run's single-band reference served as the reference volume. "
+    else:
         text += (
             "A reference volume was made of the run's own volumes, aligned and averaged robustly. "
         )
@@ -232,12 +267,16 @@ def _describe(given: Mapping[str, str], dummy_scans: int | None, *, with_anat: b
         text += "Volumes before the steady state were found on the global signal. "
     elif dummy_scans:
         text += f"The first {dummy_scans} volumes were taken as before the steady state. "
-    if not set(MOTION) <= set(given):
+    if "motion_xfms" in given:
+        text += "Head motion was estimated before. "
+    else:
         text += (
             "Head motion was estimated against the reference by robust, inverse compositional "
             "Gauss-Newton registration of each volume [@baker2004]. "
         )
-    if with_anat and not set(POSITION) <= set(given):
+    if with_anat and "boldref2anat_xfm" in given:
+        text += "The reference was registered to the T1w image before. "
+    elif with_anat:
         text += (
             "The reference was registered rigidly to the T1w image by mutual information "
             "[@wells1996] and the boundary of the white matter [@greve2009]. "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def init_bold_derivatives_wf(
     spaces: Sequence[BoldSpace],
     with_anat: bool = True,
     fieldmap_id: str | None = None,
-    given: Sequence[str] = (),
+    given: Mapping[str, Sequence[str]] | None = None,
     slice_time_ref: float = 0.5,
     seed: int = 1,
     name: str = "bold_derivatives_wf",
@@ -44,8 +45,9 @@ def init_bold_derivatives_wf(
         Whether there is a T1w image.
     fieldmap_id : str, optional
         Label of the field map that distortion was corrected with.
-    given : sequence of str
-        Fields that were computed elsewhere: there is no report on how.
+    given : mapping of str to sequence of str, optional
+        Fields that were computed elsewhere, and the BIDS URIs that they are cited by: there
+        is no report on how.
     slice_time_ref : float
         Moment that slices were shifted to, as a part of the time between the first and the
         last slice.
@@ -73,7 +75,8 @@ def init_bold_derivatives_wf(
     namer = _Namer(out_dir, bids_dir, run, seed, slice_time_ref, with_sdc=with_sdc)
     outputs = namer.fit_outputs()
     if with_anat:
-        outputs += namer.coregistration_outputs(with_report="boldref2anat_xfm" not in given)
+        outputs += namer.coregistration_outputs()
+    outputs = [_as_given(output, given or {}) for output in outputs]
     if fieldmap_id is not None:
         outputs += namer.fieldmap_outputs(fieldmap_id)
     if run.echo_times:
@@ -82,6 +85,18 @@ def init_bold_derivatives_wf(
         outputs += namer.space_outputs(space)
 
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
+
+
+def _as_given(output: Output, given: Mapping[str, Sequence[str]]) -> Output:
+    """Say of what was computed elsewhere where it comes from."""
+    sources = given.get(output.source)
+    if output.source == "anat2boldref_xfm":
+        sources = sources or given.get("boldref2anat_xfm")
+    if sources is None or output.metadata is None:
+        return output
+    about = {key: value for key, value in output.metadata.items() if key != "RandomSeed"}
+    about["Description"] = f"{about['Description']}; computed elsewhere"
+    return replace(output, metadata={**about, "Sources": list(sources)}, report=None)
 
 
 class _Namer:
@@ -102,6 +117,7 @@ class _Namer:
         self._names = run.entities
         root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
         self._raw = [bids_uri(echo.path, root, RAW_DATASET) for echo in run.echoes]
+        self._sbref = [] if run.sbref is None else [bids_uri(run.sbref, root, RAW_DATASET)]
         self._seed = seed
         self._with_sdc = with_sdc
         self._slice_time_ref = slice_time_ref
@@ -159,7 +175,7 @@ class _Namer:
                 "boldref",
                 self._about(
                     "Reference volume that head motion was estimated against",
-                    self._raw[:1],
+                    self._sbref or self._raw[:1],
                     SkullStripped=False,
                 ),
                 report=("reference_report", "ReferenceVolume"),
@@ -204,11 +220,10 @@ class _Namer:
             ),
         ]
 
-    def coregistration_outputs(self, *, with_report: bool) -> list[Output]:
+    def coregistration_outputs(self) -> list[Output]:
         """List the transforms between the run and the T1w image."""
         made = [self._uri("boldref", description="coreg")]
         about = "ITK affine that resamples images of {} onto {}"
-        report = ("coreg_report", "Coregistration") if with_report else None
         return [
             Output(
                 source,
@@ -216,7 +231,7 @@ class _Namer:
                 "xfm",
                 self._about(about.format(origin, target), made),
                 TEXT,
-                report=report,
+                report=("coreg_report", "Coregistration"),
             )
             for source, origin, target in (
                 ("boldref2anat_xfm", "boldref", "T1w"),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from neuroferry.bids.entities import build_name, common_entities
 from neuroferry.bids.model import Problem, Run, Subject
+from neuroferry.bids.sbref import settle_sbref
 
 MIN_VOLUMES = 5
 #: Two repetition times closer than this (s) are one, written with fewer digits.
@@ -49,6 +50,8 @@ class BoldRun:
         Stored axis that the slices lie along.
     echo_times : tuple of float
         Of the echoes, s; empty for one echo.
+    sbref : Path or None
+        Single-band reference on the grid of the run.
     """
 
     echoes: tuple[Run, ...]
@@ -59,6 +62,7 @@ class BoldRun:
     slice_times: tuple[float, ...] = ()
     slice_axis: int = 2
     echo_times: tuple[float, ...] = ()
+    sbref: Path | None = None
 
     @property
     def reference(self) -> Run:
@@ -137,10 +141,12 @@ def _echo_order(run: Run) -> tuple[float, int]:
 def bold_runs(subject: Subject, *, ignore: Collection[str] = ()) -> list[BoldRun]:
     """Read the runs of a participant, in the order of their names; broken ones are left out.
 
-    ``slicetiming`` among the names in `ignore` leaves the times of the slices out.
+    ``slicetiming`` among the names in `ignore` leaves the times of the slices out, ``sbref``
+    single-band references.
     """
     groups = group_echoes(subject.select("func", "bold"))
-    found = (examine_run(echoes, ignore=ignore)[0] for echoes in groups)
+    references = subject.select("func", "sbref")
+    found = (examine_run(echoes, references, ignore=ignore)[0] for echoes in groups)
     return [run for run in found if run is not None]
 
 
@@ -191,7 +197,7 @@ def check_bold(
     problems: list[Problem] = []
     unusable: set[Path] = set()
     for echoes in groups:
-        run, findings = examine_run(echoes, ignore=ignore)
+        run, findings = examine_run(echoes, subject.select("func", "sbref"), ignore=ignore)
         findings += [Finding(text, fatal=False) for text in _missing_echoes(echoes, most)]
         if run is None:
             unusable |= {echo.path for echo in echoes}
@@ -211,7 +217,7 @@ def as_problem(run: Run, finding: Finding) -> Problem:
 
 
 def examine_run(
-    echoes: Sequence[Run], *, ignore: Collection[str] = ()
+    echoes: Sequence[Run], references: Sequence[Run] = (), *, ignore: Collection[str] = ()
 ) -> tuple[BoldRun | None, list[Finding]]:
     """Settle what a run is, from headers and sidecars.
 
@@ -219,6 +225,8 @@ def examine_run(
     ----------
     echoes : sequence of Run
         The images of one run, the shortest echo first.
+    references : sequence of Run
+        Single-band references of the participant.
     ignore : collection of str
         As for `bold_runs`.
 
@@ -245,6 +253,9 @@ def examine_run(
         times = ()
     elif text:
         findings.append(Finding(text, fatal=False))
+    sbref, text = (None, "") if "sbref" in ignore else settle_sbref(echoes, references)
+    if text:
+        findings.append(Finding(text, fatal=False))
     run = BoldRun(
         tuple(echoes),
         (x, y, z),
@@ -254,6 +265,7 @@ def examine_run(
         times,
         axis,
         tuple(_echo_time(echo) or 0.0 for echo in echoes) if len(echoes) > 1 else (),
+        sbref,
     )
     return run, findings
 

@@ -128,18 +128,29 @@ def _each_dataset(
 ) -> Iterator[dict[str, str]]:
     """Give the parts that each dataset has, after a look at its name and folder."""
     for name, root in datasets.items():
-        if name == RAW_DATASET or not _NAME.fullmatch(name):
-            raise InputError(
-                f"Derivatives cannot be called '{name}': take letters, digits, '.', '-' and '_', "
-                f"and not '{RAW_DATASET}', which is the input.",
-                exit_code=ExitCode.USAGE,
-            )
-        if not root.is_dir():
-            raise InputError(
-                f"The derivatives '{name}' are not there: {root} is no folder.",
-                exit_code=ExitCode.NO_INPUT,
-            )
+        check_dataset(name, root)
         yield _sort(root, subject, session, template)
+
+
+def check_dataset(name: str, root: Path) -> None:
+    """Refuse derivatives that are not there, or whose name sidecars cannot cite them by.
+
+    Raises
+    ------
+    InputError
+        With exit code 64 or 66.
+    """
+    if name == RAW_DATASET or not _NAME.fullmatch(name):
+        raise InputError(
+            f"Derivatives cannot be called '{name}': take letters, digits, '.', '-' and '_', "
+            f"and not '{RAW_DATASET}', which is the input.",
+            exit_code=ExitCode.USAGE,
+        )
+    if not root.is_dir():
+        raise InputError(
+            f"The derivatives '{name}' are not there: {root} is no folder.",
+            exit_code=ExitCode.NO_INPUT,
+        )
 
 
 def cite_precomputed(

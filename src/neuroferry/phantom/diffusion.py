@@ -86,7 +86,7 @@ def eigenvalues(fa: ArrayLike, md: ArrayLike) -> tuple[NDArray[np.float64], NDAr
     --------
     >>> axial, radial = eigenvalues(0.8, 7e-4)
     >>> f"{axial:.3e} {radial:.3e}"
-    '1.570e-03 2.651e-04'
+    '1.554e-03 2.730e-04'
     """
     anisotropy = np.asarray(fa, dtype=np.float64)
     mean = np.asarray(md, dtype=np.float64)

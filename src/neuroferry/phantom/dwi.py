@@ -192,11 +192,12 @@ def dwi_volumes(
     voxels = head.signal_voxels()
     sigma = dwi_noise_level(options)
     bare = head.blurred(run.head.image(0.0, np.zeros(3)))
+    first = trace(head, head.grid, np.eye(4), voxels)
     rows = zip(run.table.bvals, run.seen, run.motion, run.eddy, run.kept, strict=True)
     for bval, bvec, motion, eddy, kept in rows:
         image = bare if bval == 0 else head.blurred(run.head.image(float(bval), bvec))
         bent = eddy if options.eddy > 0 and bval > 0 else None
-        origin = trace(head, head.grid, motion, voxels, bent)
+        origin = trace(head, head.grid, motion, voxels, bent, first)
         volume = np.float32(SCALE) * render_volume(head, image, origin, motion, coil=run.coil)
         yield add_noise(volume * kept, sigma, rng)
 

@@ -37,7 +37,7 @@ def dice(a: ArrayLike, b: ArrayLike) -> float:
     >>> dice([1, 1, 0, 0], [0, 1, 1, 0])
     0.5
     """
-    first, second = _same(np.asarray(a).astype(bool), np.asarray(b).astype(bool))
+    first, second = same_shape(np.asarray(a).astype(bool), np.asarray(b).astype(bool))
     total = int(first.sum()) + int(second.sum())
     return 2.0 * int((first & second).sum()) / total if total else 1.0
 
@@ -50,7 +50,7 @@ def tissue_dice(found: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     >>> tissue_dice([1, 1, 2, 3], [1, 2, 2, 3])["CSF"]
     1.0
     """
-    first, second = _same(np.asarray(found), np.asarray(truth))
+    first, second = same_shape(np.asarray(found), np.asarray(truth))
     return {name: dice(first == label, second == label) for name, label in TISSUE_LABELS.items()}
 
 
@@ -92,8 +92,8 @@ def bias_error(estimated: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float
     >>> bias_error([2.0, 4.0, 99.0], [1.0, 2.0, 1.0], [1, 1, 0])
     0.0
     """
-    first, second = _same(np.asarray(estimated, float), np.asarray(truth, float))
-    first, inside = _same(first, np.asarray(mask).astype(bool))
+    first, second = same_shape(np.asarray(estimated, float), np.asarray(truth, float))
+    first, inside = same_shape(first, np.asarray(mask).astype(bool))
     if not inside.any():
         raise GeometryError("the mask for the bias error is empty; give the brain mask")
     ratio = first[inside] / second[inside]
@@ -136,7 +136,7 @@ def folded_voxels(
     """Count the nodes at which a map turns space inside out (Jacobian not positive)."""
     folded = jacobian_determinant(displacement, affine) <= 0
     if mask is not None:
-        folded, inside = _same(folded, np.asarray(mask).astype(bool))
+        folded, inside = same_shape(folded, np.asarray(mask).astype(bool))
         folded = folded & inside
     return int(folded.sum())
 
@@ -159,7 +159,7 @@ def map_error(found: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
     >>> map_error([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]] * 2)
     (2.5, 5.0)
     """
-    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    first, second = same_shape(np.asarray(found, float), np.asarray(truth, float))
     distance = np.linalg.norm(first - second, axis=-1)
     return float(distance.mean()), float(distance.max())
 
@@ -225,7 +225,7 @@ def motion_error(
     mean, maximum : float
         mm, over volumes and voxels.
     """
-    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    first, second = same_shape(np.asarray(found, float), np.asarray(truth, float))
     points = _points(mask, affine)
     if not same_reference:
         between = np.linalg.inv(second) @ first
@@ -262,8 +262,8 @@ def shift_error(
     >>> shift_error([10.0, 0.0], [0.0, 0.0], [1, 1], readout=0.05, voxel=2.0)[0]
     0.5
     """
-    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
-    first, inside = _same(first, np.asarray(mask).astype(bool))
+    first, second = same_shape(np.asarray(found, float), np.asarray(truth, float))
+    first, inside = same_shape(first, np.asarray(mask).astype(bool))
     if not inside.any():
         raise GeometryError("the mask for the shift error is empty; give the brain mask")
     miss = np.abs(first - second)[inside] * (readout * voxel)
@@ -290,8 +290,8 @@ def effect_recovery(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> tupl
     >>> effect_recovery([0.0, 1.0, 2.0, 7.0], [0.0, 2.0, 4.0, 0.0], [1, 1, 1, 0])
     (0.5, 1.0)
     """
-    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
-    first, inside = _same(first, np.asarray(mask).astype(bool))
+    first, second = same_shape(np.asarray(found, float), np.asarray(truth, float))
+    first, inside = same_shape(first, np.asarray(mask).astype(bool))
     x, y = second[inside] - second[inside].mean(), first[inside] - first[inside].mean()
     product, square = float(np.sum(x * y)), float(np.sum(x * x))
     return product / square, product / float(np.sqrt(square * np.sum(y * y)))
@@ -305,7 +305,7 @@ def course_correlation(found: ArrayLike, truth: ArrayLike) -> float:
     >>> course_correlation([np.nan, 1, 2, 3], [np.nan, 2, 4, 6])
     1.0
     """
-    first, second = _same(np.asarray(found, float), np.asarray(truth, float))
+    first, second = same_shape(np.asarray(found, float), np.asarray(truth, float))
     both = np.isfinite(first) & np.isfinite(second)
     return effect_recovery(first, second, both)[1]
 
@@ -337,7 +337,8 @@ def _fit_rigid(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDAr
     return matrix
 
 
-def _same(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def same_shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give both arrays back; refuse them where their shapes differ."""
     if a.shape != b.shape:
         raise GeometryError(
             f"images of shapes {a.shape} and {b.shape} cannot be compared; "

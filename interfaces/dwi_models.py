@@ -1,0 +1,107 @@
+"""Which models of diffusion a run's gradients allow, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neuroferry.bids.gradients import MIN_DIRECTIONS, Shell
+
+KURTOSIS_DIRECTIONS = 15
+"""A kurtosis tensor has fifteen elements."""
+LMAX_DIRECTIONS = {8: 45, 6: 28}
+"""Directions from which fibre orientations are described up to this order: as many as
+coefficients. Below them the order is 4, which constrained deconvolution bears from six."""
+LOWEST_LMAX = 4
+
+
+@dataclass(frozen=True)
+class Models:
+    """What can be fitted: each attribute is empty, or says in a sentence why not.
+
+    Attributes
+    ----------
+    tensor : str
+        Diffusion tensor.
+    kurtosis : str
+        Diffusion kurtosis.
+    csd : str
+        Fibre orientations by constrained spherical deconvolution.
+    multi_tissue : str
+        The same with grey matter and CSF apart.
+    """
+
+    tensor: str = ""
+    kurtosis: str = ""
+    csd: str = ""
+    multi_tissue: str = ""
+
+
+def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = True) -> Models:
+    """Decide which models the shells of a run allow.
+
+    Parameters
+    ----------
+    shells : sequence of Shell
+        Volumes of about one b-value, as `find_shells` gives them.
+    n_directions : int
+        Directions that differ, over all shells.
+    fits_tensor : bool
+        Whether the directions determine a tensor, beside being many enough.
+
+    Returns
+    -------
+    Models
+
+    Examples
+    --------
+    >>> from neuroferry.bids.gradients import find_shells
+    >>> found = models_for(find_shells([0] + 16 * [1000]), 16)
+    >>> found.tensor, found.kurtosis
+    ('', 'diffusion kurtosis takes two shells above b = 0, and the run has 1')
+    """
+    weighted = [shell for shell in shells if not shell.is_b0]
+    if n_directions < MIN_DIRECTIONS:
+        few = f"takes {MIN_DIRECTIONS} gradient directions, and the run has {n_directions}"
+        return Models(
+            *(
+                f"{what} {few}"
+                for what in (
+                    "a diffusion tensor",
+                    "diffusion kurtosis",
+                    "spherical deconvolution",
+                    "multi-tissue deconvolution",
+                )
+            )
+        )
+    if not fits_tensor:
+        why = "the gradient directions lie in a plane or on a cone"
+        return Models(why, why, why, why)
+    several = ""
+    if len(weighted) < 2:
+        several = f"takes two shells above b = 0, and the run has {len(weighted)}"
+    elif sum(len(shell.volumes) >= KURTOSIS_DIRECTIONS for shell in weighted) < 2:
+        counts = ", ".join(str(len(shell.volumes)) for shell in weighted)
+        several = (
+            f"takes two shells of {KURTOSIS_DIRECTIONS} volumes or more, and the run's have "
+            f"{counts}"
+        )
+    elif n_directions < KURTOSIS_DIRECTIONS:
+        several = f"takes {KURTOSIS_DIRECTIONS} directions, and the run has {n_directions}"
+    kurtosis = f"diffusion kurtosis {several}" if several else ""
+    tissues = f"multi-tissue deconvolution {several}" if several else ""
+    if not tissues and len(weighted) == len(shells):
+        tissues = "multi-tissue deconvolution takes volumes without diffusion weighting"
+    return Models(kurtosis=kurtosis, multi_tissue=tissues)
+
+
+def order_for(n_directions: int) -> int:
+    """Order of spherical harmonics (lmax) for a number of directions.
+
+    >>> [order_for(n) for n in (6, 16, 30, 64)]
+    [4, 4, 6, 8]
+    """
+    for order, least in LMAX_DIRECTIONS.items():
+        if n_directions >= least:
+            return order
+    return LOWEST_LMAX

@@ -1,0 +1,127 @@
+"""Finds what was estimated of a BOLD run before: by neuroferry, or by fMRIPrep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from neuroferry.bids.bold import BoldRun
+from neuroferry.bids.entities import parse_name
+from neuroferry.bids.outputs import bids_uri
+from neuroferry.bids.precomputed import check_dataset
+from neuroferry.errors import InputError
+
+#: Entities that say what a file is, and not which run it belongs to.
+_OF_THE_FILE = ("description", "from", "to", "mode", "part", "echo")
+#: From, to and description of a transform to the part that it is.
+_XFMS = {
+    "orig boldref hmc": "motion_xfms",
+    "boldref T1w coreg": "boldref2anat_xfm",
+    "T1w boldref coreg": "anat2boldref_xfm",
+}
+
+
+def find_bold(
+    datasets: Mapping[str, Path], run: BoldRun, *, with_position: bool = True
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Look for what earlier runs estimated of a BOLD run.
+
+    The parts belong together: motion, mask and position are those of one reference. So they
+    come from the first dataset that has a reference of the run.
+
+    Parameters
+    ----------
+    datasets : mapping of str to pathlib.Path
+        Derivative datasets by name.
+    run : BoldRun
+        The run, whose entities the files must have, all of them and no others.
+    with_position : bool
+        Whether the transform to the T1w image is of use: only where that is the same image.
+
+    Returns
+    -------
+    dict of str to str
+        Files: ``bold_ref``, ``motion_xfms``, ``boldref2anat_xfm``, ``anat2boldref_xfm``,
+        ``bold_mask``.
+    dict of str to list of str
+        The BIDS URIs that sidecars cite them by.
+
+    Raises
+    ------
+    InputError
+        Where a dataset is missing, has two files for one part, or has parts of another run.
+    """
+    for name, root in datasets.items():
+        check_dataset(name, root)
+        files = _sort(root, run)
+        if "bold_ref" not in files:
+            continue
+        if not with_position:
+            files = {part: path for part, path in files.items() if "anat" not in part}
+        elif "boldref2anat_xfm" not in files:
+            files.pop("anat2boldref_xfm", None)
+        _check(files, run)
+        found = {part: str(path) for part, path in files.items()}
+        return found, {part: [bids_uri(path, root, name)] for part, path in files.items()}
+    return {}, {}
+
+
+def _sort(root: Path, run: BoldRun) -> dict[str, Path]:
+    """Say which part of the run each file of a dataset is."""
+    folder = root / f"sub-{run.entities['subject']}"
+    if run.session is not None:
+        folder = folder / f"ses-{run.session}"
+    wanted = {key: value for key, value in run.entities.items() if key not in _OF_THE_FILE}
+    files: dict[str, Path] = {}
+    for path in sorted((folder / "func").glob(f"sub-{run.entities['subject']}*")):
+        part = _part(path, wanted)
+        if part is None:
+            continue
+        if part in files:
+            raise InputError(
+                f"{root} has two files for the {part} of one run: {files[part]} and {path}. "
+                "Leave only the one that is to be used."
+            )
+        files[part] = path
+    return files
+
+
+def _part(path: Path, wanted: Mapping[str, str]) -> str | None:
+    entities, suffix, extension = parse_name(path)
+    if {key: value for key, value in entities.items() if key not in _OF_THE_FILE} != wanted:
+        return None
+    description = entities.get("description")
+    if suffix == "xfm" and extension == ".txt" and entities.get("mode") == "image":
+        way = " ".join(entities.get(key, "") for key in ("from", "to", "description"))
+        return _XFMS.get(way)
+    if extension not in (".nii", ".nii.gz"):
+        return None
+    return {("boldref", "hmc"): "bold_ref", ("mask", "brain"): "bold_mask"}.get(
+        (suffix, description or "")
+    )
+
+
+def _check(files: Mapping[str, Path], run: BoldRun) -> None:
+    """Refuse parts that cannot be those of the run."""
+    import nibabel as nb
+    import numpy as np
+
+    for part in ("bold_ref", "bold_mask"):
+        if part not in files:
+            continue
+        image, series = nb.nifti1.load(files[part]), nb.nifti1.load(run.reference.path)
+        if image.shape[:3] != run.shape or not np.allclose(image.affine, series.affine, atol=1e-3):
+            raise _of_another_run(files[part], run, "it lies on another grid")
+    if "motion_xfms" in files:
+        text = files["motion_xfms"].read_text(encoding="utf-8", errors="replace")
+        count = sum(line.startswith("Parameters:") for line in text.splitlines())
+        if count != run.n_volumes:
+            why = f"it has {count} transforms, and the run {run.n_volumes} volumes"
+            raise _of_another_run(files["motion_xfms"], run, why)
+
+
+def _of_another_run(path: Path, run: BoldRun, why: str) -> InputError:
+    return InputError(
+        f"{path} does not belong to {run.reference.path}: {why}. Name derivatives of this very "
+        "run, or leave them out."
+    )
