@@ -9,6 +9,8 @@ from neuroferry.bids.gradients import MIN_DIRECTIONS, Shell
 
 KURTOSIS_DIRECTIONS = 15
 """A kurtosis tensor has fifteen elements."""
+KURTOSIS_B_MAX = 3150.0
+"""Up to here the expansion with kurtosis holds, s/mm²: 3000 and what scanners add."""
 LMAX_DIRECTIONS = {8: 45, 6: 28}
 """Directions from which fibre orientations are described up to this order: as many as
 coefficients. Below them the order is 4, which constrained deconvolution bears from six."""
@@ -77,22 +79,26 @@ def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = T
     if not fits_tensor:
         why = "the gradient directions lie in a plane or on a cone"
         return Models(why, why, why, why)
-    several = ""
-    if len(weighted) < 2:
-        several = f"takes two shells above b = 0, and the run has {len(weighted)}"
-    elif sum(len(shell.volumes) >= KURTOSIS_DIRECTIONS for shell in weighted) < 2:
-        counts = ", ".join(str(len(shell.volumes)) for shell in weighted)
-        several = (
-            f"takes two shells of {KURTOSIS_DIRECTIONS} volumes or more, and the run's have "
-            f"{counts}"
-        )
-    elif n_directions < KURTOSIS_DIRECTIONS:
-        several = f"takes {KURTOSIS_DIRECTIONS} directions, and the run has {n_directions}"
-    kurtosis = f"diffusion kurtosis {several}" if several else ""
-    tissues = f"multi-tissue deconvolution {several}" if several else ""
+    kurtosis = _why_not(
+        "diffusion kurtosis", [s for s in weighted if s.b <= KURTOSIS_B_MAX], n_directions
+    )
+    tissues = _why_not("multi-tissue deconvolution", weighted, n_directions)
     if not tissues and len(weighted) == len(shells):
         tissues = "multi-tissue deconvolution takes volumes without diffusion weighting"
     return Models(kurtosis=kurtosis, multi_tissue=tissues)
+
+
+def _why_not(what: str, shells: Sequence[Shell], n_directions: int) -> str:
+    """Say why shells are not enough for a model of several; empty if they are."""
+    if len(shells) < 2:
+        return f"{what} takes two shells above b = 0, and the run has {len(shells)}"
+    if sum(len(shell.volumes) >= KURTOSIS_DIRECTIONS for shell in shells) < 2:
+        counts = ", ".join(str(len(shell.volumes)) for shell in shells)
+        least = f"two shells of {KURTOSIS_DIRECTIONS} volumes or more"
+        return f"{what} takes {least}, and the run's have {counts}"
+    if n_directions < KURTOSIS_DIRECTIONS:
+        return f"{what} takes {KURTOSIS_DIRECTIONS} directions, and the run has {n_directions}"
+    return ""
 
 
 def order_for(n_directions: int) -> int:
