@@ -13,8 +13,9 @@ voxels that are isotropic and diffuse like tissue or like water, and the three a
 a common intensity [4]_. Orientations are in the world's axes (RAS+), as coefficients of
 MRtrix's real spherical harmonics.
 
-Memory: 60 bytes for each voxel of the grid, and in ``dwi2fod`` 4 bytes for each voxel and for
-each of its volumes and coefficients. Disk: 4 bytes for each of those while it runs.
+Memory at peak, for each voxel of the grid: 80 bytes and 4 for each coefficient here, and after
+one another 6 in ``dwi2fod`` for each of its volumes and coefficients (15 at order 4, 28 at 6,
+45 at 8; two more with three tissues). Disk: 4 bytes for each of those while it runs.
 
 References
 ----------
@@ -336,8 +337,10 @@ def fit_csd(
         responses = estimate_responses(series, gradients, shells, voxels, lmax)
         made = _deconvolve(series, gradients, mask, shells, responses, scratch, several, n_threads)
         image: Any = nb.nifti1.load(made)
+        coefficients = np.array(image.dataobj, dtype=np.float32, order="F")
+        np.nan_to_num(coefficients, copy=False)
         fod = save_nifti(
-            np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32)),
+            coefficients,
             series.affine,
             out / "fod.nii.gz",
             header=series.header,

@@ -6,7 +6,7 @@ Mean, axial and radial kurtosis follow in closed form [2]_, as DIPY computes the
 anisotropy of the kurtosis tensor [3]_. The expansion holds up to about b = 3000 s/mm²:
 shells above stay out.
 
-Memory at peak: 100 bytes for each voxel of the grid and 60 MB for each thread, however many
+Memory at peak: 50 bytes for each voxel of the grid and 25 MB for each thread, however many
 volumes there are. A scratch file takes 4 bytes for each volume and voxel of the brain.
 
 References
