@@ -48,9 +48,7 @@ def functional(tmp_path_factory) -> Dataset:
 def diffusion(tmp_path_factory) -> Dataset:
     """The first of the three subjects again, with a small diffusion scan of two shells."""
     root = tmp_path_factory.mktemp("diffusion") / "bids"
-    options = DwiOptions(
-        7, bvals=(1000.0, 2000.0), n_b0=2, resolution=6.0, fieldmaps=("phasediff", "epi")
-    )
+    options = DwiOptions(7, bvals=(1000.0, 2000.0), n_b0=2, resolution=6.0)
     subjects = write_phantom_dataset(root, subjects=1, resolution=3.0, seed=11, dwi=options)
     return Dataset(root, subjects)
 
