@@ -53,6 +53,7 @@ def write_table(out: Path, path: Path) -> None:
             "declared_gb": round(step.declared_gb or 0.0, 3),
             "disk_gb": round(step.disk_gb or 0.0, 6),
             "files": step.files or 0,
+            **({"volumes": step.volumes} if step.volumes else {}),
         }
         known = rows.setdefault(kind_of(name), row)
         known.update({key: max(value, known[key]) for key, value in row.items()})

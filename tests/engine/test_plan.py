@@ -152,6 +152,26 @@ def test_the_table_is_used_where_nothing_was_measured():
     assert (estimate.mem_source, estimate.seconds_source) == ("table", "table")
 
 
+def test_a_longer_series_takes_longer_and_no_more_memory(tmp_path):
+    """What was measured on 150 volumes is planned for 2,000; the record keeps their number."""
+    workflow = Workflow("w", base_dir=str(tmp_path))
+    step = Node(Function(["x"], ["out"], rest), name="resample", mem_gb=1.0)
+    step.inputs.x = 1
+    step.volumes = 2000
+    workflow.add_nodes([step])
+    record = RunRecord(tmp_path / "events.jsonl")
+    workflow.run(plugin=MultiProcPlugin({"n_procs": 1, "memory_gb": 4, "record": record}))
+    (ran,) = summarise(read_events(record.path)).steps
+    assert ran.volumes == 2000
+    history = {
+        "w.resample": measured("w.resample", 6.0, peak_gb=0.5, declared_gb=1.0, volumes=150)
+    }
+    step.inputs.x = 2
+    (planned,) = plan_of(workflow, estimator=Estimator(history)).steps
+    assert planned.seconds == pytest.approx(80.0)
+    assert planned.mem_gb == pytest.approx(0.55)
+
+
 @given(peaks=st.lists(st.floats(0.01, 100), min_size=1, max_size=5), declared=st.floats(0.5, 50))
 def test_an_estimate_is_never_below_what_was_measured(peaks, declared):
     history = {

@@ -223,6 +223,16 @@ def test_what_was_given_is_cited_and_has_no_report(make_run, tmp_path):
     assert "elsewhere" not in computed["Description"]
 
 
+def test_steps_that_go_through_the_series_say_how_long_it_is(make_run, tmp_path):
+    run = make_run(n_volumes=9)
+    found = nodes(init_bold_fit_wf(run=run), tmp_path)
+    found |= nodes(init_bold_apply_wf(run=run, spaces=SPACES), tmp_path)
+    long = {name for name, node in found.items() if getattr(node, "volumes", None) == 9}
+    assert long == {"estimate_motion", "resample_bold", "resample_t1w"} | {
+        "resample_mni152nlin2009asym_res_3"
+    }
+
+
 def test_a_run_alone_in_its_own_space(make_run, tmp_path):
     found = sinks(make_run(2), tmp_path, spaces=[BoldSpace("bold")], with_anat=False)
     stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"

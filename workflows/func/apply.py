@@ -171,7 +171,7 @@ def _resample_node(
         resample.inputs.slice_timing = list(run.slice_times)
     if run.echo_times:
         resample.inputs.echo_times = list(run.echo_times)
-    return pe.Node(
+    node = pe.Node(
         resample,
         name=f"resample_{space.node}",
         mem_gb=resample_gb(
@@ -182,6 +182,8 @@ def _resample_node(
         ),
         n_procs=omp_nthreads,
     )
+    node.volumes = run.n_volumes
+    return node
 
 
 def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_voxels: int) -> None:

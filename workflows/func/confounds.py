@@ -124,6 +124,7 @@ def init_bold_confounds_wf(
         mem_gb=confounds_mem_gb(n_voxels, n_volumes),
         n_procs=1,
     )
+    compute.volumes = n_volumes
     workflow.connect([
         (inputnode, compute, [(field, field) for field in fields]),
         (compute, outputnode, [(field, field) for field in found]),

@@ -141,6 +141,7 @@ def init_bold_fit_wf(
             mem_gb=memory_gb(MOTION_BYTES * omp_nthreads, voxels),
             n_procs=omp_nthreads,
         )
+        estimate_motion.volumes = run.n_volumes
         workflow.connect([
             (reference, estimate_motion, [("bold_ref", "ref_file")]),
             (find_reference, estimate_motion, [("n_dummy", "n_dummy")]),

@@ -5,7 +5,9 @@ image header with the formula in their documentation. That figure also carries t
 the image, so what was measured on one image is scaled to another by the ratio r of the two
 declared figures: time and disk by r; memory by r to the power 1.25 for a larger image and
 0.6 for a smaller one, because a formula may rise too slowly or too fast with size, and too
-little memory costs more than too much.
+little memory costs more than too much. A step that goes through a series volume by volume
+also says how many there are (``node.volumes``): its time and disk are scaled by the ratio of
+these as well, its memory is not.
 
 Sources, the best first:
 
@@ -132,6 +134,9 @@ class Estimator:
     >>> estimate = estimator.estimate("w.sub_02_wf.register", 4.0)
     >>> round(estimate.mem_gb, 2), estimate.mem_source, estimate.seconds
     (8.56, 'like', 120.0)
+    >>> estimator.learn(StepSummary("w.sub_01_wf.move", "01", "done", seconds=10.0, volumes=150))
+    >>> estimator.estimate("w.sub_02_wf.move", 0.25, 1500).seconds
+    100.0
     """
 
     def __init__(
@@ -160,7 +165,7 @@ class Estimator:
         """Take in a step that ran out of memory at ``summary.peak_gb``."""
         self._killed[kind_of(summary.step)][summary.step] = summary
 
-    def estimate(self, step: str, declared_gb: float) -> Estimate:
+    def estimate(self, step: str, declared_gb: float, volumes: int | None = None) -> Estimate:
         """Estimate a step.
 
         Parameters
@@ -169,6 +174,8 @@ class Estimator:
             Its full name.
         declared_gb : float
             What its node declares (``Node.mem_gb``).
+        volumes : int, optional
+            Volumes that it goes through.
         """
         known, source = self._like(step)
         peaks = [
@@ -177,7 +184,9 @@ class Estimator:
             if s.peak_gb is not None
         ]
         times = [
-            s.seconds * _scale(declared_gb, s.declared_gb) for s in known if s.seconds is not None
+            s.seconds * _scale(declared_gb, s.declared_gb) * _longer(volumes, s.volumes)
+            for s in known
+            if s.seconds is not None
         ]
         mem_source: Source = "default" if declared_gb == DEFAULT_GB else "formula"
         memory = declared_gb
@@ -187,7 +196,11 @@ class Estimator:
             least = (killed.peak_gb or 0.0) * _scale_memory(declared_gb, killed.declared_gb)
             if mem_source != "measured" and least * _KILLED_MARGIN > memory:
                 mem_source, memory = "like", least * _KILLED_MARGIN
-        disk = [s.disk_gb * _scale(declared_gb, s.declared_gb) for s in known if s.disk_gb]
+        disk = [
+            s.disk_gb * _scale(declared_gb, s.declared_gb) * _longer(volumes, s.volumes)
+            for s in known
+            if s.disk_gb
+        ]
         files = [s.files for s in known if s.files]
         return Estimate(
             mem_gb=max(memory, _LEAST_GB),
@@ -214,6 +227,11 @@ def _scale(declared_gb: float, measured_at_gb: float | None) -> float:
     if not measured_at_gb or DEFAULT_GB in (declared_gb, measured_at_gb):
         return 1.0
     return declared_gb / measured_at_gb
+
+
+def _longer(volumes: int | None, measured_with: int | None) -> float:
+    """Ratio of two lengths of a series, where both are known."""
+    return volumes / measured_with if volumes and measured_with else 1.0
 
 
 def _scale_memory(declared_gb: float, measured_at_gb: float | None) -> float:
@@ -253,6 +271,7 @@ def read_table(values: Mapping[str, Any]) -> dict[str, StepSummary]:
             declared_gb=row.get("declared_gb"),
             disk_gb=row.get("disk_gb"),
             files=row.get("files"),
+            volumes=row.get("volumes"),
         )
         for kind, row in values.get("steps", {}).items()
     }

@@ -20,7 +20,7 @@ from neuroferry.engine.estimate import Source
 from neuroferry.engine.plugins import RecordingPlugin
 from neuroferry.engine.record import subject_of
 from neuroferry.engine.resources import Resources
-from neuroferry.engine.schedule import Schedule, fits, step_name
+from neuroferry.engine.schedule import Schedule, fits, step_name, volumes_of
 
 Verdict = Literal["fits", "fits with fewer steps at once", "does not fit"]
 
@@ -182,7 +182,7 @@ class PlanPlugin(RecordingPlugin):
 
     def _plan_step(self, node: Any, done: bool) -> PlannedStep:
         name = step_name(node)
-        own = self.estimator.estimate(name, float(node.mem_gb))
+        own = self.estimator.estimate(name, float(node.mem_gb), volumes_of(node))
         memory, seconds, source = own.mem_gb, own.seconds, own.seconds_source
         disk, files, mem_source = own.disk_gb, own.files, own.mem_source
         items = _count_items(node)

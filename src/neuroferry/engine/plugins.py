@@ -13,7 +13,7 @@ from typing import Any
 from neuroferry.engine.estimate import Estimator
 from neuroferry.engine.record import RunRecord, StepState, StepSummary, subject_of
 from neuroferry.engine.resources import available_resources
-from neuroferry.engine.schedule import Schedule, Task, step_name
+from neuroferry.engine.schedule import Schedule, Task, step_name, volumes_of
 from neuroferry.engine.worker import Outcome, explain, write_crashfile
 from neuroferry.errors import RunInterrupted, StepsFailedError
 
@@ -97,7 +97,9 @@ class RecordingPlugin:
     def _expected_seconds(self, graph: Any) -> dict[str, float]:
         expected = {}
         for node in graph.nodes():
-            estimate = self.estimator.estimate(step_name(node), float(node.mem_gb))
+            estimate = self.estimator.estimate(
+                step_name(node), float(node.mem_gb), volumes_of(node)
+            )
             if estimate.seconds_source != "default":
                 expected[step_name(node)] = estimate.seconds
         return expected
@@ -185,6 +187,7 @@ class RecordingPlugin:
             n_procs=task.n_procs,
             mem_gb=round(self.booked_gb(task), 3),
             declared_gb=round(task.mem_gb, 3),
+            volumes=volumes_of(task.node),
             item=task.map_parent is not None,
         )
         self._call_back(task, "start")
@@ -239,6 +242,7 @@ class RecordingPlugin:
             seconds=outcome.seconds,
             peak_gb=outcome.peak_gb,
             declared_gb=task.mem_gb,
+            volumes=volumes_of(task.node),
         )
         if state == "done":
             self.estimator.learn(summary)

@@ -59,6 +59,8 @@ class StepSummary:
         What was set aside for the step.
     declared_gb : float or None
         What the step's node declared, before earlier runs corrected it.
+    volumes : int or None
+        Volumes of the series that it went through, where it said so.
     disk_gb, files : float or None, int or None
         What the step left in its work folder, in GB and files.
     message : str or None
@@ -80,6 +82,7 @@ class StepSummary:
     mem_gb: float | None = None
     n_procs: int | None = None
     declared_gb: float | None = None
+    volumes: int | None = None
     disk_gb: float | None = None
     files: int | None = None
     message: str | None = None
@@ -273,6 +276,7 @@ def _after(before: StepSummary | None, entry: Mapping[str, Any]) -> StepSummary:
         "mem_gb",
         "n_procs",
         "declared_gb",
+        "volumes",
         "disk_gb",
         "files",
         "message",

@@ -192,6 +192,12 @@ def step_name(node: Any) -> str:
     return ".".join([node.fullname, *parameters])
 
 
+def volumes_of(node: Any) -> int | None:
+    """How many volumes a node goes through, where its builder said so."""
+    volumes: int | None = getattr(node, "volumes", None)
+    return volumes
+
+
 def _identity(node: Any) -> str:
     return f"{node.fullname}|{node._id}"
 

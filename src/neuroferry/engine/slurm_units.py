@@ -19,7 +19,7 @@ from neuroferry.config import SlurmConfig
 from neuroferry.engine.estimate import Estimator
 from neuroferry.engine.plugins import RecordingPlugin
 from neuroferry.engine.record import subject_of
-from neuroferry.engine.schedule import step_name
+from neuroferry.engine.schedule import step_name, volumes_of
 from neuroferry.engine.slurm_pack import StepPlan
 
 _SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
@@ -171,7 +171,7 @@ def _plan_step(
     from nipype.interfaces.utility import IdentityInterface
 
     name = step_name(node)
-    estimate = estimator.estimate(name, float(node.mem_gb))
+    estimate = estimator.estimate(name, float(node.mem_gb), volumes_of(node))
     memory, procs = estimate.mem_gb, max(1, int(node.n_procs))
     trivial = bool(node.run_without_submitting) or isinstance(node.interface, IdentityInterface)
     light = trivial or (memory <= settings.small_gb and procs == 1)
