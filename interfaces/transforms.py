@@ -28,7 +28,7 @@ from neuroferry.interfaces.images import (
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 FIELD_STEP_MM = 2.0**-10
-SLAB_VOXELS = 2_000_000
+SLAB_VOXELS = 500_000
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,17 @@ def _write_one(group: Any, transform: Transform) -> None:
         origin, spacing, direction = grid_to_itk(transform.affine)
         size = np.array(transform.data.shape[:3], dtype=float)
         fixed = np.concatenate([size, origin, spacing, direction.ravel()])
-        lps = np.round(transform.data / FIELD_STEP_MM) * FIELD_STEP_MM * (-1.0, -1.0, 1.0)
         # ITK runs through voxels with the first axis fastest, components inside.
-        values = np.ascontiguousarray(lps.transpose(2, 1, 0, 3), dtype=np.float32).ravel() + 0.0
+        lps = np.empty((*transform.data.shape[2::-1], 3), dtype=np.float32)
+        for axis, sign in enumerate((-1, -1, 1)):
+            steps = np.round(transform.data[..., axis] * np.float32(sign / FIELD_STEP_MM))
+            lps[..., axis] = (steps * np.float32(FIELD_STEP_MM)).T
+        values = lps.ravel()
+        values += 0.0
         group.create_dataset("TransformFixedParameters", data=fixed)
         group.create_dataset(
             "TransformParameters",
-            data=values.astype(np.float32, copy=False),
+            data=values,
             compression="gzip",
             compression_opts=4,
             shuffle=True,
@@ -264,16 +268,23 @@ def _read_one(group: Any) -> Transform:
     kind = _text(group["TransformType"])
     names = ("Transform", "Tranform")
     prefix = next(name for name in names if f"{name}Parameters" in group)
-    values = np.asarray(group[f"{prefix}Parameters"])
+    stored = group[f"{prefix}Parameters"]
     fixed = np.asarray(group[f"{prefix}FixedParameters"], dtype=float)
     if kind.startswith("DisplacementField"):
         i, j, k = (int(n) for n in fixed[:3])
         lps = np.eye(4)
         lps[:3, :3] = fixed[9:18].reshape(3, 3) * fixed[6:9]
         lps[:3, 3] = fixed[3:6]
-        data = values.reshape(k, j, i, 3).transpose(2, 1, 0, 3) * (-1.0, -1.0, 1.0)
-        return DisplacementField(np.ascontiguousarray(data, dtype=np.float32), LPS @ lps)
-    return itk_matrix(values.astype(float), fixed)
+        # A field is large: it is read in slabs, so that it is in memory once.
+        data = np.empty((i, j, k, 3), dtype=np.float32)
+        step = max(1, SLAB_VOXELS // (i * j))
+        for start in range(0, k, step):
+            stop = min(k, start + step)
+            part = np.asarray(stored[3 * i * j * start : 3 * i * j * stop])
+            data[:, :, start:stop] = part.reshape(stop - start, j, i, 3).transpose(2, 1, 0, 3)
+        data[..., :2] *= -1
+        return DisplacementField(data, LPS @ lps)
+    return itk_matrix(np.asarray(stored).astype(float), fixed)
 
 
 def read_transform(path: str | os.PathLike[str]) -> list[Transform]:

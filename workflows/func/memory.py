@@ -32,12 +32,15 @@ TARGET_BYTES = 60
 # Points that are followed at a time.
 CHUNK_BYTES = 200
 CHUNK_POINTS = 1_000_000
-# The way into template space is a displacement field at 1 mm.
-FIELD_GB = 0.3
+# The way into template space is a displacement field at 1 mm (0.1 GB), read in slabs.
+FIELD_GB = 0.2
 # Reading the template; and carrying a mask there.
 TEMPLATE_GB = 0.25
-CARRY_GB = 0.5
-# What registration to the T1w image holds on grids of its own.
+CARRY_GB = 0.3
+# What registration to the T1w image holds on grids of its own. Beside these it is the T1w image,
+# its mask and its white matter, whole and one of them blurred, that make it take more than three
+# times a small series where the T1w image is large (40 million voxels: 1.0 GB). The position
+# that is found depends on the whole head, so that a part of it would be another registration.
 COREGISTER_GB = 0.1
 TEMPLATE_MM3 = 197.0 * 233.0 * 189.0
 
