@@ -95,10 +95,10 @@ def eigen_symmetric(tensors: Matrix) -> tuple[Matrix, Matrix]:
             element = beside[p, q]
             gap = diagonal[q] - diagonal[p]
             # tangent of the angle that turns the element to zero, the smaller of the two
-            reach = np.hypot(gap, 2.0 * element)
-            reach += np.abs(gap)
+            twice = element + element
+            reach = np.sqrt(gap * gap + twice * twice)
             reach += tiny
-            tangent = 2.0 * element * np.where(gap < 0, -1.0, 1.0) / reach
+            tangent = twice / (gap + np.copysign(reach, gap))
             cosine = 1.0 / np.sqrt(tangent * tangent + 1.0)
             sine = tangent * cosine
             change = tangent * element
