@@ -311,10 +311,10 @@ The tensor fit
 series on disk (MRtrix3 {version}: ``dwi2tensor``, with two rounds of weighted least squares as
 here, then ``tensor2metric``; here: read, fitted and mapped, the maps not yet written). DIPY's
 weighted least squares has one round. The best and the worst of {rounds} rounds are shown: two
-shared cores that do other work too (load average {load:.0f} meanwhile) make wall time differ by a factor
-of two or more between rounds, so that speed by processor time is the one to compare. Differences (dFA, dMD) are from the
-first row of the same data; errors, of synthetic voxels at a signal-to-noise ratio of 30, from the
-truth.
+shared cores that do other work too (load average {load:.0f} meanwhile) make wall time differ by a
+factor of two or more between rounds, so that speed by processor time is the one to compare.
+Differences (dFA, dMD) are from the first row of the same data; errors, of synthetic voxels at a
+signal-to-noise ratio of 30, from the truth.
 
 """
 
