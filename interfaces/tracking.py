@@ -65,8 +65,10 @@ from neuroferry.interfaces.transforms import Transform
 PARTS = 16
 # Seeds of the parts are this far apart from run to run.
 SEED_STRIDE = 4096
-FOD_CUTOFF = 0.1
-FA_CUTOFF = 0.15
+# Where a streamline ends (amplitude of the FOD, or FA), and its largest change of direction in
+# a step of 1 mm, degrees: sharper turns lead from one bundle into another.
+FOD_CUTOFF, FA_CUTOFF = 0.1, 0.2
+FOD_ANGLE, TENSOR_ANGLE = 30.0, 20.0
 SEED_FA = 0.2
 MIN_SEED_VOXELS = 5
 
@@ -385,7 +387,7 @@ class _TrackStreamlinesInputSpec(BaseInterfaceInputSpec):
     n_streamlines = traits.Range(
         low=1, value=1000, usedefault=True, desc="of each bundle, at most"
     )
-    n_seeds = traits.Range(low=1, value=20_000, usedefault=True, desc="of each bundle, at most")
+    n_seeds = traits.Range(low=1, value=5_000, usedefault=True, desc="of each bundle, at most")
     n_whole = traits.Range(
         low=1, value=200_000, usedefault=True, desc="seeds where no bundles are looked for"
     )
@@ -393,7 +395,7 @@ class _TrackStreamlinesInputSpec(BaseInterfaceInputSpec):
         low=0.0, value=1.0, exclude_low=True, usedefault=True, desc="of a streamline, mm"
     )
     angle = traits.Range(
-        0.0, 90.0, 45.0, exclude_low=True, usedefault=True, desc="largest in a step, degrees"
+        0.0, 90.0, exclude_low=True, desc="largest in a step, degrees; usual for the algorithm"
     )
     cutoff = traits.Float(desc="FOD amplitude or FA at which a streamline ends")
     min_length = traits.Range(low=0.0, value=40.0, usedefault=True, desc="mm")
@@ -442,11 +444,13 @@ class TrackStreamlines(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         source, out = self._source(), Path(runtime.cwd)
-        usual = FOD_CUTOFF if source.gradients is None else FA_CUTOFF
+        with_fod = source.gradients is None
+        angle = self.inputs.angle
+        cutoff = self.inputs.cutoff
         tracking = Tracking(
             self.inputs.step,
-            self.inputs.angle,
-            self.inputs.cutoff if isdefined(self.inputs.cutoff) else usual,
+            angle if isdefined(angle) else FOD_ANGLE if with_fod else TENSOR_ANGLE,
+            cutoff if isdefined(cutoff) else FOD_CUTOFF if with_fod else FA_CUTOFF,
             self.inputs.min_length,
             self.inputs.max_length,
             self.inputs.seed,
