@@ -8,6 +8,10 @@ it, but by Gauss-Newton steps. In each step the function's values at its nodes a
 beside the six of the motion, so that it fits the head where it will be after the step and
 does not hold it where it was [2]_; points count by one over the variance at their node.
 
+Fluid is left out in the end: at the surface of the brain it is bright in the one image and as
+dark as the skull in the other, and pulls the brain towards the skull by a millimetre or two
+(b0 images before and after a weighted volume tell). What is left is grey and white matter.
+
 With equal weights (the correlation ratio) the steps go astray: fluid and skull are alike in
 the one image and far apart in the other, and their large differences rule the fit.
 
@@ -49,13 +53,18 @@ MAX_STEPS = 40
 POINTS = 60_000
 # No node's variance counts for less than this share of the usual one.
 LEAST_VARIANCE = 0.05
+# Fluid is brighter than this, relative to the usual signal of the head.
+BRIGHT = 1.35
+RIM_MM = 4.0
+APART_MM = 3.0
+# Fluid pulls less than this; a refinement that moves the head farther has lost its way.
+MOST_PULL_MM = 5.0
+SMOOTH_VOXELS = 0.7
+LEAST_TISSUE = 0.1
 
 
 def tie_images(
-    fixed: Volume,
-    moving: Volume,
-    weights: NDArray[np.floating],
-    start: Affine | None = None,
+    fixed: Volume, moving: Volume, mask: NDArray[np.bool_], start: Affine | None = None
 ) -> Affine:
     """Find the rigid motion between two images of different contrast.
 
@@ -65,8 +74,8 @@ def tie_images(
         Image whose intensity is explained.
     moving : Volume
         Image that explains it.
-    weights : ndarray, shape (I, J, K)
-        What each voxel of `fixed` counts; zero outside the head.
+    mask : ndarray of bool, shape (I, J, K)
+        Head in `fixed`.
     start : ndarray of float64, shape (4, 4), optional
         Where to begin; the identity by default.
 
@@ -75,12 +84,50 @@ def tie_images(
     ndarray of float64, shape (4, 4)
         Points of `fixed` to points of `moving`, RAS+ mm.
     """
-    target = prepare_target(fixed, weights, max_points=POINTS)
     matrix = np.eye(4) if start is None else start
+    target = prepare_target(fixed, mask.astype(np.float32), max_points=POINTS)
     *coarse, fine = target.levels
     for level in coarse:
         matrix = _tie_level(level, target, moving, matrix, COARSE_TOLERANCE_MM)
-    return _tie_level(fine, target, moving, matrix, FINE_TOLERANCE_MM)
+    matrix = _tie_level(fine, target, moving, matrix, COARSE_TOLERANCE_MM)
+    tissue = solid_tissue(fixed, mask)
+    if np.count_nonzero(tissue) < LEAST_TISSUE * np.count_nonzero(mask):
+        return matrix
+    target = prepare_target(fixed, tissue.astype(np.float32), max_points=POINTS)
+    refined = _tie_level(target.levels[-1], target, moving, matrix, FINE_TOLERANCE_MM)
+    return refined if _apart(matrix, refined, target.centre) < MOST_PULL_MM else matrix
+
+
+def _apart(one: Affine, other: Affine, centre: NDArray[np.float64]) -> float:
+    """How far apart two motions send the head, mm."""
+    difference = inverse(one) @ other - np.eye(4)
+    shift = np.linalg.norm(difference[:3, :3] @ centre + difference[:3, 3])
+    turn = np.linalg.norm(difference[:3, :3]) / np.sqrt(2)
+    return float(np.hypot(shift, HEAD_RADIUS_MM * turn))
+
+
+def solid_tissue(image: Volume, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find what is neither fluid nor next to it, nor at the rim of the head.
+
+    Parameters
+    ----------
+    image : Volume
+        In which fluid is bright.
+    mask : ndarray of bool, shape (I, J, K)
+        Head.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+    """
+    from scipy import ndimage
+
+    smooth = ndimage.gaussian_filter(image.data, SMOOTH_VOXELS, mode="nearest")
+    solid = smooth < BRIGHT * float(np.median(image.data[mask]))
+    depth = ndimage.distance_transform_edt(mask, sampling=image.zooms)
+    apart = ndimage.distance_transform_edt(solid, sampling=image.zooms)
+    tissue: NDArray[np.bool_] = (depth > RIM_MM) & (apart > APART_MM)
+    return tissue
 
 
 def _tie_level(

@@ -232,7 +232,6 @@ class _Estimate:
 
     def run(self) -> Eddy:
         """Align everything."""
-        weights = self.head.mask.astype(np.float32)
         reference: Volume | None = None
         known: Volume | None = None
         for shell in self.shells:
@@ -240,9 +239,9 @@ class _Estimate:
             if shell.is_b0:
                 self._align_b0s(volumes)
             elif len(volumes) < MIN_SHELL:
-                self._align_singles(volumes, known, weights)
+                self._align_singles(volumes, known)
             else:
-                self._align_shell(volumes, known, weights)
+                self._align_shell(volumes, known)
             mean = self.head.fill(mean_of(self.head, volumes, self._poses(volumes)))
             reference = reference or mean
             # A shell resembles the next one more than the b0 does.
@@ -292,25 +291,25 @@ class _Estimate:
             self._compare(volumes, poses, reference)
         self._keep(volumes, poses, "reference")
 
-    def _align_singles(
-        self, volumes: list[int], known: Volume | None, weights: FloatArray
-    ) -> None:
+    def _align_singles(self, volumes: list[int], known: Volume | None) -> None:
         """Tie volumes one by one, rigidly."""
         poses = still(len(volumes), self.series.shape[2])
         affine, header = self.series.affine, self.series.header
         for number, data in enumerate(read(self.series, volumes)):
             if known is not None:
-                poses.rigid[number] = tie_images(known, Volume(data, affine, header), weights)
+                poses.rigid[number] = tie_images(
+                    known, Volume(data, affine, header), self.head.mask
+                )
         self._keep(volumes, poses, "single")
 
-    def _align_shell(self, volumes: list[int], known: Volume | None, weights: FloatArray) -> None:
+    def _align_shell(self, volumes: list[int], known: Volume | None) -> None:
         """Align volumes among themselves, and their mean to what is known."""
         head = self.head
         poses, prediction = align_shell(head, volumes, self.gradients.bvecs[volumes])
         self._compare(volumes, poses, prediction)
         if known is not None:
             mean = head.fill(mean_of(head, volumes, poses))
-            poses = replace(poses, rigid=poses.rigid @ tie_images(known, mean, weights))
+            poses = replace(poses, rigid=poses.rigid @ tie_images(known, mean, head.mask))
         self._keep(volumes, poses, "prediction")
 
     def _compare(
