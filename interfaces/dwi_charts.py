@@ -177,7 +177,9 @@ def _slice_map(page: Page, deviations: NDArray[np.float64], odd: NDArray[np.bool
     page.text(8, middle + 6, "signal against", size=11, colour=SOFT)
     page.text(8, middle + 20, "prediction", size=11, colour=SOFT)
     count = int(odd.sum())
-    note = f"{count} slice{'s' if count != 1 else ''} without their signal, outlined"
+    note = (
+        "1 slice lost signal: outlined" if count == 1 else f"{count} slices lost signal: outlined"
+    )
     page.text(RIGHT, top - 4, note, size=11, anchor="end", colour=SOFT)
     for tick in ticks(0, n_slices - 1, 4):
         y = top + height - (tick + 0.5) * down + 4
@@ -239,9 +241,9 @@ def draw_gradients(gradients: Gradients) -> str:
     colours = shell_colours(gradients.shells)
     views = (
         ("from the front", np.array([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])),
-        ("from above", np.array([[-1.0, 0, 0], [0, 1, 0], [0, 0, 1]])),
+        ("from above", np.eye(3)),
     )
-    names = (("R", "L", "S", "I"), ("R", "L", "A", "P"))
+    names = (("R", "L", "S", "I"), ("L", "R", "A", "P"))
     middle = 36 + BALL
     for number, ((name, turn), letters) in enumerate(zip(views, names, strict=True)):
         x = 300.0 + 600.0 * number
