@@ -10,6 +10,12 @@ from neuroferry.config import make_config, read_toml, write_config
 from neuroferry.errors import ExitCode, InputError, UsageError
 
 
+@pytest.mark.parametrize("option", ["--use-syn-sdc", "--use_syn_sdc=warn", "--force-syn"])
+def test_why_there_is_no_correction_without_a_field_map(option):
+    with pytest.raises(UsageError, match="distortion without a field map that was tried"):
+        parse_config(["/in", "/out", "participant", option])
+
+
 def test_what_is_written_is_read_again(tmp_path):
     config = parse_config(
         [

@@ -327,7 +327,15 @@ def parse_config(argv: Sequence[str]) -> Config:
     UsageError
         For arguments that are unknown, missing or contradict each other.
     """
-    values = vars(build_parser().parse_args(normalise(argv)))
+    argv = normalise(argv)
+    for option in ("--use-syn-sdc", "--force-syn"):
+        if any(text.partition("=")[0] == option for text in argv):
+            raise UsageError(
+                f"{option} is not there: every way to correct distortion without a field map that "
+                "was tried took too little of it off, or added to it (docs/functional.rst has the "
+                f"figures). Leave {option} away; the runs are processed without that correction."
+            )
+    values = vars(build_parser().parse_args(argv))
     path = values.pop("config", None)
     settings = merge(
         slurm_defaults(), _templateflow_home(os.environ), read_toml(Path(path)) if path else {}
