@@ -8,6 +8,7 @@ combination fails at the end of a run. Here a name follows from the entities alo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +97,97 @@ class DerivativesSink(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         paths = self.output_paths()
-        if len(paths) != len(self.inputs.in_file):
-            raise ValueError(
-                f"{len(self.inputs.in_file)} files and {len(paths)} sets of entities do not match"
-            )
         metadata = dict(self.inputs.metadata) if isdefined(self.inputs.metadata) else {}
         if isdefined(self.inputs.metadata_file):
             extra = read_json(Path(self.inputs.metadata_file))
             key = self.inputs.metadata_key
             metadata.update({key: extra} if isdefined(key) else extra)
-        for source, path in zip(self.inputs.in_file, paths, strict=True):
-            copy_file(source, path)
+        write_files(self.inputs.in_file, paths)
         for path in self.sidecar_paths():
             write_json(path, metadata)
         self._results["out_file"] = [str(path) for path in paths]
         self._results["out_meta"] = [str(path) for path in self.sidecar_paths()]
         return runtime
+
+
+class _LabelledSinkInputSpec(BaseInterfaceInputSpec):
+    in_file = traits.List(File(exists=True), desc="what a step has written; may be nothing")
+    labels = traits.List(traits.Str, desc="for each file, the value of one entity")
+    label_entity = traits.Str(mandatory=True, desc="its long name")
+    out_dir = traits.Str(mandatory=True, desc="root of the derivatives dataset")
+    entities = traits.Dict(traits.Str, traits.Str, mandatory=True, desc="the others")
+    suffix = traits.Str(mandatory=True, desc="such as tractogram")
+    extension = traits.Str(mandatory=True, desc="such as .trk")
+    datatype = traits.Str("anat", usedefault=True, desc="folder below the subject")
+    metadata = traits.Dict(traits.Str, traits.Any, desc="content of the sidecars")
+
+
+class LabelledSink(DerivativesSink):
+    """Copy as many results as there are, each named after its label.
+
+    How many there are is known only when it runs; there may be none.
+
+    Examples
+    --------
+    >>> sink = LabelledSink(
+    ...     out_dir="/out",
+    ...     entities={"subject": "01"},
+    ...     label_entity="bundle",
+    ...     suffix="tractogram",
+    ...     extension=".trk",
+    ...     datatype="dwi",
+    ... )
+    >>> sink.output_paths()
+    []
+    >>> sink.inputs.labels = ["Arcuate"]
+    >>> sink.output_paths()
+    [PosixPath('/out/sub-01/dwi/sub-01_bundle-Arcuate_tractogram.trk')]
+    """
+
+    input_spec = _LabelledSinkInputSpec
+
+    def output_paths(self) -> list[Path]:
+        """Name the files that it writes, without their sidecars."""
+        inputs = self.inputs
+        return [
+            derivative_path(
+                inputs.out_dir,
+                {**inputs.entities, inputs.label_entity: label},
+                suffix=inputs.suffix,
+                extension=inputs.extension,
+                datatype=inputs.datatype,
+            )
+            for label in (inputs.labels if isdefined(inputs.labels) else [])
+        ]
+
+    def sidecar_paths(self) -> list[Path]:
+        """Name the sidecars that it writes."""
+        if not isdefined(self.inputs.metadata):
+            return []
+        return [path.with_name(_stem(path) + ".json") for path in self.output_paths()]
+
+    def _run_interface(self, runtime: Any) -> Any:
+        files = self.inputs.in_file if isdefined(self.inputs.in_file) else []
+        write_files(files, self.output_paths())
+        for path in self.sidecar_paths():
+            write_json(path, self.inputs.metadata)
+        self._results["out_file"] = [str(path) for path in self.output_paths()]
+        self._results["out_meta"] = [str(path) for path in self.sidecar_paths()]
+        return runtime
+
+
+def write_files(sources: Sequence[str], paths: Sequence[Path]) -> None:
+    """Copy files to their names.
+
+    Raises
+    ------
+    ValueError
+        If their numbers differ.
+    """
+    if len(paths) != len(sources):
+        raise ValueError(f"{len(sources)} files and {len(paths)} sets of entities do not match")
+    for source, path in zip(sources, paths, strict=True):
+        copy_file(source, path)
 
 
 class DerivativesNode(pe.Node):

@@ -180,8 +180,9 @@ def draw_coregistration(
     dseg: str | Path,
     brain_mask: str | Path,
     boldref2anat_xfm: str | Path,
+    kind: str = "BOLD",
 ) -> str:
-    """Draw the BOLD reference as it lies on the T1w image, and the T1w image.
+    """Draw the reference of a run as it lies on the T1w image, and the T1w image.
 
     Parameters
     ----------
@@ -191,6 +192,8 @@ def draw_coregistration(
         T1w image, its tissues (2 = white matter) and its brain mask.
     boldref2anat_xfm : str or pathlib.Path
         ITK transform that resamples the reference onto the T1w image.
+    kind : str
+        What the reference is called.
 
     Returns
     -------
@@ -211,12 +214,12 @@ def draw_coregistration(
         anatomy,
         [
             View("T1w", grey(anatomy.data, white_level(anatomy.data, among=inside)), lines),
-            View("BOLD", paint, lines),
+            View(kind, paint, lines),
         ],
         rows,
         box,
-        title="Alignment of BOLD and T1w",
-        description="The BOLD reference resampled onto the T1w image, and the T1w image, each "
+        title=f"Alignment of {kind} and T1w",
+        description=f"The {kind} reference resampled onto the T1w image, and the T1w image, each "
         "with the T1w image's brain and white-matter borders.",
     )
 
@@ -288,7 +291,7 @@ def draw_distortion(
         bold_rows(box),
         box,
         title="Correction of susceptibility distortion",
-        description="The BOLD reference before and after the correction, with borders that do "
+        description="The reference before and after the correction, with borders that do "
         "not change.",
     )
 

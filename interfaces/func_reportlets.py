@@ -12,6 +12,7 @@ from nipype.interfaces.base import (
     SimpleInterface,
     TraitedSpec,
     isdefined,
+    traits,
 )
 
 from neuroferry.bids.metadata import read_json
@@ -125,6 +126,7 @@ class _CoregistrationPictureInputSpec(BaseInterfaceInputSpec):
     dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask of the T1w image")
     boldref2anat_xfm = File(exists=True, mandatory=True, desc="ITK, resamples BOLD onto T1w")
+    kind = traits.Str("BOLD", usedefault=True, desc="what the reference is called")
 
 
 class CoregistrationPicture(Picture):
@@ -141,6 +143,7 @@ class CoregistrationPicture(Picture):
             self.inputs.dseg,
             self.inputs.brain_mask,
             self.inputs.boldref2anat_xfm,
+            self.inputs.kind,
         )
 
 

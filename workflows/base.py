@@ -13,6 +13,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import bold_runs, t1w_of_session
+from neuroferry.bids.dwi import dwi_runs
 from neuroferry.bids.given_bold import find_bold
 from neuroferry.bids.precomputed import (
     Anatomy,
@@ -33,7 +34,8 @@ from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.other_template import XFMS, init_other_template_wf
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
-from neuroferry.workflows.func.bold import INPUTS as BOLD_INPUTS
+from neuroferry.workflows.dwi.dwi import INPUTS as DWI_INPUTS
+from neuroferry.workflows.dwi.dwi import DwiOptions, init_dwi_wf
 from neuroferry.workflows.func.bold import BoldOptions, init_bold_wf
 from neuroferry.workflows.func.fieldmaps import choose_fieldmap
 from neuroferry.workflows.func.spaces import anat2std_field, bold_spaces
@@ -54,8 +56,8 @@ class Settings:
     bids_dir, out_dir : pathlib.Path
         Input dataset and derivatives.
     workflows : sequence of str
-        Of ``anat``, ``func`` and ``qc``; without ``anat`` nothing of the anatomy is written in
-        template space.
+        Of ``anat``, ``func``, ``dwi`` and ``qc``; without ``anat`` nothing of the anatomy is
+        written in template space.
     output_spaces : sequence of str
         ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, ``T1w``, ``bold``, and templates
         of `templateflow_home`.
@@ -73,6 +75,12 @@ class Settings:
         Moment that slices are shifted to, 0 to 1 of their times.
     fd_spike_threshold, dvars_spike_threshold : float
         Motion in mm and standardised DVARS above which a volume is marked.
+    b0_threshold : float
+        Volumes of DWI runs up to this b-value count as not weighted, s/mm^2.
+    fix_gradients : bool
+        Correct gradients of DWI runs whose axes are flipped or exchanged.
+    streamlines : int
+        Of each bundle of a DWI run, at most; 0 for no tractography.
     omp_nthreads, seed : int
         Threads of one step; seed of the random numbers.
     """
@@ -90,6 +98,9 @@ class Settings:
     slice_time_ref: float = 0.5
     fd_spike_threshold: float = 0.5
     dvars_spike_threshold: float = 1.5
+    b0_threshold: float = 50.0
+    fix_gradients: bool = False
+    streamlines: int = 1000
     omp_nthreads: int = 1
     seed: int = 1
 
@@ -199,8 +210,11 @@ Brain Imaging Data Structure [@bids].
     for session in _sessions_to_compute(subject, settings):
         anatomies[session] = _compute_anatomy(subject, session, settings, spaces)
         workflow.add_nodes([anatomies[session].node])
+    of_session = _Anatomies(subject, settings, spaces.others, anatomies)
     if "func" in settings.workflows:
-        _add_bold(workflow, subject, settings, anatomies, spaces.others)
+        _add_bold(workflow, subject, settings, of_session, spaces.others)
+    if "dwi" in settings.workflows:
+        _add_dwi(workflow, subject, settings, of_session)
     return workflow
 
 
@@ -222,7 +236,8 @@ def _sessions_to_compute(subject: Subject, settings: Settings) -> list[str | Non
     if {"anat", "qc"} & set(settings.workflows):
         return there
     needed: set[str | None] = set()
-    for run in subject.select("func", "bold"):
+    kinds = {"func": subject.select("func", "bold"), "dwi": subject.select("dwi", "dwi")}
+    for run in (run for kind in kinds if kind in settings.workflows for run in kinds[kind]):
         if given_anatomy(settings.derivatives, subject, run.session) is None:
             needed |= {t1w.session for t1w in t1w_of_session(subject, run.session)}
     return [session for session in there if session in needed]
@@ -234,7 +249,7 @@ def _compute_anatomy(
     """Add the anatomical workflow of a session."""
     runs = [run for run in subject.select("anat", "T1w") if run.session == session]
     workflow = _init_session_wf(subject, session, runs, settings, spaces)
-    sources = {name: f"anat_wf.outputnode.{name}" for name in BOLD_INPUTS}
+    sources = {name: f"anat_wf.outputnode.{name}" for name in DWI_INPUTS}
     for other in spaces.others:
         sources[anat2std_field(other)] = f"to_{other.node}_wf.outputnode.anat2std_xfm"
     return _Anatomy(workflow, sources, *image_grid(runs[0].path))
@@ -244,18 +259,13 @@ def _add_bold(
     workflow: Workflow,
     subject: Subject,
     settings: Settings,
-    anatomies: Mapping[str | None, _Anatomy],
+    anatomies: _Anatomies,
     others: Sequence[OtherTemplate],
 ) -> None:
     """Add the functional workflow of every BOLD run, joined to its session's anatomy."""
-    given: dict[str | None, _Anatomy | None] = {}
     for run in bold_runs(subject, ignore=settings.ignore):
         t1w = t1w_of_session(subject, run.session)
-        anatomy = anatomies.get(t1w[0].session) if t1w else None
-        if anatomy is None:
-            if run.session not in given:
-                given[run.session] = _take_anatomy(subject, run.session, settings, others)
-            anatomy = given[run.session]
+        anatomy = anatomies.of(run.session)
         # a position is that of one T1w image: the only one, or the one that it came with
         one_source = anatomy is not None and anatomy.given and len(settings.derivatives) == 1
         same_t1w = anatomy is not None and (one_source or len(t1w) == 1)
@@ -283,11 +293,70 @@ def _add_bold(
             ),
             name=f"{_prefix(run.session)}bold_{run.label}_wf",
         )
-        workflow.add_nodes([bold_wf])
-        if anatomy is not None:
-            wanted = bold_wf.get_node("inputnode").inputs.copyable_trait_names()
-            pairs = [(anatomy.sources[name], f"inputnode.{name}") for name in sorted(wanted)]
-            workflow.connect([(anatomy.node, bold_wf, pairs)])
+        _add_run(workflow, bold_wf, anatomy)
+
+
+def _add_dwi(
+    workflow: Workflow, subject: Subject, settings: Settings, anatomies: _Anatomies
+) -> None:
+    """Add the diffusion workflow of every DWI run, joined to its session's anatomy."""
+    for run in dwi_runs(subject, b0_threshold=settings.b0_threshold):
+        anatomy = anatomies.of(run.session)
+        dwi_wf = init_dwi_wf(
+            run=run,
+            fieldmap=choose_fieldmap(subject, run.run, ignore=settings.ignore),
+            bids_dir=settings.bids_dir,
+            out_dir=settings.out_dir,
+            t1w_shape=None if anatomy is None else anatomy.shape,
+            options=DwiOptions(
+                ignore=settings.ignore,
+                b0_threshold=settings.b0_threshold,
+                fix_gradients=settings.fix_gradients,
+                streamlines=settings.streamlines,
+                sloppy=settings.sloppy,
+                omp_nthreads=settings.omp_nthreads,
+                seed=settings.seed,
+            ),
+            name="_".join(filter(None, [f"{_prefix(run.session)}dwi", run.label, "wf"])),
+        )
+        _add_run(workflow, dwi_wf, anatomy)
+
+
+def _add_run(workflow: Workflow, run_wf: Workflow, anatomy: _Anatomy | None) -> None:
+    """Add the workflow of a run, and connect it to its anatomy, where there is one."""
+    workflow.add_nodes([run_wf])
+    if anatomy is not None:
+        wanted = run_wf.get_node("inputnode").inputs.copyable_trait_names()
+        pairs = [(anatomy.sources[name], f"inputnode.{name}") for name in sorted(wanted)]
+        workflow.connect([(anatomy.node, run_wf, pairs)])
+
+
+class _Anatomies:
+    """Finds the anatomy that goes with a run: computed here, or before."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        settings: Settings,
+        others: Sequence[OtherTemplate],
+        computed: Mapping[str | None, _Anatomy],
+    ) -> None:
+        self._subject = subject
+        self._settings = settings
+        self._others = others
+        self._computed = computed
+        self._given: dict[str | None, _Anatomy | None] = {}
+
+    def of(self, session: str | None) -> _Anatomy | None:
+        """Give the anatomy for the runs of a session; None where there is none at all."""
+        t1w = t1w_of_session(self._subject, session)
+        if t1w and t1w[0].session in self._computed:
+            return self._computed[t1w[0].session]
+        if session not in self._given:
+            self._given[session] = _take_anatomy(
+                self._subject, session, self._settings, self._others
+            )
+        return self._given[session]
 
 
 def _take_anatomy(
@@ -301,7 +370,7 @@ def _take_anatomy(
     found = given_anatomy(settings.derivatives, subject, session, labels)
     if found is None:
         return None
-    files: dict[str, Any] = {name: found[name] for name in BOLD_INPUTS}  # type: ignore[literal-required]
+    files: dict[str, Any] = {name: found[name] for name in DWI_INPUTS}  # type: ignore[literal-required]
     for other in others:
         files[anat2std_field(other)] = found["other_xfms"][other.label]
     node = pe.Node(IdentityInterface(fields=list(files)), name=f"{_prefix(session)}given_anatomy")

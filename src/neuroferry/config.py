@@ -20,7 +20,7 @@ from typing import Any
 from neuroferry.errors import ExitCode, InputError, UsageError
 
 LEVELS = ("participant", "group")
-WORKFLOWS = ("anat", "func", "qc")
+WORKFLOWS = ("anat", "func", "dwi", "qc")
 IGNORABLE = (
     *("fieldmaps", "slicetiming", "sbref", "fmap-jacobian"),
     *("denoising", "unringing", "rician", "eddy", "b0-bias"),
@@ -72,7 +72,7 @@ class WorkflowConfig:
     Attributes
     ----------
     workflows : tuple of str
-        Of ``anat``, ``func`` and ``qc``; empty means all that the data allow.
+        Of ``anat``, ``func``, ``dwi`` and ``qc``; empty means all that the data allow.
     output_spaces : tuple of str
         Template spaces, such as ``MNI152NLin2009aSym:res-2`` or those of the folder
         ``templateflow_home``; ``T1w``, ``bold``.
@@ -93,7 +93,7 @@ class WorkflowConfig:
     fix_gradients : bool
         Correct gradients whose axes are flipped or exchanged; otherwise it is only said.
     streamlines : int
-        Streamlines of a diffusion run's tractography; 0 for none.
+        Streamlines of each bundle of a diffusion run, at most; 0 for no tractography.
     sloppy : bool
         Fast and of low quality, for tests.
     random_seed : int
@@ -110,7 +110,7 @@ class WorkflowConfig:
     dvars_spike_threshold: float = 1.5
     b0_threshold: float = 50.0
     fix_gradients: bool = False
-    streamlines: int = 200_000
+    streamlines: int = 1000
     sloppy: bool = False
     random_seed: int = 1
 

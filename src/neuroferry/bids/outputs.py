@@ -36,6 +36,10 @@ BIDSIGNORE = (
     "*_boldref.*",
     "*_desc-confounds_timeseries.*",
     "*_desc-preproc_fieldmap.*",
+    "*_dwiref.*",
+    "*_dwimap.*",
+    "*_tractogram.*",
+    "*_tractometry.*",
     "group_*.tsv",
 )
 README = """\

@@ -32,6 +32,9 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
         slice_time_ref=config.workflow.slice_time_ref,
         fd_spike_threshold=config.workflow.fd_spike_threshold,
         dvars_spike_threshold=config.workflow.dvars_spike_threshold,
+        b0_threshold=config.workflow.b0_threshold,
+        fix_gradients=config.workflow.fix_gradients,
+        streamlines=config.workflow.streamlines,
         omp_nthreads=config.execution.omp_nthreads or n_procs,
         seed=config.workflow.random_seed,
     )

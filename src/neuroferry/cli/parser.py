@@ -238,7 +238,7 @@ def _add_dwi(group: argparse._ArgumentGroup) -> None:
         "--streamlines",
         type=int,
         metavar="N",
-        help="DWI: streamlines of the tractography (default: 200000; 0: no tractography)",
+        help="DWI: streamlines of each bundle, at most (default: 1000; 0: no tractography)",
     )
 
 

@@ -30,7 +30,7 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
         ("Head motion", motion_text(run)),
         ("Eddy currents", _eddy(run)),
         ("Slices with lost signal", number_text(_outliers(run), "{:.2f}%")),
-        ("Signal to noise", number_text(run.number("SNR"), "{:.0f} (b0, white matter)")),
+        ("Signal to noise", number_text(run.number("SNR"), "{:.0f} (b0, median in the brain)")),
         ("Distortion", distortion_text(run)),
         ("Alignment with the T1w image", alignment_text(run)),
         ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),
@@ -63,10 +63,10 @@ def _gradients(run: ScanRun) -> str:
 
 
 def _eddy(run: ScanRun) -> str:
-    if not run.summary:
+    found = run.summary.get("EddyCurrents")
+    if not isinstance(found, bool):
         return ""
-    largest = run.number("EddyCurrents", "largest_mm")
-    return "not corrected" if largest is None else f"corrected: {largest:.1f} mm at most"
+    return "corrected" if found else "not corrected"
 
 
 def _bundles(run: ScanRun) -> str:

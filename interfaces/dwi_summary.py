@@ -1,0 +1,127 @@
+"""Gathers what the steps of a DWI run report of themselves, for the participant's page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from neuroferry.bids.metadata import read_json
+from neuroferry.bids.outputs import write_json
+from neuroferry.interfaces.images import Volume, load_mask, load_volume
+
+_PARTS = {
+    "gradient_report": "Gradients",
+    "orientation_report": "Orientation",
+    "sdc_report": "DistortionCorrection",
+    "coreg_report": "Coregistration",
+    "tensor_report": "Tensor",
+    "kurtosis_report": "Kurtosis",
+    "csd_report": "FibreOrientations",
+}
+
+
+def signal_to_noise(reference: Volume, noise: Volume, brain: np.ndarray) -> float | None:
+    """Give the median over the brain of the b0 signal divided by the noise.
+
+    Parameters
+    ----------
+    reference : Volume
+        Mean b0 image.
+    noise : Volume
+        Standard deviation of the noise, on the same grid.
+    brain : ndarray of bool, shape (I, J, K)
+        Where to look.
+
+    Returns
+    -------
+    float or None
+        None where no voxel has noise.
+
+    Examples
+    --------
+    >>> grid = np.eye(4)
+    >>> ones = np.ones((2, 2, 2), np.float32)
+    >>> signal_to_noise(Volume(30 * ones, grid), Volume(2 * ones, grid), ones > 0)
+    15.0
+    """
+    there = brain & (noise.data > 0)
+    if not there.any():
+        return None
+    return round(float(np.median(reference.data[there] / noise.data[there])), 2)
+
+
+def summarise_eddy(report: Mapping[str, Any], n_slices: int) -> dict[str, Any]:
+    """Pick what the page shows of motion, eddy currents and lost slices.
+
+    Examples
+    --------
+    >>> found = summarise_eddy({"NumberOfVolumes": 10, "OutlierSlices": 4}, 20)
+    >>> found["OutlierSlices"]
+    {'Count': 4, 'Fraction': 0.02}
+    """
+    volumes, odd = int(report["NumberOfVolumes"]), int(report["OutlierSlices"])
+    return {
+        **report,
+        "OutlierSlices": {"Count": odd, "Fraction": round(odd / (volumes * n_slices), 6)},
+    }
+
+
+class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
+    eddy_report = File(exists=True, mandatory=True, desc="of motion and eddy currents")
+    n_slices = traits.Range(low=1, mandatory=True, desc="of a volume")
+    models = traits.List(traits.Str, desc="that were computed")
+    dwi_ref = File(exists=True, desc="mean b0 image")
+    noise_map = File(exists=True, desc="of the noise, its standard deviation")
+    dwi_mask = File(exists=True, desc="brain")
+    bundles_report = File(exists=True, desc="of the bundles")
+    gradient_report = File(exists=True, desc="of the gradients")
+    orientation_report = File(exists=True, desc="of their axes")
+    sdc_report = File(exists=True, desc="of the correction of distortion")
+    coreg_report = File(exists=True, desc="of the alignment with the T1w image")
+    tensor_report = File(exists=True, desc="of the tensors")
+    kurtosis_report = File(exists=True, desc="of the kurtosis")
+    csd_report = File(exists=True, desc="of the fibre orientations")
+
+
+class _SummariseDwiOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="JSON object")
+
+
+class SummariseDwi(SimpleInterface):
+    """Gather what the steps of a run report of themselves."""
+
+    input_spec = _SummariseDwiInputSpec
+    output_spec = _SummariseDwiOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        content = summarise_eddy(read_json(Path(inputs.eddy_report)), inputs.n_slices)
+        for name, key in _PARTS.items():
+            path = getattr(inputs, name)
+            if isdefined(path):
+                content[key] = read_json(Path(path))
+        content["Models"] = list(inputs.models) if isdefined(inputs.models) else []
+        if isdefined(inputs.bundles_report):
+            bundles = read_json(Path(inputs.bundles_report))["Bundles"]
+            content["Bundles"] = {bundle["Name"]: bundle["Kept"] for bundle in bundles}
+        if all(isdefined(path) for path in (inputs.noise_map, inputs.dwi_ref, inputs.dwi_mask)):
+            reference = load_volume(inputs.dwi_ref)
+            brain = load_mask(inputs.dwi_mask, reference, "brain mask")
+            snr = signal_to_noise(reference, load_volume(inputs.noise_map), brain)
+            if snr is not None:
+                content["SNR"] = snr
+        out = Path(runtime.cwd) / "summary.json"
+        write_json(out, content)
+        self._results["out_file"] = str(out)
+        return runtime

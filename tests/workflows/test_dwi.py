@@ -1,0 +1,162 @@
+"""The diffusion workflow: which steps a run's data and settings put into its graph."""
+
+import nibabel as nb
+import numpy as np
+import pytest
+from nipype.pipeline.engine.utils import generate_expanded_graph
+
+from neuroferry.bids.model import Run, Subject
+from neuroferry.workflows.base import Settings, init_neuroferry_wf
+
+SHAPE = (20, 22, 12)
+DWI = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
+EPI = {**DWI, "PhaseEncodingDirection": "j"}
+
+
+def directions(count):
+    """Points on the sphere that differ, antipodes counted as one."""
+    turns = np.arange(count) * np.pi * (3 - np.sqrt(5))
+    z = (np.arange(count) + 0.5) / count
+    r = np.sqrt(1 - z**2)
+    return np.stack([r * np.cos(turns), r * np.sin(turns), z], axis=1)
+
+
+@pytest.fixture
+def person(tmp_path):
+    """Makes a participant with one DWI run of given shells, and other images."""
+
+    def make(shells=((1000, 12),), *, n_b0=2, metadata=DWI, others=("T1w",)):
+        bvals = [0.0] * n_b0 + [float(b) for b, count in shells for _ in range(count)]
+        vectors = [np.zeros((n_b0, 3)), *(directions(count) for _, count in shells)]
+        folder = tmp_path / "bids" / "sub-01" / "dwi"
+        folder.mkdir(parents=True)
+        np.savetxt(folder / "sub-01_dwi.bval", [bvals], fmt="%g")
+        np.savetxt(folder / "sub-01_dwi.bvec", np.vstack(vectors).T, fmt="%.6f")
+        images = {"dwi": (*SHAPE, len(bvals)), **dict.fromkeys(others, SHAPE)}
+        kinds = {"T1w": "anat", "epi": "fmap", "dwi": "dwi"}
+        runs = []
+        for suffix, shape in images.items():
+            path = folder.parent / kinds[suffix] / f"sub-01_{suffix}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            data = np.zeros(shape, np.int16)
+            nb.Nifti1Image(data, np.diag([3, 3, 4, 1])).to_filename(path)
+            about = {"dwi": metadata, "epi": EPI}.get(suffix, {})
+            runs.append(Run(path, {"subject": "01"}, suffix, kinds[suffix], about))
+        return Subject("01", tuple(runs))
+
+    return make
+
+
+def graph(subject, tmp_path, **settings):
+    chosen = {"workflows": ("dwi",), **settings}
+    workflow = init_neuroferry_wf(
+        subjects=[subject], settings=Settings(tmp_path / "bids", tmp_path / "out", **chosen)
+    )
+    workflow.base_dir = str(tmp_path / "work")
+    expanded = generate_expanded_graph(workflow._create_flat_graph())
+    start = "neuroferry_wf.sub_01_wf."
+    found = {node.fullname.removeprefix(start): node for node in expanded.nodes()}
+    return found, expanded, workflow
+
+
+def names(found):
+    """Names of the steps of the run."""
+    return {name.rpartition(".")[2] for name in found if name.startswith("dwi_wf.")}
+
+
+def feeds(expanded, node):
+    return {before.fullname.rpartition(".")[2] for before in expanded.predecessors(node)}
+
+
+def test_every_step_of_a_plain_run(person, tmp_path):
+    found, expanded, _ = graph(person(), tmp_path)
+    steps = names(found)
+    assert {
+        *("check_gradients", "check_orientation", "denoise_dwi", "unring_dwi", "correct_rician"),
+        *("estimate_eddy", "register_dwi", "mask_dwi", "resample_dwi", "correct_bias"),
+        *("fit_tensor", "fit_csd", "track_streamlines", "segment_bundles", "measure_profiles"),
+        *("write_dwi_preproc", "write_dwi_bvec", "write_fa", "write_bundles"),
+        *("draw_motion", "draw_gradients", "draw_tensor", "draw_bundles", "draw_summary"),
+    } <= steps
+    assert not {"fit_kurtosis", "estimate_fieldmap", "draw_kurtosis"} & steps
+    models = "dwi_wf.models_wf.fit_tensor"
+    assert feeds(expanded, found[models]) == {"correct_bias", "resample_dwi", "mask_dwi"}
+    assert "correct_rician" in feeds(expanded, found["dwi_wf.fit_wf.estimate_eddy"])
+    # turned gradients go into the models, those as measured into the confounds
+    confounds = feeds(expanded, found["dwi_wf.apply_wf.tabulate_confounds"])
+    assert confounds == {"check_gradients", "check_orientation", "estimate_eddy"}
+
+
+def test_what_the_shells_allow(person, tmp_path):
+    found, _, _ = graph(person([(1000, 30), (2000, 30)]), tmp_path)
+    assert {"fit_kurtosis", "write_mk", "draw_kurtosis"} <= names(found)
+    track = found["dwi_wf.tracts_wf.track_streamlines"]
+    assert track.inputs.n_streamlines == 1000
+
+
+def test_few_directions_follow_tensors_many_fibre_orientations(person, tmp_path):
+    found, expanded, _ = graph(person(), tmp_path)
+    track = found["dwi_wf.tracts_wf.track_streamlines"]
+    assert "fit_csd" not in feeds(expanded, track)
+
+
+def test_many_directions_follow_fibre_orientations(person, tmp_path):
+    found, expanded, _ = graph(person([(1000, 30)]), tmp_path)
+    assert "fit_csd" in feeds(expanded, found["dwi_wf.tracts_wf.track_streamlines"])
+
+
+def test_too_few_directions_for_a_tensor(person, tmp_path):
+    found, _, _ = graph(person([(1000, 4)]), tmp_path)
+    steps = names(found)
+    assert {"estimate_eddy", "resample_dwi", "write_dwi_preproc", "draw_summary"} <= steps
+    assert not {"fit_tensor", "fit_csd", "track_streamlines", "denoise_dwi"} & steps
+
+
+def test_without_a_t1w_there_is_no_coregistration(person, tmp_path):
+    found, _, _ = graph(person(others=()), tmp_path)
+    steps = names(found)
+    assert {"mask_dwi", "fit_tensor", "draw_brain"} <= steps
+    assert not {"register_dwi", "track_streamlines", "draw_coreg"} & steps
+    assert not any(name.startswith("anatomy_wf.") for name in found)
+
+
+def test_a_field_map_reaches_the_resampling(person, tmp_path):
+    found, expanded, _ = graph(person(others=("T1w", "epi")), tmp_path)
+    resample = found["dwi_wf.apply_wf.resample_dwi"]
+    assert "apply_fieldmap" in feeds(expanded, resample)
+    assert (resample.inputs.phase_encoding, resample.inputs.readout_time) == ("j-", 0.03)
+    assert "apply_fieldmap" in feeds(expanded, found["dwi_wf.fit_wf.register_dwi"])
+    assert {"write_fieldmap", "draw_sdc"} <= names(found)
+
+
+def test_steps_can_be_left_out(person, tmp_path):
+    ignore = ("denoising", "unringing", "eddy", "b0-bias", "fieldmaps")
+    found, _, _ = graph(person(others=("T1w", "epi")), tmp_path, ignore=ignore, streamlines=0)
+    steps = names(found)
+    left_out = {"denoise_dwi", "unring_dwi", "correct_rician", "correct_bias", "apply_fieldmap"}
+    assert not (left_out | {"track_streamlines", "draw_denoising"}) & steps
+    assert not found["dwi_wf.fit_wf.estimate_eddy"].inputs.eddy
+    raw = str(tmp_path / "bids/sub-01/dwi/sub-01_dwi.nii.gz")
+    assert found["dwi_wf.fit_wf.estimate_eddy"].inputs.in_file == raw
+
+
+def test_without_an_axis_of_phase_encoding(person, tmp_path):
+    found, _, workflow = graph(person(metadata={}), tmp_path)
+    node = found["dwi_wf.fit_wf.estimate_eddy"]
+    assert not isinstance(node.inputs.phase_encoding, str)
+    assert "eddy currents were" not in workflow.visit_desc()
+
+
+def test_the_methods_name_what_is_done(person, tmp_path):
+    _, _, workflow = graph(person(others=("T1w", "epi")), tmp_path)
+    text = workflow.visit_desc()
+    for wanted in ("14 volumes", "12 of b = 1000", "eddy currents", "opposite phase-encoding"):
+        assert wanted in text, wanted
+
+
+def test_steps_say_what_they_need(person, tmp_path):
+    found, _, _ = graph(person(), tmp_path, omp_nthreads=2)
+    large = [n for n in found.values() if n.fullname.startswith("neuroferry_wf.sub_01_wf.dwi_wf")]
+    assert all(0 < node.mem_gb < 3 for node in large)
+    threads = {n.name for n in large if n.n_procs == 2}
+    assert {"denoise_dwi", "estimate_eddy", "resample_dwi", "fit_tensor"} <= threads

@@ -1,0 +1,171 @@
+"""Cleans a DWI run as it was measured: gradients, noise, ringing, the floor of the magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.dwi import DwiRun
+from neuroferry.interfaces.dwi_denoise import MIN_VOLUMES, CorrectRician, DenoiseDwi, UnringDwi
+from neuroferry.interfaces.gradients_check import CheckGradients, CheckOrientation
+from neuroferry.workflows.dwi.memory import (
+    DENOISE_BYTES,
+    ORIENTATION_BYTES,
+    RICIAN_BYTES,
+    UNRING_BYTES,
+    series_gb,
+)
+
+OUTPUTS = (
+    *("raw_dwi", "dwi_clean", "dwi_denoised", "bval", "bvec"),
+    *("noise_map", "gradient_report", "orientation_report"),
+)
+
+
+def init_dwi_denoise_wf(
+    *,
+    run: DwiRun,
+    ignore: Collection[str] = (),
+    fix_gradients: bool = False,
+    b0_threshold: float = 50.0,
+    omp_nthreads: int = 1,
+    name: str = "denoise_wf",
+) -> Workflow:
+    """Build what is done to a DWI run before anything is moved.
+
+    Order matters: noise is estimated on values that nothing has interpolated, ringing is
+    removed on the scanner's own grid.
+
+    Parameters
+    ----------
+    run : DwiRun
+        The run.
+    ignore : collection of str
+        Of ``denoising``, ``unringing``, ``rician``: steps to leave out.
+    fix_gradients : bool
+        Undo flipped or exchanged axes of the gradients where the data say so; they are
+        reported in any case.
+    b0_threshold : float
+        b-values up to this one count as 0, s/mm^2.
+    omp_nthreads : int
+        Threads of one step, where more than one changes no value.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Outputs**
+
+    raw_dwi, dwi_denoised, bval, bvec
+        The series as it came and as it goes on, and its gradients.
+    dwi_clean, noise_map
+        The series right after denoising, and the standard deviation of the noise; not there
+        without denoising.
+    gradient_report, orientation_report
+        What was found about the gradients (JSON).
+    """
+    workflow = Workflow(name=name)
+    outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
+    outputnode.inputs.raw_dwi = str(run.run.path)
+    check = pe.Node(
+        CheckGradients(
+            in_file=str(run.run.path),
+            bval=str(run.bval),
+            bvec=str(run.bvec),
+            b0_threshold=b0_threshold,
+        ),
+        name="check_gradients",
+        mem_gb=series_gb(0, run),
+    )
+    orientation = pe.Node(
+        CheckOrientation(dwi=str(run.run.path), correct=fix_gradients),
+        name="check_orientation",
+        mem_gb=series_gb(ORIENTATION_BYTES, run),
+    )
+    workflow.connect([
+        (check, orientation, [("out_bval", "bval"), ("out_bvec", "bvec")]),
+        (check, outputnode, [("out_bval", "bval"), ("report", "gradient_report")]),
+        (orientation, outputnode, [("out_bvec", "bvec"), ("report", "orientation_report")]),
+    ])  # fmt: skip
+
+    steps = _steps(run, ignore)
+    workflow.__desc__ = _describe(steps)
+    last: tuple[pe.Node, str] | None = None
+    noise: pe.Node | None = None
+    if "denoising" in steps:
+        noise = pe.Node(
+            DenoiseDwi(n_procs=omp_nthreads),
+            name="denoise_dwi",
+            mem_gb=series_gb(DENOISE_BYTES, run),
+            n_procs=omp_nthreads,
+        )
+        last = _follow(workflow, run, last, noise)
+        workflow.connect([
+            (noise, outputnode, [("noise_map", "noise_map"), ("out_file", "dwi_clean")]),
+        ])  # fmt: skip
+    if "unringing" in steps:
+        axes = [axis for axis in range(3) if axis != run.slice_axis]
+        unring = pe.Node(
+            UnringDwi(axes=axes, n_procs=omp_nthreads),
+            name="unring_dwi",
+            mem_gb=series_gb(UNRING_BYTES, run),
+            n_procs=omp_nthreads,
+        )
+        last = _follow(workflow, run, last, unring)
+    if "rician" in steps and noise is not None:
+        rician = pe.Node(
+            CorrectRician(), name="correct_rician", mem_gb=series_gb(RICIAN_BYTES, run)
+        )
+        last = _follow(workflow, run, last, rician)
+        workflow.connect(noise, "noise_map", rician, "noise_map")
+    if last is None:
+        outputnode.inputs.dwi_denoised = str(run.run.path)
+    else:
+        workflow.connect(*last, outputnode, "dwi_denoised")
+    return workflow
+
+
+def _follow(
+    workflow: Workflow, run: DwiRun, last: tuple[pe.Node, str] | None, node: pe.Node
+) -> tuple[pe.Node, str]:
+    """Let a step take what the one before gives, the first one the run itself."""
+    if last is None:
+        node.inputs.in_file = str(run.run.path)
+    else:
+        workflow.connect(*last, node, "in_file")
+    return node, "out_file"
+
+
+def can_denoise(run: DwiRun, ignore: Collection[str] = ()) -> bool:
+    """Tell whether noise is removed: it takes volumes enough to tell it from signal."""
+    return "denoising" not in ignore and run.n_volumes >= MIN_VOLUMES
+
+
+def _steps(run: DwiRun, ignore: Collection[str]) -> tuple[str, ...]:
+    """Choose the steps of a run; the floor of the magnitude needs the noise that was found."""
+    needs_noise = ("denoising", "rician")
+    return tuple(
+        step
+        for step in ("denoising", "unringing", "rician")
+        if step not in ignore and (step not in needs_noise or can_denoise(run, ignore))
+    )
+
+
+def _describe(steps: Collection[str]) -> str:
+    """Say for the methods paragraph what was done."""
+    text = ""
+    if "denoising" in steps:
+        text += (
+            "Noise was removed by principal components below the Marchenko-Pastur edge "
+            "[@veraart2016; @cordero2019] with *MRtrix3* [@mrtrix3]. "
+        )
+    if "unringing" in steps:
+        text += "Gibbs ringing was removed by local subvoxel shifts [@kellner2016]. "
+    if "rician" in steps:
+        text += "The bias of the magnitude at low signal was removed [@koay2006]. "
+    return text

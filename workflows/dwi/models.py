@@ -1,0 +1,173 @@
+"""Models of the diffusion in each voxel: those that a run's gradients allow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.dwi import DwiRun
+from neuroferry.interfaces.csd import FitCsd
+from neuroferry.interfaces.dwi_models import models_for
+from neuroferry.interfaces.kurtosis import FitKurtosis
+from neuroferry.interfaces.tensor import FitTensor
+from neuroferry.workflows.dwi.memory import (
+    CSD_BYTES,
+    KURTOSIS_BYTES,
+    TENSOR_BYTES,
+    series_gb,
+)
+
+_DIFFUSIVITY = "mm^2/s"
+INPUTS = {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec", "dwi_mask": "mask"}
+
+
+@dataclass(frozen=True)
+class DwiMap:
+    """One map: what it is, and what its file's name says.
+
+    Attributes
+    ----------
+    model, parameter, variant : str
+        Entities ``model`` and ``param``, and ``desc`` where it is not empty.
+    description, unit : str
+        For the sidecar.
+    extension : str
+        Of the file.
+    report : str
+        Field with what the model reports of itself; empty for none.
+    """
+
+    model: str
+    parameter: str
+    description: str
+    unit: str = ""
+    variant: str = ""
+    extension: str = ".nii.gz"
+    report: str = ""
+
+
+MAPS = {
+    "fa": DwiMap("DTI", "FA", "Fractional anisotropy, 0 to 1", report="tensor_report"),
+    "md": DwiMap("DTI", "MD", "Mean diffusivity", _DIFFUSIVITY),
+    "ad": DwiMap("DTI", "AD", "Axial diffusivity", _DIFFUSIVITY),
+    "rd": DwiMap("DTI", "RD", "Radial diffusivity", _DIFFUSIVITY),
+    "tensor": DwiMap(
+        "DTI",
+        "tensor",
+        "Diffusion tensor along the axes of the world (RAS+): xx, xy, xz, yy, yz, zz",
+        _DIFFUSIVITY,
+    ),
+    "color_fa": DwiMap(
+        "DTI",
+        "FA",
+        "Fractional anisotropy in the colours of the main direction: red left-right, green "
+        "front-back, blue up-down (RAS+)",
+        variant="color",
+    ),
+    "mk": DwiMap("DKI", "MK", "Mean kurtosis", report="kurtosis_report"),
+    "ak": DwiMap("DKI", "AK", "Axial kurtosis"),
+    "rk": DwiMap("DKI", "RK", "Radial kurtosis"),
+    "kfa": DwiMap("DKI", "KFA", "Anisotropy of the kurtosis tensor"),
+    "fod": DwiMap(
+        "CSD",
+        "FOD",
+        "Fibre orientation distribution: coefficients of the spherical harmonics of MRtrix3, "
+        "along the axes of the world (RAS+)",
+        report="csd_report",
+    ),
+}
+STEPS: dict[str, tuple[str, type[Any], float]] = {
+    "DTI": ("fit_tensor", FitTensor, TENSOR_BYTES),
+    "DKI": ("fit_kurtosis", FitKurtosis, KURTOSIS_BYTES),
+    "CSD": ("fit_csd", FitCsd, CSD_BYTES),
+}
+REPORTS = {"DTI": "tensor_report", "DKI": "kurtosis_report", "CSD": "csd_report"}
+TRACKED_DIRECTIONS = 28
+"""From so many directions on streamlines follow fibre orientations, and tensors below."""
+
+
+def plan_models(run: DwiRun) -> tuple[str, ...]:
+    """Name the models that a run's gradients allow, of ``DTI``, ``DKI`` and ``CSD``."""
+    why_not = models_for(run.shells, run.n_directions, run.fits_tensor)
+    reasons = {"DTI": why_not.tensor, "DKI": why_not.kurtosis, "CSD": why_not.csd}
+    return tuple(model for model, reason in reasons.items() if not reason)
+
+
+def init_dwi_models_wf(
+    *,
+    run: DwiRun,
+    models: Collection[str],
+    omp_nthreads: int = 1,
+    name: str = "models_wf",
+) -> Workflow:
+    """Build the models of one DWI run.
+
+    Parameters
+    ----------
+    run : DwiRun
+        The run.
+    models : collection of str
+        As `plan_models` names them.
+    omp_nthreads : int
+        Threads of one step; more than one changes no value.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    dwi_preproc, dwi_bval, dwi_bvec, dwi_mask
+        Preprocessed series, its gradients, brain.
+
+    **Outputs**
+
+    fa, md, ad, rd, tensor, color_fa, tensor_report
+        Of the tensors, and what they report (JSON).
+    mk, ak, rk, kfa, kurtosis_report
+        Of the kurtosis, where two shells allow it.
+    fod, csd_report
+        Of the fibre orientations.
+    """
+    workflow = Workflow(name=name)
+    workflow.__desc__ = _describe(models)
+    chosen = [model for model in STEPS if model in models]
+    maps = {model: [k for k, what in MAPS.items() if what.model == model] for model in chosen}
+    found = [*(key for keys in maps.values() for key in keys), *(REPORTS[m] for m in chosen)]
+    inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=found), name="outputnode")
+    for model in chosen:
+        step, interface, per_value = STEPS[model]
+        node = pe.Node(
+            interface(n_procs=omp_nthreads),
+            name=step,
+            mem_gb=series_gb(per_value, run),
+            n_procs=omp_nthreads,
+        )
+        workflow.connect([
+            (inputnode, node, list(INPUTS.items())),
+            (node, outputnode, [*((key, key) for key in maps[model]), ("report", REPORTS[model])]),
+        ])  # fmt: skip
+    return workflow
+
+
+def _describe(models: Collection[str]) -> str:
+    """Say for the methods paragraph what was fitted."""
+    text = ""
+    if "DTI" in models:
+        text += "Diffusion tensors were fitted by weighted least squares [@veraart2013]. "
+    if "DKI" in models:
+        text += "Diffusion kurtosis was fitted by weighted least squares [@jensen2005]. "
+    if "CSD" in models:
+        text += (
+            "Fibre orientations were found by constrained spherical deconvolution "
+            "[@tournier2007] with *MRtrix3* [@mrtrix3]. "
+        )
+    return text

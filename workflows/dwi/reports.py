@@ -1,0 +1,137 @@
+"""Pictures of one DWI run, for the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.dwi import DwiRun
+from neuroferry.interfaces.dwi_charts import DwiMotionPicture, GradientsPicture
+from neuroferry.interfaces.dwi_pictures import (
+    DenoisingPicture,
+    DirectionsPicture,
+    DwiMaskPicture,
+    KurtosisPicture,
+    TensorPicture,
+)
+from neuroferry.interfaces.dwi_summary import SummariseDwi
+from neuroferry.interfaces.func_reportlets import (
+    CoregistrationPicture,
+    DistortionPicture,
+    FieldmapPicture,
+)
+from neuroferry.interfaces.tract_pictures import BundlesPicture, ProfilesPicture
+from neuroferry.workflows.dwi.memory import PICTURE_BYTES, T1W_BYTES, volume_gb
+from neuroferry.workflows.dwi.models import REPORTS
+from neuroferry.workflows.pictures import Drawing, init_pictures_wf
+
+CHART_GB = 0.35
+MOTION = ("confounds_tsv", "outliers_tsv", "eddy_xfms", "motion_xfms")
+
+
+def init_dwi_reports_wf(
+    *,
+    out_dir: str | Path,
+    run: DwiRun,
+    models: Collection[str] = (),
+    t1w_shape: tuple[int, int, int] | None = None,
+    with_sdc: bool = False,
+    with_noise: bool = True,
+    with_tracts: bool = False,
+    name: str = "dwi_reports_wf",
+) -> Workflow:
+    """Draw what the steps of a run made, and gather what they report.
+
+    Parameters
+    ----------
+    out_dir : str or pathlib.Path
+        Root of the derivatives; pictures go to ``sub-<subject>/figures``.
+    run : DwiRun
+        The run.
+    models : collection of str
+        Of ``DTI``, ``DKI``, ``CSD``: models that were computed.
+    t1w_shape : tuple of int, optional
+        Voxels of the T1w image, where there is one.
+    with_sdc, with_noise, with_tracts : bool
+        Whether distortion was corrected, noise removed, bundles looked for.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+        **Inputs**: the fields of the same names of the other workflows of a run.
+        **Outputs**: ``out_files``, pictures and summary in the output folder.
+    """
+    slices = volume_gb(PICTURE_BYTES, run)
+    ref = "dwi_ref_sdc" if with_sdc else "dwi_ref"
+    mask = {"dwi_mask": "mask"}
+    here = {ref: "dwi_ref", **mask}
+    drawings = [
+        Drawing(
+            "motion",
+            DwiMotionPicture(),
+            {field: field for field in MOTION},
+            CHART_GB,
+        ),
+        Drawing(
+            "gradients",
+            GradientsPicture(),
+            {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec"},
+            CHART_GB,
+        ),
+        Drawing("brain", DwiMaskPicture(), here, slices),
+    ]
+    if with_noise:
+        series = {"raw_dwi": "before", "dwi_clean": "after", "bval": "bval"}
+        drawings.append(Drawing("denoising", DenoisingPicture(), series, slices))
+    if t1w_shape is not None:
+        anatomy = {
+            ref: "bold_ref",
+            "t1w_preproc": "t1w",
+            "dseg": "dseg",
+            "brain_mask": "brain_mask",
+            "dwiref2anat_xfm": "boldref2anat_xfm",
+        }
+        memory = slices + T1W_BYTES * math.prod(t1w_shape) / 1e9
+        drawings.append(Drawing("coreg", CoregistrationPicture(kind="DWI"), anatomy, memory))
+    if with_sdc:
+        both = {"dwi_ref": "bold_ref", "dwi_ref_sdc": "bold_ref_sdc", "dwi_mask": "bold_mask"}
+        field = {"fieldmap": "fieldmap", "dwi_ref_sdc": "image", "dwi_mask": "bold_mask"}
+        drawings.append(Drawing("sdc", DistortionPicture(), both, slices))
+        drawings.append(Drawing("fieldmap", FieldmapPicture(), field, slices))
+    if "DTI" in models:
+        maps = {"fa": "fa", "md": "md", "color_fa": "color_fa", **here}
+        drawings.append(Drawing("tensor", TensorPicture(), maps, slices))
+        sticks = {"fa": "fa", "tensor": "tensor", **mask}
+        drawings.append(Drawing("directions", DirectionsPicture(), sticks, slices))
+    if "DKI" in models:
+        maps = {"mk": "mk", "ak": "ak", "rk": "rk", "kfa": "kfa", **here}
+        drawings.append(Drawing("kurtosis", KurtosisPicture(), maps, slices))
+    if with_tracts and t1w_shape is not None:
+        lines = {
+            "bundles": "bundles",
+            "bundles_report": "report",
+            "t1w_preproc": "image",
+            "brain_mask": "brain_mask",
+            "dwiref2anat_xfm": "dwi2anat_xfm",
+        }
+        memory = slices + T1W_BYTES * math.prod(t1w_shape) / 1e9
+        drawings.append(Drawing("bundles", BundlesPicture(), lines, memory))
+        table = {"profiles_tsv": "profiles_tsv", "bundles_report": "report"}
+        drawings.append(Drawing("profiles", ProfilesPicture(), table, CHART_GB))
+    fields = ["gradient_report", "orientation_report", "eddy_report"]
+    fields += ["coreg_report"] if t1w_shape is not None else []
+    fields += ["sdc_report"] if with_sdc else []
+    fields += ["noise_map", "dwi_ref", "dwi_mask"] if with_noise else []
+    fields += [REPORTS[model] for model in models]
+    fields += ["bundles_report"] if with_tracts else []
+    summarise = SummariseDwi(models=sorted(models), n_slices=run.shape[run.slice_axis])
+    same = {field: field for field in fields}
+    drawings.append(Drawing("summary", summarise, same, slices, ".json"))
+    return init_pictures_wf(
+        drawings=drawings, out_dir=out_dir, entities=run.entities, suffix="dwi", name=name
+    )

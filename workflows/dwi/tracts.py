@@ -1,0 +1,133 @@
+"""Streamlines of a DWI run, the bundles that they make up, and profiles along them."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.dwi import DwiRun
+from neuroferry.interfaces.bundles import SegmentBundles
+from neuroferry.interfaces.profiles import MeasureProfiles
+from neuroferry.interfaces.tracking import TrackStreamlines
+from neuroferry.workflows.dwi.memory import (
+    PROFILE_BYTES,
+    SEGMENT_GB,
+    TRACK_GB,
+    series_gb,
+    volume_gb,
+)
+
+MAPS = ("fa", "md", "rd", "ad")
+TRANSFORMS = {"dwiref2anat_xfm": "dwi2anat_xfm", "std2anat_xfm": "std2anat_xfm"}
+
+
+def init_dwi_tracts_wf(
+    *,
+    run: DwiRun,
+    with_fod: bool = False,
+    streamlines: int = 1000,
+    omp_nthreads: int = 1,
+    seed: int = 1,
+    name: str = "tracts_wf",
+) -> Workflow:
+    """Build tractography and tractometry of one DWI run.
+
+    Streamlines start in the regions of each bundle, brought from the template; they are
+    sorted into bundles in the template, cleaned, and measured along their course.
+
+    Parameters
+    ----------
+    run : DwiRun
+        The run.
+    with_fod : bool
+        Follow fibre orientation distributions, where there are enough directions for them;
+        otherwise tensors.
+    streamlines : int
+        Of each bundle, at most.
+    omp_nthreads : int
+        Threads of one step; more than one changes no value.
+    seed : int
+        Of all random numbers.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    dwi_preproc, dwi_bval, dwi_bvec, fod
+        The series, or with fibre orientations these.
+    dwi_mask, fa, md, rd, ad
+        Brain and maps on its grid.
+    dwiref2anat_xfm, std2anat_xfm
+        The way from the run to the template: ITK transforms that resample images of the run
+        and of the template onto the T1w image.
+
+    **Outputs**
+
+    bundles, bundle_labels, bundles_report
+        A file for each bundle that was found, its label, and what was found (JSON).
+    profiles_tsv, profiles_json
+        Maps along each bundle, and what the columns are.
+    tracking_report
+        How streamlines were followed (JSON).
+    """
+    source = ["fod"] if with_fod else ["dwi_preproc", "dwi_bval", "dwi_bvec"]
+    fields = [*source, "dwi_mask", *MAPS, *TRANSFORMS]
+    found = ["bundles", "bundle_labels", "bundles_report", "profiles_tsv", "profiles_json"]
+    workflow = Workflow(name=name)
+    workflow.__desc__ = _describe(with_fod=with_fod)
+    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=[*found, "tracking_report"]), name="outputnode")
+    track = pe.Node(
+        TrackStreamlines(n_streamlines=streamlines, seed=seed, n_procs=omp_nthreads),
+        name="track_streamlines",
+        mem_gb=series_gb(0, run, TRACK_GB * omp_nthreads),
+        n_procs=omp_nthreads,
+    )
+    segment = pe.Node(
+        SegmentBundles(), name="segment_bundles", mem_gb=series_gb(0, run, SEGMENT_GB)
+    )
+    measure = pe.Node(
+        MeasureProfiles(subject=f"sub-{run.entities['subject']}"),
+        name="measure_profiles",
+        mem_gb=volume_gb(PROFILE_BYTES, run),
+    )
+    taken = (
+        [("fod", "fod")]
+        if with_fod
+        else [("dwi_preproc", "dwi"), ("dwi_bval", "bval"), ("dwi_bvec", "bvec")]
+    )
+    workflow.connect([
+        (inputnode, track, [*taken, ("dwi_mask", "mask"), ("fa", "fa"), *TRANSFORMS.items()]),
+        (inputnode, segment, [("fa", "reference"), *TRANSFORMS.items()]),
+        (track, segment, [("tractogram", "tractogram")]),
+        (track, outputnode, [("report", "tracking_report")]),
+        (inputnode, measure, [(field, field) for field in MAPS]),
+        (segment, measure, [("bundles", "bundles"), ("report", "report")]),
+        (segment, outputnode, [
+            ("bundles", "bundles"), ("labels", "bundle_labels"), ("report", "bundles_report"),
+        ]),
+        (measure, outputnode, [
+            ("profiles_tsv", "profiles_tsv"), ("profiles_json", "profiles_json"),
+        ]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _describe(*, with_fod: bool) -> str:
+    """Say for the methods paragraph what was done."""
+    how = (
+        "through fibre orientation distributions"
+        if with_fod
+        else "through tensors of bootstrapped signals [@jones2008]"
+    )
+    return (
+        f"Streamlines were followed {how} with *MRtrix3* [@mrtrix3] from regions of each bundle "
+        "[@wakana2007; @hua2008], sorted into bundles by the regions that they pass, cleaned of "
+        "outliers, and measured at 100 nodes, weighted by their distance from the core "
+        "[@yeatman2012]. "
+    )
