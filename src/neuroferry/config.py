@@ -80,8 +80,8 @@ class WorkflowConfig:
         Average the T1w images of a session; otherwise the first is used.
     ignore : tuple of str
         Steps to leave out: ``fieldmaps``, ``fmap-jacobian`` of BOLD and diffusion runs;
-        ``slicetiming`` of BOLD runs; ``denoising``, ``unringing``, ``rician``, ``eddy``,
-        ``b0-bias`` of diffusion runs.
+        ``slicetiming`` and ``sbref`` of BOLD runs; ``denoising``, ``unringing``, ``rician``,
+        ``eddy``, ``b0-bias`` of diffusion runs.
     dummy_scans : int or None
         Volumes at the start that are not in a steady state; found where it is None.
     slice_time_ref : float
