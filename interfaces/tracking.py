@@ -10,10 +10,6 @@ well, until there are enough or the seeds are used up. A rare bundle so gets as 
 a thick one, and nothing else is written. Without a way to the template they start everywhere
 in the white matter.
 
-``tckgen`` repeats itself only on one thread. So the work is cut into parts, each with a seed
-of its own, on one thread, and joined in order: the result depends neither on the number of
-processors nor on how long a part takes.
-
 Peak memory is 60 bytes a voxel for each coefficient or volume of the source, for each
 processor, and 24 bytes a point of the streamlines.
 
@@ -30,8 +26,6 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,205 +45,24 @@ from neuroferry.errors import InputError
 from neuroferry.interfaces.bundle_definitions import BundleDefinition, load_bundles
 from neuroferry.interfaces.bundles import move_points, points_to_template
 from neuroferry.interfaces.images import Volume, load_mask, load_volume, save_nifti
-from neuroferry.interfaces.mrtrix import run_mrtrix
 from neuroferry.interfaces.streamlines import (
-    Streamlines,
     join,
     join_lines,
-    read_streamlines,
     write_tck,
 )
+from neuroferry.interfaces.tckgen import Part, Source, Tracking, track
 from neuroferry.interfaces.transforms import Transform
 
 # Where the whole white matter is seeded, the seeds are shared out to so many parts.
 PARTS = 16
-# Seeds of the parts are this far apart from run to run.
-SEED_STRIDE = 4096
 # Where a streamline ends (amplitude of the FOD, or FA), and its largest change of direction in
 # a step of 1 mm, degrees: sharper turns lead from one bundle into another.
 FOD_CUTOFF, FA_CUTOFF = 0.1, 0.2
+# FODs of noise in grey matter reach their cutoff: anisotropy ends streamlines as well.
+STOP_FA = 0.15
 FOD_ANGLE, TENSOR_ANGLE = 30.0, 20.0
 SEED_FA = 0.2
 MIN_SEED_VOXELS = 5
-
-
-@dataclass(frozen=True)
-class Source:
-    """What streamlines follow.
-
-    Attributes
-    ----------
-    image : pathlib.Path
-        Fibre orientation distributions (spherical harmonics of MRtrix), or diffusion images.
-    gradients : tuple of pathlib.Path, optional
-        bvec and bval of diffusion images, as FSL writes them.
-    """
-
-    image: Path
-    gradients: tuple[Path, Path] | None = None
-
-    @property
-    def algorithm(self) -> str:
-        """Name of ``tckgen``'s algorithm."""
-        return "iFOD2" if self.gradients is None else "Tensor_Prob"
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """How streamlines are followed.
-
-    Attributes
-    ----------
-    step : float
-        mm.
-    angle : float
-        Largest change of direction in a step, degrees.
-    cutoff : float
-        Amplitude of the FOD, or FA, below which a streamline ends.
-    min_length, max_length : float
-        mm.
-    seed : int
-        Of all random numbers.
-    """
-
-    step: float
-    angle: float
-    cutoff: float
-    min_length: float
-    max_length: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """One call of ``tckgen``.
-
-    Attributes
-    ----------
-    name : str
-        Of its files.
-    seeds : pathlib.Path
-        Mask in which streamlines start.
-    include, exclude : tuple of pathlib.Path
-        Masks that streamlines must, and must not, pass.
-    n_seeds : int
-        How many streamlines are started at most.
-    n_streamlines : int
-        How many are kept at most; 0 for all.
-    min_length, max_length : float
-        mm.
-    """
-
-    name: str
-    seeds: Path
-    include: tuple[Path, ...]
-    exclude: tuple[Path, ...]
-    n_seeds: int
-    n_streamlines: int
-    min_length: float
-    max_length: float
-
-
-def tckgen_command(
-    source: Source, mask: Path, part: Part, tracking: Tracking, out: Path
-) -> list[str]:
-    """Write the command of one part.
-
-    Parameters
-    ----------
-    source : Source
-        What streamlines follow.
-    mask : pathlib.Path
-        Where they end.
-    part : Part
-        Which streamlines.
-    tracking : Tracking
-        How.
-    out : pathlib.Path
-        ``.tck`` file.
-
-    Returns
-    -------
-    list of str
-    """
-    command = ["tckgen", str(source.image), str(out), "-algorithm", source.algorithm]
-    if source.gradients is not None:
-        command += ["-fslgrad", *map(str, source.gradients)]
-    command += ["-mask", str(mask), "-seed_image", str(part.seeds)]
-    for path in part.include:
-        command += ["-include", str(path)]
-    for path in part.exclude:
-        command += ["-exclude", str(path)]
-    numbers = {
-        "-seeds": part.n_seeds,
-        "-select": part.n_streamlines,
-        "-step": tracking.step,
-        "-angle": tracking.angle,
-        "-cutoff": tracking.cutoff,
-        "-minlength": part.min_length,
-        "-maxlength": part.max_length,
-    }
-    for option, number in numbers.items():
-        command += [option, f"{number:g}" if isinstance(number, float) else str(number)]
-    return command
-
-
-def run_part(
-    source: Source, mask: Path, part: Part, tracking: Tracking, seed: int, folder: Path
-) -> Streamlines:
-    """Track one part; the same seed gives the same streamlines.
-
-    Raises
-    ------
-    ToolError
-        If ``tckgen`` is not there or fails.
-    """
-    out = folder / f"{part.name}.tck"
-    command = tckgen_command(source, mask, part, tracking, out)
-    run_mrtrix(command, folder=folder, seed=seed)
-    streamlines = read_streamlines(out)
-    out.unlink()
-    return streamlines
-
-
-def track(
-    source: Source,
-    mask: Path,
-    parts: Sequence[Part],
-    tracking: Tracking,
-    folder: Path,
-    n_procs: int = 1,
-) -> list[Streamlines]:
-    """Track all parts, several at a time.
-
-    Parameters
-    ----------
-    source : Source
-        What streamlines follow.
-    mask : pathlib.Path
-        Where they end.
-    parts : sequence of Part
-        Which streamlines.
-    tracking : Tracking
-        How.
-    folder : pathlib.Path
-        For what lies between.
-    n_procs : int
-        Parts at a time; does not change the result.
-
-    Returns
-    -------
-    list of Streamlines
-        Of each part.
-    """
-
-    def one(numbered: tuple[int, Part]) -> Streamlines:
-        number, part = numbered
-        seed = (tracking.seed * SEED_STRIDE + number) % 2**32
-        return run_part(source, mask, part, tracking, seed, folder)
-
-    with ThreadPoolExecutor(n_procs) as pool:
-        return list(pool.map(one, enumerate(parts)))
 
 
 def regions_on_grid(
@@ -379,6 +192,9 @@ class _TrackStreamlinesInputSpec(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True, desc="brain; streamlines end at its border")
     fa = File(exists=True, mandatory=True, desc="fractional anisotropy")
     seed_fa = traits.Range(0.0, 1.0, SEED_FA, usedefault=True, desc="streamlines start above")
+    stop_fa = traits.Range(
+        0.0, 1.0, STOP_FA, usedefault=True, desc="with FODs, streamlines end below"
+    )
     dwi2anat_xfm = File(
         exists=True, requires=["std2anat_xfm"], desc="diffusion images onto the T1w image"
     )
@@ -426,6 +242,15 @@ class TrackStreamlines(SimpleInterface):
         gradients = (Path(self.inputs.bvec), Path(self.inputs.bval))
         return Source(Path(self.inputs.dwi), gradients)
 
+    def _anisotropic(self, folder: Path) -> Path:
+        """Draw where streamlines may run along FODs; crossings of low anisotropy are filled."""
+        from scipy import ndimage
+
+        fa = load_volume(self.inputs.fa)
+        mask = load_mask(self.inputs.mask, fa, "brain mask")
+        inside = ndimage.binary_closing(mask & (fa.data >= self.inputs.stop_fa)) & mask
+        return save_nifti(inside, fa.affine, folder / "within.nii", dtype=np.uint8)
+
     def _parts(self, folder: Path, tracking: Tracking) -> dict[str, Part | None]:
         """Prepare the parts, by name."""
         brain = load_volume(self.inputs.mask)
@@ -457,7 +282,12 @@ class TrackStreamlines(SimpleInterface):
         )
         parts = self._parts(out, tracking)
         there = [part for part in parts.values() if part is not None]
-        tracked = track(source, Path(self.inputs.mask), there, tracking, out, self.inputs.n_procs)
+        within = Path(self.inputs.mask)
+        if with_fod:
+            within = self._anisotropic(out)
+        tracked = track(source, within, there, tracking, out, self.inputs.n_procs)
+        if with_fod:
+            within.unlink()
         for part in there:
             for path in (part.seeds, *part.include, *part.exclude):
                 path.unlink(missing_ok=True)

@@ -8,13 +8,8 @@ import pytest
 from neuroferry.errors import InputError, ToolError
 from neuroferry.interfaces.images import save_nifti
 from neuroferry.interfaces.streamlines import read_streamlines
-from neuroferry.interfaces.tracking import (
-    Part,
-    Source,
-    Tracking,
-    TrackStreamlines,
-    run_part,
-)
+from neuroferry.interfaces.tckgen import Part, Source, Tracking, run_part
+from neuroferry.interfaces.tracking import TrackStreamlines
 from neuroferry.interfaces.transforms import write_itk_affine, write_itk_composite
 
 SHAPE = (36, 12, 12)
@@ -117,18 +112,21 @@ def test_fibre_orientation_distributions(data, tmp_path):
     fod[..., 3] = -0.32
     fod[..., 5] = 0.55
     save_nifti(fod, AFFINE, tmp_path / "fod.nii.gz")
+    fa = np.where(np.indices(SHAPE)[0] < 25, 0.8, 0.05)
+    save_nifti(fa, AFFINE, tmp_path / "fa.nii.gz")
     folder = tmp_path / "run"
     folder.mkdir()
     out = TrackStreamlines(
         fod=str(tmp_path / "fod.nii.gz"),
         mask=str(data / "mask.nii.gz"),
-        fa=str(data / "fa.nii.gz"),
+        fa=str(tmp_path / "fa.nii.gz"),
         min_length=20.0,
         n_whole=60,
     ).run(cwd=folder)
     lines = read_streamlines(out.outputs.tractogram)
     assert json.loads((folder / "tracking.json").read_text())["Algorithm"] == "iFOD2"
     assert len(lines) > 20
+    assert 8 < lines.points[:, 0].max() < 16  # 14 mm: where anisotropy ends
     ends = np.array([line[-1] - line[0] for line in lines])
     assert np.median(np.abs(ends[:, 0]) / np.linalg.norm(ends, axis=1)) > 0.8
 
