@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -15,10 +16,11 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from neuroferry.bids.metadata import read_json
 from neuroferry.bids.outputs import write_json
-from neuroferry.interfaces.images import Volume, load_mask, load_volume
+from neuroferry.interfaces.images import FloatArray, load_mask, load_volume
 
 _PARTS = {
     "gradient_report": "Gradients",
@@ -31,15 +33,15 @@ _PARTS = {
 }
 
 
-def signal_to_noise(reference: Volume, noise: Volume, brain: np.ndarray) -> float | None:
+def signal_to_noise(
+    reference: FloatArray, noise: FloatArray, brain: NDArray[np.bool_]
+) -> float | None:
     """Give the median over the brain of the b0 signal divided by the noise.
 
     Parameters
     ----------
-    reference : Volume
-        Mean b0 image.
-    noise : Volume
-        Standard deviation of the noise, on the same grid.
+    reference, noise : ndarray of float32, shape (I, J, K)
+        Mean b0 image; standard deviation of the noise.
     brain : ndarray of bool, shape (I, J, K)
         Where to look.
 
@@ -50,15 +52,14 @@ def signal_to_noise(reference: Volume, noise: Volume, brain: np.ndarray) -> floa
 
     Examples
     --------
-    >>> grid = np.eye(4)
     >>> ones = np.ones((2, 2, 2), np.float32)
-    >>> signal_to_noise(Volume(30 * ones, grid), Volume(2 * ones, grid), ones > 0)
+    >>> signal_to_noise(30 * ones, 2 * ones, ones > 0)
     15.0
     """
-    there = brain & (noise.data > 0)
+    there = brain & (noise > 0)
     if not there.any():
         return None
-    return round(float(np.median(reference.data[there] / noise.data[there])), 2)
+    return round(float(np.median(reference[there] / noise[there])), 2)
 
 
 def summarise_eddy(report: Mapping[str, Any], n_slices: int) -> dict[str, Any]:
@@ -118,7 +119,10 @@ class SummariseDwi(SimpleInterface):
         if all(isdefined(path) for path in (inputs.noise_map, inputs.dwi_ref, inputs.dwi_mask)):
             reference = load_volume(inputs.dwi_ref)
             brain = load_mask(inputs.dwi_mask, reference, "brain mask")
-            snr = signal_to_noise(reference, load_volume(inputs.noise_map), brain)
+            # a map that says nothing has one value only, which no image may have
+            noise: Any = nb.load(inputs.noise_map)
+            values = np.asarray(noise.dataobj, dtype=np.float32)
+            snr = signal_to_noise(reference.data, values, brain)
             if snr is not None:
                 content["SNR"] = snr
         out = Path(runtime.cwd) / "summary.json"

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from nipype import config as nipype_config
 from nipype.interfaces import utility as niu
+from nipype.interfaces.base import isdefined
 from nipype.pipeline import engine as pe
 
 from neuroferry.errors import InputError, NeuroferryError
-from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink
+from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink, LabelledSink
 
 BRAIN = {"subject": "01", "description": "brain"}
 
@@ -82,6 +83,56 @@ def test_numbers_that_do_not_match_are_refused(tmp_path):
     with pytest.raises(ValueError, match="2 files and 1 sets of entities"):
         make_sink(tmp_path, in_file=sources).run(cwd=tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def make_bundles(tmp_path, *labels, **more):
+    files = [write(tmp_path / f"{label}.trk", label) for label in labels]
+    return LabelledSink(
+        out_dir=str(tmp_path / "out"),
+        entities={"subject": "01"},
+        label_entity="bundle",
+        suffix="tractogram",
+        extension=".trk",
+        datatype="dwi",
+        metadata={"Description": "streamlines"},
+        **{"in_file": files, "labels": list(labels), **more},
+    )
+
+
+def test_as_many_files_as_there_are_are_named_after_their_labels(tmp_path, content_hashes):
+    sink = make_bundles(tmp_path, "LeftArcuate", "RightILF")
+    files = [Path(path) for path in sink.run().outputs.out_file]
+    names = [f"sub-01_bundle-{label}_tractogram" for label in ("LeftArcuate", "RightILF")]
+    assert [path.name for path in files] == [f"{name}.trk" for name in names]
+    assert [path.read_text() for path in files] == ["LeftArcuate", "RightILF"]
+    sidecar = files[0].with_suffix(".json")
+    assert json.loads(sidecar.read_text()) == {"Description": "streamlines"}
+
+
+def test_there_may_be_none(tmp_path):
+    made = make_bundles(tmp_path).run().outputs.out_file
+    assert not isdefined(made) or made == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_and_files_that_do_not_match_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="2 files and 1 sets"):
+        make_bundles(tmp_path, "a", "b", labels=["a"]).run()
+
+
+def test_a_file_that_was_deleted_comes_back_though_its_name_came_from_a_step(tmp_path):
+    workflow = pe.Workflow("wf", base_dir=str(tmp_path / "work"))
+    source = pe.Node(niu.IdentityInterface(["files", "labels"]), name="source")
+    source.inputs.files = [write(tmp_path / "a.trk", "a")]
+    source.inputs.labels = ["a"]
+    sink = make_bundles(tmp_path)
+    node = DerivativesNode(sink, name="write_bundles")
+    workflow.connect([(source, node, [("files", "in_file"), ("labels", "labels")])])
+    for _ in range(2):
+        workflow.run()
+        path = tmp_path / "out" / "sub-01" / "dwi" / "sub-01_bundle-a_tractogram.trk"
+        assert path.read_text() == "a"
+        path.unlink()
 
 
 def test_a_broken_metadata_file_is_named(tmp_path):

@@ -1,0 +1,196 @@
+"""The diffusion workflow on a phantom, against its truth.
+
+Usage::
+
+    neuroferry phantom BIDS --dwi 30
+    neuroferry BIDS OUT participant --workflows anat dwi
+    python benchmarks/dwi_truth.py BIDS OUT
+
+Motion with eddy currents, gradients, distortion before and after its correction, position
+against the T1w image, anisotropy, diffusivity and direction in white matter, and profiles along
+the bundles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+import pandas as pd
+from func_truth import AXES, between_references, on_truth
+
+from neuroferry.interfaces.gradients import read_gradients
+from neuroferry.interfaces.motion_table import read_motion_xfms
+from neuroferry.interfaces.profiles import read_profiles
+from neuroferry.interfaces.streamlines import read_streamlines
+from neuroferry.interfaces.tensor_maps import tensor_maps
+from neuroferry.interfaces.transforms import read_itk_affine
+from neuroferry.phantom.score import motion_error, rigid_error, shift_error
+from neuroferry.phantom.score_dwi import (
+    direction_error,
+    fa_error,
+    gradient_error,
+    md_error,
+    profile_along,
+    profile_correlation,
+)
+
+PURE = 0.9
+"""Share of white matter from which on a voxel counts."""
+DIRECTED = 0.3
+"""Anisotropy from which on a voxel has a direction."""
+
+
+class Scan:
+    """One run with its truth, and the way between the two references."""
+
+    def __init__(self, bids: Path, out: Path, stem: str) -> None:
+        self.bids, self.out, self.stem = bids, out, stem
+        self.subject = stem.split("_")[0]
+        self.known = bids / "derivatives" / "truth" / self.subject / "dwi"
+        self.found = out / self.subject / "dwi"
+        self.mask_image: Any = nb.load(self.known / f"{stem}_desc-brain_mask.nii.gz")
+        self.mask = np.asarray(self.mask_image.dataobj) > 0
+        self.motion = read_motion_xfms(self._xfm(self.found, "orig", "dwiref", "hmc"))
+        self.true_motion = read_motion_xfms(self._xfm(self.known, "orig", "dwiref", "truth"))
+        self.way = between_references(self.motion[:1], self.true_motion[:1])
+
+    def _xfm(self, folder: Path, origin: str, target: str, desc: str) -> Path:
+        return folder / f"{self.stem}_from-{origin}_to-{target}_mode-image_desc-{desc}_xfm.txt"
+
+    def truth(self, name: str) -> Any:
+        """Read a true image."""
+        return np.asarray(nb.load(self.known / f"{self.stem}_{name}.nii.gz").dataobj)
+
+    def result(self, name: str) -> Any:
+        """Sample an image that was found where the true one is, channel by channel."""
+        image: Any = nb.load(self.found / f"{self.stem}_{name}.nii.gz")
+        data = np.asarray(image.dataobj)
+        if data.ndim == 3:
+            return on_truth(data, image.affine, self.way, self.mask_image)
+        return np.stack(
+            [
+                on_truth(data[..., n], image.affine, self.way, self.mask_image)
+                for n in range(data.shape[3])
+            ],
+            axis=-1,
+        )
+
+    def positions(self) -> dict[str, float]:
+        """Compare motion, gradients, distortion and coregistration."""
+        affine = self.mask_image.affine
+        mean, most = motion_error(self.motion, self.true_motion, self.mask, affine)
+        results = {"motion and eddy currents, mean mm": mean, "the same, max mm": most}
+        bvec = self.found / f"{self.stem}_desc-preproc_dwi.bvec"
+        turned = read_gradients(bvec.with_suffix(".bval"), bvec, affine)
+        table = pd.read_csv(self.known / f"{self.stem}_desc-truth_gradients.tsv", sep="\t")
+        head = table[[c for c in table.columns if c.startswith("head")]].to_numpy()
+        angles = gradient_error(turned.bvecs @ self.way[:3, :3], head)
+        results |= {"gradients, mean degrees": angles[0], "gradients, max degrees": angles[1]}
+        raw = self.bids / self.subject / "dwi" / f"{self.stem}_dwi"
+        measured = read_gradients(raw.with_suffix(".bval"), raw.with_suffix(".bvec"), affine)
+        results["gradients not turned, max degrees"] = gradient_error(measured.bvecs, head)[1]
+        coreg = self._xfm(self.found, "dwiref", "T1w", "coreg")
+        if coreg.exists():
+            true = read_itk_affine(self._xfm(self.known, "dwiref", "T1w", "truth"))
+            pair = [np.linalg.inv(read_itk_affine(coreg)) @ self.way, np.linalg.inv(true)]
+            mean, most = rigid_error(pair[0], pair[1], self.mask, affine)
+            results |= {"coregistration mean mm": mean, "coregistration max mm": most}
+        return results | self._distortion()
+
+    def _distortion(self) -> dict[str, float]:
+        about = json.loads(
+            (self.bids / self.subject / "dwi" / f"{self.stem}_dwi.json").read_text()
+        )
+        axis = AXES[about["PhaseEncodingDirection"][0]]
+        scale = {
+            "readout": about["TotalReadoutTime"],
+            "voxel": float(self.mask_image.header.get_zooms()[axis]),
+        }
+        truth = self.truth("desc-truth_fieldmap")
+        before = shift_error(np.zeros_like(truth), truth, self.mask, **scale)
+        results = {"shift before, mean mm": before[0], "shift before, 95 % mm": before[1]}
+        path = self.out / self.subject / "fmap" / f"{self.stem}_desc-preproc_fieldmap.nii.gz"
+        if path.exists():
+            field: Any = nb.load(path)
+            moved = on_truth(field.dataobj, field.affine, self.way, self.mask_image)
+            after = shift_error(moved, truth, self.mask, **scale)
+            results |= {"shift after, mean mm": after[0], "shift after, 95 % mm": after[1]}
+        return results
+
+    def maps(self) -> dict[str, float]:
+        """Compare the maps of the tensor in white matter."""
+        white = self.mask & (self.truth("label-WM_probseg") >= PURE)
+        fa, true_fa = (
+            self.result("model-DTI_param-FA_dwimap"),
+            self.truth("model-DTI_param-FA_dwimap"),
+        )
+        md, true_md = (
+            self.result("model-DTI_param-MD_dwimap"),
+            self.truth("model-DTI_param-MD_dwimap"),
+        )
+        directed = white & (true_fa >= DIRECTED)
+        tensors = self.result("model-DTI_param-tensor_dwimap")[directed].T
+        vectors = np.zeros((*true_fa.shape, 3))
+        vectors[directed] = tensor_maps(tensors).vectors[:, 0].T @ self.way[:3, :3]
+        median, high = direction_error(
+            vectors, self.truth("model-DTI_param-direction_dwimap"), directed
+        )
+        return {
+            "FA, mean absolute error": fa_error(fa, true_fa, white),
+            "FA, mean difference": float((fa - true_fa)[white].mean()),
+            "MD, mean absolute error %": 100 * md_error(md, true_md, white),
+            "MD, mean difference %": 100 * float((md[white] / true_md[white] - 1).mean()),
+            "main direction, median degrees": median,
+            "main direction, 95 % degrees": high,
+        }
+
+    def profiles(self) -> dict[str, float]:
+        """Correlate the profiles of FA and MD with the true ones at the same places."""
+        path = self.found / f"{self.stem}_desc-profiles_tractometry.tsv"
+        if not path.exists():
+            return {}
+        found = read_profiles(path)
+        known = read_profiles(self.known / f"{self.stem}_desc-truth_tractometry.tsv")
+        lines = pd.read_csv(self.known / f"{self.stem}_desc-centre_streamlines.tsv", sep="\t")
+        back = np.linalg.inv(self.way)
+        results, all_fa = {}, []
+        for name, profile in found.items():
+            label = "".join(letter for letter in name if letter.isalnum())
+            trk = self.found / f"{self.stem}_bundle-{label}_tractogram.trk"
+            if name not in known or not trk.exists():
+                results[f"profile of {name}, FA"] = np.nan
+                continue
+            core = read_streamlines(trk).resampled(len(profile["fa"])).mean(axis=0)
+            core = core @ back[:3, :3].T + back[:3, 3]
+            centre = lines[lines["tractID"] == name][["x", "y", "z"]].to_numpy()
+            true = profile_along(core, centre, known[name]["fa"])
+            results[f"profile of {name}, FA"] = profile_correlation(profile["fa"], true)
+            all_fa.append((profile["fa"], true))
+        pooled = [np.concatenate(part) for part in zip(*all_fa, strict=True)]
+        results["profiles, all nodes, FA"] = profile_correlation(*pooled)
+        values = [v for k, v in results.items() if k.startswith("profile of")]
+        results["profiles, median over bundles, FA"] = float(np.nanmedian(values))
+        return results
+
+
+def main() -> None:
+    """Print a table: one row for each measure, one column for each run."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("bids", type=Path, metavar="BIDS")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    arguments = parser.parse_args()
+    columns = {}
+    for path in sorted(arguments.out.glob("sub-*/dwi/*_desc-confounds_timeseries.tsv")):
+        stem = path.name.removesuffix("_desc-confounds_timeseries.tsv")
+        scan = Scan(arguments.bids, arguments.out, stem)
+        columns[stem] = scan.positions() | scan.maps() | scan.profiles()
+    print(pd.DataFrame(columns).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()

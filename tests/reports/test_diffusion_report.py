@@ -1,0 +1,107 @@
+"""What a participant's page shows of DWI runs."""
+
+import json
+
+from report_study import check_page
+
+from neuroferry.reports import write_group_report, write_subject_report
+from neuroferry.reports.diffusion import DIFFUSION
+from neuroferry.reports.gather import find_inputs
+from neuroferry.reports.scans import ScanRun, find_runs, run_doubts, run_facts
+
+ALWAYS = ("motion", "gradients", "brain")
+SUMMARY = {
+    "NumberOfVolumes": 34,
+    "FramewiseDisplacement": {"Mean": 0.31, "Maximum": 2.4},
+    "OutlierSlices": {"Count": 8, "Fraction": 0.004},
+    "Gradients": {"b0_volumes": 4, "shells": [{"b": 1000.0, "volumes": 30}]},
+    "Orientation": {"verdict": "right", "text": "The axes of the gradients agree with the data."},
+    "EddyCurrents": True,
+    "Models": ["CSD", "DTI"],
+    "Bundles": {"Left Arcuate": 120, "Right Arcuate": 0},
+    "SNR": 27.4,
+}
+
+
+def add_dwi(study, labels="", *, figures=ALWAYS, **summary):
+    """Write one DWI run's table, pictures and summary."""
+    name = "_".join(filter(None, ["sub-01", labels]))
+    dwi, pictures = study.out / "sub-01" / "dwi", study.out / "sub-01" / "figures"
+    for folder in (dwi, pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+    (dwi / f"{name}_desc-preproc_dwi.nii.gz").write_bytes(b"0" * 1024)
+    about = {"Sources": [f"bids:raw:sub-01/dwi/{name}_dwi.nii.gz"]}
+    (dwi / f"{name}_desc-preproc_dwi.json").write_text(json.dumps(about))
+    (dwi / f"{name}_desc-confounds_timeseries.tsv").write_text("trans_x\n0\n")
+    for desc in figures:
+        (pictures / f"{name}_desc-{desc}_dwi.svg").write_text(study.figure)
+    path = pictures / f"{name}_desc-summary_dwi.json"
+    path.write_text(json.dumps({**SUMMARY, **summary}))
+
+
+def test_a_run_has_its_section_beside_the_functional_ones(study):
+    study.whole().add_bold("01")
+    add_dwi(study, figures=(*ALWAYS, "tensor", "bundles"))
+    page = check_page(write_subject_report(study.out, study.run_dir, "01"))
+    text = page.text()
+    for wanted in (
+        "Functional runs",
+        "Diffusion runs",
+        "4 b0, 30 of b = 1000",
+        "0.31 mm from volume to volume, at most 2.40 mm",
+        "0.40%",
+        "27 (b0, median in the brain)",
+        "1 of 2 found; not Right Arcuate",
+        "Maps of the diffusion tensor",
+    ):
+        assert wanted in text, wanted
+    assert {"#functional-1", "#diffusion-1"} <= set(page.links)
+    assert "Good" in page.text("p")
+
+
+def test_wrong_axes_and_lost_slices_are_doubts(study):
+    study.whole()
+    wrong = {"verdict": "wrong", "text": "The axes of the gradients do not agree with the data."}
+    add_dwi(study, Orientation=wrong, OutlierSlices={"Count": 90, "Fraction": 0.09})
+    (run,) = find_runs(DIFFUSION, study.out, "01")
+    assert run_doubts(run) == [
+        "9% of the slices of DWI have lost signal.",
+        "DWI: The axes of the gradients do not agree with the data.",
+    ]
+    page = check_page(write_subject_report(study.out, study.run_dir, "01"))
+    assert "Look at this" in page.text("p")
+
+
+def test_what_is_not_known_is_not_said():
+    assert run_facts(ScanRun(DIFFUSION, "x", "x", (), {})) == []
+    few = {"EddyCurrents": False}
+    assert dict(run_facts(ScanRun(DIFFUSION, "x", "x", (), few))) == {
+        "Eddy currents": "not corrected",
+        "Distortion": "not corrected",
+    }
+
+
+def test_diffusion_alone_has_no_anatomical_section(study):
+    study.start("01")
+    study.step("01", "fit_tensor")
+    add_dwi(study)
+    study.end()
+    page = check_page(write_subject_report(study.out, study.run_dir, "01"))
+    assert "Anatomical images" not in page.text()
+    assert [image.name for image in find_inputs(study.out, "01", study.raw)] == [
+        "sub-01/dwi/sub-01_dwi.nii.gz"
+    ]
+
+
+def test_the_overview_has_a_row_for_each_run(study):
+    study.whole()
+    add_dwi(study, "acq-a")
+    add_dwi(study, "acq-b")
+    write_subject_report(study.out, study.run_dir, "01")
+    write_group_report(study.out, study.run_dir)
+    page = check_page(study.out / "index.html")
+    assert {"sub-01.html#diffusion-1", "sub-01.html#diffusion-2"} <= set(page.links)
+    rows = (study.out / "group_dwi.tsv").read_text().splitlines()
+    names = ["n_volumes", "fd_mean", "fd_max", "outlier_slices", "snr"]
+    assert rows[0].split("\t") == ["bids_name", "alignment", *names]
+    assert rows[1].split("\t") == ["sub-01_acq-a", "n/a", "34", "0.31", "2.4", "0.4", "27.4"]
