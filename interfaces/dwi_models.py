@@ -79,19 +79,25 @@ def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = T
     if not fits_tensor:
         why = "the gradient directions lie in a plane or on a cone"
         return Models(why, why, why, why)
-    kurtosis = _why_not(
-        "diffusion kurtosis", [s for s in weighted if s.b <= KURTOSIS_B_MAX], n_directions
+    has_b0 = len(weighted) < len(shells)
+    tensor = ""
+    if not has_b0 and len(weighted) < 2:
+        tensor = "a diffusion tensor takes two b-values, and the run has 1"
+    low = [shell for shell in weighted if shell.b <= KURTOSIS_B_MAX]
+    return Models(
+        tensor=tensor,
+        kurtosis=_why_not("diffusion kurtosis", low, has_b0, n_directions),
+        csd=tensor.replace("a diffusion tensor", "spherical deconvolution"),
+        multi_tissue=_why_not("multi-tissue deconvolution", weighted, has_b0, n_directions),
     )
-    tissues = _why_not("multi-tissue deconvolution", weighted, n_directions)
-    if not tissues and len(weighted) == len(shells):
-        tissues = "multi-tissue deconvolution takes volumes without diffusion weighting"
-    return Models(kurtosis=kurtosis, multi_tissue=tissues)
 
 
-def _why_not(what: str, shells: Sequence[Shell], n_directions: int) -> str:
+def _why_not(what: str, shells: Sequence[Shell], has_b0: bool, n_directions: int) -> str:
     """Say why shells are not enough for a model of several; empty if they are."""
     if len(shells) < 2:
         return f"{what} takes two shells above b = 0, and the run has {len(shells)}"
+    if not has_b0:
+        return f"{what} takes volumes without diffusion weighting, and the run has none"
     if sum(len(shell.volumes) >= KURTOSIS_DIRECTIONS for shell in shells) < 2:
         counts = ", ".join(str(len(shell.volumes)) for shell in shells)
         least = f"two shells of {KURTOSIS_DIRECTIONS} volumes or more"

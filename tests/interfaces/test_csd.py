@@ -125,8 +125,12 @@ def test_models_say_why_not():
     flat = models_for(two, 60, fits_tensor=False)
     assert all("plane" in why for why in vars(flat).values())
     without = models_for(find_shells([1000] * 30 + [2000] * 30), 60)
-    assert without.kurtosis == ""
+    assert (without.tensor, without.csd) == ("", "")
+    assert "without diffusion weighting" in without.kurtosis
     assert "without diffusion weighting" in without.multi_tissue
+    lone = models_for(find_shells([1000] * 30), 30)
+    assert "two b-values" in lone.tensor
+    assert lone.csd.startswith("spherical deconvolution takes two b-values")
 
 
 def test_shells_and_orders_are_chosen():
