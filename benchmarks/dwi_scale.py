@@ -1,0 +1,193 @@
+"""Brain extraction, denoising and tensor fit for many participants, by each of the plugins.
+
+The workload on which Mehta et al. (2017, doi:10.14778/3137628.3137634) compared Dask, Spark and
+others, and Richie-Halford and Rokem (2018, doi:10.25080/Majora-4af1f417-001) Cloudknot: what
+matters here is how time grows with the number of participants. Ideal is the time of the steps
+alone, one participant after the other in one process, shared evenly among the processors.
+
+    export SLURM_CONF=$(containers/test-cluster up)       # for --ways slurm
+    python benchmarks/dwi_scale.py WORK_DIR --subjects 1 2 4 8 25
+    containers/test-cluster down
+
+Phantoms are made once; with more participants than phantoms they are used again, each in steps of
+its own. All ways run one after the other, each from an empty work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+WAYS = ("multiproc", "dask", "slurm")
+N_PROCS = 2
+MEM_GB = 0.6
+PHANTOMS = 5
+PUBLISHED = {
+    "Dask": {1: 605, 2: 727, 4: 1081, 8: 1734, 12: 2381, 25: 4847},
+    "Cloudknot": {2: 1272, 4: 1919, 8: 3380, 12: 3848, 25: 6026},
+}
+
+
+def mean_b0(in_file: str, bval: str) -> str:
+    """Average the volumes without diffusion weighting."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from neuroferry.bids.gradients import read_bvals
+    from neuroferry.interfaces.dwi_bias import mean_b0
+    from neuroferry.interfaces.images import save_volume
+    from neuroferry.interfaces.series import open_series
+
+    volume = mean_b0(open_series(in_file), np.asarray(read_bvals(Path(bval))))
+    return str(save_volume(volume, Path("b0.nii.gz").absolute()))
+
+
+def subject_wf(number: int, dwi: Path) -> Any:
+    """Build the steps of one participant."""
+    from nipype import Function, Node, Workflow
+
+    from neuroferry.interfaces.bold_mask import MaskBold
+    from neuroferry.interfaces.dwi_denoise import DenoiseDwi
+    from neuroferry.interfaces.tensor import FitTensor
+
+    bval, bvec = (str(dwi).replace(".nii.gz", end) for end in (".bval", ".bvec"))
+    average = Node(Function(["in_file", "bval"], ["out"], mean_b0), name="mean_b0", mem_gb=0.3)
+    average.inputs.trait_set(in_file=str(dwi), bval=bval)
+    mask = Node(MaskBold(), name="mask_dwi", mem_gb=MEM_GB)
+    denoise = Node(DenoiseDwi(in_file=str(dwi)), name="denoise_dwi", mem_gb=MEM_GB)
+    fit = Node(FitTensor(bval=bval, bvec=bvec), name="fit_tensor", mem_gb=MEM_GB)
+    workflow = Workflow(f"sub_{number:02d}_wf")
+    workflow.connect([
+        (average, mask, [("out", "bold_ref")]),
+        (mask, fit, [("bold_mask", "mask")]),
+        (denoise, fit, [("out_file", "in_file")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def study(base: Path, files: list[Path], number: int) -> Any:
+    """Build the steps of some participants."""
+    from nipype import Workflow, config
+
+    execution = {"hash_method": "content", "remove_unnecessary_outputs": "false"}
+    config.update_config(
+        {"execution": {**execution, "create_report": "false", "check_version": "false"}}
+    )
+    workflow = Workflow("study_wf", base_dir=str(base))
+    workflow.add_nodes([subject_wf(n, files[n % len(files)]) for n in range(number)])
+    return workflow
+
+
+def run(way: str, base: Path, files: list[Path], number: int) -> None:
+    """Run the participants by one plugin, in this process."""
+    from neuroferry.engine import DaskPlugin, MultiProcPlugin, SLURMGraphPlugin
+
+    workflow = study(base, files, number)
+    resources = {"n_procs": N_PROCS, "memory_gb": 8}
+    if way == "multiproc":
+        workflow.run(plugin=MultiProcPlugin(resources))
+    elif way == "dask":
+        workflow.run(plugin=DaskPlugin(resources))
+    else:
+        plugin = SLURMGraphPlugin({"packing": "subject", "watch_minutes": 0})
+        workflow.run(plugin=plugin)
+        subprocess.run(["bash", str(plugin.submit_script)], check=True, capture_output=True)
+        while subprocess.run(
+            ["squeue", "--noheader"], capture_output=True, text=True, check=True
+        ).stdout.strip():
+            time.sleep(0.5)
+
+
+def steps_alone(files: list[Path], base: Path) -> float:
+    """Give the seconds of one participant's steps without any engine, averaged."""
+    from neuroferry.interfaces.bold_mask import MaskBold
+    from neuroferry.interfaces.dwi_denoise import DenoiseDwi
+    from neuroferry.interfaces.tensor import FitTensor
+
+    os.chdir(base)
+    started = time.monotonic()
+    for dwi in files:
+        bval, bvec = (str(dwi).replace(".nii.gz", end) for end in (".bval", ".bvec"))
+        mask = MaskBold(bold_ref=mean_b0(str(dwi), bval)).run().outputs.bold_mask
+        clean = DenoiseDwi(in_file=str(dwi)).run().outputs.out_file
+        FitTensor(in_file=clean, bval=bval, bvec=bvec, mask=mask).run()
+    return (time.monotonic() - started) / len(files)
+
+
+def measure(way: str, work: Path, number: int) -> float:
+    """Time one way in a process of its own, its start included."""
+    base = work / f"{way}-{number}"
+    shutil.rmtree(base, ignore_errors=True)
+    base.mkdir(parents=True)
+    words = [sys.executable, __file__, str(work), "--way", way, "--subjects", str(number)]
+    started = time.monotonic()
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    seconds = time.monotonic() - started
+    if way == "alone":
+        return float(json.loads(done.stdout.splitlines()[-1]))
+    made = len(list(base.glob("study_wf/*/fit_tensor/*fa.nii.gz")))
+    if made != number:
+        raise RuntimeError(f"{way}: {made} of {number} participants came to their end")
+    return seconds
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work_dir", type=Path, help="all nodes of the cluster must see it")
+    parser.add_argument("--subjects", type=int, nargs="+", default=[1, 2, 4, 8, 25])
+    parser.add_argument("--resolution", type=float, default=3.0, help="of the DWI, mm")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    work = arguments.work_dir.absolute()
+    files = sorted((work / "bids").glob("sub-*/dwi/*_dwi.nii.gz"))
+    if arguments.way == "alone":
+        print(json.dumps(steps_alone(files, work / f"alone-{arguments.subjects[0]}")))
+        return
+    if arguments.way:
+        number = arguments.subjects[0]
+        run(arguments.way, work / f"{arguments.way}-{number}", files, number)
+        return
+    if not files:
+        from neuroferry.phantom import DwiOptions, write_phantom_dataset
+
+        options = DwiOptions(30, resolution=arguments.resolution, fieldmaps=())
+        write_phantom_dataset(
+            work / "bids", subjects=PHANTOMS, resolution=4.0, seed=1, dwi=options
+        )
+    before = measure("alone", work, 1)
+    rows = {n: {way: measure(way, work, n) for way in arguments.ways} for n in arguments.subjects}
+    after = measure("alone", work, 1)
+    print_table(rows, before, after)
+
+
+def print_table(rows: dict[int, dict[str, float]], before: float, after: float) -> None:
+    """Print seconds, and how near to the ideal they are."""
+    each = (before + after) / 2
+    print(f"steps alone: {before:.1f} s a participant before, {after:.1f} s after the others")
+    ways = list(next(iter(rows.values())))
+    titles = ["participants", "ideal s", *(f"{way} s (% of ideal)" for way in ways)]
+    titles += [f"{name}, published s" for name in PUBLISHED]
+    print(" | ".join(titles))
+    for number, seconds in rows.items():
+        ideal = each * number / min(N_PROCS, number)
+        cells = [f"{seconds[way]:.1f} ({100 * ideal / seconds[way]:.0f})" for way in ways]
+        published = [str(series.get(number, "-")) for series in PUBLISHED.values()]
+        print(" | ".join([str(number), f"{ideal:.1f}", *cells, *published]))
+    few, many = min(rows), max(rows)
+    for way in ways if many > few else ():
+        slope = (rows[many][way] - rows[few][way]) / (many - few)
+        print(f"{way}: {slope:.2f} s for each further participant, {each / N_PROCS:.2f} at best")
+
+
+if __name__ == "__main__":
+    main()
