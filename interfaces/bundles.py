@@ -5,8 +5,7 @@ the streamlines themselves stay where they are. A streamline belongs to the firs
 definition it fits, so that no streamline counts twice. What remains is cleaned: streamlines
 far from the bundle's core, or much longer than the others, are outliers.
 
-Peak memory is 40 bytes a point of the tractogram, and 40 MB: points are taken to the
-template in portions.
+Peak memory is 80 bytes a point of the tractogram and 150 MB for the way to the template.
 
 References
 ----------

@@ -10,8 +10,8 @@ well, until there are enough or the seeds are used up. A rare bundle so gets as 
 a thick one, and nothing else is written. Without a way to the template they start everywhere
 in the white matter.
 
-Peak memory is 60 bytes a voxel for each coefficient or volume of the source, for each
-processor, and 24 bytes a point of the streamlines.
+Peak memory is 60 MB and 8 bytes for each voxel and each volume or coefficient of the source, for
+each processor, and 24 bytes a point of the streamlines.
 
 References
 ----------
@@ -58,7 +58,7 @@ PARTS = 16
 # Where a streamline ends (amplitude of the FOD, or FA), and its largest change of direction in
 # a step of 1 mm, degrees: sharper turns lead from one bundle into another.
 FOD_CUTOFF, FA_CUTOFF = 0.1, 0.2
-# FODs of noise in grey matter reach their cutoff: anisotropy ends streamlines as well.
+# FODs of noise in grey matter reach any usual cutoff: anisotropy ends streamlines as well.
 STOP_FA = 0.15
 FOD_ANGLE, TENSOR_ANGLE = 30.0, 20.0
 SEED_FA = 0.2
