@@ -10,6 +10,10 @@ the stretch and shears along the phase-encoding axis that eddy currents make, wh
 nothing. Both together resample the volume. Without a known phase-encoding axis only the
 first is estimated.
 
+Measured on the phantom (2.5 mm, 16 directions, one b0, jerks of 3 mm, eddy currents of 2 mm):
+0.09 mm within the shell, and about 1 mm between the shell and the b0, which limits what can be
+said of a b0 and weighted images together.
+
 Memory at its peak: 4 bytes for each volume and each voxel in and around the head (a third
 of the field of view or less), and 60 bytes a voxel of the grid for each thread.
 
