@@ -1,0 +1,121 @@
+"""A DWI run from end to end on a small phantom: results, the same bytes by another plugin."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+
+import nibabel as nb
+import numpy as np
+import pandas as pd
+import pytest
+
+from neuroferry.engine.record import list_runs, read_run
+from neuroferry.phantom import DwiOptions, write_phantom_dataset
+
+pytestmark = pytest.mark.slow
+QUICK = ("--sloppy", "--skip-bids-validation", "--streamlines", "100", "--workflows", "dwi")
+TRUTH = "derivatives/truth/sub-01/dwi/sub-01"
+
+
+def neuroferry(*arguments):
+    """Run the program as a user does."""
+    command = [sys.executable, "-m", "neuroferry", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+
+
+def digests(root):
+    """SHA-256 of what was written of the run, images without their compression."""
+    found = {}
+    for pattern in ("dwi/*", "fmap/*", "figures/*_dwi.*"):
+        for path in sorted(root.glob(f"sub-*/{pattern}")):
+            data = path.read_bytes()
+            data = gzip.decompress(data) if path.suffix == ".gz" else data
+            found[str(path.relative_to(root))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def image(path):
+    return np.asarray(nb.load(path).dataobj)
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory):
+    root = tmp_path_factory.mktemp("dwi") / "bids"
+    options = DwiOptions(12, resolution=5.0, n_b0=2)
+    write_phantom_dataset(root, subjects=1, resolution=3.0, seed=3, dwi=options)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(bids, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "out"
+    done = neuroferry(bids, out, "participant", *QUICK, "--nprocs", 2)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_everything_that_is_promised_is_there(bids, finished):
+    stem = finished / "sub-01" / "dwi" / "sub-01"
+    raw = nb.load(bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz")
+    series = nb.load(f"{stem}_desc-preproc_dwi.nii.gz")
+    assert series.shape == raw.shape
+    np.testing.assert_allclose(series.affine, raw.affine, atol=1e-4)
+    bvals = np.loadtxt(f"{stem}_desc-preproc_dwi.bval")
+    bvecs = np.loadtxt(f"{stem}_desc-preproc_dwi.bvec")
+    assert (bvals == 0).sum() == 2
+    np.testing.assert_allclose(np.linalg.norm(bvecs, axis=0), bvals > 0, atol=1e-6)
+    mask = image(f"{stem}_desc-brain_mask.nii.gz") > 0
+    true_mask = image(bids / f"{TRUTH}_desc-brain_mask.nii.gz") > 0
+    assert 2 * (mask & true_mask).sum() / (mask.sum() + true_mask.sum()) > 0.9
+    for name in ("AD", "RD", "tensor", "FA_desc-color"):
+        assert nb.load(f"{stem}_model-DTI_param-{name}_dwimap.nii.gz").shape[:3] == mask.shape
+    assert (finished / "sub-01" / "fmap" / "sub-01_desc-preproc_fieldmap.nii.gz").exists()
+    table = pd.read_csv(f"{stem}_desc-confounds_timeseries.tsv", sep="\t")
+    assert len(table) == 14
+    assert {"framewise_displacement", "outlier_slices", "rot_z"} <= set(table.columns)
+
+
+def test_the_maps_are_those_of_the_head(bids, finished):
+    stem = finished / "sub-01" / "dwi" / "sub-01"
+    white = image(bids / f"{TRUTH}_label-WM_probseg.nii.gz") > 0.9
+    fluid = image(bids / f"{TRUTH}_label-CSF_probseg.nii.gz") > 0.9
+    for name, tolerance in (("FA", 0.06), ("MD", 1e-4)):
+        found = image(f"{stem}_model-DTI_param-{name}_dwimap.nii.gz")
+        truth = image(bids / f"{TRUTH}_model-DTI_param-{name}_dwimap.nii.gz")
+        assert np.median(np.abs(found - truth)[white]) < tolerance
+    md = image(f"{stem}_model-DTI_param-MD_dwimap.nii.gz")
+    assert np.median(md[fluid]) > 2 * np.median(md[white])
+
+
+def test_bundles_and_their_profiles(finished):
+    dwi = finished / "sub-01" / "dwi"
+    profiles = pd.read_csv(dwi / "sub-01_desc-profiles_tractometry.tsv", sep="\t")
+    assert list(profiles.columns) == ["subjectID", "tractID", "nodeID", "fa", "md", "rd", "ad"]
+    assert len(profiles) == 14 * 100
+    found = profiles.dropna(subset=["fa"])["tractID"].unique()
+    assert len(found) >= 6  # of 5 mm and 12 directions not all can be expected
+    files = sorted(dwi.glob("sub-01_bundle-*_tractogram.trk"))
+    assert len(files) == len(found)
+    assert all(len(nb.streamlines.load(path).streamlines) for path in files)
+
+
+def test_the_report_shows_it(finished):
+    page = (finished / "sub-01.html").read_text()
+    for wanted in ("Diffusion runs", "Maps of the diffusion tensor", "Profiles along the bundles"):
+        assert wanted in page
+    summary = json.loads((finished / "sub-01/figures/sub-01_desc-summary_dwi.json").read_text())
+    assert summary["DistortionCorrection"]["method"] == "pepolar"
+    assert summary["Models"] == ["CSD", "DTI"]
+
+
+def test_another_plugin_gives_the_same_bytes(bids, finished, tmp_path):
+    """And the anatomy that was computed before is used, not computed again."""
+    out = tmp_path / "out"
+    given = ("--derivatives", f"anat={finished}")
+    done = neuroferry(bids, out, "participant", *QUICK, "--plugin", "Linear", *given)
+    assert done.returncode == 0, done.stderr
+    steps = [step.step for step in read_run(list_runs(out)[-1]).steps]
+    assert not any(".anatomy_wf." in step for step in steps)
+    assert digests(out) == digests(finished)
