@@ -10,9 +10,12 @@ the stretch and shears along the phase-encoding axis that eddy currents make, wh
 nothing. Both together resample the volume. Without a known phase-encoding axis only the
 first is estimated.
 
-Measured on the phantom (2.5 mm, 16 directions, one b0, jerks of 3 mm, eddy currents of 2 mm):
-0.09 mm within the shell, and about 1 mm between the shell and the b0, which limits what can be
-said of a b0 and weighted images together.
+In the end the order of the volumes settles what images alone leave open
+(:mod:`neuroferry.interfaces.eddy_time`): how a shell lies to the b0s, and which shifts are the
+head's.
+
+Measured on the phantom (30 directions, 4 b0s, 2 mm, with drift, jerks, eddy currents of 2 mm and
+distortion): 0.1 mm on average and 0.3 at most; 12 directions, 2 b0s, 4 mm: 0.52 and 1.4.
 
 Memory at its peak: 4 bytes for each volume and each voxel in and around the head (a third
 of the field of view or less), and 60 bytes a voxel of the grid for each thread.
@@ -61,6 +64,7 @@ from neuroferry.interfaces.eddy_align import (
     still,
     stretch_slopes,
 )
+from neuroferry.interfaces.eddy_time import caused_shifts, offset_in_time
 from neuroferry.interfaces.gradients import Gradients, read_gradients
 from neuroferry.interfaces.images import (
     Affine,
@@ -251,6 +255,7 @@ class _Estimate:
             # A shell resembles the next one more than the b0 does.
             if known is None or shell.is_b0 or len(volumes) >= MIN_SHELL:
                 known = mean
+        self._settle_in_time()
         first = sorted(self.shells[0].volumes)
         whole = whole_mean(self.head, first, self._poses(first))
         return Eddy(
@@ -261,6 +266,29 @@ class _Estimate:
             self.odd,
             tuple(self.methods),
         )
+
+    def _settle_in_time(self) -> None:
+        """Use the order of the volumes: shifts by eddy currents, and the way to the b0s."""
+        b0s = [v for shell in self.shells if shell.is_b0 for v in shell.volumes]
+        for shell in self.shells:
+            volumes = sorted(shell.volumes)
+            if shell.is_b0 or len(volumes) < MIN_SHELL:
+                continue
+            if self.head.along is not None:
+                self._part_shifts(volumes, self.head.along)
+            offset = offset_in_time(self.found.rigid, sorted(b0s), volumes, self.head.centre)
+            self.found.rigid[volumes] = self.found.rigid[volumes] @ offset
+
+    def _part_shifts(self, volumes: list[int], along: Floats) -> None:
+        """Move what eddy currents shifted from the motion to the stretch; their product stays."""
+        rigid, centre = self.found.rigid[volumes], self.head.centre
+        shifts = (rigid[:, :3, :3] @ centre + rigid[:, :3, 3] - centre) @ along
+        caused = caused_shifts(shifts, self.gradients.bvecs[volumes], volumes)
+        for volume, shift in zip(volumes, caused, strict=True):
+            there = np.eye(4)
+            there[:3, 3] = shift * along
+            self.found.stretch[volume] = self.found.stretch[volume] @ there
+            self.found.rigid[volume] = inverse(there) @ self.found.rigid[volume]
 
     def _poses(self, volumes: list[int]) -> Poses:
         """What is known of some volumes."""
