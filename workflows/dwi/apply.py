@@ -10,12 +10,7 @@ from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.dwi_bias import CorrectB0Bias
 from neuroferry.interfaces.dwi_confounds import DwiConfounds
 from neuroferry.interfaces.dwi_resample import ResampleDwi
-from neuroferry.workflows.dwi.memory import (
-    BIAS_BYTES,
-    BIAS_GB,
-    RESAMPLE_BYTES,
-    series_gb,
-)
+from neuroferry.workflows.dwi.memory import BIAS_BYTES, RESAMPLE_BYTES, volume_gb
 from neuroferry.workflows.func.apply import Readout
 
 INPUTS = (
@@ -80,10 +75,10 @@ def init_dwi_apply_wf(
     resample = pe.Node(
         ResampleDwi(n_procs=omp_nthreads),
         name="resample_dwi",
-        mem_gb=series_gb(0, run, RESAMPLE_BYTES * omp_nthreads * run.n_voxels / 1e9),
+        mem_gb=volume_gb(RESAMPLE_BYTES * (omp_nthreads + 1), run),
         n_procs=omp_nthreads,
     )
-    tabulate = pe.Node(DwiConfounds(), name="tabulate_confounds", mem_gb=series_gb(0, run))
+    tabulate = pe.Node(DwiConfounds(), name="tabulate_confounds", mem_gb=volume_gb(0, run))
     workflow.connect([
         (inputnode, resample, [
             ("dwi_denoised", "in_file"), ("bval", "bval"), ("bvec", "bvec"),
@@ -106,9 +101,7 @@ def init_dwi_apply_wf(
     if not bias:
         workflow.connect(resample, "out_file", outputnode, "dwi_preproc")
         return workflow
-    correct_bias = pe.Node(
-        CorrectB0Bias(), name="correct_bias", mem_gb=series_gb(BIAS_BYTES, run, BIAS_GB)
-    )
+    correct_bias = pe.Node(CorrectB0Bias(), name="correct_bias", mem_gb=volume_gb(BIAS_BYTES, run))
     workflow.connect([
         (resample, correct_bias, [("out_file", "in_file"), ("out_bval", "bval")]),
         (inputnode, correct_bias, [("dwi_mask", "mask")]),

@@ -1,41 +1,55 @@
 """How much memory each step of a DWI run takes, from the header of its series.
 
-Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus the bytes
-that the step holds for each voxel of the whole series, plus what it holds besides.
+Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus the bytes that
+the step holds for each value of the series or for each voxel of one volume, plus what it holds
+besides. The figures are measured and rounded up.
 """
 
 from __future__ import annotations
 
 from neuroferry.bids.dwi import DwiRun
+from neuroferry.interfaces.dwi_models import order_for
 
-BASE_GB = 0.25
-# Bytes held at once for each voxel of each volume.
-DENOISE_BYTES = 10
-UNRING_BYTES = 10
-RICIAN_BYTES = 9
-ORIENTATION_BYTES = 6
-EDDY_BYTES = 12
-BIAS_BYTES = 5
-TENSOR_BYTES = 6
-KURTOSIS_BYTES = 8
-CSD_BYTES = 8
-# Bytes for each voxel of a volume, for each thread.
-RESAMPLE_BYTES = 120
+BASE_GB = 0.15
+# Bytes held at once for each value of the series.
+DENOISE_BYTES = 6
+UNRING_BYTES = 6
+RICIAN_BYTES = 2
+ORIENTATION_BYTES = 1
+EDDY_BYTES = 10
+# Bytes for each voxel of one volume, ...
+BIAS_BYTES = 60
+TENSOR_BYTES = 125
+KURTOSIS_BYTES = 50
 PICTURE_BYTES = 60
-PROFILE_BYTES = 24
-# Beside the image.
-EDDY_GB = 0.2
-BIAS_GB = 0.3
-TRACK_GB = 0.3
-SEGMENT_GB = 0.8
+PROFILE_BYTES = 40
+RESAMPLE_BYTES = 60
+# ... and of the T1w image.
 T1W_BYTES = 12
+# For each thread.
+EDDY_GB = 0.05
+TENSOR_GB = 0.01
+KURTOSIS_GB = 0.025
+TRACK_GB = 0.1
+# Beside the image, and for each streamline that is asked for of a bundle.
+SEGMENT_GB = 0.1
+STREAMLINE_GB = 0.00017
+# Plots and their fonts.
+CHART_GB = 0.1
 
 
 def series_gb(bytes_per_value: float, run: DwiRun, fixed_gb: float = 0.0) -> float:
     """Memory of a step in GB, from what it holds of each value of a series."""
-    return round(BASE_GB + bytes_per_value * run.n_voxels * run.n_volumes / 1e9 + fixed_gb, 3)
+    return volume_gb(bytes_per_value * run.n_volumes, run, fixed_gb)
 
 
 def volume_gb(bytes_per_voxel: float, run: DwiRun, fixed_gb: float = 0.0) -> float:
     """Memory of a step in GB, from what it holds of each voxel of one volume."""
     return round(BASE_GB + bytes_per_voxel * run.n_voxels / 1e9 + fixed_gb, 3)
+
+
+def csd_gb(run: DwiRun) -> float:
+    """Memory of fibre orientations in GB: of Python or of ``dwi2fod``, whichever takes more."""
+    order = order_for(run.n_directions)
+    coefficients = (order + 1) * (order + 2) // 2 + 2
+    return volume_gb(max(80 + 4 * coefficients, 6 * (run.n_volumes + coefficients)), run)

@@ -16,10 +16,12 @@ from neuroferry.interfaces.dwi_models import models_for
 from neuroferry.interfaces.kurtosis import FitKurtosis
 from neuroferry.interfaces.tensor import FitTensor
 from neuroferry.workflows.dwi.memory import (
-    CSD_BYTES,
     KURTOSIS_BYTES,
+    KURTOSIS_GB,
     TENSOR_BYTES,
-    series_gb,
+    TENSOR_GB,
+    csd_gb,
+    volume_gb,
 )
 
 _DIFFUSIVITY = "mm^2/s"
@@ -81,10 +83,10 @@ MAPS = {
         report="csd_report",
     ),
 }
-STEPS: dict[str, tuple[str, type[Any], float]] = {
-    "DTI": ("fit_tensor", FitTensor, TENSOR_BYTES),
-    "DKI": ("fit_kurtosis", FitKurtosis, KURTOSIS_BYTES),
-    "CSD": ("fit_csd", FitCsd, CSD_BYTES),
+STEPS: dict[str, tuple[str, type[Any]]] = {
+    "DTI": ("fit_tensor", FitTensor),
+    "DKI": ("fit_kurtosis", FitKurtosis),
+    "CSD": ("fit_csd", FitCsd),
 }
 REPORTS = {"DTI": "tensor_report", "DKI": "kurtosis_report", "CSD": "csd_report"}
 TRACKED_DIRECTIONS = 28
@@ -144,11 +146,11 @@ def init_dwi_models_wf(
     inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=found), name="outputnode")
     for model in chosen:
-        step, interface, per_value = STEPS[model]
+        step, interface = STEPS[model]
         node = pe.Node(
             interface(n_procs=omp_nthreads),
             name=step,
-            mem_gb=series_gb(per_value, run),
+            mem_gb=_mem_gb(model, run, omp_nthreads),
             n_procs=omp_nthreads,
         )
         workflow.connect([
@@ -156,6 +158,15 @@ def init_dwi_models_wf(
             (node, outputnode, [*((key, key) for key in maps[model]), ("report", REPORTS[model])]),
         ])  # fmt: skip
     return workflow
+
+
+def _mem_gb(model: str, run: DwiRun, n_threads: int) -> float:
+    """Memory of fitting one model, in GB."""
+    if model == "CSD":
+        return csd_gb(run)
+    if model == "DKI":
+        return volume_gb(KURTOSIS_BYTES, run, KURTOSIS_GB * n_threads)
+    return volume_gb(TENSOR_BYTES, run, TENSOR_GB * n_threads)
 
 
 def _describe(models: Collection[str]) -> str:

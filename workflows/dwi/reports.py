@@ -24,11 +24,10 @@ from neuroferry.interfaces.func_reportlets import (
     FieldmapPicture,
 )
 from neuroferry.interfaces.tract_pictures import BundlesPicture, ProfilesPicture
-from neuroferry.workflows.dwi.memory import PICTURE_BYTES, T1W_BYTES, volume_gb
+from neuroferry.workflows.dwi.memory import CHART_GB, PICTURE_BYTES, T1W_BYTES, volume_gb
 from neuroferry.workflows.dwi.models import REPORTS
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
 
-CHART_GB = 0.35
 MOTION = ("confounds_tsv", "outliers_tsv", "eddy_xfms", "motion_xfms")
 
 
@@ -66,7 +65,8 @@ def init_dwi_reports_wf(
         **Inputs**: the fields of the same names of the other workflows of a run.
         **Outputs**: ``out_files``, pictures and summary in the output folder.
     """
-    slices = volume_gb(PICTURE_BYTES, run)
+    slices = volume_gb(PICTURE_BYTES, run, CHART_GB)
+    charts = volume_gb(0, run, CHART_GB)
     ref = "dwi_ref_sdc" if with_sdc else "dwi_ref"
     mask = {"dwi_mask": "mask"}
     here = {ref: "dwi_ref", **mask}
@@ -75,13 +75,13 @@ def init_dwi_reports_wf(
             "motion",
             DwiMotionPicture(),
             {field: field for field in MOTION},
-            CHART_GB,
+            charts,
         ),
         Drawing(
             "gradients",
             GradientsPicture(),
             {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec"},
-            CHART_GB,
+            charts,
         ),
         Drawing("brain", DwiMaskPicture(), here, slices),
     ]
@@ -122,7 +122,7 @@ def init_dwi_reports_wf(
         memory = slices + T1W_BYTES * math.prod(t1w_shape) / 1e9
         drawings.append(Drawing("bundles", BundlesPicture(), lines, memory))
         table = {"profiles_tsv": "profiles_tsv", "bundles_report": "report"}
-        drawings.append(Drawing("profiles", ProfilesPicture(), table, CHART_GB))
+        drawings.append(Drawing("profiles", ProfilesPicture(), table, charts))
     fields = ["gradient_report", "orientation_report", "eddy_report"]
     fields += ["coreg_report"] if t1w_shape is not None else []
     fields += ["sdc_report"] if with_sdc else []

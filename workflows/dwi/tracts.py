@@ -13,8 +13,8 @@ from neuroferry.interfaces.tracking import TrackStreamlines
 from neuroferry.workflows.dwi.memory import (
     PROFILE_BYTES,
     SEGMENT_GB,
+    STREAMLINE_GB,
     TRACK_GB,
-    series_gb,
     volume_gb,
 )
 
@@ -85,11 +85,13 @@ def init_dwi_tracts_wf(
     track = pe.Node(
         TrackStreamlines(n_streamlines=streamlines, seed=seed, n_procs=omp_nthreads),
         name="track_streamlines",
-        mem_gb=series_gb(0, run, TRACK_GB * omp_nthreads),
+        mem_gb=volume_gb(0, run, TRACK_GB * omp_nthreads),
         n_procs=omp_nthreads,
     )
     segment = pe.Node(
-        SegmentBundles(), name="segment_bundles", mem_gb=series_gb(0, run, SEGMENT_GB)
+        SegmentBundles(),
+        name="segment_bundles",
+        mem_gb=volume_gb(0, run, SEGMENT_GB + STREAMLINE_GB * streamlines),
     )
     measure = pe.Node(
         MeasureProfiles(subject=f"sub-{run.entities['subject']}"),
