@@ -24,8 +24,9 @@ import pandas as pd
 from func_truth import AXES, between_references, on_truth
 
 from neuroferry.interfaces.gradients import read_gradients
+from neuroferry.interfaces.images import Volume
 from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.profiles import read_profiles
+from neuroferry.interfaces.profiles import measure_profile, read_profiles
 from neuroferry.interfaces.streamlines import read_streamlines
 from neuroferry.interfaces.tensor_maps import tensor_maps
 from neuroferry.interfaces.transforms import read_itk_affine
@@ -150,31 +151,44 @@ class Scan:
         }
 
     def profiles(self) -> dict[str, float]:
-        """Correlate the profiles of FA and MD with the true ones at the same places."""
+        """Correlate the profiles of FA with the true ones.
+
+        With the true profile at the nearest places of the true course, nodes before its first
+        and after its last left out: that is bundle against bundle. And with the true map along
+        the very streamlines that were found: that is map against map.
+        """
         path = self.found / f"{self.stem}_desc-profiles_tractometry.tsv"
         if not path.exists():
             return {}
         found = read_profiles(path)
         known = read_profiles(self.known / f"{self.stem}_desc-truth_tractometry.tsv")
-        lines = pd.read_csv(self.known / f"{self.stem}_desc-centre_streamlines.tsv", sep="\t")
+        courses = pd.read_csv(self.known / f"{self.stem}_desc-centre_streamlines.tsv", sep="\t")
+        true_map = Volume(
+            self.truth("model-DTI_param-FA_dwimap").astype(np.float32),
+            self.way @ self.mask_image.affine,
+        )
         back = np.linalg.inv(self.way)
-        results, all_fa = {}, []
+        bundles, maps = {}, {}
         for name, profile in found.items():
             label = "".join(letter for letter in name if letter.isalnum())
             trk = self.found / f"{self.stem}_bundle-{label}_tractogram.trk"
             if name not in known or not trk.exists():
-                results[f"profile of {name}, FA"] = np.nan
+                bundles[name] = np.nan
                 continue
-            core = read_streamlines(trk).resampled(len(profile["fa"])).mean(axis=0)
+            lines = read_streamlines(trk)
+            core = lines.resampled(len(profile["fa"])).mean(axis=0)
             core = core @ back[:3, :3].T + back[:3, 3]
-            centre = lines[lines["tractID"] == name][["x", "y", "z"]].to_numpy()
-            true = profile_along(core, centre, known[name]["fa"])
-            results[f"profile of {name}, FA"] = profile_correlation(profile["fa"], true)
-            all_fa.append((profile["fa"], true))
-        pooled = [np.concatenate(part) for part in zip(*all_fa, strict=True)]
-        results["profiles, all nodes, FA"] = profile_correlation(*pooled)
-        values = [v for k, v in results.items() if k.startswith("profile of")]
-        results["profiles, median over bundles, FA"] = float(np.nanmedian(values))
+            course = courses[courses["tractID"] == name][["x", "y", "z"]].to_numpy()
+            nearest = np.linalg.norm(core[:, None] - course, axis=2).argmin(axis=1)
+            inside = (nearest > 0) & (nearest < len(course) - 1)
+            true = profile_along(core, course, known[name]["fa"])
+            bundles[name] = profile_correlation(profile["fa"][inside], true[inside])
+            along = measure_profile(lines, {"fa": true_map})["fa"]
+            maps[name] = profile_correlation(profile["fa"], along)
+        results = {f"profile of {name}, FA": value for name, value in bundles.items()}
+        results["profiles, median over bundles"] = float(np.nanmedian(list(bundles.values())))
+        results["true map along the same streamlines, median"] = float(np.median([*maps.values()]))
+        results["true map along the same streamlines, least"] = min(maps.values())
         return results
 
 
