@@ -10,7 +10,7 @@ from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.bold_mask import MaskBold
 from neuroferry.interfaces.coregister import Coregister
 from neuroferry.interfaces.eddy import EstimateEddy
-from neuroferry.workflows.dwi.memory import EDDY_BYTES, EDDY_GB, series_gb
+from neuroferry.workflows.dwi.memory import EDDY_BYTES, EDDY_THREAD_BYTES, series_gb
 from neuroferry.workflows.func.memory import (
     COREGISTER_BYTES,
     COREGISTER_GB,
@@ -108,7 +108,7 @@ def init_dwi_fit_wf(
     estimate_eddy = pe.Node(
         EstimateEddy(eddy=eddy, n_procs=omp_nthreads),
         name="estimate_eddy",
-        mem_gb=series_gb(EDDY_BYTES, run, EDDY_GB * omp_nthreads),
+        mem_gb=series_gb(EDDY_BYTES, run, EDDY_THREAD_BYTES * omp_nthreads * voxels / 1e9),
         n_procs=omp_nthreads,
     )
     axis = run.phase_encoding or run.phase_axis

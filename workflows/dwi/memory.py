@@ -12,25 +12,25 @@ from neuroferry.interfaces.dwi_models import order_for
 
 BASE_GB = 0.15
 # Bytes held at once for each value of the series.
-DENOISE_BYTES = 6
-UNRING_BYTES = 6
-RICIAN_BYTES = 2
-ORIENTATION_BYTES = 1
-EDDY_BYTES = 10
+DENOISE_BYTES = 12
+UNRING_BYTES = 8
+RICIAN_BYTES = 3
+ORIENTATION_BYTES = 3
+EDDY_BYTES = 4
 # Bytes for each voxel of one volume, ...
 BIAS_BYTES = 60
-TENSOR_BYTES = 125
+TENSOR_BYTES = 100
 KURTOSIS_BYTES = 50
 PICTURE_BYTES = 60
 PROFILE_BYTES = 40
 RESAMPLE_BYTES = 60
 # ... and of the T1w image.
 T1W_BYTES = 12
-# For each thread.
-EDDY_GB = 0.05
+# For each thread: bytes a voxel, and GB.
+EDDY_THREAD_BYTES = 80
 TENSOR_GB = 0.01
 KURTOSIS_GB = 0.025
-TRACK_GB = 0.1
+TRACK_GB = 0.2
 # Beside the image, and for each streamline that is asked for of a bundle.
 SEGMENT_GB = 0.1
 STREAMLINE_GB = 0.00017
@@ -52,4 +52,4 @@ def csd_gb(run: DwiRun) -> float:
     """Memory of fibre orientations in GB: of Python or of ``dwi2fod``, whichever takes more."""
     order = order_for(run.n_directions)
     coefficients = (order + 1) * (order + 2) // 2 + 2
-    return volume_gb(max(80 + 4 * coefficients, 6 * (run.n_volumes + coefficients)), run)
+    return volume_gb(max(80 + 4 * coefficients, 7 * (run.n_volumes + coefficients)), run)
