@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
 from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink, LabelledSink
 
 SINK_GB = 0.2
@@ -47,6 +49,108 @@ class Output:
     datatype: str = "func"
     report: tuple[str, str | None] | None = None
     labels: tuple[str, str] | None = None
+
+
+class RunNamer:
+    """Names and describes the derivatives of one run.
+
+    Parameters
+    ----------
+    out_dir, bids_dir : path
+        Root of the derivatives, and of the dataset that the run belongs to.
+    entities : mapping of str to str
+        Long entity names of the run to values.
+    images : sequence of pathlib.Path
+        Its images, below `bids_dir`.
+    datatype : str
+        Folder of its files: ``"func"``.
+    reference : str
+        Suffix of its reference image: ``"boldref"``.
+    seed : int
+        Of the random numbers, written into the sidecars.
+    """
+
+    def __init__(
+        self,
+        out_dir: str | Path,
+        bids_dir: str | Path,
+        entities: Mapping[str, str],
+        images: Sequence[Path],
+        *,
+        datatype: str,
+        reference: str,
+        seed: int,
+    ) -> None:
+        self._out_dir = Path(out_dir)
+        self._root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
+        self._names = dict(entities)
+        self._raw = [self._raw_uri(image) for image in images]
+        self._datatype, self._reference, self._seed = datatype, reference, seed
+
+    def _raw_uri(self, image: Path) -> str:
+        return bids_uri(image, self._root, RAW_DATASET)
+
+    def _uri(self, suffix: str, extension: str = NIFTI, datatype: str = "", **more: str) -> str:
+        path = derivative_path(
+            self._out_dir,
+            {**self._names, **more},
+            suffix=suffix,
+            extension=extension,
+            datatype=datatype or self._datatype,
+        )
+        return bids_uri(path, self._out_dir)
+
+    def _about(self, description: str, sources: Sequence[str], **others: Any) -> dict[str, Any]:
+        return {
+            "Description": description,
+            "Sources": list(sources),
+            "RandomSeed": self._seed,
+            **others,
+        }
+
+    def _xfm(self, origin: str, target: str, description: str) -> dict[str, str]:
+        return {"from": origin, "to": target, "mode": "image", "description": description}
+
+    def coregistration_outputs(self) -> list[Output]:
+        """List the transforms between the run and the T1w image."""
+        made = [self._uri(self._reference, description="coreg")]
+        about = "ITK affine that resamples images of {} onto {}"
+        return [
+            Output(
+                source,
+                {**self._names, **self._xfm(origin, target, "coreg")},
+                "xfm",
+                self._about(about.format(origin, target), made),
+                TEXT,
+                self._datatype,
+                report=("coreg_report", "Coregistration"),
+            )
+            for source, origin, target in (
+                (f"{self._reference}2anat_xfm", self._reference, "T1w"),
+                (f"anat2{self._reference}_xfm", "T1w", self._reference),
+            )
+        ]
+
+    def fieldmap_outputs(self, label: str) -> list[Output]:
+        """List the field map on the grid of the run, and how it was brought there."""
+        reference = self._uri(self._reference, description="hmc")
+        about = self._about(
+            "Off-resonance on the grid of the reference volume",
+            [reference],
+            Units="Hz",
+            SkullStripped=False,
+            SpatialReference=reference,
+        )
+        names = {**self._names, "description": "preproc"}
+        way = self._about(
+            "ITK affine that resamples images of the field map onto the reference volume",
+            [reference],
+        )
+        xfm = {**self._names, "from": label, "to": self._reference, "mode": "image"}
+        return [
+            Output("fieldmap", names, "fieldmap", about, datatype="fmap"),
+            Output(f"fmap2{self._reference}_xfm", xfm, "xfm", way, TEXT, self._datatype),
+        ]
 
 
 def init_sinks_wf(*, outputs: Sequence[Output], out_dir: str | Path, name: str) -> Workflow:

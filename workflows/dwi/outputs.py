@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
 from neuroferry.workflows.dwi.models import MAPS, DwiMap
-from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, init_sinks_wf
+from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, RunNamer, init_sinks_wf
 
 
 def init_dwi_derivatives_wf(
@@ -66,7 +64,7 @@ def init_dwi_derivatives_wf(
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
 
 
-class _Namer:
+class _Namer(RunNamer):
     """Names and describes the files of one run."""
 
     def __init__(
@@ -78,32 +76,13 @@ class _Namer:
         *,
         with_sdc: bool,
     ) -> None:
-        self._out_dir = Path(out_dir)
-        self._names = dict(run.entities)
-        root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
-        self._raw = [bids_uri(run.run.path, root, RAW_DATASET)]
-        self._seed = seed
-        self._with_sdc = with_sdc
-
-    def _uri(
-        self, suffix: str, extension: str = NIFTI, datatype: str = "dwi", **entities: str
-    ) -> str:
-        path = derivative_path(
-            self._out_dir,
-            {**self._names, **entities},
-            suffix=suffix,
-            extension=extension,
-            datatype=datatype,
+        super().__init__(
+            *(out_dir, bids_dir, run.entities, [run.run.path]),
+            datatype="dwi",
+            reference="dwiref",
+            seed=seed,
         )
-        return bids_uri(path, self._out_dir)
-
-    def _about(self, description: str, sources: Sequence[str], **others: Any) -> dict[str, Any]:
-        return {
-            "Description": description,
-            "Sources": list(sources),
-            "RandomSeed": self._seed,
-            **others,
-        }
+        self._with_sdc = with_sdc
 
     def _output(
         self,
@@ -121,7 +100,7 @@ class _Namer:
     def series_outputs(self) -> list[Output]:
         """List what is written of every run."""
         reference = self._uri("dwiref", description="hmc")
-        hmc = {"from": "orig", "to": "dwiref", "mode": "image", "description": "hmc"}
+        hmc = self._xfm("orig", "dwiref", "hmc")
         xfm = self._uri("xfm", TEXT, **hmc)
         preproc = {"description": "preproc"}
         unwarped = ", corrected for distortion" if self._with_sdc else ""
@@ -184,50 +163,6 @@ class _Namer:
                 {"description": "confounds"},
                 TABLE,
                 report=("confounds_json", None),
-            ),
-        ]
-
-    def coregistration_outputs(self) -> list[Output]:
-        """List the transforms between the run and the T1w image."""
-        made = [self._uri("dwiref", description="coreg")]
-        return [
-            self._output(
-                source,
-                "xfm",
-                self._about(f"ITK affine that resamples images of {origin} onto {target}", made),
-                {"from": origin, "to": target, "mode": "image", "description": "coreg"},
-                TEXT,
-                report=("coreg_report", "Coregistration"),
-            )
-            for source, origin, target in (
-                ("dwiref2anat_xfm", "dwiref", "T1w"),
-                ("anat2dwiref_xfm", "T1w", "dwiref"),
-            )
-        ]
-
-    def fieldmap_outputs(self, label: str) -> list[Output]:
-        """List the field map on the grid of the run, and how it was brought there."""
-        reference = self._uri("dwiref", description="hmc")
-        about = self._about(
-            "Off-resonance on the grid of the reference",
-            [reference],
-            Units="Hz",
-            SkullStripped=False,
-            SpatialReference=reference,
-        )
-        way = self._about(
-            "ITK affine that resamples images of the field map onto the reference", [reference]
-        )
-        return [
-            self._output(
-                "fieldmap", "fieldmap", about, {"description": "preproc"}, datatype="fmap"
-            ),
-            self._output(
-                "fmap2dwiref_xfm",
-                "xfm",
-                way,
-                {"from": label, "to": "dwiref", "mode": "image"},
-                TEXT,
             ),
         ]
 

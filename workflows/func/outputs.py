@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
 from neuroferry.workflows.func.spaces import BoldSpace
-from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, init_sinks_wf
+from neuroferry.workflows.sinks import TABLE, TEXT, Output, RunNamer, init_sinks_wf
 
 
 def init_bold_derivatives_wf(
@@ -99,7 +97,7 @@ def _as_given(output: Output, given: Mapping[str, Sequence[str]]) -> Output:
     return replace(output, metadata={**about, "Sources": list(sources)}, report=None)
 
 
-class _Namer:
+class _Namer(RunNamer):
     """Names and describes the files of one run."""
 
     def __init__(
@@ -112,38 +110,17 @@ class _Namer:
         *,
         with_sdc: bool,
     ) -> None:
-        self._out_dir = Path(out_dir)
+        images = [echo.path for echo in run.echoes]
+        super().__init__(
+            *(out_dir, bids_dir, run.entities, images),
+            datatype="func",
+            reference="boldref",
+            seed=seed,
+        )
         self._run = run
-        self._names = run.entities
-        root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
-        self._raw = [bids_uri(echo.path, root, RAW_DATASET) for echo in run.echoes]
-        self._sbref = [] if run.sbref is None else [bids_uri(run.sbref, root, RAW_DATASET)]
-        self._seed = seed
+        self._sbref = [] if run.sbref is None else [self._raw_uri(run.sbref)]
         self._with_sdc = with_sdc
         self._slice_time_ref = slice_time_ref
-
-    def _uri(
-        self, suffix: str, extension: str = NIFTI, datatype: str = "func", **entities: str
-    ) -> str:
-        path = derivative_path(
-            self._out_dir,
-            {**self._names, **entities},
-            suffix=suffix,
-            extension=extension,
-            datatype=datatype,
-        )
-        return bids_uri(path, self._out_dir)
-
-    def _about(self, description: str, sources: Sequence[str], **others: Any) -> dict[str, Any]:
-        return {
-            "Description": description,
-            "Sources": list(sources),
-            "RandomSeed": self._seed,
-            **others,
-        }
-
-    def _xfm(self, origin: str, target: str, description: str) -> dict[str, str]:
-        return {"from": origin, "to": target, "mode": "image", "description": description}
 
     @property
     def _timing(self) -> dict[str, Any]:
@@ -218,46 +195,6 @@ class _Namer:
                 TABLE,
                 report=("confounds_json", None),
             ),
-        ]
-
-    def coregistration_outputs(self) -> list[Output]:
-        """List the transforms between the run and the T1w image."""
-        made = [self._uri("boldref", description="coreg")]
-        about = "ITK affine that resamples images of {} onto {}"
-        return [
-            Output(
-                source,
-                {**self._names, **self._xfm(origin, target, "coreg")},
-                "xfm",
-                self._about(about.format(origin, target), made),
-                TEXT,
-                report=("coreg_report", "Coregistration"),
-            )
-            for source, origin, target in (
-                ("boldref2anat_xfm", "boldref", "T1w"),
-                ("anat2boldref_xfm", "T1w", "boldref"),
-            )
-        ]
-
-    def fieldmap_outputs(self, label: str) -> list[Output]:
-        """List the field map on the grid of the run, and how it was brought there."""
-        reference = self._uri("boldref", description="hmc")
-        about = self._about(
-            "Off-resonance on the grid of the reference volume",
-            [reference],
-            Units="Hz",
-            SkullStripped=False,
-            SpatialReference=reference,
-        )
-        names = {**self._names, "description": "preproc"}
-        way = self._about(
-            "ITK affine that resamples images of the field map onto the reference volume",
-            [reference],
-        )
-        xfm = {**self._names, "from": label, "to": "boldref", "mode": "image"}
-        return [
-            Output("fieldmap", names, "fieldmap", about, datatype="fmap"),
-            Output("fmap2boldref_xfm", xfm, "xfm", way, TEXT),
         ]
 
     def t2star_output(self) -> Output:

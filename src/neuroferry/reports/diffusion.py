@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neuroferry.reports.scans import (
+    SERIES_FIGURES,
     Figure,
     Modality,
     ScanRun,
@@ -89,19 +90,7 @@ DIFFUSION = Modality(
     facts=_facts,
     doubts=_doubts,
     figures=(
-        Figure("n_volumes", "Volumes", "{:.0f}", lambda run: run.number("NumberOfVolumes")),
-        Figure(
-            "fd_mean",
-            "Mean displacement (mm)",
-            "{:.2f}",
-            lambda run: run.number("FramewiseDisplacement", "Mean"),
-        ),
-        Figure(
-            "fd_max",
-            "Largest (mm)",
-            "{:.2f}",
-            lambda run: run.number("FramewiseDisplacement", "Maximum"),
-        ),
+        *SERIES_FIGURES,
         Figure("outlier_slices", "Lost slices (%)", "{:.2f}", _outliers),
         Figure("snr", "Signal to noise", "{:.0f}", lambda run: run.number("SNR")),
     ),

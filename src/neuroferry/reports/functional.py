@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neuroferry.reports.scans import (
+    SERIES_FIGURES,
     Figure,
     Modality,
     ScanRun,
@@ -86,19 +87,7 @@ FUNCTIONAL = Modality(
     facts=_facts,
     doubts=_doubts,
     figures=(
-        Figure("n_volumes", "Volumes", "{:.0f}", lambda run: run.number("NumberOfVolumes")),
-        Figure(
-            "fd_mean",
-            "Mean displacement (mm)",
-            "{:.2f}",
-            lambda run: run.number("FramewiseDisplacement", "Mean"),
-        ),
-        Figure(
-            "fd_max",
-            "Largest (mm)",
-            "{:.2f}",
-            lambda run: run.number("FramewiseDisplacement", "Maximum"),
-        ),
+        *SERIES_FIGURES,
         Figure("outliers", "Outliers (%)", "{:.1f}", _percent_outliers),
         Figure("tsnr", "Temporal SNR", "{:.0f}", lambda run: run.number("MedianTSNR")),
     ),

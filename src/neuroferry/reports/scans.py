@@ -101,6 +101,24 @@ class Figure:
     of: Callable[[ScanRun], float | None]
 
 
+#: Columns that every kind of series has.
+SERIES_FIGURES = (
+    Figure("n_volumes", "Volumes", "{:.0f}", lambda run: run.number("NumberOfVolumes")),
+    Figure(
+        "fd_mean",
+        "Mean displacement (mm)",
+        "{:.2f}",
+        lambda run: run.number("FramewiseDisplacement", "Mean"),
+    ),
+    Figure(
+        "fd_max",
+        "Largest (mm)",
+        "{:.2f}",
+        lambda run: run.number("FramewiseDisplacement", "Maximum"),
+    ),
+)
+
+
 def find_runs(modality: Modality, out_dir: Path, subject: str) -> tuple[ScanRun, ...]:
     """Collect pictures and figures of each scan of one kind.
 
