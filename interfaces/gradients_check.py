@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from neuroferry.bids.gradients import read_bvals, read_bvecs, settle_gradients
 from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.interfaces.dwi_bias import mean_b0
 from neuroferry.interfaces.gradients import (
     B0_THRESHOLD,
     Gradients,
@@ -505,8 +506,6 @@ def _mask_of(series: Series, gradients: Gradients, path: str | None) -> NDArray[
     """Read the brain mask, or find the head on the b0 volumes."""
     if path is not None:
         return load_mask(path, Volume(series.volume(0), series.affine), "brain mask")
-    chosen = np.flatnonzero(gradients.b0s) if gradients.b0s.any() else np.arange(1)
-    total = np.zeros(series.shape3, dtype=np.float64)
-    for index in chosen:
-        total += series.volume(int(index))
-    return head_mask(Volume((total / len(chosen)).astype(np.float32), series.affine))
+    if gradients.b0s.any():
+        return head_mask(mean_b0(series, gradients.bvals, gradients.b0_threshold))
+    return head_mask(Volume(series.volume(0), series.affine))

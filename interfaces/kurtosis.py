@@ -32,20 +32,18 @@ import numpy as np
 from nipype.interfaces.base import File, SimpleInterface, TraitedSpec
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
 from neuroferry.interfaces.dwi_models import KURTOSIS_B_MAX, models_for
 from neuroferry.interfaces.gradients import Gradients, determine_tensor
-from neuroferry.interfaces.images import save_nifti
 from neuroferry.interfaces.loglinear import N_ITERATIONS, fit_log_linear, over_voxels
 from neuroferry.interfaces.series import Series
 from neuroferry.interfaces.tensor import (
     B_UNIT,
     DwiFitInputSpec,
-    fill,
     open_dwi,
     take_volumes,
     tensor_design,
+    write_maps,
 )
 from neuroferry.interfaces.tensor_maps import tensor_maps
 
@@ -249,10 +247,5 @@ class FitKurtosis(SimpleInterface):
         maps, report = fit_kurtosis_series(
             series, gradients, mask, scratch=out, n_threads=inputs.n_procs
         )
-        for name, values in maps.items():
-            path = out / f"{name}.nii.gz"
-            grid = fill(values, mask)
-            self._results[name] = str(save_nifti(grid, series.affine, path, header=series.header))
-        write_json(out / "report.json", report)
-        self._results["report"] = str(out / "report.json")
+        self._results |= write_maps(maps, report, series, mask, out)
         return runtime

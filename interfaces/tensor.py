@@ -11,6 +11,7 @@ volumes there are. A scratch file takes 4 bytes for each volume and voxel of the
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,47 @@ def fill(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
     return grid
 
 
+def write_maps(
+    maps: Mapping[str, NDArray[Any]],
+    report: Mapping[str, Any],
+    series: Series,
+    mask: NDArray[np.bool_],
+    out: Path,
+) -> dict[str, str]:
+    """Write the maps of a model on the grid of its series, and what it reports.
+
+    Parameters
+    ----------
+    maps : mapping of str to ndarray, shape (V,) or (V, n)
+        Of the V voxels of the mask, in the type that they are stored in.
+    report : mapping
+        Becomes ``report.json``.
+    series : Series
+        What was fitted.
+    mask : ndarray of bool, shape (I, J, K)
+        Where.
+    out : Path
+        Folder.
+
+    Returns
+    -------
+    dict of str to str
+        Paths by the names of the maps, and of ``report``.
+    """
+    paths = {}
+    for name, values in maps.items():
+        path = save_nifti(
+            fill(values, mask),
+            series.affine,
+            out / f"{name}.nii.gz",
+            header=series.header,
+            dtype=values.dtype.type,
+        )
+        paths[name] = str(path)
+    write_json(out / "report.json", report)
+    return {**paths, "report": str(out / "report.json")}
+
+
 def open_dwi(
     in_file: str | os.PathLike[str],
     bval: str | os.PathLike[str],
@@ -315,18 +357,6 @@ class FitTensor(SimpleInterface):
         maps, report = fit_tensor_series(
             series, gradients, mask, scratch=out, n_threads=inputs.n_procs
         )
-        maps["color_fa"] *= 255.0
-        for name, values in maps.items():
-            kind = np.uint8 if name == "color_fa" else np.float32
-            self._results[name] = str(
-                save_nifti(
-                    fill(values, mask),
-                    series.affine,
-                    out / f"{name}.nii.gz",
-                    header=series.header,
-                    dtype=kind,
-                )
-            )
-        write_json(out / "report.json", report)
-        self._results["report"] = str(out / "report.json")
+        maps["color_fa"] = np.rint(255.0 * maps["color_fa"]).astype(np.uint8)
+        self._results |= write_maps(maps, report, series, mask, out)
         return runtime
