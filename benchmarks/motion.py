@@ -64,25 +64,27 @@ def align_ours(series: Series, reference: Reference) -> NDArray[np.float64]:
     return estimate_motion(series, reference.volume, reference.n_dummy).matrices
 
 
+def ants_way(ants: Any, fixed: Any, moving: Any, kind: str) -> NDArray[np.float64]:
+    """Register two images; points of the fixed one to points of the moving one, RAS+ mm."""
+    path = ants.registration(fixed, moving, type_of_transform=kind)["fwdtransforms"][0]
+    transform = ants.read_transform(path)
+    sent = np.array([transform.apply_to_point(list(p)) for p in CORNERS])
+    Path(path).unlink()
+    lps = np.eye(4)
+    lps[:3, 3] = sent[0]
+    lps[:3, :3] = ((sent[1:] - sent[0]) / 100).T
+    way: NDArray[np.float64] = LPS @ lps @ LPS
+    return way
+
+
 def align_ants(kind: str) -> Callable[[Series, Reference], NDArray[np.float64]]:
     """ANTs' registration of every volume, by the name of its recipe."""
 
     def align(series: Series, reference: Reference) -> NDArray[np.float64]:
         with ants_session() as ants:
             fixed = to_ants(ants, reference.volume.data, series.affine)
-            found = []
-            for volume in series.volumes():
-                moving = to_ants(ants, volume, series.affine)
-                result = ants.registration(fixed, moving, type_of_transform=kind)
-                path = result["fwdtransforms"][0]
-                transform = ants.read_transform(path)
-                sent = np.array([transform.apply_to_point(list(p)) for p in CORNERS])
-                Path(path).unlink()
-                lps = np.eye(4)
-                lps[:3, 3] = sent[0]
-                lps[:3, :3] = ((sent[1:] - sent[0]) / 100).T
-                found.append(LPS @ lps @ LPS)
-        return np.stack(found)
+            images = (to_ants(ants, volume, series.affine) for volume in series.volumes())
+            return np.stack([ants_way(ants, fixed, image, kind) for image in images])
 
     return align
 

@@ -41,6 +41,7 @@ BIDSIGNORE = (
     "*_tractogram.*",
     "*_tractometry.*",
     "group_*.tsv",
+    "tractometry/",
 )
 README = """\
 Derivatives written by neuroferry, in the layout of BIDS Derivatives.

@@ -12,13 +12,14 @@ from neuroferry.bids.outputs import write_text
 from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.interfaces.iqm_table import metric_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
-from neuroferry.reports.gather import Session, find_sessions
+from neuroferry.reports.gather import Session, find_sessions, raw_root
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once
 from neuroferry.reports.scans import Modality, ScanRun, find_runs, run_cells, write_run_table
 from neuroferry.reports.status import Verdict, judge
 from neuroferry.reports.subject import format_value
+from neuroferry.reports.tracts import find_tracts, show_tracts, write_tables
 
 KEY_METRICS = (
     "cjv",
@@ -56,7 +57,8 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
     """Write the overview, ``<out_dir>/index.html``, and its tables.
 
     The metrics of T1w images go to ``group_T1w.tsv``, the figures of functional and diffusion
-    runs, where there are any, to ``group_bold.tsv`` and ``group_dwi.tsv``.
+    runs, where there are any, to ``group_bold.tsv`` and ``group_dwi.tsv``, tract profiles to
+    ``tractometry/nodes.csv``.
 
     Each participant is judged by the latest run that had them in it.
 
@@ -92,6 +94,7 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
         "columns": [(name, metric_table()[name].title) for name in TABLE_METRICS],
         "rows": [_show_row(out_dir, row, odd) for row in rows],
         "plots": _plots(out_dir, rows),
+        "tracts": _tracts(out_dir, sorted(latest)),
         "modalities": [
             shown
             for modality in MODALITIES
@@ -208,6 +211,16 @@ def _run_rows(
         }
         for n, run in enumerate(runs, start=1)
     ]
+
+
+def _tracts(out_dir: Path, subjects: Sequence[str]) -> list[dict[str, Any]]:
+    """Lay out tract profiles, and write their tables, where there are any."""
+    scans = find_tracts(out_dir, subjects)
+    if scans:
+        root = raw_root(out_dir)
+        write_tables(out_dir, scans, root and root / "participants.tsv")
+    pages = {subject: _page_of(out_dir, subject) for subject in subjects}
+    return show_tracts(scans, pages, FEWEST)
 
 
 def _plots(out_dir: Path, rows: Sequence[Row]) -> list[dict[str, str]]:

@@ -1,0 +1,295 @@
+"""Tract profiles of all participants: a chart for each bundle, and tables for AFQ-Browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry.bids.outputs import write_text
+from neuroferry.errors import InputError
+from neuroferry.reports.charts import OUTLIER_Z
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TABLES = "tractometry"
+"""Folder of the tables, in the root of the derivatives."""
+SHOWN = {
+    "fa": ("Fractional anisotropy", 1.0, ""),
+    "md": ("Mean diffusivity", 1e3, "µm²/ms"),
+}
+"""Measures that have charts: name, what they are multiplied by, and the unit then."""
+MOST_LINES = 60
+"""With more profiles than this, only those far from the others have a line of their own."""
+_NODE_STEP = 3
+_END = "_desc-profiles_tractometry.tsv"
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 392.0, 8.0, 118.0
+
+
+@dataclass(frozen=True)
+class Tracts:
+    """The profiles of one scan.
+
+    Attributes
+    ----------
+    subject : str
+        Label without ``sub-``.
+    name : str
+        What tells it from the others: the participant, and the scan where they have several.
+    profiles : dict
+        By bundle, then by measure: arrays of float64, shape (P,), NaN where unknown.
+    """
+
+    subject: str
+    name: str
+    profiles: dict[str, dict[str, NDArray[np.float64]]]
+
+
+def find_tracts(out_dir: Path, subjects: Sequence[str]) -> list[Tracts]:
+    """Read the profiles of each scan; a table that cannot be read is left out.
+
+    Parameters
+    ----------
+    out_dir : pathlib.Path
+        Root of the derivatives.
+    subjects : sequence of str
+        Labels without ``sub-``.
+
+    Returns
+    -------
+    list of Tracts
+    """
+    found = []
+    for subject in subjects:
+        root = out_dir / f"sub-{subject}"
+        paths = sorted(
+            path
+            for folder in ("dwi", "ses-*/dwi")
+            for path in root.glob(f"{folder}/*{_END}")
+            if path.stat().st_size
+        )
+        for path in paths:
+            from neuroferry.interfaces.profiles import read_profiles  # loads nipype
+
+            try:
+                profiles = read_profiles(path)
+            except (InputError, OSError, ValueError):
+                continue
+            name = path.name.removesuffix(_END) if len(paths) > 1 else f"sub-{subject}"
+            found.append(Tracts(subject, name, profiles))
+    return found
+
+
+def write_tables(out_dir: Path, scans: Sequence[Tracts], participants: Path | None) -> None:
+    """Write ``nodes.csv`` and ``subjects.csv`` as pyAFQ and AFQ-Browser read them.
+
+    Parameters
+    ----------
+    out_dir : pathlib.Path
+        Root of the derivatives.
+    scans : sequence of Tracts
+        All of the study.
+    participants : pathlib.Path or None
+        ``participants.tsv`` of the dataset: its columns go into ``subjects.csv``.
+    """
+    measures = list(dict.fromkeys(m for s in scans for b in s.profiles.values() for m in b))
+    nodes: list[Sequence[str]] = [["subjectID", "tractID", "nodeID", *measures]]
+    for scan in scans:
+        for bundle, columns in scan.profiles.items():
+            for node in range(len(next(iter(columns.values())))):
+                cells = [
+                    "" if measure not in columns else _number(columns[measure][node])
+                    for measure in measures
+                ]
+                nodes.append([scan.name, bundle, str(node), *cells])
+    known = _participants(participants)
+    titles = list(dict.fromkeys(title for row in known.values() for title in row))
+    people: list[Sequence[str]] = [["subjectID", *titles]]
+    for scan in scans:
+        row = known.get(scan.subject, {})
+        people.append([scan.name, *(row.get(title, "") for title in titles)])
+    _write_csv(out_dir / TABLES / "nodes.csv", nodes)
+    _write_csv(out_dir / TABLES / "subjects.csv", people)
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if value == value else ""
+
+
+def _participants(path: Path | None) -> dict[str, dict[str, str]]:
+    """Read what is known of the participants, by label; nothing when there is no table."""
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path else ""
+    except (OSError, UnicodeDecodeError):
+        return {}
+    rows = csv.DictReader(io.StringIO(text), delimiter="\t")
+    return {
+        str(row.pop("participant_id") or "").removeprefix("sub-"): {
+            title: "" if cell in (None, "n/a") else cell for title, cell in row.items() if title
+        }
+        for row in rows
+        if "participant_id" in row
+    }
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def show_tracts(scans: Sequence[Tracts], pages: dict[str, str], few: int) -> list[dict[str, Any]]:
+    """Lay out the charts: for each measure one of each bundle.
+
+    Parameters
+    ----------
+    scans : sequence of Tracts
+        All of the study.
+    pages : dict of str to str
+        Where lines of participants lead, by label; nothing for those without a page.
+    few : int
+        With fewer scans than this, none is called far from the others.
+
+    Returns
+    -------
+    list of dict
+        ``title``, ``unit`` and ``charts`` of each measure.
+    """
+    bundles = list(dict.fromkeys(bundle for scan in scans for bundle in scan.profiles))
+    shown = []
+    for measure, (title, scale, unit) in SHOWN.items():
+        charts = []
+        for bundle in bundles:
+            having = [s for s in scans if measure in s.profiles.get(bundle, {})]
+            chart = profile_chart(
+                bundle,
+                [s.name for s in having],
+                [scale * s.profiles[bundle][measure] for s in having],
+                [pages.get(s.subject, "") for s in having],
+                few=few,
+            )
+            charts += [{"bundle": bundle, "svg": chart}] if chart else []
+        shown.append({"title": title, "unit": unit, "charts": charts})
+    return shown if any(measure["charts"] for measure in shown) else []
+
+
+def profile_chart(
+    bundle: str,
+    names: Sequence[str],
+    profiles: Sequence[NDArray[np.float64]],
+    links: Sequence[str],
+    *,
+    few: int = 6,
+) -> str:
+    """Draw one measure along a bundle: a line for each scan, the median and the quartiles.
+
+    Parameters
+    ----------
+    bundle : str
+        Its name.
+    names : sequence of str
+        Of the scans.
+    profiles : sequence of ndarray of float64, shape (P,)
+        In the same order; those without any value, or of another length than most, are left
+        out.
+    links : sequence of str
+        Where each line leads; nothing for nowhere.
+    few : int
+        With fewer scans than this, none is called far from the others.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element; nothing when there is no profile.
+    """
+    import numpy as np
+
+    lengths = [len(profile) for profile in profiles if np.isfinite(profile).any()]
+    if not lengths:
+        return ""
+    most = max(set(lengths), key=lengths.count)
+    kept = [n for n, p in enumerate(profiles) if len(p) == most > 1 and np.isfinite(p).any()]
+    if not kept:
+        return ""
+    table = np.stack([profiles[n] for n in kept])
+    far = _far(table) if len(kept) >= few else np.zeros(len(kept), dtype=bool)
+    axes = _Axes(most, float(np.nanmin(table)), float(np.nanmax(table)))
+    lines = [
+        _line(axes, names[n], table[row], links[n], odd=bool(far[row]))
+        for row, n in enumerate(kept)
+        if far[row] or len(kept) <= MOST_LINES
+    ]
+    count = f"{len(kept)} profile{'s' if len(kept) > 1 else ''}"
+    parts = [
+        f'<svg class="tract" viewBox="0 0 400 136" role="group" '
+        f'aria-label="{escape(bundle)}: {count} from {axes.low:.3g} to {axes.high:.3g}">',
+        f'<path class="axis" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>',
+        f'<text x="{_LEFT - 5}" y="{_TOP + 8}" text-anchor="end">{axes.high:.3g}</text>',
+        f'<text x="{_LEFT - 5}" y="{_BOTTOM}" text-anchor="end">{axes.low:.3g}</text>',
+        f'<text x="{_LEFT}" y="132">node 0</text>',
+        f'<text x="{_RIGHT}" y="132" text-anchor="end">{most - 1}</text>',
+    ]
+    if len(kept) > 2:
+        known = np.isfinite(table).any(axis=0)
+        low, middle, high = np.full((3, most), np.nan)
+        quartiles = np.nanpercentile(table[:, known], (25, 50, 75), axis=0)
+        low[known], middle[known], high[known] = quartiles
+        parts.append(f'<path class="band" d="{axes.band(low, high)}"/>')
+        lines.append(f'<path class="middle" d="{axes.path(middle)}"/>')
+    return "".join([*parts, *lines, "</svg>"])
+
+
+def _far(table: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which profiles lie far from the others over half of their nodes."""
+    import numpy as np
+
+    known = np.isfinite(table).any(axis=0)
+    middle = np.nanmedian(table[:, known], axis=0)
+    away = np.abs(table[:, known] - middle)
+    scale = 1.4826 * np.nanmedian(away, axis=0)
+    scores = away / np.where(scale > 0, scale, np.inf)
+    return np.asarray([np.nanmedian(row) > OUTLIER_Z for row in scores])
+
+
+class _Axes:
+    """Places nodes and values in a chart."""
+
+    def __init__(self, count: int, low: float, high: float) -> None:
+        self.low, self.high = low, high if high > low else low + 1.0
+        self.count = count
+
+    def places(self, values: NDArray[np.float64], step: int = _NODE_STEP) -> list[str]:
+        """Write the points of a line, every few nodes and the last; unknown ones left out."""
+        numbers = [*range(0, self.count - 1, step), self.count - 1]
+        span = self.high - self.low
+        return [
+            f"{_LEFT + n / (self.count - 1) * (_RIGHT - _LEFT):.0f} "
+            f"{_BOTTOM - (values[n] - self.low) / span * (_BOTTOM - _TOP):.1f}"
+            for n in numbers
+            if values[n] == values[n]
+        ]
+
+    def path(self, values: NDArray[np.float64]) -> str:
+        """Draw a line."""
+        return "M" + "L".join(self.places(values))
+
+    def band(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> str:
+        """Draw what lies between two lines."""
+        return "M" + "L".join([*self.places(low), *reversed(self.places(high))]) + "Z"
+
+
+def _line(axes: _Axes, name: str, values: NDArray[np.float64], link: str, *, odd: bool) -> str:
+    """Draw one scan's profile."""
+    text = escape(name + (", far from the others" if odd else ""))
+    look = "odd" if odd else "one"
+    line = f'<path class="{look}" d="{axes.path(values)}"><title>{text}</title></path>'
+    if not link:
+        return line
+    return f'<a href="{escape(link)}" aria-label="{text}">{line}</a>'
