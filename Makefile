@@ -15,6 +15,8 @@ SHELL := /bin/bash
 .PHONY: help demo test image venv lint lock clean
 
 DEMO := demo
+# Tests that watch memory and schedulers, or fill the machine by themselves.
+ALONE := tests/engine tests/cluster
 SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv
 SNIPPETS := src/neuroferry/engine/slurm_submit.sh src/neuroferry/engine/slurm_watch.sh
 
@@ -40,7 +42,10 @@ test:
 	status=0; \
 	$(MAKE) --no-print-directory lint VENV="$$venv" || status=1; \
 	if [[ $$apptainer ]]; then export NEUROFERRY_NEEDS_IMAGE=1; fi; \
-	"$$venv/bin/python" -m pytest tests --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry || status=$$?; \
+	run() { "$$venv/bin/python" -m pytest "$$@" || status=1; }; \
+	run tests $(ALONE:%=--ignore=%) --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry \
+		-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder; \
+	run $(ALONE); \
 	exit $$status
 
 image:
