@@ -56,23 +56,44 @@ class TemplateBrain:
 
 @dataclass(frozen=True)
 class Template(TemplateBrain):
-    """A template with its tissues.
+    """A template with its tissues, which are read when they are first asked for.
 
     Attributes
     ----------
-    gm, wm, csf : ndarray of float32, shape (I, J, K)
-        Tissue probabilities; cerebrospinal fluid is what grey and white matter leave
-        of the brain mask.
+    resolution : int
+        Isotropic voxel size, mm.
     """
 
-    gm: NDArray[np.float32]
-    wm: NDArray[np.float32]
-    csf: NDArray[np.float32]
+    resolution: int
 
     @property
     def tpms(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Tissue maps in the order used everywhere: GM, WM, CSF."""
-        return self.gm, self.wm, self.csf
+        """Tissue probabilities, each of shape (I, J, K): GM, WM, CSF.
+
+        Cerebrospinal fluid is what grey and white matter leave of the brain mask.
+        """
+        return _load_tissues(self.resolution)
+
+    @property
+    def gm(self) -> NDArray[np.float32]:
+        """Grey matter."""
+        return self.tpms[0]
+
+    @property
+    def wm(self) -> NDArray[np.float32]:
+        """White matter."""
+        return self.tpms[1]
+
+    @property
+    def csf(self) -> NDArray[np.float32]:
+        """Cerebrospinal fluid."""
+        return self.tpms[2]
+
+
+def _read_only(image: nb.nifti1.Nifti1Image) -> NDArray[np.float32]:
+    data = np.asarray(image.get_fdata(dtype=np.float32))
+    data.setflags(write=False)
+    return data
 
 
 @lru_cache(maxsize=4)
@@ -91,18 +112,27 @@ def load_template(resolution: int = 1) -> Template:
     """
     from nilearn import datasets
 
-    def get(image: nb.nifti1.Nifti1Image) -> NDArray[np.float32]:
-        return np.asarray(image.get_fdata(dtype=np.float32))
-
-    t1w_img = datasets.load_mni152_template(resolution=resolution)
-    mask = get(datasets.load_mni152_brain_mask(resolution=resolution)) > 0.5
-    gm = np.clip(get(datasets.load_mni152_gm_template(resolution=resolution)), 0, 1)
-    wm = np.clip(get(datasets.load_mni152_wm_template(resolution=resolution)), 0, 1)
-    csf = np.where(mask, np.clip(1.0 - gm - wm, 0, 1), 0).astype(np.float32)
-    arrays = (get(t1w_img), mask, np.asarray(t1w_img.affine, dtype=np.float64), gm, wm, csf)
-    for array in arrays:
+    t1w = datasets.load_mni152_template(resolution=resolution)
+    mask = _read_only(datasets.load_mni152_brain_mask(resolution=resolution)) > 0.5
+    affine = np.asarray(t1w.affine, dtype=np.float64)
+    for array in (mask, affine):
         array.setflags(write=False)
-    return Template(TEMPLATE_SPACE, *arrays)
+    return Template(TEMPLATE_SPACE, _read_only(t1w), mask, affine, resolution)
+
+
+@lru_cache(maxsize=4)
+def _load_tissues(
+    resolution: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    from nilearn import datasets
+
+    gm = np.clip(_read_only(datasets.load_mni152_gm_template(resolution=resolution)), 0, 1)
+    wm = np.clip(_read_only(datasets.load_mni152_wm_template(resolution=resolution)), 0, 1)
+    mask = load_template(resolution).brain_mask
+    csf = np.where(mask, np.clip(1.0 - gm - wm, 0, 1), 0).astype(np.float32)
+    for array in (gm, wm, csf):
+        array.setflags(write=False)
+    return gm, wm, csf
 
 
 @dataclass(frozen=True)
