@@ -3,7 +3,8 @@
 The workload on which Mehta et al. (2017, doi:10.14778/3137628.3137634) compared Dask, Spark and
 others, and Richie-Halford and Rokem (2018, doi:10.25080/Majora-4af1f417-001) Cloudknot: what
 matters here is how time grows with the number of participants. Ideal is the time of the steps
-alone, one participant after the other in one process, shared evenly among the processors.
+alone, one participant after the other, in as many plain processes side by side as there are
+processors: what this machine gives to work that needs no engine.
 
     export SLURM_CONF=$(containers/test-cluster up)       # for --ways slurm
     python benchmarks/dwi_scale.py WORK_DIR --subjects 1 2 4 8 25
@@ -29,7 +30,7 @@ WAYS = ("multiproc", "dask", "slurm")
 N_PROCS = 2
 MEM_GB = 0.6
 PHANTOMS = 5
-ALONE = 2
+ALONE = 3
 PUBLISHED = {
     "Dask": {1: 605, 2: 727, 4: 1081, 8: 1734, 12: 2381, 25: 4847},
     "Cloudknot": {2: 1272, 4: 1919, 8: 3380, 12: 3848, 25: 6026},
@@ -125,19 +126,37 @@ def steps_alone(files: list[Path], base: Path) -> float:
 
 def measure(way: str, work: Path, number: int) -> float:
     """Time one way in a process of its own, its start included."""
-    base = work / f"{way}-{number}"
-    shutil.rmtree(base, ignore_errors=True)
-    base.mkdir(parents=True)
-    words = [sys.executable, __file__, str(work), "--way", way, "--subjects", str(number)]
+    base = _empty(work / f"{way}-{number}")
     started = time.monotonic()
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    subprocess.run(_words(work, way, number), check=True, capture_output=True, text=True)
     seconds = time.monotonic() - started
-    if way == "alone":
-        return float(json.loads(done.stdout.splitlines()[-1]))
     made = len(list(base.glob("study_wf/*/fit_tensor/result_fit_tensor.pklz")))
     if made != number:
         raise RuntimeError(f"{way}: {made} of {number} participants came to their end")
     return seconds
+
+
+def measure_alone(work: Path, processes: int) -> float:
+    """Time the steps of one participant in some plain processes side by side; their mean."""
+    for number in range(processes):
+        _empty(work / f"alone-{number}")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(_words(work, "alone", number), stdout=subprocess.PIPE, text=True, env=env)
+        for number in range(processes)
+    ]
+    said = [process.communicate()[0] for process in running]
+    return sum(float(json.loads(text.splitlines()[-1])) for text in said) / processes
+
+
+def _words(work: Path, way: str, number: int) -> list[str]:
+    return [sys.executable, __file__, str(work), "--way", way, "--subjects", str(number)]
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def main() -> None:
@@ -171,14 +190,14 @@ def main() -> None:
 
 def print_table(work: Path, subjects: list[int], ways: list[str]) -> None:
     """Measure and print row by row: seconds, and how near to the ideal they are."""
-    each = measure("alone", work, 1)
-    print(f"steps alone: {each:.1f} s a participant")
+    one, each = measure_alone(work, 1), measure_alone(work, N_PROCS)
+    print(f"steps alone, s a participant: {one:.1f}, {each:.1f} in {N_PROCS} processes at once")
     titles = ["participants", "ideal s", *(f"{way} s (% of ideal)" for way in ways)]
     titles += [f"{name}, published s" for name in PUBLISHED]
     print(" | ".join(titles), flush=True)
     rows = {}
     for number in subjects:
-        ideal = each * number / min(N_PROCS, number)
+        ideal = one if number == 1 else each * number / N_PROCS
         rows[number] = {way: measure(way, work, number) for way in ways}
         cells = [f"{s:.1f} ({100 * ideal / s:.0f})" for s in rows[number].values()]
         published = [str(series.get(number, "-")) for series in PUBLISHED.values()]
@@ -187,7 +206,9 @@ def print_table(work: Path, subjects: list[int], ways: list[str]) -> None:
     for way in ways if many > few else ():
         slope = (rows[many][way] - rows[few][way]) / (many - few)
         print(f"{way}: {slope:.2f} s for each further participant, {each / N_PROCS:.2f} at best")
-    print(f"steps alone, once more: {measure('alone', work, 1):.1f} s a participant")
+    print(
+        f"steps alone, once more: {measure_alone(work, 1):.1f}, {measure_alone(work, N_PROCS):.1f}"
+    )
 
 
 if __name__ == "__main__":
