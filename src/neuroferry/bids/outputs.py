@@ -11,7 +11,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -263,6 +263,18 @@ def write_text(path: str | Path, text: str) -> None:
     except OSError:
         pass  # not there yet
     _appear(path, lambda beside: _write_new(beside, data))
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write a text file line by line as UTF-8, whole or not at all: for tables of any length."""
+
+    def write(beside: Path) -> None:
+        with beside.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(f"{line}\n" for line in lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    _appear(Path(path), write)
 
 
 def copy_file(source: str | Path, path: str | Path) -> None:

@@ -19,7 +19,7 @@ from neuroferry.reports.runs import RunBySubject, read_run_once
 from neuroferry.reports.scans import Modality, ScanRun, find_runs, run_cells, write_run_table
 from neuroferry.reports.status import Verdict, judge
 from neuroferry.reports.subject import format_value
-from neuroferry.reports.tracts import find_tracts, show_tracts, write_tables
+from neuroferry.reports.tracts import gather_tracts, show_tracts
 
 KEY_METRICS = (
     "cjv",
@@ -215,10 +215,8 @@ def _run_rows(
 
 def _tracts(out_dir: Path, subjects: Sequence[str]) -> list[dict[str, Any]]:
     """Lay out tract profiles, and write their tables, where there are any."""
-    scans = find_tracts(out_dir, subjects)
-    if scans:
-        root = raw_root(out_dir)
-        write_tables(out_dir, scans, root and root / "participants.tsv")
+    root = raw_root(out_dir)
+    scans = gather_tracts(out_dir, subjects, root and root / "participants.tsv")
     pages = {subject: _page_of(out_dir, subject) for subject in subjects}
     return show_tracts(scans, pages, FEWEST)
 

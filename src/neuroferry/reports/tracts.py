@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroferry.bids.outputs import write_text
+from neuroferry.bids.outputs import write_lines
 from neuroferry.errors import InputError
 from neuroferry.reports.charts import OUTLIER_Z
 
@@ -42,17 +43,17 @@ class Tracts:
         Label without ``sub-``.
     name : str
         What tells it from the others: the participant, and the scan where they have several.
-    profiles : dict
-        By bundle, then by measure: arrays of float64, shape (P,), NaN where unknown.
+    profiles : mapping
+        By bundle, then by measure: arrays of float, shape (P,), NaN where unknown.
     """
 
     subject: str
     name: str
-    profiles: dict[str, dict[str, NDArray[np.float64]]]
+    profiles: Mapping[str, Mapping[str, NDArray[Any]]]
 
 
-def find_tracts(out_dir: Path, subjects: Sequence[str]) -> list[Tracts]:
-    """Read the profiles of each scan; a table that cannot be read is left out.
+def find_tracts(out_dir: Path, subjects: Sequence[str]) -> Iterator[Tracts]:
+    """Read the profiles of one scan after the other; a table that cannot be read is left out.
 
     Parameters
     ----------
@@ -61,11 +62,10 @@ def find_tracts(out_dir: Path, subjects: Sequence[str]) -> list[Tracts]:
     subjects : sequence of str
         Labels without ``sub-``.
 
-    Returns
-    -------
-    list of Tracts
+    Yields
+    ------
+    Tracts
     """
-    found = []
     for subject in subjects:
         root = out_dir / f"sub-{subject}"
         paths = sorted(
@@ -82,40 +82,65 @@ def find_tracts(out_dir: Path, subjects: Sequence[str]) -> list[Tracts]:
             except (InputError, OSError, ValueError):
                 continue
             name = path.name.removesuffix(_END) if len(paths) > 1 else f"sub-{subject}"
-            found.append(Tracts(subject, name, profiles))
-    return found
+            yield Tracts(subject, name, profiles)
 
 
-def write_tables(out_dir: Path, scans: Sequence[Tracts], participants: Path | None) -> None:
+def gather_tracts(
+    out_dir: Path, subjects: Sequence[str], participants: Path | None
+) -> list[Tracts]:
     """Write ``nodes.csv`` and ``subjects.csv`` as pyAFQ and AFQ-Browser read them.
+
+    Neither is written where nobody has profiles.
 
     Parameters
     ----------
     out_dir : pathlib.Path
         Root of the derivatives.
-    scans : sequence of Tracts
-        All of the study.
+    subjects : sequence of str
+        Labels without ``sub-``.
     participants : pathlib.Path or None
         ``participants.tsv`` of the dataset: its columns go into ``subjects.csv``.
+
+    Returns
+    -------
+    list of Tracts
+        What the charts need: the measures of `SHOWN`, float32 to spare memory.
     """
-    measures = list(dict.fromkeys(m for s in scans for b in s.profiles.values() for m in b))
-    nodes: list[Sequence[str]] = [["subjectID", "tractID", "nodeID", *measures]]
-    for scan in scans:
-        for bundle, columns in scan.profiles.items():
-            for node in range(len(next(iter(columns.values())))):
-                cells = [
-                    "" if measure not in columns else _number(columns[measure][node])
-                    for measure in measures
-                ]
-                nodes.append([scan.name, bundle, str(node), *cells])
+    scans = find_tracts(out_dir, subjects)
+    first = next(scans, None)
+    if first is None:
+        return []
+    kept: list[Tracts] = []
+    measures = list(next(iter(first.profiles.values()), {}))
+
+    def rows() -> Iterator[str]:
+        yield _csv_row(["subjectID", "tractID", "nodeID", *measures])
+        for scan in chain([first], scans):
+            kept.append(_for_charts(scan))
+            for bundle, columns in scan.profiles.items():
+                for node in range(len(next(iter(columns.values())))):
+                    cells = [_number(columns[m][node]) if m in columns else "" for m in measures]
+                    yield _csv_row([scan.name, bundle, str(node), *cells])
+
+    folder = out_dir / TABLES
+    folder.mkdir(exist_ok=True)
+    write_lines(folder / "nodes.csv", rows())
     known = _participants(participants)
     titles = list(dict.fromkeys(title for row in known.values() for title in row))
-    people: list[Sequence[str]] = [["subjectID", *titles]]
-    for scan in scans:
+    people = [["subjectID", *titles]]
+    for scan in kept:
         row = known.get(scan.subject, {})
         people.append([scan.name, *(row.get(title, "") for title in titles)])
-    _write_csv(out_dir / TABLES / "nodes.csv", nodes)
-    _write_csv(out_dir / TABLES / "subjects.csv", people)
+    write_lines(folder / "subjects.csv", map(_csv_row, people))
+    return kept
+
+
+def _for_charts(scan: Tracts) -> Tracts:
+    profiles = {
+        bundle: {m: columns[m].astype("float32") for m in SHOWN if m in columns}
+        for bundle, columns in scan.profiles.items()
+    }
+    return Tracts(scan.subject, scan.name, profiles)
 
 
 def _number(value: float) -> str:
@@ -138,11 +163,10 @@ def _participants(path: Path | None) -> dict[str, dict[str, str]]:
     }
 
 
-def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    path.parent.mkdir(exist_ok=True)
+def _csv_row(cells: Sequence[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()
 
 
 def show_tracts(scans: Sequence[Tracts], pages: dict[str, str], few: int) -> list[dict[str, Any]]:
@@ -162,6 +186,8 @@ def show_tracts(scans: Sequence[Tracts], pages: dict[str, str], few: int) -> lis
     list of dict
         ``title``, ``unit`` and ``charts`` of each measure.
     """
+    import numpy as np
+
     bundles = list(dict.fromkeys(bundle for scan in scans for bundle in scan.profiles))
     shown = []
     for measure, (title, scale, unit) in SHOWN.items():
@@ -171,7 +197,7 @@ def show_tracts(scans: Sequence[Tracts], pages: dict[str, str], few: int) -> lis
             chart = profile_chart(
                 bundle,
                 [s.name for s in having],
-                [scale * s.profiles[bundle][measure] for s in having],
+                [s.profiles[bundle][measure] * np.float64(scale) for s in having],
                 [pages.get(s.subject, "") for s in having],
                 few=few,
             )
