@@ -103,7 +103,8 @@ def draw_dwi_motion(
     for panel in panels:
         draw_panel(page, panel, spoilt)
     _weighting_strip(page, table["bval"])
-    _slice_map(page, deviations, odd)
+    replaced = table.get("replaced_slices")
+    _slice_map(page, deviations, odd, None if replaced is None else int(np.nansum(replaced)))
     return page.document()
 
 
@@ -155,7 +156,12 @@ def _weighting_strip(page: Page, bvals: Column) -> None:
     page.y = top + 18
 
 
-def _slice_map(page: Page, deviations: NDArray[np.float64], odd: NDArray[np.bool_]) -> None:
+def _slice_map(
+    page: Page,
+    deviations: NDArray[np.float64],
+    odd: NDArray[np.bool_],
+    replaced: int | None = None,
+) -> None:
     """Show volumes as columns and slices as rows, lowest slice at the bottom."""
     n_volumes, n_slices = deviations.shape
     height = max(90.0, n_slices * SLICE_HEIGHT)
@@ -180,6 +186,8 @@ def _slice_map(page: Page, deviations: NDArray[np.float64], odd: NDArray[np.bool
     note = (
         "1 slice lost signal: outlined" if count == 1 else f"{count} slices lost signal: outlined"
     )
+    if replaced is not None and count:
+        note += ", and replaced" if replaced == count else f"; {replaced} replaced"
     page.text(RIGHT, top - 4, note, size=11, anchor="end", colour=SOFT)
     for tick in ticks(0, n_slices - 1, 4):
         y = top + height - (tick + 0.5) * down + 4

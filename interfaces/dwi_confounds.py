@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+)
 
 from neuroferry.bids.gradients import read_bvals, read_bvecs
 from neuroferry.bids.outputs import write_json
@@ -20,6 +26,7 @@ from neuroferry.interfaces.confound_table import (
 )
 from neuroferry.interfaces.dwi_outliers import LEAST_LOSS, OUTLIER_SIGMAS, read_outliers
 from neuroferry.interfaces.motion_table import framewise_displacement
+from neuroferry.interfaces.slice_patches import read_patches
 
 _ABOUT = {
     "framewise_displacement": ("Sum of the changes of all motion parameters, at 50 mm", "mm"),
@@ -27,6 +34,10 @@ _ABOUT = {
     "outlier_slices": (
         f"Number of slices more than {OUTLIER_SIGMAS:g} standard deviations and "
         f"{100 * LEAST_LOSS:g}% darker than the other volumes predict",
+        "",
+    ),
+    "replaced_slices": (
+        "Number of these that were replaced by what the others predict",
         "",
     ),
     "worst_slice": ("Signal of the slice that lost most, in standard deviations", ""),
@@ -38,7 +49,11 @@ _ABOUT = {
 
 
 def dwi_confounds(
-    bval: str | Path, bvec: str | Path, motion_tsv: str | Path, outliers_tsv: str | Path
+    bval: str | Path,
+    bvec: str | Path,
+    motion_tsv: str | Path,
+    outliers_tsv: str | Path,
+    patches: str | Path | None = None,
 ) -> tuple[dict[str, Column], dict[str, Any]]:
     """Gather the confounds of a diffusion-weighted series.
 
@@ -50,6 +65,8 @@ def dwi_confounds(
         Six motion parameters, and ``rmsd``.
     outliers_tsv : path
         Slices of each volume, of `neuroferry.interfaces.dwi_outliers`.
+    patches : path, optional
+        Slices that replaced others, of `neuroferry.interfaces.dwi_replace`.
 
     Returns
     -------
@@ -81,6 +98,8 @@ def dwi_confounds(
         columns["rmsd"] = table["rmsd"]
     columns |= dict(zip(MOTION, parameters.T, strict=True))
     columns["outlier_slices"] = np.where(looked_at, odd.sum(axis=1), np.nan)
+    if patches is not None:
+        columns["replaced_slices"] = read_patches(patches).replaced.sum(axis=1).astype(np.float64)
     columns["worst_slice"] = worst
     columns["bval"] = bvals
     columns |= dict(zip(("bvec_x", "bvec_y", "bvec_z"), bvecs.T, strict=True))
@@ -102,6 +121,7 @@ class _DwiConfoundsInputSpec(BaseInterfaceInputSpec):
     bvec = File(exists=True, mandatory=True, desc="directions as measured, FSL's convention")
     motion_tsv = File(exists=True, mandatory=True, desc="six motion parameters, and rmsd")
     outliers_tsv = File(exists=True, mandatory=True, desc="slices, of EstimateEddy")
+    patches = File(exists=True, desc="slices that replaced others, of ReplaceSlices")
 
 
 class _DwiConfoundsOutputSpec(TraitedSpec):
@@ -118,7 +138,11 @@ class DwiConfounds(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         inputs = self.inputs
         columns, metadata = dwi_confounds(
-            inputs.bval, inputs.bvec, inputs.motion_tsv, inputs.outliers_tsv
+            inputs.bval,
+            inputs.bvec,
+            inputs.motion_tsv,
+            inputs.outliers_tsv,
+            inputs.patches if isdefined(inputs.patches) else None,
         )
         out = Path(runtime.cwd)
         write_table(out / "confounds.tsv", columns)

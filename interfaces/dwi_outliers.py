@@ -35,8 +35,14 @@ OUTLIER_SIGMAS = 4.0
 LEAST_LOSS = 0.05
 LEAST_LOSS_LOG = math.log(1 - LEAST_LOSS)
 LEAST_SIGNAL = 0.02
+# A volume lost most of its slices if it is that much darker than the others, and that share of
+# its slices at least are brighter than its usual one.
+BRIGHT_SHARE = 0.85
+MOST_LOST = -math.log(1 - 0.2)
 MIN_SLICE_VOXELS = 60
 MIN_VOLUMES = 5
+# What choosing and fitting a loss takes of the volumes that tell the noise.
+SPENT_VOLUMES = 4
 
 Floats = NDArray[np.float64]
 
@@ -140,40 +146,73 @@ def judge_slices(
         return Slices(unknown, np.zeros(unknown.shape, bool), np.zeros(unknown.shape))
     seen = differences - combination @ undone
     patterns = np.eye(n) - combination
-    root = np.sqrt(np.maximum(counts, 1))
-    losses = np.zeros(differences.shape)
+    mostly = np.zeros(n, dtype=bool)
     for _ in range(1 + n // 4):
-        rest = seen - patterns @ losses
-        for _ in range(2):
-            rest -= _median(rest, axis=1)
-            rest -= _median(rest, axis=0)
-        pooled = MAD_TO_SIGMA * float(np.nanmedian(np.abs(rest * root)))
-        own = MAD_TO_SIGMA * _median(np.abs(rest), axis=0)
-        spread = np.maximum(np.maximum(pooled / root, own), 1e-6)
-        # What each volume alone would have lost, if it were the one that did.
-        again = rest + patterns @ losses
-        fresh = _next_losses(np.nan_to_num(again), losses, patterns, spread)
-        if (fresh == (losses != 0)).all():
+        losses, rest, spread = _explain(seen, counts, patterns, mostly)
+        another = _mostly_lost(seen, rest, patterns @ losses, mostly)
+        if another is None:
             break
-        losses = _fit_losses(np.nan_to_num(again), fresh, patterns)
+        mostly[another] = True
     odd = losses < LEAST_LOSS_LOG
     losses = np.where(odd, losses, 0.0)
     return Slices((rest + losses) / spread, odd, losses)
 
 
+def _explain(
+    seen: Floats, counts: NDArray[np.int64], patterns: Floats, mostly: NDArray[np.bool_]
+) -> tuple[Floats, Floats, Floats]:
+    """Find the losses that explain what is seen, one volume a slice position after the other.
+
+    Returns
+    -------
+    losses, rest, spread : ndarray of float64, shape (N, S)
+        Logarithms; what they leave; and its usual size.
+    """
+    n, root = len(seen), np.sqrt(np.maximum(counts, 1))
+    losses = np.zeros(seen.shape)
+    for _ in range(1 + n // 4):
+        rest = seen - patterns @ losses
+        for _ in range(2):
+            rest -= _levels(rest, mostly)
+            rest -= _median(rest, axis=0)
+        pooled = MAD_TO_SIGMA * float(np.nanmedian(np.abs(rest * root)))
+        # What each volume alone would have lost, if it were the one that did.
+        again = rest + patterns @ losses
+        fresh = _next_losses(np.nan_to_num(again), losses, patterns, pooled / root)
+        if (fresh == (losses != 0)).all():
+            break
+        losses = _fit_losses(np.nan_to_num(again), fresh, patterns)
+    return losses, rest, _spread(rest, pooled / root)
+
+
+def _spread(rest: Floats, least: Floats) -> Floats:
+    """Usual size of what is not explained: of all slices, or more where a position has more."""
+    own = MAD_TO_SIGMA * _median(np.abs(rest), axis=0)
+    spread: Floats = np.maximum(np.maximum(least, own), 1e-6)
+    return spread
+
+
 def _next_losses(
-    seen: Floats, losses: Floats, patterns: Floats, spread: Floats
+    seen: Floats, losses: Floats, patterns: Floats, least: Floats
 ) -> NDArray[np.bool_]:
-    """Add to each slice position the volume that explains most of what is left there."""
+    """Add to each slice position the volume that explains most of what is left there.
+
+    How certain it is follows from what is left after it, as a loss is seen in all the volumes
+    that it spoils the prediction of, which is not their noise. Of few volumes, the one that was
+    chosen for fitting best leaves less than the noise.
+    """
+    rest = seen - patterns @ losses
     power = np.square(patterns).sum(axis=0)[:, None]
-    alone = patterns.T @ (seen - patterns @ losses) / power
+    alone = patterns.T @ rest / power
     chosen: NDArray[np.bool_] = losses != 0
     gain = np.where((alone < LEAST_LOSS_LOG) & ~chosen, np.square(alone) * power, 0.0)
     best = gain.argmax(axis=0)
     columns = np.arange(seen.shape[1])
-    certain = (
-        -alone[best, columns] * np.sqrt(power[best, 0]) > OUTLIER_SIGMAS * spread[best, columns]
-    )
+    after = rest - patterns[:, best] * alone[best, columns]
+    after = after - _median(after, axis=0)
+    few = len(seen) / (len(seen) - SPENT_VOLUMES)
+    spread = few * _spread(after, least)[best, columns]
+    certain = -alone[best, columns] * np.sqrt(power[best, 0]) > OUTLIER_SIGMAS * spread
     certain &= gain[best, columns] > 0
     chosen[best[certain], columns[certain]] = True
     return chosen
@@ -186,6 +225,35 @@ def _fit_losses(seen: Floats, chosen: NDArray[np.bool_], patterns: Floats) -> Fl
         which = np.flatnonzero(chosen[:, column])
         losses[which, column] = np.linalg.lstsq(patterns[:, which], seen[:, column], rcond=None)[0]
     return np.minimum(losses, 0.0)
+
+
+def _mostly_lost(
+    seen: Floats, rest: Floats, explained: Floats, mostly: NDArray[np.bool_]
+) -> int | None:
+    """Find another volume that lost most of its slices, so that its usual slice is a lost one.
+
+    It is darker than the others as a whole, and some of its slices are not. Where there are
+    several it is the one in which these stand out most.
+    """
+    levels = _median(seen - explained - _median(seen - explained, axis=0), axis=1)[:, 0]
+    usual = MAD_TO_SIGMA * float(np.median(np.abs(levels - np.median(levels))))
+    dark = np.median(levels) - levels > max(MOST_LOST, OUTLIER_SIGMAS * usual)
+    apart = np.full(len(rest), -np.inf)
+    for number in np.flatnonzero(dark & ~mostly):
+        row = rest[number]
+        apart[number] = np.nanquantile(row, BRIGHT_SHARE) - np.nanmedian(row)
+    worst = int(apart.argmax())
+    return worst if apart[worst] > MOST_LOST else None
+
+
+def _levels(rest: Floats, mostly: NDArray[np.bool_]) -> Floats:
+    """Brightness of each volume, shape (N, 1): of its usual slice, or of its brighter part."""
+    middle = _median(rest, axis=1)
+    for number in np.flatnonzero(mostly):
+        row = rest[number]
+        edge = (middle[number] + np.nanquantile(row, BRIGHT_SHARE)) / 2
+        middle[number] = np.nanmedian(row[row > edge])
+    return middle
 
 
 def _median(values: Floats, axis: int) -> Floats:

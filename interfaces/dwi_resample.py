@@ -42,6 +42,7 @@ from neuroferry.interfaces.sampling import (
     static_map,
 )
 from neuroferry.interfaces.series import Series, SeriesWriter, open_series, ordered_map
+from neuroferry.interfaces.slice_patches import Patches, read_patches
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def resample_dwi(
     ways: Ways,
     path: Path,
     *,
+    patches: Patches | None = None,
     jacobian: bool = True,
     n_threads: int = 1,
 ) -> None:
@@ -82,6 +84,8 @@ def resample_dwi(
         From the reference to each volume.
     path : Path
         What is written; no value is below zero.
+    patches : Patches, optional
+        Slices of the series that are replaced before it is resampled.
     jacobian : bool
         Scale each volume by how much eddy currents stretched it.
     n_threads : int
@@ -90,8 +94,13 @@ def resample_dwi(
     Raises
     ------
     InputError
-        If there are not as many transforms as volumes.
+        If there are not as many transforms as volumes, or `patches` are of another series.
     """
+    if patches is not None and (
+        patches.replaced.shape != (series.n_volumes, series.shape[2])
+        or patches.slices.shape[1:] != series.shape[:2]
+    ):
+        raise InputError(f"The slices that were predicted are not of {series.path.name}.")
     if not len(ways.matrices) == len(ways.rigid) == series.n_volumes:
         raise InputError(
             f"{series.path.name} has {series.n_volumes} volumes, but there are transforms for "
@@ -102,6 +111,8 @@ def resample_dwi(
 
     def work(item: tuple[int, FloatArray]) -> NDArray[np.float32]:
         number, data = item
+        if patches is not None:
+            data = patches.apply(number, data)
         values = resample_volume(data, where, moves[number])
         values *= np.float32(gains[number])
         return np.maximum(values, 0.0, out=values)
@@ -136,6 +147,7 @@ class _ResampleDwiInputSpec(BaseInterfaceInputSpec):
     eddy_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
     motion_xfms = File(exists=True, mandatory=True, desc="the rigid part of it")
     reference = File(exists=True, mandatory=True, desc="image whose grid is filled")
+    patches = File(exists=True, desc="slices that take the place of lost ones, of ReplaceSlices")
     fieldmap = File(exists=True, desc="off-resonance, Hz, on the grid of the series")
     phase_encoding = traits.Str(requires=["readout_time"], desc="PhaseEncodingDirection")
     readout_time = traits.Float(desc="TotalReadoutTime, s")
@@ -184,6 +196,7 @@ class ResampleDwi(SimpleInterface):
             where,
             ways,
             out / "dwi.nii.gz",
+            patches=read_patches(inputs.patches) if isdefined(inputs.patches) else None,
             jacobian=inputs.jacobian,
             n_threads=inputs.n_procs,
         )

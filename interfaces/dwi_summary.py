@@ -25,6 +25,7 @@ from neuroferry.interfaces.images import FloatArray, load_mask, load_volume
 _PARTS = {
     "gradient_report": "Gradients",
     "orientation_report": "Orientation",
+    "slices_report": "SliceReplacement",
     "sdc_report": "DistortionCorrection",
     "coreg_report": "Coregistration",
     "tensor_report": "Tensor",
@@ -88,6 +89,7 @@ class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
     bundles_report = File(exists=True, desc="of the bundles")
     gradient_report = File(exists=True, desc="of the gradients")
     orientation_report = File(exists=True, desc="of their axes")
+    slices_report = File(exists=True, desc="of slices that replaced others")
     sdc_report = File(exists=True, desc="of the correction of distortion")
     coreg_report = File(exists=True, desc="of the alignment with the T1w image")
     tensor_report = File(exists=True, desc="of the tensors")

@@ -320,7 +320,7 @@ class _Estimate:
                 poses = align_group(head, volumes, poses, reference, weights, stretched=False)
                 reference = mean_of(head, volumes, poses)
             poses = replace(poses, rigid=poses.rigid @ inverse(poses.rigid[0]))
-            self._compare(volumes, poses, reference)
+            poses = replace(poses, losses=self._compare(volumes, poses, reference))
         self._keep(volumes, poses, "reference")
 
     def _align_singles(self, volumes: list[int], known: Volume | None) -> None:
@@ -346,11 +346,12 @@ class _Estimate:
 
     def _compare(
         self, volumes: list[int], poses: Poses, reference: NDArray[np.float32] | Prediction
-    ) -> None:
-        """Note which slices lost their signal."""
+    ) -> Floats:
+        """Note which slices lost their signal; give what they lost, shape (N, S)."""
         found = compare_slices(self.head, volumes, poses, reference)
         self.deviations[volumes] = found.deviations
         self.odd[volumes] = found.odd
+        return found.losses
 
 
 def _mean(images: Any, count: int) -> FloatArray:
@@ -370,8 +371,9 @@ def whole_mean(head: Head, volumes: list[int], poses: Poses) -> Volume:
     grid = (series.shape3, series.affine)
     where = static_map(grid, grid)
     moves = inverse(series.affine) @ poses.matrices @ series.affine
+    left = np.exp(poses.losses).astype(np.float32)
     made = (
-        resample_volume(data, where, moves[number])
+        resample_volume(data / left[number], where, moves[number])
         for number, data in enumerate(read(series, volumes))
     )
     return Volume(where.fill(_mean(made, len(volumes))), series.affine, series.header)

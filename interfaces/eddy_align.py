@@ -217,6 +217,8 @@ def align_group(
 
     def work(item: tuple[int, FloatArray]) -> Alignment:
         number, data = item
+        if poses.losses[number].any():
+            data *= np.exp(-poses.losses[number]).astype(np.float32)
         target = common or prepare(image(number))
         if np.isfinite(poses.residuals[number]):
             target = replace(target, levels=target.levels[-1:])

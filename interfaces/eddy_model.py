@@ -86,6 +86,35 @@ def volume_covariance(signals: NDArray[np.float32], chosen: NDArray[np.bool_]) -
     return total / max(count, 1)
 
 
+def modelled_covariance(covariance: Floats, bvecs: Floats) -> Floats:
+    """Covariance of measurements that the model finds: power of each degree, noise, mean.
+
+    Parameters
+    ----------
+    covariance : ndarray of float64, shape (N, N)
+        From :func:`volume_covariance`.
+    bvecs : ndarray of float64, shape (N, 3)
+        Unit vectors; zero for images without a gradient, which differ by noise alone.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, N)
+        In units of the variance of what is not common.
+    """
+    from scipy.optimize import nnls
+
+    n = len(bvecs)
+    centring = np.eye(n) - 1.0 / n
+    kernels = direction_kernels(bvecs)
+    terms = [centring @ kernel @ centring for kernel in kernels] + [centring]
+    design = np.stack([term.reshape(-1) for term in terms], axis=1)
+    power, _ = nnls(design, covariance.reshape(-1))
+    scale = max(float(power.sum()), np.finfo(float).tiny)
+    signal, noise = power[:-1] / scale, max(float(power[-1]) / scale, LEAST_NOISE)
+    modelled: Floats = np.tensordot(signal, kernels, axes=1) + noise * np.eye(n) + MEAN_VARIANCE
+    return modelled
+
+
 def leave_out_weights(covariance: Floats, bvecs: Floats) -> Floats:
     """How to combine the volumes of a shell to predict each without itself.
 
@@ -106,19 +135,36 @@ def leave_out_weights(covariance: Floats, bvecs: Floats) -> Floats:
     With ``K`` the covariance of measurements, the prediction of volume ``i`` from the others
     is ``y_i - [K^-1 y]_i / [K^-1]_ii``.
     """
-    from scipy.optimize import nnls
-
-    n = len(bvecs)
-    centring = np.eye(n) - 1.0 / n
-    kernels = direction_kernels(bvecs)
-    terms = [centring @ kernel @ centring for kernel in kernels] + [centring]
-    design = np.stack([term.reshape(-1) for term in terms], axis=1)
-    power, _ = nnls(design, covariance.reshape(-1))
-    scale = max(float(power.sum()), np.finfo(float).tiny)
-    signal, noise = power[:-1] / scale, max(float(power[-1]) / scale, LEAST_NOISE)
-    modelled = np.tensordot(signal, kernels, axes=1) + noise * np.eye(n) + MEAN_VARIANCE
-    precision = np.linalg.inv(modelled)
+    precision = np.linalg.inv(modelled_covariance(covariance, bvecs))
     weights = -precision / np.diag(precision)[:, None]
-    weights[np.diag_indices(n)] = 0.0
+    weights[np.diag_indices(len(bvecs))] = 0.0
     combined: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return combined
+
+
+def weights_from(modelled: Floats, volume: int, others: NDArray[np.intp]) -> Floats:
+    """How to combine some of the volumes of a shell to predict one.
+
+    Parameters
+    ----------
+    modelled : ndarray of float64, shape (N, N)
+        From :func:`modelled_covariance`.
+    volume : int
+        Which is predicted.
+    others : ndarray of int, shape (M,)
+        What it is predicted from.
+
+    Returns
+    -------
+    ndarray of float64, shape (M,)
+        They add up to one.
+
+    Examples
+    --------
+    >>> modelled = modelled_covariance(np.eye(4), np.zeros((4, 3)))
+    >>> weights_from(modelled, 0, np.array([1, 3])).round(6).tolist()
+    [0.5, 0.5]
+    """
+    weights = np.linalg.solve(modelled[np.ix_(others, others)], modelled[others, volume])
+    combined: Floats = weights / weights.sum()
     return combined

@@ -23,7 +23,7 @@ LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "func", "dwi", "qc")
 IGNORABLE = (
     *("fieldmaps", "slicetiming", "sbref", "fmap-jacobian"),
-    *("denoising", "unringing", "rician", "eddy", "b0-bias"),
+    *("denoising", "unringing", "rician", "eddy", "slice-replacement", "b0-bias"),
 )
 PACKINGS = ("node", "chain", "subject")
 FINISHED_WORK = ("keep", "pack", "remove")
@@ -81,7 +81,7 @@ class WorkflowConfig:
     ignore : tuple of str
         Steps to leave out: ``fieldmaps``, ``fmap-jacobian`` of BOLD and diffusion runs;
         ``slicetiming`` and ``sbref`` of BOLD runs; ``denoising``, ``unringing``, ``rician``,
-        ``eddy``, ``b0-bias`` of diffusion runs.
+        ``eddy``, ``slice-replacement``, ``b0-bias`` of diffusion runs.
     dummy_scans : int or None
         Volumes at the start that are not in a steady state; found where it is None.
     slice_time_ref : float

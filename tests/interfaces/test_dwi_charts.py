@@ -68,6 +68,13 @@ def test_motion_eddy_currents_and_slices(run: dict[str, Path], tmp_path: Path) -
     assert "Eddy currents" in text
     assert "1 slice lost signal" in text
     assert "b = 1000: 4" in text
+    replaced = tmp_path / "replaced.tsv"
+    rows = run["confounds_tsv"].read_text().splitlines()
+    counts = ["replaced_slices", *("1" if n == 1 else "0" for n in range(1, len(rows)))]
+    replaced.write_text("".join(f"{r}\t{c}\n" for r, c in zip(rows, counts, strict=True)))
+    told = {**{name: run[name] for name in names}, "confounds_tsv": replaced}
+    said = Path(DwiMotionPicture(**told).run(cwd=tmp_path).outputs.out_file).read_text()
+    assert "1 slice lost signal: outlined, and replaced" in said
     still = DwiMotionPicture(**{name: run[name] for name in names[:2]}).run(cwd=tmp_path)
     assert "Eddy currents</text>" not in Path(still.outputs.out_file).read_text()
 

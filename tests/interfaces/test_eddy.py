@@ -21,6 +21,8 @@ from neuroferry.interfaces.motion_table import read_motion_xfms, write_motion_xf
 
 N = 12
 SPOILT = (5, 17)
+# A volume that lost a third of its slices.
+DARK = (8, [6, 8, 9, 10, 13, 20, 22, 23])
 
 
 def measure(folder: Path, gradients: Gradients, volumes: list[np.ndarray]) -> dict[str, Path]:
@@ -31,11 +33,12 @@ def measure(folder: Path, gradients: Gradients, volumes: list[np.ndarray]) -> di
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], md.Truth, Gradients]:
-    """One b0 and twelve directions of a moving head; one slice lost its signal."""
+    """One b0 and twelve directions of a moving head; slices of two volumes lost their signal."""
     bvals = np.r_[0, np.full(N, 1000.0)]
     bvecs = np.vstack([np.zeros((1, 3)), md.directions(N)])
     volumes, truth = md.scan(bvals, bvecs, 3)
     volumes[SPOILT[0]][..., SPOILT[1]] *= 0.6
+    volumes[DARK[0]][..., DARK[1]] *= np.float32(0.35)
     gradients = Gradients(bvals, bvecs)
     return measure(tmp_path_factory.mktemp("dwi"), gradients, volumes), truth, gradients
 
@@ -59,6 +62,7 @@ def test_motion_and_eddy_currents(
     assert before.mean() > 1.4
     assert error[0] == 0
     assert error.mean() < 0.4
+    assert error[DARK[0]] < 0.5
     assert error.max() < 0.7
     rigid = read_motion_xfms(found["motion_xfms"])
     np.testing.assert_allclose(np.linalg.det(rigid[:, :3, :3]), 1, atol=1e-9)
@@ -68,12 +72,13 @@ def test_motion_and_eddy_currents(
     assert np.abs(slopes).mean() < 0.3
 
 
-def test_a_slice_without_its_signal(found: dict[str, str]) -> None:
+def test_slices_without_their_signal(found: dict[str, str]) -> None:
     deviations, odd = read_outliers(found["outliers_tsv"])
     assert deviations.shape == (N + 1, md.SHAPE[2])
     assert np.isnan(deviations[0]).all()
     assert odd[SPOILT]
-    assert odd.sum() <= 3
+    assert odd[DARK[0], DARK[1]].all()
+    assert odd.sum() <= 3 + len(DARK[1])
     report = json.loads(Path(found["report"]).read_text())
     assert SPOILT[0] in report["VolumesWithOutlierSlices"]
     assert report["EddyCurrents"]

@@ -72,6 +72,23 @@ def test_wrong_axes_and_lost_slices_are_doubts(study):
     assert "Look at this" in page.text("p")
 
 
+def test_replaced_slices_are_counted_and_mostly_lost_volumes_doubted(study):
+    study.whole()
+    replaced = {
+        "LostSlices": 40,
+        "ReplacedSlices": 38,
+        "Volumes": {"4": 30, "9": 8},
+        "MostlyLostVolumes": [4],
+        "Warning": "",
+    }
+    add_dwi(study, SliceReplacement=replaced)
+    (run,) = find_runs(DIFFUSION, study.out, "01")
+    assert dict(run_facts(run))["Slices with lost signal"] == (
+        "0.40%; 38 of 40 replaced by what the other volumes predict, in 2 volumes"
+    )
+    assert run_doubts(run) == ["DWI: most slices of volume 4 have lost signal."]
+
+
 def test_what_is_not_known_is_not_said():
     assert run_facts(ScanRun(DIFFUSION, "x", "x", (), {})) == []
     few = {"EddyCurrents": False}

@@ -73,7 +73,8 @@ def test_every_step_of_a_plain_run(person, tmp_path):
     steps = names(found)
     assert {
         *("check_gradients", "check_orientation", "denoise_dwi", "unring_dwi", "correct_rician"),
-        *("estimate_eddy", "register_dwi", "mask_dwi", "resample_dwi", "correct_bias"),
+        *("estimate_eddy", "register_dwi", "mask_dwi", "replace_slices", "resample_dwi"),
+        *("correct_bias",),
         *("fit_tensor", "fit_csd", "track_streamlines", "segment_bundles", "measure_profiles"),
         *("write_dwi_preproc", "write_dwi_bvec", "write_fa", "write_bundles"),
         *("draw_motion", "draw_gradients", "draw_tensor", "draw_bundles", "draw_summary"),
@@ -84,7 +85,16 @@ def test_every_step_of_a_plain_run(person, tmp_path):
     assert "correct_rician" in feeds(expanded, found["dwi_wf.fit_wf.estimate_eddy"])
     # turned gradients go into the models, those as measured into the confounds
     confounds = feeds(expanded, found["dwi_wf.apply_wf.tabulate_confounds"])
-    assert confounds == {"check_gradients", "check_orientation", "estimate_eddy"}
+    assert confounds == {
+        *("check_gradients", "check_orientation", "estimate_eddy", "replace_slices"),
+    }
+    replace = feeds(expanded, found["dwi_wf.apply_wf.replace_slices"])
+    assert replace == {
+        *("correct_rician", "check_gradients", "check_orientation", "estimate_eddy"),
+    }
+    assert "replace_slices" in feeds(expanded, found["dwi_wf.apply_wf.resample_dwi"])
+    about = found["dwi_wf.dwi_derivatives_wf.write_dwi_preproc"]
+    assert about.inputs.metadata_key == "SliceReplacement"
 
 
 def test_what_the_shells_allow(person, tmp_path):
@@ -110,6 +120,13 @@ def test_too_few_directions_for_a_tensor(person, tmp_path):
     steps = names(found)
     assert {"estimate_eddy", "resample_dwi", "write_dwi_preproc", "draw_summary"} <= steps
     assert not {"fit_tensor", "fit_csd", "track_streamlines", "denoise_dwi"} & steps
+    # four volumes do not predict a fifth
+    assert "replace_slices" not in steps
+
+
+def test_slices_along_another_axis_are_left_alone(person, tmp_path):
+    found, _, _ = graph(person(metadata={**DWI, "SliceEncodingDirection": "i"}), tmp_path)
+    assert "replace_slices" not in names(found)
 
 
 def test_without_a_t1w_there_is_no_coregistration(person, tmp_path):
@@ -130,10 +147,11 @@ def test_a_field_map_reaches_the_resampling(person, tmp_path):
 
 
 def test_steps_can_be_left_out(person, tmp_path):
-    ignore = ("denoising", "unringing", "eddy", "b0-bias", "fieldmaps")
+    ignore = ("denoising", "unringing", "eddy", "slice-replacement", "b0-bias", "fieldmaps")
     found, _, _ = graph(person(others=("T1w", "epi")), tmp_path, ignore=ignore, streamlines=0)
     steps = names(found)
     left_out = {"denoise_dwi", "unring_dwi", "correct_rician", "correct_bias", "apply_fieldmap"}
+    left_out |= {"replace_slices"}
     assert not (left_out | {"track_streamlines", "draw_denoising"}) & steps
     assert not found["dwi_wf.fit_wf.estimate_eddy"].inputs.eddy
     raw = str(tmp_path / "bids/sub-01/dwi/sub-01_dwi.nii.gz")
@@ -150,7 +168,8 @@ def test_without_an_axis_of_phase_encoding(person, tmp_path):
 def test_the_methods_name_what_is_done(person, tmp_path):
     _, _, workflow = graph(person(others=("T1w", "epi")), tmp_path)
     text = workflow.visit_desc()
-    for wanted in ("14 volumes", "12 of b = 1000", "eddy currents", "opposite phase-encoding"):
+    wanted_words = ("14 volumes", "12 of b = 1000", "eddy currents", "opposite phase-encoding")
+    for wanted in (*wanted_words, "lost their signal"):
         assert wanted in text, wanted
 
 

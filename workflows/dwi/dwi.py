@@ -12,7 +12,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.workflows.dwi.apply import init_dwi_apply_wf
+from neuroferry.workflows.dwi.apply import can_replace, init_dwi_apply_wf
 from neuroferry.workflows.dwi.denoise import can_denoise, init_dwi_denoise_wf
 from neuroferry.workflows.dwi.fit import init_dwi_fit_wf
 from neuroferry.workflows.dwi.models import (
@@ -38,8 +38,8 @@ class DwiOptions:
     Attributes
     ----------
     ignore : collection of str
-        Steps to leave out: ``denoising``, ``unringing``, ``rician``, ``eddy``, ``b0-bias``,
-        ``fmap-jacobian``.
+        Steps to leave out: ``denoising``, ``unringing``, ``rician``, ``eddy``,
+        ``slice-replacement``, ``b0-bias``, ``fmap-jacobian``.
     b0_threshold : float
         b-values up to this one count as 0, s/mm^2.
     fix_gradients : bool
@@ -108,6 +108,7 @@ def init_dwi_wf(
     models = plan_models(run)
     with_tracts = with_anat and "DTI" in models and options.streamlines > 0
     with_noise = can_denoise(run, options.ignore)
+    with_slices = can_replace(run, options.ignore)
     workflow = Workflow(name=name or f"dwi_{run.label}_wf")
     workflow.__desc__ = _describe(run)
     jacobian = "fmap-jacobian" not in options.ignore
@@ -146,6 +147,7 @@ def init_dwi_wf(
             run=run,
             readout=readout,
             eddy="eddy" not in options.ignore,
+            replace=with_slices,
             bias="b0-bias" not in options.ignore,
             omp_nthreads=options.omp_nthreads,
         ),
@@ -170,6 +172,7 @@ def init_dwi_wf(
             t1w_shape=t1w_shape,
             with_sdc=with_sdc,
             with_noise=with_noise,
+            with_slices=with_slices,
             with_tracts=with_tracts,
         ),
         init_dwi_derivatives_wf(
@@ -179,6 +182,7 @@ def init_dwi_wf(
             models=models,
             with_anat=with_anat,
             with_tracts=with_tracts,
+            with_slices=with_slices,
             fieldmap_id=fieldmap.fmap_id if with_sdc else None,
             seed=options.seed,
         ),

@@ -21,6 +21,7 @@ def init_dwi_derivatives_wf(
     models: Collection[str] = (),
     with_anat: bool = True,
     with_tracts: bool = False,
+    with_slices: bool = True,
     fieldmap_id: str | None = None,
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
@@ -37,8 +38,8 @@ def init_dwi_derivatives_wf(
         The run; its entities name the files.
     models : collection of str
         That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
-    with_anat, with_tracts : bool
-        Whether there is a T1w image, and whether bundles were looked for.
+    with_anat, with_tracts, with_slices : bool
+        Whether there is a T1w image, whether bundles were looked for, and lost slices replaced.
     fieldmap_id : str, optional
         Label of the field map that distortion was corrected with.
     seed : int
@@ -53,7 +54,7 @@ def init_dwi_derivatives_wf(
         **Outputs**: ``out_files``, the derivatives, once all are written.
     """
     namer = _Namer(out_dir, bids_dir, run, seed, with_sdc=fieldmap_id is not None)
-    outputs = namer.series_outputs()
+    outputs = namer.series_outputs(with_slices=with_slices)
     if with_anat:
         outputs += namer.coregistration_outputs()
     if fieldmap_id is not None:
@@ -97,7 +98,7 @@ class _Namer(RunNamer):
         names = {**self._names, **entities}
         return Output(source, names, suffix, metadata, extension, datatype, report)
 
-    def series_outputs(self) -> list[Output]:
+    def series_outputs(self, *, with_slices: bool) -> list[Output]:
         """List what is written of every run."""
         reference = self._uri("dwiref", description="hmc")
         hmc = self._xfm("orig", "dwiref", "hmc")
@@ -107,8 +108,9 @@ class _Namer(RunNamer):
         series = self._about(
             "Preprocessed series, resampled once", [*self._raw, xfm], SkullStripped=False
         )
+        replaced = ("slices_report", "SliceReplacement") if with_slices else None
         return [
-            self._output("dwi_preproc", "dwi", series, preproc),
+            self._output("dwi_preproc", "dwi", series, preproc, report=replaced),
             self._output("dwi_bval", "dwi", None, preproc, ".bval"),
             self._output("dwi_bvec", "dwi", None, preproc, ".bvec"),
             self._output(

@@ -39,6 +39,7 @@ def init_dwi_reports_wf(
     t1w_shape: tuple[int, int, int] | None = None,
     with_sdc: bool = False,
     with_noise: bool = True,
+    with_slices: bool = True,
     with_tracts: bool = False,
     name: str = "dwi_reports_wf",
 ) -> Workflow:
@@ -54,8 +55,9 @@ def init_dwi_reports_wf(
         Of ``DTI``, ``DKI``, ``CSD``: models that were computed.
     t1w_shape : tuple of int, optional
         Voxels of the T1w image, where there is one.
-    with_sdc, with_noise, with_tracts : bool
-        Whether distortion was corrected, noise removed, bundles looked for.
+    with_sdc, with_noise, with_slices, with_tracts : bool
+        Whether distortion was corrected, noise removed, lost slices replaced, bundles looked
+        for.
     name : str
         Name of the workflow.
 
@@ -126,6 +128,7 @@ def init_dwi_reports_wf(
     fields = ["gradient_report", "orientation_report", "eddy_report"]
     fields += ["coreg_report"] if t1w_shape is not None else []
     fields += ["sdc_report"] if with_sdc else []
+    fields += ["slices_report"] if with_slices else []
     fields += ["noise_map", "dwi_ref", "dwi_mask"] if with_noise else []
     fields += [REPORTS[model] for model in models]
     fields += ["bundles_report"] if with_tracts else []

@@ -30,7 +30,7 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
         ("Gradients", _gradients(run)),
         ("Head motion", motion_text(run)),
         ("Eddy currents", _eddy(run)),
-        ("Slices with lost signal", number_text(_outliers(run), "{:.2f}%")),
+        ("Slices with lost signal", _lost(run)),
         ("Signal to noise", number_text(run.number("SNR"), "{:.0f} (b0, median in the brain)")),
         ("Distortion", distortion_text(run)),
         ("Alignment with the T1w image", alignment_text(run)),
@@ -44,10 +44,25 @@ def _doubts(run: ScanRun) -> list[str]:
     share = run.number("OutlierSlices", "Fraction")
     if share is not None and share >= MANY_OUTLIERS:
         doubts.append(f"{_PERCENT * share:.0f}% of the slices of {run.name} have lost signal.")
+    mostly = run.part("SliceReplacement").get("MostlyLostVolumes")
+    if isinstance(mostly, list) and mostly:
+        volumes = ", ".join(map(str, mostly))
+        doubts.append(f"{run.name}: most slices of volume {volumes} have lost signal.")
     found = run.part("Orientation")
     if found.get("verdict") == "wrong":
         doubts.append(f"{run.name}: {found.get('text', '')}")
     return doubts
+
+
+def _lost(run: ScanRun) -> str:
+    share = number_text(_outliers(run), "{:.2f}%")
+    replaced = run.number("SliceReplacement", "ReplacedSlices")
+    lost = run.number("SliceReplacement", "LostSlices")
+    if not share or not lost:
+        return share
+    volumes = len(run.part("SliceReplacement").get("Volumes") or ())
+    count = f"{replaced:.0f} of {lost:.0f} replaced by what the other volumes predict"
+    return f"{share}; {count}, in {volumes} volume{'' if volumes == 1 else 's'}"
 
 
 def _volumes(run: ScanRun) -> str:
