@@ -8,8 +8,9 @@ the template is symmetric, so that the right side is its mirror image.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from neuroferry.templates import TEMPLATE_SPACE
 DEFAULT_DEFINITIONS = Path(__file__).parent.parent / "configs" / "bundles.toml"
 SIDES = ("Left", "Right")
 ROLES = ("include", "exclude", "start", "end")
+# About the template's brain, mm: a region to pass that lies beyond is in other units or axes.
+BRAIN = ((-76.0, -112.0, -75.0), (76.0, 80.0, 88.0))
 
 Vector = tuple[float, float, float]
 
@@ -127,7 +130,7 @@ class BundleDefinition:
         >>> load_bundles()[0].label
         'LeftCorticospinal'
         """
-        return "".join(c for word in self.name.split() for c in word if c.isalnum())
+        return "".join(c for c in self.name if c.isascii() and c.isalnum())
 
 
 _BUNDLE_KEYS = (
@@ -147,7 +150,8 @@ def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
     Parameters
     ----------
     path : pathlib.Path, optional
-        TOML file; the package's own definitions otherwise.
+        TOML file; the package's own definitions otherwise. With ``extend = true`` its bundles
+        come after the package's own, and one of the same name takes that one's place.
 
     Returns
     -------
@@ -161,9 +165,12 @@ def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
         bundle, what is wrong and, for an unknown key, the nearest that there is.
     """
     path = DEFAULT_DEFINITIONS if path is None else path
-    values = read_toml(path)
+    values = read_toml(path, "file of bundles")
     check = _Reader(path.name)
-    check.keys("the file", values, ("space", "bundles"))
+    check.keys("the file", values, ("space", "extend", "bundles"))
+    extend = values.get("extend", False)
+    if not isinstance(extend, bool):
+        raise check.wrong("the file", "extend must be true or false")
     if values.get("space") != TEMPLATE_SPACE:
         raise check.wrong("the file", f"space must be '{TEMPLATE_SPACE}'")
     entries = values.get("bundles")
@@ -174,7 +181,30 @@ def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise check.wrong(twice[0], "it is defined twice")
+    if extend and path != DEFAULT_DEFINITIONS:
+        bundles = _extended(load_bundles(), bundles)
+    labels: dict[str, str] = {}
+    for bundle in bundles:
+        other = labels.setdefault(bundle.label.lower(), bundle.name)
+        if other != bundle.name:
+            raise check.wrong(bundle.name, f"its files would be named as those of '{other}'")
     return tuple(bundles)
+
+
+def _extended(
+    own: Sequence[BundleDefinition], more: Sequence[BundleDefinition]
+) -> list[BundleDefinition]:
+    """Put bundles behind others, those of the same name in their place."""
+    given = {bundle.name: bundle for bundle in more}
+    first = [given.get(bundle.name, bundle) for bundle in own]
+    taken = {bundle.name for bundle in first}
+    return [*first, *(bundle for bundle in more if bundle.name not in taken)]
+
+
+def digest_definitions(path: Path | None = None) -> str:
+    """Give the SHA-256 of a file of bundles, by default the package's own."""
+    path = DEFAULT_DEFINITIONS if path is None else path
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -184,7 +214,7 @@ class _Reader:
     file: str
 
     def wrong(self, where: str, what: str) -> InputError:
-        return InputError(f"{self.file}, {where}: {what}.")
+        return InputError(f"{self.file}, {where}: {what}. docs/bundles.rst has the format.")
 
     def keys(self, where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
         known = tuple(known)
@@ -198,10 +228,15 @@ class _Reader:
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             raise self.wrong("a bundle", "it has no name")
         name = values["name"]
+        if not name.isprintable() or not re.search("[0-9A-Za-z]", name):
+            raise self.wrong(repr(name), "a name is one line with letters or digits")
         self.keys(name, values, _BUNDLE_KEYS)
         regions = {role: self.regions(name, role, values.get(role, [])) for role in ROLES}
         if len(regions["include"]) < 2:
             raise self.wrong(name, "it needs at least two regions to include")
+        for role in ("include", "start", "end"):
+            for region in regions[role]:
+                self.within(f"{name}, {role}, {region.name}", region)
         low = self.number(name, "min_length", values.get("min_length", 40))
         high = self.number(name, "max_length", values.get("max_length", 250))
         if not 0 <= low < high:
@@ -252,6 +287,18 @@ class _Reader:
         if min(second) <= 0:
             raise self.wrong(where, "a radius must be above zero")
         return Region(name, "ellipsoid", first, second)
+
+    def within(self, where: str, region: Region) -> None:
+        """Refuse a region that the brain of the template cannot reach."""
+        low, high = np.array(region.first), np.array(region.second)
+        if region.kind == "ellipsoid":
+            low, high = low - high, low + high
+        if np.any(high < BRAIN[0]) or np.any(low > BRAIN[1]):
+            raise self.wrong(
+                where,
+                f"the region lies beside the brain; numbers are mm of {TEMPLATE_SPACE}, RAS+, "
+                "not voxels",
+            )
 
     def number(self, where: str, key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):

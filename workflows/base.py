@@ -81,6 +81,8 @@ class Settings:
         Correct gradients of DWI runs whose axes are flipped or exchanged.
     streamlines : int
         Of each bundle of a DWI run, at most; 0 for no tractography.
+    bundles : pathlib.Path or None
+        TOML file that defines the bundles of DWI runs; the package's own otherwise.
     omp_nthreads, seed : int
         Threads of one step; seed of the random numbers.
     """
@@ -101,6 +103,7 @@ class Settings:
     b0_threshold: float = 50.0
     fix_gradients: bool = False
     streamlines: int = 1000
+    bundles: Path | None = None
     omp_nthreads: int = 1
     seed: int = 1
 
@@ -313,6 +316,7 @@ def _add_dwi(
                 b0_threshold=settings.b0_threshold,
                 fix_gradients=settings.fix_gradients,
                 streamlines=settings.streamlines,
+                bundles=settings.bundles,
                 sloppy=settings.sloppy,
                 omp_nthreads=settings.omp_nthreads,
                 seed=settings.seed,

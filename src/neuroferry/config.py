@@ -94,6 +94,8 @@ class WorkflowConfig:
         Correct gradients whose axes are flipped or exchanged; otherwise it is only said.
     streamlines : int
         Streamlines of each bundle of a diffusion run, at most; 0 for no tractography.
+    bundles : pathlib.Path or None
+        TOML file that defines the bundles of diffusion runs; the program's own otherwise.
     sloppy : bool
         Fast and of low quality, for tests.
     random_seed : int
@@ -111,6 +113,7 @@ class WorkflowConfig:
     b0_threshold: float = 50.0
     fix_gradients: bool = False
     streamlines: int = 1000
+    bundles: Path | None = None
     sloppy: bool = False
     random_seed: int = 1
 
@@ -245,8 +248,15 @@ class Config:
         return self.output_dir.parent / f"{self.output_dir.name}-work"
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file of settings.
+def read_toml(path: Path, what: str = "settings file") -> dict[str, Any]:
+    """Read a TOML file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    what : str
+        What it is, for messages.
 
     Raises
     ------
@@ -258,11 +268,11 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as err:
         raise InputError(
-            f"The settings file {path} cannot be read ({err.strerror}).",
+            f"The {what} {path} cannot be read ({err.strerror}).",
             exit_code=ExitCode.NO_INPUT,
         ) from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise InputError(f"The settings file {path} is not valid TOML: {err}.") from err
+        raise InputError(f"The {what} {path} is not valid TOML: {err}.") from err
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class DwiOptions:
     streamlines : int
         Of each bundle, at most; 0 for no tractography. Without a T1w image there is none, as
         the bundles' regions need its way to the template.
+    bundles : path, optional
+        TOML file that defines the bundles; the package's own otherwise.
     sloppy : bool
         Fast and of low quality, for tests.
     omp_nthreads, seed : int
@@ -57,6 +59,7 @@ class DwiOptions:
     b0_threshold: float = 50.0
     fix_gradients: bool = False
     streamlines: int = 1000
+    bundles: str | Path | None = None
     sloppy: bool = False
     omp_nthreads: int = 1
     seed: int = 1
@@ -160,6 +163,7 @@ def init_dwi_wf(
                 run=run,
                 with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
                 streamlines=options.streamlines,
+                bundles=options.bundles,
                 omp_nthreads=options.omp_nthreads,
                 seed=options.seed,
             )

@@ -32,9 +32,9 @@ EDDY_THREAD_BYTES = 80
 TENSOR_GB = 0.01
 KURTOSIS_GB = 0.025
 TRACK_GB = 0.2
-# Beside the image, and for each streamline that is asked for of a bundle.
+# Beside the image, and for each streamline that is asked for of all bundles together.
 SEGMENT_GB = 0.1
-STREAMLINE_GB = 0.00017
+STREAMLINE_GB = 0.0000122
 # Plots and their fonts.
 CHART_GB = 0.1
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
+from neuroferry.interfaces.bundle_definitions import load_bundles
 from neuroferry.interfaces.bundles import SegmentBundles
 from neuroferry.interfaces.profiles import MeasureProfiles
 from neuroferry.interfaces.tracking import TrackStreamlines
@@ -27,6 +30,7 @@ def init_dwi_tracts_wf(
     run: DwiRun,
     with_fod: bool = False,
     streamlines: int = 1000,
+    bundles: str | Path | None = None,
     omp_nthreads: int = 1,
     seed: int = 1,
     name: str = "tracts_wf",
@@ -45,6 +49,8 @@ def init_dwi_tracts_wf(
         otherwise tensors.
     streamlines : int
         Of each bundle, at most.
+    bundles : path, optional
+        TOML file that defines them; the package's own otherwise.
     omp_nthreads : int
         Threads of one step; more than one changes no value.
     seed : int
@@ -75,11 +81,12 @@ def init_dwi_tracts_wf(
     tracking_report
         How streamlines were followed (JSON).
     """
+    count = len(load_bundles(None if bundles is None else Path(bundles)))
     source = ["fod"] if with_fod else ["dwi_preproc", "dwi_bval", "dwi_bvec"]
     fields = [*source, "dwi_mask", *MAPS, *TRANSFORMS]
     found = ["bundles", "bundle_labels", "bundles_report", "profiles_tsv", "profiles_json"]
     workflow = Workflow(name=name)
-    workflow.__desc__ = _describe(with_fod=with_fod)
+    workflow.__desc__ = _describe(with_fod=with_fod, own=bundles is not None)
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=[*found, "tracking_report"]), name="outputnode")
     track = pe.Node(
@@ -91,8 +98,11 @@ def init_dwi_tracts_wf(
     segment = pe.Node(
         SegmentBundles(),
         name="segment_bundles",
-        mem_gb=volume_gb(0, run, SEGMENT_GB + STREAMLINE_GB * streamlines),
+        mem_gb=volume_gb(0, run, SEGMENT_GB + STREAMLINE_GB * streamlines * count),
     )
+    if bundles is not None:
+        # a file of the user: its content is part of the steps' hashes
+        track.inputs.definitions = segment.inputs.definitions = str(bundles)
     measure = pe.Node(
         MeasureProfiles(subject=f"sub-{run.entities['subject']}"),
         name="measure_profiles",
@@ -120,16 +130,17 @@ def init_dwi_tracts_wf(
     return workflow
 
 
-def _describe(*, with_fod: bool) -> str:
+def _describe(*, with_fod: bool, own: bool) -> str:
     """Say for the methods paragraph what was done."""
     how = (
         "through fibre orientation distributions"
         if with_fod
         else "through tensors of bootstrapped signals [@jones2008]"
     )
+    regions = "of our own definition" if own else "[@wakana2007; @hua2008]"
     return (
         f"Streamlines were followed {how} with *MRtrix3* [@mrtrix3] from regions of each bundle "
-        "[@wakana2007; @hua2008], sorted into bundles by the regions that they pass, cleaned of "
+        f"{regions}, sorted into bundles by the regions that they pass, cleaned of "
         "outliers, and measured at 100 nodes, weighted by their distance from the core "
         "[@yeatman2012]. "
     )

@@ -35,6 +35,7 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
         b0_threshold=config.workflow.b0_threshold,
         fix_gradients=config.workflow.fix_gradients,
         streamlines=config.workflow.streamlines,
+        bundles=config.workflow.bundles,
         omp_nthreads=config.execution.omp_nthreads or n_procs,
         seed=config.workflow.random_seed,
     )

@@ -57,6 +57,26 @@ def _make_writable(folder: Path) -> None:
         ) from err
 
 
+def check_bundles(config: Config) -> None:
+    """Refuse a user's definitions of bundles that cannot be used, before anything runs.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or something in it is wrong.
+    UsageError
+        If no tractography was asked for.
+    """
+    runs = config.level == "participant" and not config.execution.reports_only
+    if config.workflow.bundles is None or not runs:
+        return
+    if config.workflow.streamlines == 0:
+        raise UsageError("--bundles goes with tractography, and --streamlines 0 leaves it out.")
+    from neuroferry.interfaces.bundle_definitions import load_bundles
+
+    load_bundles(config.workflow.bundles)
+
+
 def find_subjects(config: Config) -> list[Subject]:
     """Index the participants that the settings ask for."""
     from neuroferry.bids.index import index_subjects

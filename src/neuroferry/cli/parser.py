@@ -47,13 +47,14 @@ _WORKFLOW = {
     "b0_threshold",
     "fix_gradients",
     "streamlines",
+    "bundles",
     "sloppy",
     "random_seed",
 }
 _TOP = {"bids_dir", "output_dir", "level"}
 _PATHS = (
     *("bids_dir", "output_dir", "work_dir"),
-    *("bids_filter_file", "bids_database_dir", "templateflow_home"),
+    *("bids_filter_file", "bids_database_dir", "templateflow_home", "bundles"),
 )
 
 EPILOG = """\
@@ -239,6 +240,11 @@ def _add_dwi(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help="DWI: streamlines of each bundle, at most (default: 1000; 0: no tractography)",
+    )
+    group.add_argument(
+        "--bundles",
+        metavar="TOML",
+        help="DWI: your own definitions of bundles (default: the program's; docs/bundles.rst)",
     )
 
 

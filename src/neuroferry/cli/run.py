@@ -21,7 +21,7 @@ from neuroferry import __version__
 from neuroferry.cli.ending import finish, run_group, write_reports_anew
 from neuroferry.cli.environment import prepare_environment
 from neuroferry.cli.graph import build_run
-from neuroferry.cli.inputs import check_folders, check_input, find_subjects
+from neuroferry.cli.inputs import check_bundles, check_folders, check_input, find_subjects
 from neuroferry.cli.progress import Progress, duration
 from neuroferry.cli.selection import usable_subjects
 from neuroferry.cli.tidy import record_finished, take_up, tidying
@@ -74,6 +74,7 @@ def run(config: Config, *, command: str = "neuroferry") -> int:
         For anything that keeps the run from starting; each has its exit code.
     """
     check_folders(config)
+    check_bundles(config)
     resources = _resources(config)
     config = _choose_plugin(config, resources)
     prepare_environment(config.execution.omp_nthreads or resources.n_procs)
@@ -166,6 +167,9 @@ def _begin(config: Config, resources: Resources, command: str) -> Run:
     folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
+    if config.workflow.bundles is not None:
+        # what it held, should the user's file change
+        shutil.copyfile(config.workflow.bundles, folder / "bundles.toml")
     if os.environ.get("NEUROFERRY_REENTER"):
         # for the launcher, which binds the same folders when the run goes on
         words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
