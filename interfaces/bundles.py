@@ -34,11 +34,18 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.bids.outputs import write_json
-from neuroferry.interfaces.bundle_definitions import BundleDefinition, Region, load_bundles
+from neuroferry.errors import InputError
+from neuroferry.interfaces.bundle_definitions import (
+    BundleDefinition,
+    digest_definitions,
+    load_bundles,
+)
 from neuroferry.interfaces.images import Volume, inverse, load_volume
+from neuroferry.interfaces.passages import Spans, fits, spans
 from neuroferry.interfaces.streamlines import (
     Points,
     Streamlines,
+    read_properties,
     read_streamlines,
     write_trk,
 )
@@ -51,7 +58,38 @@ from neuroferry.interfaces.transforms import (
 
 N_NODES = 100
 PORTION_POINTS = 500_000
-NEVER = np.iinfo(np.int64).max
+
+
+# What a file of a bundle says of each streamline: where its profile begins and ends, mm.
+SPAN = ("profile_start", "profile_end")
+
+
+@dataclass(frozen=True)
+class FoundBundle:
+    """Streamlines of a bundle, all running in the same direction.
+
+    Attributes
+    ----------
+    lines : Streamlines
+        From end to end, RAS+ mm.
+    spans : ndarray of float64, shape (N, 2)
+        What lies between the first and the last way-point, mm from the beginning.
+    """
+
+    lines: Streamlines
+    spans: Spans
+
+    def __len__(self) -> int:
+        """Number of streamlines."""
+        return len(self.lines)
+
+    def core(self) -> Streamlines:
+        """Give what lies between the first and the last way-point."""
+        return self.lines.between(self.spans)
+
+    def take(self, which: NDArray[np.bool_]) -> FoundBundle:
+        """Keep some streamlines."""
+        return FoundBundle(self.lines.take(which), self.spans[which])
 
 
 @dataclass(frozen=True)
@@ -61,8 +99,8 @@ class Cleaning:
     Attributes
     ----------
     distance : float
-        A streamline goes when one of its nodes lies further from the core than this, in
-        standard deviations (Mahalanobis distance).
+        A streamline goes when one of its nodes between the first and the last way-point lies
+        further from the core than this, in standard deviations (Mahalanobis distance).
     length : float
         It goes as well when it is longer than the mean by more than this, in standard
         deviations.
@@ -126,96 +164,11 @@ def move_points(points: Points, transforms: Sequence[Transform]) -> Points:
     return moved
 
 
-def first_passage(
-    points: Points, owners: NDArray[np.int64], count: int, regions: Sequence[Region]
-) -> NDArray[np.int64]:
-    """Find where each streamline first lies in one of some regions.
-
-    Parameters
-    ----------
-    points : ndarray of float32, shape (M, 3)
-        Points of all streamlines, mm of the template.
-    owners : ndarray of int64, shape (M,)
-        Which streamline each belongs to, rising.
-    count : int
-        Number of streamlines.
-    regions : sequence of Region
-        Any of them will do.
-
-    Returns
-    -------
-    ndarray of int64, shape (count,)
-        Index of the point; ``NEVER`` where there is none.
-    """
-    inside = np.zeros(len(points), dtype=np.bool_)
-    columns = np.ascontiguousarray(points.T)
-    for region in regions:
-        inside |= region.contains(columns)
-    where = np.flatnonzero(inside)
-    first = np.full(count, NEVER)
-    lines, begins = np.unique(owners[where], return_index=True)
-    first[lines] = where[begins]
-    return first
-
-
-def fits(
-    bundle: BundleDefinition, points: Points, streamlines: Streamlines
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tell which streamlines belong to a bundle, and which run backwards.
-
-    Parameters
-    ----------
-    bundle : BundleDefinition
-        What to look for.
-    points : ndarray of float32, shape (M, 3)
-        Where the points of the streamlines lie in the template, mm.
-    streamlines : Streamlines
-        In the person's own space.
-
-    Returns
-    -------
-    belongs, backwards : ndarray of bool, shape (N,)
-    """
-    count, owners = len(streamlines), streamlines.owners
-    lengths = streamlines.lengths()
-    belongs = (lengths >= bundle.min_length) & (lengths <= bundle.max_length)
-    passages = np.array(
-        [first_passage(points, owners, count, [region]) for region in bundle.include]
-    )
-    belongs &= np.all(passages != NEVER, axis=0)
-    rising = np.all(np.diff(passages, axis=0) >= 0, axis=0)
-    falling = np.all(np.diff(passages, axis=0) <= 0, axis=0)
-    belongs &= rising | falling
-    if bundle.exclude:
-        belongs &= first_passage(points, owners, count, bundle.exclude) == NEVER
-    backwards = belongs & ~rising
-    return belongs & _ends_fit(bundle, points, streamlines, backwards), backwards
-
-
-def _ends_fit(
-    bundle: BundleDefinition,
-    points: Points,
-    streamlines: Streamlines,
-    backwards: NDArray[np.bool_],
-) -> NDArray[np.bool_]:
-    """Tell which streamlines begin and end where the bundle does."""
-    fit = np.ones(len(streamlines), dtype=np.bool_)
-    if not len(points):
-        return fit
-    first = points[streamlines.offsets[:-1]].T
-    last = points[streamlines.offsets[1:] - 1].T
-    for regions, here, there in ((bundle.start, first, last), (bundle.end, last, first)):
-        if regions:
-            ends = np.where(backwards, there, here)
-            fit &= np.any([region.contains(ends) for region in regions], axis=0)
-    return fit
-
-
 def segment(
     streamlines: Streamlines,
     transforms: Sequence[Transform],
     bundles: Sequence[BundleDefinition],
-) -> list[Streamlines]:
+) -> list[FoundBundle]:
     """Sort streamlines into bundles.
 
     Parameters
@@ -229,7 +182,7 @@ def segment(
 
     Returns
     -------
-    list of Streamlines
+    list of FoundBundle
         For each bundle, all running from its first region to its last; in the person's own
         space.
     """
@@ -240,7 +193,10 @@ def segment(
         belongs, backwards = fits(bundle, points, streamlines)
         belongs &= free
         free &= ~belongs
-        found.append(streamlines.take(belongs).turned(backwards[belongs]))
+        turn = backwards[belongs]
+        lines = streamlines.take(belongs).turned(turn)
+        places = Streamlines(points, streamlines.offsets).take(belongs).turned(turn)
+        found.append(FoundBundle(lines, spans(bundle, places.points, lines)))
     return found
 
 
@@ -268,13 +224,13 @@ def core_distances(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
 
 
-def clean(bundle: Streamlines, settings: Cleaning) -> NDArray[np.bool_]:
+def clean(bundle: FoundBundle, settings: Cleaning) -> NDArray[np.bool_]:
     """Tell which streamlines of a bundle are no outliers.
 
     Parameters
     ----------
-    bundle : Streamlines
-        All running in the same direction.
+    bundle : FoundBundle
+        What was found of it.
     settings : Cleaning
         What counts as an outlier.
 
@@ -285,7 +241,7 @@ def clean(bundle: Streamlines, settings: Cleaning) -> NDArray[np.bool_]:
     kept = np.ones(len(bundle), dtype=np.bool_)
     if len(bundle) < settings.fewest:
         return kept
-    nodes, lengths = bundle.resampled(settings.nodes), bundle.lengths()
+    nodes, lengths = bundle.core().resampled(settings.nodes), bundle.lines.lengths()
     for _ in range(settings.rounds):
         far = core_distances(nodes[kept]).max(axis=1) > settings.distance
         long = lengths[kept] - lengths[kept].mean() > settings.length * lengths[kept].std()
@@ -326,8 +282,8 @@ class SegmentBundles(SimpleInterface):
     output_spec = _SegmentBundlesOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        path = self.inputs.definitions
-        bundles = load_bundles(Path(path) if isdefined(path) else None)
+        given = Path(self.inputs.definitions) if isdefined(self.inputs.definitions) else None
+        bundles = load_bundles(given)
         like: Volume = load_volume(self.inputs.reference)
         streamlines = read_streamlines(self.inputs.tractogram)
         transforms = points_to_template(self.inputs.dwi2anat_xfm, self.inputs.std2anat_xfm)
@@ -338,15 +294,20 @@ class SegmentBundles(SimpleInterface):
         written, labels, about = [], [], []
         for bundle, lines in zip(bundles, segment(streamlines, transforms, bundles), strict=True):
             kept = lines.take(clean(lines, settings))
+            properties = dict(zip(SPAN, kept.spans.T, strict=True))
             entry = describe(bundle, lines, kept)
             if len(kept):
                 entry["File"] = f"{bundle.label}.trk"
-                written.append(str(write_trk(kept, like, out / f"{bundle.label}.trk")))
+                path = write_trk(kept.lines, like, out / f"{bundle.label}.trk", properties)
+                written.append(str(path))
                 labels.append(bundle.label)
             about.append(entry)
         report = {
             "Streamlines": len(streamlines),
-            "Definitions": Path(path).name if isdefined(path) else "bundles.toml",
+            "Definitions": {
+                "Source": "neuroferry" if given is None else "user",
+                "SHA256": digest_definitions(given),
+            },
             "Cleaning": {"Distance": settings.distance, "Length": settings.length},
             "Bundles": about,
         }
@@ -357,9 +318,35 @@ class SegmentBundles(SimpleInterface):
         return runtime
 
 
-def describe(bundle: BundleDefinition, found: Streamlines, kept: Streamlines) -> dict[str, Any]:
+def read_bundle(path: str | Path) -> FoundBundle:
+    """Read a file of a bundle.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        As :class:`SegmentBundles` writes it.
+
+    Returns
+    -------
+    FoundBundle
+
+    Raises
+    ------
+    InputError
+        If it does not say which part of each streamline is measured.
+    """
+    lines, properties = read_streamlines(path), read_properties(path)
+    if not set(SPAN) <= set(properties):
+        raise InputError(
+            f"{Path(path).name} does not say where profiles begin and end; it needs "
+            f"{' and '.join(SPAN)} (mm) of each streamline."
+        )
+    return FoundBundle(lines, np.stack([properties[name] for name in SPAN], axis=-1))
+
+
+def describe(bundle: BundleDefinition, found: FoundBundle, kept: FoundBundle) -> dict[str, Any]:
     """Say in plain values what was found of a bundle."""
-    lengths = kept.lengths()
+    lengths = kept.lines.lengths()
     return {
         "Name": bundle.name,
         "Label": bundle.label,
@@ -370,4 +357,7 @@ def describe(bundle: BundleDefinition, found: Streamlines, kept: Streamlines) ->
         "Found": len(found),
         "Kept": len(kept),
         "MeanLength": round(float(lengths.mean()), 3) if len(kept) else None,
+        "MeanProfileLength": (
+            round(float(np.diff(kept.spans, axis=1).mean()), 3) if len(kept) else None
+        ),
     }

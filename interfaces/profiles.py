@@ -1,8 +1,9 @@
 r"""Tract profiles: what the diffusion maps read along each bundle.
 
-Every streamline of a bundle gets 100 nodes at equal distances; at each node the maps are read
-by linear interpolation and averaged over streamlines with weights that fall off with the
-distance to the core of the bundle [1]_:
+What is measured of a bundle runs from its first way-point to its last [1]_: beyond them its
+streamlines fan out, end anywhere, and mix with others. That part of every streamline gets 100
+nodes at equal distances; at each node the maps are read by linear interpolation and averaged
+over streamlines with weights that fall off with the distance to the core of the bundle [1]_:
 
 .. math:: w_{ij} \propto \exp(-d_{ij}^2 / 2), \quad
           d_{ij}^2 = (x_{ij} - \mu_j)^T \Sigma_j^{-1} (x_{ij} - \mu_j)
@@ -39,15 +40,20 @@ from numpy.typing import NDArray
 from neuroferry.bids.metadata import read_json
 from neuroferry.bids.outputs import write_json, write_text
 from neuroferry.errors import InputError
-from neuroferry.interfaces.bundles import N_NODES, core_distances
+from neuroferry.interfaces.bundles import N_NODES, core_distances, read_bundle
 from neuroferry.interfaces.images import Volume, inverse, load_volume
-from neuroferry.interfaces.streamlines import Streamlines, join_lines, read_streamlines
+from neuroferry.interfaces.streamlines import Streamlines, join_lines
 
 METRICS = {
     "fa": ("Fractional anisotropy", "1"),
     "md": ("Mean diffusivity", "mm^2/s"),
     "rd": ("Radial diffusivity", "mm^2/s"),
     "ad": ("Axial diffusivity", "mm^2/s"),
+}
+# What profiles run over, and how that is said in a sidecar.
+EXTENTS = {
+    "waypoints": "between the middles of the first and the last way-point region",
+    "whole": "from end to end of each streamline",
 }
 
 
@@ -191,7 +197,9 @@ def read_profiles(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]
     }
 
 
-def describe_columns(report: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+def describe_columns(
+    report: Mapping[str, Any], metrics: Sequence[str], extent: str = "waypoints"
+) -> dict[str, Any]:
     """Describe the columns of a table of profiles, for its sidecar.
 
     Parameters
@@ -200,6 +208,8 @@ def describe_columns(report: Mapping[str, Any], metrics: Sequence[str]) -> dict[
         Of :class:`~neuroferry.interfaces.bundles.SegmentBundles`.
     metrics : sequence of str
         Maps in the table.
+    extent : {"waypoints", "whole"}
+        What the profiles run over.
 
     Returns
     -------
@@ -213,7 +223,9 @@ def describe_columns(report: Mapping[str, Any], metrics: Sequence[str]) -> dict[
             "Description": "Bundle",
             "Levels": {b["Name"]: f"from: {b['From']}; to: {b['To']}" for b in found},
         },
-        "nodeID": {"Description": "Node along the bundle, at equal distances from its start (0)"},
+        "nodeID": {
+            "Description": f"Node along the bundle, at equal distances {EXTENTS[extent]}, from 0"
+        },
     }
     for name in metrics:
         description, unit = METRICS[name]
@@ -223,6 +235,8 @@ def describe_columns(report: Mapping[str, Any], metrics: Sequence[str]) -> dict[
             "Units": unit,
         }
     columns["NumberOfStreamlines"] = {b["Name"]: b["Kept"] for b in found}
+    columns["ProfileExtent"] = extent
+    columns["BundleDefinitions"] = report["Definitions"]
     return columns
 
 
@@ -234,6 +248,7 @@ class _MeasureProfilesInputSpec(BaseInterfaceInputSpec):
     md = File(exists=True, mandatory=True, desc="mean diffusivity, mm2/s")
     rd = File(exists=True, mandatory=True, desc="radial diffusivity, mm2/s")
     ad = File(exists=True, mandatory=True, desc="axial diffusivity, mm2/s")
+    extent = traits.Enum(*EXTENTS, usedefault=True, desc="what profiles run over")
     n_nodes = traits.Range(low=2, value=N_NODES, usedefault=True, desc="nodes of a bundle")
 
 
@@ -249,17 +264,20 @@ class MeasureProfiles(SimpleInterface):
     output_spec = _MeasureProfilesOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        report = read_json(Path(self.inputs.report))
+        report, extent = read_json(Path(self.inputs.report)), self.inputs.extent
         files = {Path(path).name: path for path in self.inputs.bundles or []}
         maps = {name: load_volume(getattr(self.inputs, name)) for name in METRICS}
         profiles = {}
         for bundle in report["Bundles"]:
             path = files.get(bundle.get("File", ""))
-            lines = read_streamlines(path) if path else join_lines([])
+            lines = join_lines([])
+            if path:
+                found = read_bundle(path)
+                lines = found.core() if extent == "waypoints" else found.lines
             profiles[bundle["Name"]] = measure_profile(lines, maps, self.inputs.n_nodes)
         out = Path(runtime.cwd)
         write_text(out / "profiles.tsv", profiles_table(self.inputs.subject, profiles))
-        write_json(out / "profiles.json", describe_columns(report, list(maps)))
+        write_json(out / "profiles.json", describe_columns(report, list(maps), extent))
         self._results["profiles_tsv"] = str(out / "profiles.tsv")
         self._results["profiles_json"] = str(out / "profiles.json")
         return runtime

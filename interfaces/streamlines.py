@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,46 @@ class Streamlines:
             [line[::-1] if turn else line for line, turn in zip(self, which, strict=True)]
         )
 
+    def distances(self) -> NDArray[np.float64]:
+        """Measure how far each point lies from the beginning of its streamline.
+
+        Returns
+        -------
+        ndarray of float64, shape (M,)
+            mm along the streamline.
+        """
+        along = self._along()
+        begins = np.minimum(self.offsets[:-1], max(len(along) - 1, 0))
+        return along - np.repeat(along[begins], np.diff(self.offsets)) if along.size else along
+
+    def between(self, spans: NDArray[np.float64]) -> Streamlines:
+        """Keep a part of each streamline.
+
+        Parameters
+        ----------
+        spans : ndarray of float64, shape (N, 2)
+            Where the part begins and ends, mm from the beginning of the streamline.
+
+        Returns
+        -------
+        Streamlines
+            The points in between, and the two ends themselves.
+
+        Examples
+        --------
+        >>> line = join_lines([np.array([[0.0, 0, 0], [4, 0, 0], [8, 0, 0]])])
+        >>> line.between(np.array([[1.0, 6.0]]))[0][:, 0].tolist()
+        [1.0, 4.0, 6.0]
+        """
+        along, parts = self.distances(), []
+        for number, (begin, end) in enumerate(spans):
+            here = slice(self.offsets[number], self.offsets[number + 1])
+            way, line = along[here], self.points[here]
+            inner = way[(way > begin) & (way < end)]
+            places = np.concatenate([[begin], inner, [end]])
+            parts.append(np.stack([np.interp(places, way, axis) for axis in line.T], axis=-1))
+        return join_lines(parts)
+
     def resampled(self, count: int) -> NDArray[np.float64]:
         """Give each streamline the same number of points, at equal distances along it.
 
@@ -191,7 +231,30 @@ def write_tck(streamlines: Streamlines, path: str | os.PathLike[str]) -> Path:
     return _save(TckFile(_tractogram(streamlines)), path)
 
 
-def write_trk(streamlines: Streamlines, like: Volume, path: str | os.PathLike[str]) -> Path:
+def read_properties(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:
+    """Read the numbers that a ``.trk`` file holds for each streamline.
+
+    Parameters
+    ----------
+    path : path
+        As :func:`write_trk` writes it.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (N,)
+        By name; only those of one number for a streamline.
+    """
+    held = nb.streamlines.load(path).tractogram.data_per_streamline
+    numbers = {name: np.asarray(held[name], dtype=np.float64) for name in sorted(held)}
+    return {name: of[:, 0] for name, of in numbers.items() if of.ndim == 2 and of.shape[1] == 1}
+
+
+def write_trk(
+    streamlines: Streamlines,
+    like: Volume,
+    path: str | os.PathLike[str],
+    properties: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Path:
     """Write streamlines as TrackVis and DIPY do; the same streamlines give the same bytes.
 
     Parameters
@@ -202,6 +265,8 @@ def write_trk(streamlines: Streamlines, like: Volume, path: str | os.PathLike[st
         Image that the streamlines lie in: its grid goes into the header.
     path : path
         ``.trk`` file; it appears whole or not at all.
+    properties : mapping of str to ndarray, shape (N,), optional
+        Numbers of each streamline, by a name of at most 18 letters; stored as float32.
 
     Returns
     -------
@@ -214,12 +279,15 @@ def write_trk(streamlines: Streamlines, like: Volume, path: str | os.PathLike[st
         "dimensions": np.array(like.shape, dtype=np.int16),
         "voxel_order": "".join(nb.aff2axcodes(like.affine)),
     }
-    return _save(TrkFile(_tractogram(streamlines), header), path)
+    return _save(TrkFile(_tractogram(streamlines, properties), header), path)
 
 
-def _tractogram(streamlines: Streamlines) -> Any:
+def _tractogram(
+    streamlines: Streamlines, properties: Mapping[str, NDArray[np.float64]] | None = None
+) -> Any:
     """Give streamlines in nibabel's own form."""
-    return Tractogram(list(streamlines), affine_to_rasmm=np.eye(4))
+    held = {name: values[:, None] for name, values in (properties or {}).items()}
+    return Tractogram(list(streamlines), data_per_streamline=held, affine_to_rasmm=np.eye(4))
 
 
 def _save(file: Any, path: str | os.PathLike[str]) -> Path:

@@ -83,6 +83,8 @@ class Settings:
         Of each bundle of a DWI run, at most; 0 for no tractography.
     bundles : pathlib.Path or None
         TOML file that defines the bundles of DWI runs; the package's own otherwise.
+    profile_extent : str
+        What profiles along bundles run over: ``waypoints`` or ``whole`` streamlines.
     omp_nthreads, seed : int
         Threads of one step; seed of the random numbers.
     """
@@ -104,6 +106,7 @@ class Settings:
     fix_gradients: bool = False
     streamlines: int = 1000
     bundles: Path | None = None
+    profile_extent: str = "waypoints"
     omp_nthreads: int = 1
     seed: int = 1
 
@@ -317,6 +320,7 @@ def _add_dwi(
                 fix_gradients=settings.fix_gradients,
                 streamlines=settings.streamlines,
                 bundles=settings.bundles,
+                profile_extent=settings.profile_extent,
                 sloppy=settings.sloppy,
                 omp_nthreads=settings.omp_nthreads,
                 seed=settings.seed,

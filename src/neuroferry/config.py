@@ -26,6 +26,7 @@ IGNORABLE = (
     *("denoising", "unringing", "rician", "eddy", "slice-replacement", "b0-bias"),
 )
 PACKINGS = ("node", "chain", "subject")
+PROFILE_EXTENTS = ("waypoints", "whole")
 FINISHED_WORK = ("keep", "pack", "remove")
 PLUGINS = ("MultiProc", "Linear", "Dask", "SLURMGraph", "auto")
 
@@ -96,6 +97,9 @@ class WorkflowConfig:
         Streamlines of each bundle of a diffusion run, at most; 0 for no tractography.
     bundles : pathlib.Path or None
         TOML file that defines the bundles of diffusion runs; the program's own otherwise.
+    profile_extent : str
+        What profiles along bundles run over: ``waypoints``, from the first way-point to the
+        last, or ``whole`` streamlines.
     sloppy : bool
         Fast and of low quality, for tests.
     random_seed : int
@@ -114,6 +118,7 @@ class WorkflowConfig:
     fix_gradients: bool = False
     streamlines: int = 1000
     bundles: Path | None = None
+    profile_extent: str = "waypoints"
     sloppy: bool = False
     random_seed: int = 1
 
@@ -454,6 +459,11 @@ def _check_dwi(workflow: WorkflowConfig) -> None:
         raise UsageError("--b0-threshold must not be negative.")
     if workflow.streamlines < 0:
         raise UsageError("--streamlines must not be negative (0: no tractography).")
+    if workflow.profile_extent not in PROFILE_EXTENTS:
+        raise UsageError(
+            f"--profile-extent cannot be '{workflow.profile_extent}'. "
+            f"Choose one of: {', '.join(PROFILE_EXTENTS)}."
+        )
 
 
 def _check_slurm(config: SlurmConfig) -> None:

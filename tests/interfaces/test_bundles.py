@@ -1,5 +1,6 @@
 """Streamlines and bundles: files, way-points, direction, outliers, and the way to the template."""
 
+import hashlib
 import json
 
 import nibabel as nb
@@ -10,10 +11,12 @@ from neuroferry.errors import InputError
 from neuroferry.interfaces.bundle_definitions import BundleDefinition, Region
 from neuroferry.interfaces.bundles import (
     Cleaning,
+    FoundBundle,
     SegmentBundles,
     clean,
     core_distances,
     points_to_template,
+    read_bundle,
     segment,
 )
 from neuroferry.interfaces.images import Volume, save_volume
@@ -54,6 +57,13 @@ def bundle(name="Line", *, include=None, exclude=(), start=(), end=(), lengths=(
     return BundleDefinition(
         name, (230, 159, 0), include, exclude, start, end, *lengths, ("wakana2007",)
     )
+
+
+def measured(lines, begin=0.0, end=1000.0):
+    """Lines as a bundle, measured between two distances from where they begin."""
+    lines = join_lines(lines)
+    ends = np.minimum(end, lines.lengths())
+    return FoundBundle(lines, np.column_stack([np.full(len(lines), begin), ends]))
 
 
 def straight(low=-45.0, high=45.0, y=0.0, z=0.0):
@@ -127,7 +137,7 @@ def test_way_points_order_and_direction():
     lines = join_lines([there, back, skips, muddled, short])
     (found,) = segment(lines, [np.eye(4)], [bundle()])
     assert len(found) == 2
-    for line in found:
+    for line in found.lines:
         assert line[0, 0] == -45
         assert line[-1, 0] == 45
 
@@ -136,15 +146,42 @@ def test_exclusion_ends_and_lengths():
     lines = join_lines([straight(), straight(z=3.0), straight(-45, 60)])
     wall = box("wall", (10.0, -5.0, 2.0), (12.0, 5.0, 5.0))
     (found,) = segment(lines, [], [bundle(exclude=(wall,))])
-    assert [line[0, 2] for line in found] == [0.0, 0.0]
+    assert [line[0, 2] for line in found.lines] == [0.0, 0.0]
     far = box("far", (55.0, -5.0, -5.0), (65.0, 5.0, 5.0))
     (found,) = segment(lines, [], [bundle(end=(far,))])
-    assert [line[-1, 0] for line in found] == [60.0]
+    assert [line[-1, 0] for line in found.lines] == [60.0]
     (found,) = segment(join_lines([straight(-45, 60)[::-1]]), [], [bundle(end=(far,))])
-    assert found[0][-1, 0] == 60.0
+    assert found.lines[0][-1, 0] == 60.0
     assert len(segment(lines, [], [bundle(start=(far,))])[0]) == 0
     (found,) = segment(lines, [], [bundle(lengths=(100.0, 200.0))])
     assert len(found) == 1
+
+
+def test_the_middle_of_the_first_stay_in_a_way_point_bounds_the_profile():
+    """Whatever the direction, and whether the streamline ends there or comes back."""
+    starts_inside = straight(-37)
+    slanted = straight()
+    slanted[:, 1] = 0.05 * slanted[:, 0]
+    back_again = np.concatenate([straight(-45, 45), straight(31, 44)[::-1]])
+    (found,) = segment(
+        join_lines([straight(), straight()[::-1], starts_inside, slanted, back_again]),
+        [],
+        [bundle()],
+    )
+    slope = np.hypot(1, 0.05)
+    expected = [[10, 80], [10, 80], [3.5, 72], [10 * slope, 80 * slope], [10, 80]]
+    assert np.allclose(found.spans, expected, atol=1e-4)
+    for line in found.core():
+        assert line[0, 0] == pytest.approx(-35, abs=1.6)
+        assert line[-1, 0] == pytest.approx(35, abs=1e-4)
+    assert np.allclose(found.core().lengths(), np.diff(expected, axis=1)[:, 0], atol=1e-4)
+
+
+def test_the_part_follows_the_person_and_the_regions_the_template():
+    stretch = np.diag([2.0, 1.0, 1.0, 1.0])
+    lines = join_lines([straight(-22, 22, y=1.0)])
+    (found,) = segment(lines, [stretch], [bundle()])
+    assert np.allclose(found.core()[0][[0, -1], 0], [-17.5, 17.5], atol=0.26)
 
 
 def test_a_streamline_belongs_to_the_first_bundle_that_it_fits():
@@ -152,7 +189,7 @@ def test_a_streamline_belongs_to_the_first_bundle_that_it_fits():
     wide = bundle("Wide", include=bundle().include[1:])
     first, second = segment(lines, [], [bundle(), wide])
     assert (len(first), len(second)) == (1, 1)
-    assert second[0][0, 0] == -20
+    assert second.lines[0][0, 0] == -20
 
 
 def test_points_go_the_other_way_than_images(tmp_path):
@@ -205,11 +242,22 @@ def test_outliers_go_and_the_core_stays():
     bent = straight()
     bent[30:60, 2] += 40 * np.sin(np.linspace(0, np.pi, 30))
     long = straight(-300, 300)
-    kept = clean(join_lines([*lines, bent, long]), Cleaning())
+    kept = clean(measured([*lines, bent, long]), Cleaning())
     assert kept[:200].sum() >= 195
     assert not kept[200:].any()
-    few = join_lines([*lines[:10], bent])
+    few = measured([*lines[:10], bent])
     assert clean(few, Cleaning()).all()
+
+
+def test_what_lies_beyond_the_way_points_makes_no_outlier():
+    """Ends fan out to the cortex; in the middle the same detour is one."""
+    rng = np.random.default_rng(1)
+    lines = [straight(y=y, z=z) for y, z in rng.normal(0, 1, (60, 2))]
+    fans, detour = straight(), straight()
+    fans[80:, 2] += np.arange(11)
+    detour[40:51, 2] += 8
+    found = measured([*lines, fans, detour], begin=10.0, end=80.0)
+    assert clean(found, Cleaning(length=100.0))[-2:].tolist() == [True, False]
 
 
 def test_the_interface_writes_a_file_for_each_bundle_found(tmp_path):
@@ -237,10 +285,15 @@ def test_the_interface_writes_a_file_for_each_bundle_found(tmp_path):
         definitions=str(definitions),
     ).run(cwd=tmp_path)
     assert result.outputs.labels == ["LeftLine"]
-    back = read_streamlines(result.outputs.bundles[0])
+    back = read_bundle(result.outputs.bundles[0])
     assert len(back) == 40
-    assert np.allclose(back[0], moved[0], atol=1e-3)
-    left, right = json.loads((tmp_path / "bundles.json").read_text())["Bundles"]
+    assert np.allclose(back.lines[0], moved[0], atol=1e-3)
+    assert np.allclose(back.spans, [[10, 80]] * 40, atol=1e-3)
+    report = json.loads((tmp_path / "bundles.json").read_text())
+    left, right = report["Bundles"]
+    digest = hashlib.sha256(definitions.read_bytes()).hexdigest()
+    assert report["Definitions"] == {"Source": "user", "SHA256": digest}
+    assert left["MeanProfileLength"] == pytest.approx(70.0, abs=1e-3)
     assert (left["Found"], left["Kept"], left["File"]) == (40, 40, "LeftLine.trk")
     assert left["MeanLength"] == pytest.approx(90.0)
     assert (right["Kept"], right["MeanLength"]) == (0, None)

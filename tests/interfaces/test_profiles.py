@@ -7,6 +7,7 @@ import pytest
 
 from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.interfaces.bundles import read_bundle
 from neuroferry.interfaces.images import Volume, save_volume
 from neuroferry.interfaces.profiles import (
     MeasureProfiles,
@@ -76,7 +77,8 @@ def test_a_bundle_that_was_not_found_is_not_available():
     assert np.isnan(measure_profile(join_lines([]), {"fa": volume(X)}, 4)["fa"]).all()
 
 
-def test_the_interface_writes_the_tidy_table(tmp_path):
+@pytest.mark.parametrize(("extent", "ends"), [("waypoints", (-20, 20)), ("whole", (-30, 30))])
+def test_the_interface_writes_the_tidy_table(tmp_path, extent, ends):
     t = np.linspace(-30, 30, 61)
     lines = join_lines([np.column_stack([t, 0 * t + n / 10, 0 * t]) for n in range(30)])
     maps = {
@@ -87,25 +89,29 @@ def test_the_interface_writes_the_tidy_table(tmp_path):
     }
     for name, values in maps.items():
         save_volume(volume(values), tmp_path / f"{name}.nii.gz")
-    trk = write_trk(lines, volume(X), tmp_path / "LeftLine.trk")
+    part = {"profile_start": np.full(30, 10.0), "profile_end": np.full(30, 50.0)}
+    trk = write_trk(lines, volume(X), tmp_path / "LeftLine.trk", part)
     about = {"Colour": "#E69F00", "From": "a", "To": "b"}
     report = tmp_path / "bundles.json"
     write_json(
         report,
         {
+            "Definitions": {"Source": "user", "SHA256": "0"},
             "Bundles": [
                 {"Name": "Left Line", "File": "LeftLine.trk", "Kept": 30, **about},
                 {"Name": "Right Line", "Kept": 0, **about},
-            ]
+            ],
         },
     )
-    result = MeasureProfiles(
+    measure = MeasureProfiles(
         bundles=[str(trk)],
         report=str(report),
         subject="sub-01",
         n_nodes=11,
+        extent=extent,
         **{name: str(tmp_path / f"{name}.nii.gz") for name in maps},
-    ).run(cwd=tmp_path)
+    )
+    result = measure.run(cwd=tmp_path)
     text = (tmp_path / "profiles.tsv").read_text()
     rows = [line.split("\t") for line in text.splitlines()]
     assert rows[0] == ["subjectID", "tractID", "nodeID", "fa", "md", "rd", "ad"]
@@ -113,13 +119,23 @@ def test_the_interface_writes_the_tidy_table(tmp_path):
     assert rows[1][:3] == ["sub-01", "Left Line", "0"]
     assert rows[12] == ["sub-01", "Right Line", "0", "n/a", "n/a", "n/a", "n/a"]
     back = read_profiles(result.outputs.profiles_tsv)
-    s = np.linspace(-30, 30, 11)
+    s = np.linspace(*ends, 11)
     assert np.allclose(back["Left Line"]["fa"], 0.5 + s / 100, atol=1e-4)
     assert np.allclose(back["Left Line"]["md"], 1e-3 + s * 1e-5, rtol=1e-4)
     assert np.isnan(back["Right Line"]["ad"]).all()
     sidecar = json.loads((tmp_path / "profiles.json").read_text())
     assert sidecar["NumberOfStreamlines"] == {"Left Line": 30, "Right Line": 0}
     assert sidecar["md"]["Units"] == "mm^2/s"
+    assert sidecar["ProfileExtent"] == extent
+    assert sidecar["BundleDefinitions"]["Source"] == "user"
+
+
+def test_a_file_that_does_not_say_what_to_measure(tmp_path):
+    t = np.linspace(-30, 30, 61)
+    line = np.column_stack([t, 0 * t, 0 * t])
+    path = write_trk(join_lines([line]), volume(X), tmp_path / "other.trk")
+    with pytest.raises(InputError, match=r"other.trk does not say where profiles begin"):
+        read_bundle(path)
 
 
 def test_another_table_is_refused(tmp_path):

@@ -49,6 +49,8 @@ class DwiOptions:
         the bundles' regions need its way to the template.
     bundles : path, optional
         TOML file that defines the bundles; the package's own otherwise.
+    profile_extent : {"waypoints", "whole"}
+        Profiles run from the first way-point to the last, or over whole streamlines.
     sloppy : bool
         Fast and of low quality, for tests.
     omp_nthreads, seed : int
@@ -60,6 +62,7 @@ class DwiOptions:
     fix_gradients: bool = False
     streamlines: int = 1000
     bundles: str | Path | None = None
+    profile_extent: str = "waypoints"
     sloppy: bool = False
     omp_nthreads: int = 1
     seed: int = 1
@@ -164,6 +167,7 @@ def init_dwi_wf(
                 with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
                 streamlines=options.streamlines,
                 bundles=options.bundles,
+                profile_extent=options.profile_extent,
                 omp_nthreads=options.omp_nthreads,
                 seed=options.seed,
             )

@@ -11,7 +11,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.bundle_definitions import load_bundles
 from neuroferry.interfaces.bundles import SegmentBundles
-from neuroferry.interfaces.profiles import MeasureProfiles
+from neuroferry.interfaces.profiles import EXTENTS, MeasureProfiles
 from neuroferry.interfaces.tracking import TrackStreamlines
 from neuroferry.workflows.dwi.memory import (
     PROFILE_BYTES,
@@ -31,6 +31,7 @@ def init_dwi_tracts_wf(
     with_fod: bool = False,
     streamlines: int = 1000,
     bundles: str | Path | None = None,
+    profile_extent: str = "waypoints",
     omp_nthreads: int = 1,
     seed: int = 1,
     name: str = "tracts_wf",
@@ -51,6 +52,8 @@ def init_dwi_tracts_wf(
         Of each bundle, at most.
     bundles : path, optional
         TOML file that defines them; the package's own otherwise.
+    profile_extent : {"waypoints", "whole"}
+        Profiles run from the first way-point to the last, or over whole streamlines.
     omp_nthreads : int
         Threads of one step; more than one changes no value.
     seed : int
@@ -86,7 +89,9 @@ def init_dwi_tracts_wf(
     fields = [*source, "dwi_mask", *MAPS, *TRANSFORMS]
     found = ["bundles", "bundle_labels", "bundles_report", "profiles_tsv", "profiles_json"]
     workflow = Workflow(name=name)
-    workflow.__desc__ = _describe(with_fod=with_fod, own=bundles is not None)
+    workflow.__desc__ = _describe(
+        with_fod=with_fod, own=bundles is not None, extent=profile_extent
+    )
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=[*found, "tracking_report"]), name="outputnode")
     track = pe.Node(
@@ -104,7 +109,7 @@ def init_dwi_tracts_wf(
         # a file of the user: its content is part of the steps' hashes
         track.inputs.definitions = segment.inputs.definitions = str(bundles)
     measure = pe.Node(
-        MeasureProfiles(subject=f"sub-{run.entities['subject']}"),
+        MeasureProfiles(subject=f"sub-{run.entities['subject']}", extent=profile_extent),
         name="measure_profiles",
         mem_gb=volume_gb(PROFILE_BYTES, run),
     )
@@ -130,7 +135,7 @@ def init_dwi_tracts_wf(
     return workflow
 
 
-def _describe(*, with_fod: bool, own: bool) -> str:
+def _describe(*, with_fod: bool, own: bool, extent: str) -> str:
     """Say for the methods paragraph what was done."""
     how = (
         "through fibre orientation distributions"
@@ -140,7 +145,7 @@ def _describe(*, with_fod: bool, own: bool) -> str:
     regions = "of our own definition" if own else "[@wakana2007; @hua2008]"
     return (
         f"Streamlines were followed {how} with *MRtrix3* [@mrtrix3] from regions of each bundle "
-        f"{regions}, sorted into bundles by the regions that they pass, cleaned of "
-        "outliers, and measured at 100 nodes, weighted by their distance from the core "
+        f"{regions}, sorted into bundles by the regions that they pass, cleaned of outliers, and "
+        f"measured at 100 nodes {EXTENTS[extent]}, weighted by their distance from the core "
         "[@yeatman2012]. "
     )

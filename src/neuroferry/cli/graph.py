@@ -36,6 +36,7 @@ def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
         fix_gradients=config.workflow.fix_gradients,
         streamlines=config.workflow.streamlines,
         bundles=config.workflow.bundles,
+        profile_extent=config.workflow.profile_extent,
         omp_nthreads=config.execution.omp_nthreads or n_procs,
         seed=config.workflow.random_seed,
     )

@@ -48,6 +48,7 @@ _WORKFLOW = {
     "fix_gradients",
     "streamlines",
     "bundles",
+    "profile_extent",
     "sloppy",
     "random_seed",
 }
@@ -245,6 +246,12 @@ def _add_dwi(group: argparse._ArgumentGroup) -> None:
         "--bundles",
         metavar="TOML",
         help="DWI: your own definitions of bundles (default: the program's; docs/bundles.rst)",
+    )
+    group.add_argument(
+        "--profile-extent",
+        metavar="EXTENT",
+        help="DWI: profiles along bundles run between their first and last way-point (waypoints,"
+        " the default) or over whole streamlines (whole)",
     )
 
 
