@@ -23,20 +23,21 @@ import numpy as np
 import pandas as pd
 from func_truth import AXES, between_references, on_truth
 
+from neuroferry.interfaces.bundle_definitions import load_bundles
+from neuroferry.interfaces.bundles import Cleaning, FoundBundle, clean, read_bundle, segment
 from neuroferry.interfaces.gradients import read_gradients
 from neuroferry.interfaces.images import Volume
 from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.profiles import measure_profile, read_profiles
+from neuroferry.interfaces.profiles import METRICS, measure_profile, read_profiles
 from neuroferry.interfaces.streamlines import read_streamlines
 from neuroferry.interfaces.tensor_maps import tensor_maps
-from neuroferry.interfaces.transforms import read_itk_affine
+from neuroferry.interfaces.transforms import DisplacementField, Transform, read_itk_affine
 from neuroferry.phantom.score import motion_error, rigid_error, shift_error
 from neuroferry.phantom.score_dwi import (
     direction_error,
     fa_error,
     gradient_error,
     md_error,
-    profile_along,
     profile_correlation,
 )
 
@@ -151,45 +152,62 @@ class Scan:
         }
 
     def profiles(self) -> dict[str, float]:
-        """Correlate the profiles of FA with the true ones.
+        """Correlate the profiles with those that a perfect tractography would give.
 
-        With the true profile at the nearest places of the true course, nodes before its first
-        and after its last left out: that is bundle against bundle. And with the true map along
-        the very streamlines that were found: that is map against map.
+        That is: the phantom's own fibres, through the phantom's own maps, brought to the
+        template by the true deformation, and treated by the rules of the workflow (the
+        definitions of the bundles, cleaning, the part that is measured). And with the true map
+        along the very streamlines that were found, which compares maps alone.
         """
         path = self.found / f"{self.stem}_desc-profiles_tractometry.tsv"
         if not path.exists():
             return {}
-        found = read_profiles(path)
-        known = read_profiles(self.known / f"{self.stem}_desc-truth_tractometry.tsv")
-        courses = pd.read_csv(self.known / f"{self.stem}_desc-centre_streamlines.tsv", sep="\t")
-        true_map = Volume(
-            self.truth("model-DTI_param-FA_dwimap").astype(np.float32),
-            self.way @ self.mask_image.affine,
-        )
-        back = np.linalg.inv(self.way)
-        bundles, maps = {}, {}
-        for name, profile in found.items():
-            label = "".join(letter for letter in name if letter.isalnum())
-            trk = self.found / f"{self.stem}_bundle-{label}_tractogram.trk"
-            if name not in known or not trk.exists():
-                bundles[name] = np.nan
+        extent = json.loads(path.with_suffix(".json").read_text())["ProfileExtent"]
+        found, maps = read_profiles(path), {name: self.true_map(name) for name in METRICS}
+        moved = {name: Volume(m.data, self.way @ m.affine) for name, m in maps.items()}
+        bundles: dict[str, dict[str, float]] = {name: {} for name in METRICS}
+        along = {}
+        for definition in load_bundles():
+            fibres = f"{self.stem}_bundle-{definition.label}_desc-truth_tractogram.tck"
+            perfect = segment(read_streamlines(self.known / fibres), self.chain(), [definition])[0]
+            true = measured(perfect.take(clean(perfect, Cleaning())), extent, maps)
+            profile = found[definition.name]
+            trk = self.found / f"{self.stem}_bundle-{definition.label}_tractogram.trk"
+            if not trk.exists():
+                bundles["fa"][definition.name] = np.nan
                 continue
-            lines = read_streamlines(trk)
-            core = lines.resampled(len(profile["fa"])).mean(axis=0)
-            core = core @ back[:3, :3].T + back[:3, 3]
-            course = courses[courses["tractID"] == name][["x", "y", "z"]].to_numpy()
-            nearest = np.linalg.norm(core[:, None] - course, axis=2).argmin(axis=1)
-            inside = (nearest > 0) & (nearest < len(course) - 1)
-            true = profile_along(core, course, known[name]["fa"])
-            bundles[name] = profile_correlation(profile["fa"][inside], true[inside])
-            along = measure_profile(lines, {"fa": true_map})["fa"]
-            maps[name] = profile_correlation(profile["fa"], along)
-        results = {f"profile of {name}, FA": value for name, value in bundles.items()}
-        results["profiles, median over bundles"] = float(np.nanmedian(list(bundles.values())))
-        results["true map along the same streamlines, median"] = float(np.median([*maps.values()]))
-        results["true map along the same streamlines, least"] = min(maps.values())
+            for name, values in bundles.items():
+                values[definition.name] = profile_correlation(profile[name], true[name])
+            here = measured(read_bundle(trk), extent, moved)
+            along[definition.name] = profile_correlation(profile["fa"], here["fa"])
+        results = {f"profile of {name}, FA": value for name, value in bundles["fa"].items()}
+        for name, each in bundles.items():
+            results[f"profiles of {name}, median"] = float(np.nanmedian([*each.values()]))
+        results["profiles of fa, least"] = float(np.nanmin([*bundles["fa"].values()]))
+        results["true map along the same streamlines, median"] = float(
+            np.median([*along.values()])
+        )
+        results["true map along the same streamlines, least"] = min(along.values())
         return results
+
+    def true_map(self, name: str) -> Volume:
+        """Read a true map of the tensor."""
+        data = self.truth(f"model-DTI_param-{name.upper()}_dwimap")
+        return Volume(data.astype(np.float32), self.mask_image.affine)
+
+    def chain(self) -> list[Transform]:
+        """Give the true way of points of the scan to the template."""
+        to_dwi = read_itk_affine(self._xfm(self.known, "dwiref", "T1w", "truth"))
+        (path,) = (self.known.parent / "anat").glob("*_from-MNI*_to-T1w_*_desc-truth_xfm.nii.gz")
+        field: Any = nb.load(path)
+        shifts = np.squeeze(np.asarray(field.dataobj)) * np.float32([-1, -1, 1])
+        return [np.linalg.inv(to_dwi), DisplacementField(shifts, field.affine)]
+
+
+def measured(bundle: FoundBundle, extent: str, maps: dict[str, Volume]) -> dict[str, Any]:
+    """Measure a bundle as the workflow does; NaN where there is none."""
+    lines = bundle.core() if extent == "waypoints" else bundle.lines
+    return measure_profile(lines, maps)
 
 
 def main() -> None:

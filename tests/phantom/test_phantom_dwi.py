@@ -425,6 +425,24 @@ def test_a_tube_fans_out_at_its_ends():
     assert np.abs(outwards - expected)[ends].max() < 0.02
 
 
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
+def test_fibres_fill_the_tube_and_run_as_its_field_says(bundle):
+    fibres = bundle.fibres(60)
+    ways = np.linspace(0, bundle.length, fibres.shape[1])
+    off = np.linalg.norm(fibres - bundle.curve(fibres.shape[1]), axis=2) / bundle.wall(ways)
+    np.testing.assert_allclose(off, np.tile(off[:, :1], fibres.shape[1]), atol=1e-6)
+    assert np.mean(off[:, 0] ** 2) == pytest.approx(0.5, abs=0.01)  # as many as fill a disc
+    middle = np.linalg.norm(fibres.mean(axis=0) - bundle.curve(fibres.shape[1]), axis=1)
+    assert middle.max() < 0.1 * bundle.wall(ways).max()
+    inner = fibres[off[:, 0] < 0.6][:, 2:-2]
+    steps = np.gradient(inner, axis=1)
+    steps /= np.linalg.norm(steps, axis=2, keepdims=True)
+    field = bundle.field(inner.reshape(-1, 3))
+    assert field.weight.min() == 1
+    along = (field.direction * steps.reshape(-1, 3)[field.index]).sum(axis=1)
+    assert np.percentile(along, 5) > 0.99
+
+
 def test_every_bundle_has_a_profile_of_its_own(plain, truth):
     courses = plain.run.head.courses
     others = draw_courses(draw_subject(1, seed=11, label="02"))

@@ -201,6 +201,19 @@ def test_profiles_have_the_layout_that_others_read(run):
         assert [row["nodeID"] for row in table[:100]] == [str(node) for node in range(100)]
 
 
+def test_the_fibres_of_each_bundle_lie_about_its_centre(run):
+    table = rows(run.truth["centre_lines"])
+    for bundle in BUNDLES:
+        lines = nb.streamlines.load(run.truth[f"tract {bundle.name}"]).streamlines
+        assert len(lines) == 100
+        centre = np.array(
+            [[float(row[a]) for a in "xyz"] for row in table if row["tractID"] == bundle.name]
+        )
+        for end, node in ((0, 0), (-1, -1)):
+            middle = np.mean([line[end] for line in lines], axis=0)
+            assert np.linalg.norm(middle - centre[node]) < 1.5, bundle.name
+
+
 def test_a_line_beside_the_true_one_reads_the_true_profile(run):
     lines = numbers(run.truth["centre_lines"], "x", "y", "z")[:100]
     profile = numbers(run.truth["fibre_profiles"], "fa")[:100, 0]

@@ -33,6 +33,7 @@ NODES = 100  # of a profile
 _STEP = 0.5  # mm between the points of a dense curve
 _FAN = 0.3  # share of the length over which a tube widens at either end
 _RIM = 0.15  # of the radius, on either side of it, over which membership fades
+_GOLDEN = np.pi * (3 - np.sqrt(5))  # between fibres about the curve
 _CAP = 2.0  # mm over which it fades at the ends
 
 Point = tuple[float, float, float]
@@ -124,6 +125,38 @@ class Bundle:
         for part, wide in zip(grown, self.fan, strict=True):
             radius += part * (wide - self.radius)
         return radius
+
+    def fibres(self, count: int) -> NDArray[np.float64]:
+        """Give fibres spread evenly over the cross-section, from end to end.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+
+        Returns
+        -------
+        ndarray of float64, shape (count, P, 3)
+            Points about 1 mm apart along the centre curve, template RAS+ mm.
+        """
+        spline, length = self._spline
+        way = np.linspace(0, length, round(length) + 1)
+        line, tangent = spline(way), spline(way, 1)
+        tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+        # axes of the cross-section, carried along the curve without turning about it
+        up = np.empty_like(tangent)
+        across = np.eye(3)[np.abs(tangent[0]).argmin()]
+        for here, ahead in enumerate(tangent):
+            across = across - ahead * (ahead @ across)
+            across /= np.linalg.norm(across)
+            up[here] = across
+        side = np.cross(tangent, up)
+        number = np.arange(count)
+        radius = np.sqrt((number + 0.5) / count)[:, None, None]
+        turn = (number * _GOLDEN)[:, None, None]
+        offset = np.cos(turn) * up + np.sin(turn) * side
+        spread: NDArray[np.float64] = line + radius * self.wall(way)[:, None] * offset
+        return spread
 
     def field(self, points: NDArray[np.floating]) -> BundleField:
         """Find which of the points (N, 3), template RAS+ mm, lie in the bundle.

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from neuroferry.phantom.subject import SubjectAnatomy
 
 _LEAST_SHARE = 0.1  # of a voxel that a bundle fills to be counted there
+_FIBRES = 100  # of each bundle that are written
 _SCALARS = ("fa", "md", "ad", "rd")
 
 
@@ -68,7 +69,8 @@ class PhantomDwi:
         ``gm``, ``wm``, ``csf``, ``noiseless`` (b0). Distorted: ``dwiref``. Tables and
         transforms: ``motion``, ``motion_xfms`` (rigid), ``eddy_xfms`` (rigid, then eddy
         currents), ``dwiref_to_t1w``, ``gradients``, ``dropped``, ``centre_lines``,
-        ``profiles``, ``fibre_profiles``, ``bundle_table``, ``parameters``.
+        ``profiles``, ``fibre_profiles``, ``bundle_table``, ``parameters``, and fibres of each
+        bundle, ``tract <name>``.
     """
 
     session: str | None
@@ -182,7 +184,7 @@ def _write_bundles(
     maps: Mapping[str, NDArray[np.float32]],
     shares: NDArray[np.float32],
 ) -> dict[str, Path]:
-    """Tables of the bundles: labels, centre lines and profiles."""
+    """Tables of the bundles (labels, centre lines and profiles), and their fibres."""
 
     def table(name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
         return files.write_table(place.truth("dwi", f"{name}.tsv"), columns, rows)
@@ -202,7 +204,13 @@ def _write_bundles(
                 cells = ["n/a" if np.isnan(value) else f"{value:.6g}" for value in values]
                 rows.append([person, bundle.name, node, *cells])
     columns = ("subjectID", "tractID", "nodeID", *PROFILE_COLUMNS)
-    return {
+    tracts = {}
+    for bundle in BUNDLES:
+        tract = run.head.head.warp.to_subject(bundle.fibres(_FIBRES))
+        label = bundle.name.replace(" ", "")
+        path = place.truth("dwi", f"bundle-{label}_desc-truth_tractogram.tck")
+        tracts[f"tract {bundle.name}"] = files.write_streamlines(path, list(tract))
+    return tracts | {
         "bundle_table": table(
             "desc-bundles_dseg", ("index", "name"), [(n, b.name) for n, b in enumerate(BUNDLES, 1)]
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zlib
@@ -83,6 +84,16 @@ def write_displacement(path: Path, field: DisplacementField) -> Path:
     """Write a dense transform as ITK reads it: 5-D float32 NIfTI, vectors in LPS mm."""
     data = (field.data * _LPS)[:, :, :, None, :].astype(np.float32)
     return _write(path, data, field.affine, intent="vector")
+
+
+def write_streamlines(path: Path, lines: Sequence[NDArray[np.floating]]) -> Path:
+    """Write streamlines, each of shape (P, 3), RAS+ mm, as MRtrix does (``.tck``)."""
+    from nibabel.streamlines.tck import TckFile
+    from nibabel.streamlines.tractogram import Tractogram
+
+    content = io.BytesIO()
+    TckFile(Tractogram(lines, affine_to_rasmm=np.eye(4))).save(content)
+    return write_bytes(path, content.getvalue())
 
 
 class SeriesFile:
