@@ -124,6 +124,7 @@ _TRUTH_IGNORED = """\
 *_gradients.tsv
 *_dropped.tsv
 *_streamlines.tsv
+*_tractogram.tck
 *_tractometry.tsv
 *_T2starmap.*
 **/fmap/
