@@ -52,6 +52,8 @@ def test_version(capsys):
         (["bids", "out", "participant", "-w", "bids/work"], 64, "lies inside the input dataset"),
         (["bids", "out", "participant", "--participant-label", "99"], 18, "99"),
         (["bids", "out", "participant", "--bids-filter-file", "no.json"], 66, "no.json"),
+        (["bids", "out", "participant", "--bundles", "no.toml"], 66, "no.toml"),
+        (["bids", "out", "participant", "--profile-extent", "all"], 64, "waypoints, whole"),
         (["bids", "out", "group"], 66, "holds no participant yet"),
         (["bids", "out", "participant", "--reports-only"], 66, "holds no run"),
     ],
@@ -64,6 +66,27 @@ def test_what_is_wrong_is_said_in_one_line(dataset, monkeypatch, capsys, argumen
     assert message in error
     assert error.splitlines()[-1].startswith("neuroferry: ")
     assert sorted(dataset.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        ([], 65, "own.toml, Cord: it needs at least two regions to include"),
+        (["--streamlines", "0"], 64, "--streamlines 0 leaves it out"),
+    ],
+)
+def test_definitions_of_bundles_are_looked_at_first(dataset, capsys, more, code, message):
+    own = dataset.parent / "own.toml"
+    own.write_text(
+        'space = "MNI152NLin2009aSym"\n[[bundles]]\nname = "Cord"\ncolour = "#E69F00"\n'
+    )
+    out = dataset.parent / "out"
+    arguments = [str(dataset), str(out), "participant", "--bundles", str(own), *more]
+    assert main(arguments) == code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("neuroferry: ")
+    assert message in error
+    assert not list(out.glob("logs/*"))
 
 
 def test_a_file_as_bids_folder(tmp_path, capsys):

@@ -1,7 +1,9 @@
 """Definitions of bundles: the package's own, and what is wrong with a user's."""
 
+import textwrap
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +109,10 @@ def test_shapes(tmp_path):
         ("paired = true", "min_length = 300", "min_length must be below max_length"),
         ('    { name = "above", sphere = [-6, 0, 9, 2] },\n', "", "at least two regions"),
         ('name = "Cord"\n', "", "it has no name"),
+        ("[-6, 0, 9, 2]", "[90, 0, 90, 2]", "above: the region lies beside the brain"),
+        ('"Cord"', '"Co\\nrd"', "a name is one line with letters or digits"),
+        ('"Cord"', '"?!"', "a name is one line with letters or digits"),
+        ("space =", "extend = 1\nspace =", "extend must be true or false"),
         ("[[bundles]]", "[[bundle]]", "the key 'bundle' is unknown; the nearest is 'bundles'"),
     ],
 )
@@ -122,3 +128,32 @@ def test_the_same_bundle_twice(tmp_path):
     body = GOOD.split("[[bundles]]")[1]
     with pytest.raises(InputError, match="Left Cord: it is defined twice"):
         load(tmp_path, GOOD + "[[bundles]]" + body)
+    with pytest.raises(InputError, match="its files would be named as those of 'Left Cord'"):
+        load(tmp_path, GOOD + "[[bundles]]" + body.replace('"Cord"', '"C o.rd"'))
+
+
+def test_bundles_that_come_after_the_packages_own_and_take_their_place(tmp_path):
+    body = GOOD.split("[[bundles]]")[1]
+    uncinate = body.replace('"Cord"', '"Uncinate"')
+    space = GOOD.split("[[bundles]]")[0]
+    text = f"extend = true\n{space}[[bundles]]{uncinate}[[bundles]]{body}"
+    own, bundles = load_bundles(), load(tmp_path, text)
+    names = [bundle.name for bundle in own]
+    assert [bundle.name for bundle in bundles] == [*names, "Left Cord", "Right Cord"]
+    changed = {bundle.name for bundle, old in zip(bundles, own, strict=False) if bundle != old}
+    assert changed == {"Left Uncinate", "Right Uncinate"}
+
+
+def test_the_example_of_the_documentation_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "bundles.rst").read_text(encoding="utf-8")
+    code = page.split(".. code-block:: toml\n")[1]
+    lines = [line for line in code.splitlines() if not line or line.startswith("    ")]
+    bundles = load(tmp_path, textwrap.dedent("\n".join(lines)))
+    assert len(bundles) == len(NAMES) + 1
+
+
+def test_a_file_that_is_not_there_or_no_toml(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_bundles(tmp_path / "none.toml")
+    with pytest.raises(InputError, match="is not valid TOML"):
+        load(tmp_path, "space = ")

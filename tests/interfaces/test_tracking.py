@@ -28,7 +28,7 @@ include = [
 name = "Elsewhere"
 colour = "#E69F00"
 include = [
-    { name = "a", box = [100, 0, 0, 110, 10, 10] },
+    { name = "a", box = [50, 0, 0, 60, 10, 10] },
     { name = "b", box = [-28, -14, -14, -22, 14, 14] },
 ]
 """
