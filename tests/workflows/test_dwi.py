@@ -179,3 +179,24 @@ def test_steps_say_what_they_need(person, tmp_path):
     assert all(0 < node.mem_gb < 3 for node in large)
     threads = {n.name for n in large if n.n_procs == 2}
     assert {"denoise_dwi", "estimate_eddy", "resample_dwi", "fit_tensor"} <= threads
+
+
+def test_bundles_of_the_users_own_and_whole_profiles(person, tmp_path):
+    own = tmp_path / "own.toml"
+    text = (
+        'space = "MNI152NLin2009aSym"\n[[bundles]]\nname = "Line"\ncolour = "#E69F00"\n'
+        'include = [{name = "a", sphere = [0, 0, 0, 9]}, {name = "b", sphere = [0, 40, 0, 9]}]\n'
+    )
+    own.write_text(text)
+    found, _, workflow = graph(person(), tmp_path, bundles=own, profile_extent="whole")
+    steps = [
+        found[f"dwi_wf.tracts_wf.{name}"] for name in ("track_streamlines", "segment_bundles")
+    ]
+    before = [node.inputs.get_hashval(hash_method="content")[1] for node in steps]
+    own.write_text(text.replace("9]", "8]"))
+    after = [node.inputs.get_hashval(hash_method="content")[1] for node in steps]
+    assert not set(before) & set(after)
+    assert found["dwi_wf.tracts_wf.measure_profiles"].inputs.extent == "whole"
+    methods = workflow.visit_desc()
+    assert "regions of each bundle of our own definition" in methods
+    assert "from end to end of each streamline" in methods
