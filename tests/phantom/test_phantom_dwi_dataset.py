@@ -209,9 +209,10 @@ def test_the_fibres_of_each_bundle_lie_about_its_centre(run):
         centre = np.array(
             [[float(row[a]) for a in "xyz"] for row in table if row["tractID"] == bundle.name]
         )
-        for end, node in ((0, 0), (-1, -1)):
-            middle = np.mean([line[end] for line in lines], axis=0)
-            assert np.linalg.norm(middle - centre[node]) < 1.5, bundle.name
+        for part, node in ((0.0, 0), (0.5, 50), (1.0, 99)):
+            middle = np.mean([line[int(part * (len(line) - 1))] for line in lines], axis=0)
+            # the head's own form bends a cross-section of up to 9 mm
+            assert np.linalg.norm(middle - centre[node]) < 3, bundle.name
 
 
 def test_a_line_beside_the_true_one_reads_the_true_profile(run):
