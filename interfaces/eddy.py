@@ -311,15 +311,8 @@ class _Estimate:
 
     def _align_b0s(self, volumes: list[int]) -> None:
         """Align b0 images to their mean; the first stays where it is."""
-        head = self.head
-        poses = still(len(volumes), self.series.shape[2])
+        poses, reference = align_b0s(self.head, volumes)
         if len(volumes) > 1:
-            weights = head.mask.astype(np.float32)
-            reference = mean_of(head, volumes[:1], still(1, self.series.shape[2]))
-            for _ in range(2):
-                poses = align_group(head, volumes, poses, reference, weights, stretched=False)
-                reference = mean_of(head, volumes, poses)
-            poses = replace(poses, rigid=poses.rigid @ inverse(poses.rigid[0]))
             poses = replace(poses, losses=self._compare(volumes, poses, reference))
         self._keep(volumes, poses, "reference")
 
@@ -361,6 +354,34 @@ def _mean(images: Any, count: int) -> FloatArray:
         total = total + image.astype(np.float64)
     mean: FloatArray = (total / count).astype(np.float32)
     return mean
+
+
+def align_b0s(head: Head, volumes: list[int]) -> tuple[Poses, NDArray[np.float32]]:
+    """Align volumes of one contrast to their mean; the first stays where it is.
+
+    Parameters
+    ----------
+    head : Head
+        The series.
+    volumes : list of int
+        Which volumes, in rising order.
+
+    Returns
+    -------
+    Poses
+        Of each of them.
+    ndarray of float32, shape (V,)
+        Kept voxels of the mean, before the first was put back where it is.
+    """
+    poses = still(len(volumes), head.series.shape[2])
+    reference = mean_of(head, volumes[:1], still(1, head.series.shape[2]))
+    if len(volumes) > 1:
+        weights = head.mask.astype(np.float32)
+        for _ in range(2):
+            poses = align_group(head, volumes, poses, reference, weights, stretched=False)
+            reference = mean_of(head, volumes, poses)
+        poses = replace(poses, rigid=poses.rigid @ inverse(poses.rigid[0]))
+    return poses, reference
 
 
 def whole_mean(head: Head, volumes: list[int], poses: Poses) -> Volume:

@@ -193,6 +193,7 @@ class _ApplyFieldmapInputSpec(BaseInterfaceInputSpec):
     xfm = File(exists=True, desc="ITK affine: field map onto EPI; registered otherwise")
     same_space = traits.Bool(False, usedefault=True, desc="the field lies on the EPI already")
     method = traits.Str("fieldmap", usedefault=True, desc="where the field comes from")
+    sources = traits.List(traits.Str, desc="names of the images that it was made of")
     jacobian = traits.Bool(True, usedefault=True, desc="undo the piling up of signal")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
@@ -233,6 +234,7 @@ class ApplyFieldmap(SimpleInterface):
         report = describe_shift(
             result, epi, inputs.phase_encoding, inputs.readout_time, inputs.method
         )
+        report["sources"] = list(inputs.sources)
         (out / "sdc.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         self._results["sdc_report"] = str(out / "sdc.json")
         self._results["fieldmap"] = save_volume(

@@ -36,6 +36,7 @@ from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
 from neuroferry.workflows.dwi.dwi import INPUTS as DWI_INPUTS
 from neuroferry.workflows.dwi.dwi import DwiOptions, init_dwi_wf
+from neuroferry.workflows.dwi.fieldmaps import choose_dwi_fieldmap
 from neuroferry.workflows.func.bold import BoldOptions, init_bold_wf
 from neuroferry.workflows.func.fieldmaps import choose_fieldmap
 from neuroferry.workflows.func.spaces import anat2std_field, bold_spaces
@@ -242,10 +243,14 @@ def _sessions_to_compute(subject: Subject, settings: Settings) -> list[str | Non
     if {"anat", "qc"} & set(settings.workflows):
         return there
     needed: set[str | None] = set()
-    kinds = {"func": subject.select("func", "bold"), "dwi": subject.select("dwi", "dwi")}
-    for run in (run for kind in kinds if kind in settings.workflows for run in kinds[kind]):
-        if given_anatomy(settings.derivatives, subject, run.session) is None:
-            needed |= {t1w.session for t1w in t1w_of_session(subject, run.session)}
+    sessions: list[str | None] = []
+    if "func" in settings.workflows:
+        sessions += [run.session for run in subject.select("func", "bold")]
+    if "dwi" in settings.workflows:
+        sessions += [run.session for run in dwi_runs(subject, b0_threshold=settings.b0_threshold)]
+    for session in dict.fromkeys(sessions):
+        if given_anatomy(settings.derivatives, subject, session) is None:
+            needed |= {t1w.session for t1w in t1w_of_session(subject, session)}
     return [session for session in there if session in needed]
 
 
@@ -280,7 +285,9 @@ def _add_bold(
             run=run,
             precomputed=precomputed,
             cited=cited,
-            fieldmap=choose_fieldmap(subject, run.echoes, ignore=settings.ignore),
+            fieldmap=choose_fieldmap(
+                subject, run.echoes, ignore=settings.ignore, b0_threshold=settings.b0_threshold
+            ),
             spaces=bold_spaces(
                 settings.output_spaces, with_anat=anatomy is not None, templates=others
             ),
@@ -310,7 +317,9 @@ def _add_dwi(
         anatomy = anatomies.of(run.session)
         dwi_wf = init_dwi_wf(
             run=run,
-            fieldmap=choose_fieldmap(subject, run.run, ignore=settings.ignore),
+            fieldmap=choose_dwi_fieldmap(
+                subject, run, ignore=settings.ignore, b0_threshold=settings.b0_threshold
+            ),
             bids_dir=settings.bids_dir,
             out_dir=settings.out_dir,
             t1w_shape=None if anatomy is None else anatomy.shape,

@@ -131,12 +131,21 @@ class RunNamer:
             )
         ]
 
-    def fieldmap_outputs(self, label: str) -> list[Output]:
-        """List the field map on the grid of the run, and how it was brought there."""
+    def fieldmap_outputs(self, label: str, images: Sequence[str]) -> list[Output]:
+        """List the field map on the grid of the run, and how it was brought there.
+
+        Parameters
+        ----------
+        label : str
+            Of the field map.
+        images : sequence of str
+            What it was made of, below the dataset.
+        """
         reference = self._uri(self._reference, description="hmc")
+        made = [*(self._raw_uri(Path(image)) for image in images), reference]
         about = self._about(
             "Off-resonance on the grid of the reference volume",
-            [reference],
+            made,
             Units="Hz",
             SkullStripped=False,
             SpatialReference=reference,
@@ -144,7 +153,7 @@ class RunNamer:
         names = {**self._names, "description": "preproc"}
         way = self._about(
             "ITK affine that resamples images of the field map onto the reference volume",
-            [reference],
+            made,
         )
         xfm = {**self._names, "from": label, "to": self._reference, "mode": "image"}
         return [

@@ -120,7 +120,8 @@ TURNED = "\n".join(" ".join(f"{value:.6f}" for value in row) for row in BVECS)
         ({"bvecs": BVECS * (np.arange(8) != 4)[:, None]}, "volume 4 .* has no direction"),
         ({"bvals": [1000.0] * 8, "bvecs": np.vstack([SIX, SIX[:2]])}, "no volume is a b0"),
         ({"bvals": BVALS + 60, "bvecs": np.vstack([SIX, SIX[:2]])}, "--b0-threshold 60"),
-        ({"shape": (20, 20, 10), "bvals": "0", "bvecs": "0\n0\n0"}, "one volume only"),
+        ({"shape": (20, 20, 10), "bvals": "900", "bvecs": "0\n0\n1"}, "one volume only"),
+        ({"shape": (20, 20, 10), "bvals": None, "bvecs": None}, "one volume only"),
         ({"shape": (20, 20, 1, 8)}, "20 x 20 x 1 x 8 voxels; at least 8 a side"),
         ({"shape": (20, 20)}, "the image is no volume"),
     ],
@@ -164,12 +165,21 @@ def test_a_run_that_has_to_do_without_something(dataset, files, tensor, word):
     assert sum("PhaseEncoding" not in warning for warning in warnings) <= 2
 
 
-def test_b0_volumes_alone_are_left_out_without_an_error(dataset):
-    dataset(bvals=np.zeros(8), bvecs=np.zeros((8, 3)))
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"bvals": np.zeros(8), "bvecs": np.zeros((8, 3))},
+        {"bvals": np.full(8, 50.0), "bvecs": None},
+        {"shape": (20, 20, 10), "bvals": "0", "bvecs": None},
+    ],
+)
+def test_b0_volumes_alone_are_no_run_but_serve_others(dataset, files):
+    dataset(**files)
     runs, errors, (warning,) = said(dataset)
     assert (runs, errors) == ([], [])
     assert "no volume is diffusion-weighted" in warning
-    assert "belongs into fmap/" in warning
+    (subject,) = check_subjects([dataset.subject()], suffixes=("dwi",))
+    assert len(subject.runs) == 1
 
 
 def test_the_threshold_of_b0(dataset):

@@ -80,7 +80,7 @@ def test_the_same_arguments_give_the_same_bytes(anatomy, diffusion, run, tmp_pat
     drawn = json.loads(diffusion.subjects[0].truth["parameters"].read_text())["scan"]
     options = DwiOptions(7, bvals=(1000.0, 2000.0), n_b0=2, resolution=6.0, fieldmaps=())
     pose = scan_pose(ScanParameters(**drawn))
-    again, maps = write_dwi_session(Place(tmp_path, "01", None), anatomy, pose, options)
+    (again,), maps = write_dwi_session(Place(tmp_path, "01", None), anatomy, pose, options)
     assert maps is None
     assert [p.read_bytes() for p in (again.dwi, again.bval, again.bvec)] == [
         p.read_bytes() for p in (run.dwi, run.bval, run.bvec)
@@ -252,5 +252,10 @@ def test_the_command_turns_arguments_into_options():
     assert (chosen.distortion, chosen.eddy, chosen.dropped) == (0, 0, 0)
     assert chosen.bias > 0
     assert chosen.direction == "PA"
+    both = command.dwi_options(
+        parser.parse_args(["out", "--dwi", "9", "--dwi-direction", "LR", "RL"])
+    )
+    assert both is not None
+    assert both.run_directions == ("LR", "RL")
     plain = command.dwi_options(parser.parse_args(["out", "--dwi", "30"]))
     assert plain == DwiOptions(30)

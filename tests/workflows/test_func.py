@@ -12,6 +12,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.model import Run
 from neuroferry.workflows.func.apply import Readout, init_bold_apply_wf
+from neuroferry.workflows.func.fieldmaps import FieldmapPlan
 from neuroferry.workflows.func.fit import init_bold_fit_wf
 from neuroferry.workflows.func.memory import resample_gb, target_voxels
 from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
@@ -172,7 +173,11 @@ def sinks(run, tmp_path, **options):
 
 def test_names_and_sidecars(make_run, tmp_path):
     found = sinks(
-        make_run(slice_times=TIMES), tmp_path, spaces=SPACES, fieldmap_id="gre", slice_time_ref=0.5
+        make_run(slice_times=TIMES),
+        tmp_path,
+        spaces=SPACES,
+        fieldmap=FieldmapPlan("direct", "gre"),
+        slice_time_ref=0.5,
     )
     stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"
     std = f"space-{SPACE}_res-3_"

@@ -191,7 +191,7 @@ def init_dwi_wf(
             with_anat=with_anat,
             with_tracts=with_tracts,
             with_slices=with_slices,
-            fieldmap_id=fieldmap.fmap_id if with_sdc else None,
+            fieldmap=fieldmap if with_sdc else None,
             seed=options.seed,
         ),
     ]

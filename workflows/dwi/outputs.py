@@ -10,6 +10,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.workflows.dwi.models import MAPS, DwiMap
+from neuroferry.workflows.func.fieldmaps import FieldmapPlan
 from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, RunNamer, init_sinks_wf
 
 
@@ -22,7 +23,7 @@ def init_dwi_derivatives_wf(
     with_anat: bool = True,
     with_tracts: bool = False,
     with_slices: bool = True,
-    fieldmap_id: str | None = None,
+    fieldmap: FieldmapPlan | None = None,
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
 ) -> Workflow:
@@ -40,8 +41,8 @@ def init_dwi_derivatives_wf(
         That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
     with_anat, with_tracts, with_slices : bool
         Whether there is a T1w image, whether bundles were looked for, and lost slices replaced.
-    fieldmap_id : str, optional
-        Label of the field map that distortion was corrected with.
+    fieldmap : FieldmapPlan, optional
+        What distortion was corrected with.
     seed : int
         Of the random numbers, written into the sidecars.
     name : str
@@ -53,12 +54,12 @@ def init_dwi_derivatives_wf(
         **Inputs**: the fields of the same names of the other workflows of a run.
         **Outputs**: ``out_files``, the derivatives, once all are written.
     """
-    namer = _Namer(out_dir, bids_dir, run, seed, with_sdc=fieldmap_id is not None)
+    namer = _Namer(out_dir, bids_dir, run, seed, with_sdc=fieldmap is not None)
     outputs = namer.series_outputs(with_slices=with_slices)
     if with_anat:
         outputs += namer.coregistration_outputs()
-    if fieldmap_id is not None:
-        outputs += namer.fieldmap_outputs(fieldmap_id)
+    if fieldmap is not None:
+        outputs += namer.fieldmap_outputs(fieldmap.fmap_id, fieldmap.sources)
     outputs += [namer.map_output(key, what) for key, what in MAPS.items() if what.model in models]
     if with_tracts:
         outputs += namer.tract_outputs()
@@ -105,8 +106,11 @@ class _Namer(RunNamer):
         xfm = self._uri("xfm", TEXT, **hmc)
         preproc = {"description": "preproc"}
         unwarped = ", corrected for distortion" if self._with_sdc else ""
+        field = []
+        if self._with_sdc:
+            field = [self._uri("fieldmap", datatype="fmap", description="preproc")]
         series = self._about(
-            "Preprocessed series, resampled once", [*self._raw, xfm], SkullStripped=False
+            "Preprocessed series, resampled once", [*self._raw, xfm, *field], SkullStripped=False
         )
         replaced = ("slices_report", "SliceReplacement") if with_slices else None
         return [
@@ -129,7 +133,7 @@ class _Namer(RunNamer):
                 "dwiref",
                 self._about(
                     f"Mean b0 image{unwarped}, as it was registered to the T1w image",
-                    [reference],
+                    [reference, *field],
                     SkullStripped=False,
                     SpatialReference=reference,
                 ),

@@ -160,7 +160,7 @@ def init_bold_wf(
         run=run,
         spaces=spaces,
         with_anat=with_anat,
-        fieldmap_id=fieldmap.fmap_id if with_sdc else None,
+        fieldmap=fieldmap if with_sdc else None,
         given={name: (cited or {}).get(name, ()) for name in precomputed or ()},
         slice_time_ref=options.slice_time_ref,
         seed=options.seed,

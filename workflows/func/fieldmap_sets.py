@@ -59,20 +59,23 @@ def matching_sets(subject: Subject, echoes: Sequence[Run]) -> dict[str, list[Run
     dict of str to list of Run
         By label, which has letters and digits only.
     """
-    candidates = fieldmap_runs(subject, echoes[0].session)
-    sources = list(dict.fromkeys(s for e in echoes for s in _texts(e.metadata, "B0FieldSource")))
+    session = echoes[0].session
+    candidates = fieldmap_runs(subject, session)
+    sources = list(dict.fromkeys(s for e in echoes for s in texts_of(e.metadata, "B0FieldSource")))
     if sources:
+        # Sidecars that sessions share give each of them the same names.
+        others = [r for r in subject.runs if r.datatype != "fmap" and r.session == session]
         named = {
             source: [
                 run
-                for run in (*candidates, *(r for r in subject.runs if r.datatype != "fmap"))
-                if source in _texts(run.metadata, "B0FieldIdentifier")
+                for run in (*candidates, *others)
+                if source in texts_of(run.metadata, "B0FieldIdentifier")
             ]
             for source in sources
         }
         return {_label(source): runs for source, runs in named.items() if runs}
     wanted = [
-        run for run in candidates if any(_is_intended(run, echo, subject.label) for echo in echoes)
+        run for run in candidates if any(is_intended(run, echo, subject.label) for echo in echoes)
     ]
     sets = _grouped(candidates)
     if wanted:
@@ -117,8 +120,8 @@ def _entities(run: Run, kind: str) -> tuple[str, ...]:
     return tuple(run.entities.get(key, "") for key in keys)
 
 
-def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
-    """Values of a field that may be one text or a list of them."""
+def texts_of(metadata: Mapping[str, Any], key: str) -> list[str]:
+    """List the values of a field that may be one text or a list of them."""
     value = metadata.get(key)
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str)]
@@ -128,8 +131,8 @@ def _label(text: str) -> str:
     return re.sub(r"[^a-zA-Z0-9]", "", text) or "fmap"
 
 
-def _is_intended(fieldmap: Run, bold: Run, label: str) -> bool:
-    """Whether ``IntendedFor`` names the run: a BIDS URI or a path below the subject."""
+def is_intended(fieldmap: Run, bold: Run, label: str) -> bool:
+    """Tell whether ``IntendedFor`` names the run: a BIDS URI or a path below the subject."""
     parts = bold.path.parts
     subject = f"sub-{label}"
     below = "/".join(parts[parts.index(subject) + 1 :]) if subject in parts else bold.path.name
@@ -139,4 +142,4 @@ def _is_intended(fieldmap: Run, bold: Run, label: str) -> bool:
         f"{subject}/{below}",
         f"bids:raw:{subject}/{below}",
     }
-    return any(text.lstrip("/") in names for text in _texts(fieldmap.metadata, "IntendedFor"))
+    return any(text.lstrip("/") in names for text in texts_of(fieldmap.metadata, "IntendedFor"))

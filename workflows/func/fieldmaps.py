@@ -1,4 +1,4 @@
-"""Which field map, if any, corrects a BOLD run: decided from names and sidecars alone.
+"""Which field map, if any, corrects a run: decided from names, sidecars and b-values alone.
 
 A run names its field maps by ``B0FieldSource``, or field maps name their runs by
 ``IntendedFor``; where a session has one set of field maps that names no run at all, it is
@@ -8,26 +8,28 @@ run left as it is, has its reason in a plain sentence.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import nibabel as nb
 
+from neuroferry.bids.dwi import b0_volumes, has_bvals
+from neuroferry.bids.gradients import B0_THRESHOLD
 from neuroferry.bids.model import Run, Subject
 from neuroferry.errors import InputError
-from neuroferry.interfaces.distortion import phase_encoding_axis
+from neuroferry.workflows.func.epi_encoding import encoded, epi_encoding, opposite_of, seconds
 from neuroferry.workflows.func.fieldmap_sets import fieldmap_runs, matching_sets
 
 Method = Literal["phasediff", "phases", "direct", "pepolar"]
-# The first that is there is taken: an EPI pair is distorted as the BOLD itself is.
+# The first that is there is taken: an EPI pair is distorted as the run itself is.
 PREFERENCE: tuple[Method, ...] = ("pepolar", "phasediff", "phases", "direct")
 
 
 @dataclass(frozen=True)
 class FieldmapPlan:
-    """What corrects a BOLD run.
+    """What corrects a run.
 
     Attributes
     ----------
@@ -36,7 +38,7 @@ class FieldmapPlan:
     fmap_id : str
         Label of the field map for names of files, letters and digits only.
     magnitude, phase, fieldmap, epi : tuple of str
-        Files. One EPI alone is used together with the BOLD reference.
+        Files. One EPI alone is used together with the run's own reference.
     echo_times : tuple of float
         Of the phase images, s.
     units : str
@@ -45,10 +47,13 @@ class FieldmapPlan:
         PhaseEncodingDirection of each EPI.
     epi_readout_times : tuple of float
         TotalReadoutTime of each EPI, s.
+    epi_volumes : tuple of tuple of int
+        Volumes of each EPI that are aligned and averaged: those without diffusion weighting;
+        without any the mean over all is taken as it is.
     phase_encoding : str
-        PhaseEncodingDirection of the BOLD; empty without a method.
+        PhaseEncodingDirection of the run; empty without a method.
     readout_time : float
-        TotalReadoutTime of the BOLD, s; zero without a method.
+        TotalReadoutTime of the run, s; zero without a method.
     warnings : tuple of str
         Plain sentences for the user.
     """
@@ -63,9 +68,30 @@ class FieldmapPlan:
     units: str = "Hz"
     epi_phase_encoding: tuple[str, ...] = ()
     epi_readout_times: tuple[float, ...] = ()
+    epi_volumes: tuple[tuple[int, ...], ...] = ()
     phase_encoding: str = ""
     readout_time: float = 0.0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every file that the field is made of, beside the run itself."""
+        return (*self.fieldmap, *self.phase, *self.magnitude, *self.epi)
+
+
+class NoFieldmap(NamedTuple):
+    """Why there is no field map for a run.
+
+    Attributes
+    ----------
+    reasons : list of str
+        Parts of sentences.
+    meant : bool
+        Whether some are meant for it, and cannot be used.
+    """
+
+    reasons: list[str]
+    meant: bool
 
 
 def choose_fieldmap(
@@ -73,8 +99,9 @@ def choose_fieldmap(
     bold: Run | Sequence[Run],
     *,
     ignore: Collection[str] = (),
+    b0_threshold: float = B0_THRESHOLD,
 ) -> FieldmapPlan:
-    """Choose what corrects a BOLD run for susceptibility distortion.
+    """Choose what corrects a run for susceptibility distortion.
 
     Parameters
     ----------
@@ -84,36 +111,63 @@ def choose_fieldmap(
         The run, or its echoes.
     ignore : collection of str
         With "fieldmaps" none is used.
+    b0_threshold : float
+        Volumes of diffusion-weighted images up to this b-value are not weighted, s/mm2.
 
     Returns
     -------
     FieldmapPlan
     """
     echoes = (bold,) if isinstance(bold, Run) else tuple(bold)
-    run = echoes[0]
-    found = [] if "fieldmaps" in ignore else _from_fieldmaps(subject, echoes)
-    if isinstance(found, FieldmapPlan):
-        return found
-    return FieldmapPlan(warnings=tuple(_skipped(run, reason) for reason in found))
+    if "fieldmaps" in ignore:
+        return FieldmapPlan()
+    found = find_fieldmap(subject, echoes, b0_threshold=b0_threshold)
+    return found if isinstance(found, FieldmapPlan) else without_fieldmap(echoes[0], found.reasons)
 
 
-def _from_fieldmaps(subject: Subject, echoes: Sequence[Run]) -> FieldmapPlan | list[str]:
-    """Plan with a field map, or the reasons why there is none."""
+def without_fieldmap(run: Run, reasons: Iterable[str]) -> FieldmapPlan:
+    """Make the plan of a run that is not corrected, with a sentence for each reason."""
+    texts = (
+        f"{run.path.name} is not corrected for susceptibility distortion: {reason}."
+        for reason in dict.fromkeys(reasons)
+    )
+    return FieldmapPlan(warnings=tuple(texts))
+
+
+def find_fieldmap(
+    subject: Subject, echoes: Sequence[Run], *, b0_threshold: float = B0_THRESHOLD
+) -> FieldmapPlan | NoFieldmap:
+    """Find what is meant for a run, or say why nothing is.
+
+    Parameters
+    ----------
+    subject : Subject
+        Its images, field maps among them.
+    echoes : sequence of Run
+        The images of the run.
+    b0_threshold : float
+        Volumes of diffusion-weighted images up to this b-value are not weighted, s/mm2.
+
+    Returns
+    -------
+    FieldmapPlan or NoFieldmap
+    """
     run = echoes[0]
     sets = matching_sets(subject, echoes)
     if not sets:
+        reason = "its session has no field map"
         if fieldmap_runs(subject, run.session):
-            return ["no field map of its session is meant for it (B0FieldSource or IntendedFor)"]
-        return ["its session has no field map"]
+            reason = "no field map of its session is meant for it (B0FieldSource or IntendedFor)"
+        return NoFieldmap([reason], meant=False)
     try:
-        direction, readout, notes = bold_geometry(run)
+        direction, readout, notes = epi_encoding(run)
     except InputError as error:
-        return [str(error)]
+        return NoFieldmap([str(error)], meant=True)
     reasons: list[str] = []
     for method in PREFERENCE:
         for label, members in sets.items():
             try:
-                plan = _plan_of(method, members, run, direction)
+                plan = _plan_of(method, members, run, direction, b0_threshold)
             except InputError as error:
                 reasons.append(str(error))
                 continue
@@ -128,83 +182,7 @@ def _from_fieldmaps(subject: Subject, echoes: Sequence[Run]) -> FieldmapPlan | l
     if not reasons:
         names = ", ".join(sorted(r.path.name for members in sets.values() for r in members))
         reasons.append(f"its field maps are incomplete ({names})")
-    return list(dict.fromkeys(reasons))
-
-
-def _skipped(run: Run, reason: str) -> str:
-    return f"{run.path.name} is not corrected for susceptibility distortion: {reason}."
-
-
-def bold_geometry(run: Run) -> tuple[str, float, list[str]]:
-    """Read how an EPI was encoded.
-
-    Parameters
-    ----------
-    run : Run
-        An EPI with its sidecar.
-
-    Returns
-    -------
-    direction : str
-        PhaseEncodingDirection.
-    readout : float
-        TotalReadoutTime in s.
-    notes : list of str
-        What is worth a warning.
-
-    Raises
-    ------
-    InputError
-        If either is missing or impossible.
-    """
-    direction = run.metadata.get("PhaseEncodingDirection")
-    if not isinstance(direction, str):
-        axis = run.metadata.get("PhaseEncodingAxis")
-        known = f" (it has PhaseEncodingAxis {axis!r}, which leaves the sign open)" if axis else ""
-        raise InputError(
-            f"the sidecar of {run.path.name} has no PhaseEncodingDirection{known}; the polarity"
-            " is never guessed, add it to the sidecar"
-        )
-    try:
-        axis_index, _ = phase_encoding_axis(direction)
-    except InputError as error:
-        raise InputError(str(error).rstrip(".")) from error
-    readout, notes = _readout_time(run, axis_index)
-    if readout is None:
-        raise InputError(
-            f"the sidecar of {run.path.name} has neither TotalReadoutTime nor"
-            " EffectiveEchoSpacing; add one"
-        )
-    return direction, readout, notes
-
-
-def _readout_time(run: Run, axis: int) -> tuple[float | None, list[str]]:
-    """TotalReadoutTime, or what stands for it; BIDS: echo spacing x (encoding steps - 1)."""
-    total = _seconds(run.metadata.get("TotalReadoutTime"))
-    if total is not None:
-        return total, []
-    spacing = _seconds(run.metadata.get("EffectiveEchoSpacing"))
-    if spacing is not None:
-        steps = run.metadata.get("ReconMatrixPE")
-        if not isinstance(steps, int):
-            image: Any = nb.load(run.path)
-            steps = int(image.shape[axis])
-        return spacing * (steps - 1), []
-    estimated = _seconds(run.metadata.get("EstimatedTotalReadoutTime"))
-    if estimated is not None:
-        return estimated, [
-            f"{run.path.name} has only an estimate of its readout time"
-            f" (EstimatedTotalReadoutTime, {estimated:g} s); the size of its distortion rests on"
-            " that."
-        ]
-    return None, []
-
-
-def _seconds(value: Any) -> float | None:
-    """Take a time in seconds, if it is one an EPI can have."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
-        return float(value)
-    return None
+    return NoFieldmap(list(dict.fromkeys(reasons)), meant=True)
 
 
 def _of(members: Sequence[Run], *suffixes: str) -> list[Run]:
@@ -216,7 +194,7 @@ def _paths(runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def _plan_of(
-    method: Method, members: Sequence[Run], bold: Run, direction: str
+    method: Method, members: Sequence[Run], bold: Run, direction: str, b0_threshold: float
 ) -> FieldmapPlan | None:
     """Plan with one method; None where the set is not of its kind.
 
@@ -226,7 +204,7 @@ def _plan_of(
         If it is, but something is missing; the message goes into a sentence.
     """
     if method == "pepolar":
-        return _plan_pepolar(members, bold, direction)
+        return _plan_pepolar(members, bold, direction, b0_threshold)
     if method == "direct":
         return _plan_direct(members)
     phase = _of(members, *(("phasediff",) if method == "phasediff" else ("phase1", "phase2")))
@@ -239,7 +217,7 @@ def _plan_of(
         raise InputError(f"{phase[0].path.name} has no magnitude image beside it")
     keys = ("EchoTime1", "EchoTime2") if method == "phasediff" else ("EchoTime", "EchoTime")
     images = (phase[0], phase[-1])
-    times = [_seconds(r.metadata.get(key)) for r, key in zip(images, keys, strict=True)]
+    times = [seconds(r.metadata.get(key)) for r, key in zip(images, keys, strict=True)]
     if times[0] is None or times[1] is None or not times[0] < times[1]:
         names = " and ".join(dict.fromkeys(keys))
         raise InputError(
@@ -273,42 +251,86 @@ def _plan_direct(members: Sequence[Run]) -> FieldmapPlan | None:
     )
 
 
-def _plan_pepolar(members: Sequence[Run], bold: Run, direction: str) -> FieldmapPlan | None:
-    epis = [r for r in _of(members, "epi", "sbref", "m0scan", "bold") if r.path != bold.path]
-    if not any(r.suffix == "epi" for r in epis) and len(epis) < 2:
+def _plan_pepolar(
+    members: Sequence[Run], bold: Run, direction: str, b0_threshold: float
+) -> FieldmapPlan | None:
+    kinds = ("epi", "sbref", "m0scan", "bold", "dwi")
+    epis = [r for r in _of(members, *kinds) if r.path != bold.path]
+    if not any(r.suffix in ("epi", "dwi") for r in epis) and len(epis) < 2:
         return None
-    usable: dict[str, tuple[Run, float]] = {}
+    usable: dict[str, tuple[Run, float, tuple[int, ...]]] = {}
     reasons: list[str] = []
     notes: list[str] = []
-    for run, way, readout, more in _encoded(epis, reasons):
-        if way[0] == direction[0] and way not in usable:
-            usable[way] = (run, readout)
-            notes += more
-    opposite = direction[0] if direction.endswith("-") else f"{direction[0]}-"
+    for run, way, readout, more in encoded(epis, reasons):
+        if way[0] != direction[0] or way in usable:
+            continue
+        try:
+            volumes = volumes_to_average(run, bold, b0_threshold)
+        except InputError as error:
+            reasons.append(str(error))
+            continue
+        usable[way] = (run, readout, volumes)
+        notes += more
+    opposite = opposite_of(direction)
     if opposite not in usable:
         raise InputError(
             reasons[0]
             if reasons
             else f"none of its EPI field maps is encoded in the opposite direction, {opposite}"
         )
-    ways = [way for way in (direction, opposite) if way in usable]
+    # A diffusion-weighted run that is one of the pair needs nobody to stand in for it.
+    itself = bold.suffix == "dwi" and any(run.path == bold.path for run in members)
+    ways = [
+        way for way in (direction, opposite) if way in usable and not (itself and way == direction)
+    ]
+    return pair_plan([(way, *usable[way]) for way in ways], notes)
+
+
+def pair_plan(
+    epis: Sequence[tuple[str, Run, float, tuple[int, ...]]], notes: Iterable[str] = ()
+) -> FieldmapPlan:
+    """Plan with EPIs of known direction, readout time (s) and volumes."""
     return FieldmapPlan(
         method="pepolar",
-        epi=_paths(usable[way][0] for way in ways),
-        epi_phase_encoding=tuple(ways),
-        epi_readout_times=tuple(usable[way][1] for way in ways),
+        epi=_paths(run for _, run, _, _ in epis),
+        epi_phase_encoding=tuple(way for way, _, _, _ in epis),
+        epi_readout_times=tuple(readout for _, _, readout, _ in epis),
+        epi_volumes=tuple(volumes for _, _, _, volumes in epis),
         warnings=tuple(notes),
     )
 
 
-def _encoded(
-    runs: Iterable[Run], reasons: list[str]
-) -> Iterator[tuple[Run, str, float, list[str]]]:
-    """EPI field maps whose encoding is known; why others are not goes to `reasons`."""
-    for run in runs:
-        try:
-            way, readout, notes = bold_geometry(run)
-        except InputError as error:
-            reasons.append(str(error))
-        else:
-            yield run, way.rstrip("+"), readout, notes
+def volumes_to_average(epi: Run, target: Run, b0_threshold: float) -> tuple[int, ...]:
+    """Choose the volumes of an EPI that a field is estimated from.
+
+    Parameters
+    ----------
+    epi : Run
+        Field map, or a run that serves as one.
+    target : Run
+        What it corrects.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+
+    Returns
+    -------
+    tuple of int
+        Those to align and average; empty for the mean over all as they are.
+
+    Raises
+    ------
+    InputError
+        If all are diffusion-weighted, or its b-values cannot be used.
+    """
+    if epi.suffix == "dwi" or (epi.suffix == "epi" and has_bvals(epi)):
+        volumes = b0_volumes(epi, b0_threshold=b0_threshold)
+        if not volumes:
+            raise InputError(
+                f"{epi.path.name} has no volume without diffusion weighting (b <= "
+                f"{b0_threshold:g} s/mm2)"
+            )
+        return volumes
+    if epi.suffix == "epi" and target.suffix == "dwi":
+        image: Any = nb.load(epi.path)
+        return tuple(range(image.shape[3])) if len(image.shape) > 3 else ()
+    return ()

@@ -10,6 +10,7 @@ from typing import Any
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
+from neuroferry.workflows.func.fieldmaps import FieldmapPlan
 from neuroferry.workflows.func.spaces import BoldSpace
 from neuroferry.workflows.sinks import TABLE, TEXT, Output, RunNamer, init_sinks_wf
 
@@ -21,7 +22,7 @@ def init_bold_derivatives_wf(
     run: BoldRun,
     spaces: Sequence[BoldSpace],
     with_anat: bool = True,
-    fieldmap_id: str | None = None,
+    fieldmap: FieldmapPlan | None = None,
     given: Mapping[str, Sequence[str]] | None = None,
     slice_time_ref: float = 0.5,
     seed: int = 1,
@@ -41,8 +42,8 @@ def init_bold_derivatives_wf(
         Spaces that the series is written in.
     with_anat : bool
         Whether there is a T1w image.
-    fieldmap_id : str, optional
-        Label of the field map that distortion was corrected with.
+    fieldmap : FieldmapPlan, optional
+        What distortion was corrected with.
     given : mapping of str to sequence of str, optional
         Fields that were computed elsewhere, and the BIDS URIs that they are cited by: there
         is no report on how.
@@ -69,14 +70,14 @@ def init_bold_derivatives_wf(
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """
-    with_sdc = fieldmap_id is not None
+    with_sdc = fieldmap is not None
     namer = _Namer(out_dir, bids_dir, run, seed, slice_time_ref, with_sdc=with_sdc)
     outputs = namer.fit_outputs()
     if with_anat:
         outputs += namer.coregistration_outputs()
     outputs = [_as_given(output, given or {}) for output in outputs]
-    if fieldmap_id is not None:
-        outputs += namer.fieldmap_outputs(fieldmap_id)
+    if fieldmap is not None:
+        outputs += namer.fieldmap_outputs(fieldmap.fmap_id, fieldmap.sources)
     if run.echo_times:
         outputs.append(namer.t2star_output())
     for space in spaces:

@@ -1,13 +1,17 @@
-"""Susceptibility distortion of a BOLD run: a field from whatever there is, on its grid."""
+"""Susceptibility distortion of a run: a field from whatever there is, on its grid."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.interfaces.dwi_b0s import AverageB0s
 from neuroferry.interfaces.fieldmap import PrepareGREFieldmap
 from neuroferry.interfaces.fieldmap_apply import ApplyFieldmap
 from neuroferry.interfaces.fieldmap_epi import EstimateEPIFieldmap
@@ -31,9 +35,15 @@ _SENTENCES = {
         " polarity as the field under which they agree [@andersson2003; @holland2010]"
     ),
 }
+_OF_B0S = (
+    "A B0 field map was estimated from images without diffusion weighting of opposite"
+    " phase-encoding polarity ({}), the volumes of each aligned and averaged, as the field under"
+    " which they agree [@andersson2003; @holland2010]"
+)
 # Measured peaks above Python and its libraries, GB for a million voxels of the image.
 BASE_GB = 0.45
 SOLVER_GB_PER_MILLION = 0.35
+AVERAGE_GB_PER_MILLION = 0.12
 
 
 def init_sdc_wf(
@@ -91,20 +101,22 @@ def init_sdc_wf(
         raise ValueError("A plan without a method has no workflow.")
     workflow = Workflow(name=name)
     workflow.__desc__ = (
-        f"{_SENTENCES[plan.method]}; the series was corrected for susceptibility distortion with"
-        " it [@jezzard1995]. "
+        f"{_describe(plan)}; the series was corrected for susceptibility distortion with it"
+        " [@jezzard1995]. "
     )
     inputnode = pe.Node(IdentityInterface(fields=["bold_ref"]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
     memory = _memory_gb(bold_shape)
     estimate = _estimate_node(plan, memory, sloppy=sloppy, seed=seed)
+    itself = plan.method == "pepolar" and len(plan.epi) == 1
     apply = pe.Node(
         ApplyFieldmap(
             phase_encoding=plan.phase_encoding,
             readout_time=plan.readout_time,
             # A field estimated on the reference itself needs no registration to it.
-            same_space=plan.method == "pepolar" and len(plan.epi) == 1,
+            same_space=itself,
             method=plan.method,
+            sources=[Path(path).name for path in plan.sources],
             jacobian=jacobian,
             sloppy=sloppy,
             seed=seed,
@@ -112,13 +124,8 @@ def init_sdc_wf(
         name="apply_fieldmap",
         mem_gb=memory,
     )
-    if plan.method == "pepolar" and len(plan.epi) == 1:
-        join = pe.Node(Merge(2), name="join_pair", run_without_submitting=True)
-        join.inputs.in2 = plan.epi[0]
-        workflow.connect([
-            (inputnode, join, [("bold_ref", "in1")]),
-            (join, estimate, [("out", "in_files")]),
-        ])  # fmt: skip
+    if plan.method == "pepolar":
+        _feed_pair(workflow, plan, inputnode if itself else None, estimate)
     workflow.connect([
         (inputnode, apply, [("bold_ref", "bold_ref")]),
         (estimate, apply, [
@@ -135,6 +142,37 @@ def init_sdc_wf(
         ]),
     ])  # fmt: skip
     return workflow
+
+
+def _describe(plan: FieldmapPlan) -> str:
+    """Say where the field comes from."""
+    if plan.method is None or not any(plan.epi_volumes):
+        return _SENTENCES[str(plan.method)]
+    names = [Path(path).name.removesuffix(".gz").removesuffix(".nii") for path in plan.epi]
+    return _OF_B0S.format(" and ".join(names if len(names) > 1 else ["its own", *names]))
+
+
+def _feed_pair(
+    workflow: Workflow, plan: FieldmapPlan, inputnode: pe.Node | None, estimate: pe.Node
+) -> None:
+    """Give the estimate its two EPIs, the reference first where one alone is there."""
+    join = pe.Node(Merge(2), name="join_pair", run_without_submitting=True)
+    fields = ["in1", "in2"][2 - len(plan.epi) :]
+    volumes = plan.epi_volumes or ((),) * len(plan.epi)
+    for field, path, chosen in zip(fields, plan.epi, volumes, strict=True):
+        if not chosen:
+            setattr(join.inputs, field, path)
+            continue
+        image: Any = nb.load(path)
+        average = pe.Node(
+            AverageB0s(in_file=path, volumes=list(chosen)),
+            name=f"average_b0s{field[-1] if len(fields) > 1 else ''}",
+            mem_gb=round(BASE_GB + AVERAGE_GB_PER_MILLION * math.prod(image.shape[:3]) / 1e6, 3),
+        )
+        workflow.connect(average, "out_file", join, field)
+    if inputnode is not None:
+        workflow.connect(inputnode, "bold_ref", join, "in1")
+    workflow.connect(join, "out", estimate, "in_files")
 
 
 def _memory_gb(shape: tuple[int, int, int]) -> float:
@@ -154,8 +192,6 @@ def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int
         interface = EstimateEPIFieldmap(sloppy=sloppy, seed=seed)
         if len(plan.epi) == 1:
             ways, times = [plan.phase_encoding, *ways], [plan.readout_time, *times]
-        else:
-            interface.inputs.in_files = list(plan.epi)
         interface.inputs.phase_encoding = ways
         interface.inputs.readout_times = times
     else:

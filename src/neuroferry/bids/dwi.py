@@ -21,6 +21,7 @@ from neuroferry.bids.gradients import (
     MIN_DIRECTIONS,
     Floats,
     Shell,
+    check_bvals,
     determine_tensor,
     distinct_directions,
     find_shells,
@@ -32,6 +33,10 @@ from neuroferry.bids.metadata import SidecarReader
 from neuroferry.bids.model import Problem, Run, Subject
 from neuroferry.errors import InputError
 
+_ONLY_B0S = (
+    "no volume is diffusion-weighted (b > {b:g} s/mm2), so there is nothing to process; it serves"
+    " to correct the distortion of runs of the opposite phase encoding alone"
+)
 _DIRECTIONS = ("i", "i-", "j", "j-", "k", "k-")
 
 
@@ -148,13 +153,14 @@ def check_dwi(
     list of Problem
         What is wrong, each for one run.
     set of Path
-        The images that cannot be used.
+        The images that cannot be used. Those of b0 volumes alone can: for the distortion of
+        runs of the opposite phase encoding.
     """
     problems: list[Problem] = []
     unusable: set[Path] = set()
     for image in dwi_images(subject):
-        run, findings = examine_dwi(image, b0_threshold=b0_threshold)
-        if run is None:
+        _, findings = examine_dwi(image, b0_threshold=b0_threshold)
+        if any(finding.fatal for finding in findings):
             unusable.add(image.path)
         problems += [as_problem(image, finding) for finding in findings]
     return problems, unusable
@@ -180,6 +186,8 @@ def examine_dwi(
         What is wrong, in plain sentences.
     """
     facts = read_header(run.path)
+    if _is_b0s(run, b0_threshold):
+        return None, [Finding(_ONLY_B0S.format(b=b0_threshold), fatal=False)]
     if len(facts.shape) < 4 or facts.shape[3] == 1:
         alone = (
             "the image has one volume only, and a diffusion-weighted run has a b0 and others;"
@@ -190,7 +198,8 @@ def examine_dwi(
         bval, bvec = (_find_beside(run.path, extension) for extension in (".bval", ".bvec"))
         written = read_bvals(bval)
         vectors, notes = read_bvecs(bvec)
-        _check_counts((bval, written), (bvec, vectors), facts.shape[3])
+        _check_counts((bval, written), facts.shape[3])
+        _check_counts((bvec, vectors), facts.shape[3], "directions")
         bvals, unit, more = settle_gradients(written, vectors, b0_threshold)
     except InputError as error:
         return None, [Finding(str(error), fatal=True)]
@@ -222,6 +231,53 @@ def examine_dwi(
     return found, findings
 
 
+def b0_volumes(image: Run, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:
+    """Find the volumes of an image that are not diffusion-weighted; directions do not matter.
+
+    Parameters
+    ----------
+    image : Run
+        A diffusion-weighted image, or a field map that has b-values.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+
+    Returns
+    -------
+    tuple of int
+        From 0; may be empty.
+
+    Raises
+    ------
+    InputError
+        If there are no b-values, not as many as volumes, or senseless ones.
+    """
+    bval = _find_beside(image.path, ".bval")
+    bvals = read_bvals(bval)
+    shape = read_header(image.path).shape
+    _check_counts((bval, bvals), shape[3] if len(shape) > 3 else 1)
+    check_bvals(bvals)
+    return tuple(int(index) for index in np.flatnonzero(bvals <= b0_threshold))
+
+
+def has_bvals(image: Run) -> bool:
+    """Tell whether an image has b-values."""
+    try:
+        _find_beside(image.path, ".bval")
+    except (InputError, OSError):
+        return False
+    return True
+
+
+def _is_b0s(image: Run, b0_threshold: float) -> bool:
+    """Whether no volume at all is diffusion-weighted, as far as the b-values can be read."""
+    try:
+        found = b0_volumes(image, b0_threshold=b0_threshold)
+    except InputError:
+        return False
+    shape = read_header(image.path).shape
+    return len(shape) > 2 and len(found) == (shape[3] if len(shape) > 3 else 1)
+
+
 def _find_beside(image: Path, extension: str) -> Path:
     """Find the nearest file of a kind that applies to an image."""
     root = next(
@@ -238,26 +294,19 @@ def _find_beside(image: Path, extension: str) -> Path:
     return found[-1]
 
 
-def _check_counts(bval: tuple[Path, Floats], bvec: tuple[Path, Floats], n_volumes: int) -> None:
-    for (path, values), what in ((bval, "b-values"), (bvec, "directions")):
-        if len(values) != n_volumes:
-            raise InputError(
-                f"{path.name} holds {len(values)} {what}, and the image {n_volumes} volumes; find"
-                " out which volumes are missing, or convert the images again"
-            )
+def _check_counts(table: tuple[Path, Floats], n_volumes: int, what: str = "b-values") -> None:
+    path, values = table
+    if len(values) != n_volumes:
+        raise InputError(
+            f"{path.name} holds {len(values)} {what}, and the image {n_volumes} volumes; find"
+            " out which volumes are missing, or convert the images again"
+        )
 
 
 def _shell_findings(
     bvals: Floats, shells: tuple[Shell, ...], b0_threshold: float
 ) -> Iterator[Finding]:
-    if all(shell.is_b0 for shell in shells):
-        yield Finding(
-            f"no volume is diffusion-weighted (b > {b0_threshold:g} s/mm2), so there is nothing to"
-            " process; where it is there to correct others for distortion, it belongs into fmap/"
-            " with the suffix epi",
-            fatal=False,
-        )
-    elif not shells[0].is_b0:
+    if not shells[0].is_b0:
         hint = ""
         if bvals.min() <= 200:
             hint = f", or give --b0-threshold {np.ceil(bvals.min()):g}"

@@ -189,14 +189,7 @@ def settle_gradients(
             f"there are {len(bvals)} b-values and {len(bvecs)} directions; they must be one each"
             " for every volume: convert the images again"
         )
-    if not np.isfinite(bvals).all() or (bvals < 0).any():
-        where = _volumes(~np.isfinite(bvals) | (bvals < 0))
-        raise InputError(f"the b-value of {where} is missing or negative; correct the .bval file")
-    if 0 < bvals.max() < _SMALLEST_B and len(np.unique(bvals)) > 1:
-        raise InputError(
-            f"the largest b-value is {bvals.max():g}, which looks like ms/um2; write b-values in"
-            f" s/mm2 ({1000 * bvals.max():g})"
-        )
+    check_bvals(bvals)
     weighted = bvals > b0_threshold
     if not np.isfinite(bvecs[weighted]).all():
         where = _volumes(weighted & ~np.isfinite(bvecs).all(axis=1))
@@ -216,6 +209,29 @@ def settle_gradients(
     settled, notes = _settle_lengths(bvals.astype(np.float64), lengths, weighted)
     unit[settled <= b0_threshold] = 0.0
     return settled, unit + 0.0, notes
+
+
+def check_bvals(bvals: Floats) -> None:
+    """Check that b-values are there, and in s/mm2.
+
+    Parameters
+    ----------
+    bvals : ndarray of float64, shape (N,)
+        As written.
+
+    Raises
+    ------
+    InputError
+        If one is missing or negative, or all look like ms/um2.
+    """
+    if not np.isfinite(bvals).all() or (bvals < 0).any():
+        where = _volumes(~np.isfinite(bvals) | (bvals < 0))
+        raise InputError(f"the b-value of {where} is missing or negative; correct the .bval file")
+    if 0 < bvals.max() < _SMALLEST_B and len(np.unique(bvals)) > 1:
+        raise InputError(
+            f"the largest b-value is {bvals.max():g}, which looks like ms/um2; write b-values in"
+            f" s/mm2 ({1000 * bvals.max():g})"
+        )
 
 
 def _settle_lengths(

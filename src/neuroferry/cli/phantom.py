@@ -142,9 +142,10 @@ def _add_dwi_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--dwi-direction",
+        nargs="+",
         choices=("AP", "PA", "LR", "RL"),
-        default="AP",
-        help="phase encoding, from ... to (default: AP)",
+        default=["AP"],
+        help="phase encoding, from ... to; two make two runs, and so on (default: AP)",
     )
     group.add_argument(
         "--dwi-fieldmaps",
@@ -175,7 +176,8 @@ def dwi_options(arguments: argparse.Namespace) -> DwiOptions | None:
         "n_b0": arguments.dwi_b0,
         "resolution": arguments.dwi_resolution,
         "snr": arguments.dwi_snr,
-        "direction": arguments.dwi_direction,
+        "direction": arguments.dwi_direction[0],
+        "more_runs": tuple(arguments.dwi_direction[1:]),
         "fieldmaps": tuple(arguments.dwi_fieldmaps),
     }
     for effect in arguments.dwi_without:

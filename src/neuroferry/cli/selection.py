@@ -67,14 +67,15 @@ def usable_subjects(config: Config, subjects: Sequence[Subject]) -> list[Subject
 
 
 def _has_work(config: Config, subject: Subject) -> bool:
-    from neuroferry.bids.dwi import dwi_images
+    from neuroferry.bids.dwi import dwi_runs
 
     workflows = chosen_workflows(config)
     if subject.select("anat", "T1w") and {"anat", "qc"} & set(workflows):
         return True
     if "func" in workflows and subject.select("func", "bold"):
         return True
-    return "dwi" in workflows and bool(dwi_images(subject))
+    threshold = config.workflow.b0_threshold
+    return "dwi" in workflows and bool(dwi_runs(subject, b0_threshold=threshold))
 
 
 def selection_problems(config: Config, subject: Subject) -> Iterator[Problem]:
@@ -107,7 +108,12 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
             yield "there is no BOLD run that can be used; only the anatomy is processed"
         return
     for run in runs:
-        plan = choose_fieldmap(subject, run.echoes, ignore=config.workflow.ignore)
+        plan = choose_fieldmap(
+            subject,
+            run.echoes,
+            ignore=config.workflow.ignore,
+            b0_threshold=config.workflow.b0_threshold,
+        )
         yield from plan.warnings
     yield from _anatomy_warnings(
         config,
@@ -120,16 +126,19 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
 def _dwi_warnings(config: Config, subject: Subject) -> Iterator[str]:
     """Say what the diffusion-weighted runs of a participant have to do without."""
     from neuroferry.bids.dwi import dwi_runs
-    from neuroferry.workflows.func.fieldmaps import choose_fieldmap
+    from neuroferry.workflows.dwi.fieldmaps import choose_dwi_fieldmap
 
-    runs = dwi_runs(subject, b0_threshold=config.workflow.b0_threshold)
+    threshold = config.workflow.b0_threshold
+    runs = dwi_runs(subject, b0_threshold=threshold)
     if not runs:
         if "dwi" in config.workflow.workflows:
             yield "there is no diffusion-weighted run that can be used"
         return
     for run in runs:
         if run.phase_encoding is not None:  # what its lack means was said of the run itself
-            plan = choose_fieldmap(subject, run.run, ignore=config.workflow.ignore)
+            plan = choose_dwi_fieldmap(
+                subject, run, ignore=config.workflow.ignore, b0_threshold=threshold
+            )
             yield from plan.warnings
     yield from _anatomy_warnings(
         config,

@@ -81,7 +81,7 @@ class PhantomSubject:
     fieldmaps : tuple of PhantomFieldmaps
         One a session, where functional scans have any.
     dwi : tuple of PhantomDwi
-        One a session.
+        Diffusion scans, in the order of sessions and runs.
     dwi_fieldmaps : tuple of PhantomFieldmaps
         One a session, where diffusion scans have any.
     """
@@ -140,7 +140,7 @@ def write_phantom_dataset(
     bold : BoldOptions, optional
         Functional scans of each session, with their field maps; None writes none.
     dwi : DwiOptions, optional
-        A diffusion scan of each session, with its field maps; None writes none.
+        Diffusion scans of each session, with their field maps; None writes none.
     overwrite : bool
         Replace a phantom that is already in `out_dir`. Anything else there stays.
     progress : callable, optional
@@ -275,7 +275,7 @@ def _write_subject(
                 fieldmaps += [maps] if maps is not None else []
             if dwi is not None:
                 series, maps = write_dwi_session(place, anatomy, pose, dwi)
-                diffusion.append(series)
+                diffusion += series
                 dwi_fieldmaps += [maps] if maps is not None else []
     return PhantomSubject(
         parameters.label,

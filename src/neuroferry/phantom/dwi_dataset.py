@@ -1,8 +1,8 @@
-"""Write a session's diffusion scan as BIDS, and the truth about it."""
+"""Write a session's diffusion scans as BIDS, and the truth about them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from neuroferry.phantom.dwi import (
     noiseless_b0,
     true_maps,
 )
+from neuroferry.phantom.fmap import between_scans
 from neuroferry.phantom.fmap_dataset import (
     DWI_NAMES,
     PhantomFieldmaps,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from neuroferry.phantom.bold import BoldSession
     from neuroferry.phantom.dwi import DwiRun
     from neuroferry.phantom.dwi_options import DwiOptions
     from neuroferry.phantom.place import Place
@@ -60,6 +62,8 @@ class PhantomDwi:
     ----------
     session : str or None
         Label without ``ses-``.
+    direction : str
+        Phase encoding, from ... to.
     dwi, bval, bvec : Path
     truth : mapping of str to Path
         On the run's grid, head as in the first volume, undistorted: ``fa``, ``md``, ``ad``,
@@ -74,6 +78,7 @@ class PhantomDwi:
     """
 
     session: str | None
+    direction: str
     dwi: Path
     bval: Path
     bvec: Path
@@ -85,7 +90,7 @@ def write_dwi_session(
     anatomy: SubjectAnatomy,
     anatomical: NDArray[np.float64],
     options: DwiOptions,
-) -> tuple[PhantomDwi, PhantomFieldmaps | None]:
+) -> tuple[tuple[PhantomDwi, ...], PhantomFieldmaps | None]:
     """Scan and write the diffusion series of a session, and its field maps.
 
     Parameters
@@ -99,8 +104,50 @@ def write_dwi_session(
     number = int(place.session or 0)
     person = anatomy.parameters
     session = draw_session(anatomy, anatomical, options, person.stream(STREAM_DWI, number))
-    rng = person.stream(STREAM_DWI, number, 1)
-    run = draw_dwi_run(anatomy, session, options, rng)
+    written = []
+    names = _run_names(options.run_directions)
+    for index, (way, name) in enumerate(zip(options.run_directions, names, strict=True), 1):
+        rng = person.stream(STREAM_DWI, number, index)
+        lying = session if index == 1 else _lie_again(session, rng)
+        if way != options.direction:
+            lying = replace(lying, grid=lying.grid.reversed())
+        run = draw_dwi_run(anatomy, lying, options, rng)
+        written.append(_write_run(replace(place, run=name), run, way, options, anatomical, rng))
+    if not options.fieldmaps:
+        return tuple(written), None
+    targets = [run.dwi for run in written]
+    return tuple(written), write_fieldmaps(place, anatomy, session, options, targets, DWI_NAMES)
+
+
+def _run_names(directions: Sequence[str]) -> list[str]:
+    """Tell the runs of a session apart by their entities; one alone has none.
+
+    >>> _run_names(["AP", "PA"]), _run_names(["AP", "AP"]), _run_names(["AP"])
+    (['dir-AP', 'dir-PA'], ['dir-AP_run-1', 'dir-AP_run-2'], [''])
+    """
+    if len(directions) == 1:
+        return [""]
+    names = []
+    for index, way in enumerate(directions):
+        number = directions[: index + 1].count(way)
+        names.append(f"dir-{way}_run-{number}" if directions.count(way) > 1 else f"dir-{way}")
+    return names
+
+
+def _lie_again(session: BoldSession, rng: np.random.Generator) -> BoldSession:
+    """Lay the person down a little differently, as the head moves between two runs."""
+    pose, warp = session.moved(between_scans(rng, session))
+    return replace(session, pose=pose, warp=warp)
+
+
+def _write_run(
+    place: Place,
+    run: DwiRun,
+    way: str,
+    options: DwiOptions,
+    anatomical: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> PhantomDwi:
     path = place.raw("dwi", "dwi.nii.gz")
     stem = path.name.removesuffix(".nii.gz")
     files.write_json(path.with_name(f"{stem}.json"), _sidecar(run, options))
@@ -112,10 +159,7 @@ def write_dwi_session(
         for volume in dwi_volumes(run, options, rng):
             series.add(volume)
     truth = _write_truth(place, run, options, anatomical)
-    written = PhantomDwi(place.session, path, bval, bvec, truth)
-    if not options.fieldmaps:
-        return written, None
-    return written, write_fieldmaps(place, anatomy, session, options, [path], DWI_NAMES)
+    return PhantomDwi(place.session, way, path, bval, bvec, truth)
 
 
 def _sidecar(run: DwiRun, options: DwiOptions) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class DwiOptions:
         Spread of the logarithm of the coil's sensitivity in the brain.
     direction : str
         Phase encoding, from ... to: AP, PA, LR or RL.
+    more_runs : tuple of str
+        Phase encoding of the runs after the first, each the same way or the opposite one.
     fieldmaps : tuple of str
         Of `FIELDMAPS`.
     coverage : float
@@ -61,6 +63,7 @@ class DwiOptions:
     dropped: float = 0.01
     bias: float = 0.1
     direction: str = "AP"
+    more_runs: tuple[str, ...] = ()
     fieldmaps: tuple[str, ...] = ("epi",)
     coverage: float = 1.0
 
@@ -91,6 +94,11 @@ class DwiOptions:
                 f"the share of dropped slices must be 0 to 0.5: {self.dropped}",
             ),
             (self.direction in DIRECTIONS, f"no phase-encoding direction: {self.direction}"),
+            (
+                set(self.more_runs) <= {self.direction, self.direction[::-1]},
+                f"runs are encoded {self.direction} or {self.direction[::-1]}; not "
+                f"{', '.join(self.more_runs)}",
+            ),
             (0.2 <= self.coverage <= 1, f"the coverage must be 0.2 to 1: {self.coverage}"),
             (
                 set(self.fieldmaps) <= set(FIELDMAPS),
@@ -113,6 +121,11 @@ class DwiOptions:
     def dropout(self) -> bool:
         """Gradient-echo field maps lose signal where the field changes across a slice."""
         return True
+
+    @property
+    def run_directions(self) -> tuple[str, ...]:
+        """Phase encoding of each run."""
+        return (self.direction, *self.more_runs)
 
     @property
     def n_volumes(self) -> int:

@@ -89,7 +89,7 @@ def scan_gradient_echoes(
     options : EpiOptions
     rng : numpy.random.Generator
     """
-    motion = _between(rng, session)
+    motion = between_scans(rng, session)
     pose, warp = session.moved(motion)
     zoom = max(_GRE_RESOLUTION, options.resolution)
     grid = lay_slab(warp, "LPS", np.eye(3), direction=options.direction, zoom=zoom, coverage=1.0)
@@ -133,7 +133,7 @@ def scan_opposed(
     options : EpiOptions
     rng : numpy.random.Generator
     """
-    motion = _between(rng, session)
+    motion = between_scans(rng, session)
     pose, warp = session.moved(motion)
     head = EpiHead(anatomy, warp, pose, session.grid, session.field)
     unit = spin_echo(echo_time=EPI_ECHO_TIME, tr=EPI_TR)
@@ -150,8 +150,8 @@ def scan_opposed(
     return OpposedEpi(head, motion, grids, series)
 
 
-def _between(rng: np.random.Generator, session: BoldSession) -> NDArray[np.float64]:
-    """How the head moved between two scans of a session."""
+def between_scans(rng: np.random.Generator, session: BoldSession) -> NDArray[np.float64]:
+    """Draw how the head moved between two scans of a session, shape (4, 4), RAS+ mm."""
     return rigid(rng.normal(0, 0.6, 3), rng.normal(0, 0.6, 3), session.pose[:3, 3])
 
 

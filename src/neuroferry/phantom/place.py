@@ -21,11 +21,14 @@ class Place:
         Without ``sub-``.
     session : str or None
         Without ``ses-``.
+    run : str
+        Further entities of the files of one run, such as ``dir-PA``; may be empty.
     """
 
     root: Path
     label: str
     session: str | None
+    run: str = ""
 
     @property
     def within(self) -> str:
@@ -35,7 +38,8 @@ class Place:
     @property
     def prefix(self) -> str:
         """First entities of each file name."""
-        return self.within.replace("/", "_")
+        names = self.within.replace("/", "_")
+        return f"{names}_{self.run}" if self.run else names
 
     def raw(self, datatype: str, name: str) -> Path:
         """Path of a raw file."""

@@ -238,12 +238,23 @@ def _method(found: Mapping[str, Any]) -> str:
     return _METHODS.get(method, method)
 
 
+def _sources(found: Mapping[str, Any]) -> str:
+    """Name the images that a field map was made of."""
+    names = found.get("sources")
+    if not isinstance(names, list) or not names:
+        return ""
+    short = [str(name).removesuffix(".gz").removesuffix(".nii") for name in names]
+    if len(short) == 1 and found.get("method") == "pepolar":
+        return f" (of this run and {short[0]})"
+    return f" ({', '.join(short)})"
+
+
 def distortion_text(run: ScanRun) -> str:
     """Say whether and how distortion was corrected."""
     found = run.part("DistortionCorrection")
     if not found:
         return "not corrected" if run.summary else ""
-    text = f"corrected: {_method(found)}"
+    text = f"corrected: {_method(found)}{_sources(found)}"
     keys = ("median_size_mm", "percentile_1_mm", "percentile_99_mm")
     middle, low, top = (run.number("DistortionCorrection", key) for key in keys)
     if middle is None or low is None or top is None:
