@@ -195,7 +195,7 @@ def test_another_echo_time_is_pointed_at(dataset):
 def opposed(tmp_path_factory):
     """A head in two runs of opposite phase encoding, moving within and between them."""
     root = tmp_path_factory.mktemp("opposed") / "bids"
-    options = DwiOptions(6, n_b0=3, resolution=4.0, more_runs=("PA",), fieldmaps=())
+    options = DwiOptions(1, n_b0=2, resolution=6.0, more_runs=("PA",), fieldmaps=())
     (person,) = write_phantom_dataset(root, subjects=1, resolution=6.0, seed=5, dwi=options)
     (subject,) = index_subjects(root)
     return person.dwi, subject
@@ -210,7 +210,7 @@ def test_the_field_is_the_true_one_for_both_runs(opposed, number, tmp_path):
     assert names(plan) == [opposed[0][1 - number].dwi.name]
     b0s = list(run.shells[0].volumes)
     own = AverageB0s(in_file=str(written.dwi), volumes=b0s)
-    workflow = init_sdc_wf(plan=plan, bold_shape=run.shape)
+    workflow = init_sdc_wf(plan=plan, bold_shape=run.shape, sloppy=True)
     workflow.base_dir = str(tmp_path)
     workflow.inputs.inputnode.bold_ref = own.run(cwd=str(tmp_path)).outputs.out_file
     graph = workflow.run(plugin="Linear")
@@ -226,9 +226,9 @@ def test_the_field_is_the_true_one_for_both_runs(opposed, number, tmp_path):
     error = np.abs(found - truth)[inside].mean() * shift
     size = np.abs(truth)[inside].mean() * shift
     assert size > 0.8
-    assert error < 0.35 * size
+    assert error < 0.5 * size
     assert np.abs(-found - truth)[inside].mean() * shift > 1.5 * size
     unwarped = nb.load(outputs.bold_ref_sdc).get_fdata()
     likeness = [np.corrcoef(image[inside], flat[inside])[0, 1] for image in (unwarped, bent)]
-    assert likeness[0] > 0.97
-    assert 1 - likeness[0] < 0.5 * (1 - likeness[1])
+    assert likeness[0] > 0.98
+    assert 1 - likeness[0] < 0.3 * (1 - likeness[1])

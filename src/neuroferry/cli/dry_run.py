@@ -11,10 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources as package_files
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry.cli.progress import duration, short_name
+from neuroferry.cli.selection import fieldmap_texts
 from neuroferry.engine.estimate import Estimator, read_killed, read_table
 from neuroferry.engine.flat import flatten
 from neuroferry.engine.plan import (
@@ -75,6 +77,8 @@ def dry_run(config: Config, subjects: list[Subject], resources: Resources, comma
     """
     plan = plan_run(config, subjects, resources)
     print(describe(plan, len(subjects), on_cluster(command)), flush=True)
+    for line in _field_maps(config, subjects):
+        print(line, flush=True)
     return int(ExitCode.OK if plan.verdict != "does not fit" else ExitCode.TEMPORARY)
 
 
@@ -128,6 +132,16 @@ def describe(plan: Plan, n_subjects: int, cluster: str) -> str:
     if plan.to_do:
         lines.append(f"Estimates      {_sources(plan)}")
     return "\n".join([*lines, "", *_verdict(plan, cluster)])
+
+
+def _field_maps(config: Config, subjects: list[Subject]) -> list[str]:
+    """Say what corrects the distortion of the first runs."""
+    found = (text for subject in subjects for text in fieldmap_texts(config, subject))
+    shown = [*islice(found, _SHOWN + 1)]
+    if not shown:
+        return []
+    more = ["  and so on"] if len(shown) > _SHOWN else []
+    return ["", "Distortion is corrected with", *(f"  {t}" for t in shown[:_SHOWN]), *more]
 
 
 def on_cluster(command: str) -> str:

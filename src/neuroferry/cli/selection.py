@@ -9,7 +9,12 @@ from neuroferry.config import WORKFLOWS, Config
 from neuroferry.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from neuroferry.bids.bold import BoldRun
+    from neuroferry.bids.dwi import DwiRun
     from neuroferry.bids.model import Problem, Subject
+    from neuroferry.workflows.func.fieldmaps import FieldmapPlan
 
 FIELDMAP_SUFFIXES = (
     *("phasediff", "phase1", "phase2"),
@@ -97,10 +102,45 @@ def selection_problems(config: Config, subject: Subject) -> Iterator[Problem]:
         yield Problem(f"sub-{subject.label}: {text}", "warning", None, subject.label)
 
 
+def bold_fieldmap(config: Config, subject: Subject, run: BoldRun) -> FieldmapPlan:
+    """Choose what corrects a BOLD run for distortion."""
+    from neuroferry.workflows.func.fieldmaps import choose_fieldmap
+
+    ignore, threshold = config.workflow.ignore, config.workflow.b0_threshold
+    return choose_fieldmap(subject, run.echoes, ignore=ignore, b0_threshold=threshold)
+
+
+def dwi_fieldmap(config: Config, subject: Subject, run: DwiRun) -> FieldmapPlan:
+    """Choose what corrects a diffusion-weighted run for distortion."""
+    from neuroferry.workflows.dwi.fieldmaps import choose_dwi_fieldmap
+
+    ignore, threshold = config.workflow.ignore, config.workflow.b0_threshold
+    return choose_dwi_fieldmap(subject, run, ignore=ignore, b0_threshold=threshold)
+
+
+def fieldmap_texts(config: Config, subject: Subject) -> Iterator[str]:
+    """Say of each run what its distortion is corrected with."""
+    from neuroferry.bids.bold import bold_runs
+    from neuroferry.bids.dwi import dwi_runs
+
+    found: list[tuple[Path, FieldmapPlan]] = []
+    workflow = config.workflow
+    if "func" in chosen_workflows(config):
+        for bold in bold_runs(subject, ignore=workflow.ignore):
+            found.append((bold.reference.path, bold_fieldmap(config, subject, bold)))
+    if "dwi" in chosen_workflows(config):
+        for dwi in dwi_runs(subject, b0_threshold=workflow.b0_threshold):
+            found.append((dwi.run.path, dwi_fieldmap(config, subject, dwi)))
+    for path, plan in found:
+        names = [name.rpartition("/")[2] for name in plan.sources]
+        with_what = " and ".join(names) if names else "no field map"
+        b0s = "the b0 images of " if any(plan.epi_volumes) else ""
+        yield f"{path.name}: {b0s}{with_what}"
+
+
 def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
     """Say what the BOLD runs of a participant have to do without."""
     from neuroferry.bids.bold import bold_runs
-    from neuroferry.workflows.func.fieldmaps import choose_fieldmap
 
     runs = bold_runs(subject, ignore=config.workflow.ignore)
     if not runs:
@@ -108,13 +148,7 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
             yield "there is no BOLD run that can be used; only the anatomy is processed"
         return
     for run in runs:
-        plan = choose_fieldmap(
-            subject,
-            run.echoes,
-            ignore=config.workflow.ignore,
-            b0_threshold=config.workflow.b0_threshold,
-        )
-        yield from plan.warnings
+        yield from bold_fieldmap(config, subject, run).warnings
     yield from _anatomy_warnings(
         config,
         subject,
@@ -126,20 +160,15 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
 def _dwi_warnings(config: Config, subject: Subject) -> Iterator[str]:
     """Say what the diffusion-weighted runs of a participant have to do without."""
     from neuroferry.bids.dwi import dwi_runs
-    from neuroferry.workflows.dwi.fieldmaps import choose_dwi_fieldmap
 
-    threshold = config.workflow.b0_threshold
-    runs = dwi_runs(subject, b0_threshold=threshold)
+    runs = dwi_runs(subject, b0_threshold=config.workflow.b0_threshold)
     if not runs:
         if "dwi" in config.workflow.workflows:
             yield "there is no diffusion-weighted run that can be used"
         return
     for run in runs:
         if run.phase_encoding is not None:  # what its lack means was said of the run itself
-            plan = choose_dwi_fieldmap(
-                subject, run, ignore=config.workflow.ignore, b0_threshold=threshold
-            )
-            yield from plan.warnings
+            yield from dwi_fieldmap(config, subject, run).warnings
     yield from _anatomy_warnings(
         config,
         subject,

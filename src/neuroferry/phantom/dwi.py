@@ -92,6 +92,7 @@ def draw_dwi_run(
     session: BoldSession,
     options: DwiOptions,
     rng: np.random.Generator,
+    coil: NDArray[np.float32] | None = None,
 ) -> DwiRun:
     """Draw one series.
 
@@ -102,6 +103,8 @@ def draw_dwi_run(
         Where the person lies.
     options : DwiOptions
     rng : numpy.random.Generator
+    coil : ndarray of float32, shape (I, J, K), optional
+        That of another run of the session, as it stays with the scanner.
     """
     still = EpiHead(anatomy, session.warp, session.pose, session.grid, session.field)
     head = DiffusionHead(still, _contrast(options))
@@ -115,7 +118,7 @@ def draw_dwi_run(
     lost = rng.random((options.n_volumes, grid.shape[2])) < options.dropped
     left = rng.uniform(*_LEFT, size=lost.shape)
     brain = still.tissues.sum(axis=0) >= 0.5
-    coil = bias_field(rng, grid.affine, brain, max(options.bias, 1e-6))
+    drawn = bias_field(rng, grid.affine, brain, max(options.bias, 1e-6))
     return DwiRun(
         head=head,
         table=table,
@@ -123,7 +126,7 @@ def draw_dwi_run(
         eddy=eddy_transforms(table, grid, coefficients, brain, options.eddy),
         slice_times=slice_times(grid.shape[2], options.tr),
         kept=np.where(lost & (table.bvals > 0)[:, None], left, 1.0).astype(np.float32),
-        coil=coil,
+        coil=drawn if coil is None else coil,
     )
 
 

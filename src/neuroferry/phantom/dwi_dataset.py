@@ -104,14 +104,16 @@ def write_dwi_session(
     number = int(place.session or 0)
     person = anatomy.parameters
     session = draw_session(anatomy, anatomical, options, person.stream(STREAM_DWI, number))
-    written = []
+    written: list[PhantomDwi] = []
+    coil = None
     names = _run_names(options.run_directions)
     for index, (way, name) in enumerate(zip(options.run_directions, names, strict=True), 1):
         rng = person.stream(STREAM_DWI, number, index)
         lying = session if index == 1 else _lie_again(session, rng)
         if way != options.direction:
             lying = replace(lying, grid=lying.grid.reversed())
-        run = draw_dwi_run(anatomy, lying, options, rng)
+        run = draw_dwi_run(anatomy, lying, options, rng, coil)
+        coil = run.coil
         written.append(_write_run(replace(place, run=name), run, way, options, anatomical, rng))
     if not options.fieldmaps:
         return tuple(written), None
