@@ -234,7 +234,8 @@ class ApplyFieldmap(SimpleInterface):
         report = describe_shift(
             result, epi, inputs.phase_encoding, inputs.readout_time, inputs.method
         )
-        report["sources"] = list(inputs.sources)
+        if isdefined(inputs.sources):
+            report["sources"] = list(inputs.sources)
         (out / "sdc.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         self._results["sdc_report"] = str(out / "sdc.json")
         self._results["fieldmap"] = save_volume(
