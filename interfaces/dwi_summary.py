@@ -83,6 +83,7 @@ class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
     eddy_report = File(exists=True, mandatory=True, desc="of motion and eddy currents")
     n_slices = traits.Range(low=1, mandatory=True, desc="of a volume")
     models = traits.List(traits.Str, desc="that were computed")
+    spaces = traits.List(traits.Str, desc="beside the run's own, that the series is written in")
     dwi_ref = File(exists=True, desc="mean b0 image")
     noise_map = File(exists=True, desc="of the noise, its standard deviation")
     dwi_mask = File(exists=True, desc="brain")
@@ -115,6 +116,8 @@ class SummariseDwi(SimpleInterface):
             if isdefined(path):
                 content[key] = read_json(Path(path))
         content["Models"] = list(inputs.models) if isdefined(inputs.models) else []
+        if isdefined(inputs.spaces):
+            content["Spaces"] = list(inputs.spaces)
         if isdefined(inputs.bundles_report):
             bundles = read_json(Path(inputs.bundles_report))["Bundles"]
             content["Bundles"] = {bundle["Name"]: bundle["Kept"] for bundle in bundles}

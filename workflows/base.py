@@ -34,12 +34,13 @@ from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.other_template import XFMS, init_other_template_wf
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
+from neuroferry.workflows.dwi.apply import T1wGrid
 from neuroferry.workflows.dwi.dwi import INPUTS as DWI_INPUTS
 from neuroferry.workflows.dwi.dwi import DwiOptions, init_dwi_wf
 from neuroferry.workflows.dwi.fieldmaps import choose_dwi_fieldmap
 from neuroferry.workflows.func.bold import BoldOptions, init_bold_wf
 from neuroferry.workflows.func.fieldmaps import choose_fieldmap
-from neuroferry.workflows.func.spaces import anat2std_field, bold_spaces
+from neuroferry.workflows.func.spaces import anat2std_field, bold_spaces, wants_t1w
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
 if TYPE_CHECKING:
@@ -315,6 +316,9 @@ def _add_dwi(
     """Add the diffusion workflow of every DWI run, joined to its session's anatomy."""
     for run in dwi_runs(subject, b0_threshold=settings.b0_threshold):
         anatomy = anatomies.of(run.session)
+        grid = None
+        if anatomy is not None and wants_t1w(settings.output_spaces):
+            grid = T1wGrid.of(run, anatomy.shape, anatomy.zooms)
         dwi_wf = init_dwi_wf(
             run=run,
             fieldmap=choose_dwi_fieldmap(
@@ -323,6 +327,7 @@ def _add_dwi(
             bids_dir=settings.bids_dir,
             out_dir=settings.out_dir,
             t1w_shape=None if anatomy is None else anatomy.shape,
+            t1w_grid=grid,
             options=DwiOptions(
                 ignore=settings.ignore,
                 b0_threshold=settings.b0_threshold,

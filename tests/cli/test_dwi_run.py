@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 
 from neuroferry.engine.record import list_runs, read_run
+from neuroferry.interfaces.transforms import read_itk_affine
 from neuroferry.phantom import DwiOptions, write_phantom_dataset
+from neuroferry.phantom.score_dwi import direction_error
 
 pytestmark = pytest.mark.slow
 QUICK = ("--sloppy", "--skip-bids-validation", "--streamlines", "100", "--workflows", "dwi")
+QUICK += ("--output-spaces", "MNI152NLin2009aSym", "T1w")
 TRUTH = "derivatives/truth/sub-01/dwi/sub-01"
 
 
@@ -87,6 +90,44 @@ def test_the_maps_are_those_of_the_head(bids, finished):
         assert np.median(np.abs(found - truth)[white]) < tolerance
     md = image(f"{stem}_model-DTI_param-MD_dwimap.nii.gz")
     assert np.median(md[fluid]) > 2 * np.median(md[white])
+
+
+def test_directions_in_the_space_of_the_t1w_image(bids, finished):
+    """Those of the truth, turned as the head is; not those as they were in the scanner."""
+    stem = finished / "sub-01" / "dwi" / "sub-01_space-T1w"
+    tensors = nb.load(f"{stem}_model-DTI_param-tensor_dwimap.nii.gz")
+    to_scan = read_itk_affine(bids / f"{TRUTH}_from-dwiref_to-T1w_mode-image_desc-truth_xfm.txt")
+    white = nb.load(bids / f"{TRUTH}_label-WM_probseg.nii.gz")
+    index = np.indices(tensors.shape[:3]).reshape(3, -1)
+    full = np.linalg.inv(white.affine) @ to_scan @ tensors.affine
+    place = np.rint(full[:3, :3] @ index + full[:3, 3:]).astype(int)
+    inside = ((place >= 0) & (place < np.array(white.shape)[:, None])).all(axis=0)
+    there = tuple(place[:, inside])
+    fa = image(bids / f"{TRUTH}_model-DTI_param-FA_dwimap.nii.gz")[there]
+    chosen = (image(white.get_filename())[there] > 0.9) & (fa > 0.4)
+    data = np.asarray(tensors.dataobj).reshape(-1, 6)[inside][chosen]
+    d = data[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
+    main = np.linalg.eigh(d)[1][:, :, 2]
+    truth = image(bids / f"{TRUTH}_model-DTI_param-direction_dwimap.nii.gz")[there][chosen]
+    turn = to_scan[:3, :3]
+    everywhere = np.ones(len(main), dtype=bool)
+    right = direction_error(main, truth @ turn, everywhere)[0]
+    assert len(main) > 300
+    assert right < 12  # of 5 mm voxels and 12 directions
+    angle = np.degrees(np.arccos((np.trace(turn) - 1) / 2))
+    assert angle > 5
+    assert direction_error(main, truth, everywhere)[0] > right
+    assert direction_error(main, truth @ turn.T, everywhere)[0] > right
+    found = image(f"{stem}_model-DTI_param-FA_dwimap.nii.gz").reshape(-1)[inside][chosen]
+    assert np.median(np.abs(found - fa[chosen])) < 0.1
+    series = nb.load(f"{stem}_desc-preproc_dwi.nii.gz")
+    t1w = nb.load(bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    assert series.shape == (*tensors.shape[:3], 14)
+    np.testing.assert_allclose(series.header.get_zooms()[:3], 5, atol=0.01)
+    axes = t1w.affine[:3, :3] / np.linalg.norm(t1w.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(series.affine[:3, :3] / 5, axes, atol=1e-3)
+    for name in ("_dwiref", "_desc-brain_mask"):
+        assert nb.load(f"{stem}{name}.nii.gz").shape == tensors.shape[:3]
 
 
 def test_bundles_and_their_profiles(finished):

@@ -41,7 +41,7 @@ def add_dwi(study, labels="", *, figures=ALWAYS, **summary):
 
 def test_a_run_has_its_section_beside_the_functional_ones(study):
     study.whole().add_bold("01")
-    add_dwi(study, figures=(*ALWAYS, "tensor", "bundles"))
+    add_dwi(study, figures=(*ALWAYS, "tensor", "bundles"), Spaces=["T1w"])
     page = check_page(write_subject_report(study.out, study.run_dir, "01"))
     text = page.text()
     for wanted in (
@@ -53,6 +53,7 @@ def test_a_run_has_its_section_beside_the_functional_ones(study):
         "27 (b0, median in the brain)",
         "1 of 2 found; not Right Arcuate",
         "Maps of the diffusion tensor",
+        "Also in the space of",
     ):
         assert wanted in text, wanted
     assert {"#functional-1", "#diffusion-1"} <= set(page.links)
@@ -83,6 +84,7 @@ def test_replaced_slices_are_counted_and_mostly_lost_volumes_doubted(study):
     }
     add_dwi(study, SliceReplacement=replaced)
     (run,) = find_runs(DIFFUSION, study.out, "01")
+    assert "Also in the space of" not in dict(run_facts(run))
     assert dict(run_facts(run))["Slices with lost signal"] == (
         "0.40%; 38 of 40 replaced by what the other volumes predict, in 2 volumes"
     )

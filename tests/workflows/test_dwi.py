@@ -124,6 +124,40 @@ def test_too_few_directions_for_a_tensor(person, tmp_path):
     assert "replace_slices" not in steps
 
 
+def test_the_space_of_the_t1w_image_is_made_on_request(person, tmp_path):
+    subject = person(others=("T1w", "epi"))
+    default, _, _ = graph(subject, tmp_path)
+    assert not [name for name in names(default) if "t1w" in name.removeprefix("register_")]
+    found, expanded, workflow = graph(subject, tmp_path, output_spaces=("anat",))
+    steps = names(found)
+    new = {
+        *("make_grid_t1w", "resample_dwi_t1w", "carry_mask_t1w", "write_dwi_preproc_t1w"),
+        *("write_dwi_bvec_t1w", "write_dwi_ref_t1w", "write_dwi_mask_t1w", "write_fa_t1w"),
+    }
+    assert new <= steps
+    assert steps - names(default) >= new
+    resample = found["dwi_wf.apply_wf.resample_dwi_t1w"]
+    assert feeds(expanded, resample) == {
+        *("correct_rician", "check_gradients", "check_orientation", "estimate_eddy"),
+        *("replace_slices", "apply_fieldmap", "register_dwi", "make_grid_t1w", "correct_bias"),
+    }
+    assert (resample.inputs.phase_encoding, resample.inputs.readout_time) == ("j-", 0.03)
+    fit = found["dwi_wf.models_t1w_wf.fit_tensor"]
+    assert feeds(expanded, fit) == {"resample_dwi_t1w", "carry_mask_t1w"}
+    entities = found["dwi_wf.dwi_derivatives_wf.write_fa_t1w"].inputs.entities[0]
+    assert (entities["space"], entities["model"], entities["parameter"]) == ("T1w", "DTI", "FA")
+    sidecar = found["dwi_wf.dwi_derivatives_wf.write_dwi_preproc_t1w"].inputs.metadata
+    assert sidecar["SpatialReference"] == "T1w"
+    assert any("from-dwiref_to-T1w" in source for source in sidecar["Sources"])
+    assert "in the space of the T1w image" in workflow.visit_desc()
+    assert found["dwi_wf.dwi_reports_wf.draw_summary"].inputs.spaces == ["T1w"]
+
+
+def test_without_a_t1w_image_there_is_no_such_space(person, tmp_path):
+    found, _, _ = graph(person(others=()), tmp_path, output_spaces=("T1w",))
+    assert "resample_dwi_t1w" not in names(found)
+
+
 def test_slices_along_another_axis_are_left_alone(person, tmp_path):
     found, _, _ = graph(person(metadata={**DWI, "SliceEncodingDirection": "i"}), tmp_path)
     assert "replace_slices" not in names(found)

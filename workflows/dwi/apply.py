@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
+from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid
 from neuroferry.interfaces.dwi_bias import CorrectB0Bias
 from neuroferry.interfaces.dwi_confounds import DwiConfounds
 from neuroferry.interfaces.dwi_replace import LEAST_OTHERS, ReplaceSlices
@@ -17,15 +20,45 @@ from neuroferry.workflows.dwi.memory import (
     BIAS_BYTES,
     REPLACE_BYTES,
     RESAMPLE_BYTES,
+    resample_t1w_gb,
     series_gb,
     volume_gb,
 )
 from neuroferry.workflows.func.apply import Readout
+from neuroferry.workflows.func.memory import T1W_GRID_BYTES, memory_gb
 
 INPUTS = (
     *("dwi_denoised", "bval", "bvec", "eddy_xfms", "motion_xfms"),
     *("dwi_ref", "dwi_mask", "motion_tsv", "outliers_tsv"),
 )
+IN_T1W = ("t1w_preproc", "dwiref2anat_xfm")
+T1W_OUTPUTS = [
+    *("dwi_preproc_t1w", "dwi_bval_t1w", "dwi_bvec_t1w", "dwi_ref_t1w", "dwi_mask_t1w"),
+]
+
+
+@dataclass(frozen=True)
+class T1wGrid:
+    """The grid in the space of the T1w image, as far as it is known from headers.
+
+    Attributes
+    ----------
+    t1w_voxels : int
+        Of the T1w image.
+    voxels : float
+        Of the grid: its field of view in voxels of the run.
+    """
+
+    t1w_voxels: int
+    voxels: float
+
+    @classmethod
+    def of(
+        cls, run: DwiRun, shape: tuple[int, int, int], zooms: tuple[float, float, float]
+    ) -> T1wGrid:
+        """Take the sizes from the T1w image's shape and voxel size in mm."""
+        field_of_view = math.prod(n * size for n, size in zip(shape, zooms, strict=True))
+        return cls(math.prod(shape), field_of_view / math.prod(run.zooms))
 
 
 def init_dwi_apply_wf(
@@ -35,6 +68,7 @@ def init_dwi_apply_wf(
     eddy: bool = True,
     replace: bool = True,
     bias: bool = True,
+    t1w_grid: T1wGrid | None = None,
     omp_nthreads: int = 1,
     name: str = "apply_wf",
 ) -> Workflow:
@@ -52,6 +86,8 @@ def init_dwi_apply_wf(
         Put what the other volumes predict in the place of slices that lost their signal.
     bias : bool
         Correct uneven brightness, with one field for all volumes.
+    t1w_grid : T1wGrid, optional
+        Resample the run in the space of the T1w image as well.
     omp_nthreads : int
         Threads of one step, where more than one changes no value.
     name : str
@@ -67,11 +103,15 @@ def init_dwi_apply_wf(
         As `init_dwi_denoise_wf` gives them.
     dwi_ref, eddy_xfms, motion_xfms, motion_tsv, outliers_tsv, dwi_mask
         As `init_dwi_fit_wf` gives them; and ``fieldmap``, with a readout.
+    t1w_preproc, dwiref2anat_xfm
+        For the space of the T1w image.
 
     **Outputs**
 
     dwi_preproc, dwi_bval, dwi_bvec
         The series; gradients turned with the head.
+    dwi_preproc_t1w, dwi_bval_t1w, dwi_bvec_t1w, dwi_ref_t1w, dwi_mask_t1w
+        The same in the space of the T1w image, the mean of its b0 volumes, and the brain.
     bias_field
         What brightness was divided by.
     slices_report
@@ -79,13 +119,18 @@ def init_dwi_apply_wf(
     confounds_tsv, confounds_json
         Table of what disturbs each volume, and what its columns are.
     """
-    fields = [*INPUTS, *(["fieldmap"] if readout else [])]
+    fields = [*INPUTS, *(["fieldmap"] if readout else []), *(IN_T1W if t1w_grid else ())]
     found = ["dwi_preproc", "dwi_bval", "dwi_bvec", "confounds_tsv", "confounds_json"]
     found += ["bias_field"] if bias else []
     found += ["slices_report"] if replace else []
+    found += T1W_OUTPUTS if t1w_grid else []
     workflow = Workflow(name=name)
     workflow.__desc__ = _describe(
-        readout, eddy=eddy and bool(run.phase_axis), replace=replace, bias=bias
+        readout,
+        eddy=eddy and bool(run.phase_axis),
+        replace=replace,
+        bias=bias,
+        in_t1w=t1w_grid is not None,
     )
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=found), name="outputnode")
@@ -110,13 +155,17 @@ def init_dwi_apply_wf(
             ("confounds_tsv", "confounds_tsv"), ("confounds_json", "confounds_json"),
         ]),
     ])  # fmt: skip
+    resamplers = [resample]
+    if t1w_grid is not None:
+        resamplers.append(_resample_t1w(workflow, run, t1w_grid, omp_nthreads))
     if replace:
-        _replace_slices(workflow, run, (resample, tabulate), omp_nthreads)
+        _replace_slices(workflow, run, (*resamplers, tabulate), omp_nthreads)
     if readout is not None:
-        resample.inputs.phase_encoding = readout.phase_encoding
-        resample.inputs.readout_time = readout.readout_time
-        resample.inputs.jacobian = readout.jacobian
-        workflow.connect(inputnode, "fieldmap", resample, "fieldmap")
+        for node in resamplers:
+            node.inputs.phase_encoding = readout.phase_encoding
+            node.inputs.readout_time = readout.readout_time
+            node.inputs.jacobian = readout.jacobian
+            workflow.connect(inputnode, "fieldmap", node, "fieldmap")
     if not bias:
         workflow.connect(resample, "out_file", outputnode, "dwi_preproc")
         return workflow
@@ -125,8 +174,41 @@ def init_dwi_apply_wf(
         (resample, correct_bias, [("out_file", "in_file"), ("out_bval", "bval")]),
         (inputnode, correct_bias, [("dwi_mask", "mask")]),
         (correct_bias, outputnode, [("out_file", "dwi_preproc"), ("bias_field", "bias_field")]),
+        *((correct_bias, node, [("bias_field", "bias_field")]) for node in resamplers[1:]),
     ])  # fmt: skip
     return workflow
+
+
+def _resample_t1w(workflow: Workflow, run: DwiRun, grid: T1wGrid, omp_nthreads: int) -> pe.Node:
+    """Add the resampling in the space of the T1w image, and the brain mask there."""
+    inputnode, outputnode = (workflow.get_node(name) for name in ("inputnode", "outputnode"))
+    make_grid = pe.Node(
+        MakeTargetGrid(),
+        name="make_grid_t1w",
+        mem_gb=memory_gb(T1W_GRID_BYTES, grid.t1w_voxels),
+    )
+    resample = pe.Node(
+        ResampleDwi(n_procs=omp_nthreads),
+        name="resample_dwi_t1w",
+        mem_gb=resample_t1w_gb(run, grid.voxels, omp_nthreads),
+        n_procs=omp_nthreads,
+    )
+    carry_mask = pe.Node(CarryMask(), name="carry_mask_t1w", mem_gb=memory_gb(0, 0, 0.2))
+    workflow.connect([
+        (inputnode, make_grid, [("dwi_ref", "bold_ref"), ("t1w_preproc", "t1w_preproc")]),
+        (inputnode, resample, [
+            ("dwi_denoised", "in_file"), ("dwiref2anat_xfm", "transforms"),
+            *((field, field) for field in ("bval", "bvec", "eddy_xfms", "motion_xfms")),
+        ]),
+        (inputnode, carry_mask, [("dwi_mask", "in_file"), ("dwiref2anat_xfm", "transforms")]),
+        *((make_grid, node, [("reference", "reference")]) for node in (resample, carry_mask)),
+        (resample, outputnode, [
+            ("out_file", "dwi_preproc_t1w"), ("out_ref", "dwi_ref_t1w"),
+            ("out_bval", "dwi_bval_t1w"), ("out_bvec", "dwi_bvec_t1w"),
+        ]),
+        (carry_mask, outputnode, [("out_mask", "dwi_mask_t1w")]),
+    ])  # fmt: skip
+    return resample
 
 
 def can_replace(run: DwiRun, ignore: Collection[str] = ()) -> bool:
@@ -158,7 +240,9 @@ def _replace_slices(
     ])  # fmt: skip
 
 
-def _describe(readout: Readout | None, *, eddy: bool, replace: bool, bias: bool) -> str:
+def _describe(
+    readout: Readout | None, *, eddy: bool, replace: bool, bias: bool, in_t1w: bool
+) -> str:
     """Say for the methods paragraph what is applied."""
     parts = ["head motion"]
     parts += ["the distortion by eddy currents"] if eddy else []
@@ -174,6 +258,11 @@ def _describe(readout: Readout | None, *, eddy: bool, replace: bool, bias: bool)
         f"The series was resampled with {joined} applied in one interpolation, by cubic "
         "B-splines [@unser1999], and the gradients were turned with the head [@leemans2009]. "
     )
+    if in_t1w:
+        text += (
+            "It was resampled in the same way, from the images as measured, in the space of the "
+            "T1w image, the gradients turned into that space. "
+        )
     if bias:
         text += "Uneven brightness was estimated on the mean b0 image [@tustison2010]. "
     return text

@@ -12,7 +12,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.workflows.dwi.apply import can_replace, init_dwi_apply_wf
+from neuroferry.workflows.dwi.apply import T1wGrid, can_replace, init_dwi_apply_wf
 from neuroferry.workflows.dwi.denoise import can_denoise, init_dwi_denoise_wf
 from neuroferry.workflows.dwi.fit import init_dwi_fit_wf
 from neuroferry.workflows.dwi.models import (
@@ -28,6 +28,8 @@ from neuroferry.workflows.func.fieldmaps import FieldmapPlan
 from neuroferry.workflows.func.sdc import init_sdc_wf
 from neuroferry.workflows.parts import connect_parts
 
+IN_T1W = "_t1w"
+"""What the names of fields end in that are in the space of the T1w image."""
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm", "std2anat_xfm")
 
 
@@ -75,6 +77,7 @@ def init_dwi_wf(
     bids_dir: str | Path,
     out_dir: str | Path,
     t1w_shape: tuple[int, int, int] | None = None,
+    t1w_grid: T1wGrid | None = None,
     options: DwiOptions | None = None,
     name: str | None = None,
 ) -> Workflow:
@@ -90,6 +93,8 @@ def init_dwi_wf(
         Input dataset and derivatives.
     t1w_shape : tuple of int, optional
         Voxels of the T1w image; without one there is no coregistration and no bundle.
+    t1w_grid : T1wGrid, optional
+        Write series and tensors in the space of the T1w image as well.
     options : DwiOptions, optional
         What it is processed with.
     name : str, optional
@@ -155,11 +160,23 @@ def init_dwi_wf(
             eddy="eddy" not in options.ignore,
             replace=with_slices,
             bias="b0-bias" not in options.ignore,
+            t1w_grid=t1w_grid,
             omp_nthreads=options.omp_nthreads,
         ),
     ]
     if models:
         parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=options.omp_nthreads))
+    if t1w_grid is not None and "DTI" in models:
+        parts.append(
+            init_dwi_models_wf(
+                run=run,
+                models=["DTI"],
+                suffix=IN_T1W,
+                voxels=t1w_grid.voxels,
+                omp_nthreads=options.omp_nthreads,
+                name="models_t1w_wf",
+            )
+        )
     if with_tracts:
         parts.append(
             init_dwi_tracts_wf(
@@ -182,6 +199,7 @@ def init_dwi_wf(
             with_noise=with_noise,
             with_slices=with_slices,
             with_tracts=with_tracts,
+            in_t1w=t1w_grid is not None,
         ),
         init_dwi_derivatives_wf(
             out_dir=out_dir,
@@ -191,6 +209,7 @@ def init_dwi_wf(
             with_anat=with_anat,
             with_tracts=with_tracts,
             with_slices=with_slices,
+            in_t1w=t1w_grid is not None,
             fieldmap=fieldmap if with_sdc else None,
             seed=options.seed,
         ),

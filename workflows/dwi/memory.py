@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.dwi_models import order_for
+from neuroferry.workflows.func.memory import CHUNK_BYTES, CHUNK_POINTS
 
 BASE_GB = 0.15
 # Bytes held at once for each value of the series.
@@ -25,6 +26,9 @@ KURTOSIS_BYTES = 50
 PICTURE_BYTES = 60
 PROFILE_BYTES = 40
 RESAMPLE_BYTES = 60
+# (onto another grid: of the source, and of the target)
+SOURCE_BYTES = 20
+TARGET_BYTES = 60
 # ... and of the T1w image.
 T1W_BYTES = 12
 # For each thread: bytes a voxel, and GB.
@@ -46,7 +50,23 @@ def series_gb(bytes_per_value: float, run: DwiRun, fixed_gb: float = 0.0) -> flo
 
 def volume_gb(bytes_per_voxel: float, run: DwiRun, fixed_gb: float = 0.0) -> float:
     """Memory of a step in GB, from what it holds of each voxel of one volume."""
-    return round(BASE_GB + bytes_per_voxel * run.n_voxels / 1e9 + fixed_gb, 3)
+    return grid_gb(bytes_per_voxel, run.n_voxels, fixed_gb)
+
+
+def grid_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> float:
+    """Memory of a step in GB, from what it holds of each voxel of the grid that it fills.
+
+    >>> grid_gb(100, 1_000_000)
+    0.25
+    """
+    return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
+
+
+def resample_t1w_gb(run: DwiRun, voxels: float, n_threads: int) -> float:
+    """Memory of resampling a run onto a grid in the space of the T1w image, in GB."""
+    source = SOURCE_BYTES * (n_threads + 1) * run.n_voxels
+    chunk = CHUNK_BYTES * n_threads * min(voxels, CHUNK_POINTS)
+    return grid_gb(TARGET_BYTES, voxels, (source + chunk) / 1e9)
 
 
 def csd_gb(run: DwiRun) -> float:

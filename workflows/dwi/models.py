@@ -21,7 +21,7 @@ from neuroferry.workflows.dwi.memory import (
     TENSOR_BYTES,
     TENSOR_GB,
     csd_gb,
-    volume_gb,
+    grid_gb,
 )
 
 _DIFFUSIVITY = "mm^2/s"
@@ -104,6 +104,8 @@ def init_dwi_models_wf(
     *,
     run: DwiRun,
     models: Collection[str],
+    suffix: str = "",
+    voxels: float | None = None,
     omp_nthreads: int = 1,
     name: str = "models_wf",
 ) -> Workflow:
@@ -115,6 +117,10 @@ def init_dwi_models_wf(
         The run.
     models : collection of str
         As `plan_models` names them.
+    suffix : str
+        Of the names of the fields, where the series is on another grid than its own.
+    voxels : float, optional
+        Of that grid.
     omp_nthreads : int
         Threads of one step; more than one changes no value.
     name : str
@@ -139,34 +145,39 @@ def init_dwi_models_wf(
         Of the fibre orientations.
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = _describe(models)
+    workflow.__desc__ = "" if suffix else _describe(models)
     chosen = [model for model in STEPS if model in models]
     maps = {model: [k for k, what in MAPS.items() if what.model == model] for model in chosen}
     found = [*(key for keys in maps.values() for key in keys), *(REPORTS[m] for m in chosen)]
-    inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
+    found = [f"{field}{suffix}" for field in found]
+    inputs = {f"{field}{suffix}": name for field, name in INPUTS.items()}
+    inputnode = pe.Node(IdentityInterface(fields=list(inputs)), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=found), name="outputnode")
     for model in chosen:
         step, interface = STEPS[model]
         node = pe.Node(
             interface(n_procs=omp_nthreads),
             name=step,
-            mem_gb=_mem_gb(model, run, omp_nthreads),
+            mem_gb=_mem_gb(model, run, omp_nthreads, voxels or run.n_voxels),
             n_procs=omp_nthreads,
         )
         workflow.connect([
-            (inputnode, node, list(INPUTS.items())),
-            (node, outputnode, [*((key, key) for key in maps[model]), ("report", REPORTS[model])]),
+            (inputnode, node, list(inputs.items())),
+            (node, outputnode, [
+                *((key, f"{key}{suffix}") for key in maps[model]),
+                ("report", f"{REPORTS[model]}{suffix}"),
+            ]),
         ])  # fmt: skip
     return workflow
 
 
-def _mem_gb(model: str, run: DwiRun, n_threads: int) -> float:
+def _mem_gb(model: str, run: DwiRun, n_threads: int, voxels: float) -> float:
     """Memory of fitting one model, in GB."""
     if model == "CSD":
         return csd_gb(run)
     if model == "DKI":
-        return volume_gb(KURTOSIS_BYTES, run, KURTOSIS_GB * n_threads)
-    return volume_gb(TENSOR_BYTES, run, TENSOR_GB * n_threads)
+        return grid_gb(KURTOSIS_BYTES, voxels, KURTOSIS_GB * n_threads)
+    return grid_gb(TENSOR_BYTES, voxels, TENSOR_GB * n_threads)
 
 
 def _describe(models: Collection[str]) -> str:

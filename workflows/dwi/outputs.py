@@ -23,6 +23,7 @@ def init_dwi_derivatives_wf(
     with_anat: bool = True,
     with_tracts: bool = False,
     with_slices: bool = True,
+    in_t1w: bool = False,
     fieldmap: FieldmapPlan | None = None,
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
@@ -41,6 +42,8 @@ def init_dwi_derivatives_wf(
         That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
     with_anat, with_tracts, with_slices : bool
         Whether there is a T1w image, whether bundles were looked for, and lost slices replaced.
+    in_t1w : bool
+        Whether series and tensors are in the space of the T1w image as well.
     fieldmap : FieldmapPlan, optional
         What distortion was corrected with.
     seed : int
@@ -61,9 +64,17 @@ def init_dwi_derivatives_wf(
     if fieldmap is not None:
         outputs += namer.fieldmap_outputs(fieldmap.fmap_id, fieldmap.sources)
     outputs += [namer.map_output(key, what) for key, what in MAPS.items() if what.model in models]
+    if in_t1w:
+        outputs += namer.t1w_outputs(with_slices=with_slices)
+        if "DTI" in models:
+            tensors = ((key, what) for key, what in MAPS.items() if what.model == "DTI")
+            outputs += [namer.map_output(key, what, "_t1w", T1W) for key, what in tensors]
     if with_tracts:
         outputs += namer.tract_outputs()
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
+
+
+T1W = {"space": "T1w"}
 
 
 class _Namer(RunNamer):
@@ -172,20 +183,66 @@ class _Namer(RunNamer):
             ),
         ]
 
-    def map_output(self, key: str, what: DwiMap) -> Output:
-        """Name one map of a model."""
-        made = [self._uri("dwi", description="preproc"), self._uri("mask", description="brain")]
-        about = self._about(what.description, made, **({"Units": what.unit} if what.unit else {}))
-        entities = {"model": what.model, "parameter": what.parameter}
+    def t1w_outputs(self, *, with_slices: bool) -> list[Output]:
+        """List the series, its reference and the brain in the space of the T1w image."""
+        sources = [*self._raw, self._uri("xfm", TEXT, **self._xfm("orig", "dwiref", "hmc"))]
+        if self._with_sdc:
+            sources.append(self._uri("fieldmap", datatype="fmap", description="preproc"))
+        sources.append(self._uri("xfm", TEXT, **self._xfm("dwiref", "T1w", "coreg")))
+        space: dict[str, Any] = {"SpatialReference": "T1w"}
+        preproc = {**T1W, "description": "preproc"}
+        series = self._about(
+            "Preprocessed series in the space T1w, resampled once from the images as measured; "
+            "its gradients are turned into that space",
+            sources,
+            SkullStripped=False,
+            **space,
+        )
+        own = self._uri("dwi", **preproc)
+        reference = self._about(
+            "Mean of the b0 images in the space T1w", [own], SkullStripped=False
+        )
+        mask = self._about(
+            "Brain mask in the space T1w",
+            [self._uri("mask", description="brain")],
+            Type="Brain",
+            **space,
+        )
+        replaced = ("slices_report", "SliceReplacement") if with_slices else None
+        return [
+            self._output("dwi_preproc_t1w", "dwi", series, preproc, report=replaced),
+            self._output("dwi_bval_t1w", "dwi", None, preproc, ".bval"),
+            self._output("dwi_bvec_t1w", "dwi", None, preproc, ".bvec"),
+            self._output("dwi_ref_t1w", "dwiref", {**reference, **space}, T1W),
+            self._output("dwi_mask_t1w", "mask", mask, {**T1W, "description": "brain"}),
+        ]
+
+    def map_output(
+        self,
+        key: str,
+        what: DwiMap,
+        suffix: str = "",
+        space: Mapping[str, str] | None = None,
+    ) -> Output:
+        """Name one map of a model, in the run's own space or in another."""
+        there = dict(space or {})
+        made = [
+            self._uri("dwi", description="preproc", **there),
+            self._uri("mask", description="brain", **there),
+        ]
+        more = {"Units": what.unit} if what.unit else {}
+        more |= {"SpatialReference": there["space"]} if there else {}
+        about = self._about(what.description, made, **more)
+        entities = {**there, "model": what.model, "parameter": what.parameter}
         if what.variant:
             entities["description"] = what.variant
         return self._output(
-            key,
+            f"{key}{suffix}",
             "dwimap",
             about,
             entities,
             what.extension,
-            report=(what.report, "Model") if what.report else None,
+            report=(f"{what.report}{suffix}", "Model") if what.report else None,
         )
 
     def tract_outputs(self) -> list[Output]:

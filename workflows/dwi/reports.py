@@ -41,6 +41,7 @@ def init_dwi_reports_wf(
     with_noise: bool = True,
     with_slices: bool = True,
     with_tracts: bool = False,
+    in_t1w: bool = False,
     name: str = "dwi_reports_wf",
 ) -> Workflow:
     """Draw what the steps of a run made, and gather what they report.
@@ -58,6 +59,8 @@ def init_dwi_reports_wf(
     with_sdc, with_noise, with_slices, with_tracts : bool
         Whether distortion was corrected, noise removed, lost slices replaced, bundles looked
         for.
+    in_t1w : bool
+        Whether series and tensors are in the space of the T1w image as well.
     name : str
         Name of the workflow.
 
@@ -133,6 +136,8 @@ def init_dwi_reports_wf(
     fields += [REPORTS[model] for model in models]
     fields += ["bundles_report"] if with_tracts else []
     summarise = SummariseDwi(models=sorted(models), n_slices=run.shape[run.slice_axis])
+    if in_t1w:
+        summarise.inputs.spaces = ["T1w"]
     same = {field: field for field in fields}
     drawings.append(Drawing("summary", summarise, same, slices, ".json"))
     return init_pictures_wf(

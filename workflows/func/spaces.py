@@ -76,6 +76,15 @@ class BoldSpace:
         return f"{name}{size}"
 
 
+def wants_t1w(output_spaces: Sequence[str]) -> bool:
+    """Tell whether the space of the T1w image is among those that are asked for.
+
+    >>> wants_t1w(["MNI152NLin2009aSym:res-2", "anat"]), wants_t1w(["bold"])
+    (True, False)
+    """
+    return any(text.partition(":")[0] in ANATOMICAL for text in output_spaces)
+
+
 def anat2std_field(template: OtherTemplate | None) -> str:
     """Name the field with the transform from the T1w image to a template."""
     return "anat2std_xfm" if template is None else f"anat2{template.node}_xfm"

@@ -175,7 +175,8 @@ def _add_workflow(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="SPACE",
         help="MNI152NLin2009aSym[:res-N], T1w, bold, or a template of your folder of TemplateFlow,"
-        " such as MNI152NLin2009cAsym:res-2 (default: MNI152NLin2009aSym)",
+        " such as MNI152NLin2009cAsym:res-2 (default: MNI152NLin2009aSym); of DWI runs T1w alone"
+        " counts, beside their own",
     )
     group.add_argument(
         "--no-average-t1w",

@@ -36,6 +36,7 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
         ("Alignment with the T1w image", alignment_text(run)),
         ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),
         ("Bundles", _bundles(run)),
+        ("Also in the space of", ", ".join(map(str, run.summary.get("Spaces") or []))),
     ]
 
 
