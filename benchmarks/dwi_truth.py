@@ -7,8 +7,9 @@ Usage::
     python benchmarks/dwi_truth.py BIDS OUT
 
 Motion with eddy currents, gradients, distortion before and after its correction, position
-against the T1w image, anisotropy, diffusivity and direction in white matter, and profiles along
-the bundles.
+against the T1w image, anisotropy, diffusivity and direction in white matter, slices that lost
+their signal, and profiles along the bundles. With ``--output-spaces T1w`` also the maps in the
+space of the T1w image; with ``--ignore slice-replacement`` what lost slices do to the maps.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ PURE = 0.9
 """Share of white matter from which on a voxel counts."""
 DIRECTED = 0.3
 """Anisotropy from which on a voxel has a direction."""
+LOST_REACH = 0.75
+"""Slices from the middle of a lost one up to which voxels show it."""
 
 
 class Scan:
@@ -151,6 +154,65 @@ class Scan:
             "main direction, 95 % degrees": high,
         }
 
+    def lost_slices(self) -> dict[str, float]:
+        """Count the slices that were found, and compare FA where they lie with FA elsewhere."""
+        table = pd.read_csv(self.known / f"{self.stem}_desc-truth_dropped.tsv", sep="\t")
+        confounds = pd.read_csv(
+            self.found / f"{self.stem}_desc-confounds_timeseries.tsv", sep="\t"
+        )
+        counts = np.bincount(table["volume"], minlength=len(confounds))
+        found = confounds["outlier_slices"].fillna(0).to_numpy()
+        results = {
+            "lost slices": float(len(table)),
+            "volumes with too few found": float((found < counts).sum()),
+            "slices too many": float(np.maximum(found - counts, 0).sum()),
+        }
+        voxels = np.argwhere(self.mask).T
+        affine = self.mask_image.affine
+        moves = np.linalg.inv(affine) @ self.true_motion @ affine
+        hit = np.zeros(self.mask.shape, dtype=bool)
+        for volume, k in zip(table["volume"], table["slice"], strict=True):
+            z = moves[volume][2, :3] @ voxels + moves[volume][2, 3]
+            hit[tuple(voxels[:, np.abs(z - k) < LOST_REACH])] = True
+        white = self.mask & (self.truth("label-WM_probseg") >= PURE)
+        fa = self.result("model-DTI_param-FA_dwimap")
+        true = self.truth("model-DTI_param-FA_dwimap")
+        if (white & hit).any():
+            results["FA in lost slices, mean absolute error"] = fa_error(fa, true, white & hit)
+        results["FA elsewhere, mean absolute error"] = fa_error(fa, true, white & ~hit)
+        return results
+
+    def in_t1w(self) -> dict[str, float]:
+        """Compare the maps in the space of the T1w image, where they are."""
+        path = self.found / f"{self.stem}_space-T1w_model-DTI_param-tensor_dwimap.nii.gz"
+        if not path.exists():
+            return {}
+        image: Any = nb.load(path)
+        way = read_itk_affine(self._xfm(self.known, "dwiref", "T1w", "truth"))
+        full = np.linalg.inv(self.mask_image.affine) @ way @ image.affine
+        index = np.indices(image.shape[:3]).reshape(3, -1)
+        place = np.rint(full[:3, :3] @ index + full[:3, 3:]).astype(int)
+        inside = ((place >= 0) & (place < np.array(self.mask.shape)[:, None])).all(axis=0)
+        there = tuple(place[:, inside])
+        white = (self.mask & (self.truth("label-WM_probseg") >= PURE))[there]
+        true_fa = self.truth("model-DTI_param-FA_dwimap")[there]
+        directed = white & (true_fa >= DIRECTED)
+        tensors = np.asarray(image.dataobj).reshape(-1, 6)[inside]
+        vectors = tensor_maps(tensors[directed].T).vectors[:, 0].T
+        truth = self.truth("model-DTI_param-direction_dwimap")[there][directed]
+        everywhere = np.ones(len(truth), dtype=bool)
+        fa_path = self.found / f"{self.stem}_space-T1w_model-DTI_param-FA_dwimap.nii.gz"
+        fa_image: Any = nb.load(fa_path)
+        fa = np.asarray(fa_image.dataobj).reshape(-1)[inside]
+        median, high = direction_error(vectors, truth @ way[:3, :3], everywhere)
+        unturned, _ = direction_error(vectors, truth, everywhere)
+        return {
+            "in T1w space: FA, mean absolute error": fa_error(fa, true_fa, white),
+            "in T1w space: direction, median degrees": median,
+            "in T1w space: direction, 95 % degrees": high,
+            "in T1w space: if not turned, median degrees": unturned,
+        }
+
     def profiles(self) -> dict[str, float]:
         """Correlate the profiles with those that a perfect tractography would give.
 
@@ -220,7 +282,8 @@ def main() -> None:
     for path in sorted(arguments.out.glob("sub-*/dwi/*_desc-confounds_timeseries.tsv")):
         stem = path.name.removesuffix("_desc-confounds_timeseries.tsv")
         scan = Scan(arguments.bids, arguments.out, stem)
-        columns[stem] = scan.positions() | scan.maps() | scan.profiles()
+        columns[stem] = scan.positions() | scan.maps() | scan.lost_slices()
+        columns[stem] |= scan.in_t1w() | scan.profiles()
     print(pd.DataFrame(columns).round(3).to_string())
 
 

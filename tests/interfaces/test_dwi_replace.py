@@ -15,11 +15,8 @@ from neuroferry.interfaces.dwi_confounds import dwi_confounds
 from neuroferry.interfaces.dwi_outliers import judge_slices, write_outliers
 from neuroferry.interfaces.dwi_replace import (
     ReplaceSlices,
-    bridge,
     describe_slices,
-    predict_slice,
     replace_slices,
-    show_whole,
 )
 from neuroferry.interfaces.dwi_resample import ResampleDwi, Ways
 from neuroferry.interfaces.eddy_model import (
@@ -32,6 +29,7 @@ from neuroferry.interfaces.images import Volume
 from neuroferry.interfaces.motion_table import write_motion_xfms
 from neuroferry.interfaces.series import open_series
 from neuroferry.interfaces.slice_patches import Patches, read_patches, write_patches
+from neuroferry.interfaces.slice_prediction import bridge, predict_slice, show_whole
 
 N = 16
 N_B0 = 1

@@ -14,8 +14,9 @@ from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid
 from neuroferry.interfaces.dwi_bias import CorrectB0Bias
 from neuroferry.interfaces.dwi_confounds import DwiConfounds
-from neuroferry.interfaces.dwi_replace import LEAST_OTHERS, ReplaceSlices
+from neuroferry.interfaces.dwi_replace import ReplaceSlices
 from neuroferry.interfaces.dwi_resample import ResampleDwi
+from neuroferry.interfaces.slice_prediction import LEAST_OTHERS
 from neuroferry.workflows.dwi.memory import (
     BIAS_BYTES,
     REPLACE_BYTES,
