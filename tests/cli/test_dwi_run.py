@@ -113,11 +113,10 @@ def test_directions_in_the_space_of_the_t1w_image(bids, finished):
     everywhere = np.ones(len(main), dtype=bool)
     right = direction_error(main, truth @ turn, everywhere)[0]
     assert len(main) > 300
-    assert right < 12  # of 5 mm voxels and 12 directions
-    angle = np.degrees(np.arccos((np.trace(turn) - 1) / 2))
-    assert angle > 5
-    assert direction_error(main, truth, everywhere)[0] > right
-    assert direction_error(main, truth @ turn.T, everywhere)[0] > right
+    assert right < 6  # of 5 mm voxels and 12 directions
+    assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) > 4
+    assert direction_error(main, truth, everywhere)[0] > right + 1
+    assert direction_error(main, truth @ turn.T, everywhere)[0] > right + 3
     found = image(f"{stem}_model-DTI_param-FA_dwimap.nii.gz").reshape(-1)[inside][chosen]
     assert np.median(np.abs(found - fa[chosen])) < 0.1
     series = nb.load(f"{stem}_desc-preproc_dwi.nii.gz")
