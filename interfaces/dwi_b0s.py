@@ -3,7 +3,7 @@
 A head that moves between them would blur their mean, so they are aligned first, rigidly, as the
 b0 images of a run are; the mean lies where the first of them does.
 
-Memory at its peak: 120 bytes for each voxel of one volume.
+Memory at its peak: 130 bytes for each voxel of one volume.
 """
 
 from __future__ import annotations

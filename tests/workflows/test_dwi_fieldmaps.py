@@ -170,6 +170,11 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
         ),
         ({"PhaseEncodingDirection": "j"}, {}, "sub-01_dir-PA_dwi.nii.gz has neither Total"),
         ({"TotalReadoutTime": 0.05}, {}, "sub-01_dir-PA_dwi.nii.gz has no PhaseEncodingDirection"),
+        (
+            PA | {"ImageType": ["ORIGINAL", "NORM"]},
+            {},
+            "brightness of sub-01_dir-PA_dwi.nii.gz (NORM",
+        ),
         (PA, {"bvals": (700, 1000)}, "has no volume without diffusion weighting (b <= 50"),
         (PA, {"bvals": None}, "there is no .bval file"),
     ],

@@ -167,6 +167,14 @@ def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> 
             f" of this run {own_readout:g} s; correct the sidecars, or say by B0FieldIdentifier"
             " and B0FieldSource that they belong together"
         )
+    if _is_normalised(other) != _is_normalised(run.run):
+        names = (name, run.run.path.name)
+        normalised, plain = names if _is_normalised(other) else names[::-1]
+        raise InputError(
+            f"{name} is of the opposite direction, but the scanner evened the brightness of"
+            f" {normalised} (NORM in ImageType) and not that of {plain}, which would read as"
+            " distortion"
+        )
     times = [_echo_time(image) for image in (run.run, other)]
     if times[0] and times[1] and not math.isclose(times[0], times[1], rel_tol=SAME):
         notes = [
@@ -181,6 +189,12 @@ def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> 
 def _echo_time(run: Run) -> float | None:
     value = run.metadata.get("EchoTime")
     return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _is_normalised(run: Run) -> bool:
+    """Tell whether the scanner evened the brightness, as Siemens notes it."""
+    kinds = run.metadata.get("ImageType")
+    return isinstance(kinds, list) and "NORM" in kinds
 
 
 def _is_for_others(other: Run, run: Run) -> bool:

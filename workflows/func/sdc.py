@@ -43,7 +43,8 @@ _OF_B0S = (
 # Measured peaks above Python and its libraries, GB for a million voxels of the image.
 BASE_GB = 0.45
 SOLVER_GB_PER_MILLION = 0.35
-AVERAGE_GB_PER_MILLION = 0.12
+AVERAGE_GB = 0.15
+AVERAGE_GB_PER_MILLION = 0.13
 
 
 def init_sdc_wf(
@@ -167,7 +168,9 @@ def _feed_pair(
         average = pe.Node(
             AverageB0s(in_file=path, volumes=list(chosen)),
             name=f"average_b0s{field[-1] if len(fields) > 1 else ''}",
-            mem_gb=round(BASE_GB + AVERAGE_GB_PER_MILLION * math.prod(image.shape[:3]) / 1e6, 3),
+            mem_gb=round(
+                AVERAGE_GB + AVERAGE_GB_PER_MILLION * math.prod(image.shape[:3]) / 1e6, 3
+            ),
         )
         workflow.connect(average, "out_file", join, field)
     if inputnode is not None:
