@@ -2,9 +2,8 @@
 
 A streamline passes a region where one of its points lies inside; points are a millimetre
 apart, and regions are thicker. What is measured of a bundle runs from its first way-point to
-its last, as in [1]_: from the middle of a streamline's first stay in the one to the middle of
-its first stay in the other. There its streamlines are together and correspond to each other,
-whatever way they take to the cortex.
+its last, as in [1]_: from where a streamline leaves the one to where it enters the other. There
+its streamlines are together and correspond to each other, wherever beyond they begin and end.
 
 References
 ----------
@@ -126,36 +125,11 @@ def spans(bundle: BundleDefinition, points: Points, streamlines: Streamlines) ->
     Returns
     -------
     ndarray of float64, shape (N, 2)
-        Middle of the first stay in the first region and in the last one, mm from the
-        beginning of the streamline.
+        Where each leaves the first region for the last time before it enters the last region,
+        and where it enters that, mm from the beginning of the streamline.
     """
-    ends = [stay(points, streamlines, bundle.include[place]) for place in (0, -1)]
-    return np.stack(ends, axis=-1)
-
-
-def stay(points: Points, streamlines: Streamlines, region: Region) -> NDArray[np.float64]:
-    """Find the middle of each streamline's first stay in a region.
-
-    Parameters
-    ----------
-    points : ndarray of float32, shape (M, 3)
-        Where the points of the streamlines lie in the space of the region, mm.
-    streamlines : Streamlines
-        All pass the region.
-    region : Region
-        Where to look.
-
-    Returns
-    -------
-    ndarray of float64, shape (N,)
-        mm from the beginning of the streamline.
-    """
-    owners = streamlines.owners
-    inside = region.contains(np.ascontiguousarray(points.T))
-    leaves = inside.copy()
-    leaves[:-1] &= ~inside[1:] | (owners[1:] != owners[:-1])
-    first = first_passage(points, owners, len(streamlines), [region])
-    left = np.flatnonzero(leaves)
-    last = left[np.searchsorted(left, first)]
+    enters = first_passage(points, streamlines.owners, len(streamlines), bundle.include[-1:])
+    inside = np.flatnonzero(bundle.include[0].contains(np.ascontiguousarray(points.T)))
+    leaves = inside[np.searchsorted(inside, enters, side="right") - 1]
     along = streamlines.distances()
-    return np.asarray((along[first] + along[last]) / 2)
+    return np.stack([along[leaves], along[enters]], axis=-1)

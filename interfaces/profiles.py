@@ -52,7 +52,7 @@ METRICS = {
 }
 # What profiles run over, and how that is said in a sidecar.
 EXTENTS = {
-    "waypoints": "between the middles of the first and the last way-point region",
+    "waypoints": "between the first and the last way-point region",
     "whole": "from end to end of each streamline",
 }
 
