@@ -158,7 +158,7 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
 @pytest.mark.parametrize(
     ("other", "files", "word"),
     [
-        (AP, {}, "no other DWI run of its session is encoded in the opposite direction, j"),
+        (AP, {}, "in the opposite direction, j; the names have dir-AP and dir-PA, but"),
         (PA | {"PhaseEncodingDirection": "i"}, {}, "in the opposite direction, j"),
         (PA, {"shape": (20, 22, 10)}, "another matrix (20 x 22 x 10 voxels"),
         (PA, {"affine": np.diag([-3.0, 2.5, 4, 1])}, "another matrix"),
@@ -186,6 +186,13 @@ def test_a_run_that_contradicts(dataset, other, files, word):
     assert plan.method is None
     (warning,) = plan.warnings
     assert word in warning
+
+
+def test_runs_of_one_direction(dataset):
+    dataset("dwi/sub-01_run-1_dwi", AP)
+    dataset("dwi/sub-01_run-2_dwi", AP)
+    (warning,) = dataset.plan().warnings
+    assert warning.endswith("is encoded in the opposite direction, j.")
 
 
 def test_another_echo_time_is_pointed_at(dataset):

@@ -7,7 +7,7 @@ it two runs of a session that are encoded in opposite directions are each other'
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -126,10 +126,7 @@ def _from_other_run(
         else:
             usable += [found] if found else []
     if not usable:
-        return reasons or [
-            "no other DWI run of its session is encoded in the opposite direction, "
-            f"{opposite_of(direction)}"
-        ]
+        return reasons or [_none_opposite(run.run, others, direction)]
     best = min(usable, key=lambda other: other.rank)
     plan = pair_plan([(opposite_of(direction), best.run, best.readout, best.volumes)])
     return replace(
@@ -139,6 +136,24 @@ def _from_other_run(
         readout_time=readout,
         warnings=(*notes, *best.notes),
     )
+
+
+def _none_opposite(run: Run, others: Sequence[Run], direction: str) -> str:
+    """Say that no run is of the opposite direction, and which one's name says that it is."""
+    text = (
+        "no other DWI run of its session is encoded in the opposite direction, "
+        f"{opposite_of(direction)}"
+    )
+    label = run.entities.get("direction")
+    for other in others:
+        named = other.entities.get("direction")
+        same = str(other.metadata.get("PhaseEncodingDirection")).rstrip("+") == direction
+        if label and named and same and named != label:
+            return (
+                f"{text}; the names have dir-{label} and dir-{named}, but PhaseEncodingDirection"
+                f" is {direction} in both sidecars: correct the one that is wrong"
+            )
+    return text
 
 
 def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> _Other | None:
