@@ -11,7 +11,8 @@ The distortion by the head's own field is that of the scanner's grid in all volu
 what they predict.
 
 Memory at its peak: five bytes for each voxel of a volume and each volume of a shell, as slices
-are predicted in groups that are no larger than a volume, and 60 bytes a voxel for each thread.
+are predicted in groups that are no larger than a volume; and of each voxel 60 bytes, and 100 for
+each thread.
 
 References
 ----------

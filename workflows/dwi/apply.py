@@ -19,10 +19,9 @@ from neuroferry.interfaces.dwi_resample import ResampleDwi
 from neuroferry.interfaces.slice_prediction import LEAST_OTHERS
 from neuroferry.workflows.dwi.memory import (
     BIAS_BYTES,
-    REPLACE_BYTES,
     RESAMPLE_BYTES,
+    replace_gb,
     resample_t1w_gb,
-    series_gb,
     volume_gb,
 )
 from neuroferry.workflows.func.apply import Readout
@@ -227,7 +226,7 @@ def _replace_slices(
     replace_slices = pe.Node(
         ReplaceSlices(n_procs=omp_nthreads),
         name="replace_slices",
-        mem_gb=series_gb(REPLACE_BYTES, run, RESAMPLE_BYTES * omp_nthreads * run.n_voxels / 1e9),
+        mem_gb=replace_gb(run, omp_nthreads),
         n_procs=omp_nthreads,
     )
     workflow.connect([

@@ -26,6 +26,7 @@ KURTOSIS_BYTES = 50
 PICTURE_BYTES = 60
 PROFILE_BYTES = 40
 RESAMPLE_BYTES = 60
+REPLACE_VOXEL_BYTES = 60
 # (onto another grid: of the source, and of the target)
 SOURCE_BYTES = 20
 TARGET_BYTES = 60
@@ -33,6 +34,7 @@ TARGET_BYTES = 60
 T1W_BYTES = 12
 # For each thread: bytes a voxel, and GB.
 EDDY_THREAD_BYTES = 80
+REPLACE_THREAD_BYTES = 100
 TENSOR_GB = 0.01
 KURTOSIS_GB = 0.025
 TRACK_GB = 0.2
@@ -60,6 +62,12 @@ def grid_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> flo
     0.25
     """
     return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
+
+
+def replace_gb(run: DwiRun, n_threads: int) -> float:
+    """Memory of predicting lost slices in GB, where there are so many as to fill a volume."""
+    per_voxel = REPLACE_VOXEL_BYTES + REPLACE_THREAD_BYTES * n_threads
+    return series_gb(REPLACE_BYTES, run, per_voxel * run.n_voxels / 1e9)
 
 
 def resample_t1w_gb(run: DwiRun, voxels: float, n_threads: int) -> float:
