@@ -23,6 +23,7 @@ import nibabel as nb
 import numpy as np
 import pandas as pd
 from func_truth import AXES, between_references, on_truth
+from scipy import ndimage
 
 from neuroferry.interfaces.bundle_definitions import load_bundles
 from neuroferry.interfaces.bundles import Cleaning, FoundBundle, clean, read_bundle, segment
@@ -191,11 +192,17 @@ class Scan:
         way = read_itk_affine(self._xfm(self.known, "dwiref", "T1w", "truth"))
         full = np.linalg.inv(self.mask_image.affine) @ way @ image.affine
         index = np.indices(image.shape[:3]).reshape(3, -1)
-        place = np.rint(full[:3, :3] @ index + full[:3, 3:]).astype(int)
+        where = full[:3, :3] @ index + full[:3, 3:]
+        place = np.rint(where).astype(int)
         inside = ((place >= 0) & (place < np.array(self.mask.shape)[:, None])).all(axis=0)
         there = tuple(place[:, inside])
-        white = (self.mask & (self.truth("label-WM_probseg") >= PURE))[there]
-        true_fa = self.truth("model-DTI_param-FA_dwimap")[there]
+
+        def between(name: str) -> Any:
+            data = self.truth(name).astype(np.float64)
+            return ndimage.map_coordinates(data, where[:, inside], order=1)
+
+        white = self.mask[there] & (between("label-WM_probseg") >= PURE)
+        true_fa = between("model-DTI_param-FA_dwimap")
         directed = white & (true_fa >= DIRECTED)
         tensors = np.asarray(image.dataobj).reshape(-1, 6)[inside]
         vectors = tensor_maps(tensors[directed].T).vectors[:, 0].T
