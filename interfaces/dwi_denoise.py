@@ -2,32 +2,24 @@
 
 Noise goes first, as it is told from signal by its being independent from voxel to voxel,
 which every interpolation spoils: principal components of small patches that are what noise
-alone makes [1]_ are left out (MRtrix's ``dwidenoise``). Ringing is taken out slice by slice
-by shifts of less than a voxel [2]_ (``mrdegibbs``); the method expects the whole of k-space,
-and with partial Fourier it is an approximation. Magnitudes of noise never fall below a
-floor, which makes low signals, and so diffusion, look wrong: the mean that a magnitude of a
-given noise level has is inverted [3]_.
+alone makes are left out (:mod:`neuroferry.interfaces.dwi_pca`). Ringing is taken out slice by
+slice by shifts of less than a voxel [1]_ (MRtrix's ``mrdegibbs``); the method expects the whole
+of k-space, and with partial Fourier it is an approximation. Magnitudes of noise never fall below
+a floor, which makes low signals, and so diffusion, look wrong: the mean that a magnitude of a
+given noise level has is inverted (:mod:`neuroferry.interfaces.rician`).
 
-The programs get the plain voxels with axes of no orientation, so that neither their order
-nor their header plays a part, and what they give is stored as 16-bit numbers with one slope
-(an error of 1.6e-5 of the largest value at most). Results do not depend on the number of
-threads.
+The order and the orientation of the axes play no part, and results are stored as 16-bit numbers
+with one slope (an error of 1.6e-5 of the largest value at most). They do not depend on the number
+of threads.
 
-Memory: 9 bytes for each voxel and volume, and 60 MB, for noise and for ringing; 60 bytes for
-each voxel of one volume for the noise floor. Disk: 8 bytes for each voxel and volume while a
-program runs.
+Memory: 5 bytes for each voxel and volume, and 100 MB, for noise, 9 and 60 MB for ringing; 60 bytes
+for each voxel of one volume for the noise floor. Disk: 8 bytes for each voxel and volume while
+``mrdegibbs`` runs.
 
 References
 ----------
-.. [1] Veraart J et al. (2016). Denoising of diffusion MRI using random matrix theory.
-   NeuroImage 142:394-406. doi:10.1016/j.neuroimage.2016.08.016; the estimator of the noise
-   level is that of Cordero-Grande L et al. (2019), NeuroImage 200:391-404,
-   doi:10.1016/j.neuroimage.2019.06.039
-.. [2] Kellner E et al. (2016). Gibbs-ringing artifact removal based on local subvoxel-shifts.
+.. [1] Kellner E et al. (2016). Gibbs-ringing artifact removal based on local subvoxel-shifts.
    Magn Reson Med 76(5):1574-1581. doi:10.1002/mrm.26054
-.. [3] Koay CG, Basser PJ (2006). Analytically exact correction scheme for signal extraction
-   from noisy magnitude MR signals. J Magn Reson 179(2):317-322, eq. 4.
-   doi:10.1016/j.jmr.2006.01.016
 """
 
 from __future__ import annotations
@@ -46,76 +38,16 @@ from nipype.interfaces.base import (
     TraitedSpec,
     traits,
 )
-from numpy.typing import NDArray
 
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.dwi_pca import remove_noise
 from neuroferry.interfaces.images import FloatArray, save_nifti
 from neuroferry.interfaces.mrtrix import run_mrtrix
+from neuroferry.interfaces.rician import without_noise_floor
 from neuroferry.interfaces.series import Series, SeriesWriter, open_series
 
 #: Fewer volumes tell no noise from signal.
 MIN_VOLUMES = 7
-#: Beyond this ratio of signal to noise the mean of a magnitude has a closed form, to 1e-4.
-_TABLE_TOP = 20.0
-
-Floats = NDArray[np.float64]
-
-
-def magnitude_mean(snr: Floats) -> Floats:
-    """Mean of the magnitude of a complex signal with Gaussian noise, in units of the noise.
-
-    Parameters
-    ----------
-    snr : ndarray of float64, any shape
-        True signal divided by the noise's standard deviation in each channel.
-
-    Returns
-    -------
-    ndarray of float64
-        ``sqrt(pi / 2) L(-snr² / 2)`` with the Laguerre polynomial of degree one half.
-
-    Examples
-    --------
-    >>> magnitude_mean(np.array([0.0, 3.0])).round(4).tolist()
-    [1.2533, 3.1726]
-    """
-    from scipy.special import ive
-
-    x = np.square(snr) / 4
-    mean: Floats = np.sqrt(np.pi / 2) * ((1 + 2 * x) * ive(0, x) + 2 * x * ive(1, x))
-    return mean
-
-
-def without_noise_floor(signal: FloatArray, sigma: FloatArray) -> FloatArray:
-    """Turn mean magnitudes into the signals that they come from.
-
-    Parameters
-    ----------
-    signal : ndarray of float32, any shape
-        Magnitudes whose noise was averaged out.
-    sigma : ndarray of float32, same shape
-        Standard deviation of the noise in each channel; where it is not positive nothing
-        changes.
-
-    Returns
-    -------
-    ndarray of float32
-        0 where a magnitude is not above that of noise alone.
-
-    Notes
-    -----
-    The mean of a magnitude is inverted exactly. ``sqrt(signal² - sigma²)``, which is often
-    used, leaves 0.18 sigma at a true signal of one sigma and 0.04 sigma at two, where this
-    leaves less than 0.01.
-    """
-    known = np.isfinite(sigma) & (sigma > 0)
-    ratio = np.divide(signal, sigma, out=np.zeros(signal.shape, np.float64), where=known)
-    steps = np.linspace(0.0, _TABLE_TOP, 2001)
-    means = magnitude_mean(steps)
-    low = np.interp(ratio, means, steps)
-    high = np.sqrt(np.maximum(np.square(ratio) - 1, 0))
-    true = np.where(ratio < means[-1], low, high) * np.where(known, sigma, 0)
-    return np.where(known, true, signal).astype(np.float32)
 
 
 def write_plain(series: Series, path: Path) -> Path:
@@ -238,21 +170,17 @@ def denoise(series: Series, out: Path, *, n_threads: int = 1) -> tuple[Path, Pat
 
     Raises
     ------
-    ToolError
-        If ``dwidenoise`` is missing or fails.
+    InputError
+        If the file is damaged, holds NaN or infinite values, or nothing but zeros.
     """
-    with tempfile.TemporaryDirectory(dir=out, prefix=".denoise.") as scratch:
-        plain, made, noise = (Path(scratch) / name for name in ("in.nii", "out.nii", "noise.nii"))
-        write_plain(series, plain)
-        run_mrtrix(
-            ["dwidenoise", plain, made, "-noise", noise, "-datatype", "float32"],
-            folder=scratch,
-            n_threads=n_threads,
-            instead=", or leave noise where it is: --ignore denoising",
-        )
-        level = np.nan_to_num(np.asarray(nb.nifti1.load(noise).dataobj, dtype=np.float32))
-        denoised = store_like(made, series, out / "denoised.nii.gz")
-    noise_map = save_nifti(level, series.affine, out / "noise.nii.gz", header=series.header)
+    data = np.empty(series.shape, dtype=np.float32)
+    for index, volume in enumerate(series.volumes()):
+        data[..., index] = volume
+    sigma = remove_noise(data, n_threads=n_threads)
+    ceiling = float(max(data.max(), -data.min()))
+    volumes = (data[..., index] for index in range(series.n_volumes))
+    denoised = store_volumes(volumes, series, out / "denoised.nii.gz", ceiling)
+    noise_map = save_nifti(sigma, series.affine, out / "noise.nii.gz", header=series.header)
     return denoised, noise_map
 
 
