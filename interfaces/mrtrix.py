@@ -28,7 +28,7 @@ def find_program(name: str, *, instead: str = "") -> str:
     Parameters
     ----------
     name : str
-        Such as ``dwidenoise``.
+        Such as ``mrdegibbs``.
     instead : str
         What can be done without it, as the end of a sentence.
 

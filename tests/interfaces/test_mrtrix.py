@@ -27,9 +27,9 @@ def folder(tmp_path, monkeypatch):
 
 def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolError, match=r"dwidenoise is not there: .* the package mrtrix3") as err:
-        find_program("dwidenoise", instead=", or give --ignore denoising")
-    assert str(err.value).endswith("or give --ignore denoising.")
+    with pytest.raises(ToolError, match=r"mrdegibbs is not there: .* the package mrtrix3") as err:
+        find_program("mrdegibbs", instead=", or give --ignore unringing")
+    assert str(err.value).endswith("or give --ignore unringing.")
 
 
 def test_a_failure_ends_in_the_programs_last_words(folder, tmp_path):

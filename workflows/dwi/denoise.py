@@ -13,6 +13,7 @@ from neuroferry.interfaces.dwi_denoise import MIN_VOLUMES, CorrectRician, Denois
 from neuroferry.interfaces.gradients_check import CheckGradients, CheckOrientation
 from neuroferry.workflows.dwi.memory import (
     DENOISE_BYTES,
+    DENOISE_THREAD_GB,
     ORIENTATION_BYTES,
     RICIAN_BYTES,
     UNRING_BYTES,
@@ -101,7 +102,7 @@ def init_dwi_denoise_wf(
         noise = pe.Node(
             DenoiseDwi(n_procs=omp_nthreads),
             name="denoise_dwi",
-            mem_gb=series_gb(DENOISE_BYTES, run),
+            mem_gb=series_gb(DENOISE_BYTES, run, DENOISE_THREAD_GB * omp_nthreads),
             n_procs=omp_nthreads,
         )
         last = _follow(workflow, run, last, noise)
@@ -161,11 +162,14 @@ def _describe(steps: Collection[str]) -> str:
     text = ""
     if "denoising" in steps:
         text += (
-            "Noise was removed by principal components below the Marchenko-Pastur edge "
-            "[@veraart2016; @cordero2019] with *MRtrix3* [@mrtrix3]. "
+            "Noise was removed: principal components of overlapping patches [@manjon2013] below "
+            "the Marchenko-Pastur edge [@veraart2016; @cordero2019]. "
         )
     if "unringing" in steps:
-        text += "Gibbs ringing was removed by local subvoxel shifts [@kellner2016]. "
+        text += (
+            "Gibbs ringing was removed by local subvoxel shifts [@kellner2016] with *MRtrix3* "
+            "[@mrtrix3]. "
+        )
     if "rician" in steps:
         text += "The bias of the magnitude at low signal was removed [@koay2006]. "
     return text

@@ -13,7 +13,7 @@ from neuroferry.workflows.func.memory import CHUNK_BYTES, CHUNK_POINTS
 
 BASE_GB = 0.15
 # Bytes held at once for each value of the series.
-DENOISE_BYTES = 12
+DENOISE_BYTES = 4.5
 UNRING_BYTES = 8
 RICIAN_BYTES = 3
 ORIENTATION_BYTES = 3
@@ -35,6 +35,7 @@ T1W_BYTES = 12
 # For each thread: bytes a voxel, and GB.
 EDDY_THREAD_BYTES = 80
 REPLACE_THREAD_BYTES = 100
+DENOISE_THREAD_GB = 0.03
 TENSOR_GB = 0.01
 KURTOSIS_GB = 0.025
 TRACK_GB = 0.2
