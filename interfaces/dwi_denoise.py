@@ -9,7 +9,7 @@ a floor, which makes low signals, and so diffusion, look wrong: the mean that a 
 given noise level has is inverted (:mod:`neuroferry.interfaces.rician`).
 
 What the header says of the axes plays no part, and results are stored as 16-bit numbers with one
-slope (an error of 1.6e-5 of the largest value at most). They do not depend on the number of threads.
+slope (an error of 1.6e-5 of the largest value at most). The number of threads changes nothing.
 
 Memory: 5 bytes for each voxel and volume, and 30 MB for each thread, for noise; 9 bytes and 60 MB
 for ringing; 60 bytes for each voxel of one volume for the noise floor. Disk: 8 bytes for each
