@@ -26,12 +26,19 @@ from func_truth import AXES, between_references, on_truth
 from scipy import ndimage
 
 from neuroferry.interfaces.bundle_definitions import load_bundles
-from neuroferry.interfaces.bundles import Cleaning, FoundBundle, clean, read_bundle, segment
+from neuroferry.interfaces.bundles import (
+    N_NODES,
+    Cleaning,
+    FoundBundle,
+    clean,
+    read_bundle,
+    segment,
+)
 from neuroferry.interfaces.gradients import read_gradients
 from neuroferry.interfaces.images import Volume
 from neuroferry.interfaces.motion_table import read_motion_xfms
 from neuroferry.interfaces.profiles import METRICS, measure_profile, read_profiles
-from neuroferry.interfaces.streamlines import read_streamlines
+from neuroferry.interfaces.streamlines import Streamlines, read_streamlines
 from neuroferry.interfaces.tensor_maps import tensor_maps
 from neuroferry.interfaces.transforms import DisplacementField, Transform, read_itk_affine
 from neuroferry.phantom.score import motion_error, rigid_error, shift_error
@@ -40,6 +47,7 @@ from neuroferry.phantom.score_dwi import (
     fa_error,
     gradient_error,
     md_error,
+    profile_along,
     profile_correlation,
 )
 
@@ -225,8 +233,10 @@ class Scan:
 
         That is: the phantom's own fibres, through the phantom's own maps, brought to the
         template by the true deformation, and treated by the rules of the workflow (the
-        definitions of the bundles, cleaning, the part that is measured). And with the true map
-        along the very streamlines that were found, which compares maps alone.
+        definitions of the bundles, cleaning, the part that is measured). To see that this rests
+        on no code of the workflow, also with the phantom's own profile of the bundle, at the
+        same places. And with the true map along the very streamlines that were found, which
+        compares maps alone.
         """
         path = self.found / f"{self.stem}_desc-profiles_tractometry.tsv"
         if not path.exists():
@@ -235,11 +245,12 @@ class Scan:
         found, maps = read_profiles(path), {name: self.true_map(name) for name in METRICS}
         moved = {name: Volume(m.data, self.way @ m.affine) for name, m in maps.items()}
         bundles: dict[str, dict[str, float]] = {name: {} for name in METRICS}
-        along = {}
+        along, own = {}, {}
         for definition in load_bundles():
             fibres = f"{self.stem}_bundle-{definition.label}_desc-truth_tractogram.tck"
             perfect = segment(read_streamlines(self.known / fibres), self.chain(), [definition])[0]
-            true = measured(perfect.take(clean(perfect, Cleaning())), extent, maps)
+            perfect = perfect.take(clean(perfect, Cleaning()))
+            true = measured(perfect, extent, maps)
             profile = found[definition.name]
             trk = self.found / f"{self.stem}_bundle-{definition.label}_tractogram.trk"
             if not trk.exists():
@@ -247,17 +258,27 @@ class Scan:
                 continue
             for name, values in bundles.items():
                 values[definition.name] = profile_correlation(profile[name], true[name])
+            tube = self.tube(definition.name, part(perfect, extent))
+            own[definition.name] = profile_correlation(profile["fa"], tube)
             here = measured(read_bundle(trk), extent, moved)
             along[definition.name] = profile_correlation(profile["fa"], here["fa"])
         results = {f"profile of {name}, FA": value for name, value in bundles["fa"].items()}
         for name, each in bundles.items():
             results[f"profiles of {name}, median"] = float(np.nanmedian([*each.values()]))
         results["profiles of fa, least"] = float(np.nanmin([*bundles["fa"].values()]))
+        results["phantom's own profiles of fa, median"] = float(np.median([*own.values()]))
         results["true map along the same streamlines, median"] = float(
             np.median([*along.values()])
         )
         results["true map along the same streamlines, least"] = min(along.values())
         return results
+
+    def tube(self, name: str, lines: Streamlines) -> Any:
+        """Read the phantom's own profile of FA where the middle of some streamlines runs."""
+        known = read_profiles(self.known / f"{self.stem}_desc-truth_tractometry.tsv")
+        table = pd.read_csv(self.known / f"{self.stem}_desc-centre_streamlines.tsv", sep="\t")
+        course = table[table["tractID"] == name][["x", "y", "z"]].to_numpy()
+        return profile_along(lines.resampled(N_NODES).mean(axis=0), course, known[name]["fa"])
 
     def true_map(self, name: str) -> Volume:
         """Read a true map of the tensor."""
@@ -273,10 +294,14 @@ class Scan:
         return [np.linalg.inv(to_dwi), DisplacementField(shifts, field.affine)]
 
 
+def part(bundle: FoundBundle, extent: str) -> Streamlines:
+    """Give the part of a bundle that profiles run over."""
+    return bundle.core() if extent == "waypoints" else bundle.lines
+
+
 def measured(bundle: FoundBundle, extent: str, maps: dict[str, Volume]) -> dict[str, Any]:
     """Measure a bundle as the workflow does; NaN where there is none."""
-    lines = bundle.core() if extent == "waypoints" else bundle.lines
-    return measure_profile(lines, maps)
+    return measure_profile(part(bundle, extent), maps)
 
 
 def main() -> None:

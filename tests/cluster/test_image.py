@@ -263,6 +263,10 @@ def test_binds_what_the_options_name(person, dataset):
     refused = person.launch(dataset, "out1", "participant", f"--bids_filter_file={filters}")
     assert refused.returncode != 0
     assert "/settings/filter.json" in refused.stderr
+    bundles = person.write(person.folder / "my bundles.toml", 'space = "Talairach"\n')
+    refused = person.launch(dataset, "out1", "participant", "--bundles", bundles)
+    assert refused.returncode == 65
+    assert "bundles.toml, the file: space must be" in refused.stderr
 
 
 @pytest.mark.parametrize(
