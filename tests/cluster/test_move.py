@@ -301,7 +301,7 @@ def test_same_size_and_time_is_not_the_same_file(stopped, network):
 def slow_move(stopped, network, kilobytes):
     """Start to move, over a line of so many kilobytes a second."""
     slow = stopped.laptop.write(
-        stopped.folder / "bin" / "rsync",
+        stopped.laptop.folder / f"slow-{kilobytes}" / "rsync",  # no colon, which PATH splits at
         f'#!/bin/sh\nexec {shutil.which("rsync")} --bwlimit={kilobytes} "$@"\n',
     )
     slow.chmod(0o755)
@@ -320,8 +320,13 @@ def test_an_interrupted_copy_goes_on(stopped, network):
     node = stopped.there / "work" / "a node"
     moving = slow_move(stopped, network, kilobytes=2500)
     wait_for(
-        lambda: [path for path in node.glob(".big.npy.*") if path.stat().st_size > 5_000_000], 60
+        lambda: (
+            any(path.stat().st_size > 5_000_000 for path in node.glob(".big.npy.*"))
+            or moving.poll() is not None
+        ),
+        60,
     )
+    assert moving.poll() is None, moving.communicate()
     pid = int(children(moving.pid)[0]) if os.getuid() == 0 else moving.pid
     os.kill(pid, signal.SIGINT)
     _, says = moving.communicate(timeout=60)
