@@ -218,6 +218,10 @@ class MaskBold(SimpleInterface):
     input_spec = _MaskBoldInputSpec
     output_spec = _MaskBoldOutputSpec
 
+    def load_shared(self) -> None:
+        """Load the template for all steps that are forked."""
+        load_template(2)
+
     def _run_interface(self, runtime: Any) -> Any:
         epi = load_volume(self.inputs.bold_ref)
         if isdefined(self.inputs.t1w_mask):

@@ -393,6 +393,11 @@ class ExtractBrain(SimpleInterface):
     input_spec = _ExtractBrainInputSpec
     output_spec = _ExtractBrainOutputSpec
 
+    def load_shared(self) -> None:
+        """Load the template for all steps that are forked."""
+        load_template(2)
+        load_template((SLOPPY_SYN if self.inputs.sloppy else BRAIN_SYN).resolution)
+
     def _run_interface(self, runtime: Any) -> Any:
         volume = load_volume(self.inputs.in_file)
         mask, score, matrix = extract_brain(

@@ -51,6 +51,11 @@ class CarryToTemplate(SimpleInterface):
     input_spec = _CarryToTemplateInputSpec
     output_spec = _CarryToTemplateOutputSpec
 
+    def load_shared(self) -> None:
+        """Load the template for all steps that are forked."""
+        if not isdefined(self.inputs.template):
+            load_template(self.inputs.resolution)
+
     def _run_interface(self, runtime: Any) -> Any:
         shape, affine, code = self._grid()
         maps = list(self.inputs.tpms)

@@ -252,6 +252,10 @@ class AnatIQMs(SimpleInterface):
     input_spec = _AnatIQMsInputSpec
     output_spec = _AnatIQMsOutputSpec
 
+    def load_shared(self) -> None:
+        """Load the template for all steps that are forked."""
+        _ = load_template(self.inputs.template_resolution).tpms
+
     def _run_interface(self, runtime: Any) -> Any:
         resolution = self.inputs.template_resolution
         maps, affine = gather_maps(

@@ -393,6 +393,11 @@ class Normalise(SimpleInterface):
     input_spec = _NormaliseInputSpec
     output_spec = _NormaliseOutputSpec
 
+    def load_shared(self) -> None:
+        """Load the template for all steps that are forked."""
+        if not isdefined(self.inputs.template):
+            load_template((SLOPPY_SYN if self.inputs.sloppy else SynSettings()).resolution)
+
     def _run_interface(self, runtime: Any) -> Any:
         volume = load_volume(self.inputs.in_file)
         mask = load_mask(self.inputs.in_mask, volume, "brain mask")

@@ -363,6 +363,10 @@ class SegmentTissues(SimpleInterface):
     input_spec = _SegmentTissuesInputSpec
     output_spec = _SegmentTissuesOutputSpec
 
+    def load_shared(self) -> None:
+        """Load the template for all steps that are forked."""
+        _ = load_template(2 if self.inputs.sloppy else 1).tpms
+
     def _run_interface(self, runtime: Any) -> Any:
         volume = load_volume(self.inputs.in_file)
         mask = load_mask(self.inputs.in_mask, volume, "brain mask")

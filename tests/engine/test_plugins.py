@@ -6,10 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from nipype import Function, MapNode, Node, Workflow, config
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 
 from neuroferry.cli.progress import Progress
 from neuroferry.engine import LinearPlugin, MultiProcPlugin, RunRecord
@@ -66,6 +68,37 @@ def sleep_with_a_child(x):
 
     subprocess.run(["sleep", "60"])
     return x
+
+
+LOADED_BY = []
+
+
+class ShareInputSpec(BaseInterfaceInputSpec):
+    number = traits.Int()
+    broken = traits.Bool(False, usedefault=True)
+
+
+class ShareOutputSpec(TraitedSpec):
+    out = traits.List(traits.Int())
+
+
+class Share(SimpleInterface):
+    """Tells in which processes what it shares was loaded."""
+
+    input_spec = ShareInputSpec
+    output_spec = ShareOutputSpec
+
+    def load_shared(self):
+        if self.inputs.broken:
+            raise OSError("there is nothing to load")
+        if not LOADED_BY:
+            LOADED_BY.append(os.getpid())
+
+    def _run_interface(self, runtime):
+        with suppress(OSError):
+            self.load_shared()
+        self._results["out"] = list(LOADED_BY)
+        return runtime
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +266,24 @@ def test_missing_upstream_result_and_wrong_type_are_failures(run, tmp_path):
     steps, error = run(workflow)
     assert error is not None
     assert steps["broken"].state == "failed"
+
+
+def test_what_steps_share_is_loaded_once_before_they_are_forked(run):
+    LOADED_BY.clear()
+    workflow = Workflow("sharing")
+    workflow.add_nodes(
+        [
+            Node(Share(number=1, broken=True), name="broken"),
+            Node(Share(number=2), name="one"),
+            MapNode(Share(), iterfield=["number"], name="many"),
+        ]
+    )
+    workflow.get_node("many").inputs.number = [3, 4]
+    _, error = run(workflow)
+    assert error is None
+    assert result_of(workflow, "broken") == []
+    assert result_of(workflow, "one") == [os.getpid()]
+    assert result_of(workflow, "many") == [[os.getpid()]] * 2
 
 
 def test_memory_is_measured(run):

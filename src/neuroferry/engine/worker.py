@@ -9,6 +9,7 @@ disturb the next.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import re
@@ -196,7 +197,14 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
         File that collects what the step prints.
     updatehash : bool
         Passed on to Nipype.
+
+    Notes
+    -----
+    An interface may have a method ``load_shared()`` that loads, into a cache of this process,
+    what its steps share with others, such as a template: it is called here, before the fork,
+    so that it is loaded once and not by every step.
     """
+    _load_shared(node)
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -208,6 +216,14 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
     with suppress(PermissionError, ProcessLookupError):  # the child may have been faster
         os.setpgid(pid, pid)
     return Worker(pid, reading, time.monotonic())
+
+
+def _load_shared(node: Any) -> None:
+    with suppress(Exception):  # the step comes to the same, and says what is wrong
+        load = getattr(node.interface, "load_shared", None)
+        if load is not None:
+            load()
+            gc.freeze()
 
 
 def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> None:
