@@ -1,6 +1,7 @@
 """Memory that runs out, for real, and steps that stop answering: no hang, a clear end."""
 
 import os
+import platform
 import re
 import resource
 import signal
@@ -490,3 +491,25 @@ def test_steps_end_with_a_run_that_is_killed(tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in steps):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from neuroferry.engine.memory import reuse_freed_memory
+if sys.argv[1] == "reuse":
+    reuse_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for value in range(30):
+    _ = [np.full(200_000, float(value)) for _ in range(20)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_used_again():
+    plain, reusing = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how], text=True))
+        for how in ("plain", "reuse")
+    )
+    assert reusing < plain / 2

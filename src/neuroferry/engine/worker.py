@@ -31,6 +31,7 @@ from neuroferry.engine.memory import (
     oom_kills,
     prefer_as_oom_victim,
     resident_gb,
+    reuse_freed_memory,
     shared_aside,
 )
 
@@ -237,6 +238,7 @@ def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> 
             signal.signal(number, signal.SIG_DFL)
         die_with_parent()
         prefer_as_oom_victim()
+        reuse_freed_memory()
         if log is not None:
             descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             os.dup2(descriptor, 1)
