@@ -9,7 +9,8 @@ Usage::
 Motion with eddy currents, gradients, distortion before and after its correction, position
 against the T1w image, anisotropy, diffusivity and direction in white matter, slices that lost
 their signal, and profiles along the bundles. With ``--output-spaces T1w`` also the maps in the
-space of the T1w image; with ``--ignore slice-replacement`` what lost slices do to the maps.
+space of the T1w image, also of runs that were joined; with ``--ignore slice-replacement`` what
+lost slices do to the maps.
 """
 
 from __future__ import annotations
@@ -192,10 +193,15 @@ class Scan:
         return results
 
     def in_t1w(self) -> dict[str, float]:
-        """Compare the maps in the space of the T1w image, where they are."""
-        path = self.found / f"{self.stem}_space-T1w_model-DTI_param-tensor_dwimap.nii.gz"
-        if not path.exists():
-            return {}
+        """Compare the maps in the space of the T1w image, where they are, also of joined runs."""
+        end = "_space-T1w_model-DTI_param-tensor_dwimap.nii.gz"
+        own = self.found / f"{self.stem}{end}"
+        found = self._in_t1w(own, "in T1w space") if own.exists() else {}
+        for path in self.found.glob(f"*_rec-joined{end}"):
+            found |= self._in_t1w(path, "joined")
+        return found
+
+    def _in_t1w(self, path: Path, words: str) -> dict[str, float]:
         image: Any = nb.load(path)
         way = read_itk_affine(self._xfm(self.known, "dwiref", "T1w", "truth"))
         full = np.linalg.inv(self.mask_image.affine) @ way @ image.affine
@@ -216,16 +222,15 @@ class Scan:
         vectors = tensor_maps(tensors[directed].T).vectors[:, 0].T
         truth = self.truth("model-DTI_param-direction_dwimap")[there][directed]
         everywhere = np.ones(len(truth), dtype=bool)
-        fa_path = self.found / f"{self.stem}_space-T1w_model-DTI_param-FA_dwimap.nii.gz"
-        fa_image: Any = nb.load(fa_path)
+        fa_image: Any = nb.load(str(path).replace("param-tensor", "param-FA"))
         fa = np.asarray(fa_image.dataobj).reshape(-1)[inside]
         median, high = direction_error(vectors, truth @ way[:3, :3], everywhere)
         unturned, _ = direction_error(vectors, truth, everywhere)
         return {
-            "in T1w space: FA, mean absolute error": fa_error(fa, true_fa, white),
-            "in T1w space: direction, median degrees": median,
-            "in T1w space: direction, 95 % degrees": high,
-            "in T1w space: if not turned, median degrees": unturned,
+            f"{words}: FA, mean absolute error": fa_error(fa, true_fa, white),
+            f"{words}: direction, median degrees": median,
+            f"{words}: direction, 95 % degrees": high,
+            f"{words}: if not turned, median degrees": unturned,
         }
 
     def profiles(self) -> dict[str, float]:

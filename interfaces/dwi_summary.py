@@ -79,6 +79,11 @@ def summarise_eddy(report: Mapping[str, Any], n_slices: int) -> dict[str, Any]:
     }
 
 
+def count_bundles(report: Path) -> dict[str, int]:
+    """Read how many streamlines each bundle has, by its name."""
+    return {bundle["Name"]: bundle["Kept"] for bundle in read_json(report)["Bundles"]}
+
+
 class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
     eddy_report = File(exists=True, mandatory=True, desc="of motion and eddy currents")
     n_slices = traits.Range(low=1, mandatory=True, desc="of a volume")
@@ -119,8 +124,7 @@ class SummariseDwi(SimpleInterface):
         if isdefined(inputs.spaces):
             content["Spaces"] = list(inputs.spaces)
         if isdefined(inputs.bundles_report):
-            bundles = read_json(Path(inputs.bundles_report))["Bundles"]
-            content["Bundles"] = {bundle["Name"]: bundle["Kept"] for bundle in bundles}
+            content["Bundles"] = count_bundles(Path(inputs.bundles_report))
         if all(isdefined(path) for path in (inputs.noise_map, inputs.dwi_ref, inputs.dwi_mask)):
             reference = load_volume(inputs.dwi_ref)
             brain = load_mask(inputs.dwi_mask, reference, "brain mask")
@@ -130,6 +134,33 @@ class SummariseDwi(SimpleInterface):
             snr = signal_to_noise(reference.data, values, brain)
             if snr is not None:
                 content["SNR"] = snr
+        out = Path(runtime.cwd) / "summary.json"
+        write_json(out, content)
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _SummariseJoinedDwiInputSpec(BaseInterfaceInputSpec):
+    join_report = File(exists=True, mandatory=True, desc="what was joined")
+    models = traits.List(traits.Str, desc="that were computed")
+    bundles_report = File(exists=True, desc="of the bundles")
+
+
+class _SummariseJoinedDwiOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="JSON object")
+
+
+class SummariseJoinedDwi(SimpleInterface):
+    """Gather what the page shows of runs that were joined."""
+
+    input_spec = _SummariseJoinedDwiInputSpec
+    output_spec = _SummariseJoinedDwiOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        content = dict(read_json(Path(self.inputs.join_report)))
+        content["Models"] = list(self.inputs.models) if isdefined(self.inputs.models) else []
+        if isdefined(self.inputs.bundles_report):
+            content["Bundles"] = count_bundles(Path(self.inputs.bundles_report))
         out = Path(runtime.cwd) / "summary.json"
         write_json(out, content)
         self._results["out_file"] = str(out)

@@ -38,6 +38,13 @@ from neuroferry.workflows.dwi.apply import T1wGrid
 from neuroferry.workflows.dwi.dwi import INPUTS as DWI_INPUTS
 from neuroferry.workflows.dwi.dwi import DwiOptions, init_dwi_wf
 from neuroferry.workflows.dwi.fieldmaps import choose_dwi_fieldmap
+from neuroferry.workflows.dwi.joined import (
+    ANATOMY,
+    SERIES,
+    Joined,
+    init_joined_wf,
+    plan_joined,
+)
 from neuroferry.workflows.func.bold import BoldOptions, init_bold_wf
 from neuroferry.workflows.func.fieldmaps import choose_fieldmap
 from neuroferry.workflows.func.spaces import anat2std_field, bold_spaces, wants_t1w
@@ -314,34 +321,83 @@ def _add_dwi(
     workflow: Workflow, subject: Subject, settings: Settings, anatomies: _Anatomies
 ) -> None:
     """Add the diffusion workflow of every DWI run, joined to its session's anatomy."""
-    for run in dwi_runs(subject, b0_threshold=settings.b0_threshold):
+    options = DwiOptions(
+        ignore=settings.ignore,
+        b0_threshold=settings.b0_threshold,
+        fix_gradients=settings.fix_gradients,
+        streamlines=settings.streamlines,
+        bundles=settings.bundles,
+        profile_extent=settings.profile_extent,
+        sloppy=settings.sloppy,
+        omp_nthreads=settings.omp_nthreads,
+        seed=settings.seed,
+    )
+    runs = dwi_runs(subject, b0_threshold=settings.b0_threshold)
+    built: dict[Path, Workflow] = {}
+    corrected: set[Path] = set()
+    for run in runs:
         anatomy = anatomies.of(run.session)
         grid = None
         if anatomy is not None and wants_t1w(settings.output_spaces):
             grid = T1wGrid.of(run, anatomy.shape, anatomy.zooms)
+        fieldmap = choose_dwi_fieldmap(
+            subject, run, ignore=settings.ignore, b0_threshold=settings.b0_threshold
+        )
         dwi_wf = init_dwi_wf(
             run=run,
-            fieldmap=choose_dwi_fieldmap(
-                subject, run, ignore=settings.ignore, b0_threshold=settings.b0_threshold
-            ),
+            fieldmap=fieldmap,
             bids_dir=settings.bids_dir,
             out_dir=settings.out_dir,
             t1w_shape=None if anatomy is None else anatomy.shape,
             t1w_grid=grid,
-            options=DwiOptions(
-                ignore=settings.ignore,
-                b0_threshold=settings.b0_threshold,
-                fix_gradients=settings.fix_gradients,
-                streamlines=settings.streamlines,
-                bundles=settings.bundles,
-                profile_extent=settings.profile_extent,
-                sloppy=settings.sloppy,
-                omp_nthreads=settings.omp_nthreads,
-                seed=settings.seed,
-            ),
+            options=options,
             name="_".join(filter(None, [f"{_prefix(run.session)}dwi", run.label, "wf"])),
         )
         _add_run(workflow, dwi_wf, anatomy)
+        if fieldmap.method is not None:
+            corrected.add(run.run.path)
+        if grid is not None:
+            built[run.run.path] = dwi_wf
+    if "dwi-joining" in settings.ignore:
+        return
+    there = [run for run in runs if run.run.path in built]
+    for joined in plan_joined(there, corrected, b0_threshold=settings.b0_threshold)[0]:
+        _add_joined_dwi(
+            workflow,
+            joined,
+            [built[run.run.path] for run in joined.runs],
+            settings,
+            options,
+            anatomies.of(joined.run.session),
+        )
+
+
+def _add_joined_dwi(
+    workflow: Workflow,
+    joined: Joined,
+    run_wfs: Sequence[Workflow],
+    settings: Settings,
+    options: DwiOptions,
+    anatomy: _Anatomy | None,
+) -> None:
+    """Add what is done with several DWI runs of a session together."""
+    assert anatomy is not None  # they are in the space of its T1w image
+    joined_wf = init_joined_wf(
+        joined=joined,
+        bids_dir=settings.bids_dir,
+        out_dir=settings.out_dir,
+        t1w=(anatomy.shape, anatomy.zooms),
+        options=options,
+        name="_".join(filter(None, [f"{_prefix(joined.run.session)}dwi", joined.run.label, "wf"])),
+    )
+    workflow.add_nodes([joined_wf])
+    pairs = [(anatomy.sources[name], f"inputnode.{name}") for name in ANATOMY]
+    workflow.connect([(anatomy.node, joined_wf, pairs)])
+    for number, run_wf in enumerate(run_wfs, start=1):
+        pairs = [
+            (f"apply_wf.outputnode.{field}", f"inputnode.{field}_{number}") for field in SERIES
+        ]
+        workflow.connect([(run_wf, joined_wf, pairs)])
 
 
 def _add_run(workflow: Workflow, run_wf: Workflow, anatomy: _Anatomy | None) -> None:

@@ -91,9 +91,19 @@ class RunNamer:
         return bids_uri(image, self._root, RAW_DATASET)
 
     def _uri(self, suffix: str, extension: str = NIFTI, datatype: str = "", **more: str) -> str:
+        return self._uri_of(self._names, suffix, extension, datatype, **more)
+
+    def _uri_of(
+        self,
+        entities: Mapping[str, str],
+        suffix: str,
+        extension: str = NIFTI,
+        datatype: str = "",
+        **more: str,
+    ) -> str:
         path = derivative_path(
             self._out_dir,
-            {**self._names, **more},
+            {**entities, **more},
             suffix=suffix,
             extension=extension,
             datatype=datatype or self._datatype,

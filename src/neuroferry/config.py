@@ -24,6 +24,7 @@ WORKFLOWS = ("anat", "func", "dwi", "qc")
 IGNORABLE = (
     *("fieldmaps", "slicetiming", "sbref", "fmap-jacobian"),
     *("denoising", "unringing", "rician", "eddy", "slice-replacement", "b0-bias"),
+    "dwi-joining",
 )
 PACKINGS = ("node", "chain", "subject")
 PROFILE_EXTENTS = ("waypoints", "whole")
@@ -82,7 +83,7 @@ class WorkflowConfig:
     ignore : tuple of str
         Steps to leave out: ``fieldmaps``, ``fmap-jacobian`` of BOLD and diffusion runs;
         ``slicetiming`` and ``sbref`` of BOLD runs; ``denoising``, ``unringing``, ``rician``,
-        ``eddy``, ``slice-replacement``, ``b0-bias`` of diffusion runs.
+        ``eddy``, ``slice-replacement``, ``b0-bias``, ``dwi-joining`` of diffusion runs.
     dummy_scans : int or None
         Volumes at the start that are not in a steady state; found where it is None.
     slice_time_ref : float

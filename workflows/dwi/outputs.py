@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,54 @@ def init_dwi_derivatives_wf(
         if "DTI" in models:
             tensors = ((key, what) for key, what in MAPS.items() if what.model == "DTI")
             outputs += [namer.map_output(key, what, "_t1w", T1W) for key, what in tensors]
+    if with_tracts:
+        outputs += namer.tract_outputs()
+    return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
+
+
+def init_joined_derivatives_wf(
+    *,
+    out_dir: str | Path,
+    bids_dir: str | Path,
+    run: DwiRun,
+    runs: Sequence[DwiRun],
+    models: Collection[str] = (),
+    with_tracts: bool = False,
+    seed: int = 1,
+    name: str = "dwi_derivatives_wf",
+) -> Workflow:
+    """Write what was computed from several runs together, in the space of the T1w image.
+
+    Parameters
+    ----------
+    out_dir, bids_dir : path
+        Roots of the derivatives, and of the dataset that the runs belong to.
+    run : DwiRun
+        What they are together; its entities name the files.
+    runs : sequence of DwiRun
+        The runs.
+    models : collection of str
+        That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
+    with_tracts : bool
+        Whether bundles were looked for.
+    seed : int
+        Of the random numbers, written into the sidecars.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+        **Inputs**: the fields of the same names of the other workflows of joined runs.
+        **Outputs**: ``out_files``, the derivatives, once all are written.
+    """
+    namer = _JoinedNamer(out_dir, bids_dir, run, runs, seed)
+    outputs = namer.joined_outputs()
+    outputs += [
+        namer.map_output(key, what, space=T1W)
+        for key, what in MAPS.items()
+        if what.model in models
+    ]
     if with_tracts:
         outputs += namer.tract_outputs()
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
@@ -269,3 +317,44 @@ class _Namer(RunNamer):
             report=("profiles_json", None),
         )
         return [bundles, table]
+
+
+class _JoinedNamer(_Namer):
+    """Names and describes the files of several runs together."""
+
+    def __init__(
+        self,
+        out_dir: str | Path,
+        bids_dir: str | Path,
+        run: DwiRun,
+        runs: Sequence[DwiRun],
+        seed: int,
+    ) -> None:
+        super().__init__(out_dir, bids_dir, run, seed, with_sdc=False)
+        self._raw = [self._raw_uri(one.run.path) for one in runs]
+        self._parts = [
+            self._uri_of(one.entities, "dwi", **T1W, description="preproc") for one in runs
+        ]
+        self._names = {**self._names, **T1W}
+
+    def joined_outputs(self) -> list[Output]:
+        """List the series, its mean b0 image and the brain."""
+        space: dict[str, Any] = {"SpatialReference": "T1w"}
+        preproc = {"description": "preproc"}
+        series = self._about(
+            "Preprocessed series of several runs, one after the other, each matched to the "
+            "brightness of the first",
+            [*self._raw, *self._parts],
+            SkullStripped=False,
+            **space,
+        )
+        own = [self._uri("dwi", **preproc)]
+        mean = self._about("Mean of the b0 images of all runs", own, SkullStripped=False, **space)
+        mask = self._about("Brain that all runs show", self._parts, Type="Brain", **space)
+        return [
+            self._output("dwi_preproc", "dwi", series, preproc, report=("join_report", "Joined")),
+            self._output("dwi_bval", "dwi", None, preproc, ".bval"),
+            self._output("dwi_bvec", "dwi", None, preproc, ".bvec"),
+            self._output("dwi_ref", "dwiref", mean, {}),
+            self._output("dwi_mask", "mask", mask, {"description": "brain"}),
+        ]

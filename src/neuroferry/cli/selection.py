@@ -160,15 +160,24 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
 def _dwi_warnings(config: Config, subject: Subject) -> Iterator[str]:
     """Say what the diffusion-weighted runs of a participant have to do without."""
     from neuroferry.bids.dwi import dwi_runs
+    from neuroferry.workflows.dwi.joined import plan_joined
+    from neuroferry.workflows.func.spaces import wants_t1w
 
     runs = dwi_runs(subject, b0_threshold=config.workflow.b0_threshold)
     if not runs:
         if "dwi" in config.workflow.workflows:
             yield "there is no diffusion-weighted run that can be used"
         return
+    corrected = set()
     for run in runs:
+        plan = dwi_fieldmap(config, subject, run)
         if run.phase_encoding is not None:  # what its lack means was said of the run itself
-            yield from dwi_fieldmap(config, subject, run).warnings
+            yield from plan.warnings
+        if plan.method is not None:
+            corrected.add(run.run.path)
+    if wants_t1w(config.workflow.output_spaces) and "dwi-joining" not in config.workflow.ignore:
+        threshold = config.workflow.b0_threshold
+        yield from plan_joined(runs, corrected, b0_threshold=threshold)[1]
     yield from _anatomy_warnings(
         config,
         subject,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from neuroferry.reports.scans import (
     SERIES_FIGURES,
     Figure,
@@ -15,6 +18,8 @@ from neuroferry.reports.scans import (
 
 MANY_OUTLIERS = 0.05
 """From this part of the slices on, a run is to be looked at."""
+MUCH_BRIGHTER = 0.2
+"""Runs that are joined are to be looked at where one is so much brighter than the first."""
 _PERCENT = 100
 
 
@@ -110,4 +115,48 @@ DIFFUSION = Modality(
         Figure("outlier_slices", "Lost slices (%)", "{:.2f}", _outliers),
         Figure("snr", "Signal to noise", "{:.0f}", lambda run: run.number("SNR")),
     ),
+)
+
+
+def _joined_parts(run: ScanRun) -> list[Mapping[str, Any]]:
+    parts = run.summary.get("Runs")
+    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
+
+
+def _joined_facts(run: ScanRun) -> list[tuple[str, str]]:
+    facts = []
+    for part in _joined_parts(run):
+        name = str(part.get("Image", "")).removesuffix(".gz").removesuffix(".nii")
+        factor = number_text(part.get("BrightnessFactor"), "{:.3f}")
+        facts.append((name, f"{part.get('NumberOfVolumes')} volumes, multiplied by {factor}"))
+    return [
+        *facts,
+        ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),
+        ("Bundles", _bundles(run)),
+    ]
+
+
+def _joined_doubts(run: ScanRun) -> list[str]:
+    return [
+        f"{run.name}: {part.get('Image')} is {factor:.2f} times as bright as the first run; the "
+        "two may differ in more than that."
+        for part in _joined_parts(run)
+        if isinstance(value := part.get("BrightnessFactor"), int | float)
+        and value > 0
+        and abs((factor := 1 / value) - 1) > MUCH_BRIGHTER
+    ]
+
+
+JOINED = Modality(
+    suffix="dwimap",
+    datatype="dwi",
+    section="Joined diffusion",
+    title="Diffusion runs, joined",
+    anchor="joined-diffusion",
+    caption="Runs of a session put together in the space of the T1w image.",
+    facts=_joined_facts,
+    doubts=_joined_doubts,
+    figures=(SERIES_FIGURES[0],),
+    shown_by="*_rec-joined_*_desc-preproc_dwi.json",
+    in_overview=False,
 )

@@ -98,7 +98,8 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
         "modalities": [
             shown
             for modality in MODALITIES
-            if (shown := _show_scans(out_dir, modality, sorted(latest), rows))["rows"]
+            if modality.in_overview
+            and (shown := _show_scans(out_dir, modality, sorted(latest), rows))["rows"]
         ],
         "few": FEWEST,
         "z": OUTLIER_Z,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuroferry.reports.diffusion import DIFFUSION
+from neuroferry.reports.diffusion import DIFFUSION, JOINED
 from neuroferry.reports.functional import FUNCTIONAL
 from neuroferry.reports.scans import ScanRun, find_runs
 
-MODALITIES = (FUNCTIONAL, DIFFUSION)
+MODALITIES = (FUNCTIONAL, DIFFUSION, JOINED)
 
 
 def find_all_runs(out_dir: Path, subject: str) -> tuple[ScanRun, ...]:

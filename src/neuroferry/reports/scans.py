@@ -40,6 +40,10 @@ class Modality:
         Says in whole sentences what should be looked at.
     figures : tuple of Figure
         Columns of tables.
+    shown_by : str
+        Names of files that show that a scan was processed, even where no picture was drawn.
+    in_overview : bool
+        Whether the overview of all participants has a table of them.
     """
 
     suffix: str
@@ -51,6 +55,8 @@ class Modality:
     facts: Callable[[ScanRun], list[tuple[str, str]]]
     doubts: Callable[[ScanRun], list[str]]
     figures: tuple[Figure, ...]
+    shown_by: str = "*_desc-confounds_timeseries.tsv"
+    in_overview: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,8 @@ def find_runs(modality: Modality, out_dir: Path, subject: str) -> tuple[ScanRun,
     """
     root = out_dir / f"sub-{subject}"
     folders = (modality.datatype, f"ses-*/{modality.datatype}")
-    tables = [path for folder in folders for path in root.glob(f"{folder}/*.tsv")]
-    tables = [path for path in tables if path.name.endswith("_desc-confounds_timeseries.tsv")]
-    pictures: dict[str, dict[str, Path]] = {_stem(path, modality): {} for path in tables}
+    made = [path for folder in folders for path in root.glob(f"{folder}/{modality.shown_by}")]
+    pictures: dict[str, dict[str, Path]] = {_stem(path, modality): {} for path in made}
     for path in sorted((root / "figures").glob(f"*_{modality.suffix}.svg")):
         desc = parse_name(path).entities.get("description", "")
         pictures.setdefault(_stem(path, modality), {})[desc] = path

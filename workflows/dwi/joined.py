@@ -1,0 +1,357 @@
+"""Joins the DWI runs of a session in the space of their T1w image, and models them together.
+
+Runs of one protocol are often split: in halves, by shell, by direction of phase encoding. Each
+is corrected for itself, and lies right where the others lie once it is in the space of the T1w
+image; there their volumes are put together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.dwi import DwiRun
+from neuroferry.bids.gradients import (
+    B0_THRESHOLD,
+    determine_tensor,
+    distinct_directions,
+    find_shells,
+    read_bvals,
+    read_bvecs,
+    settle_gradients,
+)
+from neuroferry.interfaces.dwi_charts import GradientsPicture
+from neuroferry.interfaces.dwi_join import JoinDwi
+from neuroferry.interfaces.dwi_pictures import DirectionsPicture, KurtosisPicture, TensorPicture
+from neuroferry.interfaces.dwi_summary import SummariseJoinedDwi
+from neuroferry.interfaces.fieldmap_epi import same_axes
+from neuroferry.interfaces.tract_pictures import BundlesPicture, ProfilesPicture
+from neuroferry.workflows.dwi.dwi import DwiOptions
+from neuroferry.workflows.dwi.memory import (
+    CHART_GB,
+    JOIN_BYTES,
+    PICTURE_BYTES,
+    REFERENCE_BYTES,
+    T1W_BYTES,
+    volume_gb,
+)
+from neuroferry.workflows.dwi.models import TRACKED_DIRECTIONS, init_dwi_models_wf, plan_models
+from neuroferry.workflows.dwi.outputs import init_joined_derivatives_wf
+from neuroferry.workflows.dwi.tracts import init_dwi_tracts_wf
+from neuroferry.workflows.parts import connect_parts
+from neuroferry.workflows.pictures import Drawing, init_pictures_wf
+
+SUFFIX = "dwimap"
+"""Of the pictures: runs that were joined have a section of their own in the report."""
+ANATOMY = ("t1w_preproc", "brain_mask", "std2anat_xfm")
+# Fields of the runs' own workflows, and those of JoinDwi.
+SERIES = {
+    "dwi_preproc_t1w": "in_files",
+    "dwi_bval_t1w": "bvals",
+    "dwi_bvec_t1w": "bvecs",
+    "dwi_ref_t1w": "references",
+    "dwi_mask_t1w": "masks",
+}
+JOINED = {
+    "dwi_preproc": "out_file",
+    "dwi_bval": "out_bval",
+    "dwi_bvec": "out_bvec",
+    "dwi_ref": "out_ref",
+    "dwi_mask": "out_mask",
+    "dwiref2anat_xfm": "identity_xfm",
+    "join_report": "report",
+}
+# Voxel sizes and times that differ by no more than this share of them are one.
+SAME = 0.01
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Runs that go together.
+
+    Attributes
+    ----------
+    runs : tuple of DwiRun
+        In the order of their names.
+    run : DwiRun
+        What they are together, on the grid that all are resampled onto; its image and files
+        are those of the first.
+    """
+
+    runs: tuple[DwiRun, ...]
+    run: DwiRun
+
+
+def plan_joined(
+    runs: Sequence[DwiRun], corrected: Collection[Path], *, b0_threshold: float = B0_THRESHOLD
+) -> tuple[list[Joined], list[str]]:
+    """Find out which runs of a participant go together.
+
+    Nothing is guessed: runs are joined if they are of one session, have the same voxels, echo
+    and repetition time, and distortion that is corrected in both, or alike in both.
+
+    Parameters
+    ----------
+    runs : sequence of DwiRun
+        Of one participant.
+    corrected : collection of path
+        Images of the runs whose distortion is corrected with a field map.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+
+    Returns
+    -------
+    list of Joined
+        Each of two runs at least.
+    list of str
+        Why other runs of a session are not joined, in plain sentences.
+    """
+    groups: list[list[DwiRun]] = []
+    reasons: list[str] = []
+    for run in runs:
+        why = []
+        for group in groups:
+            if group[0].session != run.session:
+                continue
+            reason = _difference(group[0], run, corrected)
+            if not reason:
+                group.append(run)
+                break
+            why.append(
+                f"{run.run.path.name} is not joined with {group[0].run.path.name}: {reason}"
+            )
+        else:
+            groups.append([run])
+            reasons += why
+    found = [_join(group, b0_threshold) for group in groups if len(group) > 1]
+    return found, reasons
+
+
+def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> str:
+    """Say why two runs are not joined; nothing where they are."""
+    images: list[Any] = [nb.load(run.run.path) for run in (first, other)]
+    if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
+        return "the sizes of their voxels differ"
+    if not same_axes(images[0].affine, images[1].affine):
+        return "their voxel axes run another way"
+    for key, needed in (("EchoTime", True), ("RepetitionTime", False)):
+        one, two = (_seconds(run.run.metadata.get(key)) for run in (first, other))
+        if (one is None or two is None) and (needed or one is not two):
+            return f"the sidecars do not both give {key}, and contrast depends on it"
+        if one and two and abs(one - two) > SAME * one:
+            return f"they differ in {key} ({one:g} and {two:g} s), and so in contrast"
+    unwarped = [run.run.path in corrected for run in (first, other)]
+    if all(unwarped):
+        return ""
+    if any(unwarped):
+        return "the distortion of one is corrected, and that of the other is not"
+    if first.phase_encoding is None or first.phase_encoding != other.phase_encoding:
+        return "their distortion is not corrected, and not known to be alike"
+    times = (first.readout_time, other.readout_time)
+    if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
+        return "their distortion is not corrected, and their readout times differ"
+    return ""
+
+
+def _seconds(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return float(value) if known else None
+
+
+def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
+    """Describe some runs as one."""
+    first = runs[0]
+    shared = {
+        key: value
+        for key, value in first.entities.items()
+        if all(run.entities.get(key) == value for run in runs)
+    }
+    bvals, directions = [], []
+    for run in runs:
+        vectors, _ = read_bvecs(run.bvec)
+        values, unit, _ = settle_gradients(read_bvals(run.bval), vectors, b0_threshold)
+        bvals.append(values)
+        directions.append(unit)
+    values, unit = np.concatenate(bvals), np.concatenate(directions)
+    together = replace(
+        first,
+        run=replace(first.run, entities={**shared, "reconstruction": "joined"}),
+        n_volumes=len(values),
+        bvals=tuple(float(b) for b in values),
+        shells=find_shells(values, b0_threshold),
+        n_directions=len(distinct_directions(unit)),
+        fits_tensor=determine_tensor(unit),
+    )
+    return Joined(tuple(runs), together)
+
+
+def init_joined_wf(
+    *,
+    joined: Joined,
+    bids_dir: str | Path,
+    out_dir: str | Path,
+    t1w: tuple[tuple[int, int, int], tuple[float, float, float]],
+    options: DwiOptions | None = None,
+    name: str = "joined_dwi_wf",
+) -> Workflow:
+    """Build what is done with several runs together.
+
+    Parameters
+    ----------
+    joined : Joined
+        The runs.
+    bids_dir, out_dir : path
+        Input dataset and derivatives.
+    t1w : tuple of shape and voxel size
+        Voxels of the T1w image, and their size in mm.
+    options : DwiOptions, optional
+        What they are processed with.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    dwi_preproc_t1w_1, dwi_bval_t1w_1, dwi_bvec_t1w_1, dwi_ref_t1w_1, dwi_mask_t1w_1, ..._2, ...
+        Of each run, as `init_dwi_apply_wf` gives them.
+    t1w_preproc, brain_mask, std2anat_xfm
+        As `init_anat_wf` gives them.
+
+    **Outputs**
+
+    out_files
+        The derivatives, once all are written.
+    """
+    options = options or DwiOptions()
+    run = on_grid(joined.run, *t1w)
+    numbers = range(1, len(joined.runs) + 1)
+    models = plan_models(run)
+    with_tracts = "DTI" in models and options.streamlines > 0
+    fields = [f"{field}_{number}" for field in SERIES for number in numbers]
+    workflow = Workflow(name=name)
+    workflow.__desc__ = _describe(joined)
+    inputnode = pe.Node(IdentityInterface(fields=[*fields, *ANATOMY]), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
+    join = pe.Node(
+        JoinDwi(names=[one.run.path.name for one in joined.runs]),
+        name="join_dwi",
+        mem_gb=volume_gb(JOIN_BYTES + REFERENCE_BYTES * len(joined.runs), run),
+    )
+    for field, wanted in SERIES.items():
+        merge = pe.Node(
+            Merge(len(joined.runs)), name=f"merge_{wanted}", run_without_submitting=True
+        )
+        pairs = [(f"{field}_{number}", f"in{number}") for number in numbers]
+        workflow.connect([
+            (inputnode, merge, pairs),
+            (merge, join, [("out", wanted)]),
+        ])  # fmt: skip
+    parts: list[Workflow] = []
+    if models:
+        parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=options.omp_nthreads))
+    if with_tracts:
+        parts.append(
+            init_dwi_tracts_wf(
+                run=run,
+                with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
+                streamlines=options.streamlines,
+                bundles=options.bundles,
+                profile_extent=options.profile_extent,
+                omp_nthreads=options.omp_nthreads,
+                seed=options.seed,
+            )
+        )
+    t1w_gb = T1W_BYTES * math.prod(t1w[0]) / 1e9 if with_tracts else None
+    parts.append(_init_pictures(run, models, out_dir, t1w_gb))
+    parts.append(
+        init_joined_derivatives_wf(
+            out_dir=out_dir,
+            bids_dir=bids_dir,
+            run=run,
+            runs=joined.runs,
+            models=models,
+            with_tracts=with_tracts,
+            seed=options.seed,
+        )
+    )
+    there: dict[str, tuple[pe.Node | Workflow, str]] = {
+        field: (inputnode, field) for field in ANATOMY
+    }
+    there |= {field: (join, output) for field, output in JOINED.items()}
+    connect_parts(workflow, there, parts)
+    workflow.connect(parts[-1], "outputnode.out_files", outputnode, "out_files")
+    return workflow
+
+
+def on_grid(run: DwiRun, shape: tuple[int, int, int], zooms: tuple[float, float, float]) -> DwiRun:
+    """Give a run the voxels of the T1w image's field of view, for the memory estimates."""
+    size = [n * mm for n, mm in zip(shape, zooms, strict=True)]
+    x, y, z = (max(1, round(mm / zoom)) for mm, zoom in zip(size, run.zooms, strict=True))
+    return replace(run, shape=(x, y, z))
+
+
+def _init_pictures(
+    run: DwiRun, models: Collection[str], out_dir: str | Path, t1w_gb: float | None
+) -> Workflow:
+    """Build the pictures and the summary of joined runs; `t1w_gb` where there are bundles."""
+    slices, charts = volume_gb(PICTURE_BYTES, run, CHART_GB), volume_gb(0, run, CHART_GB)
+    here = {"dwi_ref": "dwi_ref", "dwi_mask": "mask"}
+    series = {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec"}
+    drawings = [Drawing("gradients", GradientsPicture(), series, charts)]
+    if "DTI" in models:
+        maps = {"fa": "fa", "md": "md", "color_fa": "color_fa", **here}
+        drawings.append(Drawing("tensor", TensorPicture(), maps, slices))
+        sticks = {"fa": "fa", "tensor": "tensor", "dwi_mask": "mask"}
+        drawings.append(Drawing("directions", DirectionsPicture(), sticks, slices))
+    if "DKI" in models:
+        maps = {"mk": "mk", "ak": "ak", "rk": "rk", "kfa": "kfa", **here}
+        drawings.append(Drawing("kurtosis", KurtosisPicture(), maps, slices))
+    reports: Mapping[str, str] = {"join_report": "join_report"}
+    if t1w_gb is not None:
+        lines = {
+            "bundles": "bundles",
+            "bundles_report": "report",
+            "t1w_preproc": "image",
+            "brain_mask": "brain_mask",
+            "dwiref2anat_xfm": "dwi2anat_xfm",
+        }
+        drawings.append(Drawing("bundles", BundlesPicture(), lines, slices + t1w_gb))
+        table = {"profiles_tsv": "profiles_tsv", "bundles_report": "report"}
+        drawings.append(Drawing("profiles", ProfilesPicture(), table, charts))
+        reports = {**reports, "bundles_report": "bundles_report"}
+    summary = SummariseJoinedDwi(models=sorted(models))
+    drawings.append(Drawing("summary", summary, reports, charts, ".json"))
+    return init_pictures_wf(
+        drawings=drawings,
+        out_dir=out_dir,
+        entities=run.entities,
+        suffix=SUFFIX,
+        name="dwi_reports_wf",
+    )
+
+
+def _describe(joined: Joined) -> str:
+    """Say for the methods paragraph what was joined."""
+    names = [run.label.replace("_", " ") or "DWI" for run in joined.runs]
+    shells = " and ".join(
+        f"{len(shell.volumes)} of b = {shell.b:.0f} s/mm^2^"
+        for shell in joined.run.shells
+        if shell.b
+    )
+    return (
+        f"\n\n### Diffusion data, joined: {', '.join(names)}\n\nThe {len(names)} runs, each "
+        "resampled in the space of the T1w image, were put together, their brightness matched "
+        f"on the mean b0 images: {joined.run.n_volumes} volumes, {shells}. "
+    )
