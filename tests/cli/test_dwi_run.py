@@ -5,6 +5,8 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nb
 import numpy as np
@@ -92,41 +94,59 @@ def test_the_maps_are_those_of_the_head(bids, finished):
     assert np.median(md[fluid]) > 2 * np.median(md[white])
 
 
-def test_directions_in_the_space_of_the_t1w_image(bids, finished):
-    """Those of the truth, turned as the head is; not those as they were in the scanner."""
-    stem = finished / "sub-01" / "dwi" / "sub-01_space-T1w"
+class WhiteMatter(NamedTuple):
+    """Maps in the space of the T1w image and their truth, where white matter is pure."""
+
+    directions: np.ndarray
+    true_directions: np.ndarray  # as they were in the scanner
+    turn: np.ndarray
+    fa: np.ndarray
+    true_fa: np.ndarray
+
+
+def in_white_matter(stem, truth):
     tensors = nb.load(f"{stem}_model-DTI_param-tensor_dwimap.nii.gz")
-    to_scan = read_itk_affine(bids / f"{TRUTH}_from-dwiref_to-T1w_mode-image_desc-truth_xfm.txt")
-    white = nb.load(bids / f"{TRUTH}_label-WM_probseg.nii.gz")
+    to_scan = read_itk_affine(f"{truth}_from-dwiref_to-T1w_mode-image_desc-truth_xfm.txt")
+    white = nb.load(f"{truth}_label-WM_probseg.nii.gz")
     index = np.indices(tensors.shape[:3]).reshape(3, -1)
     full = np.linalg.inv(white.affine) @ to_scan @ tensors.affine
     place = np.rint(full[:3, :3] @ index + full[:3, 3:]).astype(int)
     inside = ((place >= 0) & (place < np.array(white.shape)[:, None])).all(axis=0)
     there = tuple(place[:, inside])
-    fa = image(bids / f"{TRUTH}_model-DTI_param-FA_dwimap.nii.gz")[there]
+    fa = image(f"{truth}_model-DTI_param-FA_dwimap.nii.gz")[there]
     chosen = (image(white.get_filename())[there] > 0.9) & (fa > 0.4)
     data = np.asarray(tensors.dataobj).reshape(-1, 6)[inside][chosen]
     d = data[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    main = np.linalg.eigh(d)[1][:, :, 2]
-    truth = image(bids / f"{TRUTH}_model-DTI_param-direction_dwimap.nii.gz")[there][chosen]
-    turn = to_scan[:3, :3]
-    everywhere = np.ones(len(main), dtype=bool)
-    right = direction_error(main, truth @ turn, everywhere)[0]
-    assert len(main) > 300
-    assert right < 6  # of 5 mm voxels and 12 directions
-    assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) > 4
-    assert direction_error(main, truth, everywhere)[0] > right + 1
-    assert direction_error(main, truth @ turn.T, everywhere)[0] > right + 3
     found = image(f"{stem}_model-DTI_param-FA_dwimap.nii.gz").reshape(-1)[inside][chosen]
-    assert np.median(np.abs(found - fa[chosen])) < 0.1
+    true = image(f"{truth}_model-DTI_param-direction_dwimap.nii.gz")[there][chosen]
+    main = np.linalg.eigh(d)[1][:, :, 2]
+    assert len(main) > 300
+    return WhiteMatter(main, true, to_scan[:3, :3], found, fa[chosen])
+
+
+def angle(one, other):
+    return direction_error(one, other, np.ones(len(one), dtype=bool))[0]
+
+
+def test_directions_in_the_space_of_the_t1w_image(bids, finished):
+    """Those of the truth, turned as the head is; not those as they were in the scanner."""
+    stem = finished / "sub-01" / "dwi" / "sub-01_space-T1w"
+    white = in_white_matter(stem, bids / TRUTH)
+    right = angle(white.directions, white.true_directions @ white.turn)
+    assert right < 6  # of 5 mm voxels and 12 directions
+    assert np.degrees(np.arccos((np.trace(white.turn) - 1) / 2)) > 4
+    assert angle(white.directions, white.true_directions) > right + 1
+    assert angle(white.directions, white.true_directions @ white.turn.T) > right + 3
+    assert np.median(np.abs(white.fa - white.true_fa)) < 0.1
     series = nb.load(f"{stem}_desc-preproc_dwi.nii.gz")
     t1w = nb.load(bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
-    assert series.shape == (*tensors.shape[:3], 14)
+    shape = nb.load(f"{stem}_model-DTI_param-FA_dwimap.nii.gz").shape
+    assert series.shape == (*shape, 14)
     np.testing.assert_allclose(series.header.get_zooms()[:3], 5, atol=0.01)
     axes = t1w.affine[:3, :3] / np.linalg.norm(t1w.affine[:3, :3], axis=0)
     np.testing.assert_allclose(series.affine[:3, :3] / 5, axes, atol=1e-3)
     for name in ("_dwiref", "_desc-brain_mask"):
-        assert nb.load(f"{stem}{name}.nii.gz").shape == tensors.shape[:3]
+        assert nb.load(f"{stem}{name}.nii.gz").shape == shape
 
 
 def test_bundles_and_their_profiles(finished):
@@ -159,3 +179,35 @@ def test_another_plugin_gives_the_same_bytes(bids, finished, tmp_path):
     steps = [step.step for step in read_run(list_runs(out)[-1]).steps]
     assert not any(".anatomy_wf." in step for step in steps)
     assert digests(out) == digests(finished)
+
+
+def test_two_runs_are_joined(finished, tmp_path):
+    """Opposite phase encodings of the same head: less noise than in each of them."""
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    options = DwiOptions(12, resolution=5.0, n_b0=2, more_runs=("PA",), fieldmaps=())
+    write_phantom_dataset(bids, subjects=1, resolution=3.0, seed=3, dwi=options)
+    given = ("--derivatives", f"anat={finished}", "--streamlines", 0)
+    done = neuroferry(bids, out, "participant", *QUICK, *given)
+    assert done.returncode == 0, done.stderr
+    stem = out / "sub-01" / "dwi" / "sub-01"
+    joined = f"{stem}_rec-joined_space-T1w"
+    series = nb.load(f"{joined}_desc-preproc_dwi.nii.gz")
+    bvals = np.loadtxt(f"{joined}_desc-preproc_dwi.bval")
+    assert series.shape[3] == len(bvals) == 28
+    assert (bvals == 0).sum() == 4
+    about = json.loads(Path(f"{joined}_desc-preproc_dwi.json").read_text())
+    ways = ("AP", "PA")
+    names = [f"sub-01_dir-{way}_dwi.nii.gz" for way in ways]
+    assert [run["Image"] for run in about["Joined"]["Runs"]] == names
+    assert all(abs(run["BrightnessFactor"] - 1) < 0.05 for run in about["Joined"]["Runs"])
+    truth = {way: bids / f"{TRUTH}_dir-{way}" for way in ways}
+    together = in_white_matter(joined, truth["AP"])
+    right = angle(together.directions, together.true_directions @ together.turn)
+    error = np.abs(together.fa - together.true_fa).mean()
+    for way in ways:
+        alone = in_white_matter(f"{stem}_dir-{way}_space-T1w", truth[way])
+        assert right < angle(alone.directions, alone.true_directions @ alone.turn)
+        assert error < np.abs(alone.fa - alone.true_fa).mean()
+    page = (out / "sub-01.html").read_text()
+    assert "Diffusion runs, joined" in page
+    assert "14 volumes, multiplied by" in page

@@ -5,7 +5,7 @@ import json
 from report_study import check_page
 
 from neuroferry.reports import write_group_report, write_subject_report
-from neuroferry.reports.diffusion import DIFFUSION
+from neuroferry.reports.diffusion import DIFFUSION, JOINED
 from neuroferry.reports.gather import find_inputs
 from neuroferry.reports.scans import ScanRun, find_runs, run_doubts, run_facts
 
@@ -124,3 +124,43 @@ def test_the_overview_has_a_row_for_each_run(study):
     names = ["n_volumes", "fd_mean", "fd_max", "outlier_slices", "snr"]
     assert rows[0].split("\t") == ["bids_name", "alignment", *names]
     assert rows[1].split("\t") == ["sub-01_acq-a", "n/a", "34", "0.31", "2.4", "0.4", "27.4"]
+
+
+def add_joined(study, factor):
+    """Write what there is of two runs that were joined."""
+    name = "sub-01_ses-1_rec-joined"
+    dwi, pictures = study.out / "sub-01" / "ses-1" / "dwi", study.out / "sub-01" / "figures"
+    for folder in (dwi, pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+    (dwi / f"{name}_space-T1w_desc-preproc_dwi.json").write_text("{}")
+    for desc in ("gradients", "tensor"):
+        (pictures / f"{name}_desc-{desc}_dwimap.svg").write_text(study.figure)
+    runs = [("sub-01_ses-1_run-1_dwi.nii.gz", 1.0), ("sub-01_ses-1_run-2_dwi.nii.gz", factor)]
+    rows = [
+        {"Image": image, "NumberOfVolumes": 34, "BrightnessFactor": number}
+        for image, number in runs
+    ]
+    about = {"Runs": rows, "NumberOfVolumes": 68, "Models": ["DKI", "DTI"]}
+    (pictures / f"{name}_desc-summary_dwimap.json").write_text(json.dumps(about))
+
+
+def test_joined_runs_have_a_section_of_their_own(study):
+    study.whole()
+    add_joined(study, 0.98)
+    assert find_runs(DIFFUSION, study.out, "01") == ()
+    (run,) = find_runs(JOINED, study.out, "01")
+    assert run.name == "ses-1 rec-joined"
+    assert ("sub-01_ses-1_run-2_dwi", "34 volumes, multiplied by 0.980") in run_facts(run)
+    assert run_doubts(run) == []
+    text = check_page(write_subject_report(study.out, study.run_dir, "01")).text()
+    assert "Diffusion runs, joined" in text
+    overview = check_page(write_group_report(study.out, study.run_dir)).text()
+    assert "Diffusion runs, joined" not in overview
+
+
+def test_runs_that_differ_much_in_brightness_are_doubted(study):
+    study.whole()
+    add_joined(study, 0.5)
+    (run,) = find_runs(JOINED, study.out, "01")
+    (doubt,) = run_doubts(run)
+    assert "sub-01_ses-1_run-2_dwi.nii.gz is 2.00 times as bright" in doubt
