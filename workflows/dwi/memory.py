@@ -40,7 +40,9 @@ REPLACE_THREAD_BYTES = 100
 DENOISE_THREAD_GB = 0.03
 TENSOR_GB = 0.01
 KURTOSIS_GB = 0.025
-TRACK_GB = 0.2
+TRACK_GB = 0.05
+# (for each value of what streamlines follow: the series, or the fibre orientations)
+TRACK_BYTES = 9
 # Beside the image, and for each streamline that is asked for of all bundles together.
 SEGMENT_GB = 0.1
 STREAMLINE_GB = 0.0000122
@@ -80,8 +82,19 @@ def resample_t1w_gb(run: DwiRun, voxels: float, n_threads: int) -> float:
     return grid_gb(TARGET_BYTES, voxels, (source + chunk) / 1e9)
 
 
+def track_gb(run: DwiRun, n_threads: int, *, with_fod: bool) -> float:
+    """Memory of following streamlines in GB: each thread is a program that loads everything."""
+    values = _coefficients(run) if with_fod else run.n_volumes
+    return volume_gb(TRACK_BYTES * values * n_threads, run, TRACK_GB * n_threads)
+
+
+def _coefficients(run: DwiRun) -> int:
+    """Spherical harmonics of the fibre orientations of a run."""
+    order = order_for(run.n_directions)
+    return (order + 1) * (order + 2) // 2
+
+
 def csd_gb(run: DwiRun) -> float:
     """Memory of fibre orientations in GB: of Python or of ``dwi2fod``, whichever takes more."""
-    order = order_for(run.n_directions)
-    coefficients = (order + 1) * (order + 2) // 2 + 2
+    coefficients = _coefficients(run) + 2
     return volume_gb(max(80 + 4 * coefficients, 7 * (run.n_volumes + coefficients)), run)

@@ -17,7 +17,7 @@ from neuroferry.workflows.dwi.memory import (
     PROFILE_BYTES,
     SEGMENT_GB,
     STREAMLINE_GB,
-    TRACK_GB,
+    track_gb,
     volume_gb,
 )
 
@@ -97,7 +97,7 @@ def init_dwi_tracts_wf(
     track = pe.Node(
         TrackStreamlines(n_streamlines=streamlines, seed=seed, n_procs=omp_nthreads),
         name="track_streamlines",
-        mem_gb=volume_gb(0, run, TRACK_GB * omp_nthreads),
+        mem_gb=track_gb(run, omp_nthreads, with_fod=with_fod),
         n_procs=omp_nthreads,
     )
     segment = pe.Node(
