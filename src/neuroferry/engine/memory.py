@@ -25,7 +25,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _EMPTY_PROCESS_GB = 0.12
 # telling shared pages apart takes the kernel up to ten milliseconds for each GB, so it is done
 # when this many times the processor time has passed that it took before
-_EXACT_EVERY = 50
+_EXACT_EVERY = 200
 # of mallopt(3), and the most that glibc takes for the first
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 32 * 1024**2
