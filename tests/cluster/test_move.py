@@ -527,7 +527,7 @@ def whole(laptop, image, heads):
 def outgrown(laptop, image, heads):
     """The output folder of a run with too little memory for one of its steps, and what it said."""
     out = laptop.folder / "out of memory, then moved"
-    result = laptop.launch(heads, out, *OPTIONS, "--mem=500MB", env=image)
+    result = laptop.launch(heads, out, *OPTIONS, "--mem=400MB", env=image)
     assert result.returncode == 1, result.stderr
     return out, result.stderr
 
@@ -540,8 +540,8 @@ def test_a_run_that_outgrew_the_laptop_is_finished_on_the_cluster(
     (before,) = list_runs(out)
     (failed,) = read_run(before).failed
     assert failed.step.endswith(".carry_to_template")
-    assert "this run may use 0.5 GB" in failed.message
-    assert "Even alone with 0.5 GB it was not enough: plan with at least" in failed.message
+    assert "this run may use 0.4 GB" in failed.message
+    assert "Even alone with 0.4 GB it was not enough: plan with at least" in failed.message
     for text in (says, failed.message):
         assert "neuroferry move OUTPUT_DIR USER@HOST:/path" in " ".join(text.split())
     there = laptop.folder / THERE / "out of memory: now with enough"

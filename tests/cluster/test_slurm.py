@@ -286,7 +286,9 @@ def test_a_terminal_that_closes_half_way_does_not_matter(studies, tmp_path):
     study = Study(tmp_path, "diamonds").plan('packing="subject"', "limit=9")
     slow = tmp_path / "bin" / "sbatch"
     slow.parent.mkdir()
-    slow.write_text(f'#!/bin/sh\nsleep 1\nexec {shutil.which("sbatch")} "$@"\n')
+    # the watch comes when all is over: it must not stay in the queue
+    wait = 'case "$*" in *watch*) sleep 8 ;; *) sleep 1 ;; esac'
+    slow.write_text(f'#!/bin/sh\n{wait}\nexec {shutil.which("sbatch")} "$@"\n')
     slow.chmod(0o755)
     pid, terminal = pty.fork()
     if pid == 0:
@@ -298,6 +300,7 @@ def test_a_terminal_that_closes_half_way_does_not_matter(studies, tmp_path):
     assert os.waitstatus_to_exitcode(status) == 0
     assert [call[0] for call in study.calls()] == ["g1p01", "g2p01", "steward", "watch"]
     assert study.wait().exit_code == 0
+    wait_for(lambda: not queue(*[call[1] for call in study.calls()]), 30)
 
 
 @pytest.fixture

@@ -145,6 +145,7 @@ def steward_script(manifest: Manifest, enter: str) -> str:
         f'"${{enter[@]}}" steward --run {run} --round {number}',
         "code=$?",
         "# the last thing, as a watch that is at work sends another as long as this job is there",
+        f': >"$folder/closed-{number}"',
         "awk '$1 ~ /^watch/ {print $2}' \"$folder/jobs.tsv\" | xargs -r scancel",
         f"again=$folder/resubmit-{number + 1}.sh",
         f'if [[ -e $again && ! -e $folder/submitted-{number + 1} ]] && ! bash "$again"; then',

@@ -135,6 +135,8 @@ watch() {
     id=$(sbatch --parsable "--begin=now+${watch_minutes}minutes" --output=/dev/null \
         "$folder/watch$suffix.sh" "$folder" 2>/dev/null) || return 0
     printf 'watch%s\t%s\t1\t1\n' "$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
+    # The steward takes out what is on the list when it ends; short jobs end before this line is there.
+    [[ ! -e $folder/closed-$round ]] || scancel "${id%%;*}" || true
 }
 
 finish() {

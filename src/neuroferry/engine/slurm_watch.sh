@@ -31,6 +31,8 @@ send() {
     local id
     id=$(sbatch --parsable "${@:2}" "$folder/$1$suffix.sh" "$folder") || return 0
     printf '%s\t%s\t1\t1\n' "$1$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
+    # a steward that has ended meanwhile did not see it
+    [[ $1 != watch || ! -e $folder/closed-$round ]] || scancel "${id%%;*}" || true
 }
 
 # The steward waits, or is at work, or has done it; one that could not start, or died, is sent again.
