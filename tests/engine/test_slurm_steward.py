@@ -200,7 +200,20 @@ def test_a_second_round_continues_where_the_first_ended(run):
 
 def test_states_of_whole_ranges():
     text = "12_[3,5-6%2]|PENDING\n13|COMPLETED\nJobId=1 JobName=x JobState=RUNNING\n"
-    assert read_states(text) == {("12", i): "PENDING" for i in (3, 5, 6)}
+    array = {("12", i): "PENDING" for i in (3, 5, 6)}
+    assert read_states(text) == {**array, ("13", 0): "COMPLETED"}
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_task_without_its_number_is_known_where_it_is_the_only_one(run, tasks):
+    """As ``sacct`` may print an array of one task that started at once."""
+    rows = [f"{pack.name}\t{100 + i}\t1\t{tasks}" for i, pack in enumerate(PACKS)]
+    (run.folder / "slurm" / "jobs.tsv").write_text("\n".join(rows) + "\n")
+    run.well("02").well("01", "13").job("g1p02", "01", done=None).states("101|OUT_OF_MEMORY\n")
+    run.settle()
+    (group,) = read_manifest(run.folder, 1).groups
+    # a job that is lost gets more of both
+    assert group.packs[0].minutes == (20 if tasks == 1 else 40)
 
 
 def test_a_problem_with_the_input_shows_in_the_exit_code(run):

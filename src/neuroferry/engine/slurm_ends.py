@@ -106,7 +106,8 @@ def _take_state(
         if not first <= index <= last:
             continue
         task = index - first + 1
-        cause = _OF_STATE.get(states.get((job, task), ""))
+        alone = states.get((job, 0), "") if first == last else ""
+        cause = _OF_STATE.get(states.get((job, task), alone))
         by_hand = cause == "cancelled" and key in started
         if f"{job}_{task}" in given_up:
             ends.cause[key] = "held"
@@ -122,12 +123,15 @@ def read_states(text: str) -> dict[tuple[str, int], str]:
     Returns
     -------
     dict of (str, int) to str
-        State by number of the array's job and of its task.
+        State by number of the array's job and of its task; the task is 0 where it is not told:
+        accounting may store an array of one task that starts at once without it.
 
     Examples
     --------
     >>> read_states("12_3|OUT_OF_MEMORY")
     {('12', 3): 'OUT_OF_MEMORY'}
+    >>> read_states("12|COMPLETED")
+    {('12', 0): 'COMPLETED'}
     >>> read_states("JobId=15 ArrayJobId=12 ArrayTaskId=2-3 JobName=x JobState=TIMEOUT Reason=y")
     {('12', 2): 'TIMEOUT', ('12', 3): 'TIMEOUT'}
     """
@@ -135,9 +139,9 @@ def read_states(text: str) -> dict[tuple[str, int], str]:
     for line in text.splitlines():
         match = re.search(r"ArrayJobId=(\d+) ArrayTaskId=(\S+) .*?JobState=(\w+)", line)
         if match is None:
-            match = re.match(r"(\d+)_\[?([\d,:%-]+)\]?\|(\w+)", line)
+            match = re.match(r"(\d+)(?:_\[?([\d,:%-]+)\]?)?\|(\w+)", line)
         if match is not None:
-            for task in _numbers(match[2]):
+            for task in _numbers(match[2] or "0"):
                 states[match[1], task] = match[3]
     return states
 
