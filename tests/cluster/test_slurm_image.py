@@ -151,7 +151,12 @@ def test_without_the_launcher_the_image_names_the_command(machine, finished, tmp
 def submit_and_wait(machine, script):
     """Hand a job script to SLURM, and wait until the job has ended."""
     return subprocess.run(
-        ["sbatch", "--wait", str(script)], env=machine, capture_output=True, text=True, check=False
+        ["sbatch", "--wait", str(script)],
+        env=machine,
+        cwd=script.parent,  # where its log goes
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
