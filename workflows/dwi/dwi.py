@@ -178,17 +178,7 @@ def init_dwi_wf(
             )
         )
     if with_tracts:
-        parts.append(
-            init_dwi_tracts_wf(
-                run=run,
-                with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
-                streamlines=options.streamlines,
-                bundles=options.bundles,
-                profile_extent=options.profile_extent,
-                omp_nthreads=options.omp_nthreads,
-                seed=options.seed,
-            )
-        )
+        parts.append(init_tracts_of(run, models, options))
     parts += [
         init_dwi_reports_wf(
             out_dir=out_dir,
@@ -220,11 +210,29 @@ def init_dwi_wf(
     return workflow
 
 
-def _describe(run: DwiRun) -> str:
-    """Begin the methods paragraph of a run."""
-    shells = " and ".join(
+def init_tracts_of(run: DwiRun, models: Collection[str], options: DwiOptions) -> Workflow:
+    """Build the tractography of one run, or of joined ones, through their models."""
+    return init_dwi_tracts_wf(
+        run=run,
+        with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
+        streamlines=options.streamlines,
+        bundles=options.bundles,
+        profile_extent=options.profile_extent,
+        omp_nthreads=options.omp_nthreads,
+        seed=options.seed,
+    )
+
+
+def name_shells(run: DwiRun) -> str:
+    """Say how many volumes each shell of a run has; b0 volumes are left out."""
+    return " and ".join(
         f"{len(shell.volumes)} of b = {shell.b:.0f} s/mm^2^" for shell in run.shells if shell.b
     )
+
+
+def _describe(run: DwiRun) -> str:
+    """Begin the methods paragraph of a run."""
+    shells = name_shells(run)
     n_b0 = sum(len(shell.volumes) for shell in run.shells if not shell.b)
     title = run.label.replace("_", " ") or "DWI"
     return (

@@ -31,11 +31,9 @@ from neuroferry.bids.gradients import (
 )
 from neuroferry.interfaces.dwi_charts import GradientsPicture
 from neuroferry.interfaces.dwi_join import JoinDwi
-from neuroferry.interfaces.dwi_pictures import DirectionsPicture, KurtosisPicture, TensorPicture
 from neuroferry.interfaces.dwi_summary import SummariseJoinedDwi
 from neuroferry.interfaces.fieldmap_epi import same_axes
-from neuroferry.interfaces.tract_pictures import BundlesPicture, ProfilesPicture
-from neuroferry.workflows.dwi.dwi import DwiOptions
+from neuroferry.workflows.dwi.dwi import DwiOptions, init_tracts_of, name_shells
 from neuroferry.workflows.dwi.memory import (
     CHART_GB,
     JOIN_BYTES,
@@ -44,9 +42,9 @@ from neuroferry.workflows.dwi.memory import (
     T1W_BYTES,
     volume_gb,
 )
-from neuroferry.workflows.dwi.models import TRACKED_DIRECTIONS, init_dwi_models_wf, plan_models
+from neuroferry.workflows.dwi.models import init_dwi_models_wf, plan_models
 from neuroferry.workflows.dwi.outputs import init_joined_derivatives_wf
-from neuroferry.workflows.dwi.tracts import init_dwi_tracts_wf
+from neuroferry.workflows.dwi.reports import draw_models, draw_tracts
 from neuroferry.workflows.parts import connect_parts
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
 
@@ -262,17 +260,7 @@ def init_joined_wf(
     if models:
         parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=options.omp_nthreads))
     if with_tracts:
-        parts.append(
-            init_dwi_tracts_wf(
-                run=run,
-                with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
-                streamlines=options.streamlines,
-                bundles=options.bundles,
-                profile_extent=options.profile_extent,
-                omp_nthreads=options.omp_nthreads,
-                seed=options.seed,
-            )
-        )
+        parts.append(init_tracts_of(run, models, options))
     t1w_gb = T1W_BYTES * math.prod(t1w[0]) / 1e9 if with_tracts else None
     parts.append(_init_pictures(run, models, out_dir, t1w_gb))
     parts.append(
@@ -307,29 +295,12 @@ def _init_pictures(
 ) -> Workflow:
     """Build the pictures and the summary of joined runs; `t1w_gb` where there are bundles."""
     slices, charts = volume_gb(PICTURE_BYTES, run, CHART_GB), volume_gb(0, run, CHART_GB)
-    here = {"dwi_ref": "dwi_ref", "dwi_mask": "mask"}
     series = {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec"}
     drawings = [Drawing("gradients", GradientsPicture(), series, charts)]
-    if "DTI" in models:
-        maps = {"fa": "fa", "md": "md", "color_fa": "color_fa", **here}
-        drawings.append(Drawing("tensor", TensorPicture(), maps, slices))
-        sticks = {"fa": "fa", "tensor": "tensor", "dwi_mask": "mask"}
-        drawings.append(Drawing("directions", DirectionsPicture(), sticks, slices))
-    if "DKI" in models:
-        maps = {"mk": "mk", "ak": "ak", "rk": "rk", "kfa": "kfa", **here}
-        drawings.append(Drawing("kurtosis", KurtosisPicture(), maps, slices))
+    drawings += draw_models(models, "dwi_ref", slices)
     reports: Mapping[str, str] = {"join_report": "join_report"}
     if t1w_gb is not None:
-        lines = {
-            "bundles": "bundles",
-            "bundles_report": "report",
-            "t1w_preproc": "image",
-            "brain_mask": "brain_mask",
-            "dwiref2anat_xfm": "dwi2anat_xfm",
-        }
-        drawings.append(Drawing("bundles", BundlesPicture(), lines, slices + t1w_gb))
-        table = {"profiles_tsv": "profiles_tsv", "bundles_report": "report"}
-        drawings.append(Drawing("profiles", ProfilesPicture(), table, charts))
+        drawings += draw_tracts(slices + t1w_gb, charts)
         reports = {**reports, "bundles_report": "bundles_report"}
     summary = SummariseJoinedDwi(models=sorted(models))
     drawings.append(Drawing("summary", summary, reports, charts, ".json"))
@@ -345,13 +316,8 @@ def _init_pictures(
 def _describe(joined: Joined) -> str:
     """Say for the methods paragraph what was joined."""
     names = [run.label.replace("_", " ") or "DWI" for run in joined.runs]
-    shells = " and ".join(
-        f"{len(shell.volumes)} of b = {shell.b:.0f} s/mm^2^"
-        for shell in joined.run.shells
-        if shell.b
-    )
     return (
         f"\n\n### Diffusion data, joined: {', '.join(names)}\n\nThe {len(names)} runs, each "
         "resampled in the space of the T1w image, were put together, their brightness matched "
-        f"on the mean b0 images: {joined.run.n_volumes} volumes, {shells}. "
+        f"on the mean b0 images: {joined.run.n_volumes} volumes, {name_shells(joined.run)}. "
     )

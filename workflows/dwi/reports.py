@@ -108,26 +108,10 @@ def init_dwi_reports_wf(
         field = {"fieldmap": "fieldmap", "dwi_ref_sdc": "image", "dwi_mask": "bold_mask"}
         drawings.append(Drawing("sdc", DistortionPicture(), both, slices))
         drawings.append(Drawing("fieldmap", FieldmapPicture(), field, slices))
-    if "DTI" in models:
-        maps = {"fa": "fa", "md": "md", "color_fa": "color_fa", **here}
-        drawings.append(Drawing("tensor", TensorPicture(), maps, slices))
-        sticks = {"fa": "fa", "tensor": "tensor", **mask}
-        drawings.append(Drawing("directions", DirectionsPicture(), sticks, slices))
-    if "DKI" in models:
-        maps = {"mk": "mk", "ak": "ak", "rk": "rk", "kfa": "kfa", **here}
-        drawings.append(Drawing("kurtosis", KurtosisPicture(), maps, slices))
+    drawings += draw_models(models, ref, slices)
     if with_tracts and t1w_shape is not None:
-        lines = {
-            "bundles": "bundles",
-            "bundles_report": "report",
-            "t1w_preproc": "image",
-            "brain_mask": "brain_mask",
-            "dwiref2anat_xfm": "dwi2anat_xfm",
-        }
         memory = slices + T1W_BYTES * math.prod(t1w_shape) / 1e9
-        drawings.append(Drawing("bundles", BundlesPicture(), lines, memory))
-        table = {"profiles_tsv": "profiles_tsv", "bundles_report": "report"}
-        drawings.append(Drawing("profiles", ProfilesPicture(), table, charts))
+        drawings += draw_tracts(memory, charts)
     fields = ["gradient_report", "orientation_report", "eddy_report"]
     fields += ["coreg_report"] if t1w_shape is not None else []
     fields += ["sdc_report"] if with_sdc else []
@@ -143,3 +127,35 @@ def init_dwi_reports_wf(
     return init_pictures_wf(
         drawings=drawings, out_dir=out_dir, entities=run.entities, suffix="dwi", name=name
     )
+
+
+def draw_models(models: Collection[str], ref: str, mem_gb: float) -> list[Drawing]:
+    """List the pictures of models, beside the reference in the field `ref`."""
+    drawings = []
+    mask = {"dwi_mask": "mask"}
+    here = {ref: "dwi_ref", **mask}
+    if "DTI" in models:
+        maps = {"fa": "fa", "md": "md", "color_fa": "color_fa", **here}
+        drawings.append(Drawing("tensor", TensorPicture(), maps, mem_gb))
+        sticks = {"fa": "fa", "tensor": "tensor", **mask}
+        drawings.append(Drawing("directions", DirectionsPicture(), sticks, mem_gb))
+    if "DKI" in models:
+        maps = {"mk": "mk", "ak": "ak", "rk": "rk", "kfa": "kfa", **here}
+        drawings.append(Drawing("kurtosis", KurtosisPicture(), maps, mem_gb))
+    return drawings
+
+
+def draw_tracts(bundles_gb: float, profiles_gb: float) -> list[Drawing]:
+    """List the pictures of bundles on the T1w image, and of profiles along them."""
+    lines = {
+        "bundles": "bundles",
+        "bundles_report": "report",
+        "t1w_preproc": "image",
+        "brain_mask": "brain_mask",
+        "dwiref2anat_xfm": "dwi2anat_xfm",
+    }
+    table = {"profiles_tsv": "profiles_tsv", "bundles_report": "report"}
+    return [
+        Drawing("bundles", BundlesPicture(), lines, bundles_gb),
+        Drawing("profiles", ProfilesPicture(), table, profiles_gb),
+    ]
