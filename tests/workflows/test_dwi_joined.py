@@ -6,13 +6,13 @@ import nibabel as nb
 import numpy as np
 import pytest
 from nipype.pipeline.engine.utils import generate_expanded_graph
+from test_dwi import SHAPE, directions
 
 from neuroferry.bids.dwi import dwi_runs
 from neuroferry.bids.model import Run, Subject
 from neuroferry.workflows.base import Settings, init_neuroferry_wf
 from neuroferry.workflows.dwi.joined import plan_joined
 
-SHAPE = (20, 22, 12)
 AFFINE = np.diag([3.0, 3, 4, 1])
 AP = {
     "PhaseEncodingDirection": "j-",
@@ -21,13 +21,6 @@ AP = {
     "RepetitionTime": 4.0,
 }
 PA = {**AP, "PhaseEncodingDirection": "j"}
-
-
-def directions(count):
-    turns = np.arange(count) * np.pi * (3 - np.sqrt(5))
-    z = (np.arange(count) + 0.5) / count
-    r = np.sqrt(1 - z**2)
-    return np.stack([r * np.cos(turns), r * np.sin(turns), z], axis=1)
 
 
 @pytest.fixture
