@@ -18,7 +18,7 @@ DEMO := demo
 # Tests that watch memory and schedulers, or fill the machine by themselves.
 ALONE := tests/engine tests/cluster
 SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv
-SNIPPETS := src/neuroferry/engine/slurm_submit.sh src/neuroferry/engine/slurm_watch.sh
+SNIPPETS := src/neuroferry/engine/slurm/submit.sh src/neuroferry/engine/slurm/watch.sh
 
 # Ends 0 with Apptainer, and says so in $$apptainer; goes on without it; stops when anything else is missing.
 provision = code=0; containers/provision $(1) || code=$$?; \

@@ -23,16 +23,16 @@ from typing import Any
 
 import nibabel as nb
 import numpy as np
+from ants_env import ants_session, to_ants
 
-from neuroferry.interfaces.ants_env import ants_session, to_ants
-from neuroferry.interfaces.average import AverageRuns
-from neuroferry.interfaces.bias import CorrectBias, foreground
-from neuroferry.interfaces.brain import ExtractBrain
-from neuroferry.interfaces.carry import CarryToTemplate
-from neuroferry.interfaces.images import Volume, load_volume, to_canonical
-from neuroferry.interfaces.register import Normalise
-from neuroferry.interfaces.segment import SegmentTissues
-from neuroferry.interfaces.transforms import (
+from neuroferry.interfaces.anat.average import AverageRuns
+from neuroferry.interfaces.anat.brain import ExtractBrain
+from neuroferry.interfaces.anat.normalise import Normalise
+from neuroferry.interfaces.anat.segment import SegmentTissues
+from neuroferry.interfaces.image.bias import CorrectBias, foreground
+from neuroferry.interfaces.image.images import Volume, load_volume, to_canonical
+from neuroferry.interfaces.image.to_template import CarryToTemplate
+from neuroferry.interfaces.image.transforms import (
     DisplacementField,
     jacobian_determinant,
     read_itk_composite,
@@ -202,8 +202,8 @@ def nilearn_mask(t1w: str) -> np.ndarray[Any, Any]:
 
 def atropos(preproc: str, mask: str, std2anat: str) -> np.ndarray[Any, Any]:
     """Tissues by Atropos of antspyx with the priors that our segmentation has."""
-    from neuroferry.interfaces.images import load_mask
-    from neuroferry.interfaces.segment import warp_priors
+    from neuroferry.interfaces.anat.segment import warp_priors
+    from neuroferry.interfaces.image.images import load_mask
 
     volume = load_volume(preproc)
     inside = load_mask(mask, volume)

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from neuroferry.interfaces.dwi_pca import remove_noise
-from neuroferry.interfaces.gradients import Gradients, read_gradients
-from neuroferry.interfaces.rician import without_noise_floor
-from neuroferry.interfaces.tensor import fit_tensor
-from neuroferry.interfaces.tensor_maps import tensor_maps
+from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients
+from neuroferry.interfaces.dwi.pca import remove_noise
+from neuroferry.interfaces.dwi.rician import without_noise_floor
+from neuroferry.interfaces.dwi.tensor import fit_tensor
+from neuroferry.interfaces.dwi.tensor_maps import tensor_maps
 
 Array = NDArray[Any]
 PHANTOMS: dict[int, dict[str, Any]] = {

@@ -21,14 +21,14 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import nibabel as nb
 import numpy as np
+from ants_env import ants_session, to_ants
 from motion import ants_way, rst_table, timed
 from numpy.typing import NDArray
 
-from neuroferry.interfaces.ants_env import ants_session, to_ants
-from neuroferry.interfaces.eddy import estimate_eddy
-from neuroferry.interfaces.gradients import Gradients, read_gradients
-from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.series import Series, open_series
+from neuroferry.interfaces.dwi.eddy import estimate_eddy
+from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms
+from neuroferry.interfaces.image.series import Series, open_series
 from neuroferry.phantom.score import motion_error
 
 Ways = NDArray[np.float64]

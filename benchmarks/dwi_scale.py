@@ -44,9 +44,9 @@ def mean_b0(in_file: str, bval: str) -> str:
     import numpy as np
 
     from neuroferry.bids.gradients import read_bvals
-    from neuroferry.interfaces.dwi_bias import mean_b0
-    from neuroferry.interfaces.images import save_volume
-    from neuroferry.interfaces.series import open_series
+    from neuroferry.interfaces.dwi.bias import mean_b0
+    from neuroferry.interfaces.image.images import save_volume
+    from neuroferry.interfaces.image.series import open_series
 
     volume = mean_b0(open_series(in_file), np.asarray(read_bvals(Path(bval))))
     return str(save_volume(volume, Path("b0.nii.gz").absolute()))
@@ -56,9 +56,9 @@ def subject_wf(number: int, dwi: Path) -> Any:
     """Build the steps of one participant."""
     from nipype import Function, Node, Workflow
 
-    from neuroferry.interfaces.bold_mask import MaskBold
-    from neuroferry.interfaces.dwi_denoise import DenoiseDwi
-    from neuroferry.interfaces.tensor import FitTensor
+    from neuroferry.interfaces.dwi.denoise import DenoiseDwi
+    from neuroferry.interfaces.dwi.tensor import FitTensor
+    from neuroferry.interfaces.epi.brain_mask import MaskBold
 
     bval, bvec = (str(dwi).replace(".nii.gz", end) for end in (".bval", ".bvec"))
     average = Node(Function(["in_file", "bval"], ["out"], mean_b0), name="mean_b0", mem_gb=0.3)
@@ -110,9 +110,9 @@ def run(way: str, base: Path, files: list[Path], number: int) -> None:
 
 def steps_alone(files: list[Path], base: Path) -> float:
     """Give the seconds of one participant's steps without any engine, averaged."""
-    from neuroferry.interfaces.bold_mask import MaskBold
-    from neuroferry.interfaces.dwi_denoise import DenoiseDwi
-    from neuroferry.interfaces.tensor import FitTensor
+    from neuroferry.interfaces.dwi.denoise import DenoiseDwi
+    from neuroferry.interfaces.dwi.tensor import FitTensor
+    from neuroferry.interfaces.epi.brain_mask import MaskBold
 
     os.chdir(base)
     started = time.monotonic()

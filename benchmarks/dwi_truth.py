@@ -26,8 +26,13 @@ import pandas as pd
 from func_truth import AXES, between_references, on_truth
 from scipy import ndimage
 
-from neuroferry.interfaces.bundle_definitions import load_bundles
-from neuroferry.interfaces.bundles import (
+from neuroferry.interfaces.dwi.gradients import read_gradients
+from neuroferry.interfaces.dwi.tensor_maps import tensor_maps
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms
+from neuroferry.interfaces.image.images import Volume
+from neuroferry.interfaces.image.transforms import DisplacementField, Transform, read_itk_affine
+from neuroferry.interfaces.tracts.bundle_definitions import load_bundles
+from neuroferry.interfaces.tracts.bundles import (
     N_NODES,
     Cleaning,
     FoundBundle,
@@ -35,13 +40,8 @@ from neuroferry.interfaces.bundles import (
     read_bundle,
     segment,
 )
-from neuroferry.interfaces.gradients import read_gradients
-from neuroferry.interfaces.images import Volume
-from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.profiles import METRICS, measure_profile, read_profiles
-from neuroferry.interfaces.streamlines import Streamlines, read_streamlines
-from neuroferry.interfaces.tensor_maps import tensor_maps
-from neuroferry.interfaces.transforms import DisplacementField, Transform, read_itk_affine
+from neuroferry.interfaces.tracts.profiles import METRICS, measure_profile, read_profiles
+from neuroferry.interfaces.tracts.streamlines import Streamlines, read_streamlines
 from neuroferry.phantom.score import motion_error, rigid_error, shift_error
 from neuroferry.phantom.score_dwi import (
     direction_error,

@@ -108,7 +108,7 @@ def print_rst(rows: list[list[str]]) -> None:
 
 def make_series(path: Path, n_volumes: int) -> Path:
     """Write a head-like ellipsoid that drifts, with noise."""
-    from neuroferry.interfaces.series import SeriesWriter
+    from neuroferry.interfaces.image.series import SeriesWriter
 
     rng = np.random.default_rng(1)
     affine = np.diag([3.5, 3.5, 4.0, 1.0])
@@ -145,11 +145,11 @@ def one_step(name: str, path: Path, folder: Path) -> tuple[float, float]:
 
 def run_interface(name: str, path: str, folder: Path) -> None:
     """Run an interface on what the ones before it have left in the folder."""
-    from neuroferry.interfaces.bold_mask import MaskBold
-    from neuroferry.interfaces.bold_reference import FindReference
-    from neuroferry.interfaces.confounds import ComputeConfounds
-    from neuroferry.interfaces.motion import EstimateMotion
-    from neuroferry.interfaces.resample import ResampleSeries
+    from neuroferry.interfaces.epi.brain_mask import MaskBold
+    from neuroferry.interfaces.epi.motion import EstimateMotion
+    from neuroferry.interfaces.func.confounds import ComputeConfounds
+    from neuroferry.interfaces.func.reference import FindReference
+    from neuroferry.interfaces.func.resample import ResampleSeries
 
     reference = str(folder / "bold_ref.nii.gz")
     if name == "reference":

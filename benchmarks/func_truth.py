@@ -26,8 +26,8 @@ from nilearn.interfaces.fmriprep import load_confounds
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.transforms import read_itk_affine
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms
+from neuroferry.interfaces.image.transforms import read_itk_affine
 from neuroferry.phantom.score import (
     course_correlation,
     effect_recovery,

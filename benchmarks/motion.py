@@ -21,20 +21,20 @@ from typing import Any
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
+from ants_env import ants_session, to_ants
 from numpy.typing import NDArray
 
-from neuroferry.interfaces.ants_env import ants_session, to_ants
-from neuroferry.interfaces.bold_reference import Reference, find_reference
-from neuroferry.interfaces.images import load_volume
-from neuroferry.interfaces.motion import estimate_motion, head_mask
-from neuroferry.interfaces.motion_table import (
+from neuroferry.interfaces.epi.motion import estimate_motion, head_mask
+from neuroferry.interfaces.epi.motion_table import (
     framewise_displacement,
     motion_parameters,
     read_motion_xfms,
 )
-from neuroferry.interfaces.sampling import resample_volume, static_map
-from neuroferry.interfaces.series import Series, open_series
-from neuroferry.interfaces.transforms import LPS
+from neuroferry.interfaces.func.reference import Reference, find_reference
+from neuroferry.interfaces.image.images import load_volume
+from neuroferry.interfaces.image.sampling import resample_volume, static_map
+from neuroferry.interfaces.image.series import Series, open_series
+from neuroferry.interfaces.image.transforms import LPS
 from neuroferry.phantom import BoldOptions, write_phantom_dataset
 from neuroferry.phantom.score import motion_error
 

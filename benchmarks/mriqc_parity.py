@@ -95,7 +95,7 @@ def stand_in_air(metrics: dict[str, Any]) -> dict[str, Any]:
     The spread of the air becomes the root of the summed squares of the tissues' spreads,
     its number of voxels their sum and everything else 0; CNR and SNRd follow from that.
     """
-    from neuroferry.interfaces import iqm_regions as regions
+    from neuroferry.interfaces.qc import regions
 
     summaries = {
         name: regions.RegionSummary(**{s: metrics[f"summary_{name}_{s}"] for s in STATISTICS})

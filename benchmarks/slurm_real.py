@@ -116,7 +116,7 @@ def run_subject(base: Path, label: str) -> None:
 def submit_array(base: Path, number: int) -> None:
     """Submit an array of one job a participant, each of which asks for what a pack asks for."""
     from neuroferry.config import SlurmConfig
-    from neuroferry.engine.slurm_scripts import header
+    from neuroferry.engine.slurm.scripts import header
 
     lines = header("subjects", SlurmConfig(), 1717, PROCS, 60)
     lines.insert(1, f"#SBATCH --array=1-{number} --output=/dev/null")
@@ -205,7 +205,7 @@ def time_empty_jobs(number: int) -> float:
 def print_costs(number: int, image: Path | None) -> None:
     """Print what a job, a Python and an entry into the image cost."""
     print(f"empty job, {number} in an array: {time_empty_jobs(number):.3f} s wall each")
-    ours = "import neuroferry.cli.job, neuroferry.engine.job"
+    ours = "import neuroferry.cli.job, neuroferry.engine.slurm.job"
     commands = {
         "Python alone": [sys.executable, "-c", "pass"],
         "Python with neuroferry's job": [sys.executable, "-c", ours],

@@ -30,8 +30,8 @@ STAND_INS = {
 
 def measure(number: int) -> dict[str, float]:
     """Plan and submit ``number`` participants, in this process."""
-    from neuroferry.cli.dry_run import make_estimator
-    from neuroferry.cli.submit import plan_subjects
+    from neuroferry.app.dry_run import make_estimator
+    from neuroferry.app.slurm import plan_subjects
     from neuroferry.config import Config
     from neuroferry.engine import RunRecord, SLURMGraphPlugin
 
@@ -85,7 +85,7 @@ def subjects(folder: Path, number: int) -> Iterator[Any]:
     import numpy as np
 
     from neuroferry.bids.model import Run, Subject
-    from neuroferry.interfaces.images import save_nifti
+    from neuroferry.interfaces.image.images import save_nifti
 
     image = folder / "T1w.nii.gz"
     save_nifti(np.zeros((160, 200, 200), np.uint8), np.eye(4), image)

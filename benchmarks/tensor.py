@@ -27,11 +27,11 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroferry.interfaces.gradients import Gradients, read_gradients, write_gradients
-from neuroferry.interfaces.mrtrix import mrtrix_version
-from neuroferry.interfaces.series import open_series
-from neuroferry.interfaces.tensor import fit_tensor, fit_tensor_series
-from neuroferry.interfaces.tensor_maps import ELEMENTS, compose_tensors, tensor_maps
+from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
+from neuroferry.interfaces.dwi.mrtrix import mrtrix_version
+from neuroferry.interfaces.dwi.tensor import fit_tensor, fit_tensor_series
+from neuroferry.interfaces.dwi.tensor_maps import ELEMENTS, compose_tensors, tensor_maps
+from neuroferry.interfaces.image.series import open_series
 
 SYNTHETIC = (80, 80, 40)
 SNR = 30.0

@@ -14,7 +14,6 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import bold_runs, t1w_of_session
 from neuroferry.bids.dwi import dwi_runs
-from neuroferry.bids.given_bold import find_bold
 from neuroferry.bids.precomputed import (
     Anatomy,
     Precomputed,
@@ -22,7 +21,11 @@ from neuroferry.bids.precomputed import (
     find_anatomy,
     find_precomputed,
 )
+from neuroferry.bids.precomputed_bold import find_bold
 from neuroferry.errors import UsageError
+from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
+from neuroferry.selection.fieldmaps import choose_fieldmap
+from neuroferry.selection.spaces import anat2std_field, bold_spaces, wants_t1w
 from neuroferry.templates import (
     TEMPLATE_SPACE,
     OtherTemplate,
@@ -31,13 +34,12 @@ from neuroferry.templates import (
     parse_space,
 )
 from neuroferry.workflows.anat import init_anat_wf
-from neuroferry.workflows.anat.other_template import XFMS, init_other_template_wf
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
+from neuroferry.workflows.anat.template import XFMS, init_other_template_wf
 from neuroferry.workflows.dwi.apply import T1wGrid
-from neuroferry.workflows.dwi.dwi import INPUTS as DWI_INPUTS
-from neuroferry.workflows.dwi.dwi import DwiOptions, init_dwi_wf
-from neuroferry.workflows.dwi.fieldmaps import choose_dwi_fieldmap
+from neuroferry.workflows.dwi.base import INPUTS as DWI_INPUTS
+from neuroferry.workflows.dwi.base import DwiOptions, init_dwi_wf
 from neuroferry.workflows.dwi.joined import (
     ANATOMY,
     SERIES,
@@ -45,9 +47,7 @@ from neuroferry.workflows.dwi.joined import (
     init_joined_wf,
     plan_joined,
 )
-from neuroferry.workflows.func.bold import BoldOptions, init_bold_wf
-from neuroferry.workflows.func.fieldmaps import choose_fieldmap
-from neuroferry.workflows.func.spaces import anat2std_field, bold_spaces, wants_t1w
+from neuroferry.workflows.func.base import BoldOptions, init_bold_wf
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.entities import build_name
 from neuroferry.interfaces.derivatives import DerivativesNode
-from neuroferry.interfaces.reportlets import SaveFigure
+from neuroferry.interfaces.draw.base import SaveFigure
 
 SAVE_GB = 0.2
 

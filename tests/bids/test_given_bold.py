@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.bids.given_bold import find_bold
 from neuroferry.bids.model import Run
+from neuroferry.bids.precomputed_bold import find_bold
 from neuroferry.errors import ExitCode, InputError
 
 STEM = "sub-01_ses-a_task-rest_run-2_"

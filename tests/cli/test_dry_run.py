@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from neuroferry.cli.dry_run import describe
+from neuroferry.app.dry_run import describe
 from neuroferry.engine.plan import DiskNeed, Plan, PlannedStep
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from neuroferry.engine.record import list_runs, read_run
-from neuroferry.interfaces.transforms import read_itk_affine
+from neuroferry.interfaces.image.transforms import read_itk_affine
 from neuroferry.phantom import DwiOptions, write_phantom_dataset
 from neuroferry.phantom.score_dwi import direction_error
 

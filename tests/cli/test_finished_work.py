@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from neuroferry.engine.record import list_runs, read_run
-from neuroferry.engine.slurm_plan import read_manifest
+from neuroferry.engine.slurm.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import io
 import os
 import pty
 
-from neuroferry.cli.progress import Progress
+from neuroferry.app.progress import Progress
 from neuroferry.engine.record import StepSummary
 
 STEP = "neuroferry_wf.sub_01_wf.anat_wf.correct_bias"

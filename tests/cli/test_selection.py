@@ -9,14 +9,14 @@ import pytest
 
 from neuroferry.bids.filters import apply_filters
 from neuroferry.bids.model import Run, Subject
-from neuroferry.cli.selection import (
+from neuroferry.config import make_config
+from neuroferry.errors import UsageError
+from neuroferry.selection.participant import (
     selection_problems,
     usable_subjects,
     wanted_suffixes,
     with_flags,
 )
-from neuroferry.config import make_config
-from neuroferry.errors import UsageError
 
 
 def settings(workflow=None, **given):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from neuroferry.engine.record import read_events, read_run
-from neuroferry.engine.slurm_ends import read_states
+from neuroferry.engine.slurm.ends import read_states
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from neuroferry.app.alike import Alike, watch
+from neuroferry.app.slurm import plan_subjects
 from neuroferry.bids.model import Run, Subject
-from neuroferry.cli.submit import plan_subjects
 from neuroferry.config import Config
 from neuroferry.engine import RunRecord, SLURMGraphPlugin
-from neuroferry.engine.alike import Alike, watch
-from neuroferry.engine.slurm_plan import read_manifest
-from neuroferry.interfaces.images import save_nifti
+from neuroferry.engine.slurm.manifest import read_manifest
+from neuroferry.interfaces.image.images import save_nifti
 from neuroferry.workflows.base import Settings, init_neuroferry_wf
 
 

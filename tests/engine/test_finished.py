@@ -16,7 +16,7 @@ from neuroferry.engine.finished import (
     put_away,
     verify_outputs,
 )
-from neuroferry.engine.flat import flatten
+from neuroferry.engine.flatten import flatten
 from neuroferry.engine.record import read_events, summarise
 from neuroferry.errors import StepsFailedError, ToolError
 

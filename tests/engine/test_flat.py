@@ -2,7 +2,7 @@
 
 from nipype import Function, IdentityInterface, JoinNode, MapNode, Node, Workflow
 
-from neuroferry.engine.flat import flatten
+from neuroferry.engine.flatten import flatten
 
 
 class KeepPlugin:

@@ -17,9 +17,9 @@ import pytest
 from nipype import Function, Node, Workflow, config
 
 from neuroferry.engine import MultiProcPlugin, RunRecord
-from neuroferry.engine.memory import ProcessTable, Watch, headroom_gb, kill_tree
 from neuroferry.engine.record import read_events, summarise
 from neuroferry.engine.resources import memory_in_use
+from neuroferry.engine.usage import ProcessTable, Watch, headroom_gb, kill_tree
 from neuroferry.errors import StepsFailedError
 
 
@@ -496,7 +496,7 @@ def test_steps_end_with_a_run_that_is_killed(tmp_path):
 FAULTS = """
 import resource, sys
 import numpy as np
-from neuroferry.engine.memory import reuse_freed_memory
+from neuroferry.engine.usage import reuse_freed_memory
 if sys.argv[1] == "reuse":
     reuse_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -13,7 +13,7 @@ import pytest
 from nipype import Function, MapNode, Node, Workflow, config
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 
-from neuroferry.cli.progress import Progress
+from neuroferry.app.progress import Progress
 from neuroferry.engine import LinearPlugin, MultiProcPlugin, RunRecord
 from neuroferry.engine.record import read_events, summarise
 from neuroferry.errors import StepsFailedError

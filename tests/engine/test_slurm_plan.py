@@ -13,11 +13,11 @@ from nipype.interfaces.utility import IdentityInterface
 
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine import SLURMGraphPlugin
-from neuroferry.engine.flat import flatten
-from neuroferry.engine.slurm_pack import StepPlan, pack_steps
-from neuroferry.engine.slurm_plan import job_needs, read_manifest
-from neuroferry.engine.slurm_scripts import header, host_command, host_path
-from neuroferry.engine.slurm_units import split_graph
+from neuroferry.engine.flatten import flatten
+from neuroferry.engine.slurm.manifest import job_needs, read_manifest
+from neuroferry.engine.slurm.pack import StepPlan, pack_steps
+from neuroferry.engine.slurm.scripts import header, host_command, host_path
+from neuroferry.engine.slurm.units import split_graph
 from neuroferry.errors import SchedulerError, UsageError
 
 
@@ -258,7 +258,7 @@ def test_the_host_is_told_its_own_path(tmp_path):
 
 
 def test_a_graph_that_has_changed_is_refused(tmp_path):
-    from neuroferry.engine.job import run_pack
+    from neuroferry.engine.slurm.job import run_pack
 
     plugin, manifest = plan(tmp_path, [subject("01")], packing="subject", source="config")
     other = Workflow("study_wf", base_dir=str(tmp_path))
@@ -270,8 +270,8 @@ def test_a_graph_that_has_changed_is_refused(tmp_path):
 
 
 def test_a_payload_finds_its_graph_again(tmp_path):
-    from neuroferry.engine.job import run_pack
     from neuroferry.engine.record import read_run
+    from neuroferry.engine.slurm.job import run_pack
 
     plan(tmp_path, [subject("01"), subject("02")], packing="subject")
     assert run_pack(tmp_path / "logs" / "run", 0, "g1p01", 2, pickle.loads) == 0

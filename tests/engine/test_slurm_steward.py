@@ -6,8 +6,8 @@ import pytest
 
 from neuroferry.config import SlurmConfig
 from neuroferry.engine.record import RunRecord, read_events, read_run
-from neuroferry.engine.slurm_ends import read_states
-from neuroferry.engine.slurm_plan import (
+from neuroferry.engine.slurm.ends import read_states
+from neuroferry.engine.slurm.manifest import (
     Group,
     Manifest,
     Member,
@@ -15,8 +15,8 @@ from neuroferry.engine.slurm_plan import (
     read_manifest,
     write_manifest,
 )
-from neuroferry.engine.slurm_scripts import write_scripts
-from neuroferry.engine.steward import Steward
+from neuroferry.engine.slurm.scripts import write_scripts
+from neuroferry.engine.slurm.steward import Steward
 
 STEPS = tuple(f"w.sub_*_wf.{name}" for name in "abcd")
 # a, then b and c side by side, then d after both

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from neuroferry.config import SlurmConfig
-from neuroferry.engine.slurm_plan import Group, Manifest, Member, Pack
-from neuroferry.engine.slurm_scripts import write_scripts
+from neuroferry.engine.slurm.manifest import Group, Manifest, Member, Pack
+from neuroferry.engine.slurm.scripts import write_scripts
 
 SBATCH = """\
 #!/usr/bin/env bash

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.adopt import AdoptMask, AdoptTissues, adopt
-from neuroferry.interfaces.images import Volume, save_nifti
+from neuroferry.interfaces.anat.precomputed import AdoptMask, AdoptTissues, adopt
+from neuroferry.interfaces.image.images import Volume, save_nifti
 
 SHAPE = (30, 32, 28)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from neuroferry.interfaces.affine import (
+from neuroferry.interfaces.image.affine import (
     AFFINE,
     N_BINS,
     RIGID,
@@ -13,8 +13,8 @@ from neuroferry.interfaces.affine import (
     refine,
     sample_points,
 )
-from neuroferry.interfaces.images import Volume
-from neuroferry.interfaces.transforms import apply_transforms
+from neuroferry.interfaces.image.images import Volume
+from neuroferry.interfaces.image.transforms import apply_transforms
 
 AFFINE_3MM = np.diag([3.0, 3.0, 3.0, 1.0])
 

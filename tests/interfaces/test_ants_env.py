@@ -1,8 +1,7 @@
 import os
 
 import pytest
-
-from neuroferry.interfaces.ants_env import ANTS_SEED, ITK_THREADS, ants_session, load_ants
+from ants_env import ANTS_SEED, ITK_THREADS, ants_session, load_ants
 
 
 def test_session_sets_and_restores_the_environment(monkeypatch):

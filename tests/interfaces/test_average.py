@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from neuroferry.interfaces.affine import compose
-from neuroferry.interfaces.average import (
+from neuroferry.interfaces.anat.average import (
     AverageRuns,
     align_run,
     average_runs,
     choose_reference,
     robust_mean,
 )
-from neuroferry.interfaces.images import Volume, load_volume, save_nifti
-from neuroferry.interfaces.transforms import apply_transforms, read_itk_affine
+from neuroferry.interfaces.image.affine import compose
+from neuroferry.interfaces.image.images import Volume, load_volume, save_nifti
+from neuroferry.interfaces.image.transforms import apply_transforms, read_itk_affine
 
 SHAPE = (60, 64, 58)
 

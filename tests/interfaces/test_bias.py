@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.bias import (
+from neuroferry.interfaces.image.bias import (
     HEAD_N4,
     CorrectBias,
     N4Settings,
@@ -13,7 +13,7 @@ from neuroferry.interfaces.bias import (
     foreground,
     sharpen,
 )
-from neuroferry.interfaces.images import Volume, load_volume, save_nifti
+from neuroferry.interfaces.image.images import Volume, load_volume, save_nifti
 
 QUICK = N4Settings(zoom=4.0, iterations=(40, 40, 40), spline_mm=100.0)
 SHAPE = (48, 50, 46)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from other_template import write_template
 
-from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid, read_chain
-from neuroferry.interfaces.transforms import write_itk_affine
+from neuroferry.interfaces.image.target_grid import CarryMask, MakeTargetGrid, read_chain
+from neuroferry.interfaces.image.transforms import write_itk_affine
 from neuroferry.templates import load_template
 
 T1W = np.array([[1.0, 0, 0, -20], [0, 1.0, 0.1, -22], [0, -0.1, 1.0, -24], [0, 0, 0, 1]])

@@ -3,10 +3,16 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.affine import compose
-from neuroferry.interfaces.bold_mask import MaskBold, carry_mask, find_mask
-from neuroferry.interfaces.images import Volume, inverse, resample_to, save_nifti, save_volume
-from neuroferry.interfaces.transforms import write_itk_affine
+from neuroferry.interfaces.epi.brain_mask import MaskBold, carry_mask, find_mask
+from neuroferry.interfaces.image.affine import compose
+from neuroferry.interfaces.image.images import (
+    Volume,
+    inverse,
+    resample_to,
+    save_nifti,
+    save_volume,
+)
+from neuroferry.interfaces.image.transforms import write_itk_affine
 from neuroferry.phantom.score import dice
 from neuroferry.templates import load_template
 

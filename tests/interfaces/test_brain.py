@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.brain import (
+from neuroferry.interfaces.anat.brain import (
     ExtractBrain,
     close_mask,
     extract_brain,
     is_stripped,
     signed_distance,
 )
-from neuroferry.interfaces.brain_score import assess, assess_given, rate_volume
-from neuroferry.interfaces.images import Volume, load_volume, save_nifti, to_canonical
-from neuroferry.interfaces.locate import (
+from neuroferry.interfaces.anat.brain_score import assess, assess_given, rate_volume
+from neuroferry.interfaces.anat.locate import (
     FIRST_SEARCH,
     THIRD_SEARCH,
     Location,
@@ -23,7 +22,8 @@ from neuroferry.interfaces.locate import (
     head_frame,
     starts,
 )
-from neuroferry.interfaces.transforms import apply_transforms, read_itk_affine
+from neuroferry.interfaces.image.images import Volume, load_volume, save_nifti, to_canonical
+from neuroferry.interfaces.image.transforms import apply_transforms, read_itk_affine
 from neuroferry.phantom.score import dice
 from neuroferry.templates import load_template
 

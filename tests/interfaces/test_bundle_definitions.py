@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.bundle_definitions import Region, load_bundles
+from neuroferry.interfaces.tracts.bundle_definitions import Region, load_bundles
 from neuroferry.templates import load_template
 
 NAMES = {

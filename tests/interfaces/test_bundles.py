@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.bundle_definitions import BundleDefinition, Region
-from neuroferry.interfaces.bundles import (
+from neuroferry.interfaces.image.images import Volume, save_volume
+from neuroferry.interfaces.image.transforms import (
+    DisplacementField,
+    apply_transforms,
+    map_points,
+    write_itk_affine,
+    write_itk_composite,
+)
+from neuroferry.interfaces.tracts.bundle_definitions import BundleDefinition, Region
+from neuroferry.interfaces.tracts.bundles import (
     Cleaning,
     FoundBundle,
     SegmentBundles,
@@ -19,19 +27,11 @@ from neuroferry.interfaces.bundles import (
     read_bundle,
     segment,
 )
-from neuroferry.interfaces.images import Volume, save_volume
-from neuroferry.interfaces.streamlines import (
+from neuroferry.interfaces.tracts.streamlines import (
     join_lines,
     read_streamlines,
     write_tck,
     write_trk,
-)
-from neuroferry.interfaces.transforms import (
-    DisplacementField,
-    apply_transforms,
-    map_points,
-    write_itk_affine,
-    write_itk_composite,
 )
 
 OBLIQUE = np.array(

@@ -5,15 +5,15 @@ from pathlib import Path
 import moving_head as mh
 import numpy as np
 
-from neuroferry.interfaces.given_bold import InvertAffine, TabulateMotion
-from neuroferry.interfaces.images import Volume, load_volume, save_volume
-from neuroferry.interfaces.motion_table import (
+from neuroferry.interfaces.epi.motion_table import (
     motion_parameters,
     rms_deviation,
     write_motion_table,
     write_motion_xfms,
 )
-from neuroferry.interfaces.transforms import read_itk_affine, write_itk_affine
+from neuroferry.interfaces.func.precomputed import InvertAffine, TabulateMotion
+from neuroferry.interfaces.image.images import Volume, load_volume, save_volume
+from neuroferry.interfaces.image.transforms import read_itk_affine, write_itk_affine
 
 
 def test_the_table_is_that_of_the_estimate(tmp_path):

@@ -13,24 +13,24 @@ from nilearn.interfaces.fmriprep import load_confounds
 from nipype.algorithms import confounds as nipype_confounds
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.compcor import (
+from neuroferry.interfaces.epi.confound_table import (
+    MOTION,
+    motion_outliers,
+    read_table,
+    write_table,
+)
+from neuroferry.interfaces.epi.motion_table import framewise_displacement
+from neuroferry.interfaces.func.compcor import (
     cosine_basis,
     mean_series,
     noise_components,
     noise_masks,
     top_variance,
 )
-from neuroferry.interfaces.confound_table import (
-    MOTION,
-    motion_outliers,
-    read_table,
-    write_table,
-)
-from neuroferry.interfaces.confounds import ComputeConfounds, compute_confounds
-from neuroferry.interfaces.dvars import temporal_statistics
-from neuroferry.interfaces.motion_table import framewise_displacement
-from neuroferry.interfaces.series import open_series
-from neuroferry.interfaces.voxel_store import VoxelStore, exact_median
+from neuroferry.interfaces.func.confounds import ComputeConfounds, compute_confounds
+from neuroferry.interfaces.func.dvars import temporal_statistics
+from neuroferry.interfaces.image.series import open_series
+from neuroferry.interfaces.image.voxel_store import VoxelStore, exact_median
 
 SHAPE, N_VOLUMES, TR, N_DUMMY = (16, 18, 14), 90, 2.0, 3
 AFFINE = np.diag([-3.0, 3.0, 3.5, 1.0])

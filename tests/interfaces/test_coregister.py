@@ -5,17 +5,23 @@ import pytest
 from scipy import ndimage
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.affine import compose
-from neuroferry.interfaces.boundary import Boundary, boundary_contrast, boundary_cost
-from neuroferry.interfaces.coregister import (
+from neuroferry.interfaces.epi.boundary import Boundary, boundary_contrast, boundary_cost
+from neuroferry.interfaces.epi.coregister import (
     Coregister,
     coregister,
     mask_points,
     near_brain,
     rms_distance,
 )
-from neuroferry.interfaces.images import Volume, inverse, resample_to, save_nifti, save_volume
-from neuroferry.interfaces.transforms import read_itk_affine
+from neuroferry.interfaces.image.affine import compose
+from neuroferry.interfaces.image.images import (
+    Volume,
+    inverse,
+    resample_to,
+    save_nifti,
+    save_volume,
+)
+from neuroferry.interfaces.image.transforms import read_itk_affine
 from neuroferry.templates import load_template
 
 

@@ -11,16 +11,16 @@ import pytest
 
 from neuroferry.bids.gradients import find_shells
 from neuroferry.errors import InputError
-from neuroferry.interfaces.csd import (
+from neuroferry.interfaces.dwi.csd import (
     FitCsd,
     choose_shells,
     estimate_responses,
     find_tissue_voxels,
     zonal_harmonics,
 )
-from neuroferry.interfaces.dwi_models import models_for, order_for
-from neuroferry.interfaces.gradients import Gradients, write_gradients
-from neuroferry.interfaces.series import open_series
+from neuroferry.interfaces.dwi.gradients import Gradients, write_gradients
+from neuroferry.interfaces.dwi.models import models_for, order_for
+from neuroferry.interfaces.image.series import open_series
 
 needs_mrtrix = pytest.mark.skipif(
     shutil.which("dwi2fod") is None, reason="MRtrix3 is not installed"

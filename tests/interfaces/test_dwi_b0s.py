@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.dwi_b0s import AverageB0s
+from neuroferry.interfaces.dwi.b0s import AverageB0s
 
 CHOSEN = [0, 2, 3]
 

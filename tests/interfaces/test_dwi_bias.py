@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.dwi_bias import CorrectB0Bias, mean_b0
-from neuroferry.interfaces.series import open_series
+from neuroferry.interfaces.dwi.bias import CorrectB0Bias, mean_b0
+from neuroferry.interfaces.image.series import open_series
 
 SHAPE = (40, 44, 32)
 AFFINE = np.diag([-4.0, 4, 4, 1])

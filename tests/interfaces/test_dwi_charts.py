@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.confound_table import write_table
-from neuroferry.interfaces.dwi_charts import (
+from neuroferry.interfaces.draw.dwi_time import (
     SHELL_COLOURS,
     DwiMotionPicture,
     GradientsPicture,
     draw_gradients,
 )
-from neuroferry.interfaces.dwi_confounds import dwi_confounds
-from neuroferry.interfaces.dwi_outliers import read_outliers, write_outliers
-from neuroferry.interfaces.gradients import Gradients, write_gradients
-from neuroferry.interfaces.motion_table import write_motion_table, write_motion_xfms
-from neuroferry.interfaces.realign import stretch_step
+from neuroferry.interfaces.dwi.confounds import dwi_confounds
+from neuroferry.interfaces.dwi.gradients import Gradients, write_gradients
+from neuroferry.interfaces.dwi.outliers import read_outliers, write_outliers
+from neuroferry.interfaces.epi.confound_table import write_table
+from neuroferry.interfaces.epi.motion_table import write_motion_table, write_motion_xfms
+from neuroferry.interfaces.epi.realign import stretch_step
 
 N, SLICES = 9, 12
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError, ToolError
-from neuroferry.interfaces.dwi_denoise import (
+from neuroferry.interfaces.dwi.denoise import (
     CorrectRician,
     DenoiseDwi,
     UnringDwi,
     unring,
 )
-from neuroferry.interfaces.rician import magnitude_mean
-from neuroferry.interfaces.series import open_series
+from neuroferry.interfaces.dwi.rician import magnitude_mean
+from neuroferry.interfaces.image.series import open_series
 
 needs_mrtrix = pytest.mark.skipif(
     shutil.which("mrdegibbs") is None, reason="MRtrix3 is not installed"

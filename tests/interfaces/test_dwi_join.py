@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.dwi_join import JoinDwi
-from neuroferry.interfaces.dwi_summary import SummariseJoinedDwi
-from neuroferry.interfaces.gradients import Gradients, read_gradients, write_gradients
+from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
+from neuroferry.interfaces.dwi.join import JoinDwi
+from neuroferry.interfaces.dwi.summary import SummariseJoinedDwi
 
 SHAPE = (12, 11, 10)
 AFFINE = np.array([[-2.0, 0.1, 0, 9], [0.1, 2, 0, -7], [0, 0, 2.5, 3], [0, 0, 0, 1]])

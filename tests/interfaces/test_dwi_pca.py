@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuroferry.interfaces.dwi_pca import (
+from neuroferry.interfaces.dwi.pca import (
     filter_patches,
     noise_map,
     noise_variance,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from neuroferry.errors import GeometryError
-from neuroferry.interfaces.dwi_pictures import (
+from neuroferry.interfaces.draw.dwi_space import (
     DenoisingPicture,
     DirectionsPicture,
     DwiMaskPicture,
@@ -22,7 +22,7 @@ from neuroferry.interfaces.dwi_pictures import (
     draw_dwi_mask,
     draw_maps,
 )
-from neuroferry.interfaces.tensor_maps import ELEMENTS
+from neuroferry.interfaces.dwi.tensor_maps import ELEMENTS
 from neuroferry.reports.svg import inline_svg
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.dwi_confounds import dwi_confounds
-from neuroferry.interfaces.dwi_outliers import judge_slices, write_outliers
-from neuroferry.interfaces.dwi_replace import (
-    ReplaceSlices,
-    describe_slices,
-    replace_slices,
-)
-from neuroferry.interfaces.dwi_resample import ResampleDwi, Ways
-from neuroferry.interfaces.eddy_model import (
+from neuroferry.interfaces.dwi.confounds import dwi_confounds
+from neuroferry.interfaces.dwi.eddy_model import (
     leave_out_weights,
     modelled_covariance,
     weights_from,
 )
-from neuroferry.interfaces.gradients import Gradients, write_gradients
-from neuroferry.interfaces.images import Volume
-from neuroferry.interfaces.motion_table import write_motion_xfms
-from neuroferry.interfaces.series import open_series
-from neuroferry.interfaces.slice_patches import Patches, read_patches, write_patches
-from neuroferry.interfaces.slice_prediction import bridge, predict_slice, show_whole
+from neuroferry.interfaces.dwi.gradients import Gradients, write_gradients
+from neuroferry.interfaces.dwi.outliers import judge_slices, write_outliers
+from neuroferry.interfaces.dwi.replace_slices import (
+    ReplaceSlices,
+    describe_slices,
+    replace_slices,
+)
+from neuroferry.interfaces.dwi.resample import ResampleDwi, Ways
+from neuroferry.interfaces.dwi.slice_patches import Patches, read_patches, write_patches
+from neuroferry.interfaces.dwi.slice_prediction import bridge, predict_slice, show_whole
+from neuroferry.interfaces.epi.motion_table import write_motion_xfms
+from neuroferry.interfaces.image.images import Volume
+from neuroferry.interfaces.image.series import open_series
 
 N = 16
 N_B0 = 1

@@ -7,7 +7,7 @@ import nibabel as nb
 import numpy as np
 
 from neuroferry.bids.metadata import read_json
-from neuroferry.interfaces.dwi_summary import SummariseDwi
+from neuroferry.interfaces.dwi.summary import SummariseDwi
 
 
 def write(path, content):

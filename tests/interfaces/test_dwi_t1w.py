@@ -11,16 +11,16 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.dwi_resample import ResampleDwi, rigid_way
-from neuroferry.interfaces.gradients import (
+from neuroferry.interfaces.dwi.gradients import (
     Gradients,
     fsl_to_world,
     read_gradients,
     write_gradients,
 )
-from neuroferry.interfaces.motion_table import write_motion_xfms
-from neuroferry.interfaces.tensor import FitTensor
-from neuroferry.interfaces.transforms import DisplacementField, write_itk_affine
+from neuroferry.interfaces.dwi.resample import ResampleDwi, rigid_way
+from neuroferry.interfaces.dwi.tensor import FitTensor
+from neuroferry.interfaces.epi.motion_table import write_motion_xfms
+from neuroferry.interfaces.image.transforms import DisplacementField, write_itk_affine
 
 N = 20
 FIBRE = np.array([0.8, 0.36, 0.48])

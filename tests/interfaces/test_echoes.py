@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.echoes import check_echo_times, combination_weights, fit_t2star
-from neuroferry.interfaces.motion_table import write_motion_xfms
-from neuroferry.interfaces.t2star import FitT2Star
+from neuroferry.interfaces.epi.motion_table import write_motion_xfms
+from neuroferry.interfaces.func.echoes import check_echo_times, combination_weights, fit_t2star
+from neuroferry.interfaces.func.t2star import FitT2Star
 
 TIMES = (0.012, 0.028, 0.044)
 

@@ -12,12 +12,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.dwi_confounds import DwiConfounds
-from neuroferry.interfaces.dwi_outliers import read_outliers
-from neuroferry.interfaces.dwi_resample import ResampleDwi
-from neuroferry.interfaces.eddy import EstimateEddy
-from neuroferry.interfaces.gradients import Gradients, read_gradients, write_gradients
-from neuroferry.interfaces.motion_table import read_motion_xfms, write_motion_xfms
+from neuroferry.interfaces.dwi.confounds import DwiConfounds
+from neuroferry.interfaces.dwi.eddy import EstimateEddy
+from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
+from neuroferry.interfaces.dwi.outliers import read_outliers
+from neuroferry.interfaces.dwi.resample import ResampleDwi
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms, write_motion_xfms
 
 N = 12
 SPOILT = (5, 17)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from neuroferry.interfaces.eddy_time import caused_shifts, offset_in_time, parameters_of
-from neuroferry.interfaces.images import inverse
-from neuroferry.interfaces.realign import rigid_step
+from neuroferry.interfaces.dwi.eddy_time import caused_shifts, offset_in_time, parameters_of
+from neuroferry.interfaces.epi.realign import rigid_step
+from neuroferry.interfaces.image.images import inverse
 
 CENTRE = np.array([3.0, -20.0, 15.0])
 OFFSET = np.array([0.4, -0.9, 0.7, 0.004, -0.006, 0.002])

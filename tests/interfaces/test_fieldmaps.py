@@ -8,25 +8,25 @@ import pytest
 from scipy import ndimage
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.affine import compose
-from neuroferry.interfaces.distortion import (
+from neuroferry.interfaces.epi.distortion import (
     distort,
     jacobian_of,
     phase_encoding_axis,
     shift_of,
     unwarp,
 )
-from neuroferry.interfaces.fieldmap import (
+from neuroferry.interfaces.epi.fieldmap_apply import ApplyFieldmap, apply_fieldmap
+from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap, epi_fieldmap, mean_image
+from neuroferry.interfaces.epi.fieldmap_gre import (
     PrepareGREFieldmap,
     direct_fieldmap,
     fill_smoothly,
     gre_fieldmap,
     to_radians,
 )
-from neuroferry.interfaces.fieldmap_apply import ApplyFieldmap, apply_fieldmap
-from neuroferry.interfaces.fieldmap_epi import EstimateEPIFieldmap, epi_fieldmap, mean_image
-from neuroferry.interfaces.images import Volume, resample_to, save_volume
-from neuroferry.interfaces.series import SeriesWriter
+from neuroferry.interfaces.image.affine import compose
+from neuroferry.interfaces.image.images import Volume, resample_to, save_volume
+from neuroferry.interfaces.image.series import SeriesWriter
 from neuroferry.templates import load_template
 
 VOXEL = 3.5

@@ -12,8 +12,14 @@ import pytest
 from PIL import Image
 
 from neuroferry.errors import GeometryError
-from neuroferry.interfaces.confound_table import MOTION, write_table
-from neuroferry.interfaces.func_charts import (
+from neuroferry.interfaces.draw.epi_space import (
+    draw_coregistration,
+    draw_distortion,
+    draw_fieldmap,
+    draw_masks,
+    draw_tsnr,
+)
+from neuroferry.interfaces.draw.func_time import (
     CARPET_COLUMNS,
     correlated,
     draw_carpet,
@@ -22,15 +28,18 @@ from neuroferry.interfaces.func_charts import (
     draw_motion,
     shade,
 )
-from neuroferry.interfaces.func_pictures import (
-    draw_coregistration,
-    draw_distortion,
-    draw_fieldmap,
-    draw_masks,
-    draw_tsnr,
+from neuroferry.interfaces.draw.plots import (
+    LEFT,
+    RIGHT,
+    Line,
+    Page,
+    Panel,
+    draw_panel,
+    reach,
+    ticks,
 )
-from neuroferry.interfaces.plots import LEFT, RIGHT, Line, Page, Panel, draw_panel, reach, ticks
-from neuroferry.interfaces.transforms import write_itk_affine
+from neuroferry.interfaces.epi.confound_table import MOTION, write_table
+from neuroferry.interfaces.image.transforms import write_itk_affine
 from neuroferry.reports.svg import inline_svg
 
 SVG = "{http://www.w3.org/2000/svg}"

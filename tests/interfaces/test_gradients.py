@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.gradients import (
+from neuroferry.interfaces.dwi.gradients import (
     Gradients,
     determine_tensor,
     find_shells,

@@ -9,8 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from neuroferry.bids.metadata import read_json
 from neuroferry.errors import InputError
-from neuroferry.interfaces.gradients import Gradients, fsl_to_world, read_gradients, world_to_fsl
-from neuroferry.interfaces.gradients_check import (
+from neuroferry.interfaces.dwi.check_gradients import (
     CheckGradients,
     CheckOrientation,
     check_orientation,
@@ -18,7 +17,13 @@ from neuroferry.interfaces.gradients_check import (
     frame_variants,
     orientation_report,
 )
-from neuroferry.interfaces.series import open_series
+from neuroferry.interfaces.dwi.gradients import (
+    Gradients,
+    fsl_to_world,
+    read_gradients,
+    world_to_fsl,
+)
+from neuroferry.interfaces.image.series import open_series
 
 SHAPE = (26, 24, 22)
 TURN = Rotation.from_euler("xyz", [12, -8, 20], degrees=True).as_matrix()

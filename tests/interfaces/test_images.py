@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.images import (
+from neuroferry.interfaces.image.images import (
     Volume,
     crop_to,
     load_mask,

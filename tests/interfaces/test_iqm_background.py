@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from neuroferry.interfaces import iqm_background as background
+from neuroferry.interfaces.qc import background
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

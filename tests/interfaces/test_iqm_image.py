@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from neuroferry.interfaces import iqm_image as whole
+from neuroferry.interfaces.qc import whole_image as whole
 
 
 def test_efc_of_a_constant_image_is_one() -> None:

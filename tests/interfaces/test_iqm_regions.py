@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroferry.interfaces import iqm_regions as regions
+from neuroferry.interfaces.qc import regions
 
 # Summaries and metrics that MRIQC 21.0.0rc2 published for two skull-stripped T1-weighted
 # images of OpenNeuro ds002748 (CC0). There was no air: MRIQC then puts the square root of

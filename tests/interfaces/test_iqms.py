@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError
-from neuroferry.interfaces import iqm_maps, iqms
-from neuroferry.interfaces.images import Volume, save_nifti
-from neuroferry.interfaces.iqm_table import metric_table
-from neuroferry.interfaces.transforms import write_itk_affine, write_itk_composite
+from neuroferry.interfaces.image.images import Volume, save_nifti
+from neuroferry.interfaces.image.transforms import write_itk_affine, write_itk_composite
+from neuroferry.interfaces.qc import maps as iqm_maps
+from neuroferry.interfaces.qc import metrics as iqms
+from neuroferry.reports.metric_table import metric_table
 from neuroferry.templates import load_template
 
 if TYPE_CHECKING:

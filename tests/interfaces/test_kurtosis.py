@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.gradients import Gradients, write_gradients
-from neuroferry.interfaces.kurtosis import (
+from neuroferry.interfaces.dwi.gradients import Gradients, write_gradients
+from neuroferry.interfaces.dwi.kurtosis import (
     ELEMENTS,
     FitKurtosis,
     fit_kurtosis,

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.bold_reference import FindReference, count_dummies, find_reference
-from neuroferry.interfaces.images import Volume, save_nifti
-from neuroferry.interfaces.motion import EstimateMotion, estimate_motion, head_mask
-from neuroferry.interfaces.motion_table import read_motion_xfms
-from neuroferry.interfaces.realign import align_volume
-from neuroferry.interfaces.realign_target import prepare_target
-from neuroferry.interfaces.series import open_series
+from neuroferry.interfaces.epi.motion import EstimateMotion, estimate_motion, head_mask
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms
+from neuroferry.interfaces.epi.realign import align_volume
+from neuroferry.interfaces.epi.realign_target import prepare_target
+from neuroferry.interfaces.func.reference import FindReference, count_dummies, find_reference
+from neuroferry.interfaces.image.images import Volume, save_nifti
+from neuroferry.interfaces.image.series import open_series
 
 N = 12
 

@@ -10,8 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.images import Volume
-from neuroferry.interfaces.motion_table import (
+from neuroferry.interfaces.epi.motion_table import (
     framewise_displacement,
     motion_parameters,
     read_motion_xfms,
@@ -19,6 +18,7 @@ from neuroferry.interfaces.motion_table import (
     write_motion_table,
     write_motion_xfms,
 )
+from neuroferry.interfaces.image.images import Volume
 
 RADIOLOGICAL = np.array([[-3.0, 0, 0, 90], [0, 3, 0, -100], [0, 0, 3.5, -60], [0, 0, 0, 1]])
 NEUROLOGICAL = np.array([[3.0, 0, 0, -90], [0, 3, 0, -100], [0, 0, 3.5, -60], [0, 0, 0, 1]])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neuroferry.errors import ToolError
-from neuroferry.interfaces.mrtrix import find_program, mrtrix_version, run_mrtrix
+from neuroferry.interfaces.dwi.mrtrix import find_program, mrtrix_version, run_mrtrix
 
 needs_mrtrix = pytest.mark.skipif(shutil.which("mrinfo") is None, reason="MRtrix3 is missing")
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from neuroferry.errors import GeometryError
-from neuroferry.interfaces import mosaic, pictures, slices
-from neuroferry.interfaces.reportlets import SaveFigure
+from neuroferry.interfaces.draw import anat as pictures
+from neuroferry.interfaces.draw import mosaic, slices
+from neuroferry.interfaces.draw.base import SaveFigure
 
 SVG = "{http://www.w3.org/2000/svg}"
 SHAPE = (40, 48, 44)

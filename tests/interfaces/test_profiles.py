@@ -7,15 +7,15 @@ import pytest
 
 from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
-from neuroferry.interfaces.bundles import read_bundle
-from neuroferry.interfaces.images import Volume, save_volume
-from neuroferry.interfaces.profiles import (
+from neuroferry.interfaces.image.images import Volume, save_volume
+from neuroferry.interfaces.tracts.bundles import read_bundle
+from neuroferry.interfaces.tracts.profiles import (
     MeasureProfiles,
     core_weights,
     measure_profile,
     read_profiles,
 )
-from neuroferry.interfaces.streamlines import join_lines, write_trk
+from neuroferry.interfaces.tracts.streamlines import join_lines, write_trk
 
 AFFINE = np.array([[-2.0, 0, 0, 50], [0, 2.0, 0, -50], [0, 0, 2.0, -50], [0, 0, 0, 1.0]])
 SHAPE = (51, 51, 51)

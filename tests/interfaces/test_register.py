@@ -3,9 +3,15 @@ import pytest
 from other_template import MOVED, write_template
 from scipy import ndimage
 
-from neuroferry.interfaces.images import Volume, save_nifti
-from neuroferry.interfaces.register import Normalise, SynSettings, align_brain, normalise, syn
-from neuroferry.interfaces.transforms import (
+from neuroferry.interfaces.anat.normalise import (
+    Normalise,
+    SynSettings,
+    align_brain,
+    normalise,
+    syn,
+)
+from neuroferry.interfaces.image.images import Volume, save_nifti
+from neuroferry.interfaces.image.transforms import (
     DisplacementField,
     apply_transforms,
     map_points,

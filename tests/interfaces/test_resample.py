@@ -10,17 +10,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.images import save_nifti
-from neuroferry.interfaces.motion_table import write_motion_xfms
-from neuroferry.interfaces.resample import ResampleSeries
-from neuroferry.interfaces.sampling import (
+from neuroferry.interfaces.epi.motion_table import write_motion_xfms
+from neuroferry.interfaces.func.resample import ResampleSeries
+from neuroferry.interfaces.image.images import save_nifti
+from neuroferry.interfaces.image.sampling import (
     distortion_from_field,
     phase_encoding_axis,
     resample_volume,
     static_map,
 )
-from neuroferry.interfaces.series import open_series
-from neuroferry.interfaces.transforms import (
+from neuroferry.interfaces.image.series import open_series
+from neuroferry.interfaces.image.transforms import (
     DisplacementField,
     write_itk_affine,
     write_itk_composite,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuroferry.interfaces.rician import (
+from neuroferry.interfaces.dwi.rician import (
     channel_sigma,
     magnitude_mean,
     magnitude_variance,

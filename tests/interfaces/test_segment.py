@@ -3,12 +3,12 @@ import pytest
 from scipy import ndimage
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.images import Volume
-from neuroferry.interfaces.segment import (
+from neuroferry.interfaces.anat.segment import (
     MixtureSettings,
     neighbour_support,
     segment_tissues,
 )
+from neuroferry.interfaces.image.images import Volume
 
 SHAPE = (40, 40, 40)
 LEVELS = np.array([60.0, 90.0, 25.0])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.series import (
+from neuroferry.interfaces.image.series import (
     SeriesWriter,
     open_series,
     temporal_mean_std,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.slice_timing import (
+from neuroferry.interfaces.func.slice_timing import (
     HALF_WIDTH,
     check_slice_timing,
     reference_time,

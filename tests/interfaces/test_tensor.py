@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.gradients import Gradients, world_to_fsl, write_gradients
-from neuroferry.interfaces.loglinear import CHUNK, fit_log_linear, over_voxels
-from neuroferry.interfaces.series import open_series
-from neuroferry.interfaces.tensor import (
+from neuroferry.interfaces.dwi.gradients import Gradients, world_to_fsl, write_gradients
+from neuroferry.interfaces.dwi.loglinear import CHUNK, fit_log_linear, over_voxels
+from neuroferry.interfaces.dwi.tensor import (
     FitTensor,
     fit_tensor,
     fit_tensor_series,
     tensor_design,
     tensor_volumes,
 )
-from neuroferry.interfaces.tensor_maps import (
+from neuroferry.interfaces.dwi.tensor_maps import (
     ELEMENTS,
     compose_tensors,
     eigen_symmetric,
     tensor_maps,
 )
+from neuroferry.interfaces.image.series import open_series
 
 SHAPE = (14, 12, 10)
 

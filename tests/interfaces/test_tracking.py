@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError, ToolError
-from neuroferry.interfaces.images import save_nifti
-from neuroferry.interfaces.streamlines import read_streamlines
-from neuroferry.interfaces.tckgen import Part, Source, Tracking, run_part
-from neuroferry.interfaces.tracking import TrackStreamlines
-from neuroferry.interfaces.transforms import write_itk_affine, write_itk_composite
+from neuroferry.interfaces.image.images import save_nifti
+from neuroferry.interfaces.image.transforms import write_itk_affine, write_itk_composite
+from neuroferry.interfaces.tracts.streamlines import read_streamlines
+from neuroferry.interfaces.tracts.tckgen import Part, Source, Tracking, run_part
+from neuroferry.interfaces.tracts.tracking import TrackStreamlines
 
 SHAPE = (36, 12, 12)
 AFFINE = np.array([[2.0, 0, 0, -36], [0, 2.0, 0, -12], [0, 0, 2.0, -12], [0, 0, 0, 1.0]])

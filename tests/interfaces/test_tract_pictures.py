@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from neuroferry.bids.outputs import write_json
-from neuroferry.interfaces.images import Volume, save_volume
-from neuroferry.interfaces.profiles import profiles_table
-from neuroferry.interfaces.streamlines import join_lines, write_trk
-from neuroferry.interfaces.tract_pictures import (
+from neuroferry.interfaces.draw.tracts import (
     BundlesPicture,
     ProfilesPicture,
     draw_bundles,
     draw_profiles,
 )
-from neuroferry.interfaces.transforms import write_itk_affine
+from neuroferry.interfaces.image.images import Volume, save_volume
+from neuroferry.interfaces.image.transforms import write_itk_affine
+from neuroferry.interfaces.tracts.profiles import profiles_table
+from neuroferry.interfaces.tracts.streamlines import join_lines, write_trk
 
 AFFINE = np.array([[-4.0, 0, 0, 80], [0, 4.0, 0, -80], [0, 0, 4.0, -80], [0, 0, 0, 1.0]])
 SHIFT = np.array([7.0, -3.0, 5.0])

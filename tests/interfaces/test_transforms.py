@@ -2,12 +2,12 @@ import hashlib
 
 import numpy as np
 import pytest
+from ants_env import ants_session, to_ants
 from scipy import ndimage
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.ants_env import ants_session, to_ants
-from neuroferry.interfaces.images import Volume
-from neuroferry.interfaces.transforms import (
+from neuroferry.interfaces.image.images import Volume
+from neuroferry.interfaces.image.transforms import (
     DisplacementField,
     apply_to_many,
     apply_transforms,

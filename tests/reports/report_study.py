@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from neuroferry.bids.outputs import write_dataset_description
 from neuroferry.engine.record import RunRecord
-from neuroferry.interfaces.iqm_table import metric_table
-from neuroferry.interfaces.mosaic import View, draw_mosaic
-from neuroferry.interfaces.slices import AXIAL, Row, Volume, whole_box
+from neuroferry.interfaces.draw.mosaic import View, draw_mosaic
+from neuroferry.interfaces.draw.slices import AXIAL, Row, Volume, whole_box
+from neuroferry.reports.metric_table import metric_table
 
 DESCS = ("conform", "bias", "brain", "tissues", "norm")
 BOLD_DESCS = ("carpetplot", "motion", "rois", "tsnr", "compcorvar", "confoundcorr")
@@ -25,7 +25,7 @@ def small_figure():
     """A real figure: two views of a tiny image."""
     import numpy as np
 
-    from neuroferry.interfaces.mosaic import grey
+    from neuroferry.interfaces.draw.mosaic import grey
 
     data = np.linspace(0, 1, 512).reshape(8, 8, 8)
     return draw_mosaic(

@@ -9,8 +9,8 @@ import neuroferry.workflows
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.gather import Reportlet, Session
 from neuroferry.reports.methods import cited_keys, load_references, render_methods
-from neuroferry.reports.status import advice, judge
 from neuroferry.reports.svg import inline_svg
+from neuroferry.reports.verdict import advice, judge
 
 HOSTILE = """<?xml version="1.0"?>
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"

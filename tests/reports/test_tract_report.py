@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from report_study import check_page
 
-from neuroferry.interfaces.profiles import profiles_table
+from neuroferry.interfaces.tracts.profiles import profiles_table
 from neuroferry.reports import write_group_report, write_subject_report
 from neuroferry.reports.tracts import find_tracts, profile_chart
 

@@ -6,7 +6,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.interfaces.transforms import jacobian_determinant, read_itk_composite
+from neuroferry.interfaces.image.transforms import jacobian_determinant, read_itk_composite
 from neuroferry.phantom.score import dice, template_overlap, tissue_dice
 from neuroferry.templates import load_template
 from neuroferry.workflows.anat import init_anat_wf

@@ -11,10 +11,10 @@ import pytest
 
 from neuroferry.bids.dwi import dwi_runs
 from neuroferry.bids.index import index_subjects
-from neuroferry.interfaces.dwi_b0s import AverageB0s
+from neuroferry.interfaces.dwi.b0s import AverageB0s
 from neuroferry.phantom import DwiOptions, write_phantom_dataset
-from neuroferry.workflows.dwi.fieldmaps import FMAP_ID, choose_dwi_fieldmap
-from neuroferry.workflows.func.sdc import init_sdc_wf
+from neuroferry.selection.dwi_fieldmaps import FMAP_ID, choose_dwi_fieldmap
+from neuroferry.workflows.sdc import init_sdc_wf
 
 AFFINE = np.diag([-3.0, 3, 4, 1])
 AP = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05, "EchoTime": 0.08}

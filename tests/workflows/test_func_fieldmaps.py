@@ -4,7 +4,7 @@ import pytest
 
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.model import Run, Subject
-from neuroferry.workflows.func.fieldmaps import choose_fieldmap
+from neuroferry.selection.fieldmaps import choose_fieldmap
 
 ENCODED = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
 FOR_BOLD = {"IntendedFor": "func/sub-01_task-rest_bold.nii.gz"}

@@ -7,8 +7,8 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.interfaces.confound_table import MOTION, read_table, write_table
-from neuroferry.interfaces.transforms import write_itk_affine
+from neuroferry.interfaces.epi.confound_table import MOTION, read_table, write_table
+from neuroferry.interfaces.image.transforms import write_itk_affine
 from neuroferry.reports.methods import cited_keys, load_references
 from neuroferry.workflows.func.confounds import confounds_mem_gb, init_bold_confounds_wf
 from neuroferry.workflows.func.reports import init_bold_reports_wf

@@ -4,11 +4,11 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.interfaces.distortion import distort, shift_of
-from neuroferry.interfaces.images import Volume, resample_to, save_volume
+from neuroferry.interfaces.epi.distortion import distort, shift_of
+from neuroferry.interfaces.image.images import Volume, resample_to, save_volume
+from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.templates import load_template
-from neuroferry.workflows.func.fieldmaps import FieldmapPlan
-from neuroferry.workflows.func.sdc import OUTPUTS, init_sdc_wf
+from neuroferry.workflows.sdc import OUTPUTS, init_sdc_wf
 
 AFFINE = np.array([[-5.0, 0, 0, 92], [0, 5.0, 0, -122], [0, 0, 5.0, -62], [0, 0, 0, 1]])
 SHAPE = (38, 44, 28)

@@ -6,8 +6,8 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.adopt import AdoptMask
-from neuroferry.interfaces.brain import ExtractBrain
+from neuroferry.interfaces.anat.brain import ExtractBrain
+from neuroferry.interfaces.anat.precomputed import AdoptMask
 from neuroferry.workflows.anat.memory import BRAIN_BYTES, BRAIN_GB, RESAMPLE_BYTES, memory_gb
 
 

@@ -9,8 +9,8 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.average import AverageRuns
-from neuroferry.interfaces.bias import CorrectBias
+from neuroferry.interfaces.anat.average import AverageRuns
+from neuroferry.interfaces.image.bias import CorrectBias
 from neuroferry.workflows.anat.brain import init_brain_extraction_wf
 from neuroferry.workflows.anat.memory import (
     BIAS_BYTES,

@@ -6,8 +6,8 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.carry import CarryToTemplate
-from neuroferry.interfaces.register import Normalise
+from neuroferry.interfaces.anat.normalise import Normalise
+from neuroferry.interfaces.image.to_template import CarryToTemplate
 from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate, TemplateGrid
 from neuroferry.workflows.anat.memory import (
     CARRY_BYTES,

@@ -10,7 +10,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.interfaces.derivatives import DerivativesNode
-from neuroferry.interfaces.reportlets import (
+from neuroferry.interfaces.draw.base import (
     BiasPicture,
     BrainPicture,
     NormalisationPicture,

@@ -8,8 +8,8 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.adopt import AdoptTissues
-from neuroferry.interfaces.segment import SegmentTissues
+from neuroferry.interfaces.anat.precomputed import AdoptTissues
+from neuroferry.interfaces.anat.segment import SegmentTissues
 from neuroferry.workflows.anat.memory import FIELD_GB, RESAMPLE_BYTES, SEGMENT_BYTES, memory_gb
 
 

@@ -11,12 +11,12 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid
-from neuroferry.interfaces.dwi_bias import CorrectB0Bias
-from neuroferry.interfaces.dwi_confounds import DwiConfounds
-from neuroferry.interfaces.dwi_replace import ReplaceSlices
-from neuroferry.interfaces.dwi_resample import ResampleDwi
-from neuroferry.interfaces.slice_prediction import LEAST_OTHERS
+from neuroferry.interfaces.dwi.bias import CorrectB0Bias
+from neuroferry.interfaces.dwi.confounds import DwiConfounds
+from neuroferry.interfaces.dwi.replace_slices import ReplaceSlices
+from neuroferry.interfaces.dwi.resample import ResampleDwi
+from neuroferry.interfaces.dwi.slice_prediction import LEAST_OTHERS
+from neuroferry.interfaces.image.target_grid import CarryMask, MakeTargetGrid
 from neuroferry.workflows.dwi.memory import (
     BIAS_BYTES,
     RESAMPLE_BYTES,

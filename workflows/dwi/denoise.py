@@ -9,8 +9,8 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.interfaces.dwi_denoise import MIN_VOLUMES, CorrectRician, DenoiseDwi, UnringDwi
-from neuroferry.interfaces.gradients_check import CheckGradients, CheckOrientation
+from neuroferry.interfaces.dwi.check_gradients import CheckGradients, CheckOrientation
+from neuroferry.interfaces.dwi.denoise import MIN_VOLUMES, CorrectRician, DenoiseDwi, UnringDwi
 from neuroferry.workflows.dwi.memory import (
     DENOISE_BYTES,
     DENOISE_THREAD_GB,

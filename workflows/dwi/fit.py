@@ -7,9 +7,9 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.interfaces.bold_mask import MaskBold
-from neuroferry.interfaces.coregister import Coregister
-from neuroferry.interfaces.eddy import EstimateEddy
+from neuroferry.interfaces.dwi.eddy import EstimateEddy
+from neuroferry.interfaces.epi.brain_mask import MaskBold
+from neuroferry.interfaces.epi.coregister import Coregister
 from neuroferry.workflows.dwi.memory import EDDY_BYTES, EDDY_THREAD_BYTES, series_gb
 from neuroferry.workflows.func.memory import (
     COREGISTER_BYTES,
@@ -55,7 +55,7 @@ def init_dwi_fit_wf(
     run : DwiRun
         The run.
     sdc_wf : Workflow, optional
-        From `neuroferry.workflows.func.sdc.init_sdc_wf`; without it the distortion by the
+        From `neuroferry.workflows.sdc.init_sdc_wf`; without it the distortion by the
         head's own field is not corrected.
     eddy : bool
         Estimate the distortion by eddy currents beside the motion, where the axis of phase

@@ -29,11 +29,11 @@ from neuroferry.bids.gradients import (
     read_bvecs,
     settle_gradients,
 )
-from neuroferry.interfaces.dwi_charts import GradientsPicture
-from neuroferry.interfaces.dwi_join import JoinDwi
-from neuroferry.interfaces.dwi_summary import SummariseJoinedDwi
-from neuroferry.interfaces.fieldmap_epi import same_axes
-from neuroferry.workflows.dwi.dwi import DwiOptions, init_tracts_of, name_shells
+from neuroferry.interfaces.draw.dwi_time import GradientsPicture
+from neuroferry.interfaces.dwi.join import JoinDwi
+from neuroferry.interfaces.dwi.summary import SummariseJoinedDwi
+from neuroferry.interfaces.epi.fieldmap_epi import same_axes
+from neuroferry.workflows.dwi.base import DwiOptions, init_tracts_of, name_shells
 from neuroferry.workflows.dwi.memory import (
     CHART_GB,
     JOIN_BYTES,

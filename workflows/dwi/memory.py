@@ -8,7 +8,7 @@ besides. The figures are measured and rounded up.
 from __future__ import annotations
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.interfaces.dwi_models import order_for
+from neuroferry.interfaces.dwi.models import order_for
 from neuroferry.workflows.func.memory import CHUNK_BYTES, CHUNK_POINTS
 
 BASE_GB = 0.15

@@ -11,10 +11,10 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.interfaces.csd import FitCsd
-from neuroferry.interfaces.dwi_models import models_for
-from neuroferry.interfaces.kurtosis import FitKurtosis
-from neuroferry.interfaces.tensor import FitTensor
+from neuroferry.interfaces.dwi.csd import FitCsd
+from neuroferry.interfaces.dwi.kurtosis import FitKurtosis
+from neuroferry.interfaces.dwi.models import models_for
+from neuroferry.interfaces.dwi.tensor import FitTensor
 from neuroferry.workflows.dwi.memory import (
     KURTOSIS_BYTES,
     KURTOSIS_GB,

@@ -9,21 +9,21 @@ from pathlib import Path
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.interfaces.dwi_charts import DwiMotionPicture, GradientsPicture
-from neuroferry.interfaces.dwi_pictures import (
+from neuroferry.interfaces.draw.dwi_space import (
     DenoisingPicture,
     DirectionsPicture,
     DwiMaskPicture,
     KurtosisPicture,
     TensorPicture,
 )
-from neuroferry.interfaces.dwi_summary import SummariseDwi
-from neuroferry.interfaces.func_reportlets import (
+from neuroferry.interfaces.draw.dwi_time import DwiMotionPicture, GradientsPicture
+from neuroferry.interfaces.draw.func import (
     CoregistrationPicture,
     DistortionPicture,
     FieldmapPicture,
 )
-from neuroferry.interfaces.tract_pictures import BundlesPicture, ProfilesPicture
+from neuroferry.interfaces.draw.tracts import BundlesPicture, ProfilesPicture
+from neuroferry.interfaces.dwi.summary import SummariseDwi
 from neuroferry.workflows.dwi.memory import CHART_GB, PICTURE_BYTES, T1W_BYTES, volume_gb
 from neuroferry.workflows.dwi.models import REPORTS
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf

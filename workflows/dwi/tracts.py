@@ -9,10 +9,10 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.interfaces.bundle_definitions import load_bundles
-from neuroferry.interfaces.bundles import SegmentBundles
-from neuroferry.interfaces.profiles import EXTENTS, MeasureProfiles
-from neuroferry.interfaces.tracking import TrackStreamlines
+from neuroferry.interfaces.tracts.bundle_definitions import load_bundles
+from neuroferry.interfaces.tracts.bundles import SegmentBundles
+from neuroferry.interfaces.tracts.profiles import EXTENTS, MeasureProfiles
+from neuroferry.interfaces.tracts.tracking import TrackStreamlines
 from neuroferry.workflows.dwi.memory import (
     PROFILE_BYTES,
     SEGMENT_GB,

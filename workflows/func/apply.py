@@ -10,9 +10,10 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.interfaces.bold_grids import CarryMask, MakeTargetGrid
-from neuroferry.interfaces.resample import ResampleSeries
-from neuroferry.interfaces.t2star import FitT2Star
+from neuroferry.interfaces.func.resample import ResampleSeries
+from neuroferry.interfaces.func.t2star import FitT2Star
+from neuroferry.interfaces.image.target_grid import CarryMask, MakeTargetGrid
+from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.func.memory import (
     CARRY_GB,
     T1W_GRID_BYTES,
@@ -23,7 +24,6 @@ from neuroferry.workflows.func.memory import (
     target_voxels,
     volume_voxels,
 )
-from neuroferry.workflows.func.spaces import BoldSpace
 
 INPUTS = (
     "bold_ref",

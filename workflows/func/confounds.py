@@ -8,9 +8,9 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.confound_table import DVARS_THRESHOLD, FD_THRESHOLD
-from neuroferry.interfaces.confounds import ComputeConfounds
-from neuroferry.interfaces.tissues_to_bold import TissuesToBold
+from neuroferry.interfaces.epi.confound_table import DVARS_THRESHOLD, FD_THRESHOLD
+from neuroferry.interfaces.func.confounds import ComputeConfounds
+from neuroferry.interfaces.func.tissues import TissuesToBold
 
 _BASE_GB = 0.35
 """Interpreter and libraries, in GB."""

@@ -9,11 +9,11 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.interfaces.bold_mask import MaskBold
-from neuroferry.interfaces.bold_reference import FindReference
-from neuroferry.interfaces.coregister import Coregister
-from neuroferry.interfaces.given_bold import InvertAffine, TabulateMotion
-from neuroferry.interfaces.motion import EstimateMotion
+from neuroferry.interfaces.epi.brain_mask import MaskBold
+from neuroferry.interfaces.epi.coregister import Coregister
+from neuroferry.interfaces.epi.motion import EstimateMotion
+from neuroferry.interfaces.func.precomputed import InvertAffine, TabulateMotion
+from neuroferry.interfaces.func.reference import FindReference
 from neuroferry.workflows.func.memory import (
     COREGISTER_BYTES,
     COREGISTER_GB,

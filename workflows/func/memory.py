@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.workflows.func.spaces import BoldSpace
+from neuroferry.selection.spaces import BoldSpace
 
 BASE_GB = 0.2
 # Bytes held at once for each voxel of one volume of the series, ...

@@ -10,8 +10,8 @@ from typing import Any
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.workflows.func.fieldmaps import FieldmapPlan
-from neuroferry.workflows.func.spaces import BoldSpace
+from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.sinks import TABLE, TEXT, Output, RunNamer, init_sinks_wf
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.func_reportlets import (
+from neuroferry.interfaces.draw.func import (
     CarpetPicture,
     ComponentsPicture,
     CoregistrationPicture,

@@ -6,7 +6,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.interfaces.iqms import AnatIQMs
+from neuroferry.interfaces.qc.metrics import AnatIQMs
 
 
 def init_anat_qc_wf(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neuroferry.cli.status import find_run
 from neuroferry.engine.record import read_run
-from neuroferry.engine.slurm_scripts import host_path
+from neuroferry.engine.slurm.scripts import host_path
 from neuroferry.errors import ExitCode, InputError
 
 

@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-from neuroferry.cli.environment import prepare_environment
+from neuroferry.app.environment import prepare_environment
 from neuroferry.engine.resources import available_resources, parse_memory
 
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from neuroferry.engine.dask import offer
+    from neuroferry.engine.dask.plugin import offer
 
     limits = available_resources()
     n_procs = arguments.nprocs or limits.n_procs

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     int
         The exit code of the run.
     """
-    from neuroferry.cli.run import run as run_app
+    from neuroferry.app.run import run as run_app
     from neuroferry.phantom import write_phantom_dataset
 
     out = arguments.out.absolute()

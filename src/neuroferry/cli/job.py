@@ -29,10 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     int
         The exit code.
     """
-    from neuroferry.cli.environment import prepare_environment
-    from neuroferry.cli.tidy import put_away_if_complete
-    from neuroferry.engine.job import run_pack
+    from neuroferry.app.archive import put_away_if_complete
+    from neuroferry.app.environment import prepare_environment
     from neuroferry.engine.resources import available_resources
+    from neuroferry.engine.slurm.job import run_pack
 
     prepare_environment(available_resources(os.environ).n_procs)
     run_dir = arguments.run.absolute()
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     payloads: list[bytes] = []
 
     def rebuild(payload: bytes) -> Any:
-        from neuroferry.cli.submit import flat_graph
+        from neuroferry.app.slurm import flat_graph
 
         payloads.append(payload)
         return flat_graph(run_dir, pickle.loads(payload))

@@ -92,7 +92,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"neuroferry {__version__}")
         return int(ExitCode.OK)
     config = parse_config(arguments)
-    from neuroferry.cli.run import run
+    from neuroferry.app.run import run
 
     return run(config, command=" ".join(["neuroferry", *arguments]))
 

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     InputError
         When the earlier run left no settings.
     """
-    from neuroferry.cli.run import run as run_app
+    from neuroferry.app.run import run as run_app
 
     folder = find_run(arguments.out.absolute(), arguments.run)
     settings = folder / "config.toml"

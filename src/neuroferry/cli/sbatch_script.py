@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neuroferry.config import make_slurm_config
 from neuroferry.engine.resources import parse_memory
-from neuroferry.engine.slurm_scripts import header, host_command
+from neuroferry.engine.slurm.scripts import header, host_command
 from neuroferry.errors import ExitCode, InputError
 
 

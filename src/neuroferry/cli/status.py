@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neuroferry.cli.progress import duration, short_name
+from neuroferry.app.progress import duration, short_name
 from neuroferry.engine.record import RunSummary, list_runs, read_run
 from neuroferry.errors import ExitCode, InputError
 

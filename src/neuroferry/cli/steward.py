@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     int
         0 while more has to run; the run's exit code once its record is closed.
     """
-    from neuroferry.engine.steward import Steward
+    from neuroferry.engine.slurm.steward import Steward
 
     run_dir = arguments.run.absolute()
     steward = Steward(run_dir, arguments.round)
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
             return int(ExitCode.OK)
     code = steward.close(arguments.close, arguments.exit_code)
     if (run_dir / "config.toml").exists():
-        from neuroferry.cli.ending import finish
-        from neuroferry.cli.environment import prepare_environment
+        from neuroferry.app.environment import prepare_environment
+        from neuroferry.app.finish import finish
 
         prepare_environment(1)
         finish(make_config(read_toml(run_dir / "config.toml")), run_dir)

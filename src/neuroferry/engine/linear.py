@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 
-from neuroferry.engine.plugins import RecordingPlugin
+from neuroferry.engine.base import RecordingPlugin
 from neuroferry.engine.schedule import Schedule
 from neuroferry.engine.worker import Outcome, run_node
 

@@ -23,9 +23,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from neuroferry.engine.memory import ProcessTable, headroom_gb
-from neuroferry.engine.plugins import RecordingPlugin
+from neuroferry.engine.base import RecordingPlugin
 from neuroferry.engine.schedule import Schedule, Task, fits
+from neuroferry.engine.usage import ProcessTable, headroom_gb
 from neuroferry.engine.worker import Stop, Worker, find_excess, find_stall, start_worker
 
 # how often the loop looks for workers whose pipe is held open by a process they left behind
@@ -43,7 +43,7 @@ class MultiProcPlugin(RecordingPlugin):
     Parameters
     ----------
     plugin_args : dict, optional
-        As for :class:`~neuroferry.engine.plugins.RecordingPlugin`, and
+        As for :class:`~neuroferry.engine.base.RecordingPlugin`, and
 
         ``stall_seconds`` : float
             A step none of whose processes used any processor time for so long has failed

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import networkx as nx
 
+from neuroferry.engine.base import RecordingPlugin
 from neuroferry.engine.estimate import Source
-from neuroferry.engine.plugins import RecordingPlugin
 from neuroferry.engine.record import subject_of
 from neuroferry.engine.resources import Resources
 from neuroferry.engine.schedule import Schedule, fits, step_name, volumes_of

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from neuroferry.engine.memory import (
+from neuroferry.engine.usage import (
     Watch,
     kill_tree,
     measure_peak,

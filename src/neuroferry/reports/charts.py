@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 from neuroferry.engine.record import StepSummary
-from neuroferry.reports.status import plain_step, step_place
+from neuroferry.reports.verdict import plain_step, step_place
 
 NOTHING = "\u2013"
 """Stands where there is no value."""

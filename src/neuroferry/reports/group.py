@@ -10,16 +10,16 @@ from typing import Any
 
 from neuroferry.bids.outputs import write_text
 from neuroferry.engine.record import RunSummary, list_runs
-from neuroferry.interfaces.iqm_table import metric_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
 from neuroferry.reports.gather import Session, find_sessions, raw_root
+from neuroferry.reports.metric_table import metric_table
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once
 from neuroferry.reports.scans import Modality, ScanRun, find_runs, run_cells, write_run_table
-from neuroferry.reports.status import Verdict, judge
 from neuroferry.reports.subject import format_value
 from neuroferry.reports.tracts import gather_tracts, show_tracts
+from neuroferry.reports.verdict import Verdict, judge
 
 KEY_METRICS = (
     "cjv",

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 from neuroferry.engine.record import RunSummary, StepSummary
-from neuroferry.interfaces.iqm_table import Metric, metric_table
 from neuroferry.reports.charts import NOTHING, duration, step_chart
 from neuroferry.reports.gather import (
     Metrics,
@@ -25,12 +24,13 @@ from neuroferry.reports.gather import (
     session_names,
 )
 from neuroferry.reports.methods import render_methods
+from neuroferry.reports.metric_table import Metric, metric_table
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import measured_before, read_run_once
 from neuroferry.reports.scans import ScanRun, run_cells, run_facts
-from neuroferry.reports.status import advice, failure_sentence, judge, plain_step, step_place
 from neuroferry.reports.svg import inline_svg
+from neuroferry.reports.verdict import advice, failure_sentence, judge, plain_step, step_place
 
 FOLDED = ("Brightness", "Geometry")
 """Groups of metrics that are shown when asked for."""

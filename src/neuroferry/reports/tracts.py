@@ -75,7 +75,7 @@ def find_tracts(out_dir: Path, subjects: Sequence[str]) -> Iterator[Tracts]:
             if path.stat().st_size
         )
         for path in paths:
-            from neuroferry.interfaces.profiles import read_profiles  # loads nipype
+            from neuroferry.interfaces.tracts.profiles import read_profiles  # loads nipype
 
             try:
                 profiles = read_profiles(path)

@@ -1,0 +1,1 @@
+"""The T1w image: averaging, brain extraction, segmentation, normalisation."""

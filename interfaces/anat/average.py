@@ -1,0 +1,215 @@
+"""Several T1w images of one session: aligned, and averaged robustly.
+
+References
+----------
+.. [1] Huber PJ (1964). Robust estimation of a location parameter. Ann Math Stat
+   35(1):73-101. doi:10.1214/aoms/1177703732
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    OutputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.interfaces.image.affine import RIGID, moving_image, refine, sample_points
+from neuroferry.interfaces.image.bias import foreground
+from neuroferry.interfaces.image.images import (
+    Affine,
+    FloatArray,
+    Volume,
+    load_volume,
+    resample_to,
+    save_volume,
+    smooth_for,
+    to_canonical,
+)
+from neuroferry.interfaces.image.transforms import write_itk_affine
+
+HUBER_K = 1.345
+
+
+def choose_reference(volumes: Sequence[Volume]) -> int:
+    """Index of the run with the smallest voxels; the first of equals.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        Runs of a session.
+
+    Returns
+    -------
+    int
+    """
+    sizes = [round(float(np.prod(v.zooms)), 4) for v in volumes]
+    return sizes.index(min(sizes))
+
+
+def align_run(run: Volume, reference: Volume, *, sloppy: bool = False, seed: int = 1) -> Affine:
+    """Align two images of the same head rigidly, by mutual information over the head.
+
+    Parameters
+    ----------
+    run : Volume
+        Image to align.
+    reference : Volume
+        Image to align it to.
+    sloppy : bool
+        Coarse levels only.
+    seed : int
+        Seed of the sampling jitter.
+
+    Returns
+    -------
+    ndarray of float64, shape (4, 4)
+        Reference points to run points, RAS+ mm: the transform that resamples the run
+        onto the reference's grid.
+    """
+    head = foreground(reference.data)
+    matrix = np.eye(4)
+    levels = (
+        ((8.0, 4.0, 1.0), (4.0, 2.0, 0.1))
+        if sloppy
+        else ((8.0, 4.0, 1.0), (4.0, 2.0, 0.1), (3.0, 1.0, 0.03))
+    )
+    for spacing, zoom, step in levels:
+        points = sample_points(reference, head, spacing, seed=seed, blur=zoom)
+        image = moving_image(run, zoom)
+        matrix, _ = refine(points, image, matrix, dof=RIGID, step=step, tolerance=1e-6)
+    return matrix
+
+
+def robust_mean(stack: FloatArray) -> FloatArray:
+    """Average images voxel by voxel, giving less weight to values that stand out.
+
+    Parameters
+    ----------
+    stack : ndarray of float32, shape (R, I, J, K)
+        Aligned runs of like intensity.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        Mean for one or two runs; for more, Huber's M-estimate around the median, the
+        scale being the noise between runs over the whole head.
+
+    Examples
+    --------
+    >>> stack = np.ones((3, 5, 1, 1), dtype=np.float32)
+    >>> stack[2] = 1.1
+    >>> stack[2, 0] = 9.0
+    >>> bool(robust_mean(stack).max() < 1.2)
+    True
+    """
+    if len(stack) < 3:
+        mean: FloatArray = stack.mean(axis=0, dtype=np.float32)
+        return mean
+    centre = np.median(stack, axis=0)
+    deviations = np.abs(stack - centre)
+    moving = deviations[deviations > 0]
+    scale = 1.4826 * float(np.median(moving)) if moving.size else 1.0
+    for _ in range(3):
+        weights = np.minimum(1.0, HUBER_K * scale / np.maximum(np.abs(stack - centre), 1e-12))
+        centre = (weights * stack).sum(axis=0) / weights.sum(axis=0)
+    result: FloatArray = centre.astype(np.float32)
+    return result
+
+
+def average_runs(
+    volumes: Sequence[Volume], *, average: bool = True, sloppy: bool = False, seed: int = 1
+) -> tuple[Volume, list[Affine]]:
+    """Align the runs of a session to the best resolved one and average them.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        Runs, in canonical orientation.
+    average : bool
+        Average; otherwise the reference run is returned as it is.
+    sloppy : bool
+        Align coarsely.
+    seed : int
+        Seed of the sampling jitter.
+
+    Returns
+    -------
+    reference : Volume
+        The reference run, or the average on its grid.
+    run2ref : list of ndarray of float64, shape (4, 4)
+        For each run, reference points to run points; identity for the reference.
+    """
+    chosen = choose_reference(volumes)
+    reference = volumes[chosen]
+    matrices = [
+        np.eye(4) if index == chosen else align_run(run, reference, sloppy=sloppy, seed=seed)
+        for index, run in enumerate(volumes)
+    ]
+    if not average or len(volumes) == 1:
+        return reference, matrices
+    head = foreground(reference.data)
+    level = float(np.median(reference.data[head]))
+    stack = np.empty((len(volumes), *reference.data.shape), dtype=np.float32)
+    for index, (run, matrix) in enumerate(zip(volumes, matrices, strict=True)):
+        moved = run.data if index == chosen else _onto(run, matrix, reference)
+        own = float(np.median(moved[head & (moved > 0)])) if (head & (moved > 0)).any() else level
+        stack[index] = moved * (level / own)
+    return reference.with_data(robust_mean(stack)), matrices
+
+
+def _onto(run: Volume, matrix: Affine, reference: Volume) -> NDArray[np.float32]:
+    """Resample a run on the reference's grid by cubic splines, without undershoot."""
+    smooth = run.with_data(smooth_for(run.data, run.zooms, float(reference.zooms.min())))
+    moved = resample_to(smooth, reference.shape, matrix @ reference.affine, order=3)
+    return np.clip(moved.data, min(0.0, float(run.data.min())), float(run.data.max()))
+
+
+class _AverageRunsInputSpec(BaseInterfaceInputSpec):
+    t1w = InputMultiObject(File(exists=True), mandatory=True, desc="T1w images of a session")
+    average = traits.Bool(True, usedefault=True, desc="average the aligned runs")
+    sloppy = traits.Bool(False, usedefault=True, desc="align coarsely")
+    seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
+
+
+class _AverageRunsOutputSpec(TraitedSpec):
+    t1w_ref = File(exists=True, desc="reference image, RAS+")
+    t1w_runs = OutputMultiObject(File(exists=True), desc="each run, RAS+")
+    run2ref_xfms = OutputMultiObject(File(exists=True), desc="ITK affine of each run")
+
+
+class AverageRuns(SimpleInterface):
+    """Make the T1w images of a session canonical, align them, and average them."""
+
+    input_spec = _AverageRunsInputSpec
+    output_spec = _AverageRunsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        volumes = [to_canonical(load_volume(path)) for path in self.inputs.t1w]
+        reference, matrices = average_runs(
+            volumes,
+            average=self.inputs.average,
+            sloppy=self.inputs.sloppy,
+            seed=self.inputs.seed,
+        )
+        out = Path(runtime.cwd)
+        self._results["t1w_ref"] = save_volume(reference, out / "t1w_ref.nii.gz")
+        self._results["t1w_runs"] = [
+            save_volume(run, out / f"t1w_run-{number:02d}.nii.gz")
+            for number, run in enumerate(volumes, start=1)
+        ]
+        self._results["run2ref_xfms"] = [
+            str(write_itk_affine(matrix, out / f"run-{number:02d}_to-ref.txt"))
+            for number, matrix in enumerate(matrices, start=1)
+        ]
+        return runtime

@@ -1,0 +1,411 @@
+"""Brain extraction with a skull-stripped template.
+
+The template's brain is placed in the head (:mod:`neuroferry.interfaces.anat.locate`). Tissue as
+bright as grey and white matter that hangs together with the middle of the placed brain is
+cut free from skull, dura and scalp by erosion and geodesic growth; SyN then warps the
+template to that tissue alone, so that nothing outside the brain attracts its edge, and the
+template's mask, which includes the fluid around the brain, comes back with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.errors import InputError
+from neuroferry.interfaces.anat.brain_score import (
+    GOOD_CONFIDENCE,
+    BrainScore,
+    assess,
+    rate_location,
+    write_score,
+)
+from neuroferry.interfaces.anat.locate import (
+    FIRST_SEARCH,
+    SECOND_SEARCH,
+    THIRD_SEARCH,
+    Location,
+    locate_brain,
+)
+from neuroferry.interfaces.anat.normalise import SLOPPY_SYN, SynSettings, syn
+from neuroferry.interfaces.image.bias import HEAD_N4, SLOPPY_N4, estimate_bias, foreground
+from neuroferry.interfaces.image.images import (
+    Affine,
+    FloatArray,
+    Volume,
+    inverse,
+    load_volume,
+    resample_isotropic,
+    save_volume,
+)
+from neuroferry.interfaces.image.transforms import Transform, apply_transforms, write_itk_affine
+from neuroferry.templates import Template, load_template
+
+WORK_ZOOM, SLOPPY_ZOOM = 2.0, 3.0
+BRAIN_SYN = SynSettings(resolution=2, iterations=(40, 20, 4), smoothing=2.0, step=0.25)
+REACH_MM = 6.0  # tissue farther outside the placed brain is not brain
+NECK_MM = 2.1  # tissue joined to the brain by less than twice this is not brain
+WIDEN_MM = 0.5  # the template's mask runs along the cortex; room for the pia
+STALK_MM = 4.0  # what hangs on the mask by less than twice this is cut off: orbits, nerves
+CLOSE_MM = 3.2  # sulci narrower than this are inside
+STRIPPED_REACH_MM = 12.0
+
+
+def find_brain(head: Volume, template: Template, seed: int) -> tuple[Location, int]:
+    """Locate the brain; look harder while the result is doubtful.
+
+    Parameters
+    ----------
+    head : Volume
+        Roughly bias-corrected head at 2 mm.
+    template : Template
+        At 2 mm.
+    seed : int
+        Seed of the sampling.
+
+    Returns
+    -------
+    location : Location
+        The best found.
+    starts : int
+        Starts tried in all.
+    """
+    best = locate_brain(head, template, FIRST_SEARCH, seed)
+    tried = best.starts
+    for ranges in (SECOND_SEARCH, THIRD_SEARCH):
+        if rate_location(best) >= GOOD_CONFIDENCE:
+            break
+        other = locate_brain(head, template, ranges, seed)
+        tried += other.starts
+        if other.score > best.score + 0.01:
+            best = other
+    return best, tried
+
+
+def signed_distance(mask: NDArray[np.bool_], zooms: NDArray[np.float64]) -> FloatArray:
+    """Distance to a mask's edge in mm: negative inside, positive outside.
+
+    Examples
+    --------
+    >>> line = np.array([0, 0, 1, 1, 0, 0], dtype=bool).reshape(6, 1, 1)
+    >>> signed_distance(line, np.array([2.0, 2.0, 2.0])).ravel().tolist()
+    [3.0, 1.0, -1.0, -1.0, 1.0, 3.0]
+    """
+    from scipy import ndimage
+
+    outside = ndimage.distance_transform_edt(~mask, sampling=zooms)
+    inside = ndimage.distance_transform_edt(mask, sampling=zooms)
+    half = float(np.mean(zooms)) / 2
+    distance: FloatArray = np.where(mask, half - inside, outside - half).astype(np.float32)
+    return distance
+
+
+def distance_on(
+    distance: FloatArray, template: Template, transforms: list[Transform], grid: Volume
+) -> FloatArray:
+    """Bring the template's distance map to a grid; 100 mm outside where it does not reach."""
+    offset = 100.0
+    moved = apply_transforms(
+        Volume(distance - offset, template.affine), transforms, grid.shape, grid.affine
+    )
+    return moved.data + np.float32(offset)
+
+
+def is_stripped(head: Volume, placed: FloatArray) -> bool:
+    """Tell whether an image holds a brain only: hardly anything 8 to 25 mm outside it.
+
+    Parameters
+    ----------
+    head : Volume
+        Image at 2 or 3 mm.
+    placed : ndarray of float32, shape (I, J, K)
+        Distance to the edge of the placed template's brain, mm.
+
+    Returns
+    -------
+    bool
+    """
+    ring = (placed > 8.0) & (placed < 25.0)
+    inside = head.data[placed < -3.0]
+    if not ring.any() or inside.size == 0:
+        return False
+    return float(np.mean(head.data[ring] > 0.05 * np.median(inside))) < 0.03
+
+
+def free_tissue(
+    head: Volume, placed: FloatArray, template: Template, matrix: Affine
+) -> tuple[NDArray[np.bool_], float]:
+    """Cut the brain's grey and white matter free from what surrounds it.
+
+    Parameters
+    ----------
+    head : Volume
+        Roughly bias-corrected head on an isotropic grid.
+    placed : ndarray of float32, shape (I, J, K)
+        Distance to the edge of the placed template's brain, mm.
+    template : Template
+        Its tissue maps tell how bright each tissue is.
+    matrix : ndarray of float64, shape (4, 4)
+        Template points to head points.
+
+    Returns
+    -------
+    tissue : ndarray of bool, shape (I, J, K)
+        Voxels brighter than half-way between fluid and grey matter, joined to the middle
+        of the brain by more than a neck.
+    white : float
+        Brightness of white matter.
+
+    Raises
+    ------
+    InputError
+        If no tissue stands out where the template's brain was placed.
+    """
+    from scipy import ndimage
+
+    levels = []
+    for tpm in template.tpms:
+        moved = apply_transforms(
+            Volume(tpm, template.affine), [inverse(matrix)], head.shape, head.affine
+        )
+        sure = head.data[(moved.data > 0.8) & (placed < 0)]
+        levels.append(float(np.median(sure)) if sure.size else 0.0)
+    grey, white, fluid = levels
+    zoom = float(head.zooms.mean())
+    bright = (head.data > (fluid + grey) / 2) & (head.data < 1.25 * white) & (placed < REACH_MM)
+    # Fat is brighter than any brain tissue; what touches it is half fat, not grey matter.
+    fat = (head.data > 1.3 * white) & (placed > -4.0)
+    bright &= ~ndimage.binary_dilation(fat)
+    neck = max(NECK_MM, zoom + 0.1)
+    eroded = ndimage.distance_transform_edt(bright) * zoom > neck
+    labels, count = ndimage.label(eroded)
+    votes = np.bincount(labels[(placed < -6.0) & eroded], minlength=count + 1)
+    votes[0] = 0
+    if votes.max(initial=0) == 0:
+        raise InputError(
+            "No grey or white matter stands out where the brain should be; this image does "
+            "not look like a T1w head."
+        )
+    core = labels == int(votes.argmax())
+    grown = ndimage.distance_transform_edt(~core) * zoom <= neck + 0.1
+    return grown & bright, white
+
+
+def brain_level_set(
+    head: Volume, location: Location, *, sloppy: bool
+) -> tuple[FloatArray, FloatArray, bool]:
+    """Find the brain's edge on the working grid.
+
+    Parameters
+    ----------
+    head : Volume
+        Roughly bias-corrected head on an isotropic grid.
+    location : Location
+        Where the template's brain was placed.
+    sloppy : bool
+        Fewer iterations at 3 mm.
+
+    Returns
+    -------
+    level : ndarray of float32, shape (I, J, K)
+        Negative inside the brain; about the distance to its edge in mm near it.
+    placed : ndarray of float32, shape (I, J, K)
+        Distance to the edge of the affinely placed brain, mm.
+    stripped : bool
+        The image holds a brain only.
+    """
+    from scipy import ndimage
+
+    settings = SLOPPY_SYN if sloppy else BRAIN_SYN
+    template = load_template(settings.resolution)
+    zooms = np.full(3, float(settings.resolution))
+    distance = signed_distance(template.brain_mask, zooms)
+    back = inverse(location.matrix)
+    placed = distance_on(distance, template, [back], head)
+    if is_stripped(head, placed):
+        return placed, placed, True
+    tissue, white = free_tissue(head, placed, template, location.matrix)
+    around = ndimage.binary_dilation(tissue, iterations=1)
+    freed = np.where(around, np.minimum(head.data, 1.1 * white), 0).astype(np.float32)
+    static = np.where(template.brain_mask, template.t1w, 0).astype(np.float32)
+    moving = head.with_data(freed)
+    _, backward = syn(static, template.affine, moving, location.matrix, settings)
+    level = distance_on(distance, template, [back, backward], head) - np.float32(WIDEN_MM)
+    level = np.where(tissue & (level < 4.0), np.minimum(level, -0.1), level)
+    zoom = float(head.zooms.mean())
+    closed = close_mask(level < 0, CLOSE_MM / 2 / zoom)
+    level = np.where(closed, np.minimum(level, -0.1), level).astype(np.float32)
+    whole = cut_stalks(level < 0, STALK_MM / zoom)
+    return np.where(whole, level, np.maximum(level, 0.1)), placed, False
+
+
+def cut_stalks(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Drop what is joined to the largest part of a mask by a stalk only.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        Mask.
+    radius : float
+        Half the width of a stalk, voxels.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+        The part of the mask within reach of its largest core; corners of that part stay.
+    """
+    from scipy import ndimage
+
+    labels, count = ndimage.label(ndimage.distance_transform_edt(mask) > radius)
+    if count == 0:
+        return mask
+    core = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    near: NDArray[np.bool_] = ndimage.distance_transform_edt(~core) <= 1.5 * radius + 0.5
+    return near & mask
+
+
+def close_mask(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Close a mask with a ball; clefts narrower than twice the radius fill up.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        Mask.
+    radius : float
+        Radius in voxels.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+    """
+    from scipy import ndimage
+
+    pad = int(np.ceil(radius)) + 2
+    padded = np.pad(mask, pad)
+    grown = ndimage.distance_transform_edt(~padded) <= radius
+    closed = ndimage.distance_transform_edt(grown) > radius
+    result: NDArray[np.bool_] = closed[pad:-pad, pad:-pad, pad:-pad] | mask
+    return result
+
+
+def extract_brain(
+    volume: Volume, *, sloppy: bool = False, seed: int = 1
+) -> tuple[NDArray[np.bool_], BrainScore, Affine]:
+    """Find the brain of a head.
+
+    Parameters
+    ----------
+    volume : Volume
+        T1w head, not bias-corrected, any resolution and orientation.
+    sloppy : bool
+        Fast and coarse.
+    seed : int
+        Seed of the sampling.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (I, J, K)
+        Brain, including the fluid in and around it.
+    score : BrainScore
+        What it is worth.
+    matrix : ndarray of float64, shape (4, 4)
+        Template points to head points, RAS+ mm.
+
+    Raises
+    ------
+    InputError
+        If nothing stands out from the background, or no brain from the head.
+    """
+    raw = resample_isotropic(volume, SLOPPY_ZOOM if sloppy else WORK_ZOOM)
+    raw = raw.with_data(np.maximum(raw.data, 0))
+    field = estimate_bias(raw, foreground(raw.data), SLOPPY_N4 if sloppy else HEAD_N4)
+    head = raw.with_data(raw.data / field)
+    location, tried = find_brain(head, load_template(2), seed)
+    level, placed, stripped = brain_level_set(head, location, sloppy=sloppy)
+    mask = _native_mask(volume, head, level, placed, stripped=stripped)
+    if not mask.any():
+        raise InputError("No brain was found in this T1w image.")
+    millilitres = float(mask.sum() * np.prod(volume.zooms) / 1000)
+    return mask, assess(location, millilitres, tried, stripped=stripped), location.matrix
+
+
+def _native_mask(
+    volume: Volume, head: Volume, level: FloatArray, placed: FloatArray, *, stripped: bool
+) -> NDArray[np.bool_]:
+    """Bring the brain's edge to the head's own voxels, in one piece and without holes."""
+    from scipy import ndimage
+
+    box = _box_on(volume, head, placed < 2 * STRIPPED_REACH_MM)
+    affine = volume.affine.copy()
+    affine[:3, 3] += volume.affine[:3, :3] @ [s.start for s in box]
+    part = Volume(volume.data[box], affine)
+    far = 100.0
+    fine = apply_transforms(Volume(level - far, head.affine), [], part.shape, affine).data + far
+    inside = (part.data > 0) & (fine < STRIPPED_REACH_MM) if stripped else fine < 0
+    labels, count = ndimage.label(inside)
+    if count > 1:
+        inside = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    mask = np.zeros(volume.data.shape, dtype=bool)
+    mask[box] = ndimage.binary_fill_holes(inside)
+    return mask
+
+
+def _box_on(volume: Volume, head: Volume, near: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """Box, in the voxels of `volume`, around a mask on the grid of `head`."""
+    index = np.argwhere(near).T
+    if index.size == 0:
+        i, j, k = volume.data.shape
+        return slice(0, i), slice(0, j), slice(0, k)
+    to_voxels = inverse(volume.affine) @ head.affine
+    voxels = to_voxels[:3, :3] @ index + to_voxels[:3, 3:]
+    last = np.array(volume.data.shape) - 1
+    low = np.clip(np.floor(voxels.min(axis=1)).astype(int), 0, last)
+    high = np.clip(np.ceil(voxels.max(axis=1)).astype(int), low, last) + 1
+    a, b, c = (slice(int(x), int(y)) for x, y in zip(low, high, strict=True))
+    return a, b, c
+
+
+class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="T1w head, not bias-corrected")
+    sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
+    seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
+
+
+class _ExtractBrainOutputSpec(TraitedSpec):
+    out_mask = File(exists=True, desc="brain mask, uint8")
+    out_score = File(exists=True, desc="confidence and reasons, JSON")
+    std2anat_affine = File(exists=True, desc="ITK affine: template points to head points")
+
+
+class ExtractBrain(SimpleInterface):
+    """Find the brain of a T1w head, and say how far to trust it."""
+
+    input_spec = _ExtractBrainInputSpec
+    output_spec = _ExtractBrainOutputSpec
+
+    def load_shared(self) -> None:
+        """Load the template for all steps that are forked."""
+        load_template(2)
+        load_template((SLOPPY_SYN if self.inputs.sloppy else BRAIN_SYN).resolution)
+
+    def _run_interface(self, runtime: Any) -> Any:
+        volume = load_volume(self.inputs.in_file)
+        mask, score, matrix = extract_brain(
+            volume, sloppy=bool(self.inputs.sloppy), seed=self.inputs.seed
+        )
+        out = Path(runtime.cwd)
+        labels = volume.with_data(mask.astype(np.float32))
+        self._results["out_mask"] = save_volume(labels, out / "brain_mask.nii.gz", dtype=np.uint8)
+        self._results["out_score"] = str(write_score(score, out / "brain_score.json"))
+        self._results["std2anat_affine"] = str(write_itk_affine(matrix, out / "std2anat.txt"))
+        return runtime

@@ -1,0 +1,1 @@
+"""Reportlets: the pictures and charts of the report, one interface each."""

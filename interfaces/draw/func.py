@@ -1,0 +1,223 @@
+"""Interfaces that draw the report's pictures of a BOLD run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from neuroferry.bids.metadata import read_json
+from neuroferry.bids.outputs import write_json
+from neuroferry.interfaces.draw.base import Picture
+
+
+class _TableInputSpec(BaseInterfaceInputSpec):
+    confounds_tsv = File(exists=True, mandatory=True, desc="table of confounds")
+    summary_json = File(exists=True, mandatory=True, desc="figures that go with it")
+
+
+class _CarpetPictureInputSpec(_TableInputSpec):
+    bold = File(exists=True, mandatory=True, desc="preprocessed series")
+    bold_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
+    bold_tpms = InputMultiObject(File(exists=True), desc="GM, WM, CSF on its grid")
+
+
+class CarpetPicture(Picture):
+    """Draw signals, DVARS, displacement and a carpet of voxels, aligned in time."""
+
+    input_spec = _CarpetPictureInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.func_time import draw_carpet
+
+        tpms = self.inputs.bold_tpms
+        return draw_carpet(
+            self.inputs.bold,
+            self.inputs.bold_mask,
+            self.inputs.confounds_tsv,
+            self.inputs.summary_json,
+            list(tpms) if isdefined(tpms) else None,
+        )
+
+
+class MotionPicture(Picture):
+    """Draw motion parameters and framewise displacement."""
+
+    input_spec = _TableInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.func_time import draw_motion
+
+        return draw_motion(self.inputs.confounds_tsv, self.inputs.summary_json)
+
+
+class CorrelationsPicture(Picture):
+    """Draw the correlations between confounds."""
+
+    input_spec = _TableInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.func_time import draw_correlations
+
+        return draw_correlations(self.inputs.confounds_tsv, self.inputs.summary_json)
+
+
+class _ComponentsPictureInputSpec(BaseInterfaceInputSpec):
+    summary_json = File(exists=True, mandatory=True, desc="figures of the confounds")
+
+
+class ComponentsPicture(Picture):
+    """Draw the variance that noise components explain."""
+
+    input_spec = _ComponentsPictureInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.func_time import draw_components
+
+        return draw_components(self.inputs.summary_json)
+
+
+class _MasksPictureInputSpec(BaseInterfaceInputSpec):
+    bold_ref = File(exists=True, mandatory=True, desc="reference image")
+    bold_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
+    compcor_masks = File(exists=True, mandatory=True, desc="bits of ComputeConfounds")
+
+
+class MasksPicture(Picture):
+    """Draw the brain mask and the masks of noise components."""
+
+    input_spec = _MasksPictureInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.epi_space import draw_masks
+
+        return draw_masks(self.inputs.bold_ref, self.inputs.bold_mask, self.inputs.compcor_masks)
+
+
+class _TSNRPictureInputSpec(BaseInterfaceInputSpec):
+    tsnr_map = File(exists=True, mandatory=True, desc="temporal signal-to-noise ratio")
+    bold_ref = File(exists=True, mandatory=True, desc="reference image on its grid")
+    bold_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
+
+
+class TSNRPicture(Picture):
+    """Draw the temporal signal-to-noise ratio."""
+
+    input_spec = _TSNRPictureInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.epi_space import draw_tsnr
+
+        return draw_tsnr(self.inputs.tsnr_map, self.inputs.bold_ref, self.inputs.bold_mask)
+
+
+class _CoregistrationPictureInputSpec(BaseInterfaceInputSpec):
+    bold_ref = File(exists=True, mandatory=True, desc="reference image, undistorted if it is")
+    t1w = File(exists=True, mandatory=True, desc="T1w image")
+    dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
+    brain_mask = File(exists=True, mandatory=True, desc="brain mask of the T1w image")
+    boldref2anat_xfm = File(exists=True, mandatory=True, desc="ITK, resamples BOLD onto T1w")
+    kind = traits.Str("BOLD", usedefault=True, desc="what the reference is called")
+
+
+class CoregistrationPicture(Picture):
+    """Draw the BOLD reference on the T1w image."""
+
+    input_spec = _CoregistrationPictureInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.epi_space import draw_coregistration
+
+        return draw_coregistration(
+            self.inputs.bold_ref,
+            self.inputs.t1w,
+            self.inputs.dseg,
+            self.inputs.brain_mask,
+            self.inputs.boldref2anat_xfm,
+            self.inputs.kind,
+        )
+
+
+class _DistortionPictureInputSpec(BaseInterfaceInputSpec):
+    bold_ref = File(exists=True, mandatory=True, desc="reference image as measured")
+    bold_ref_sdc = File(exists=True, mandatory=True, desc="the same without distortion")
+    bold_mask = File(exists=True, mandatory=True, desc="brain mask of the latter")
+    bold_tpms = InputMultiObject(File(exists=True), desc="GM, WM, CSF on the same grid")
+
+
+class DistortionPicture(Picture):
+    """Draw the BOLD reference before and after the correction of distortion."""
+
+    input_spec = _DistortionPictureInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.epi_space import draw_distortion
+
+        tpms = self.inputs.bold_tpms
+        return draw_distortion(
+            self.inputs.bold_ref,
+            self.inputs.bold_ref_sdc,
+            self.inputs.bold_mask,
+            tpms[1] if isdefined(tpms) else None,
+        )
+
+
+class _FieldmapPictureInputSpec(BaseInterfaceInputSpec):
+    fieldmap = File(exists=True, mandatory=True, desc="off-resonance, Hz")
+    image = File(exists=True, mandatory=True, desc="image on its grid")
+    bold_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
+
+
+class FieldmapPicture(Picture):
+    """Draw the field map."""
+
+    input_spec = _FieldmapPictureInputSpec
+
+    def _draw(self) -> str:
+        from neuroferry.interfaces.draw.epi_space import draw_fieldmap
+
+        return draw_fieldmap(self.inputs.fieldmap, self.inputs.image, self.inputs.bold_mask)
+
+
+class _SummariseRunInputSpec(BaseInterfaceInputSpec):
+    summary_json = File(exists=True, mandatory=True, desc="of the confounds")
+    reference_report = File(exists=True, desc="of the reference image")
+    sdc_report = File(exists=True, desc="of the correction of distortion")
+    coreg_report = File(exists=True, desc="of the alignment with the T1w image")
+
+
+class _SummariseRunOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="JSON object")
+
+
+class SummariseRun(SimpleInterface):
+    """Gather what the steps of a run report of themselves, for the participant's page."""
+
+    input_spec = _SummariseRunInputSpec
+    output_spec = _SummariseRunOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        content = read_json(Path(self.inputs.summary_json))
+        for mask in content.get("CompCor", {}).values():
+            mask.pop("VarianceExplained", None)
+        for key, name in (
+            ("Reference", "reference_report"),
+            ("DistortionCorrection", "sdc_report"),
+            ("Coregistration", "coreg_report"),
+        ):
+            path = getattr(self.inputs, name)
+            if isdefined(path):
+                content[key] = read_json(Path(path))
+        out = Path(runtime.cwd) / "summary.json"
+        write_json(out, content)
+        self._results["out_file"] = str(out)
+        return runtime

@@ -1,0 +1,1 @@
+"""DWI runs: gradients, denoising, eddy currents, diffusion models."""

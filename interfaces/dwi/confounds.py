@@ -1,0 +1,152 @@
+"""Confounds of a diffusion-weighted series: motion, displacement, spoilt slices, gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+)
+
+from neuroferry.bids.gradients import read_bvals, read_bvecs
+from neuroferry.bids.outputs import write_json
+from neuroferry.errors import InputError
+from neuroferry.interfaces.dwi.outliers import LEAST_LOSS, OUTLIER_SIGMAS, read_outliers
+from neuroferry.interfaces.dwi.slice_patches import read_patches
+from neuroferry.interfaces.epi.confound_table import (
+    MOTION,
+    Column,
+    motion_parameters,
+    read_table,
+    write_table,
+)
+from neuroferry.interfaces.epi.motion_table import framewise_displacement
+
+_ABOUT = {
+    "framewise_displacement": ("Sum of the changes of all motion parameters, at 50 mm", "mm"),
+    "rmsd": ("Root mean square displacement of the head since the volume before", "mm"),
+    "outlier_slices": (
+        f"Number of slices more than {OUTLIER_SIGMAS:g} standard deviations and "
+        f"{100 * LEAST_LOSS:g}% darker than the other volumes predict",
+        "",
+    ),
+    "replaced_slices": (
+        "Number of these that were replaced by what the others predict",
+        "",
+    ),
+    "worst_slice": ("Signal of the slice that lost most, in standard deviations", ""),
+    "bval": ("b-value", "s/mm2"),
+    "bvec_x": ("Gradient direction as measured, first component, FSL's convention", ""),
+    "bvec_y": ("Gradient direction as measured, second component, FSL's convention", ""),
+    "bvec_z": ("Gradient direction as measured, third component, FSL's convention", ""),
+}
+
+
+def dwi_confounds(
+    bval: str | Path,
+    bvec: str | Path,
+    motion_tsv: str | Path,
+    outliers_tsv: str | Path,
+    patches: str | Path | None = None,
+) -> tuple[dict[str, Column], dict[str, Any]]:
+    """Gather the confounds of a diffusion-weighted series.
+
+    Parameters
+    ----------
+    bval, bvec : path
+        Gradients as measured, in FSL's format.
+    motion_tsv : path
+        Six motion parameters, and ``rmsd``.
+    outliers_tsv : path
+        Slices of each volume, of `neuroferry.interfaces.dwi.outliers`.
+    patches : path, optional
+        Slices that replaced others, of `neuroferry.interfaces.dwi.replace_slices`.
+
+    Returns
+    -------
+    columns : dict of str to ndarray of float64, shape (T,)
+        NaN where there is no value.
+    metadata : dict
+        What the columns are.
+
+    Raises
+    ------
+    InputError
+        If the files are not of one series.
+    """
+    bvals, (bvecs, _) = read_bvals(Path(bval)), read_bvecs(Path(bvec))
+    table = read_table(motion_tsv)
+    parameters = motion_parameters(table, len(bvals), "The table of motion")
+    deviations, odd = read_outliers(outliers_tsv)
+    if not len(bvecs) == len(deviations) == len(bvals):
+        raise InputError(
+            f"{Path(bval).name} has {len(bvals)} values, {Path(bvec).name} {len(bvecs)} "
+            f"directions and {Path(outliers_tsv).name} {len(deviations)} rows: they are not of "
+            "one series."
+        )
+    known = np.isfinite(deviations)
+    looked_at = known.any(axis=1)
+    worst = np.where(looked_at, np.where(known, deviations, np.inf).min(axis=1), np.nan)
+    columns: dict[str, Column] = {"framewise_displacement": framewise_displacement(parameters)}
+    if "rmsd" in table:
+        columns["rmsd"] = table["rmsd"]
+    columns |= dict(zip(MOTION, parameters.T, strict=True))
+    columns["outlier_slices"] = np.where(looked_at, odd.sum(axis=1), np.nan)
+    if patches is not None:
+        columns["replaced_slices"] = read_patches(patches).replaced.sum(axis=1).astype(np.float64)
+    columns["worst_slice"] = worst
+    columns["bval"] = bvals
+    columns |= dict(zip(("bvec_x", "bvec_y", "bvec_z"), bvecs.T, strict=True))
+    metadata: dict[str, Any] = {}
+    for name, (text, unit) in _ABOUT.items():
+        if name in columns:
+            metadata[name] = {"Description": text} | ({"Units": unit} if unit else {})
+    for name in MOTION:
+        kind, axis = name.split("_")
+        metadata[name] = {
+            "Description": f"{'Shift' if kind == 'trans' else 'Rotation'} of the head, {axis}",
+            "Units": "mm" if kind == "trans" else "rad",
+        }
+    return columns, metadata
+
+
+class _DwiConfoundsInputSpec(BaseInterfaceInputSpec):
+    bval = File(exists=True, mandatory=True, desc="b-values")
+    bvec = File(exists=True, mandatory=True, desc="directions as measured, FSL's convention")
+    motion_tsv = File(exists=True, mandatory=True, desc="six motion parameters, and rmsd")
+    outliers_tsv = File(exists=True, mandatory=True, desc="slices, of EstimateEddy")
+    patches = File(exists=True, desc="slices that replaced others, of ReplaceSlices")
+
+
+class _DwiConfoundsOutputSpec(TraitedSpec):
+    confounds_tsv = File(exists=True, desc="table, one row for each volume")
+    confounds_json = File(exists=True, desc="what its columns are")
+
+
+class DwiConfounds(SimpleInterface):
+    """Gather the confounds of a diffusion-weighted series; see :func:`dwi_confounds`."""
+
+    input_spec = _DwiConfoundsInputSpec
+    output_spec = _DwiConfoundsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        columns, metadata = dwi_confounds(
+            inputs.bval,
+            inputs.bvec,
+            inputs.motion_tsv,
+            inputs.outliers_tsv,
+            inputs.patches if isdefined(inputs.patches) else None,
+        )
+        out = Path(runtime.cwd)
+        write_table(out / "confounds.tsv", columns)
+        write_json(out / "confounds.json", metadata)
+        self._results["confounds_tsv"] = str(out / "confounds.tsv")
+        self._results["confounds_json"] = str(out / "confounds.json")
+        return runtime

@@ -1,0 +1,221 @@
+"""Puts the DWI runs of a session together, once they lie on one grid.
+
+Each run keeps its own correction: motion, eddy currents, distortion and coregistration are
+found for it alone, and its volumes are resampled once. What is left is that a scanner may scale
+one run otherwise than the next: every run is multiplied by one number, so that its mean b0 image
+is as bright as that of the first, by the median over the brain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.bids.outputs import write_json
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
+from neuroferry.interfaces.func.resample import highest
+from neuroferry.interfaces.image.images import FloatArray, load_mask, load_volume, save_nifti
+from neuroferry.interfaces.image.series import Series, SeriesWriter, open_series
+from neuroferry.interfaces.image.transforms import write_itk_affine
+
+# Grids whose points are no farther apart than this are one, mm.
+SAME_GRID_MM = 0.01
+LEAST_VOXELS = 100
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run on the grid of all.
+
+    Attributes
+    ----------
+    series : Series
+        Its volumes.
+    gradients : Gradients
+        Of its volumes, turned with the head.
+    factor : float
+        What its values are multiplied by.
+    """
+
+    series: Series
+    gradients: Gradients
+    factor: float = 1.0
+
+
+def brightness(
+    reference: FloatArray, first: FloatArray, brain: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Say what a run is multiplied by to be as bright as the first one.
+
+    Parameters
+    ----------
+    reference, first : ndarray of float32, shape (I, J, K)
+        Mean b0 images of the run and of the first run.
+    brain : ndarray of bool, shape (I, J, K)
+        Where to look.
+
+    Returns
+    -------
+    factor, spread : float
+        Median of the ratio, and half the range between its quartiles, as a part of it.
+
+    Raises
+    ------
+    InputError
+        If the two images have hardly any voxel of the brain in common.
+
+    Examples
+    --------
+    >>> ones = np.ones((10, 10, 10), np.float32)
+    >>> brightness(2 * ones, ones, ones > 0)
+    (0.5, 0.0)
+    """
+    there = brain & (reference > 0) & (first > 0)
+    if np.count_nonzero(there) < LEAST_VOXELS:
+        raise InputError("The runs that are to be joined show no common part of the brain.")
+    low, middle, high = np.percentile(first[there] / reference[there], [25, 50, 75])
+    return float(middle), float((high - low) / 2 / middle)
+
+
+def join_runs(parts: Sequence[Part], path: Path) -> FloatArray:
+    """Write the volumes of several runs one after the other.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        All on one grid.
+    path : Path
+        What is written.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        Mean of the b0 volumes of all.
+
+    Raises
+    ------
+    GeometryError
+        If a run lies on another grid than the first.
+    """
+    first = parts[0].series
+    for part in parts[1:]:
+        check_grid(part.series, first)
+    writer = SeriesWriter(
+        path,
+        first.shape3,
+        first.affine,
+        first.tr,
+        sum(part.series.n_volumes for part in parts),
+        ceiling=max(highest(part.series) * part.factor for part in parts),
+        header=first.header,
+    )
+    total, count = np.zeros(first.shape3), 0
+    with writer:
+        for part in parts:
+            for volume, is_b0 in zip(part.series.volumes(), part.gradients.b0s, strict=True):
+                volume *= np.float32(part.factor)
+                writer.add(volume)
+                if is_b0:
+                    total += volume
+                    count += 1
+    mean: FloatArray = (total / max(count, 1)).astype(np.float32)
+    return mean
+
+
+def check_grid(series: Series, first: Series) -> None:
+    """Refuse a run on another grid than the first.
+
+    Raises
+    ------
+    GeometryError
+        Naming both.
+    """
+    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in first.shape3), 1]], dtype=np.float64)
+    apart = np.abs(corners @ (series.affine - first.affine).T).max()
+    if series.shape3 != first.shape3 or apart > SAME_GRID_MM:
+        raise GeometryError(
+            f"{series.path} and {first.path} are to be joined, but lie on different grids."
+        )
+
+
+class _JoinDwiInputSpec(BaseInterfaceInputSpec):
+    in_files = InputMultiObject(
+        File(exists=True), mandatory=True, minlen=2, desc="series, all on one grid"
+    )
+    bvals = InputMultiObject(File(exists=True), mandatory=True, desc="b-values of each")
+    bvecs = InputMultiObject(File(exists=True), mandatory=True, desc="directions of each")
+    references = InputMultiObject(File(exists=True), mandatory=True, desc="mean b0 image of each")
+    masks = InputMultiObject(File(exists=True), mandatory=True, desc="brain in each")
+    names = traits.List(traits.Str, mandatory=True, desc="of the images that the runs come from")
+
+
+class _JoinDwiOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="volumes of all, int16 with a slope")
+    out_bval = File(exists=True, desc="their b-values")
+    out_bvec = File(exists=True, desc="their directions, FSL's convention")
+    out_ref = File(exists=True, desc="mean of the b0 volumes of all")
+    out_mask = File(exists=True, desc="brain that all runs show, uint8")
+    identity_xfm = File(exists=True, desc="ITK affine that moves nothing")
+    report = File(exists=True, desc="JSON: what was joined")
+
+
+class JoinDwi(SimpleInterface):
+    """Put the DWI runs of a session together on one grid."""
+
+    input_spec = _JoinDwiInputSpec
+    output_spec = _JoinDwiOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        references = [load_volume(path) for path in inputs.references]
+        brain = np.ones(references[0].shape, dtype=bool)
+        for path in inputs.masks:
+            brain &= load_mask(path, references[0], "brain mask")
+        parts, rows = [], []
+        files = zip(
+            inputs.in_files, inputs.bvals, inputs.bvecs, references, inputs.names, strict=True
+        )
+        for path, bval, bvec, reference, name in files:
+            series = open_series(path)
+            factor, spread = brightness(reference.data, references[0].data, brain)
+            gradients = read_gradients(bval, bvec, series.affine)
+            parts.append(Part(series, gradients, factor))
+            rows.append({
+                "Image": name,
+                "NumberOfVolumes": series.n_volumes,
+                "BrightnessFactor": round(factor, 4),
+                "BrightnessSpread": round(spread, 4),
+            })  # fmt: skip
+        out, affine = Path(runtime.cwd), parts[0].series.affine
+        mean = join_runs(parts, out / "dwi.nii.gz")
+        bvals = np.concatenate([part.gradients.bvals for part in parts])
+        bvecs = np.concatenate([part.gradients.bvecs for part in parts])
+        write_gradients(Gradients(bvals, bvecs), affine, out / "dwi.bval", out / "dwi.bvec")
+        header = parts[0].series.header
+        self._results["out_file"] = str(out / "dwi.nii.gz")
+        self._results["out_bval"] = str(out / "dwi.bval")
+        self._results["out_bvec"] = str(out / "dwi.bvec")
+        self._results["out_ref"] = str(
+            save_nifti(mean, affine, out / "dwiref.nii.gz", header=header)
+        )
+        self._results["out_mask"] = str(
+            save_nifti(brain, affine, out / "mask.nii.gz", header=header, dtype=np.uint8)
+        )
+        self._results["identity_xfm"] = str(write_itk_affine(np.eye(4), out / "identity.txt"))
+        write_json(out / "report.json", {"Runs": rows, "NumberOfVolumes": len(bvals)})
+        self._results["report"] = str(out / "report.json")
+        return runtime

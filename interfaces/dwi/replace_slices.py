@@ -1,0 +1,350 @@
+"""Slices that lost their signal, replaced by what the other volumes predict of them.
+
+The model is that of the alignment (:mod:`neuroferry.interfaces.dwi.eddy_model`). Each lost slice
+is predicted where it was measured, on the volume's own grid: the other volumes of the shell are
+read, in one interpolation each, at the places that the head's points of the slice have in them.
+What they lost themselves has no part in it: a voxel is predicted from those volumes alone that
+show its place in a whole slice. The prediction gets the brightness of its volume, from the whole
+slices around it.
+
+The distortion by the head's own field is that of the scanner's grid in all volumes, and so in
+what they predict.
+
+Memory at its peak: five bytes for each voxel of a volume and each volume of a shell, as slices
+are predicted in groups that are no larger than a volume; and of each voxel 60 bytes, and 100 for
+each thread.
+
+References
+----------
+.. [1] Andersson JLR et al. (2016). Incorporating outlier detection and replacement into a
+   non-parametric framework for movement and distortion correction of diffusion MR images.
+   NeuroImage 141:556-572. doi:10.1016/j.neuroimage.2016.06.058
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.bids.outputs import write_json
+from neuroferry.errors import InputError
+from neuroferry.interfaces.dwi.eddy_align import FLOOR_SHARE, read
+from neuroferry.interfaces.dwi.eddy_model import (
+    modelled_covariance,
+    volume_covariance,
+    weights_from,
+)
+from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients
+from neuroferry.interfaces.dwi.outliers import read_outliers
+from neuroferry.interfaces.dwi.resample import Ways, turn_with_head
+from neuroferry.interfaces.dwi.slice_patches import Patches, write_patches
+from neuroferry.interfaces.dwi.slice_prediction import (
+    LEAST_OTHERS,
+    bridge,
+    local_ratio,
+    predict_slice,
+    show_whole,
+)
+from neuroferry.interfaces.epi.motion import head_mask
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms
+from neuroferry.interfaces.image.images import FloatArray, Volume, inverse, load_volume
+from neuroferry.interfaces.image.sampling import StaticMap, resample_volume
+from neuroferry.interfaces.image.series import Series, open_series, ordered_map
+
+# Places in the head that the model and the brightness of volumes are learnt at.
+MODEL_POINTS = 50_000
+MIN_POINTS = 500
+# Of a slice's head this share must be predictable.
+LEAST_KNOWN = 0.9
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+def replace_slices(
+    series: Series,
+    gradients: Gradients,
+    ways: Ways,
+    lost: Flags,
+    reference: Volume,
+    *,
+    n_threads: int = 1,
+) -> Patches:
+    """Predict the lost slices of a series from its other volumes.
+
+    Parameters
+    ----------
+    series : Series
+        As measured, noise reduced.
+    gradients : Gradients
+        As measured.
+    ways : Ways
+        From the reference to each volume.
+    lost : ndarray of bool, shape (T, K)
+        Slices that lost their signal.
+    reference : Volume
+        Image that the series was aligned to.
+    n_threads : int
+        Volumes at a time; changes no value.
+
+    Returns
+    -------
+    Patches
+        A slice that cannot be predicted, as too few volumes are left, is not among them.
+
+    Raises
+    ------
+    InputError
+        If there are not as many gradients, transforms or rows of slices as volumes.
+    """
+    from threadpoolctl import threadpool_limits
+
+    n = series.n_volumes
+    if not len(gradients) == len(ways.matrices) == len(ways.rigid) == n or lost.shape != (
+        n,
+        series.shape[2],
+    ):
+        raise InputError(
+            f"{series.path.name} has {n} volumes of {series.shape[2]} slices, but there are "
+            f"{len(gradients)} gradients, {len(ways.matrices)} transforms and a table of "
+            f"{lost.shape[0]} x {lost.shape[1]} slices: they are not of one series."
+        )
+    found: dict[tuple[int, int], FloatArray] = {}
+    if lost.any():
+        mask = head_mask(reference)
+        turned = turn_with_head(gradients, ways.rigid)
+        with threadpool_limits(1, "blas"):
+            for shell in gradients.shells:
+                volumes = sorted(shell.volumes)
+                if len(volumes) > LEAST_OTHERS and lost[volumes].any():
+                    work = _Shell(series, volumes, turned.bvecs[volumes], ways, lost, mask)
+                    found |= work.run(n_threads)
+    return Patches.of(found, lost.shape, series.shape[:2])
+
+
+class _Shell:
+    """Predicts the lost slices of one shell."""
+
+    def __init__(
+        self,
+        series: Series,
+        volumes: Sequence[int],
+        bvecs: Floats,
+        ways: Ways,
+        lost: Flags,
+        mask: Flags,
+    ) -> None:
+        self.series, self.volumes, self.bvecs = series, volumes, bvecs
+        self.lost, self.mask = lost[list(volumes)], mask
+        matrices = ways.matrices[list(volumes)]
+        self.moves = inverse(series.affine) @ matrices @ series.affine
+        self.gains = np.linalg.det(matrices[:, :3, :3])
+        chosen = np.argwhere(mask)
+        self.places = chosen[:: max(1, len(chosen) // MODEL_POINTS)].T.astype(np.float64)
+
+    def run(self, n_threads: int) -> dict[tuple[int, int], FloatArray]:
+        """Predict all, a volume's worth of slices at a time."""
+        signals, shown, _ = self._gather(self.places, n_threads)
+        self.floor = np.float32(FLOOR_SHARE * max(float(np.median(signals.mean(axis=0))), 1e-6))
+        logs = self._log(signals.copy())
+        everywhere = np.ones(logs.shape[1], dtype=bool)
+        self.modelled = modelled_covariance(volume_covariance(logs, everywhere), self.bvecs)
+        hit = np.flatnonzero(self.lost.any(axis=1))
+        self.brightness = {int(n): self._brightness(n, logs, signals, shown) for n in hit}
+        del signals, shown, logs
+        wanted = [(int(n), int(k)) for n, k in np.argwhere(self.lost)]
+        step = self.series.shape[2]
+        found: dict[tuple[int, int], FloatArray] = {}
+        for start in range(0, len(wanted), step):
+            found |= self._predict(wanted[start : start + step], n_threads)
+        return found
+
+    def _log(self, signals: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take logarithms above the floor, in place."""
+        np.maximum(signals, 0.0, out=signals)
+        signals += self.floor
+        np.log(signals, out=signals)
+        return signals
+
+    def _brightness(
+        self,
+        number: int,
+        logs: NDArray[np.float32],
+        signals: NDArray[np.float32],
+        shown: Flags,
+    ) -> Floats:
+        """Signal of a volume relative to what the others predict, around each of its slices."""
+        n_slices = self.lost.shape[1]
+        here = np.flatnonzero(shown[number])
+        if here.size < MIN_POINTS:
+            return np.ones(n_slices)
+        others = np.delete(np.arange(len(logs)), number)
+        weights = weights_from(self.modelled, number, others).astype(np.float32)
+        predicted = np.exp(weights @ logs[np.ix_(others, here)]) - self.floor
+        move = self.moves[number]
+        z = np.rint(move[2, :3] @ self.places[:, here] + move[2, 3])
+        which = np.clip(z, 0, n_slices - 1).astype(np.intp)
+        sums = (
+            np.bincount(which, values, n_slices).astype(np.float64)
+            for values in (signals[number, here], predicted)
+        )
+        return local_ratio(*sums)
+
+    def _gather(
+        self, places: Floats, n_threads: int, keep: Sequence[tuple[int, int]] = ()
+    ) -> tuple[NDArray[np.float32], Flags, dict[tuple[int, int], FloatArray]]:
+        """Read all volumes at places of the reference; keep some slices as measured."""
+        series, n = self.series, len(self.volumes)
+        where = StaticMap(
+            series.shape3,
+            series.affine,
+            np.arange(places.shape[1]),
+            places.astype(np.float32),
+        )
+
+        def work(
+            item: tuple[int, FloatArray],
+        ) -> tuple[NDArray[np.float32], Flags, dict[tuple[int, int], FloatArray]]:
+            number, data = item
+            kept = {(v, k): data[..., k].copy() for v, k in keep if v == number}
+            move = self.moves[number]
+            shown = show_whole(
+                move[:3, :3] @ places + move[:3, 3:], series.shape3, self.lost[number]
+            )
+            values = resample_volume(bridge(data, self.lost[number]), where, move)
+            values *= np.float32(self.gains[number])
+            return values, shown, kept
+
+        signals = np.empty((n, places.shape[1]), dtype=np.float32)
+        shown = np.empty(signals.shape, dtype=bool)
+        measured: dict[tuple[int, int], FloatArray] = {}
+        items = enumerate(read(series, self.volumes))
+        with closing(ordered_map(work, items, n_threads)) as results:
+            for number, (values, seen, kept) in enumerate(results):
+                signals[number], shown[number] = values, seen
+                measured |= kept
+        return signals, shown, measured
+
+    def _predict(
+        self, wanted: Sequence[tuple[int, int]], n_threads: int
+    ) -> dict[tuple[int, int], FloatArray]:
+        """Predict some slices, each on its own volume's grid."""
+        plane = self.series.shape[:2]
+        flat = np.indices(plane, dtype=np.float64).reshape(2, -1)
+        places = []
+        for number, k in wanted:
+            back = inverse(self.moves[number])
+            voxels = np.vstack([flat, np.full((1, flat.shape[1]), float(k))])
+            places.append(back[:3, :3] @ voxels + back[:3, 3:])
+        signals, shown, measured = self._gather(np.concatenate(places, axis=1), n_threads, wanted)
+        logs = self._log(signals)
+        made = {}
+        for place, (number, k) in enumerate(wanted):
+            part = slice(place * flat.shape[1], (place + 1) * flat.shape[1])
+            values, known = predict_slice(logs[:, part], shown[:, part], self.modelled, number)
+            head = self._in_head(places[place])
+            if np.count_nonzero(known & head) < LEAST_KNOWN * np.count_nonzero(head):
+                continue
+            scale = np.float32(self.brightness[number][k] / self.gains[number])
+            predicted = np.maximum(np.exp(values) - self.floor, 0.0) * scale
+            whole = np.where(known, predicted, measured[number, k].reshape(-1))
+            made[self.volumes[number], k] = whole.reshape(plane).astype(np.float32)
+        return made
+
+    def _in_head(self, places: Floats) -> Flags:
+        """Tell which places of the reference lie in the head."""
+        nearest = np.rint(places).astype(np.intp)
+        top = np.array(self.mask.shape)[:, None]
+        inside = ((nearest >= 0) & (nearest < top)).all(axis=0)
+        found = np.zeros(places.shape[1], dtype=bool)
+        found[inside] = self.mask[tuple(nearest[:, inside])]
+        return found
+
+
+def describe_slices(deviations: Floats, lost: Flags, patches: Patches) -> dict[str, Any]:
+    """Say for the report and the sidecar what was replaced.
+
+    Parameters
+    ----------
+    deviations : ndarray of float64, shape (T, K)
+        Of the slices; NaN where nothing is known of them.
+    lost : ndarray of bool, shape (T, K)
+        Slices that lost their signal.
+    patches : Patches
+        What replaces them.
+
+    Returns
+    -------
+    dict
+        ``LostSlices``, ``ReplacedSlices``, ``Volumes`` (number of replaced slices, by the
+        volume's number), and where they are some, ``MostlyLostVolumes`` and ``Warning``.
+    """
+    counts = patches.replaced.sum(axis=1)
+    found: dict[str, Any] = {
+        "LostSlices": int(lost.sum()),
+        "ReplacedSlices": int(counts.sum()),
+        "Volumes": {str(v): int(counts[v]) for v in np.flatnonzero(counts)},
+    }
+    known = np.isfinite(deviations).sum(axis=1)
+    mostly = [int(v) for v in np.flatnonzero(lost.sum(axis=1) > known / 2)]
+    if mostly:
+        found["MostlyLostVolumes"] = mostly
+        found["Warning"] = (
+            "More than half of the slices have lost their signal in volume "
+            f"{', '.join(map(str, mostly))} (counted from 0): what replaces them rests on few "
+            "slices; consider leaving such volumes out."
+        )
+    return found
+
+
+class _ReplaceSlicesInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="diffusion-weighted series, as measured")
+    bval = File(exists=True, mandatory=True, desc="b-values")
+    bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
+    eddy_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
+    motion_xfms = File(exists=True, mandatory=True, desc="the rigid part of it")
+    outliers_tsv = File(exists=True, mandatory=True, desc="slices, of EstimateEddy")
+    reference = File(exists=True, mandatory=True, desc="image that the series was aligned to")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
+
+
+class _ReplaceSlicesOutputSpec(TraitedSpec):
+    patches = File(exists=True, desc="slices that take the place of lost ones (NumPy)")
+    report = File(exists=True, desc="JSON object")
+
+
+class ReplaceSlices(SimpleInterface):
+    """Predict slices that lost their signal; see :func:`replace_slices`."""
+
+    input_spec = _ReplaceSlicesInputSpec
+    output_spec = _ReplaceSlicesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        series = open_series(inputs.in_file)
+        deviations, lost = read_outliers(inputs.outliers_tsv)
+        patches = replace_slices(
+            series,
+            read_gradients(inputs.bval, inputs.bvec, series.affine),
+            Ways(read_motion_xfms(inputs.eddy_xfms), read_motion_xfms(inputs.motion_xfms)),
+            lost,
+            load_volume(inputs.reference),
+            n_threads=inputs.n_procs,
+        )
+        out = Path(runtime.cwd)
+        self._results["patches"] = str(write_patches(patches, out / "slices.npz"))
+        write_json(out / "slices.json", describe_slices(deviations, lost, patches))
+        self._results["report"] = str(out / "slices.json")
+        return runtime

@@ -1,0 +1,147 @@
+"""What a slice of a diffusion-weighted volume should look like, from the volumes that show it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.interfaces.dwi.eddy_model import weights_from
+from neuroferry.interfaces.dwi.outliers import MIN_VOLUMES
+from neuroferry.interfaces.image.images import FloatArray
+
+# How far around a slice its brightness is learnt, in slices, and what all the others count.
+NEAR_SLICES = 1.0
+FAR_SHARE = 1e-4
+# From fewer volumes than this nothing is predicted.
+LEAST_OTHERS = MIN_VOLUMES
+# A place this near to a slice, in slices, shows nothing of the next one.
+ON_SLICE = 0.01
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+def bridge(data: FloatArray, lost: Flags) -> FloatArray:
+    """Fill slices from the nearest whole ones on both sides.
+
+    Interpolation beside a lost slice would otherwise ring.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (I, J, K)
+        Volume; it is changed.
+    lost : ndarray of bool, shape (K,)
+        Which slices.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        The volume; as it was where no slice is whole.
+
+    Examples
+    --------
+    >>> data = np.array([[[2.0, 0.0, 0.0, 8.0]]], dtype=np.float32)
+    >>> bridge(data, np.array([False, True, True, False])).tolist()
+    [[[2.0, 4.0, 6.0, 8.0]]]
+    """
+    whole = np.flatnonzero(~lost)
+    if whole.size == 0:
+        return data
+    for number in np.flatnonzero(lost):
+        place = int(np.searchsorted(whole, number))
+        below, above = whole[max(place - 1, 0)], whole[min(place, whole.size - 1)]
+        share = np.float32((number - below) / (above - below) if above > below else 0.0)
+        data[..., number] = (1 - share) * data[..., below] + share * data[..., above]
+    return data
+
+
+def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags) -> Flags:
+    """Tell which places a volume shows in slices that are whole.
+
+    Parameters
+    ----------
+    place : ndarray of float64, shape (3, P)
+        Voxel coordinates in the volume.
+    shape : tuple of int
+        Its voxels.
+    lost : ndarray of bool, shape (K,)
+        Its lost slices.
+
+    Returns
+    -------
+    ndarray of bool, shape (P,)
+    """
+    top = np.array(shape, dtype=float)[:, None] - 1.0
+    inside = ((place > -0.5) & (place < top + 0.5)).all(axis=0)
+    z = np.clip(place[2], 0, top[2])
+    below = np.floor(z + ON_SLICE).astype(np.intp)
+    above = np.ceil(z - ON_SLICE).astype(np.intp)
+    shown: Flags = inside & ~lost[below] & ~lost[above]
+    return shown
+
+
+def local_ratio(measured: Floats, predicted: Floats) -> Floats:
+    """Compare sums over slices, around each slice.
+
+    The model shrinks what differs between directions, and brightness may change along the
+    head: the slices around a lost one tell what the prediction misses there.
+
+    Parameters
+    ----------
+    measured, predicted : ndarray of float64, shape (K,)
+        Of each slice; both zero where there is nothing to compare.
+
+    Returns
+    -------
+    ndarray of float64, shape (K,)
+        Ratio of their means, weighted with a Gaussian of the distance; of all slices together
+        far from those that are known.
+
+    Examples
+    --------
+    >>> local_ratio(np.array([2.0, 0, 2, 2]), np.array([1.0, 0, 1, 1])).round(6).tolist()
+    [2.0, 2.0, 2.0, 2.0]
+    """
+    apart = np.subtract.outer(np.arange(len(measured)), np.arange(len(measured)))
+    weights = np.exp(-0.5 * np.square(apart / NEAR_SLICES)) + FAR_SHARE
+    ratio: Floats = np.maximum(weights @ measured, 0.0) / np.maximum(weights @ predicted, 1e-6)
+    return ratio
+
+
+def predict_slice(
+    logs: NDArray[np.float32], shown: Flags, modelled: Floats, volume: int
+) -> tuple[NDArray[np.float32], Flags]:
+    """Predict the logarithm of a volume from what the others show.
+
+    Parameters
+    ----------
+    logs : ndarray of float32, shape (N, P)
+        Logarithms of the volumes at the places to predict.
+    shown : ndarray of bool, shape (N, P)
+        Where they are of use.
+    modelled : ndarray of float64, shape (N, N)
+        From :func:`neuroferry.interfaces.dwi.eddy_model.modelled_covariance`.
+    volume : int
+        Which is predicted; it has no part in it.
+
+    Returns
+    -------
+    values : ndarray of float32, shape (P,)
+    known : ndarray of bool, shape (P,)
+        False, and the value zero, where too few volumes show the place.
+    """
+    use = shown.copy()
+    use[volume] = False
+    patterns, which = np.unique(np.packbits(use, axis=0).T, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    values = np.zeros(logs.shape[1], dtype=np.float32)
+    known = np.zeros(logs.shape[1], dtype=bool)
+    for number, pattern in enumerate(patterns):
+        others = np.flatnonzero(np.unpackbits(pattern, count=len(logs)))
+        if others.size < LEAST_OTHERS:
+            continue
+        here = np.flatnonzero(which == number)
+        weights = weights_from(modelled, volume, others).astype(np.float32)
+        values[here] = weights @ logs[np.ix_(others, here)]
+        known[here] = True
+    return values, known

@@ -1,0 +1,1 @@
+"""Echo-planar series, BOLD and DWI alike: motion, distortion, coregistration."""

@@ -1,0 +1,181 @@
+"""Points on the surface of the white matter, and how well an EPI's edges lie on them.
+
+References
+----------
+.. [1] Greve DN, Fischl B (2009). Accurate and robust brain image alignment using
+   boundary-based registration. NeuroImage 48(1):63-72.
+   doi:10.1016/j.neuroimage.2009.06.060
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neuroferry.errors import InputError
+from neuroferry.interfaces.image.images import (
+    Affine,
+    FloatArray,
+    Volume,
+    crop_to,
+    inverse,
+    resample_isotropic,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INNER_MM = 1.8
+OUTER_MM = 1.5
+# Slope of the cost in units of per cent contrast, as in the paper.
+SLOPE = 0.5
+SURFACE_ZOOM_MM = 1.0
+MIN_POINTS = 300
+# A white-matter edge that the T1w image itself does not show is an error of segmentation.
+T1W_CONTRAST = 0.06
+SMALLEST_SIGNAL = 0.1
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Pairs of points on either side of the white matter's surface.
+
+    Attributes
+    ----------
+    inner, outer : ndarray of float64, shape (3, N)
+        Inside and outside the white matter, RAS+ mm.
+    """
+
+    inner: NDArray[np.float64]
+    outer: NDArray[np.float64]
+
+    @property
+    def size(self) -> int:
+        """Number of pairs."""
+        return int(self.inner.shape[1])
+
+    def thin(self, count: int) -> Boundary:
+        """Keep about `count` pairs, evenly taken."""
+        step = max(1, self.size // count)
+        return Boundary(self.inner[:, ::step], self.outer[:, ::step])
+
+
+def find_boundary(
+    t1w: Volume, mask: NDArray[np.bool_], wm_prob: Volume, *, count: int = 12_000
+) -> Boundary:
+    """Put points on both sides of the surface where white matter becomes more likely than not.
+
+    Parameters
+    ----------
+    t1w : Volume
+        Bias-corrected T1w image.
+    mask : ndarray of bool, shape (I, J, K)
+        Its brain.
+    wm_prob : Volume
+        Probability of white matter, on the same grid.
+    count : int
+        About how many pairs to keep, evenly taken.
+
+    Returns
+    -------
+    Boundary
+
+    Raises
+    ------
+    InputError
+        If there is hardly any white matter.
+    """
+    from scipy import ndimage
+    from skimage.measure import marching_cubes
+
+    box, affine = crop_to(mask, t1w.affine, 4.0)
+    inside = np.where(mask[box], wm_prob.data[box], 0).astype(np.float32)
+    prob = resample_isotropic(Volume(inside, affine), SURFACE_ZOOM_MM)
+    brain = resample_isotropic(Volume(mask[box].astype(np.float32), affine), SURFACE_ZOOM_MM)
+    image = resample_isotropic(Volume(t1w.data[box], affine), SURFACE_ZOOM_MM)
+    smooth = ndimage.gaussian_filter(prob.data, 0.7)
+    if not smooth.min() < 0.5 < smooth.max():
+        raise InputError("The white-matter map has no surface; look at the T1w's segmentation.")
+    vertices = marching_cubes(smooth, 0.5)[0].T.astype(np.float64)
+    slope = np.stack(
+        [
+            ndimage.map_coordinates(part, vertices, order=1, mode="nearest")
+            for part in np.gradient(ndimage.gaussian_filter(prob.data, 1.0))
+        ]
+    )
+    length = np.sqrt(np.sum(slope**2, axis=0))
+    clear = length > 0.05
+    vertices, outward = vertices[:, clear], -slope[:, clear] / length[clear]
+    inner, outer = vertices - INNER_MM * outward, vertices + OUTER_MM * outward
+    within, without = _sample(image.data, inner), _sample(image.data, outer)
+    keep = within - without > T1W_CONTRAST * np.maximum(within, without)
+    keep &= _sample(brain.data, outer) > 0.5
+    if int(keep.sum()) < MIN_POINTS:
+        raise InputError(
+            "The white matter's surface is too small to register to; look at the T1w's"
+            " segmentation."
+        )
+    step = max(1, int(keep.sum()) // count)
+    inner, outer = inner[:, keep][:, ::step], outer[:, keep][:, ::step]
+    to_world = prob.affine
+    return Boundary(
+        to_world[:3, :3] @ inner + to_world[:3, 3:], to_world[:3, :3] @ outer + to_world[:3, 3:]
+    )
+
+
+def _sample(data: FloatArray, index: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Read an image linearly at voxel indices."""
+    from scipy import ndimage
+
+    values: NDArray[np.float32] = ndimage.map_coordinates(
+        data, index, order=1, mode="constant", cval=0.0, output=np.float32
+    )
+    return values
+
+
+def boundary_contrast(boundary: Boundary, epi: Volume, matrix: Affine) -> NDArray[np.float64]:
+    """Contrast across the surface in an EPI: outside minus inside, per cent of their mean.
+
+    Parameters
+    ----------
+    boundary : Boundary
+        Pairs of points in the T1w image's world.
+    epi : Volume
+        Image with T2*-like contrast: grey matter brighter than white.
+    matrix : ndarray of float64, shape (4, 4)
+        T1w points to EPI points, RAS+ mm.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        NaN where a pair leaves the field of view or there is no signal.
+    """
+    full = inverse(epi.affine) @ matrix
+    index = full[:3, :3] @ np.hstack([boundary.inner, boundary.outer]) + full[:3, 3:]
+    values = _sample(epi.data, index).astype(np.float64)
+    ends = np.array(epi.shape, dtype=np.float64)[:, None] - 1
+    seen = np.all((index >= 0) & (index <= ends), axis=0)
+    n = boundary.size
+    inner, outer = values[:n], values[n:]
+    middle = (inner + outer) / 2
+    usable = seen[:n] & seen[n:] & (middle > 0)
+    if usable.any():
+        usable &= middle > SMALLEST_SIGNAL * np.median(middle[usable])
+    contrast = np.full(n, np.nan)
+    contrast[usable] = 100.0 * (outer[usable] - inner[usable]) / middle[usable]
+    return contrast
+
+
+def boundary_cost(contrast: NDArray[np.float64]) -> float:
+    """Cost of a position, 0 (every edge there) to 2 (every edge the wrong way round).
+
+    Pairs without a contrast count as flat edges, so that nothing is gained by leaving the
+    field of view.
+
+    >>> boundary_cost(np.array([np.nan]))
+    1.0
+    """
+    known = contrast[np.isfinite(contrast)]
+    return 1.0 - float(np.tanh(SLOPE * known).sum()) / max(contrast.size, 1)

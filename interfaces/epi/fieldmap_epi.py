@@ -1,0 +1,243 @@
+"""A field map from EPIs of opposite phase-encoding polarity.
+
+Both images are of one head and one field; only the sign of their shifts differs. The field is
+the one under which they look the same, each with its signal density kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    traits,
+)
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.epi.coregister import mask_points, rms_distance
+from neuroferry.interfaces.epi.distortion import phase_encoding_axis, unwarp
+from neuroferry.interfaces.epi.field_solver import PAIR_LEVELS, solve_field
+from neuroferry.interfaces.epi.fieldmap_gre import (
+    FieldMap,
+    FieldMapOutputSpec,
+    brain_of,
+    write_fieldmap,
+)
+from neuroferry.interfaces.image.affine import RIGID, moving_image, refine, sample_points
+from neuroferry.interfaces.image.bias import foreground
+from neuroferry.interfaces.image.images import (
+    Affine,
+    FloatArray,
+    Volume,
+    inverse,
+    load_volume,
+    resample_to,
+)
+from neuroferry.interfaces.image.series import open_series, temporal_mean_std
+
+# A motion between the two images smaller than this is none.
+STILL_MM = 0.2
+# The head's motion between the two is looked for after every pass but the last.
+PASSES = (PAIR_LEVELS[:2], PAIR_LEVELS[:3], PAIR_LEVELS[1:])
+SLOPPY_PASSES = (PAIR_LEVELS[:3],)
+# Directions of two grids differ when an axis turns by more than this, as a sine.
+SAME_AXES = 0.02
+
+
+def mean_image(path: str | Path) -> Volume:
+    """Read a 3-D EPI, or the mean over time of a short series.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI file.
+
+    Returns
+    -------
+    Volume
+    """
+    import nibabel as nb
+
+    image: Any = nb.load(path)
+    if len(image.shape) < 4 or image.shape[3] == 1:
+        return load_volume(path)
+    series = open_series(path)
+    mean, _ = temporal_mean_std(series)
+    return Volume(mean.astype(np.float32), series.affine, image.header)
+
+
+def same_axes(one: Affine, other: Affine) -> bool:
+    """Whether the axes of two grids run the same way.
+
+    >>> same_axes(np.diag([2.0, 2, 2, 1]), np.diag([3.0, 3, 3, 1]))
+    True
+    >>> same_axes(np.diag([2.0, 2, 2, 1]), np.diag([-2.0, 2, 2, 1]))
+    False
+    """
+    first, second = (
+        matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0) for matrix in (one, other)
+    )
+    return bool(np.abs(first - second).max() < SAME_AXES)
+
+
+def check_pair(directions: Sequence[str], readout_times: Sequence[float]) -> int:
+    """Check that two EPIs are a pair; give their phase-encoding axis.
+
+    Raises
+    ------
+    InputError
+        If they are encoded along different axes or the same way, or a time is impossible.
+    """
+    if len(directions) != 2 or len(readout_times) != 2:
+        raise InputError("Two EPIs are needed, each with its direction and readout time.")
+    (axis, sign), (other, opposite) = (phase_encoding_axis(text) for text in directions)
+    if axis != other or sign == opposite:
+        raise InputError(
+            f"EPIs encoded along {directions[0]} and {directions[1]} are no opposite pair; i and"
+            " i-, j and j- or k and k- are."
+        )
+    if not all(0 < time < 1 for time in readout_times):
+        raise InputError(
+            f"TotalReadoutTime of the EPI pair is {tuple(readout_times)} s; both must lie between"
+            " 0 and 1 s."
+        )
+    return axis
+
+
+def epi_fieldmap(
+    images: Sequence[Volume],
+    directions: Sequence[str],
+    readout_times: Sequence[float],
+    *,
+    sloppy: bool = False,
+    seed: int = 1,
+) -> FieldMap:
+    """Estimate a field from two EPIs of opposite polarity.
+
+    Parameters
+    ----------
+    images : sequence of Volume
+        Two EPIs; the field is given on the grid of the first.
+    directions : sequence of str
+        PhaseEncodingDirection of each.
+    readout_times : sequence of float
+        TotalReadoutTime of each, s.
+    sloppy : bool
+        Leave out the finest level and motion between the two.
+    seed : int
+        Seed of the sampling of registrations.
+
+    Returns
+    -------
+    FieldMap
+        Its magnitude is the mean of the two, unwarped.
+
+    Raises
+    ------
+    InputError
+        If they are no opposite pair.
+    GeometryError
+        If their axes run differently.
+    """
+    axis = check_pair(directions, readout_times)
+    first, second = images
+    if not same_axes(first.affine, second.affine):
+        raise GeometryError(
+            "The axes of the two EPIs run differently, so their phase encoding cannot be compared."
+        )
+    unit = float(np.mean(readout_times))
+    factors = [
+        phase_encoding_axis(text)[1] * time / unit
+        for text, time in zip(directions, readout_times, strict=True)
+    ]
+    # The second's shifts in voxels of the first.
+    factors[1] *= float(second.zooms[axis] / first.zooms[axis])
+    still = _scaled(first.data)
+    matrix = np.eye(4)
+    field = np.zeros(first.shape)
+    for levels in SLOPPY_PASSES if sloppy else PASSES:
+        moved = _scaled(_onto(second, matrix, first))
+        start = field if levels[0] is not PAIR_LEVELS[0] else None
+        field = solve_field([still, moved], factors, axis, first.zooms, levels=levels, start=start)
+        flat = [
+            unwarp(data, (k * field).astype(np.float32), axis, order=1)
+            for data, k in zip((still, moved), factors, strict=True)
+        ]
+        if levels[-1] is not PAIR_LEVELS[-1] and not sloppy:
+            matrix = matrix @ _motion(first.with_data(flat[0]), first.with_data(flat[1]), seed)
+            if _is_still(matrix, first, flat[0]):
+                matrix = np.eye(4)
+    magnitude = first.with_data(((flat[0] + flat[1]) / 2).astype(np.float32))
+    hz = np.asarray(field, dtype=np.float64) / unit
+    return FieldMap(
+        first.with_data(hz.astype(np.float32)),
+        magnitude,
+        brain_of(magnitude, foreground(magnitude.data), seed),
+    )
+
+
+def _scaled(data: FloatArray) -> FloatArray:
+    """Scale the mean over the head to one: distortion moves signal, it takes none away."""
+    head = foreground(data)
+    scaled: FloatArray = (data * (float(head.sum()) / float(data[head].sum()))).astype(np.float32)
+    return scaled
+
+
+def _onto(image: Volume, matrix: Affine, reference: Volume) -> FloatArray:
+    """Sample an image, moved rigidly, on another's grid."""
+    same = image.shape == reference.shape and np.allclose(
+        image.affine, reference.affine, atol=1e-3
+    )
+    if same and np.array_equal(matrix, np.eye(4)):
+        return image.data
+    placed = Volume(image.data, inverse(matrix) @ image.affine)
+    return np.maximum(resample_to(placed, reference.shape, reference.affine, order=3).data, 0)
+
+
+def _is_still(matrix: Affine, epi: Volume, head: FloatArray) -> bool:
+    points = mask_points(foreground(head), epi.affine)
+    return rms_distance(matrix, np.eye(4), points) < STILL_MM
+
+
+def _motion(one: Volume, other: Volume, seed: int) -> Affine:
+    """Rigid motion between two unwarped EPIs: points of the first to points of the other."""
+    head = foreground(one.data)
+    matrix = np.eye(4)
+    for zoom, step in ((6.0, 0.2), (4.0, 0.05)):
+        points = sample_points(one, head, zoom, seed=seed)
+        matrix, _ = refine(
+            points, moving_image(other, zoom), matrix, dof=RIGID, step=step, tolerance=1e-6
+        )
+    return matrix
+
+
+class _EstimateEPIFieldmapInputSpec(BaseInterfaceInputSpec):
+    in_files = InputMultiObject(File(exists=True), mandatory=True, desc="two EPIs, 3-D or series")
+    phase_encoding = traits.List(traits.Str, mandatory=True, desc="direction of each")
+    readout_times = traits.List(traits.Float, mandatory=True, desc="TotalReadoutTime of each, s")
+    sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
+    seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
+
+
+class EstimateEPIFieldmap(SimpleInterface):
+    """Estimate a field from two EPIs of opposite phase-encoding polarity."""
+
+    input_spec = _EstimateEPIFieldmapInputSpec
+    output_spec = FieldMapOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        found = epi_fieldmap(
+            [mean_image(path) for path in self.inputs.in_files],
+            self.inputs.phase_encoding,
+            self.inputs.readout_times,
+            sloppy=self.inputs.sloppy,
+            seed=self.inputs.seed,
+        )
+        self._results.update(write_fieldmap(found, Path(runtime.cwd)))
+        return runtime

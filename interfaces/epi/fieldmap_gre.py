@@ -1,0 +1,455 @@
+"""Field maps from gradient-echo phase images: hertz on the scan's own grid, everywhere.
+
+References
+----------
+.. [1] Jezzard P, Balaban RS (1995). Correction for geometric distortion in echo planar
+   images from B0 field variations. Magn Reson Med 34(1):65-73. doi:10.1002/mrm.1910340111
+.. [2] Abdul-Rahman HS et al. (2007). Fast and robust three-dimensional best path phase
+   unwrapping algorithm. Appl Opt 46(26):6623-6635. doi:10.1364/AO.46.006623
+.. [3] Knutsson H, Westin CF (1993). Normalized and differential convolution. Proc IEEE CVPR
+   1993:515-523. doi:10.1109/CVPR.1993.341081
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.epi.brain_mask import find_mask
+from neuroferry.interfaces.image.bias import foreground
+from neuroferry.interfaces.image.images import (
+    FloatArray,
+    Volume,
+    load_volume,
+    save_nifti,
+    save_volume,
+)
+
+TWO_PI = 2.0 * np.pi
+# Units in which scanners and converters store phase: radians, half turns, milliradians,
+# Siemens' and others' integers. The smallest period that holds the image is its unit.
+PERIODS = (2.0, TWO_PI, 360.0, 4096.0, 2000.0 * np.pi, 8192.0, 16384.0, 65536.0)
+# An image of noise fills its period to within this fraction.
+PERIOD_SLACK = 0.02
+UNIT_FACTORS = {"hz": 1.0, "rad/s": 1.0 / TWO_PI}
+SMOOTH_MM = 2.0
+FILL_MM = (96.0, 48.0, 24.0, 12.0, 6.0)
+# Share of valid neighbours below which a coarser neighbourhood has its say.
+FILL_TRUST = 0.1
+OUTLIER_MADS = 5.0
+HIGHEST_HZ = 2000.0
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """A field in hertz with the image that says where it is.
+
+    Attributes
+    ----------
+    hz : Volume
+        Off-resonance in hertz, without gaps, in undistorted space.
+    magnitude : Volume
+        Image on the same grid that can be registered to an EPI.
+    mask : ndarray of bool, shape (I, J, K)
+        Where the field was measured rather than continued.
+    """
+
+    hz: Volume
+    magnitude: Volume
+    mask: NDArray[np.bool_]
+
+
+def phase_period(values: FloatArray) -> tuple[float, float]:
+    """Find in what unit a phase image is stored.
+
+    Parameters
+    ----------
+    values : ndarray of float32
+        Phase in any unit.
+
+    Returns
+    -------
+    period : float
+        One turn in the image's unit.
+    centre : float
+        Value of phase zero.
+
+    Examples
+    --------
+    >>> phase_period(np.linspace(-4096, 4094, 99, dtype=np.float32))
+    (8192.0, 0.0)
+    >>> phase_period(np.linspace(0, 4095, 99, dtype=np.float32))
+    (4096.0, 2048.0)
+    """
+    low, high = float(values.min()), float(values.max())
+    span = high - low
+    fitting = [p for p in PERIODS if span <= p * (1 + 1e-3)]
+    nearest = fitting[0] if fitting else span
+    # A narrow image in a wide unit: its own range is no period, the unit is.
+    period = nearest if span >= nearest * (1 - PERIOD_SLACK) else _likely_period(nearest, span)
+    signed = low < -0.1 * period
+    return period, 0.0 if signed or period == TWO_PI else period / 2
+
+
+def _likely_period(nearest: float, span: float) -> float:
+    """Unit of an image that does not fill the nearest unit: radians or integers, as it fits."""
+    return TWO_PI if span <= TWO_PI else nearest
+
+
+def to_radians(values: FloatArray, units_range: tuple[float, float] | None = None) -> FloatArray:
+    """Scale a phase image to radians; one that is in radians stays as it is.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (I, J, K)
+        Phase in any unit.
+    units_range : tuple of float, optional
+        Values that stand for -π and π, where the image cannot tell.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        Between -π and π.
+
+    Raises
+    ------
+    InputError
+        If the range is empty.
+
+    Examples
+    --------
+    >>> once = to_radians(np.array([-4096, 0, 2048, 4094], dtype=np.float32))
+    >>> bool(np.allclose(np.exp(1j * to_radians(once)), np.exp(1j * once)))
+    True
+    """
+    if units_range is not None:
+        low, high = units_range
+        if not high > low:
+            raise InputError(f"The phase's range {units_range} is empty; give (low, high).")
+        period, centre = high - low, (high + low) / 2
+    else:
+        period, centre = phase_period(values)
+    turns = (values.astype(np.float64) - centre) / period
+    wrapped: FloatArray = (TWO_PI * (turns - np.round(turns))).astype(np.float32)
+    return wrapped
+
+
+def fill_smoothly(
+    values: FloatArray, weights: FloatArray, zooms: NDArray[np.float64], smooth_mm: float
+) -> FloatArray:
+    """Smooth a field where it is known and continue it where it is not.
+
+    Normalised convolutions from wide to narrow: each finer one takes over as far as there
+    are known values in its reach.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (I, J, K)
+        Field; what has no weight may hold anything finite.
+    weights : ndarray of float32, shape (I, J, K)
+        0 (unknown) to 1.
+    zooms : ndarray of float64, shape (3,)
+        Voxel sizes in mm.
+    smooth_mm : float
+        Standard deviation of the finest convolution.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+
+    Raises
+    ------
+    InputError
+        If nothing is known.
+    """
+    from scipy import ndimage
+
+    total = float(weights.sum(dtype=np.float64))
+    if total <= 0:
+        raise InputError("The field map has no voxel with signal.")
+    weighted = (values * weights).astype(np.float32)
+    filled = np.full(values.shape, weighted.sum(dtype=np.float64) / total, dtype=np.float32)
+    for width in (*(w for w in FILL_MM if w > smooth_mm), smooth_mm):
+        sigma = width / zooms
+        near = ndimage.gaussian_filter(weights, sigma, mode="constant", truncate=3.0)
+        mean = ndimage.gaussian_filter(weighted, sigma, mode="constant", truncate=3.0)
+        trust = near / (near + FILL_TRUST)
+        filled += trust * (mean / np.maximum(near, 1e-6) - filled)
+    return filled
+
+
+def unwrap(phase: FloatArray, magnitude: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Unwrap a phase difference where there is signal.
+
+    Parameters
+    ----------
+    phase : ndarray of float32, shape (I, J, K)
+        Radians, -π to π.
+    magnitude : ndarray of float32, shape (I, J, K)
+        Its magnitude.
+
+    Returns
+    -------
+    unwrapped : ndarray of float32, shape (I, J, K)
+        Radians, zero outside the mask; whole turns are taken off so that the median is
+        nearest to zero.
+    mask : ndarray of bool, shape (I, J, K)
+        The largest connected piece of foreground.
+    """
+    from scipy import ndimage
+    from skimage.restoration import unwrap_phase
+
+    labels, count = ndimage.label(foreground(magnitude))
+    if count == 0:
+        raise InputError("The field map's magnitude image is empty.")
+    mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    masked = np.ma.MaskedArray(  # type: ignore[no-untyped-call]
+        phase.astype(np.float64), mask=~mask
+    )
+    unwrapped = np.asarray(unwrap_phase(masked, rng=0).filled(0.0), dtype=np.float64)
+    unwrapped -= TWO_PI * np.round(np.median(unwrapped[mask]) / TWO_PI)
+    return np.where(mask, unwrapped, 0).astype(np.float32), mask
+
+
+def clean_weights(hz: FloatArray, magnitude: FloatArray, mask: NDArray[np.bool_]) -> FloatArray:
+    """Weigh a measured field by its signal, leaving out what its neighbours contradict.
+
+    Parameters
+    ----------
+    hz, magnitude : ndarray of float32, shape (I, J, K)
+        Field and magnitude.
+    mask : ndarray of bool, shape (I, J, K)
+        Where it was measured.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        0 to 1.
+    """
+    from scipy import ndimage
+
+    top = float(np.percentile(magnitude[mask], 75))
+    weights = np.where(mask, np.clip(magnitude / top, 0.05, 1) ** 2, 0).astype(np.float32)
+    near = ndimage.uniform_filter(weights, 5, mode="constant")
+    mean = ndimage.uniform_filter(weights * hz, 5, mode="constant") / np.maximum(near, 1e-6)
+    around = ndimage.median_filter(np.where(mask, hz, mean), 3)
+    deviation = np.abs(hz - around)
+    scale = 1.4826 * float(np.median(deviation[mask])) + 1.0
+    weights[deviation > OUTLIER_MADS * scale] = 0
+    return weights
+
+
+def gre_fieldmap(
+    magnitudes: Sequence[Volume],
+    phases: Sequence[Volume],
+    echo_times: tuple[float, float],
+    *,
+    units_range: tuple[float, float] | None = None,
+    seed: int = 1,
+) -> FieldMap:
+    """Compute a field map from two gradient echoes.
+
+    Parameters
+    ----------
+    magnitudes : sequence of Volume
+        One or two magnitude images; two are combined by their root sum of squares.
+    phases : sequence of Volume
+        The phase difference, or the phases of both echoes.
+    echo_times : tuple of float
+        Echo times in s, the shorter one first.
+    units_range : tuple of float, optional
+        Stored values that stand for -π and π.
+    seed : int
+        Seed of the search for the brain.
+
+    Returns
+    -------
+    FieldMap
+
+    Raises
+    ------
+    InputError
+        If the echo times are no pair, or there are other than one or two phase images.
+    GeometryError
+        If the images lie on different grids.
+    """
+    first, second = echo_times
+    if not 0 < first < second < 1:
+        raise InputError(
+            f"The field map's echo times {first:g} and {second:g} s are not two rising times in"
+            " seconds; correct its sidecar."
+        )
+    if len(phases) not in (1, 2) or not magnitudes:
+        raise InputError("A field map needs one or two phase images and a magnitude image.")
+    grid = magnitudes[0]
+    for volume in (*magnitudes, *phases):
+        if volume.shape != grid.shape or not np.allclose(volume.affine, grid.affine, atol=1e-2):
+            raise GeometryError("The phase and magnitude images of the field map differ in grid.")
+    radians = [to_radians(volume.data, units_range) for volume in phases]
+    difference = radians[0]
+    if len(radians) == 2:
+        difference = np.angle(np.exp(1j * (radians[1] - radians[0]))).astype(np.float32)
+    magnitude = np.sqrt(np.mean([v.data.astype(np.float64) ** 2 for v in magnitudes], axis=0))
+    magnitude = magnitude.astype(np.float32)
+    unwrapped, measured = unwrap(difference, magnitude)
+    hz = (unwrapped / (TWO_PI * (second - first))).astype(np.float32)
+    image = Volume(magnitude, grid.affine, grid.header)
+    mask = brain_of(image, measured, seed)
+    turn = 1.0 / (second - first)
+    hz -= np.float32(turn * np.round(np.median(hz[mask]) / turn))
+    weights = clean_weights(hz, magnitude, measured)
+    # Fat and scalp have a shift of their own; they only stand in where there is no brain.
+    weights[~mask] *= np.float32(0.02)
+    return FieldMap(
+        image.with_data(fill_smoothly(hz, weights, image.zooms, SMOOTH_MM)), image, mask
+    )
+
+
+def brain_of(magnitude: Volume, measured: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """Brain of a magnitude image; everything measured where none is recognised.
+
+    Parameters
+    ----------
+    magnitude : Volume
+        Image of the head in any contrast.
+    measured : ndarray of bool, shape (I, J, K)
+        Where the field is known.
+    seed : int
+        Seed of the search.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+    """
+    try:
+        brain = find_mask(magnitude, seed=seed) & measured
+    except InputError:
+        return measured
+    return brain if brain.any() else measured
+
+
+def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int = 1) -> FieldMap:
+    """Take a field map that the scanner computed.
+
+    Parameters
+    ----------
+    field : Volume
+        Field.
+    magnitude : Volume
+        Its magnitude image.
+    units : str
+        ``Units`` of its sidecar: "Hz" or "rad/s".
+    seed : int
+        Seed of the search for the brain.
+
+    Returns
+    -------
+    FieldMap
+
+    Raises
+    ------
+    InputError
+        If the unit is another one, or the values cannot be a field.
+    GeometryError
+        If the images lie on different grids.
+    """
+    factor = UNIT_FACTORS.get(units.strip().lower())
+    if factor is None:
+        raise InputError(
+            f"The field map's Units are {units!r}; they must be Hz or rad/s. Correct its sidecar."
+        )
+    if field.shape != magnitude.shape or not np.allclose(
+        field.affine, magnitude.affine, atol=1e-2
+    ):
+        raise GeometryError("The field map and its magnitude image differ in grid.")
+    hz = (factor * field.data).astype(np.float32)
+    measured = foreground(magnitude.data)
+    mask = brain_of(magnitude, measured, seed)
+    extreme = float(np.percentile(np.abs(hz[mask]), 95))
+    if extreme > HIGHEST_HZ:
+        raise InputError(
+            f"The field map reaches {extreme:.0f} Hz in the brain, which no shimmed scanner does;"
+            " check its Units."
+        )
+    weights = clean_weights(hz, magnitude.data, measured)
+    weights[~mask] *= np.float32(0.02)
+    return FieldMap(
+        field.with_data(fill_smoothly(hz, weights, field.zooms, SMOOTH_MM)), magnitude, mask
+    )
+
+
+class _PrepareGREFieldmapInputSpec(BaseInterfaceInputSpec):
+    magnitude = InputMultiObject(File(exists=True), mandatory=True, desc="magnitude images")
+    phase = InputMultiObject(
+        File(exists=True), xor=["fieldmap"], requires=["echo_times"], desc="one or two phases"
+    )
+    echo_times = traits.Tuple(traits.Float, traits.Float, desc="echo times, s")
+    units_range = traits.Tuple(traits.Float, traits.Float, desc="values of -pi and pi")
+    fieldmap = File(exists=True, xor=["phase"], desc="field from the scanner")
+    units = traits.Str("Hz", usedefault=True, desc="unit of the scanner's field: Hz or rad/s")
+    seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the search for the brain")
+
+
+class FieldMapOutputSpec(TraitedSpec):
+    """What every estimate of a field gives."""
+
+    fieldmap_hz = File(exists=True, desc="field in Hz, undistorted space")
+    magnitude_ref = File(exists=True, desc="undistorted image on the same grid")
+    mask = File(exists=True, desc="where the field was measured, uint8")
+
+
+class PrepareGREFieldmap(SimpleInterface):
+    """Make a gapless field map in hertz from gradient echoes, or from a scanner's field."""
+
+    input_spec = _PrepareGREFieldmapInputSpec
+    output_spec = FieldMapOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        magnitudes = [load_volume(path) for path in inputs.magnitude]
+        if isdefined(inputs.fieldmap):
+            found = direct_fieldmap(
+                load_volume(inputs.fieldmap), magnitudes[0], inputs.units, seed=inputs.seed
+            )
+        else:
+            found = gre_fieldmap(
+                magnitudes,
+                [load_volume(path) for path in inputs.phase],
+                inputs.echo_times,
+                units_range=inputs.units_range if isdefined(inputs.units_range) else None,
+                seed=inputs.seed,
+            )
+        self._results.update(write_fieldmap(found, Path(runtime.cwd)))
+        return runtime
+
+
+def write_fieldmap(found: FieldMap, folder: Path) -> dict[str, str]:
+    """Write the files of a field map; their paths by output name."""
+    return {
+        "fieldmap_hz": save_volume(found.hz, folder / "fieldmap.nii.gz"),
+        "magnitude_ref": save_volume(found.magnitude, folder / "magnitude.nii.gz"),
+        "mask": str(
+            save_nifti(
+                found.mask,
+                found.hz.affine,
+                folder / "fieldmap_mask.nii.gz",
+                header=found.hz.header,
+                dtype=np.uint8,
+            )
+        ),
+    }

@@ -1,0 +1,328 @@
+"""Head motion of a series: every volume aligned to the reference, as precisely as noise lets.
+
+Which voxels tell where the head is differs from one scan to the next: eyes roll, vessels
+pulse, arteries and sinuses flicker. So a few volumes spread over the run are aligned first,
+what then remains at each voxel is its noise, and all volumes are aligned with weights of
+one over that variance: the weighted least-squares estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.epi.motion_table import (
+    motion_parameters,
+    rms_deviation,
+    write_motion_table,
+    write_motion_xfms,
+)
+from neuroferry.interfaces.epi.realign import (
+    MAD_TO_SIGMA,
+    Alignment,
+    align_volume,
+)
+from neuroferry.interfaces.epi.realign_target import Target, prepare_target
+from neuroferry.interfaces.image.images import Affine, FloatArray, Volume, load_volume
+from neuroferry.interfaces.image.series import Series, open_series, ordered_map
+
+PILOT_VOLUMES = 24
+# Below this share of the usual noise a voxel is not trusted more.
+NOISE_FLOOR = 0.5
+# A volume that fits this much worse than the usual one is tried again from its neighbours.
+RETRY_RATIO = 1.5
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Motion of a series.
+
+    Attributes
+    ----------
+    matrices : ndarray of float64, shape (T, 4, 4)
+        Points of the reference to points of each volume, RAS+ mm.
+    residuals : ndarray of float64, shape (T,)
+        Robust standard deviation of what remains, in units of the reference.
+    """
+
+    matrices: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+
+
+def head_mask(reference: Volume) -> NDArray[np.bool_]:
+    """Find the head: what is brighter than the air around it, in one piece.
+
+    Parameters
+    ----------
+    reference : Volume
+        Mean or one volume of a series.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+    """
+    from scipy import ndimage
+    from skimage.filters import threshold_otsu
+
+    smooth = ndimage.gaussian_filter(reference.data, 1.0, mode="nearest")
+    ceiling = float(np.percentile(smooth, 98))
+    if ceiling <= 0:
+        raise GeometryError("The reference of the series holds no signal.")
+    values = np.minimum(smooth, ceiling)
+    found = values > max(0.5 * float(threshold_otsu(values)), 0.1 * ceiling)
+    labels, count = ndimage.label(found)
+    if count > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        found = labels == sizes.argmax()
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(found)
+    return filled
+
+
+def pilot_indices(n_volumes: int, n_dummy: int, count: int = PILOT_VOLUMES) -> list[int]:
+    """Volumes spread evenly over the steady part of a run.
+
+    >>> pilot_indices(10, 2, 4)
+    [2, 4, 7, 9]
+    """
+    first = min(n_dummy, n_volumes - 1)
+    chosen = np.linspace(first, n_volumes - 1, min(count, n_volumes - first))
+    return sorted({round(float(index)) for index in chosen})
+
+
+def noise_weights(
+    reference: Volume,
+    mask: NDArray[np.bool_],
+    volumes: Sequence[FloatArray],
+    n_threads: int = 1,
+    *,
+    slice_axis: int = 2,
+) -> FloatArray:
+    """What each voxel counts: one over the variance of what alignment leaves there.
+
+    Parameters
+    ----------
+    reference : Volume
+        What volumes are aligned to.
+    mask : ndarray of bool, shape (I, J, K)
+        Head.
+    volumes : sequence of ndarray of float32
+        Some volumes of the series.
+    n_threads : int
+        Volumes at a time.
+    slice_axis : int
+        Axis that the slices lie along.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        1 for a voxel with the usual noise, zero outside the head.
+    """
+    target = prepare_target(reference, mask.astype(np.float32), slice_axis=slice_axis)
+
+    def work(volume: FloatArray) -> NDArray[np.float32] | None:
+        return align_volume(target, volume, reference.affine).differences
+
+    with closing(ordered_map(work, volumes, n_threads)) as results:
+        left = [differences for differences in results if differences is not None]
+    weights = mask.astype(np.float32)
+    if len(left) < 3:
+        return weights
+    stack = np.stack(left)
+    seen = np.isfinite(stack).all(axis=0)
+    spread = np.median(np.abs(stack[:, seen]), axis=0) * MAD_TO_SIGMA
+    usual = float(np.median(spread))
+    if usual <= 0:
+        return weights
+    where = tuple(target.levels[-1].index[:, seen].astype(int))
+    return variance_weights(mask, where, np.square(spread / usual))
+
+
+def variance_weights(
+    mask: NDArray[np.bool_], where: tuple[NDArray[np.int64], ...], variance: NDArray[np.floating]
+) -> FloatArray:
+    """Turn variances at some voxels into what each voxel counts.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        Head.
+    where : tuple of three ndarray of int64, shape (N,)
+        Voxels whose variance is known.
+    variance : ndarray, shape (N,)
+        1 for a voxel with the usual noise.
+
+    Returns
+    -------
+    ndarray of float32, shape (I, J, K)
+        1 for a voxel with the usual noise, zero outside the head.
+    """
+    from scipy import ndimage
+
+    # Variances of few volumes are noisy themselves: smooth them within the head.
+    sums = np.zeros((2, *mask.shape), dtype=np.float32)
+    sums[0][where], sums[1][where] = variance, 1.0
+    total, count = (ndimage.gaussian_filter(x, 0.8, mode="nearest") for x in sums)
+    smooth = np.where(count > 1e-3, total / np.maximum(count, 1e-3), 1.0)
+    weights = mask.astype(np.float32)
+    weights *= (1 + NOISE_FLOOR**2) / (smooth + NOISE_FLOOR**2)
+    return weights
+
+
+def estimate_motion(
+    series: Series,
+    reference: Volume,
+    n_dummy: int = 0,
+    *,
+    slice_axis: int = 2,
+    n_threads: int = 1,
+) -> Motion:
+    """Align every volume of a series to its reference.
+
+    Parameters
+    ----------
+    series : Series
+        What moves.
+    reference : Volume
+        On the grid of the series.
+    n_dummy : int
+        Volumes at the start before the steady state: aligned too, but nothing is learnt
+        from them.
+    slice_axis : int
+        Stored axis that the slices lie along.
+    n_threads : int
+        Volumes at a time; changes no value.
+
+    Returns
+    -------
+    Motion
+
+    Raises
+    ------
+    GeometryError
+        If the reference lies on another grid.
+    """
+    if reference.shape != series.shape3 or not np.allclose(
+        reference.affine, series.affine, atol=1e-3
+    ):
+        raise GeometryError(
+            f"The reference of {series.path.name} lies on another grid than the series."
+        )
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):
+        mask = head_mask(reference)
+        pilots = [series.volume(t) for t in pilot_indices(series.n_volumes, n_dummy)]
+        series.close()
+        weights = noise_weights(reference, mask, pilots, n_threads, slice_axis=slice_axis)
+        del pilots
+        target = prepare_target(reference, weights, slice_axis=slice_axis)
+
+        # Before the steady state tissues shine differently: slices differ, and may.
+        early = replace(target, slice_points=target.slice_points[:, :0])
+
+        def work(item: tuple[int, FloatArray]) -> Alignment:
+            number, volume = item
+            return _without_details(
+                align_volume(early if number < n_dummy else target, volume, series.affine)
+            )
+
+        with closing(ordered_map(work, enumerate(series.volumes()), n_threads)) as results:
+            found = list(results)
+        _retry(series, target, found, n_dummy)
+    _fill_lost(found)
+    return Motion(np.stack([a.matrix for a in found]), np.array([a.residual for a in found]))
+
+
+def _without_details(alignment: Alignment) -> Alignment:
+    """Forget what remains at each voxel: a long run has many volumes."""
+    return Alignment(alignment.matrix, alignment.residual, alignment.overlap, alignment.gain)
+
+
+def _retry(series: Series, target: Target, found: list[Alignment], n_dummy: int) -> None:
+    """Align volumes that fit badly once more, from where their neighbours are."""
+    residuals = np.array([a.residual for a in found])
+    usual = float(np.median(residuals[n_dummy:])) if len(found) > n_dummy else np.inf
+    for number in np.flatnonzero(residuals > RETRY_RATIO * usual):
+        if number < n_dummy:
+            continue
+        starts: list[Affine] = [
+            found[other].matrix
+            for other in (number - 1, number + 1)
+            if 0 <= other < len(found) and np.isfinite(found[other].residual)
+        ]
+        volume = series.volume(int(number))
+        for start in starts:
+            again = align_volume(target, volume, series.affine, start)
+            better = again.residual < 0.98 * found[number].residual
+            if better and again.overlap >= 0.8 * found[number].overlap:
+                found[number] = _without_details(again)
+    series.close()
+
+
+def _fill_lost(found: list[Alignment]) -> None:
+    """Give volumes without a head (empty, or far outside) the place of their neighbour."""
+    known = [number for number, a in enumerate(found) if np.isfinite(a.residual)]
+    if not known:
+        raise InputError("No volume of the series could be aligned to its reference.")
+    for number, alignment in enumerate(found):
+        if not np.isfinite(alignment.residual):
+            nearest = min(known, key=lambda other: abs(other - number))
+            found[number] = replace(alignment, matrix=found[nearest].matrix)
+
+
+class _EstimateMotionInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="series")
+    ref_file = File(exists=True, mandatory=True, desc="reference on the grid of the series")
+    n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
+    slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
+
+
+class _EstimateMotionOutputSpec(TraitedSpec):
+    motion_xfms = File(exists=True, desc="ITK text: reference points to points of each volume")
+    motion_tsv = File(exists=True, desc="six parameters in FSL's terms, and rmsd")
+
+
+class EstimateMotion(SimpleInterface):
+    """Align every volume of a series to a reference by a rigid transform."""
+
+    input_spec = _EstimateMotionInputSpec
+    output_spec = _EstimateMotionOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        series = open_series(self.inputs.in_file)
+        reference = load_volume(self.inputs.ref_file)
+        motion = estimate_motion(
+            series,
+            reference,
+            self.inputs.n_dummy,
+            slice_axis=self.inputs.slice_axis,
+            n_threads=self.inputs.n_procs,
+        )
+        out = Path(runtime.cwd)
+        self._results["motion_xfms"] = str(
+            write_motion_xfms(motion.matrices, out / "motion_xfms.txt")
+        )
+        self._results["motion_tsv"] = str(
+            write_motion_table(
+                motion_parameters(motion.matrices, reference),
+                rms_deviation(motion.matrices, reference),
+                out / "motion.tsv",
+            )
+        )
+        return runtime

@@ -1,0 +1,1 @@
+"""BOLD runs: reference, slice timing, echoes, resampling, confounds."""

@@ -1,0 +1,130 @@
+"""DVARS, temporal signal-to-noise and drift-free variance of each voxel, in one pass.
+
+References
+----------
+.. [1] Power JD, Barnes KA, Snyder AZ, Schlaggar BL, Petersen SE (2012). Spurious but
+   systematic correlations in functional connectivity MRI networks arise from subject
+   motion. NeuroImage 59(3):2142-2154. https://doi.org/10.1016/j.neuroimage.2011.10.018
+.. [2] Afyouni S, Nichols TE (2018). Insight and inference for DVARS. NeuroImage
+   172:291-312. https://doi.org/10.1016/j.neuroimage.2017.12.098
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.interfaces.func.compcor import quadratic_basis, residuals
+from neuroferry.interfaces.image.voxel_store import VoxelStore, exact_median
+
+MODE = 1000.0
+"""The median of the brain after scaling, so that DVARS is in tenths of a percent."""
+NO_VARIANCE = 1e-7
+IQR_PER_SIGMA = 1.349
+
+
+@dataclass(frozen=True)
+class TemporalStatistics:
+    """What the time series of a brain's voxels say.
+
+    Attributes
+    ----------
+    dvars : ndarray of float64, shape (T,)
+        Root mean square of the change since the volume before, where the median of the
+        brain is 1000; NaN in the first volume.
+    std_dvars : ndarray of float64, shape (T,)
+        The same divided by what is expected of the voxels' noise; 1 is usual.
+    tsnr : ndarray of float32, shape (V,)
+        Mean over time divided by the standard deviation over time.
+    deviations : ndarray of float64, shape (V,)
+        Standard deviation after the quadratic trend is gone.
+    """
+
+    dvars: NDArray[np.float64]
+    std_dvars: NDArray[np.float64]
+    tsnr: NDArray[np.float32]
+    deviations: NDArray[np.float64]
+
+
+def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics:
+    """Compute DVARS, tSNR and detrended standard deviations.
+
+    Parameters
+    ----------
+    store : VoxelStore
+        Time series of the voxels of a brain mask.
+    start : int
+        First volume at steady state: what is usual for a voxel (median, spread,
+        autocorrelation) is taken from there on. DVARS itself is given for all volumes.
+
+    Returns
+    -------
+    TemporalStatistics
+
+    Notes
+    -----
+    As [1]_, standardised with the expected standard deviation of the differences of each
+    voxel, ``sqrt(2 (1 - r)) s``, where ``r`` is the autocorrelation at a lag of one volume
+    and ``s`` the interquartile range divided by 1.349 [2]_. Voxels whose interquartile
+    range is zero do not count.
+    """
+    from threadpoolctl import threadpool_limits
+
+    length = store.n_volumes - start
+    median = exact_median(store, start)
+    scale = MODE / median if median > 0 else 1.0
+    squares = np.zeros(store.n_volumes - 1)
+    expected, n_used = 0.0, 0
+    tsnr = np.zeros(store.n_voxels, dtype=np.float32)
+    deviations = np.zeros(store.n_voxels)
+    with threadpool_limits(1, "blas"):
+        trend = quadratic_basis(length)
+        for where, block in store.blocks():
+            steady = block[start:]
+            spread = robust_deviation(steady) * scale
+            used = spread > NO_VARIANCE
+            n_used += int(np.count_nonzero(used))
+            centred = steady.astype(np.float64)
+            mean = centred.mean(axis=0)
+            centred -= mean
+            power = np.einsum("tv,tv->v", centred, centred)
+            moving = power > 0
+            deviation = np.sqrt(power / length)
+            tsnr[where][moving] = mean[moving] / deviation[moving]
+            lagged = np.einsum("tv,tv->v", centred[1:], centred[:-1])
+            autocorrelation = lagged[used] / power[used]
+            expected += float(np.sum(np.sqrt(2 * (1 - autocorrelation)) * spread[used]))
+            change = np.diff(block[:, used].astype(np.float64), axis=0)
+            squares += np.einsum("tv,tv->t", change, change)
+            deviations[where] = residuals(steady, trend).std(axis=0)
+    dvars = np.full(store.n_volumes, math.nan)
+    std_dvars = dvars.copy()
+    if n_used:
+        dvars[1:] = scale * np.sqrt(squares / n_used)
+        std_dvars[1:] = dvars[1:] / (expected / n_used)
+    return TemporalStatistics(dvars, std_dvars, tsnr, deviations)
+
+
+def robust_deviation(block: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Standard deviation by quartiles, those at or below a quarter and three quarters.
+
+    Parameters
+    ----------
+    block : ndarray of float32, shape (T, V)
+        Time series.
+
+    Returns
+    -------
+    ndarray of float64, shape (V,)
+
+    Examples
+    --------
+    >>> robust_deviation(np.arange(9, dtype=np.float32)[:, None] * 1.349).round(3)
+    array([4.])
+    """
+    low, high = (math.floor(part * (len(block) - 1)) for part in (0.25, 0.75))
+    ordered = np.partition(np.ascontiguousarray(block.T), (low, high), axis=1)
+    return np.asarray((ordered[:, high].astype(np.float64) - ordered[:, low]) / IQR_PER_SIGMA)

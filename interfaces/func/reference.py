@@ -1,0 +1,286 @@
+"""The reference of a series: volumes before the steady state found, the others averaged.
+
+The reference is the mean of volumes at steady state, aligned to the one that lies most
+typically; or it is the single-band reference that was scanned with the run, which has far
+more signal and contrast. The first volumes, still saturating, often have more contrast
+between tissues; they are not used, as they are few and noisy, their contrast is not that of
+the volumes which are aligned to the reference, and coregistration does not need it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.errors import InputError
+from neuroferry.interfaces.epi.motion import head_mask, pilot_indices
+from neuroferry.interfaces.epi.realign import MAD_TO_SIGMA, Alignment, align_volume
+from neuroferry.interfaces.epi.realign_target import prepare_target
+from neuroferry.interfaces.image.images import (
+    FloatArray,
+    Volume,
+    inverse,
+    save_volume,
+)
+from neuroferry.interfaces.image.sampling import resample_volume, static_map
+from neuroferry.interfaces.image.series import Series, open_series, ordered_map
+
+LOOK_AT = 60
+SEARCH_S = 20.0
+MOST_DUMMIES = 20
+# How far the signal must lie above the steady state: robust standard deviations, share.
+EXCESS_SIGMAS = 3.5
+FIRST_EXCESS = 0.01
+LEAST_EXCESS = 0.002
+REFERENCE_VOLUMES = 32
+WORST_FIT = 1.5
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What volumes are aligned to, and how it was made.
+
+    Attributes
+    ----------
+    volume : Volume
+        On the grid of the series.
+    n_dummy : int
+        Volumes at the start before the steady state.
+    found : bool
+        Whether their number was found in the data, or given.
+    start : int
+        Volume whose position the reference has.
+    used : tuple of int
+        Volumes that were averaged.
+    """
+
+    volume: Volume
+    n_dummy: int
+    found: bool
+    start: int
+    used: tuple[int, ...]
+
+
+def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
+    """Count the volumes at the start whose signal still decays to the steady state.
+
+    Parameters
+    ----------
+    signal : ndarray of float64, shape (T,)
+        Mean signal of the head in the first volumes.
+    tr : float
+        s; 0 where unknown.
+
+    Returns
+    -------
+    int
+        Leading volumes that lie above the steady state by more than the noise. None are
+        counted unless the first is the highest, and by one percent or more: a signal that
+        drifts is no saturation.
+
+    Examples
+    --------
+    >>> noise = np.tile([0.3, -0.3], 20)
+    >>> count_dummies(1000 + noise + 80 * np.exp(-np.arange(40) / 0.8), 2.0)
+    3
+    >>> count_dummies(1000 + noise, 2.0)
+    0
+    """
+    most = MOST_DUMMIES if tr <= 0 else int(min(MOST_DUMMIES, max(2, SEARCH_S / tr)))
+    most = min(most, signal.size // 3)
+    later = signal[most:]
+    if most < 1 or later.size < 3:
+        return 0
+    steady = float(np.median(later))
+    if steady <= 0:
+        return 0
+    excess = signal / steady - 1.0
+    # Noise from volume to volume: slow drifts of the signal do not hide a decay.
+    sigma = float(np.median(np.abs(np.diff(later)))) * MAD_TO_SIGMA / np.sqrt(2) / steady
+    if excess[0] < FIRST_EXCESS or excess[0] < excess[1 : most + 1].max():
+        return 0
+    high = excess[:most] > max(EXCESS_SIGMAS * sigma, LEAST_EXCESS)
+    return int(most if high.all() else np.argmin(high))
+
+
+def find_reference(
+    series: Series,
+    dummy_scans: int | None = None,
+    *,
+    slice_axis: int = 2,
+    n_threads: int = 1,
+) -> Reference:
+    """Find the steady state of a series and average volumes of it.
+
+    Parameters
+    ----------
+    series : Series
+        The run.
+    dummy_scans : int, optional
+        Number of volumes before the steady state where it is known.
+    slice_axis : int
+        Stored axis that the slices lie along.
+    n_threads : int
+        Volumes at a time; changes no value.
+
+    Returns
+    -------
+    Reference
+
+    Raises
+    ------
+    InputError
+        If no volume is left after the dummies.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if dummy_scans is None:
+        n_dummy = count_in(series)
+    elif dummy_scans >= series.n_volumes:
+        raise InputError(
+            f"{series.path.name} has {series.n_volumes} volumes: {dummy_scans} dummy volumes "
+            "leave none."
+        )
+    else:
+        n_dummy = dummy_scans
+    chosen = pilot_indices(series.n_volumes, n_dummy, REFERENCE_VOLUMES)
+    volumes = [series.volume(index) for index in chosen]
+    series.close()
+    with threadpool_limits(1, "blas"):
+        start, volume, used = _average(volumes, series, slice_axis, n_threads)
+    return Reference(
+        volume, n_dummy, dummy_scans is None, chosen[start], tuple(chosen[i] for i in used)
+    )
+
+
+def count_in(series: Series) -> int:
+    """Count the volumes of a series before its steady state."""
+    looked_at = min(series.n_volumes, LOOK_AT)
+    mean = np.zeros(series.shape3)
+    for volume in series.volumes(looked_at // 2, looked_at):
+        mean += volume
+    mask = head_mask(Volume(mean.astype(np.float32), series.affine))
+    signal = [volume[mask].mean(dtype=np.float64) for volume in series.volumes(0, looked_at)]
+    return count_dummies(np.array(signal), series.tr)
+
+
+def _average(
+    volumes: Sequence[FloatArray], series: Series, slice_axis: int, n_threads: int
+) -> tuple[int, Volume, list[int]]:
+    """Align volumes to the most typical of them and average those that fit."""
+    affine, to_voxels = series.affine, inverse(series.affine)
+    mean = Volume(np.asarray(np.mean(volumes, axis=0, dtype=np.float64), np.float32), affine)
+    mask = head_mask(mean)
+    inside = mean.data[mask]
+    start = int(np.argmax([_likeness(v[mask], inside) for v in volumes]))
+    target = prepare_target(
+        Volume(volumes[start], affine), mask.astype(np.float32), slice_axis=slice_axis
+    )
+    where = static_map((series.shape3, affine), (series.shape3, affine))
+
+    def work(item: tuple[int, FloatArray]) -> tuple[Alignment, NDArray[np.float32]]:
+        number, volume = item
+        found = Alignment(np.eye(4), 0.0, 1.0, 1.0)
+        if number != start:
+            found = align_volume(target, volume, affine)
+        return found, resample_volume(volume, where, to_voxels @ found.matrix @ affine)
+
+    with closing(ordered_map(work, enumerate(volumes), n_threads)) as results:
+        aligned = list(results)
+    residuals = np.array([found.residual for found, _ in aligned])
+    others = np.delete(residuals, start)
+    limit = WORST_FIT * float(np.median(others)) if others.size else np.inf
+    used = [number for number in range(len(volumes)) if residuals[number] <= limit]
+    total, count = np.zeros(where.voxels.size), np.zeros(where.voxels.size)
+    for number in used:
+        values = aligned[number][1]
+        total += values
+        count += values != 0
+    data = where.fill((total / np.maximum(count, 1)).astype(np.float32))
+    return start, Volume(data, affine, series.header), used
+
+
+def _likeness(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Correlation; of an empty volume, less than any other."""
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 else -1.0
+
+
+class _FindReferenceInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="series")
+    sbref = File(exists=True, desc="single-band reference on its grid, taken as it is")
+    dummy_scans = traits.Range(low=0, value=0, desc="volumes before steady state, if known")
+    slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
+
+
+class _FindReferenceOutputSpec(TraitedSpec):
+    bold_ref = File(exists=True, desc="mean of aligned volumes")
+    n_dummy = traits.Int(desc="volumes before steady state")
+    report = File(exists=True, desc="JSON: how the reference was made")
+
+
+class FindReference(SimpleInterface):
+    """Find the volumes before the steady state, and average aligned volumes after it."""
+
+    input_spec = _FindReferenceInputSpec
+    output_spec = _FindReferenceOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        given = self.inputs.dummy_scans if isdefined(self.inputs.dummy_scans) else None
+        if isdefined(self.inputs.sbref):
+            return self._take_sbref(runtime, given)
+        found = find_reference(
+            open_series(self.inputs.in_file),
+            given,
+            slice_axis=self.inputs.slice_axis,
+            n_threads=self.inputs.n_procs,
+        )
+        out = Path(runtime.cwd)
+        self._results["bold_ref"] = save_volume(found.volume, out / "boldref.nii.gz")
+        about = {
+            "Method": "mean of aligned volumes at steady state",
+            "PositionOfVolume": found.start,
+            "VolumesAveraged": list(found.used),
+        }
+        return self._report(runtime, found.n_dummy, given, about)
+
+    def _take_sbref(self, runtime: Any, given: int | None) -> Any:
+        """Make the single-band reference the one of the series, on whose grid it lies."""
+        series = open_series(self.inputs.in_file)
+        n_dummy = count_in(series) if given is None else given
+        series.close()
+        stored = nb.nifti1.load(self.inputs.sbref).get_fdata(dtype=np.float32)
+        data = np.nan_to_num(stored.reshape(series.shape3), nan=0.0, posinf=0.0, neginf=0.0)
+        volume = Volume(np.maximum(data, 0), series.affine, series.header)
+        self._results["bold_ref"] = save_volume(volume, Path(runtime.cwd) / "boldref.nii.gz")
+        about = {"Method": "single-band reference", "File": Path(self.inputs.sbref).name}
+        return self._report(runtime, n_dummy, given, about)
+
+    def _report(self, runtime: Any, n_dummy: int, given: int | None, about: dict[str, Any]) -> Any:
+        out = Path(runtime.cwd)
+        self._results["n_dummy"] = n_dummy
+        report = {
+            "NonSteadyStateVolumes": n_dummy,
+            "NonSteadyStateSource": "found in the signal" if given is None else "given",
+            **about,
+        }
+        path = out / "reference.json"
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        self._results["report"] = str(path)
+        return runtime

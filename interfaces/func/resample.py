@@ -1,0 +1,311 @@
+"""Everything applied to a series in one interpolation, volume by volume.
+
+The way of a target voxel through template, anatomy and reference does not depend on time:
+it is followed once. For each volume only the head's motion and the distortion are added,
+and the volume is read once with a cubic B-spline. Slice timing is corrected on the way;
+echoes are combined before anything is written.
+
+References
+----------
+.. [1] Unser M (1999). Splines: a perfect fit for signal and image processing. IEEE Signal
+   Process Mag 16(6):22-38. doi:10.1109/79.799930
+.. [2] Esteban O et al. (2019). fMRIPrep: a robust preprocessing pipeline for functional MRI.
+   Nature Methods 16:111-116. doi:10.1038/s41592-018-0235-4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms
+from neuroferry.interfaces.func.echoes import combination_weights
+from neuroferry.interfaces.func.slice_timing import (
+    check_slice_timing,
+    reference_time,
+    shift_slices,
+)
+from neuroferry.interfaces.image.images import (
+    Affine,
+    FloatArray,
+    inverse,
+    load_volume,
+    save_nifti,
+)
+from neuroferry.interfaces.image.sampling import (
+    StaticMap,
+    distortion_from_field,
+    resample_volume,
+    static_map,
+)
+from neuroferry.interfaces.image.series import Series, SeriesWriter, open_series, ordered_map
+from neuroferry.interfaces.image.transforms import read_transform
+
+# Cubic interpolation can pass beyond its samples by about this much.
+OVERSHOOT = 1.25
+
+
+@dataclass(frozen=True)
+class SliceTiming:
+    """When the slices of a series are taken.
+
+    Attributes
+    ----------
+    times : tuple of float
+        s within the TR.
+    axis : int
+        Slice axis.
+    fraction : float
+        Where between first and last slice all are shifted to: 0 to 1.
+    """
+
+    times: tuple[float, ...]
+    axis: int = 2
+    fraction: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to each volume besides moving it.
+
+    Attributes
+    ----------
+    motion : ndarray of float64, shape (T, 4, 4)
+        Points of the reference to points of each volume, RAS+ mm.
+    tr : float
+        s.
+    n_dummy : int
+        Volumes at the start before the steady state.
+    slice_timing : SliceTiming or None
+        Not corrected when None.
+    echo_times : tuple of float
+        s; for several echoes.
+    t2star : ndarray of float32 or None
+        s, on the grid of the series; for several echoes.
+    n_threads : int
+        Volumes worked on at a time; changes no value.
+    """
+
+    motion: NDArray[np.float64]
+    tr: float
+    n_dummy: int = 0
+    slice_timing: SliceTiming | None = None
+    echo_times: tuple[float, ...] = ()
+    t2star: FloatArray | None = field(default=None, repr=False)
+    n_threads: int = 1
+
+
+def resample_series(
+    echoes: Sequence[Series], where: StaticMap, recipe: Recipe, path: Path
+) -> FloatArray:
+    """Resample a whole series and write it.
+
+    Parameters
+    ----------
+    echoes : sequence of Series
+        One for each echo, on one grid.
+    where : StaticMap
+        The way to the target.
+    recipe : Recipe
+        Motion and the rest.
+    path : Path
+        What is written.
+
+    Returns
+    -------
+    ndarray of float32, shape of the target
+        Mean over the volumes at steady state.
+    """
+    first = echoes[0]
+    check_echoes(echoes, recipe)
+    weights: list[NDArray[np.float32]] | None = None
+    if len(echoes) > 1:
+        if recipe.t2star is None:
+            raise InputError("Echoes can only be combined with a map of T2*.")
+        weights = combination_weights(where.carry(recipe.t2star), recipe.echo_times)
+    to_voxels = inverse(first.affine)
+    moves = to_voxels @ recipe.motion @ first.affine
+
+    def work(item: tuple[int, tuple[FloatArray, ...]]) -> NDArray[np.float32]:
+        number, volumes = item
+        values = [resample_volume(volume, where, moves[number]) for volume in volumes]
+        if weights is None:
+            return values[0]
+        total: NDArray[np.float32] = sum(
+            (v * w for v, w in zip(values, weights, strict=True)), np.zeros_like(values[0])
+        )
+        return total
+
+    total = np.zeros(where.voxels.size)
+    steady = min(recipe.n_dummy, first.n_volumes - 1)
+    ceiling = OVERSHOOT * max(highest(echo) for echo in echoes)
+    if where.jacobian is not None:
+        ceiling *= max(1.0, float(where.jacobian.max()))
+    writer = SeriesWriter(
+        path,
+        where.shape,
+        where.affine,
+        recipe.tr,
+        first.n_volumes,
+        ceiling=ceiling,
+        header=first.header,
+    )
+    items = enumerate(zip(*(_timed(echo, recipe) for echo in echoes), strict=True))
+    with writer, closing(ordered_map(work, items, recipe.n_threads)) as results:
+        for number, values in enumerate(results):
+            writer.add(where.fill(values))
+            if number >= steady:
+                total += values
+    return where.fill((total / (first.n_volumes - steady)).astype(np.float32))
+
+
+def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
+    """Volumes of a series, their slices at one time if these are known."""
+    timing = recipe.slice_timing
+    if timing is None:
+        return series.volumes()
+    return shift_slices(
+        series.volumes(),
+        timing.times,
+        reference_time(timing.times, timing.fraction),
+        recipe.tr,
+        timing.axis,
+        n_skip=recipe.n_dummy,
+    )
+
+
+def highest(series: Series) -> float:
+    """Largest magnitude of a series."""
+    return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
+
+
+def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
+    """Refuse echoes that do not belong together, and motion of another series."""
+    first = echoes[0]
+    for other in echoes[1:]:
+        if other.shape != first.shape or not np.allclose(other.affine, first.affine, atol=1e-3):
+            raise GeometryError(
+                f"{other.path.name} and {first.path.name} are echoes of one run, but differ in "
+                f"their grid or length ({other.shape} and {first.shape})."
+            )
+    if len(recipe.motion) != first.n_volumes:
+        raise InputError(
+            f"There are motion transforms for {len(recipe.motion)} volumes, but "
+            f"{first.path.name} has {first.n_volumes}."
+        )
+    if len(echoes) > 1 and len(recipe.echo_times) != len(echoes):
+        raise InputError(f"{len(echoes)} echoes, but {len(recipe.echo_times)} echo times.")
+    timing = recipe.slice_timing
+    if timing is not None:
+        check_slice_timing(timing.times, first.shape[timing.axis], recipe.tr)
+
+
+def load_on_grid(path: str, series: Series) -> FloatArray:
+    """Read a map that must lie on the grid of a series."""
+    volume = load_volume(path)
+    same = np.allclose(volume.affine, series.affine, atol=1e-3)
+    if volume.shape != series.shape3 or not same:
+        raise GeometryError(
+            f"{Path(path).name} lies on another grid than {series.path.name}, which it belongs to."
+        )
+    return volume.data
+
+
+class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):
+    in_file = InputMultiObject(File(exists=True), mandatory=True, desc="series, one per echo")
+    motion_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
+    n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
+    fieldmap = File(exists=True, desc="off-resonance, Hz, on the grid of the series")
+    phase_encoding = traits.Str(requires=["readout_time"], desc="PhaseEncodingDirection")
+    readout_time = traits.Float(desc="TotalReadoutTime, s")
+    transforms = traits.List(
+        File(exists=True),
+        value=[],
+        usedefault=True,
+        desc="from the reference to the target, in the order of resampling images",
+    )
+    reference = File(exists=True, mandatory=True, desc="image whose grid is filled")
+    slice_timing = traits.List(traits.Float, desc="time of each slice, s")
+    slice_axis = traits.Range(0, 2, 2, usedefault=True, desc="slice axis")
+    slice_time_ref = traits.Range(0.0, 1.0, 0.5, usedefault=True, desc="where slices meet")
+    tr = traits.Float(mandatory=True, desc="time between volumes, s")
+    echo_times = traits.List(traits.Float, desc="s, for several echoes")
+    t2star = File(exists=True, desc="s, on the grid of the series, for several echoes")
+    jacobian = traits.Bool(True, usedefault=True, desc="correct intensities for the distortion")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
+
+
+class _ResampleSeriesOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="series on the target grid, int16 with a slope")
+    out_ref = File(exists=True, desc="its mean over time")
+
+
+class ResampleSeries(SimpleInterface):
+    """Resample a series onto a grid in one interpolation, one volume at a time."""
+
+    input_spec = _ResampleSeriesInputSpec
+    output_spec = _ResampleSeriesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        echoes = [open_series(path) for path in inputs.in_file]
+        first = echoes[0]
+        distortion = None
+        if isdefined(inputs.fieldmap):
+            if not isdefined(inputs.phase_encoding):
+                raise InputError("A field map is of no use without PhaseEncodingDirection.")
+            distortion = distortion_from_field(
+                load_on_grid(inputs.fieldmap, first),
+                inputs.phase_encoding,
+                inputs.readout_time,
+                jacobian=inputs.jacobian,
+            )
+        timing = None
+        if isdefined(inputs.slice_timing) and inputs.slice_timing:
+            timing = SliceTiming(
+                tuple(inputs.slice_timing), inputs.slice_axis, inputs.slice_time_ref
+            )
+        recipe = Recipe(
+            motion=read_motion_xfms(inputs.motion_xfms),
+            tr=inputs.tr,
+            n_dummy=inputs.n_dummy,
+            slice_timing=timing,
+            echo_times=tuple(inputs.echo_times) if isdefined(inputs.echo_times) else (),
+            t2star=load_on_grid(inputs.t2star, first) if isdefined(inputs.t2star) else None,
+            n_threads=inputs.n_procs,
+        )
+        where = static_map(
+            (first.shape3, first.affine),
+            grid_of(inputs.reference),
+            [t for path in reversed(inputs.transforms) for t in read_transform(path)],
+            distortion=distortion,
+        )
+        out = Path(runtime.cwd)
+        mean = resample_series(echoes, where, recipe, out / "bold.nii.gz")
+        self._results["out_file"] = str(out / "bold.nii.gz")
+        self._results["out_ref"] = str(
+            save_nifti(mean, where.affine, out / "boldref.nii.gz", header=first.header)
+        )
+        return runtime
+
+
+def grid_of(path: str) -> tuple[tuple[int, int, int], Affine]:
+    """Shape and affine of an image, without reading its values."""
+    series = open_series(path, min_volumes=1)
+    return series.shape3, series.affine

@@ -1,0 +1,1 @@
+"""Images, transforms and grids, whatever the modality."""

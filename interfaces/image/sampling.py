@@ -1,0 +1,247 @@
+"""Where the voxels of a target come from in a series, and reading a volume there.
+
+The way through template, anatomy, reference and distortion does not depend on time; it is
+followed once and kept as a :class:`StaticMap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.image.images import Affine, FloatArray, inverse
+from neuroferry.interfaces.image.transforms import Transform, map_points
+
+CHUNK_POINTS = 1_000_000
+MARGIN_VOXELS = 1.0
+# Signal is never spread or squeezed by more than this.
+JACOBIAN_RANGE = (0.1, 5.0)
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How the field bends the images of a series along its phase-encoding axis.
+
+    Attributes
+    ----------
+    shift : ndarray of float32, shape (I, J, K)
+        On the grid of the series, in undistorted space: how many voxels farther along the
+        axis the signal of a voxel lies in the distorted images.
+    axis : int
+        Phase-encoding axis of the stored image.
+    jacobian : bool
+        Scale intensities by the local change of volume.
+    """
+
+    shift: FloatArray
+    axis: int
+    jacobian: bool = True
+
+
+@dataclass(frozen=True)
+class StaticMap:
+    """Where the voxels of a target grid come from, but for the motion.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Voxels of the target.
+    affine : ndarray of float64, shape (4, 4)
+        Its affine.
+    voxels : ndarray of int64, shape (V,)
+        Flat indices of the target voxels that can have a value.
+    index : ndarray of float32, shape (3, V)
+        Voxel coordinates on the grid of the series, before motion and distortion.
+    shift : ndarray of float32, shape (V,) or None
+        Added along the phase-encoding axis after the motion, voxels.
+    axis : int
+        Phase-encoding axis.
+    jacobian : ndarray of float32, shape (V,) or None
+        Factor of the intensities.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+    voxels: NDArray[np.int64]
+    index: NDArray[np.float32]
+    shift: NDArray[np.float32] | None = None
+    axis: int = 1
+    jacobian: NDArray[np.float32] | None = None
+
+    def carry(self, data: FloatArray) -> NDArray[np.float32]:
+        """Sample a smooth map on the grid of the series at the voxels, shape (V,)."""
+        return sample_linear(data, self.index)
+
+    def fill(self, values: NDArray[np.float32]) -> FloatArray:
+        """Put values into a volume of the target grid, zero elsewhere."""
+        volume = np.zeros(self.shape, dtype=np.float32)
+        volume.reshape(-1)[self.voxels] = values
+        return volume
+
+
+def phase_encoding_axis(direction: str) -> tuple[int, int]:
+    """Axis and sign of a ``PhaseEncodingDirection``.
+
+    >>> phase_encoding_axis("j-"), phase_encoding_axis("i")
+    ((1, -1), (0, 1))
+    """
+    if direction.rstrip("-") not in ("i", "j", "k") or len(direction) > 2:
+        raise InputError(
+            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with - for the "
+            "other way."
+        )
+    return "ijk".index(direction[0]), -1 if direction.endswith("-") else 1
+
+
+def distortion_from_field(
+    fieldmap: FloatArray, direction: str, readout_time: float, *, jacobian: bool = True
+) -> Distortion:
+    """Turn a field map into shifts.
+
+    Parameters
+    ----------
+    fieldmap : ndarray of float32, shape (I, J, K)
+        Off-resonance in Hz on the grid of the series, in undistorted space.
+    direction : str
+        ``PhaseEncodingDirection`` of the series. With ``j`` a positive offset moves the
+        signal to higher indices.
+    readout_time : float
+        ``TotalReadoutTime``, s.
+    jacobian : bool
+        Scale intensities by the local change of volume.
+
+    Returns
+    -------
+    Distortion
+    """
+    if not 0 < readout_time < 1:
+        raise InputError(
+            f"TotalReadoutTime is {readout_time:g} s; a readout takes between 0 and 1 s."
+        )
+    axis, sign = phase_encoding_axis(direction)
+    return Distortion(fieldmap * np.float32(sign * readout_time), axis, jacobian)
+
+
+def sample_linear(data: FloatArray, index: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Linear interpolation; beyond the edge the edge's value."""
+    from scipy import ndimage
+
+    values: NDArray[np.float32] = ndimage.map_coordinates(
+        data, index, order=1, mode="nearest", output=np.float32
+    )
+    return values
+
+
+def static_map(
+    grid: tuple[tuple[int, int, int], Affine],
+    target: tuple[tuple[int, int, int], Affine],
+    transforms: Sequence[Transform] = (),
+    *,
+    distortion: Distortion | None = None,
+    margin: float = MARGIN_VOXELS,
+) -> StaticMap:
+    """Follow the voxels of a target to the grid of the series.
+
+    Parameters
+    ----------
+    grid : tuple
+        Shape and affine of the series.
+    target : tuple
+        Shape and affine of what will be filled.
+    transforms : sequence of Transform
+        In the order in which they act on the target's points.
+    distortion : Distortion, optional
+        Of the series.
+    margin : float
+        Target voxels farther than this (voxels of the series) outside the field of view
+        are left at zero.
+
+    Returns
+    -------
+    StaticMap
+    """
+    shape, affine = target
+    to_voxels = inverse(grid[1])
+    limits = np.array(grid[0], dtype=float)[:, None] - 1.0 + margin
+    kept_voxels, kept_index = [], []
+    step = max(1, CHUNK_POINTS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        stop = min(shape[0], start + step)
+        index = np.indices((stop - start, shape[1], shape[2]), dtype=np.float64).reshape(3, -1)
+        index[0] += start
+        points = map_points(affine[:3, :3] @ index + affine[:3, 3:], transforms)
+        found = to_voxels[:3, :3] @ points + to_voxels[:3, 3:]
+        inside = np.flatnonzero(((found >= -margin) & (found <= limits)).all(axis=0))
+        kept_voxels.append(inside + start * shape[1] * shape[2])
+        kept_index.append(found[:, inside].astype(np.float32))
+    voxels, where = np.concatenate(kept_voxels), np.concatenate(kept_index, axis=1)
+    if voxels.size == 0:
+        raise GeometryError(
+            "The series and the target do not overlap: check the transforms and the headers."
+        )
+    if distortion is None:
+        return StaticMap(shape, affine, voxels, where)
+    factor = None
+    if distortion.jacobian:
+        stretch = 1.0 + np.gradient(distortion.shift, axis=distortion.axis)
+        factor = np.clip(sample_linear(stretch.astype(np.float32), where), *JACOBIAN_RANGE)
+    return StaticMap(
+        shape,
+        affine,
+        voxels,
+        where,
+        sample_linear(distortion.shift, where),
+        distortion.axis,
+        factor,
+    )
+
+
+def resample_volume(
+    data: FloatArray, where: StaticMap, motion: Affine | None = None
+) -> NDArray[np.float32]:
+    """Fill the voxels of a target from one volume.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (I, J, K)
+        Volume of the series.
+    where : StaticMap
+        From :func:`static_map`.
+    motion : ndarray of float64, shape (4, 4), optional
+        Voxels of the reference to voxels of this volume.
+
+    Returns
+    -------
+    ndarray of float32, shape (V,)
+        Zero where the volume was not there.
+    """
+    from scipy import ndimage
+
+    coefficients = ndimage.spline_filter(data, order=3, output=np.float32, mode="mirror")
+    out = np.empty(where.voxels.size, dtype=np.float32)
+    top = np.array(data.shape, dtype=float)[:, None] - 1.0
+    for start in range(0, out.size, CHUNK_POINTS):
+        part = slice(start, start + CHUNK_POINTS)
+        index = where.index[:, part].astype(np.float64)
+        if motion is not None:
+            index = motion[:3, :3] @ index + motion[:3, 3:]
+        if where.shift is not None:
+            index[where.axis] += where.shift[part]
+        # Half a voxel beyond the outer centres is still inside the outer voxels.
+        np.clip(index, 0.0, top, out=index, where=(index > -0.5) & (index < top + 0.5))
+        ndimage.map_coordinates(
+            coefficients,
+            index,
+            output=out[part],
+            order=3,
+            mode="constant",
+            cval=0.0,
+            prefilter=False,
+        )
+    if where.jacobian is not None:
+        out *= where.jacobian
+    return out

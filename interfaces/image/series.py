@@ -1,0 +1,463 @@
+"""Time series of volumes on disk: read and written one volume at a time.
+
+A run can be larger than memory: nothing here holds more than a few volumes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypeVar
+
+import nibabel as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.interfaces.image.images import (
+    MIN_EXTENT_VOXELS,
+    Affine,
+    FloatArray,
+    _umask,
+    make_header,
+    voxel_sizes,
+)
+
+INT16_TOP = 32767
+GZIP_LEVEL = 1
+# Seconds in one unit of the header's fourth zoom; an unknown unit is read as seconds.
+TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Series:
+    """A four-dimensional NIfTI file, read volume by volume.
+
+    Made by :func:`open_series`. Reading forward through a compressed file costs one
+    decompression; going back starts it again.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    shape : tuple of int
+        Voxels along the three stored axes, then volumes.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm.
+    zooms : ndarray of float64, shape (3,)
+        Voxel sizes, mm.
+    tr : float
+        Time from one volume to the next as the header says, s; 0 where it says nothing.
+    header : nibabel.Nifti1Header
+        The file's header.
+    offset : int
+        Byte of the first voxel.
+    """
+
+    def __init__(self, path: Path, image: Any) -> None:
+        proxy = image.dataobj
+        self.path = path
+        self.header: nb.Nifti1Header = image.header
+        x, y, z = (int(n) for n in image.shape[:3])
+        self.shape: tuple[int, int, int, int] = (x, y, z, math.prod(image.shape[3:]))
+        self.affine: Affine = np.asarray(image.affine, dtype=np.float64)
+        self.tr = _repetition_time(self.header)
+        self.offset = int(proxy.offset)
+        self._dtype = np.dtype(proxy.dtype)
+        self._slope, self._inter = float(proxy.slope), float(proxy.inter)
+        self._handle: IO[bytes] | None = None
+        self._next = 0
+
+    @property
+    def zooms(self) -> NDArray[np.float64]:
+        """Voxel sizes in mm, shape (3,)."""
+        return voxel_sizes(self.affine)
+
+    @property
+    def shape3(self) -> tuple[int, int, int]:
+        """Numbers of voxels of one volume."""
+        return self.shape[:3]
+
+    @property
+    def n_volumes(self) -> int:
+        """Number of volumes."""
+        return self.shape[3]
+
+    @property
+    def volume_bytes(self) -> int:
+        """Bytes of one stored volume."""
+        return math.prod(self.shape3) * int(self._dtype.itemsize)
+
+    def volumes(self, start: int = 0, stop: int | None = None) -> Iterator[FloatArray]:
+        """Read volumes one after the other.
+
+        Parameters
+        ----------
+        start, stop : int
+            First volume, and the one after the last; all to the end by default.
+
+        Yields
+        ------
+        ndarray of float32, shape (I, J, K)
+            C order; the caller may change it.
+
+        Raises
+        ------
+        InputError
+            If the file ends early or holds NaN or infinite values.
+        """
+        stop = self.n_volumes if stop is None else min(stop, self.n_volumes)
+        with self._open(start) as handle:
+            for index in range(start, stop):
+                yield self._read(handle, index)
+
+    def volume(self, index: int) -> FloatArray:
+        """Read one volume.
+
+        Parameters
+        ----------
+        index : int
+            Counted from 0; negative from the end.
+
+        Returns
+        -------
+        ndarray of float32, shape (I, J, K)
+
+        Raises
+        ------
+        InputError
+            If the file ends early or holds NaN or infinite values.
+        """
+        index = range(self.n_volumes)[index]
+        if self._handle is None or index < self._next:
+            self.close()
+            self._handle, self._next = self._open(index), index
+        elif index > self._next:
+            self._seek(self._handle, index)
+        data = self._read(self._handle, index)
+        self._next = index + 1
+        return data
+
+    def close(self) -> None:
+        """Close the file that :meth:`volume` keeps open."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+    def _open(self, index: int) -> IO[bytes]:
+        """Open the file in front of a volume."""
+        handle: Any = gzip.GzipFile(self.path) if _is_gzip(self.path) else self.path.open("rb")
+        try:
+            self._seek(handle, index)
+        except BaseException:
+            handle.close()
+            raise
+        opened: IO[bytes] = handle
+        return opened
+
+    def _seek(self, handle: IO[bytes], index: int) -> None:
+        """Go to the first byte of a volume."""
+        try:
+            handle.seek(self.offset + index * self.volume_bytes)
+        except (OSError, EOFError) as error:
+            raise self._truncated(index) from error
+
+    def _read(self, handle: IO[bytes], index: int) -> FloatArray:
+        """Read the volume at the handle's position."""
+        try:
+            raw = handle.read(self.volume_bytes)
+        except (OSError, EOFError) as error:
+            raise self._truncated(index) from error
+        if len(raw) < self.volume_bytes:
+            raise self._truncated(index)
+        stored = np.frombuffer(raw, dtype=self._dtype).reshape(self.shape3, order="F")
+        if (self._slope, self._inter) == (1.0, 0.0):
+            data = np.array(stored, dtype=np.float32, order="C")
+        else:
+            data = np.empty(self.shape3, dtype=np.float32)
+            np.multiply(stored, np.float64(self._slope), out=data, casting="unsafe")
+            data += np.float32(self._inter)
+        if self._dtype.kind == "f" and not np.isfinite(data.sum(dtype=np.float64)):
+            raise InputError(
+                f"{self.path.name} holds NaN or infinite values in volume {index}; "
+                "convert it again."
+            )
+        return data
+
+    def _truncated(self, index: int) -> InputError:
+        return InputError(
+            f"{self.path.name} ends before volume {index} of {self.n_volumes}: it is "
+            "truncated or damaged; copy or convert it again."
+        )
+
+
+def _is_gzip(path: Path) -> bool:
+    """Tell by the name whether a file is compressed."""
+    return path.name.endswith(".gz")
+
+
+def _repetition_time(header: Any) -> float:
+    """Fourth zoom of a header in seconds; 0 where it is missing or senseless."""
+    value = float(header["pixdim"][4])
+    if not np.isfinite(value) or value <= 0:
+        return 0.0
+    try:
+        unit = header.get_xyzt_units()[1]
+    except KeyError:
+        unit = "unknown"
+    # Seven decimals are what a float32 can mean: 2.0 s in ms is 2.0 s again.
+    return round(value * TIME_UNITS.get(unit, 1.0), 7)
+
+
+def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series:
+    """Open a four-dimensional NIfTI file.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii`` or ``.nii.gz``.
+    min_volumes : int
+        With 1, a three-dimensional file counts as a series of one volume.
+
+    Returns
+    -------
+    Series
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is truncated (a compressed one shows it when it is
+        read), holds too few volumes, or other than real numbers.
+    GeometryError
+        If it is not four-dimensional, too small, or its affine is singular.
+    """
+    path = Path(path)
+    try:
+        image: Any = nb.load(path)
+    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError) as error:
+        raise InputError(
+            f"{path.name} cannot be read as a NIfTI image ({error}); it may be truncated: "
+            "copy or convert it again."
+        ) from error
+    if not isinstance(image, nb.Nifti1Image):
+        raise InputError(f"{path.name} is no single-file NIfTI image; convert it to .nii.gz.")
+    shape = image.shape
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (3, 4):
+        raise GeometryError(f"{path.name} has shape {shape}; a four-dimensional series is needed.")
+    series = Series(path, image)
+    if series.n_volumes < min_volumes:
+        raise InputError(
+            f"{path.name} holds {series.n_volumes} volume(s); a time series needs "
+            f"{min_volumes} or more."
+        )
+    if min(series.shape[:2]) < MIN_EXTENT_VOXELS or series.shape[2] < 2:
+        raise GeometryError(f"{path.name} has shape {shape}; the image is too small to work on.")
+    if image.get_data_dtype().kind not in "biuf":
+        raise InputError(f"{path.name} holds {image.get_data_dtype()}; real numbers are needed.")
+    affine = series.affine
+    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise GeometryError(f"{path.name} has an affine that cannot be inverted; mend its header.")
+    needed = series.offset + series.n_volumes * series.volume_bytes
+    if not _is_gzip(path) and path.stat().st_size < needed:
+        raise InputError(
+            f"{path.name} has {path.stat().st_size} bytes of {needed}: it is truncated; copy or "
+            "convert it again."
+        )
+    return series
+
+
+class SeriesWriter:
+    """Write a series volume by volume; the file appears whole or not at all.
+
+    Values are stored as int16 with one slope, ``ceiling / 32767``: the error is at most
+    half a step, 1.6e-5 of the ceiling, and values beyond the ceiling are cut. The same
+    values give the same bytes.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii.gz`` or ``.nii``.
+    shape3 : tuple of int
+        Voxels of one volume.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm.
+    tr : float
+        Time from one volume to the next, s.
+    n_volumes : int
+        Volumes that will be added.
+    ceiling : float
+        Largest magnitude that can be stored.
+    header : nibabel.Nifti1Header, optional
+        Source of the sform code.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = Path(folder.name) / "bold.nii.gz"
+    >>> with SeriesWriter(path, (8, 8, 8), np.eye(4), 2.0, 3, ceiling=100.0) as writer:
+    ...     for value in (0.0, 50.0, 100.0):
+    ...         writer.add(np.full((8, 8, 8), value, dtype=np.float32))
+    >>> series = open_series(path)
+    >>> series.tr, [round(float(volume[0, 0, 0]), 2) for volume in series.volumes()]
+    (2.0, [0.0, 50.0, 100.0])
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        shape3: tuple[int, int, int],
+        affine: Affine,
+        tr: float,
+        n_volumes: int,
+        *,
+        ceiling: float,
+        header: nb.Nifti1Header | None = None,
+    ) -> None:
+        if not (np.isfinite(ceiling) and ceiling > 0):
+            raise InputError(f"{Path(path).name}: there is no signal to be written.")
+        self.path = Path(path)
+        self.shape3 = shape3
+        self.n_volumes = n_volumes
+        self.n_clipped = 0
+        self._added = 0
+        self._header = make_header((*shape3, n_volumes), affine, np.int16, header)
+        self._header["pixdim"][4] = tr
+        self._header.set_slope_inter(ceiling / INT16_TOP, 0)
+        # The header keeps the slope as float32: divide by what a reader will multiply with.
+        self._slope = np.float32(self._header["scl_slope"])
+
+    def __enter__(self) -> SeriesWriter:
+        handle, beside = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        self._beside = Path(beside)
+        self._raw: IO[bytes] = os.fdopen(handle, "wb")
+        self._stream: Any = self._raw
+        if _is_gzip(self.path):
+            self._stream = gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=self._raw, mtime=0)
+        self._header.write_to(self._stream)
+        return self
+
+    def add(self, volume: NDArray[Any]) -> None:
+        """Append one volume, shape (I, J, K)."""
+        if volume.shape != self.shape3:
+            raise ValueError(f"volume of shape {volume.shape} for a series of {self.shape3}")
+        steps = np.rint(volume / self._slope)
+        beyond = np.abs(steps) > INT16_TOP
+        if beyond.any():
+            self.n_clipped += int(np.count_nonzero(beyond))
+            np.clip(steps, -INT16_TOP, INT16_TOP, out=steps)
+        self._stream.write(steps.astype("<i2").tobytes(order="F"))
+        self._added += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        whole = kind is None and self._added == self.n_volumes
+        try:
+            if self._stream is not self._raw:
+                self._stream.close()
+            self._raw.close()
+            if whole:
+                self._beside.chmod(0o666 & ~_umask())
+                self._beside.replace(self.path)
+        finally:
+            self._beside.unlink(missing_ok=True)
+        if kind is None and not whole:
+            raise ValueError(f"{self._added} of {self.n_volumes} volumes were written")
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], n_threads: int = 1
+) -> Generator[Result, None, None]:
+    """Apply a function to items in threads; results in the order of the items.
+
+    Only a few items wait at a time, however many there are. The values do not depend on
+    the number of threads.
+
+    Parameters
+    ----------
+    function : callable
+        Must not share what it changes.
+    items : iterable
+        Taken one by one, in the caller's thread.
+    n_threads : int
+        With 1 everything runs in the caller's thread.
+
+    Yields
+    ------
+    What `function` returns for each item.
+    """
+    if n_threads < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def temporal_mean_std(
+    series: Series,
+    start: int = 0,
+    mask: NDArray[np.bool_] | None = None,
+    *,
+    stop: int | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation over time in one pass.
+
+    Parameters
+    ----------
+    series : Series
+        What to read.
+    start, stop : int
+        First volume, and the one after the last.
+    mask : ndarray of bool, shape (I, J, K), optional
+        Voxels to look at; the others are 0 in the results.
+
+    Returns
+    -------
+    mean, std : ndarray of float32, shape (I, J, K)
+        The standard deviation is that of the values (divided by N).
+    """
+    inside = np.ones(series.shape3, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    origin: NDArray[np.float64] | None = None
+    count = 0
+    total = np.zeros(int(np.count_nonzero(inside)))
+    squares = np.zeros_like(total)
+    for volume in series.volumes(start, stop):
+        values = volume[inside].astype(np.float64)
+        if origin is None:
+            # Sums of differences from the first volume: no loss of digits in the squares.
+            origin = values
+        values = values - origin
+        total += values
+        squares += values * values
+        count += 1
+    if origin is None:
+        raise InputError(f"{series.path.name} has no volume after volume {start}.")
+    mean, std = np.zeros(series.shape3, np.float32), np.zeros(series.shape3, np.float32)
+    mean[inside] = origin + total / count
+    std[inside] = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
+    return mean, std

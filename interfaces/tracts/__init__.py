@@ -1,0 +1,1 @@
+"""Tractography, bundles of white matter and profiles along them."""

@@ -1,0 +1,283 @@
+r"""Tract profiles: what the diffusion maps read along each bundle.
+
+What is measured of a bundle runs from its first way-point to its last [1]_: beyond them its
+streamlines fan out, end anywhere, and mix with others. That part of every streamline gets 100
+nodes at equal distances; at each node the maps are read by linear interpolation and averaged
+over streamlines with weights that fall off with the distance to the core of the bundle [1]_:
+
+.. math:: w_{ij} \propto \exp(-d_{ij}^2 / 2), \quad
+          d_{ij}^2 = (x_{ij} - \mu_j)^T \Sigma_j^{-1} (x_{ij} - \mu_j)
+
+with :math:`x_{ij}` node `j` of streamline `i`, :math:`\mu_j` and :math:`\Sigma_j` the mean
+and the covariance of node `j`. The table is the one that AFQ-Browser and pyAFQ read: a row
+for each participant, bundle and node.
+
+Peak memory is 5 kB a streamline and the maps.
+
+References
+----------
+.. [1] Yeatman JD et al. (2012). Tract profiles of white matter properties: automating
+   fiber-tract quantification. PLoS ONE 7(11):e49790. doi:10.1371/journal.pone.0049790
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from numpy.typing import NDArray
+
+from neuroferry.bids.metadata import read_json
+from neuroferry.bids.outputs import write_json, write_text
+from neuroferry.errors import InputError
+from neuroferry.interfaces.image.images import Volume, inverse, load_volume
+from neuroferry.interfaces.tracts.bundles import N_NODES, core_distances, read_bundle
+from neuroferry.interfaces.tracts.streamlines import Streamlines, join_lines
+
+METRICS = {
+    "fa": ("Fractional anisotropy", "1"),
+    "md": ("Mean diffusivity", "mm^2/s"),
+    "rd": ("Radial diffusivity", "mm^2/s"),
+    "ad": ("Axial diffusivity", "mm^2/s"),
+}
+# What profiles run over, and how that is said in a sidecar.
+EXTENTS = {
+    "waypoints": "between the first and the last way-point region",
+    "whole": "from end to end of each streamline",
+}
+
+
+def core_weights(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weigh the nodes of streamlines by their distance to the core.
+
+    Parameters
+    ----------
+    nodes : ndarray of float64, shape (N, P, 3)
+        Streamlines with corresponding nodes, mm.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, P)
+        One in sum over the streamlines at each node.
+    """
+    weights = np.exp(-0.5 * core_distances(nodes) ** 2)
+    return np.asarray(weights / weights.sum(axis=0))
+
+
+def sample(volume: Volume, nodes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Read a map at points by linear interpolation.
+
+    Parameters
+    ----------
+    volume : Volume
+        Map; its own edge is continued outside.
+    nodes : ndarray of float64, shape (..., 3)
+        RAS+ mm.
+
+    Returns
+    -------
+    ndarray of float64, shape (...)
+    """
+    from scipy import ndimage
+
+    to_voxels = inverse(volume.affine)
+    index = nodes.reshape(-1, 3) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    values = ndimage.map_coordinates(
+        volume.data, index.T, order=1, mode="nearest", output=np.float64
+    )
+    return np.asarray(values.reshape(nodes.shape[:-1]))
+
+
+def measure_profile(
+    bundle: Streamlines, maps: Mapping[str, Volume], count: int = N_NODES
+) -> dict[str, NDArray[np.float64]]:
+    """Measure maps along a bundle.
+
+    Parameters
+    ----------
+    bundle : Streamlines
+        All running in the same direction.
+    maps : mapping of str to Volume
+        By name.
+    count : int
+        Number of nodes.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (count,)
+        By the names of the maps; NaN for a bundle without streamlines.
+    """
+    if not len(bundle):
+        return {name: np.full(count, np.nan) for name in maps}
+    nodes = bundle.resampled(count)
+    weights = core_weights(nodes)
+    return {
+        name: np.asarray(np.sum(weights * sample(volume, nodes), axis=0))
+        for name, volume in maps.items()
+    }
+
+
+def profiles_table(subject: str, profiles: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> str:
+    """Write profiles as tab-separated text.
+
+    Parameters
+    ----------
+    subject : str
+        Label of the participant, with ``sub-``.
+    profiles : mapping
+        By the name of the bundle, then of the map; values of shape (P,).
+
+    Returns
+    -------
+    str
+        Columns ``subjectID tractID nodeID`` and one for each map; ``n/a`` where there is no
+        value.
+
+    Examples
+    --------
+    >>> one = {"fa": np.array([0.25, np.nan])}
+    >>> print(profiles_table("sub-01", {"Left Arcuate": one}).expandtabs(14))
+    subjectID     tractID       nodeID        fa
+    sub-01        Left Arcuate  0             0.25
+    sub-01        Left Arcuate  1             n/a
+    <BLANKLINE>
+    """
+    names = list(next(iter(profiles.values()), METRICS))
+    lines = ["\t".join(["subjectID", "tractID", "nodeID", *names])]
+    for bundle, columns in profiles.items():
+        for node, values in enumerate(zip(*columns.values(), strict=True)):
+            cells = [f"{value:.6g}" if np.isfinite(value) else "n/a" for value in values]
+            lines.append("\t".join([subject, bundle, str(node), *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def read_profiles(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Read one participant's table of profiles.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        As :func:`profiles_table` writes it.
+
+    Returns
+    -------
+    dict
+        By the name of the bundle, then of the map; arrays of float64, shape (P,), NaN where
+        the table says ``n/a``.
+
+    Raises
+    ------
+    InputError
+        If the columns are others.
+    """
+    path = Path(path)
+    head, *rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    if head[:3] != ["subjectID", "tractID", "nodeID"]:
+        raise InputError(
+            f"{path.name} begins with the columns {', '.join(head[:3])}; a table of tract "
+            "profiles begins with subjectID, tractID and nodeID."
+        )
+    gathered: dict[str, list[list[float]]] = {}
+    for row in rows:
+        values = [np.nan if cell == "n/a" else float(cell) for cell in row[3:]]
+        gathered.setdefault(row[1], []).append(values)
+    return {
+        bundle: dict(zip(head[3:], np.array(values).T, strict=True))
+        for bundle, values in gathered.items()
+    }
+
+
+def describe_columns(
+    report: Mapping[str, Any], metrics: Sequence[str], extent: str = "waypoints"
+) -> dict[str, Any]:
+    """Describe the columns of a table of profiles, for its sidecar.
+
+    Parameters
+    ----------
+    report : mapping
+        Of :class:`~neuroferry.interfaces.tracts.bundles.SegmentBundles`.
+    metrics : sequence of str
+        Maps in the table.
+    extent : {"waypoints", "whole"}
+        What the profiles run over.
+
+    Returns
+    -------
+    dict
+        Content of the JSON sidecar.
+    """
+    found = report["Bundles"]
+    columns: dict[str, Any] = {
+        "subjectID": {"Description": "Participant"},
+        "tractID": {
+            "Description": "Bundle",
+            "Levels": {b["Name"]: f"from: {b['From']}; to: {b['To']}" for b in found},
+        },
+        "nodeID": {
+            "Description": f"Node along the bundle, at equal distances {EXTENTS[extent]}, from 0"
+        },
+    }
+    for name in metrics:
+        description, unit = METRICS[name]
+        columns[name] = {
+            "Description": f"{description}, mean over streamlines weighted by their distance "
+            "to the core of the bundle",
+            "Units": unit,
+        }
+    columns["NumberOfStreamlines"] = {b["Name"]: b["Kept"] for b in found}
+    columns["ProfileExtent"] = extent
+    columns["BundleDefinitions"] = report["Definitions"]
+    return columns
+
+
+class _MeasureProfilesInputSpec(BaseInterfaceInputSpec):
+    bundles = InputMultiObject(File(exists=True), desc="a .trk for each bundle that was found")
+    report = File(exists=True, mandatory=True, desc="of the segmentation")
+    subject = traits.Str(mandatory=True, desc="label of the participant, with sub-")
+    fa = File(exists=True, mandatory=True, desc="fractional anisotropy")
+    md = File(exists=True, mandatory=True, desc="mean diffusivity, mm2/s")
+    rd = File(exists=True, mandatory=True, desc="radial diffusivity, mm2/s")
+    ad = File(exists=True, mandatory=True, desc="axial diffusivity, mm2/s")
+    extent = traits.Enum(*EXTENTS, usedefault=True, desc="what profiles run over")
+    n_nodes = traits.Range(low=2, value=N_NODES, usedefault=True, desc="nodes of a bundle")
+
+
+class _MeasureProfilesOutputSpec(TraitedSpec):
+    profiles_tsv = File(exists=True, desc="subjectID tractID nodeID fa md rd ad")
+    profiles_json = File(exists=True, desc="its sidecar")
+
+
+class MeasureProfiles(SimpleInterface):
+    """Measure diffusion maps along each bundle."""
+
+    input_spec = _MeasureProfilesInputSpec
+    output_spec = _MeasureProfilesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        report, extent = read_json(Path(self.inputs.report)), self.inputs.extent
+        files = {Path(path).name: path for path in self.inputs.bundles or []}
+        maps = {name: load_volume(getattr(self.inputs, name)) for name in METRICS}
+        profiles = {}
+        for bundle in report["Bundles"]:
+            path = files.get(bundle.get("File", ""))
+            lines = join_lines([])
+            if path:
+                found = read_bundle(path)
+                lines = found.core() if extent == "waypoints" else found.lines
+            profiles[bundle["Name"]] = measure_profile(lines, maps, self.inputs.n_nodes)
+        out = Path(runtime.cwd)
+        write_text(out / "profiles.tsv", profiles_table(self.inputs.subject, profiles))
+        write_json(out / "profiles.json", describe_columns(report, list(maps), extent))
+        self._results["profiles_tsv"] = str(out / "profiles.tsv")
+        self._results["profiles_json"] = str(out / "profiles.json")
+        return runtime

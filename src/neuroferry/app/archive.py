@@ -1,0 +1,138 @@
+"""Participants who are finished: known by their receipts, their work folders put away."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry import __version__
+from neuroferry.config import Config, make_config, read_toml
+from neuroferry.engine.base import all_done
+from neuroferry.engine.finished import Part, PutAway, bring_back, finished_steps, put_away
+from neuroferry.engine.record import RunRecord, StepSummary, list_runs, subject_of
+from neuroferry.engine.schedule import step_name
+from neuroferry.errors import NeuroferryError
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Subject
+
+
+def part_of(config: Config, subject: Subject) -> Part:
+    """Say what a run has of a participant, and what its results depend on."""
+    inputs = [run.path for run in subject.runs]
+    for folder in config.input.derivatives.values():
+        given = folder / f"sub-{subject.label}"
+        inputs += sorted(path for path in given.rglob("*") if path.is_file())
+    depends_on = {
+        "version": __version__,
+        "workflow": dataclasses.asdict(config.workflow),
+        "derivatives": config.input.derivatives,
+        "output": config.output_dir,
+        "metadata": [[run.path, dict(run.metadata)] for run in subject.runs],
+    }
+    text = json.dumps(depends_on, sort_keys=True, default=str)
+    return Part(
+        folder=config.work_dir / "neuroferry_wf" / f"sub_{subject.label}_wf",
+        outputs=config.output_dir / f"sub-{subject.label}",
+        inputs=tuple(path.absolute() for path in inputs),
+        key=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def take_up(config: Config, subjects: Iterable[Subject]) -> dict[str, tuple[str, ...]]:
+    """Find who is finished, and make the work folders of all others ready to go on from.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        The steps of each finished participant, by label.
+    """
+    finished = {}
+    for subject in subjects:
+        part = part_of(config, subject)
+        steps = finished_steps(part)
+        if steps is not None:
+            finished[subject.label] = steps
+        elif not config.execution.dry_run:
+            bring_back(part)
+    return finished
+
+
+def record_finished(
+    record: RunRecord,
+    run_dir: Path,
+    finished: Mapping[str, Iterable[str]],
+    history: Mapping[str, StepSummary],
+) -> None:
+    """Write the steps of finished participants into the record, and hand their methods on."""
+    if not finished:
+        return
+    earlier = list_runs(run_dir.parent.parent)[::-1]
+    for label, steps in finished.items():
+        for step in steps:
+            known = history.get(step)
+            record.write(
+                "step_done",
+                step=step,
+                subject=label,
+                seconds=known and known.seconds,
+                cpu_seconds=known and known.cpu_seconds,
+                peak_gb=known and known.peak_gb,
+                mem_gb=known and known.mem_gb,
+                n_procs=known and known.n_procs,
+                cached=True,
+            )
+        name = f"methods_sub-{label}.md"
+        source = next((folder / name for folder in earlier if (folder / name).exists()), None)
+        if source is not None and source.parent != run_dir:
+            shutil.copyfile(source, run_dir / name)
+
+
+@contextmanager
+def tidying(
+    config: Config, record: RunRecord, subjects: Iterable[Subject], graph: Any
+) -> Iterator[None]:
+    """While a graph runs, put the participants away whose last step is done."""
+    how = config.execution.finished_work
+    if how == "keep" or graph is None:
+        yield
+        return
+    steps = defaultdict(list)
+    for node in graph.nodes():
+        name = step_name(node)
+        label = subject_of(name)
+        if label is not None:
+            steps[label].append(name)
+    parts = {subject.label: part_of(config, subject) for subject in subjects}
+
+    def complain(label: str, why: str) -> None:
+        text = f"The work folder of sub-{label} is kept as it is: {why}"
+        record.write("problem", subject=label, severity="warning", message=text, path=None)
+
+    with PutAway(how, parts, steps, complain) as listener:
+        record.listeners.append(listener)
+        yield
+
+
+def put_away_if_complete(run_dir: Path, subject: Subject) -> None:
+    """After a job: put the participant away when none of the other jobs has to run any more."""
+    config = make_config(read_toml(run_dir / "config.toml"), source=str(run_dir / "config.toml"))
+    how = config.execution.finished_work
+    if how == "keep":
+        return
+    from neuroferry.app.slurm import flat_graph
+
+    graph = flat_graph(run_dir, subject)
+    if not all_done(graph):
+        return
+    try:
+        put_away(part_of(config, subject), how, [step_name(node) for node in graph.nodes()])
+    except (NeuroferryError, OSError) as err:
+        print(f"The work folder of sub-{subject.label} is kept as it is: {err}")

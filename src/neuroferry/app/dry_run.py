@@ -1,0 +1,281 @@
+"""``--dry-run``: says what a run will take and whether this machine can do it; runs nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import tempfile
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources as package_files
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry.app.progress import duration, short_name
+from neuroferry.engine.estimate import Estimator, read_killed, read_table
+from neuroferry.engine.flatten import flatten
+from neuroferry.engine.plan import (
+    DiskNeed,
+    Plan,
+    PlannedStep,
+    PlanPlugin,
+    disk_need,
+    finished_step,
+)
+from neuroferry.engine.record import StepSummary, read_history
+from neuroferry.errors import ExitCode
+from neuroferry.selection.participant import fieldmap_texts
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Subject
+    from neuroferry.config import Config
+    from neuroferry.engine.resources import Resources
+
+_SOURCES = {
+    "measured": "this very step measured before",
+    "like": "like steps measured before",
+    "table": "the table that comes with neuroferry",
+    "formula": "the formula on the image header",
+    "default": "a guess",
+}
+_SHOWN = 5
+_OF_THIS_MACHINE = (
+    *("--plugin", "--use-plugin", "--dask-scheduler"),
+    *("--mem", "--mem-gb", "--nprocs", "--nthreads"),
+)
+
+
+def make_estimator(output_dir: Path) -> Estimator:
+    """Make an estimator from the records below ``output_dir`` and the table of the package."""
+    return Estimator(
+        read_history(output_dir), read_table(_table()), killed=read_killed(output_dir)
+    )
+
+
+def dry_run(config: Config, subjects: list[Subject], resources: Resources, command: str) -> int:
+    """Print the plan of a run.
+
+    Parameters
+    ----------
+    config : Config
+        Its settings.
+    subjects : list of Subject
+        Participants whose images can be used.
+    resources : Resources
+        What the run may use.
+    command : str
+        What was typed.
+
+    Returns
+    -------
+    int
+        0 when it fits, 75 when it does not.
+    """
+    plan = plan_run(config, subjects, resources)
+    print(describe(plan, len(subjects), on_cluster(command)), flush=True)
+    for line in _field_maps(config, subjects):
+        print(line, flush=True)
+    return int(ExitCode.OK if plan.verdict != "does not fit" else ExitCode.TEMPORARY)
+
+
+def plan_run(config: Config, subjects: list[Subject], resources: Resources) -> Plan:
+    """Make the plan of a run."""
+    from neuroferry.app.archive import take_up
+    from neuroferry.app.graph import build_graph, configure_nipype
+
+    finished = take_up(config, subjects)
+    left = [subject for subject in subjects if subject.label not in finished]
+    history = read_history(config.output_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        configure_nipype(config, Path(folder))
+        workflow = build_graph(config, left, resources.n_procs)
+        plugin = PlanPlugin(
+            {
+                "n_procs": resources.n_procs,
+                "memory_gb": resources.memory_gb,
+                "estimator": make_estimator(config.output_dir),
+            }
+        )
+        plugin.run(flatten(workflow), config={})
+    plan = plugin.plan
+    done = (finished_step(step, label) for label, steps in finished.items() for step in steps)
+    return replace(plan, steps=(*plan.steps, *done), disks=_disks(config, plan, history))
+
+
+def describe(plan: Plan, n_subjects: int, cluster: str) -> str:
+    """Write a plan as a person reads it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    n_subjects : int
+        Participants in it.
+    cluster : str
+        The command that runs it on a cluster.
+    """
+    lines = [
+        f"Plan for {n_subjects} participant(s) on this machine: {_processors(plan.n_procs)}, "
+        f"{plan.memory_gb:.1f} GB of memory.",
+        "",
+        f"Steps          {len(plan.to_do)} to do, {len(plan.steps) - len(plan.to_do)} done "
+        "already",
+    ]
+    if plan.largest is not None:
+        lines.append(f"Largest step   {_size(plan.largest)}")
+        lines.append(f"Time           {_time(plan)}")
+    lines += [f"{name:14} {_disk(disk)}" for name, disk in zip(_NAMES, plan.disks, strict=True)]
+    if plan.to_do:
+        lines.append(f"Estimates      {_sources(plan)}")
+    return "\n".join([*lines, "", *_verdict(plan, cluster)])
+
+
+def _field_maps(config: Config, subjects: list[Subject]) -> list[str]:
+    """Say what corrects the distortion of the first runs."""
+    found = (text for subject in subjects for text in fieldmap_texts(config, subject))
+    shown = [*islice(found, _SHOWN + 1)]
+    if not shown:
+        return []
+    more = ["  and so on"] if len(shown) > _SHOWN else []
+    return ["", "Distortion is corrected with", *(f"  {t}" for t in shown[:_SHOWN]), *more]
+
+
+def on_cluster(command: str) -> str:
+    """Turn a command that plans here into the one that runs on a cluster.
+
+    Examples
+    --------
+    >>> on_cluster("neuroferry /bids /out participant --dry-run --mem 8GB --plugin=Linear")
+    'neuroferry /bids /out participant --plugin SLURMGraph'
+    """
+    words = shlex.split(os.environ.get("NEUROFERRY_HOST_COMMAND") or command)
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if skip:
+            skip = False
+        elif name in _OF_THIS_MACHINE:
+            skip = "=" not in word
+        elif name != "--dry-run":
+            kept.append(word)
+    return shlex.join([*kept, "--plugin", "SLURMGraph"])
+
+
+_NAMES = ("Work folder", "Output folder")
+
+
+def _size(step: PlannedStep) -> str:
+    return f"{step.mem_gb:.1f} GB: {short_name(step.step)} ({_SOURCES[step.mem_source]})"
+
+
+def _processors(count: int) -> str:
+    return "1 processor" if count == 1 else f"{count} processors"
+
+
+def _time(plan: Plan) -> str:
+    others = "; ".join(
+        f"with {_processors(n)} {duration(seconds)}"
+        for n, seconds in plan.seconds.items()
+        if n != plan.n_procs
+    )
+    here = duration(plan.seconds[plan.n_procs])
+    return f"about {here}, up to {plan.at_once} step(s) at once ({others})"
+
+
+def _disk(disk: DiskNeed) -> str:
+    free = f"{disk.free_gb:.0f} GB"
+    if disk.free_files is not None:
+        free += f" and {disk.free_files:,} files"
+    return f"{disk.needed_gb:.2f} GB in {disk.needed_files:,} files; {free} free at {disk.path}"
+
+
+def _sources(plan: Plan) -> str:
+    memory = Counter(step.mem_source for step in plan.to_do)
+    times = Counter(step.seconds_source for step in plan.to_do)
+    parts = []
+    for title, counts in (("memory", memory), ("time", times)):
+        text = ", ".join(f"{_SOURCES[name]} ({count})" for name, count in counts.most_common())
+        parts.append(f"{title}: {text}")
+    return "; ".join(parts)
+
+
+def _verdict(plan: Plan, cluster: str) -> list[str]:
+    if not plan.to_do:
+        return ["Verdict: everything is done already."]
+    lines = [f"Verdict: {plan.verdict}."]
+    if plan.verdict == "fits with fewer steps at once":
+        lines.append(f"Memory holds it to {plan.at_once} step(s) at once; more would be faster.")
+    for step in plan.too_large[:_SHOWN]:
+        lines.append(
+            f"  {short_name(step.step)} needs {step.mem_gb:.1f} GB "
+            f"({_SOURCES[step.mem_source]}); this run may use {plan.memory_gb:.1f} GB."
+        )
+    more = len(plan.too_large) - _SHOWN
+    if more > 0:
+        lines.append(f"  and {more} more {'step' if more == 1 else 'steps'} too large for it.")
+    if plan.too_large:
+        # 10% of a machine's memory is left to everything else
+        whole = math.ceil(round(plan.too_large[0].mem_gb / 0.9, 3))
+        lines.append(f"  Use a machine with at least {whole} GB, or the cluster:")
+        lines.append(f"    {cluster}")
+    for disk in plan.disks:
+        if not disk.fits:
+            lines.append(
+                f"  {disk.path} needs {disk.needed_gb:.2f} GB in {disk.needed_files:,} files; "
+                f"there are {disk.free_gb:.2f} GB free. Make room, or name another folder."
+            )
+    return lines
+
+
+def _disks(
+    config: Config, plan: Plan, history: Mapping[str, StepSummary]
+) -> tuple[DiskNeed, DiskNeed]:
+    """Estimate what the work and the output folder have to take.
+
+    What a step leaves in the work folder is estimated like its memory. Derivatives are a
+    part of that; which part is measured on the participants that are there already, or
+    taken from the table.
+    """
+    table = _table()["output"]
+    work_gb = sum(step.disk_gb for step in plan.to_do)
+    subjects = {step.subject for step in plan.to_do if step.subject}
+    part, files = table["of_work"], table["files_per_participant"]
+    measured = _measure_output(config.output_dir, history)
+    if measured is not None:
+        part, files = measured
+    return (
+        disk_need(config.work_dir, work_gb, sum(step.files for step in plan.to_do)),
+        disk_need(config.output_dir, work_gb * part, round(files * len(subjects))),
+    )
+
+
+def _measure_output(
+    output_dir: Path, history: Mapping[str, StepSummary]
+) -> tuple[float, float] | None:
+    """Derivatives as a part of the work folder, and their number for each participant."""
+    work: dict[str, float] = defaultdict(float)
+    for summary in history.values():
+        if summary.subject and summary.disk_gb:
+            work[summary.subject] += summary.disk_gb
+    size, files, found = 0.0, 0, 0
+    for label in work:
+        paths = [p for p in (output_dir / f"sub-{label}").rglob("*") if p.is_file()]
+        if paths and (output_dir / f"sub-{label}.html").exists():
+            size += sum(path.stat().st_blocks * 512 for path in paths) / 1e9
+            files += len(paths) + 1
+            found += 1
+        else:
+            work[label] = 0
+    if not found:
+        return None
+    return size / sum(work.values()), files / found
+
+
+def _table() -> dict[str, Any]:
+    text = package_files.files("neuroferry.configs").joinpath("steps.toml").read_text("utf-8")
+    return tomllib.loads(text)

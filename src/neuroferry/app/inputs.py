@@ -1,0 +1,155 @@
+"""The folders and the images of a run: found, looked at, or refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry import __version__
+from neuroferry.config import Config
+from neuroferry.errors import ExitCode, InputError, UsageError
+from neuroferry.selection.participant import selection_problems, wanted_suffixes, with_flags
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Problem, Subject
+
+
+def check_folders(config: Config) -> None:
+    """Refuse folders that are missing, nested in the wrong way, or cannot be written."""
+    bids_dir, output_dir = config.bids_dir.resolve(), config.output_dir.resolve()
+    if not config.bids_dir.exists():
+        raise InputError(
+            f"The BIDS folder {config.bids_dir} does not exist.", exit_code=ExitCode.NO_INPUT
+        )
+    if not config.bids_dir.is_dir():
+        raise InputError(
+            f"{config.bids_dir} is a file. Give the folder of the BIDS dataset.",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    for name, folder in (("output", output_dir), ("work", config.work_dir.resolve())):
+        inside = folder == bids_dir or bids_dir in folder.parents
+        if inside and not (name == "output" and bids_dir / "derivatives" in folder.parents):
+            raise UsageError(
+                f"The {name} folder {folder} lies inside the input dataset, which must stay as "
+                f"it is. Choose another, such as {bids_dir / 'derivatives' / 'neuroferry'} for "
+                "the output."
+            )
+    if config.execution.dry_run:
+        return
+    needs_work = config.level == "participant" and not config.execution.reports_only
+    for folder in (config.output_dir, config.work_dir) if needs_work else (config.output_dir,):
+        _make_writable(folder)
+
+
+def _make_writable(folder: Path) -> None:
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as err:
+        raise InputError(
+            f"The folder {folder} cannot be written ({err.strerror}). Choose another or mend its "
+            "permissions.",
+            exit_code=ExitCode.CANNOT_CREATE,
+        ) from err
+
+
+def check_bundles(config: Config) -> None:
+    """Refuse a user's definitions of bundles that cannot be used, before anything runs.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or something in it is wrong.
+    UsageError
+        If no tractography was asked for.
+    """
+    runs = config.level == "participant" and not config.execution.reports_only
+    if config.workflow.bundles is None or not runs:
+        return
+    if config.workflow.streamlines == 0:
+        raise UsageError("--bundles goes with tractography, and --streamlines 0 leaves it out.")
+    from neuroferry.interfaces.tracts.bundle_definitions import load_bundles
+
+    load_bundles(config.workflow.bundles)
+
+
+def find_subjects(config: Config) -> list[Subject]:
+    """Index the participants that the settings ask for."""
+    from neuroferry.bids.index import index_subjects
+
+    return index_subjects(
+        config.bids_dir,
+        participant_labels=config.input.participant_label,
+        session_labels=config.input.session_label,
+        bids_filters=with_flags(config, _read_filters(config.input.bids_filter_file)),
+        database_dir=config.input.bids_database_dir,
+        needs_metadata=[s for s in wanted_suffixes(config) if s not in ("T1w", "dwi")],
+    )
+
+
+def _read_filters(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        filters = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise InputError(
+            f"The filter file {path} cannot be read ({err.strerror}).",
+            exit_code=ExitCode.NO_INPUT,
+        ) from err
+    except ValueError as err:
+        raise InputError(f"The filter file {path} is not valid JSON: {err}.") from err
+    if not isinstance(filters, dict):
+        raise InputError(f'The filter file {path} must hold one object, such as {{"t1w": {{}}}}.')
+    return filters
+
+
+def check_input(
+    config: Config, subjects: list[Subject], n_procs: int
+) -> tuple[list[Subject], list[Problem]]:
+    """Look at the dataset and at every image that will be used.
+
+    Returns
+    -------
+    list of Subject
+        Participants with what is usable of their images.
+    list of Problem
+        What is wrong with the dataset and with each of them.
+    """
+    from neuroferry.bids.model import Problem
+    from neuroferry.bids.validate import check_subjects, validate_dataset
+
+    problems = validate_dataset(
+        config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
+    )
+    older = _other_version(config)
+    if older is not None:
+        text = (
+            f"The work folder {config.work_dir} was filled by neuroferry {older}, and this is "
+            f"{__version__}: steps that it finished are used as they are. Give another --work-dir "
+            "to compute everything anew."
+        )
+        problems.append(Problem(text, "warning", config.work_dir, None))
+    checked = check_subjects(
+        subjects,
+        suffixes=wanted_suffixes(config),
+        ignore=config.workflow.ignore,
+        b0_threshold=config.workflow.b0_threshold,
+        n_procs=n_procs,
+    )
+    for subject in checked:
+        problems += [*subject.problems, *selection_problems(config, subject)]
+    return checked, problems
+
+
+def _other_version(config: Config) -> str | None:
+    """Note this version in the work folder; give the one noted there before, if it is another."""
+    note = config.work_dir / ".neuroferry-version"
+    before = note.read_text(encoding="utf-8").strip() if note.exists() else __version__
+    if not config.execution.dry_run:
+        note.write_text(f"{__version__}\n", encoding="utf-8")
+    return None if before == __version__ else before

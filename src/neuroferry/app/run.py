@@ -1,0 +1,317 @@
+"""The BIDS App call: from settings to derivatives, reports and an exit code."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroferry import __version__
+from neuroferry.app.archive import record_finished, take_up, tidying
+from neuroferry.app.environment import prepare_environment
+from neuroferry.app.finish import finish, run_group, write_reports_anew
+from neuroferry.app.graph import build_run
+from neuroferry.app.inputs import check_bundles, check_folders, check_input, find_subjects
+from neuroferry.app.progress import Progress, duration
+from neuroferry.config import Config, write_config
+from neuroferry.engine.record import RunRecord, list_runs, read_history, read_run
+from neuroferry.engine.resources import Resources, available_resources, parse_memory
+from neuroferry.errors import (
+    ExitCode,
+    NeuroferryError,
+    RunInterrupted,
+    StepsFailedError,
+)
+from neuroferry.selection.participant import usable_subjects
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Problem, Subject
+
+# processors of one step in a job, unless the settings say it
+_JOB_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run under way: its settings, its folder, its record, what it may use."""
+
+    config: Config
+    folder: Path
+    record: RunRecord
+    resources: Resources
+    command: str
+
+
+def run(config: Config, *, command: str = "neuroferry") -> int:
+    """Run the BIDS App.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    command : str
+        What was typed, for the record.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    NeuroferryError
+        For anything that keeps the run from starting; each has its exit code.
+    """
+    check_folders(config)
+    check_bundles(config)
+    resources = _resources(config)
+    config = _choose_plugin(config, resources)
+    prepare_environment(config.execution.omp_nthreads or resources.n_procs)
+    if config.execution.reports_only:
+        return write_reports_anew(config)
+    if config.level == "group":
+        return run_group(config)
+    if config.execution.dry_run:
+        return _plan_participants(config, resources, command)
+    return _run_participants(config, resources, command)
+
+
+def _resources(config: Config) -> Resources:
+    limits = available_resources()
+    memory = parse_memory(config.execution.mem) if config.execution.mem else None
+    return Resources(
+        config.execution.nprocs or limits.n_procs, memory or round(0.9 * limits.memory_gb, 2)
+    )
+
+
+def _choose_plugin(config: Config, resources: Resources) -> Config:
+    """Settle what depends on the machine, so that the settings of the run hold it."""
+    execution = config.execution
+    if execution.plugin == "auto":
+        name = "SLURMGraph" if shutil.which("sbatch") else "MultiProc"
+        execution = dataclasses.replace(execution, plugin=name)
+    if execution.plugin == "SLURMGraph" and execution.omp_nthreads is None:
+        # jobs build the same graph on other machines than this one
+        threads = min(_JOB_THREADS, resources.n_procs)
+        execution = dataclasses.replace(execution, omp_nthreads=threads)
+    return dataclasses.replace(config, execution=execution)
+
+
+def _run_participants(config: Config, resources: Resources, command: str) -> int:
+    started = time.monotonic()
+    _say(f"neuroferry {__version__}: reading {config.bids_dir}")
+    subjects = find_subjects(config)
+    with ExitStack() as stack:
+        from neuroferry.engine.locks import hold
+
+        labels = [subject.label for subject in subjects]
+        _refuse_if_in_the_queue(config, labels)
+        stack.enter_context(hold([config.work_dir, config.output_dir / "logs"], labels))
+        job = _begin(config, resources, command)
+        try:
+            _prepare_output(config)
+            subjects, problems = check_input(config, subjects, resources.n_procs)
+            code = _run_graph(job, subjects, problems)
+        except BaseException as err:
+            _end(job, err)
+            raise
+        if read_run(job.folder).exit_code is None:
+            return code
+        _say(f"Done in {duration(time.monotonic() - started)}: {_verdict(job, code)}")
+        return code
+
+
+def _plan_participants(config: Config, resources: Resources, command: str) -> int:
+    """Say what a run would take, and run nothing."""
+    from neuroferry.app.dry_run import dry_run
+
+    subjects, problems = check_input(config, find_subjects(config), resources.n_procs)
+    for problem in problems:
+        _say(f"{problem.severity.upper()}: {problem.message}")
+    usable = usable_subjects(config, subjects)
+    if not usable:
+        return int(ExitCode.DATA)
+    return dry_run(config, usable, resources, command)
+
+
+def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
+    """Refuse participants that jobs of an earlier run are at work on."""
+    wanted = set(labels)
+    for folder in list_runs(config.output_dir):
+        if not (folder / "slurm" / "jobs.tsv").exists():
+            continue
+        summary = read_run(folder)
+        both = sorted(wanted & set(summary.subjects))
+        if summary.exit_code is None and both:
+            raise NeuroferryError(
+                f"Jobs of the run {folder.name} are at work on {len(both)} of these participants "
+                f"(sub-{both[0]}). See neuroferry status {config.output_dir}, and wait for them "
+                f"or end them with neuroferry cancel {config.output_dir}.",
+                exit_code=ExitCode.TEMPORARY,
+            )
+
+
+def _begin(config: Config, resources: Resources, command: str) -> Run:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
+    if config.workflow.bundles is not None:
+        # what it held, should the user's file change
+        shutil.copyfile(config.workflow.bundles, folder / "bundles.toml")
+    if os.environ.get("NEUROFERRY_REENTER"):
+        # for the launcher, which binds the same folders when the run goes on
+        words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
+        (folder / "enter").write_bytes(words.strip() + b"\n")
+    if os.environ.get("NEUROFERRY_LAUNCH"):
+        # for the launcher, which moves the run to another machine
+        text = f"{os.environ['NEUROFERRY_LAUNCH']}\n"
+        (folder / "launch").write_text(text, encoding="utf-8")
+    return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
+
+
+def _end(job: Run, err: BaseException) -> None:
+    """Close the record of a run that did not come to its end."""
+    code = int(ExitCode.SOFTWARE)
+    if isinstance(err, RunInterrupted):
+        code = 128 + err.signal_number
+    elif isinstance(err, NeuroferryError):
+        code = int(err.exit_code)
+    elif isinstance(err, OSError):
+        code = int(ExitCode.IO)
+    with suppress(OSError):  # the disk that is full may be what ended the run
+        job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
+
+
+def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> int:
+    usable = usable_subjects(job.config, subjects)
+    broken = [problem for problem in problems if problem.severity == "error"]
+    unusable_dataset = any(problem.subject is None for problem in broken)
+    if job.config.execution.plugin == "SLURMGraph" and usable and not unusable_dataset:
+        from neuroferry.app.slurm import plan_jobs
+
+        return plan_jobs(job, usable, subjects, problems)
+    finished = {} if unusable_dataset else take_up(job.config, usable)
+    to_run = [] if unusable_dataset else [s for s in usable if s.label not in finished]
+    graph = None
+    if to_run:
+        graph = build_run(job.config, job.folder, to_run, job.resources.n_procs)
+    n_steps = sum(map(len, finished.values())) + (0 if graph is None else len(graph))
+    history = read_history(job.config.output_dir)
+    with Progress(n_steps, job.resources.n_procs, history) as progress:
+        job.record.listeners.append(progress)
+        record_start(job, subjects, problems, n_steps)
+        record_finished(job.record, job.folder, finished, history)
+        code = int(ExitCode.OK)
+        if graph is not None:
+            with tidying(job.config, job.record, to_run, graph):
+                code = _execute(job, graph, progress, history)
+    if unusable_dataset:
+        code = int(ExitCode.INVALID_BIDS)
+    elif broken:
+        code = int(ExitCode.STEP_FAILED if usable else ExitCode.DATA)
+    job.record.write("run_ended", exit_code=code, reason=None)
+    finish(job.config, job.folder)
+    return code
+
+
+def record_start(job: Run, subjects: list[Subject], problems: list[Problem], n_steps: int) -> None:
+    """Write the first lines of a run's record."""
+    job.record.write(
+        "run_started",
+        run_id=job.folder.name,
+        version=__version__,
+        image=_image_digest(),
+        command=job.command,
+        subjects=[subject.label for subject in subjects],
+        steps=n_steps,
+        host=socket.gethostname(),
+        n_procs=job.resources.n_procs,
+        memory_gb=job.resources.memory_gb,
+        plugin=job.config.execution.plugin,
+        seed=job.config.workflow.random_seed,
+    )
+    for problem in problems:
+        job.record.write(
+            "problem",
+            subject=problem.subject,
+            severity=problem.severity,
+            message=problem.message,
+            path=None if problem.path is None else str(problem.path),
+        )
+
+
+def _image_digest() -> str | None:
+    """SHA-256 of the image, where the launcher passed it in."""
+    return os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None
+
+
+def _prepare_output(config: Config) -> None:
+    """Make the output folder a derivatives dataset."""
+    from neuroferry.bids.outputs import Container, prepare_dataset
+
+    container: Container | None = None
+    digest = _image_digest()
+    if os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"):
+        container = {"Type": "apptainer", "Tag": f"neuroferry:{__version__}"}
+        if digest:
+            container["Digest"] = digest
+    prepare_dataset(
+        config.output_dir,
+        bids_dir=config.bids_dir,
+        version=__version__,
+        container=container,
+        derivatives=config.input.derivatives,
+    )
+
+
+def _execute(job: Run, graph: Any, progress: Progress, history: Any) -> int:
+    from neuroferry.app.dry_run import make_estimator
+    from neuroferry.engine import DaskPlugin, LinearPlugin, MultiProcPlugin
+
+    plugins = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin, "Dask": DaskPlugin}
+    plugin = plugins[job.config.execution.plugin]
+    log_file = None if job.config.execution.verbose > 1 else job.folder / "steps.log"
+    arguments = {
+        "n_procs": job.resources.n_procs,
+        "memory_gb": job.resources.memory_gb,
+        "record": job.record,
+        "history": history,
+        "estimator": make_estimator(job.config.output_dir),
+        "scheduler": job.config.execution.dask_scheduler,
+        "stall_seconds": 60.0 * job.config.execution.stall_minutes,
+        "crash_dir": job.folder,
+        "log_file": log_file,
+        "stop_on_first_crash": job.config.execution.stop_on_first_crash,
+        "tick": progress.tick,
+    }
+    try:
+        plugin(plugin_args=arguments).run(graph, config={})
+    except StepsFailedError:
+        return int(ExitCode.STEP_FAILED)
+    return int(ExitCode.OK)
+
+
+def _verdict(job: Run, code: int) -> str:
+    summary = read_run(job.folder)
+    failed = {step.subject for step in summary.failed}
+    failed |= {p["subject"] for p in summary.problems if p["severity"] == "error"}
+    if code == ExitCode.OK:
+        return f"{len(summary.subjects)} participant(s), no error."
+    names = ", ".join(f"sub-{label}" for label in sorted(label for label in failed if label))
+    return f"not everything went well (exit code {code}): {names}. See the report of each."
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,106 @@
+"""How an echo-planar image was read out, as far as its sidecar tells; nothing is guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import nibabel as nb
+
+from neuroferry.bids.model import Run
+from neuroferry.errors import InputError
+from neuroferry.interfaces.epi.distortion import phase_encoding_axis
+
+
+def epi_encoding(run: Run) -> tuple[str, float, list[str]]:
+    """Read how an EPI was encoded.
+
+    Parameters
+    ----------
+    run : Run
+        An EPI with its sidecar.
+
+    Returns
+    -------
+    direction : str
+        PhaseEncodingDirection.
+    readout : float
+        TotalReadoutTime in s.
+    notes : list of str
+        What is worth a warning.
+
+    Raises
+    ------
+    InputError
+        If either is missing or impossible.
+    """
+    direction = run.metadata.get("PhaseEncodingDirection")
+    if not isinstance(direction, str):
+        axis = run.metadata.get("PhaseEncodingAxis")
+        known = f" (it has PhaseEncodingAxis {axis!r}, which leaves the sign open)" if axis else ""
+        raise InputError(
+            f"the sidecar of {run.path.name} has no PhaseEncodingDirection{known}; the polarity"
+            " is never guessed, add it to the sidecar"
+        )
+    try:
+        axis_index, _ = phase_encoding_axis(direction)
+    except InputError as error:
+        raise InputError(str(error).rstrip(".")) from error
+    readout, notes = _readout_time(run, axis_index)
+    if readout is None:
+        raise InputError(
+            f"the sidecar of {run.path.name} has neither TotalReadoutTime nor"
+            " EffectiveEchoSpacing; add one"
+        )
+    return direction, readout, notes
+
+
+def _readout_time(run: Run, axis: int) -> tuple[float | None, list[str]]:
+    """TotalReadoutTime, or what stands for it; BIDS: echo spacing x (encoding steps - 1)."""
+    total = seconds(run.metadata.get("TotalReadoutTime"))
+    if total is not None:
+        return total, []
+    spacing = seconds(run.metadata.get("EffectiveEchoSpacing"))
+    if spacing is not None:
+        steps = run.metadata.get("ReconMatrixPE")
+        if not isinstance(steps, int):
+            image: Any = nb.load(run.path)
+            steps = int(image.shape[axis])
+        return spacing * (steps - 1), []
+    estimated = seconds(run.metadata.get("EstimatedTotalReadoutTime"))
+    if estimated is not None:
+        return estimated, [
+            f"{run.path.name} has only an estimate of its readout time"
+            f" (EstimatedTotalReadoutTime, {estimated:g} s); the size of its distortion rests on"
+            " that."
+        ]
+    return None, []
+
+
+def seconds(value: Any) -> float | None:
+    """Take a time in seconds, if it is one an EPI can have."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
+        return float(value)
+    return None
+
+
+def opposite_of(direction: str) -> str:
+    """Give the opposite phase-encoding direction.
+
+    >>> opposite_of("j"), opposite_of("i-")
+    ('j-', 'i')
+    """
+    return direction[0] if direction.endswith("-") else f"{direction[0]}-"
+
+
+def encoded(
+    runs: Iterable[Run], reasons: list[str]
+) -> Iterator[tuple[Run, str, float, list[str]]]:
+    """EPI field maps whose encoding is known; why others are not goes to `reasons`."""
+    for run in runs:
+        try:
+            way, readout, notes = epi_encoding(run)
+        except InputError as error:
+            reasons.append(str(error))
+        else:
+            yield run, way.rstrip("+"), readout, notes

@@ -1,0 +1,1 @@
+"""The plugin Dask: a graph on a Dask cluster."""

@@ -1,0 +1,226 @@
+"""Plans a Nipype graph as SLURM jobs, and leaves scripts that the host's own ``sbatch`` runs.
+
+Nothing is run here and no SLURM program is called: the plugin works inside an image that
+holds none. Each job re-enters the same image (or starts the same Python) and runs its share
+of the graph with the same machinery as on a laptop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from neuroferry.config import SlurmConfig, make_slurm_config
+from neuroferry.engine.estimate import Estimator
+from neuroferry.engine.record import RunRecord, StepSummary, subject_of
+from neuroferry.engine.slurm.manifest import Grouping, Manifest, write_manifest
+from neuroferry.engine.slurm.pack import StepPlan
+from neuroferry.engine.slurm.scripts import host_command, host_path, write_scripts
+from neuroferry.engine.slurm.units import Unit, plan_unit, split_graph
+
+
+class SLURMGraphPlugin:
+    """Turn a graph into job scripts.
+
+    Parameters
+    ----------
+    plugin_args : dict, optional
+        ``run_dir`` : path
+            Folder of the run; by default ``logs/<time>`` in the workflow's ``base_dir``.
+        ``record`` : RunRecord
+            Where jobs write; by default ``events.jsonl`` in ``run_dir``.
+        ``history`` : mapping of str to StepSummary
+            Measured runs of the same steps, for the figures of those that are found done.
+        ``estimator`` : Estimator
+            Tells the memory and time to ask for; by default one made from ``history``.
+        ``source`` : str
+            ``graphs`` (default): the graph is pickled for the jobs. ``config``: they build
+            it from the run's settings and the payload given to :meth:`add`.
+        ``environ`` : mapping
+            The environment, by default that of the process.
+        Everything else
+            A setting of :class:`neuroferry.config.SlurmConfig`, such as ``partition``.
+
+    Attributes
+    ----------
+    submit_script : pathlib.Path or None
+        What the host has to run; ``None`` before planning, and when nothing is left to do.
+    n_steps, n_jobs, n_arrays : int
+        Steps in all, jobs for what is left, and calls of ``sbatch`` that they take.
+
+    Examples
+    --------
+    >>> plugin = SLURMGraphPlugin(plugin_args={"partition": "short", "packing": "node"})
+    >>> plugin.settings.partition
+    'short'
+    """
+
+    def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+        self.plugin_args = dict(plugin_args or {})
+        known = {item.name for item in dataclasses.fields(SlurmConfig)}
+        own = {"run_dir", "record", "history", "estimator", "source", "environ"}
+        values = {k: v for k, v in self.plugin_args.items() if k in known or k not in own}
+        self.settings = make_slurm_config(values, source="plugin_args")
+        self._run_dir: Path | None = self.plugin_args.get("run_dir")
+        self._record: RunRecord | None = self.plugin_args.get("record")
+        self._source: str = self.plugin_args.get("source") or "graphs"
+        self._environ: Mapping[str, str] = self.plugin_args.get("environ") or os.environ
+        self.history: Mapping[str, StepSummary] = self.plugin_args.get("history") or {}
+        self._estimator = self.plugin_args.get("estimator") or Estimator(self.history)
+        self._grouping = Grouping(self.settings)
+        self._payloads: IO[bytes] | None = None
+        self._units = 0
+        self._done: list[tuple[str | None, StepPlan]] = []
+        self.n_steps = 0
+        self.submit_script: Path | None = None
+        self.n_jobs = 0
+        self.n_arrays = 0
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return self._choose_run_dir(None)
+
+    def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
+        """Plan a flattened graph and write its scripts; called by ``Workflow.run``."""
+        base = next((node.base_dir for node in graph.nodes() if node.base_dir), None)
+        run_dir = self._choose_run_dir(base)
+        for node in graph.nodes():
+            node.use_plugin = ("Linear", {})
+        parts = split_graph(graph)
+        if self._record is None:
+            self._record = RunRecord(run_dir / "events.jsonl")
+            self._start_record(run_dir, parts)
+        context = {"path": [str(Path(p).absolute()) for p in sys.path], "updatehash": updatehash}
+        for part in parts:
+            self.add(part, pickle.dumps({**context, "graph": pickle.dumps(part)}))
+        self.write()
+
+    def add(self, graph: Any, payload: bytes) -> Unit:
+        """Take in one subject's flattened graph; only what planning needs is kept.
+
+        Parameters
+        ----------
+        graph : networkx.DiGraph
+            Flattened and expanded graph of one subject.
+        payload : bytes
+            What its jobs get to have the graph again.
+
+        Returns
+        -------
+        Unit
+            The subject's plan, without the payload.
+        """
+        self._units += 1
+        unit = plan_unit(graph, self._units, self.settings, self._estimator, payload)
+        self._take_in(unit)
+        return dataclasses.replace(unit, payload=b"")
+
+    def add_like(self, unit: Unit, subject: str, payload: bytes) -> None:
+        """Take in a subject of which nothing is done and whose graph is that of another.
+
+        Parameters
+        ----------
+        unit : Unit
+            The other's plan.
+        subject : str
+            Label of the subject.
+        payload : bytes
+            As for :meth:`add`.
+        """
+        self._units += 1
+        steps = tuple(
+            dataclasses.replace(step, name=step.generic.replace("sub_*_wf", f"sub_{subject}_wf"))
+            for step in unit.steps
+        )
+        self._take_in(Unit(f"sub-{subject}", subject, steps, frozenset(), payload))
+
+    def _take_in(self, unit: Unit) -> None:
+        finished = [p for p in self._grouping.packs_of(unit) if unit.done.issuperset(p)]
+        self.n_steps += len(unit.steps)
+        self._done += [(unit.subject, unit.steps[i]) for pack in finished for i in pack]
+        stream = self._open_payloads()
+        if self._grouping.add(unit, stream.tell(), keep_names=unit.subject is None):
+            stream.write(unit.payload)
+
+    def write(self) -> Path | None:
+        """Write manifest and scripts once every subject was added.
+
+        Returns
+        -------
+        pathlib.Path or None
+            The script to run on the host; ``None`` when every step is done already.
+        """
+        run_dir = self._choose_run_dir(None)
+        self._open_payloads().close()
+        for subject, step in self._done:
+            self._write_done(subject, step)
+        groups = self._grouping.groups()
+        if not groups:
+            if self._source == "graphs" and self._record is not None:
+                self._record.write("run_ended", exit_code=0, reason=None)
+            return None
+        manifest = Manifest(0, str(run_dir), self._source, self.settings, groups)
+        self.n_arrays = sum(len(group.packs) for group in groups)
+        self.n_jobs = sum(len(group.packs) * len(group.members) for group in groups)
+        write_manifest(manifest, run_dir)
+        enter = host_command(self._environ, sys.executable)
+        self.submit_script = write_scripts(manifest, run_dir, enter)
+        return self.submit_script
+
+    def host_submit_command(self) -> str:
+        """The one command to run on the host."""
+        assert self.submit_script is not None
+        return shlex.join(["bash", host_path(self.submit_script, self._environ)])
+
+    def _choose_run_dir(self, base: str | None) -> Path:
+        if self._run_dir is None:
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%fZ")
+            self._run_dir = Path(base or Path.cwd()) / "logs" / stamp
+        self._run_dir = Path(self._run_dir).absolute()
+        return self._run_dir
+
+    def _open_payloads(self) -> IO[bytes]:
+        if self._payloads is None:
+            path = self._choose_run_dir(None) / "slurm" / "payloads"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._payloads = path.open("wb")
+        return self._payloads
+
+    def _start_record(self, run_dir: Path, parts: list[Any]) -> None:
+        assert self._record is not None
+        names = {subject_of(node.fullname) for part in parts for node in part.nodes()}
+        self._record.write(
+            "run_started",
+            run_id=run_dir.name,
+            version=None,
+            image=None,
+            command=None,
+            subjects=sorted(name for name in names if name),
+            steps=sum(len(part) for part in parts),
+            host=os.uname().nodename,
+            plugin="SLURMGraph",
+        )
+
+    def _write_done(self, subject: str | None, step: StepPlan) -> None:
+        if self._record is None:
+            return
+        known = self.history.get(step.name)
+        self._record.write(
+            "step_done",
+            step=step.name,
+            subject=subject,
+            seconds=known and known.seconds,
+            cpu_seconds=known and known.cpu_seconds,
+            peak_gb=known and known.peak_gb,
+            mem_gb=round(step.mem_gb, 3),
+            n_procs=step.n_procs,
+            cached=True,
+        )

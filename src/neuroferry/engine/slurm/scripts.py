@@ -1,0 +1,277 @@
+"""The plain bash that the host runs: a script for each pack, one that submits, the steward."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from neuroferry.config import SlurmConfig
+from neuroferry.engine.slurm.manifest import Group, Manifest, Pack
+
+# what a job needs to know of its allocation, inside a container that sees no other environment
+_PASSED = (
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_MEM_PER_NODE",
+    "SLURMD_NODENAME",
+)
+_STEWARD_MEM_MB = 2048
+_SUBJECTS_A_MEGABYTE = 5  # the records that it reads together
+_STEWARD_MINUTES = 30
+_WATCH_MEM_MB = 100
+_WATCH_MINUTES = 5
+_SUBJECTS_A_MINUTE = 20
+
+
+def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
+    """Write everything that submits one round.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        What to submit.
+    run_dir : pathlib.Path
+        Folder of the run, as seen from here.
+    enter : str
+        Bash words that start neuroferry on a node of the cluster.
+
+    Returns
+    -------
+    pathlib.Path
+        The script that submits, written last.
+    """
+    folder = run_dir / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    for group in manifest.groups:
+        for pack in group.packs:
+            _write(folder / f"{pack.name}.sh", pack_script(pack, manifest, enter))
+    suffix = f"-{manifest.round}" if manifest.round else ""
+    _write(folder / f"steward{suffix}.sh", steward_script(manifest, enter))
+    _write(folder / f"watch{suffix}.sh", watch_script(manifest))
+    _write(folder / "cancel.sh", cancel_script(manifest, enter))
+    _write(folder / "enter", enter + "\n")
+    submit = folder / ("submit.sh" if not manifest.round else f"resubmit-{manifest.round}.sh")
+    _write(submit, submit_script(manifest))
+    return submit
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.chmod(0o755 if path.suffix == ".sh" else 0o644)
+    partial.rename(path)
+
+
+def header(name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: int) -> list[str]:
+    """Lines that tell ``sbatch`` what a job needs."""
+    options = [
+        f"--job-name=nf-{name}",
+        "--nodes=1",
+        "--ntasks=1",
+        f"--cpus-per-task={cpus}",
+        f"--mem={mem_mb}M",
+        f"--time={minutes}",
+        "--requeue",
+        "--open-mode=append",
+        "--kill-on-invalid-dep=yes",
+    ]
+    for key in ("account", "partition", "qos", "constraint"):
+        value = getattr(settings, key)
+        if value:
+            options.append(f"--{key}={shlex.quote(value)}")
+    options += settings.extra
+    return ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in options)]
+
+
+def _entry(settings: SlurmConfig, enter: str) -> list[str]:
+    """Lines that every script which re-enters neuroferry starts with."""
+    return [
+        *settings.prolog,
+        f"enter=({enter})",
+        f"for name in {' '.join(_PASSED)}; do",
+        "    if [[ ${!name-} ]]; then",
+        '        export "APPTAINERENV_$name=${!name}" "SINGULARITYENV_$name=${!name}"',
+        "    fi",
+        "done",
+    ]
+
+
+def pack_script(pack: Pack, manifest: Manifest, enter: str) -> str:
+    """Give the script of one pack's job array; it takes the folder and the first subject."""
+    lines = header(pack.name, manifest.settings, pack.mem_mb, pack.cpus, pack.minutes)
+    lines += [
+        *_entry(manifest.settings, enter),
+        "task=$(($2 + SLURM_ARRAY_TASK_ID - 1))",
+        "log=$1/log/$SLURM_JOB_NAME-${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.txt",
+        f'"${{enter[@]}}" job --run {shlex.quote(manifest.run_dir)} --round {manifest.round} '
+        f'--pack {pack.name} --task "$task"',
+        "code=$?",
+        "# only what went wrong is worth a file",
+        "if ((code == 0)); then",
+        '    rm -f -- "$log"',
+        "fi",
+        'exit "$code"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def steward_script(manifest: Manifest, enter: str) -> str:
+    """Give the script of the job that comes last: it looks at how all others ended."""
+    subjects = sum(len(group.members) for group in manifest.groups)
+    minutes = _STEWARD_MINUTES + subjects // _SUBJECTS_A_MINUTE
+    limit = manifest.settings.max_minutes
+    minutes = min(minutes, limit) if limit else minutes
+    number, run = manifest.round, shlex.quote(manifest.run_dir)
+    suffix = f"-{number}" if number else ""
+    memory = _STEWARD_MEM_MB + subjects // _SUBJECTS_A_MEGABYTE
+    lines = header(f"steward{suffix}", manifest.settings, memory, 1, minutes)
+    lines += [
+        *_entry(manifest.settings, enter),
+        "folder=$1",
+        'ids=$(cut -f 2 "$folder/jobs.tsv" | paste -s -d ,)',
+        f"states=$folder/states-{number}.txt",
+        'if ! sacct --allocations --parsable2 --noheader --format=JobID,State --jobs="$ids" '
+        '>"$states" 2>/dev/null || [[ ! -s $states ]]; then',
+        '    scontrol --oneliner show job >"$states" 2>/dev/null || true',
+        "fi",
+        f'"${{enter[@]}}" steward --run {run} --round {number}',
+        "code=$?",
+        "# the last thing, as a watch that is at work sends another as long as this job is there",
+        f': >"$folder/closed-{number}"',
+        "awk '$1 ~ /^watch/ {print $2}' \"$folder/jobs.tsv\" | xargs -r scancel",
+        f"again=$folder/resubmit-{number + 1}.sh",
+        f'if [[ -e $again && ! -e $folder/submitted-{number + 1} ]] && ! bash "$again"; then',
+        f'    "${{enter[@]}}" steward --run {run} --round {number} --close '
+        '"What had to run again could not be submitted; see the logs of the steward."',
+        "    code=$?",
+        "fi",
+        'exit "$code"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def watch_script(manifest: Manifest) -> str:
+    """Give the script of the job that looks, now and then, for jobs that SLURM keeps on hold."""
+    suffix = f"-{manifest.round}" if manifest.round else ""
+    settings = manifest.settings
+    lines = header(f"watch{suffix}", settings, _WATCH_MEM_MB, 1, _WATCH_MINUTES)
+    lines += [
+        "folder=$1",
+        f"round={manifest.round}",
+        f"suffix={suffix}",
+        f"retries={settings.retries}",
+        f"minutes={settings.watch_minutes}",
+    ]
+    return "\n".join(lines) + "\n" + _snippet("watch.sh")
+
+
+def cancel_script(manifest: Manifest, enter: str) -> str:
+    """Give the script that takes a run's jobs out of the queue and closes its record."""
+    lines = [
+        "#!/usr/bin/env bash",
+        "# Cancels this run's jobs. Written by neuroferry; run it with bash.",
+        *_entry(manifest.settings, enter),
+        'folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)',
+        "if [[ -e $folder/jobs.tsv ]]; then",
+        '    cut -f 2 "$folder/jobs.tsv" | xargs scancel || exit 75',
+        "fi",
+        f'"${{enter[@]}}" steward --run {shlex.quote(manifest.run_dir)} --close '
+        '"The run was cancelled." --exit-code 130',
+        "code=$?",
+        "if ((code == 130)); then",
+        "    code=0",
+        "fi",
+        'exit "$code"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def submit_script(manifest: Manifest) -> str:
+    """Give the script that the host runs to submit one round."""
+    settings = manifest.settings
+    lines = [
+        "",
+        f"round={manifest.round}",
+        f"suffix={'-' + str(manifest.round) if manifest.round else ''}",
+        f"tasks_at_once={settings.tasks_at_once or ''}",
+        f"max_array_size={settings.max_array_size or ''}",
+        f"max_submitted={settings.max_submitted or ''}",
+        f"watch_minutes={settings.watch_minutes or ''}",
+        f"smallest={min(len(group.packs) for group in manifest.groups)}",
+        "begin",
+    ]
+    for group in manifest.groups:
+        lines += _submit_group(group)
+    return _snippet("submit.sh") + "\n".join([*lines, "finish"]) + "\n"
+
+
+def _snippet(name: str) -> str:
+    return resources.files("neuroferry.engine").joinpath(name).read_text("utf-8")
+
+
+def _submit_group(group: Group) -> list[str]:
+    function = f"submit_{group.name.replace('-', '_')}"
+    body = [" ".join(["    submit", pack.name, '"$1" "$2"', *pack.after]) for pack in group.packs]
+    names = f"{len(group.members)} of {group.members[0].name} and others alike"
+    return [
+        f"{function}() {{ # {names}",
+        *body,
+        "}",
+        f"in_chunks {function} {len(group.members)} {len(group.packs)}",
+    ]
+
+
+def host_command(environ: Mapping[str, str], python: str) -> str:
+    """Find the bash words that start this same neuroferry on a node of the cluster.
+
+    Parameters
+    ----------
+    environ : mapping
+        The environment. The launcher leaves the words in ``NEUROFERRY_REENTER``, in base64
+        for Apptainer rewrites quotes; in an image that was started without it, they are put
+        together from what Apptainer tells.
+    python : str
+        The interpreter, for a run outside an image.
+    """
+    given = environ.get("NEUROFERRY_REENTER")
+    if given:
+        return base64.b64decode(given).decode().strip()
+    image = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")
+    if image:
+        program = "apptainer" if environ.get("APPTAINER_CONTAINER") else "singularity"
+        words = [program, "--quiet", "exec"]
+        binds = environ.get("APPTAINER_BIND") or environ.get("SINGULARITY_BIND")
+        if binds:
+            words += ["--bind", binds]
+        return shlex.join([*words, image, "neuroferry"])
+    words = [python, "-m", "neuroferry"]
+    if environ.get("PYTHONPATH"):
+        folders = [str(Path(p).absolute()) for p in environ["PYTHONPATH"].split(os.pathsep) if p]
+        words = ["env", f"PYTHONPATH={os.pathsep.join(folders)}", *words]
+    return shlex.join(words)
+
+
+def in_image(environ: Mapping[str, str]) -> bool:
+    """Tell whether this process runs inside an image."""
+    return bool(environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER"))
+
+
+def host_path(path: Path, environ: Mapping[str, str]) -> str:
+    """Give the name that a path below the output folder has on the host."""
+    out = environ.get("NEUROFERRY_HOST_OUT")
+    if out and (path == Path("/out") or Path("/out") in path.parents):
+        return str(Path(out) / path.relative_to("/out"))
+    for bind in (environ.get("APPTAINER_BIND") or "").split(","):
+        source, _, target = bind.partition(":")
+        target = target.partition(":")[0] or source
+        if target and (path == Path(target) or Path(target) in path.parents):
+            return str(Path(source) / path.relative_to(target))
+    return str(path)

@@ -1,0 +1,212 @@
+"""Takes a Nipype graph apart into units that know nothing of each other: the subjects.
+
+Units whose graphs have the same structure share job arrays. What tells two structures apart
+is a digest over the steps in a fixed order, the processors of each and what each waits for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+
+from neuroferry.config import SlurmConfig
+from neuroferry.engine.base import RecordingPlugin
+from neuroferry.engine.estimate import Estimator
+from neuroferry.engine.record import subject_of
+from neuroferry.engine.schedule import step_name, volumes_of
+from neuroferry.engine.slurm.pack import StepPlan
+
+_SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
+# what a step takes that only hands values on
+_TRIVIAL_MINUTES = 0.1
+_SMALL_MINUTES = 2.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One subject's part of a graph, or any part that hangs together.
+
+    Attributes
+    ----------
+    name : str
+        ``sub-01``, or a name made from its iterables.
+    subject : str or None
+        Participant label.
+    steps : tuple of StepPlan
+        In the order of :func:`ordered_nodes`.
+    done : frozenset of int
+        Steps that are found done, and everything before them.
+    payload : bytes
+        What a job needs to have the unit's graph again.
+    """
+
+    name: str
+    subject: str | None
+    steps: tuple[StepPlan, ...]
+    done: frozenset[int] = frozenset()
+    payload: bytes = field(default=b"", repr=False)
+
+    @property
+    def structure(self) -> str:
+        """Digest that units of the same structure share."""
+        return structure_of(self.steps)
+
+    @property
+    def size_class(self) -> int:
+        """Power of two of the largest step's memory; units of one array are alike in it."""
+        return math.ceil(math.log2(max(0.5, *(step.mem_gb for step in self.steps), 0.5)))
+
+
+def generic_name(step: str) -> str:
+    """Name that a step has in every subject.
+
+    Examples
+    --------
+    >>> generic_name("neuroferry_wf.sub_01_wf.anat_wf.correct_bias")
+    'neuroferry_wf.sub_*_wf.anat_wf.correct_bias'
+    """
+    return _SUBJECT.sub(r"\1sub_*_wf", step)
+
+
+def structure_of(steps: tuple[StepPlan, ...]) -> str:
+    """Digest over the steps' base names, processors and order."""
+    text = json.dumps([[_base(step.generic), step.n_procs, step.after] for step in steps])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _base(generic: str) -> str:
+    """A step's name without the values of its iterables, which differ between units."""
+    return ".".join(part for part in generic.split(".") if not part.startswith("_"))
+
+
+def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
+    """Take a graph apart into the largest number of parts that share no edge and no subject."""
+    owner: dict[Any, Any] = {node: node for node in graph.nodes()}
+
+    def find(node: Any) -> Any:
+        while owner[node] is not node:
+            owner[node] = owner[owner[node]]
+            node = owner[node]
+        return node
+
+    first_of: dict[str, Any] = {}
+    for node in graph.nodes():
+        subject = subject_of(node.fullname)
+        if subject is not None:
+            owner[find(node)] = find(first_of.setdefault(subject, node))
+    for before, after in graph.edges():
+        owner[find(before)] = find(after)
+    parts: dict[Any, list[Any]] = {}
+    for node in graph.nodes():
+        parts.setdefault(find(node), []).append(node)
+    found = [graph.subgraph(nodes).copy() for nodes in parts.values()]
+    return sorted(found, key=lambda part: min(map(_key, part.nodes())))
+
+
+def _key(node: Any) -> tuple[str, str, str]:
+    return generic_name(node.fullname), step_name(node), str(node._id)
+
+
+def ordered_nodes(graph: nx.DiGraph) -> list[Any]:
+    """Nodes of one unit in the order that planning and jobs agree on."""
+    return sorted(graph.nodes(), key=_key)
+
+
+def plan_unit(
+    graph: nx.DiGraph,
+    number: int,
+    settings: SlurmConfig,
+    estimator: Estimator,
+    payload: bytes,
+) -> Unit:
+    """Reduce one unit's graph to what planning needs.
+
+    Parameters
+    ----------
+    graph : networkx.DiGraph
+        Flattened and expanded Nipype graph of the unit.
+    number : int
+        For the name of a unit that has no better one.
+    settings : SlurmConfig
+        What counts as small, and how long an unknown step takes.
+    estimator : Estimator
+        What is known of like steps.
+    payload : bytes
+        What a job needs to have the graph again.
+    """
+    nodes = ordered_nodes(graph)
+    position = {node: i for i, node in enumerate(nodes)}
+    steps = tuple(
+        _plan_step(
+            node,
+            tuple(sorted(position[p] for p in graph.predecessors(node))),
+            settings,
+            estimator,
+        )
+        for node in nodes
+    )
+    subject = next((s for s in (subject_of(step.name) for step in steps) if s), None)
+    name = f"sub-{subject}" if subject else _common_name(nodes, number)
+    return Unit(name, subject, steps, _find_done(nodes, steps), payload)
+
+
+def _common_name(nodes: list[Any], number: int) -> str:
+    shared = set.intersection(*(set(node.parameterization or ()) for node in nodes))
+    text = "".join(sorted(shared)).strip("_")
+    return re.sub(r"[^0-9A-Za-z_.-]", "-", text) or f"unit-{number}"
+
+
+def _plan_step(
+    node: Any,
+    after: tuple[int, ...],
+    settings: SlurmConfig,
+    estimator: Estimator,
+) -> StepPlan:
+    from nipype.interfaces.utility import IdentityInterface
+
+    name = step_name(node)
+    estimate = estimator.estimate(name, float(node.mem_gb), volumes_of(node))
+    memory, procs = estimate.mem_gb, max(1, int(node.n_procs))
+    trivial = bool(node.run_without_submitting) or isinstance(node.interface, IdentityInterface)
+    light = trivial or (memory <= settings.small_gb and procs == 1)
+    given = (getattr(node, "plugin_args", None) or {}).get("minutes")
+    if given is not None:
+        minutes = float(given)
+    elif estimate.seconds_source != "default":
+        minutes = estimate.seconds / 60
+    elif trivial:
+        minutes = _TRIVIAL_MINUTES
+    else:
+        many = hasattr(node, "iterfield")
+        minutes = _SMALL_MINUTES if light and not many else float(settings.default_minutes)
+    small = light and minutes <= settings.small_minutes
+    return StepPlan(name, generic_name(name), procs, memory, minutes, small, after)
+
+
+def _find_done(nodes: list[Any], steps: tuple[StepPlan, ...]) -> frozenset[int]:
+    """Find the steps whose result is there already, with the same inputs."""
+    done: set[int] = set()
+    waiting = list(range(len(nodes)))
+    progressed = True
+    while progressed:
+        progressed = False
+        for i in list(waiting):
+            if all(before in done for before in steps[i].after):
+                waiting.remove(i)
+                if _is_done(nodes[i]):
+                    done.add(i)
+                    progressed = True
+    return frozenset(done)
+
+
+def _is_done(node: Any) -> bool:
+    try:
+        return RecordingPlugin._is_done(node)
+    except Exception:
+        return False  # the job will find out what is wrong with it, and say so

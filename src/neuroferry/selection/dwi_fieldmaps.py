@@ -1,0 +1,251 @@
+"""What corrects a DWI run for susceptibility distortion: a field map, or another run's b0s.
+
+Whatever ``B0FieldSource``, ``IntendedFor`` or the folder ``fmap/`` offer comes first. Without
+it two runs of a session that are encoded in opposite directions are each other's field map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import nibabel as nb
+import numpy as np
+
+from neuroferry.bids.dwi import DwiRun, dwi_images
+from neuroferry.bids.epi import epi_encoding, opposite_of
+from neuroferry.bids.gradients import B0_THRESHOLD
+from neuroferry.bids.model import Run, Subject
+from neuroferry.errors import InputError
+from neuroferry.interfaces.epi.fieldmap_epi import same_axes
+from neuroferry.selection.fieldmap_sets import is_intended, texts_of
+from neuroferry.selection.fieldmaps import (
+    FieldmapPlan,
+    NoFieldmap,
+    find_fieldmap,
+    pair_plan,
+    volumes_to_average,
+    without_fieldmap,
+)
+
+FMAP_ID = "autob0s"
+# Voxel sizes, readout times and echo times nearer than this share of them are one.
+SAME = 0.01
+# These may differ between two runs of one kind.
+_OF_THE_RUN = ("direction", "run")
+
+
+class _Other(NamedTuple):
+    """A run of the opposite direction that can be used, and how it fits."""
+
+    run: Run
+    readout: float
+    volumes: tuple[int, ...]
+    notes: list[str]
+    rank: tuple[bool, int, int, str]
+
+
+def choose_dwi_fieldmap(
+    subject: Subject,
+    run: DwiRun,
+    *,
+    ignore: Collection[str] = (),
+    b0_threshold: float = B0_THRESHOLD,
+) -> FieldmapPlan:
+    """Choose what corrects a DWI run for susceptibility distortion.
+
+    Parameters
+    ----------
+    subject : Subject
+        Its images.
+    run : DwiRun
+        The run.
+    ignore : collection of str
+        With "fieldmaps" nothing is used, other runs neither.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+
+    Returns
+    -------
+    FieldmapPlan
+        The first there is of what ``B0FieldSource`` names, what is meant for the run by
+        ``IntendedFor``, the one set in ``fmap/`` that names no run, and the b0 volumes of
+        another run of the session.
+    """
+    if "fieldmaps" in ignore:
+        return FieldmapPlan()
+    found = find_fieldmap(subject, (run.run,), b0_threshold=b0_threshold)
+    if isinstance(found, FieldmapPlan):
+        return found
+    if texts_of(run.run.metadata, "B0FieldSource"):
+        return without_fieldmap(run.run, _of_sources(run.run, found))
+    other = _from_other_run(subject, run, b0_threshold)
+    if isinstance(other, FieldmapPlan):
+        instead = [
+            f"{run.run.path.name}: {reason}. The b0 images of {_names(other)} are taken instead."
+            for reason in found.reasons
+            if found.meant
+        ]
+        return replace(other, warnings=(*instead, *other.warnings))
+    return without_fieldmap(run.run, ["; ".join([*found.reasons, *other])])
+
+
+def _of_sources(run: Run, found: NoFieldmap) -> list[str]:
+    """Say why what ``B0FieldSource`` names is not used."""
+    if found.meant:
+        return found.reasons
+    names = " and ".join(texts_of(run.metadata, "B0FieldSource"))
+    return [f"no image of its session has {names}, its B0FieldSource, as B0FieldIdentifier"]
+
+
+def _names(plan: FieldmapPlan) -> str:
+    return " and ".join(path.rsplit("/", 1)[-1] for path in plan.epi)
+
+
+def _from_other_run(
+    subject: Subject, run: DwiRun, b0_threshold: float
+) -> FieldmapPlan | list[str]:
+    """Plan with the b0 volumes of another run, or the reasons why there is none."""
+    images = [image for image in dwi_images(subject) if image.session == run.session]
+    others = [image for image in images if image.path != run.run.path]
+    if not others:
+        return []
+    try:
+        direction, readout, notes = epi_encoding(run.run)
+    except InputError as error:
+        return [str(error)]
+    reasons: list[str] = []
+    usable: list[_Other] = []
+    for image in others:
+        try:
+            found = _examine(subject, run, image, b0_threshold)
+        except InputError as error:
+            reasons.append(str(error))
+        else:
+            usable += [found] if found else []
+    if not usable:
+        return reasons or [_none_opposite(run.run, others, direction)]
+    best = min(usable, key=lambda other: other.rank)
+    plan = pair_plan([(opposite_of(direction), best.run, best.readout, best.volumes)])
+    return replace(
+        plan,
+        fmap_id=FMAP_ID,
+        phase_encoding=direction,
+        readout_time=readout,
+        warnings=(*notes, *best.notes),
+    )
+
+
+def _none_opposite(run: Run, others: Sequence[Run], direction: str) -> str:
+    """Say that no run is of the opposite direction, and which one's name says that it is."""
+    text = (
+        "no other DWI run of its session is encoded in the opposite direction, "
+        f"{opposite_of(direction)}"
+    )
+    label = run.entities.get("direction")
+    for other in others:
+        named = other.entities.get("direction")
+        same = str(other.metadata.get("PhaseEncodingDirection")).rstrip("+") == direction
+        if label and named and same and named != label:
+            return (
+                f"{text}; the names have dir-{label} and dir-{named}, but PhaseEncodingDirection"
+                f" is {direction} in both sidecars: correct the one that is wrong"
+            )
+    return text
+
+
+def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> _Other | None:
+    """Look whether another run can serve; None for one of another direction.
+
+    Raises
+    ------
+    InputError
+        If it would, but for something that is missing or contradicts it.
+    """
+    way, readout, notes = epi_encoding(other)
+    direction, own_readout, _ = epi_encoding(run.run)
+    if way.rstrip("+") != opposite_of(direction):
+        return None
+    name = other.path.name
+    intended = is_intended(other, run.run, subject.label)
+    if not intended and _is_for_others(other, run.run):
+        raise InputError(
+            f"{name} is of the opposite direction, but its IntendedFor or B0FieldIdentifier says"
+            " that it is meant for others"
+        )
+    _check_grid(run, other)
+    if not math.isclose(readout, own_readout, rel_tol=SAME):
+        raise InputError(
+            f"{name} is of the opposite direction, but its readout takes {readout:g} s and that"
+            f" of this run {own_readout:g} s; correct the sidecars, or say by B0FieldIdentifier"
+            " and B0FieldSource that they belong together"
+        )
+    if _is_normalised(other) != _is_normalised(run.run):
+        names = (name, run.run.path.name)
+        normalised, plain = names if _is_normalised(other) else names[::-1]
+        raise InputError(
+            f"{name} is of the opposite direction, but the scanner evened the brightness of"
+            f" {normalised} (NORM in ImageType) and not that of {plain}, which would read as"
+            " distortion"
+        )
+    times = [_echo_time(image) for image in (run.run, other)]
+    if times[0] and times[1] and not math.isclose(times[0], times[1], rel_tol=SAME):
+        notes = [
+            *notes,
+            f"{run.run.path.name} and {name} differ in EchoTime ({times[0]:g} and {times[1]:g} s),"
+            " and so in contrast; look at the correction of their distortion.",
+        ]
+    volumes = volumes_to_average(other, run.run, b0_threshold)
+    return _Other(other, readout, volumes, notes, _rank(run.run, other, intended=intended))
+
+
+def _echo_time(run: Run) -> float | None:
+    value = run.metadata.get("EchoTime")
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _is_normalised(run: Run) -> bool:
+    """Tell whether the scanner evened the brightness, as Siemens notes it."""
+    kinds = run.metadata.get("ImageType")
+    return isinstance(kinds, list) and "NORM" in kinds
+
+
+def _is_for_others(other: Run, run: Run) -> bool:
+    """Tell whether a run says what it is a field map for, and this is not it."""
+    identifiers = texts_of(other.metadata, "B0FieldIdentifier")
+    if identifiers:
+        return not set(identifiers) & set(texts_of(run.metadata, "B0FieldIdentifier"))
+    return bool(texts_of(other.metadata, "IntendedFor"))
+
+
+def _check_grid(run: DwiRun, other: Run) -> None:
+    """Refuse a run of other voxels: its distortion is another."""
+    image: Any = nb.load(other.path)
+    own: Any = nb.load(run.run.path)
+    shape = tuple(int(n) for n in image.shape[:3])
+    zooms = nb.affines.voxel_sizes(image.affine)
+    if shape != run.shape or not np.allclose(zooms, run.zooms, rtol=SAME):
+        sizes = (
+            f"{' x '.join(map(str, n))} voxels of {' x '.join(f'{z:.3g}' for z in mm)} mm"
+            for n, mm in ((shape, zooms), (run.shape, run.zooms))
+        )
+        raise InputError(
+            f"{other.path.name} is of the opposite direction, but has another matrix"
+            f" ({' beside '.join(sizes)})"
+        )
+    if not same_axes(image.affine, own.affine):
+        raise InputError(
+            f"{other.path.name} is of the opposite direction, but its voxel axes run another way,"
+            " so that directions along them cannot be compared"
+        )
+
+
+def _rank(run: Run, other: Run, *, intended: bool) -> tuple[bool, int, int, str]:
+    """Order the runs that fit: the named one first, then that of the same kind and number."""
+    keys = (set(run.entities) | set(other.entities)) - set(_OF_THE_RUN)
+    differing = sum(run.entities.get(key) != other.entities.get(key) for key in keys)
+    numbers = [image.entities.get("run", "0") for image in (run, other)]
+    apart = abs(int(numbers[0]) - int(numbers[1])) if all(n.isdigit() for n in numbers) else 0
+    return not intended, differing, apart, other.path.name

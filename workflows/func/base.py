@@ -1,0 +1,202 @@
+"""The functional workflow of one run, from its images to derivatives and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.bids.bold import BoldRun
+from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.spaces import BoldSpace
+from neuroferry.workflows.func.apply import Readout, init_bold_apply_wf
+from neuroferry.workflows.func.confounds import init_bold_confounds_wf
+from neuroferry.workflows.func.fit import init_bold_fit_wf
+from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
+from neuroferry.workflows.func.reports import init_bold_reports_wf
+from neuroferry.workflows.parts import connect_parts
+from neuroferry.workflows.sdc import init_sdc_wf
+
+INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm")
+
+
+@dataclass(frozen=True)
+class BoldOptions:
+    """What every run of a participant is processed with.
+
+    Attributes
+    ----------
+    dummy_scans : int or None
+        Volumes before the steady state; found where it is None.
+    slice_time_ref : float
+        Moment that slices are shifted to, 0 to 1 of the time between first and last.
+    fd_threshold, dvars_threshold : float
+        Framewise displacement in mm, standardised DVARS, above which a volume is marked.
+    jacobian : bool
+        Correct intensities where distortion squeezed or stretched the image.
+    sloppy : bool
+        Fast and of low quality, for tests.
+    omp_nthreads, seed : int
+        Threads of one step; seed of the random numbers.
+    """
+
+    dummy_scans: int | None = None
+    slice_time_ref: float = 0.5
+    fd_threshold: float = 0.5
+    dvars_threshold: float = 1.5
+    jacobian: bool = True
+    sloppy: bool = False
+    omp_nthreads: int = 1
+    seed: int = 1
+
+
+def init_bold_wf(
+    *,
+    run: BoldRun,
+    fieldmap: FieldmapPlan,
+    spaces: Sequence[BoldSpace],
+    bids_dir: str | Path,
+    out_dir: str | Path,
+    t1w: tuple[tuple[int, int, int], tuple[float, float, float]] | None = None,
+    options: BoldOptions | None = None,
+    precomputed: Mapping[str, str] | None = None,
+    cited: Mapping[str, Sequence[str]] | None = None,
+    name: str | None = None,
+) -> Workflow:
+    """Build the functional workflow of one run.
+
+    Parameters
+    ----------
+    run : BoldRun
+        The run.
+    fieldmap : FieldmapPlan
+        How its distortion is estimated, if at all.
+    spaces : sequence of BoldSpace
+        Spaces that the series is written in.
+    bids_dir, out_dir : path
+        Input dataset and derivatives.
+    t1w : tuple, optional
+        Voxels and voxel size in mm of the T1w image, for the memory estimates; without one
+        the run stays in its own space.
+    options : BoldOptions, optional
+        What it is processed with.
+    precomputed : mapping, optional
+        Files that replace steps; see `init_bold_fit_wf`.
+    cited : mapping, optional
+        BIDS URIs of these.
+    name : str, optional
+        Name of the workflow; by default ``bold_<entities of the run>_wf``.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**, with a T1w image
+
+    t1w_preproc, brain_mask, dseg, tpms, anat2std_xfm
+        As `init_anat_wf` gives them; for each other template among the spaces the field that
+        `BoldSpace.anat2std_xfm` names.
+
+    **Outputs**
+
+    out_files
+        The derivatives, once all are written.
+    """
+    options = options or BoldOptions()
+    with_anat, with_sdc = t1w is not None, fieldmap.method is not None
+    shape, zooms = t1w or ((256, 256, 256), (1.0, 1.0, 1.0))
+    workflow = Workflow(name=name or f"bold_{run.label}_wf")
+    workflow.__desc__ = _describe(run)
+    fields = [*dict.fromkeys([*INPUTS, *(space.anat2std_xfm for space in spaces)])]
+    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
+    workflow.add_nodes([inputnode])
+    fit_wf = init_bold_fit_wf(
+        run=run,
+        sdc_wf=_sdc_wf(run, fieldmap, options),
+        with_anat=with_anat,
+        t1w_voxels=math.prod(shape),
+        dummy_scans=options.dummy_scans,
+        precomputed=precomputed,
+        sloppy=options.sloppy,
+        omp_nthreads=options.omp_nthreads,
+        seed=options.seed,
+    )
+    apply_wf = init_bold_apply_wf(
+        run=run,
+        spaces=spaces,
+        readout=_readout(fieldmap, options),
+        slice_time_ref=options.slice_time_ref,
+        t1w_voxels=math.prod(shape),
+        t1w_volume_mm3=math.prod(shape) * math.prod(zooms),
+        omp_nthreads=options.omp_nthreads,
+    )
+    confounds_wf = init_bold_confounds_wf(
+        tr=run.tr,
+        n_volumes=run.n_volumes,
+        shape=run.shape,
+        t1w_shape=shape,
+        with_anat=with_anat,
+        fd_threshold=options.fd_threshold,
+        dvars_threshold=options.dvars_threshold,
+    )
+    reports_wf = init_bold_reports_wf(
+        out_dir=out_dir,
+        entities=run.entities,
+        n_volumes=run.n_volumes,
+        shape=run.shape,
+        t1w_shape=shape,
+        with_anat=with_anat,
+        with_sdc=with_sdc,
+    )
+    derivatives_wf = init_bold_derivatives_wf(
+        out_dir=out_dir,
+        bids_dir=bids_dir,
+        run=run,
+        spaces=spaces,
+        with_anat=with_anat,
+        fieldmap=fieldmap if with_sdc else None,
+        given={name: (cited or {}).get(name, ()) for name in precomputed or ()},
+        slice_time_ref=options.slice_time_ref,
+        seed=options.seed,
+    )
+    there = {field: (inputnode, field) for field in fields} if with_anat else {}
+    connect_parts(workflow, there, [fit_wf, apply_wf, confounds_wf, reports_wf, derivatives_wf])
+    workflow.connect(derivatives_wf, "outputnode.out_files", outputnode, "out_files")
+    return workflow
+
+
+def _sdc_wf(run: BoldRun, fieldmap: FieldmapPlan, options: BoldOptions) -> Workflow | None:
+    """Make the correction of distortion that a plan asks for."""
+    if fieldmap.method is None:
+        return None
+    return init_sdc_wf(
+        plan=fieldmap,
+        bold_shape=run.shape,
+        jacobian=options.jacobian,
+        sloppy=options.sloppy,
+        seed=options.seed,
+    )
+
+
+def _readout(fieldmap: FieldmapPlan, options: BoldOptions) -> Readout | None:
+    """Say how the field bends the run."""
+    if fieldmap.method is None:
+        return None
+    return Readout(fieldmap.phase_encoding, fieldmap.readout_time, options.jacobian)
+
+
+def _describe(run: BoldRun) -> str:
+    """Begin the methods paragraph of a run."""
+    echoes = f", {len(run.echoes)} echoes" if run.echo_times else ""
+    task = f" of the task *{run.entities['task']}*" if "task" in run.entities else ""
+    return (
+        f"\n\n### Functional data: {run.label.replace('_', ' ')}\n\n"
+        f"The BOLD run{task} has {run.n_volumes} volumes of {' x '.join(map(str, run.shape))} "
+        f"voxels, one each {run.tr:g} s{echoes}. "
+    )

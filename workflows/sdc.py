@@ -1,0 +1,208 @@
+"""Susceptibility distortion of a run: a field from whatever there is, on its grid."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from neuroferry.interfaces.dwi.b0s import AverageB0s
+from neuroferry.interfaces.epi.fieldmap_apply import ApplyFieldmap
+from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap
+from neuroferry.interfaces.epi.fieldmap_gre import PrepareGREFieldmap
+from neuroferry.selection.fieldmaps import FieldmapPlan
+
+OUTPUTS = (
+    "fieldmap",
+    "bold_ref_sdc",
+    "sdc_report",
+    "fmap2boldref_xfm",
+    "fieldmap_hz",
+    "magnitude_ref",
+    "fieldmap_mask",
+)
+_SENTENCES = {
+    "phasediff": "A B0 field map was computed from the phase difference of two gradient echoes",
+    "phases": "A B0 field map was computed from the phases of two gradient echoes",
+    "direct": "A B0 field map measured by the scanner was used",
+    "pepolar": (
+        "A B0 field map was estimated from echo-planar images of opposite phase-encoding"
+        " polarity as the field under which they agree [@andersson2003; @holland2010]"
+    ),
+}
+_OF_B0S = (
+    "A B0 field map was estimated from images without diffusion weighting of opposite"
+    " phase-encoding polarity ({}), the volumes of each aligned and averaged, as the field under"
+    " which they agree [@andersson2003; @holland2010]"
+)
+# Measured peaks above Python and its libraries, GB for a million voxels of the image.
+BASE_GB = 0.45
+SOLVER_GB_PER_MILLION = 0.35
+AVERAGE_GB = 0.15
+AVERAGE_GB_PER_MILLION = 0.13
+
+
+def init_sdc_wf(
+    *,
+    plan: FieldmapPlan,
+    bold_shape: tuple[int, int, int],
+    jacobian: bool = True,
+    sloppy: bool = False,
+    seed: int = 1,
+    name: str = "sdc_wf",
+) -> Workflow:
+    """Build the workflow that estimates the field of a run and unwarps its reference.
+
+    Parameters
+    ----------
+    plan : FieldmapPlan
+        What corrects the run; its method must not be None.
+    bold_shape : tuple of int
+        Voxels of the BOLD reference.
+    jacobian : bool
+        Undo the piling up of signal too.
+    sloppy : bool
+        Fast and of low quality, for tests.
+    seed : int
+        Seed of the sampling of registrations.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
+    bold_ref
+        Distorted BOLD reference.
+
+    **Outputs**
+
+    fieldmap, bold_ref_sdc
+        Field in Hz on the reference's grid; the unwarped reference.
+    sdc_report
+        JSON: method, shifts in mm.
+    fmap2boldref_xfm
+        ITK affine: field map onto the reference.
+    fieldmap_hz, magnitude_ref, fieldmap_mask
+        The field map on its own grid.
+
+    Raises
+    ------
+    ValueError
+        If the plan has no method.
+    """
+    if plan.method is None:
+        raise ValueError("A plan without a method has no workflow.")
+    workflow = Workflow(name=name)
+    workflow.__desc__ = (
+        f"{_describe(plan)}; the series was corrected for susceptibility distortion with it"
+        " [@jezzard1995]. "
+    )
+    inputnode = pe.Node(IdentityInterface(fields=["bold_ref"]), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
+    memory = _memory_gb(bold_shape)
+    estimate = _estimate_node(plan, memory, sloppy=sloppy, seed=seed)
+    itself = plan.method == "pepolar" and len(plan.epi) == 1
+    apply = pe.Node(
+        ApplyFieldmap(
+            phase_encoding=plan.phase_encoding,
+            readout_time=plan.readout_time,
+            # A field estimated on the reference itself needs no registration to it.
+            same_space=itself,
+            method=plan.method,
+            sources=[Path(path).name for path in plan.sources],
+            jacobian=jacobian,
+            sloppy=sloppy,
+            seed=seed,
+        ),
+        name="apply_fieldmap",
+        mem_gb=memory,
+    )
+    if plan.method == "pepolar":
+        _feed_pair(workflow, plan, inputnode if itself else None, estimate)
+    workflow.connect([
+        (inputnode, apply, [("bold_ref", "bold_ref")]),
+        (estimate, apply, [
+            ("fieldmap_hz", "fieldmap_hz"), ("magnitude_ref", "magnitude_ref"), ("mask", "mask"),
+        ]),
+        (apply, outputnode, [
+            (field, field)
+            for field in ("fieldmap", "bold_ref_sdc", "sdc_report", "fmap2boldref_xfm")
+        ]),
+        (estimate, outputnode, [
+            ("fieldmap_hz", "fieldmap_hz"),
+            ("magnitude_ref", "magnitude_ref"),
+            ("mask", "fieldmap_mask"),
+        ]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _describe(plan: FieldmapPlan) -> str:
+    """Say where the field comes from."""
+    if plan.method is None or not any(plan.epi_volumes):
+        return _SENTENCES[str(plan.method)]
+    names = [Path(path).name.removesuffix(".gz").removesuffix(".nii") for path in plan.epi]
+    return _OF_B0S.format(" and ".join(names if len(names) > 1 else ["its own", *names]))
+
+
+def _feed_pair(
+    workflow: Workflow, plan: FieldmapPlan, inputnode: pe.Node | None, estimate: pe.Node
+) -> None:
+    """Give the estimate its two EPIs, the reference first where one alone is there."""
+    join = pe.Node(Merge(2), name="join_pair", run_without_submitting=True)
+    fields = ["in1", "in2"][2 - len(plan.epi) :]
+    volumes = plan.epi_volumes or ((),) * len(plan.epi)
+    for field, path, chosen in zip(fields, plan.epi, volumes, strict=True):
+        if not chosen:
+            setattr(join.inputs, field, path)
+            continue
+        image: Any = nb.load(path)
+        average = pe.Node(
+            AverageB0s(in_file=path, volumes=list(chosen)),
+            name=f"average_b0s{field[-1] if len(fields) > 1 else ''}",
+            mem_gb=round(
+                AVERAGE_GB + AVERAGE_GB_PER_MILLION * math.prod(image.shape[:3]) / 1e6, 3
+            ),
+        )
+        workflow.connect(average, "out_file", join, field)
+    if inputnode is not None:
+        workflow.connect(inputnode, "bold_ref", join, "in1")
+    workflow.connect(join, "out", estimate, "in_files")
+
+
+def _memory_gb(shape: tuple[int, int, int]) -> float:
+    """Peak of the field's estimate and of unwarping, GB.
+
+    >>> _memory_gb((100, 100, 50))
+    0.625
+    """
+    return round(BASE_GB + SOLVER_GB_PER_MILLION * shape[0] * shape[1] * shape[2] / 1e6, 3)
+
+
+def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int) -> pe.Node:
+    """Make the node that gives the field in hertz."""
+    interface: Any
+    if plan.method == "pepolar":
+        ways, times = list(plan.epi_phase_encoding), list(plan.epi_readout_times)
+        interface = EstimateEPIFieldmap(sloppy=sloppy, seed=seed)
+        if len(plan.epi) == 1:
+            ways, times = [plan.phase_encoding, *ways], [plan.readout_time, *times]
+        interface.inputs.phase_encoding = ways
+        interface.inputs.readout_times = times
+    else:
+        interface = PrepareGREFieldmap(magnitude=list(plan.magnitude), seed=seed)
+        if plan.method == "direct":
+            interface.inputs.fieldmap = plan.fieldmap[0]
+            interface.inputs.units = plan.units
+        else:
+            interface.inputs.echo_times = plan.echo_times
+            interface.inputs.phase = list(plan.phase)
+    return pe.Node(interface, name="estimate_fieldmap", mem_gb=memory)
