@@ -20,7 +20,8 @@ from pathlib import Path
 
 import tomli_w
 
-from neuroferry.engine.estimate import Estimator, kind_of, read_table
+from neuroferry.engine.estimate import Estimator, read_table
+from neuroferry.engine.names import kind_of
 from neuroferry.engine.record import StepSummary, list_runs, read_run
 
 HEAD = """\

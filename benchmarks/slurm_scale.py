@@ -30,7 +30,7 @@ STAND_INS = {
 
 def measure(number: int) -> dict[str, float]:
     """Plan and submit ``number`` participants, in this process."""
-    from neuroferry.app.dry_run import make_estimator
+    from neuroferry.app.estimates import make_estimator
     from neuroferry.app.slurm import plan_subjects
     from neuroferry.config import Config
     from neuroferry.engine import RunRecord, SLURMGraphPlugin
@@ -98,7 +98,8 @@ def subjects(folder: Path, number: int) -> Iterator[Any]:
 
 def build(folder: Path, participants: list[Any]) -> Any:
     """Build the anatomical graph of some participants."""
-    from neuroferry.workflows.base import Settings, init_neuroferry_wf
+    from neuroferry.config import Settings
+    from neuroferry.workflows.base import init_neuroferry_wf
 
     settings = Settings(bids_dir=folder, out_dir=folder / "out", omp_nthreads=4)
     workflow = init_neuroferry_wf(subjects=participants, settings=settings)

@@ -26,7 +26,8 @@ from nipype.pipeline import engine as pe
 
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.metadata import read_json
-from neuroferry.bids.outputs import copy_file, derivative_path, write_json
+from neuroferry.bids.outputs import derivative_path
+from neuroferry.files import copy_file, write_json
 
 
 class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from neuroferry.cli.parser import parse_config
-from neuroferry.config import make_config, read_toml, write_config
+from neuroferry.config import make_config, write_config
 from neuroferry.errors import ExitCode, InputError, UsageError
+from neuroferry.files import read_toml
 
 
 @pytest.mark.parametrize("option", ["--use-syn-sdc", "--use_syn_sdc=warn", "--force-syn"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,26 +12,31 @@ from nipype.interfaces.utility import IdentityInterface, Merge, Select
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.bids.bold import bold_runs, t1w_of_session
+from neuroferry.bids.bold import bold_runs
 from neuroferry.bids.dwi import dwi_runs
+from neuroferry.bids.headers import image_grid, image_shape
 from neuroferry.bids.precomputed import (
-    Anatomy,
     Precomputed,
     cite_precomputed,
-    find_anatomy,
     find_precomputed,
 )
 from neuroferry.bids.precomputed_bold import find_bold
-from neuroferry.errors import UsageError
+from neuroferry.config import Settings
+from neuroferry.selection.anatomy import given_anatomy, sessions_to_compute, t1w_of_session
 from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
 from neuroferry.selection.fieldmaps import choose_fieldmap
-from neuroferry.selection.spaces import anat2std_field, bold_spaces, wants_t1w
+from neuroferry.selection.joining import Joined, plan_joined
+from neuroferry.selection.spaces import (
+    anat2std_field,
+    bold_spaces,
+    other_spaces,
+    std_resolution,
+    wants_t1w,
+)
 from neuroferry.templates import (
     TEMPLATE_SPACE,
     OtherTemplate,
-    SpaceName,
     find_templates,
-    parse_space,
 )
 from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
@@ -40,84 +45,13 @@ from neuroferry.workflows.anat.template import XFMS, init_other_template_wf
 from neuroferry.workflows.dwi.apply import T1wGrid
 from neuroferry.workflows.dwi.base import INPUTS as DWI_INPUTS
 from neuroferry.workflows.dwi.base import DwiOptions, init_dwi_wf
-from neuroferry.workflows.dwi.joined import (
-    ANATOMY,
-    SERIES,
-    Joined,
-    init_joined_wf,
-    plan_joined,
-)
+from neuroferry.workflows.dwi.joined import ANATOMY, SERIES, init_joined_wf
 from neuroferry.workflows.func.base import BoldOptions, init_bold_wf
+from neuroferry.workflows.parts import join
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
 if TYPE_CHECKING:
     from neuroferry.bids.model import Run, Subject
-
-_NATIVE_SPACES = ("T1w", "anat", "bold", "func")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every participant's graph is built with.
-
-    Attributes
-    ----------
-    bids_dir, out_dir : pathlib.Path
-        Input dataset and derivatives.
-    workflows : sequence of str
-        Of ``anat``, ``func``, ``dwi`` and ``qc``; without ``anat`` nothing of the anatomy is
-        written in template space.
-    output_spaces : sequence of str
-        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, ``T1w``, ``bold``, and templates
-        of `templateflow_home`.
-    templateflow_home : pathlib.Path or None
-        Folder with the user's templates of TemplateFlow.
-    derivatives : mapping of str to pathlib.Path
-        Precomputed derivatives by name.
-    average_t1w, sloppy : bool
-        Average the T1w images of a session; fast and of low quality.
-    ignore : sequence of str
-        Steps of BOLD runs to leave out: ``fieldmaps``, ``slicetiming``, ``fmap-jacobian``.
-    dummy_scans : int or None
-        Volumes of BOLD runs before the steady state; found where it is None.
-    slice_time_ref : float
-        Moment that slices are shifted to, 0 to 1 of their times.
-    fd_spike_threshold, dvars_spike_threshold : float
-        Motion in mm and standardised DVARS above which a volume is marked.
-    b0_threshold : float
-        Volumes of DWI runs up to this b-value count as not weighted, s/mm^2.
-    fix_gradients : bool
-        Correct gradients of DWI runs whose axes are flipped or exchanged.
-    streamlines : int
-        Of each bundle of a DWI run, at most; 0 for no tractography.
-    bundles : pathlib.Path or None
-        TOML file that defines the bundles of DWI runs; the package's own otherwise.
-    profile_extent : str
-        What profiles along bundles run over: ``waypoints`` or ``whole`` streamlines.
-    omp_nthreads, seed : int
-        Threads of one step; seed of the random numbers.
-    """
-
-    bids_dir: Path
-    out_dir: Path
-    workflows: Sequence[str] = ("anat", "qc")
-    output_spaces: Sequence[str] = (TEMPLATE_SPACE,)
-    templateflow_home: Path | None = None
-    derivatives: Mapping[str, Path] = field(default_factory=dict)
-    average_t1w: bool = True
-    sloppy: bool = False
-    ignore: Sequence[str] = ()
-    dummy_scans: int | None = None
-    slice_time_ref: float = 0.5
-    fd_spike_threshold: float = 0.5
-    dvars_spike_threshold: float = 1.5
-    b0_threshold: float = 50.0
-    fix_gradients: bool = False
-    streamlines: int = 1000
-    bundles: Path | None = None
-    profile_extent: str = "waypoints"
-    omp_nthreads: int = 1
-    seed: int = 1
 
 
 def init_neuroferry_wf(
@@ -156,63 +90,6 @@ class _Spaces(NamedTuple):
     others: tuple[OtherTemplate, ...]
 
 
-def other_spaces(output_spaces: Sequence[str]) -> list[SpaceName]:
-    """Pick the spaces of other templates than the one that is always there.
-
-    Raises
-    ------
-    UsageError
-        For what cannot be the space of a template.
-
-    Examples
-    --------
-    >>> [space.name for space in other_spaces(["T1w", "MNI152NLin2009cAsym:res-2"])]
-    ['MNI152NLin2009cAsym']
-    """
-    found = []
-    for text in output_spaces:
-        if text.partition(":")[0] in (*_NATIVE_SPACES, TEMPLATE_SPACE):
-            continue
-        space = parse_space(text)
-        if space is None:
-            raise UsageError(
-                f"'{text}' is no output space: write the space of a template as NAME, NAME:res-2 "
-                "or NAME:cohort-1:res-2."
-            )
-        found.append(space)
-    return found
-
-
-def std_resolution(output_spaces: Sequence[str]) -> int:
-    """Find the voxel size in mm that is asked for in the space of our own template.
-
-    Raises
-    ------
-    UsageError
-        For a space that is not there.
-
-    Examples
-    --------
-    >>> std_resolution(["T1w", "MNI152NLin2009aSym:res-2"])
-    2
-    """
-    resolution = 1
-    for space in output_spaces:
-        template, _, modifier = space.partition(":")
-        native = template in _NATIVE_SPACES
-        if (native and not modifier) or not (native or template == TEMPLATE_SPACE):
-            continue
-        label = modifier.removeprefix("res-")
-        known = not native and (not modifier or modifier.startswith("res-"))
-        if not known or (modifier and label not in ("1", "2", "3", "4")):
-            raise UsageError(
-                f"'{space}' is no output space that neuroferry can make. Choose bold, T1w, "
-                f"{TEMPLATE_SPACE}, or {TEMPLATE_SPACE}:res-2 (1 to 4 mm)."
-            )
-        resolution = int(label or 1)
-    return resolution
-
-
 def init_single_subject_wf(subject: Subject, settings: Settings, spaces: _Spaces) -> Workflow:
     """Build the graph of one participant, with one anatomical branch for each session."""
     workflow = Workflow(name=f"sub_{subject.label}_wf")
@@ -222,7 +99,7 @@ Brain Imaging Data Structure [@bids].
 
 """
     anatomies: dict[str | None, _Anatomy] = {}
-    for session in _sessions_to_compute(subject, settings):
+    for session in sessions_to_compute(subject, settings):
         anatomies[session] = _compute_anatomy(subject, session, settings, spaces)
         workflow.add_nodes([anatomies[session].node])
     of_session = _Anatomies(subject, settings, spaces.others, anatomies)
@@ -242,24 +119,6 @@ class _Anatomy:
     shape: tuple[int, int, int]
     zooms: tuple[float, float, float]
     given: bool = False
-
-
-def _sessions_to_compute(subject: Subject, settings: Settings) -> list[str | None]:
-    """Name the sessions whose anatomy is computed: those that are asked for, or needed."""
-    images = subject.select("anat", "T1w")
-    there = [session for session in subject.sessions if any(r.session == session for r in images)]
-    if {"anat", "qc"} & set(settings.workflows):
-        return there
-    needed: set[str | None] = set()
-    sessions: list[str | None] = []
-    if "func" in settings.workflows:
-        sessions += [run.session for run in subject.select("func", "bold")]
-    if "dwi" in settings.workflows:
-        sessions += [run.session for run in dwi_runs(subject, b0_threshold=settings.b0_threshold)]
-    for session in dict.fromkeys(sessions):
-        if given_anatomy(settings.derivatives, subject, session) is None:
-            needed |= {t1w.session for t1w in t1w_of_session(subject, session)}
-    return [session for session in there if session in needed]
 
 
 def _compute_anatomy(
@@ -461,32 +320,6 @@ def _prefix(session: str | None) -> str:
     return "" if session is None else f"ses_{session}_"
 
 
-def given_anatomy(
-    derivatives: Mapping[str, Path],
-    subject: Subject,
-    session: str | None,
-    others: Sequence[str] = (),
-) -> Anatomy | None:
-    """Find a whole anatomy that was computed before, for the BOLD runs of a session.
-
-    Parameters
-    ----------
-    derivatives : mapping of str to pathlib.Path
-        Precomputed datasets by name.
-    subject : Subject
-        The participant.
-    session : str or None
-        Of the runs; where it has none, another session's is taken.
-    others : sequence of str
-        Spaces of other templates that its transforms must lead to as well.
-    """
-    for label in dict.fromkeys([session, None, *subject.sessions]):
-        found = find_anatomy(derivatives, subject.label, label, TEMPLATE_SPACE, others)
-        if found is not None:
-            return found
-    return None
-
-
 def _init_session_wf(
     subject: Subject,
     session: str | None,
@@ -581,29 +414,3 @@ def _add_qc(
             workflow.connect(select, "out", qc_wf, f"inputnode.{field_name}")
         workflow.connect(qc_wf, "outputnode.iqms", gather, f"in{index + 1}")
     return gather
-
-
-def join(workflow: Workflow, source: Workflow, target: Workflow) -> None:
-    """Connect every output of ``source`` to the input of the same name of ``target``."""
-    given = set(source.get_node("outputnode").inputs.copyable_trait_names())
-    wanted = target.get_node("inputnode").inputs.copyable_trait_names()
-    pairs = [(f"outputnode.{n}", f"inputnode.{n}") for n in sorted(wanted) if n in given]
-    workflow.connect([(source, target, pairs)])
-
-
-def image_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Read the number of voxels along each axis, and their size in mm, from a header."""
-    import nibabel as nb
-
-    header = nb.nifti1.load(path).header
-    i, j, k = header.get_data_shape()[:3]
-    x, y, z = header.get_zooms()[:3]
-    return (int(i), int(j), int(k)), (float(x), float(y), float(z))
-
-
-def image_shape(path: Path) -> tuple[int, int, int]:
-    """Read the number of voxels along each axis from an image's header."""
-    import nibabel as nb
-
-    first, second, third = nb.nifti1.load(path).shape[:3]
-    return int(first), int(second), int(third)

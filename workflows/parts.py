@@ -40,3 +40,11 @@ def connect_parts(
         for field in part.get_node("outputnode").inputs.copyable_trait_names():
             there[field] = (part, f"outputnode.{field}")
     return there
+
+
+def join(workflow: Workflow, source: Workflow, target: Workflow) -> None:
+    """Connect every output of ``source`` to the input of the same name of ``target``."""
+    given = set(source.get_node("outputnode").inputs.copyable_trait_names())
+    wanted = target.get_node("inputnode").inputs.copyable_trait_names()
+    pairs = [(f"outputnode.{n}", f"inputnode.{n}") for n in sorted(wanted) if n in given]
+    workflow.connect([(source, target, pairs)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,22 @@ def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int
             interface.inputs.echo_times = plan.echo_times
             interface.inputs.phase = list(plan.phase)
     return pe.Node(interface, name="estimate_fieldmap", mem_gb=memory)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How the field bends a run: what a field map in Hz needs to become shifts.
+
+    Attributes
+    ----------
+    phase_encoding : str
+        ``PhaseEncodingDirection``.
+    readout_time : float
+        ``TotalReadoutTime``, s.
+    jacobian : bool
+        Correct intensities where the distortion squeezed or stretched the image.
+    """
+
+    phase_encoding: str
+    readout_time: float
+    jacobian: bool = True

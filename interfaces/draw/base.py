@@ -10,11 +10,10 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
-    isdefined,
     traits,
 )
 
-from neuroferry.bids.outputs import copy_file, write_text
+from neuroferry.files import copy_file, write_text
 
 
 class _PictureOutputSpec(TraitedSpec):
@@ -34,92 +33,6 @@ class Picture(SimpleInterface):
         write_text(path, self._draw())
         self._results["out_file"] = str(path)
         return runtime
-
-
-class _QualityPictureInputSpec(BaseInterfaceInputSpec):
-    t1w = File(exists=True, mandatory=True, desc="T1w image before any correction")
-
-
-class QualityPicture(Picture):
-    """Draw the whole head, and the air around it with the contrast stretched."""
-
-    input_spec = _QualityPictureInputSpec
-
-    def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_quality
-
-        return draw_quality(self.inputs.t1w)
-
-
-class _BiasPictureInputSpec(BaseInterfaceInputSpec):
-    t1w_ref = File(exists=True, mandatory=True, desc="before correction")
-    t1w_preproc = File(exists=True, mandatory=True, desc="after correction")
-    bias_field = File(exists=True, mandatory=True, desc="what was divided out")
-    brain_mask = File(exists=True, desc="what to look at")
-
-
-class BiasPicture(Picture):
-    """Draw the image before and after bias correction, and the field."""
-
-    input_spec = _BiasPictureInputSpec
-
-    def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_bias
-
-        mask = self.inputs.brain_mask
-        return draw_bias(
-            self.inputs.t1w_ref,
-            self.inputs.t1w_preproc,
-            self.inputs.bias_field,
-            mask if isdefined(mask) else None,
-        )
-
-
-class _BrainPictureInputSpec(BaseInterfaceInputSpec):
-    t1w = File(exists=True, mandatory=True, desc="T1w image with skull")
-    brain_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
-
-
-class BrainPicture(Picture):
-    """Draw the outline of the brain mask on many slices."""
-
-    input_spec = _BrainPictureInputSpec
-
-    def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_brain
-
-        return draw_brain(self.inputs.t1w, self.inputs.brain_mask)
-
-
-class _TissuesPictureInputSpec(BaseInterfaceInputSpec):
-    t1w = File(exists=True, mandatory=True, desc="bias-corrected T1w image")
-    dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
-
-
-class TissuesPicture(Picture):
-    """Draw the borders of the tissues."""
-
-    input_spec = _TissuesPictureInputSpec
-
-    def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_tissues
-
-        return draw_tissues(self.inputs.t1w, self.inputs.dseg)
-
-
-class _NormalisationPictureInputSpec(BaseInterfaceInputSpec):
-    std_t1w = File(exists=True, mandatory=True, desc="T1w image in template space")
-
-
-class NormalisationPicture(Picture):
-    """Draw the image in template space against the template."""
-
-    input_spec = _NormalisationPictureInputSpec
-
-    def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_normalisation
-
-        return draw_normalisation(self.inputs.std_t1w)
 
 
 class _SaveFigureInputSpec(BaseInterfaceInputSpec):

@@ -38,7 +38,7 @@ from neuroferry.interfaces.draw.plots import (
 )
 from neuroferry.interfaces.epi.confound_table import MOTION, Column, read_table
 from neuroferry.interfaces.func.compcor import quadratic_basis, residuals
-from neuroferry.interfaces.func.tissues import load_map
+from neuroferry.interfaces.image.images import load_map
 from neuroferry.interfaces.image.series import Series, open_series
 
 if TYPE_CHECKING:

@@ -40,8 +40,8 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.bids.gradients import read_bvals, read_bvecs, settle_gradients
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.bias import mean_b0
 from neuroferry.interfaces.dwi.gradients import (
     B0_THRESHOLD,

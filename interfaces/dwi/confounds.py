@@ -15,8 +15,8 @@ from nipype.interfaces.base import (
 )
 
 from neuroferry.bids.gradients import read_bvals, read_bvecs
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.outliers import LEAST_LOSS, OUTLIER_SIGMAS, read_outliers
 from neuroferry.interfaces.dwi.slice_patches import read_patches
 from neuroferry.interfaces.epi.confound_table import (

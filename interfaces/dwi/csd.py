@@ -46,8 +46,8 @@ import numpy as np
 from nipype.interfaces.base import File, SimpleInterface, TraitedSpec
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.gradients import Gradients, Shell, determine_tensor
 from neuroferry.interfaces.dwi.loglinear import over_voxels
 from neuroferry.interfaces.dwi.models import models_for, order_for

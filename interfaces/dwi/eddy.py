@@ -47,8 +47,9 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
+from neuroferry.bids.epi import phase_encoding_axis
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.eddy_align import (
     Head,
     Poses,
@@ -65,7 +66,6 @@ from neuroferry.interfaces.dwi.eddy_time import caused_shifts, offset_in_time
 from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients
 from neuroferry.interfaces.dwi.outliers import write_outliers
 from neuroferry.interfaces.dwi.register_b0 import tie_images
-from neuroferry.interfaces.epi.distortion import phase_encoding_axis
 from neuroferry.interfaces.epi.motion import head_mask
 from neuroferry.interfaces.epi.motion_table import (
     framewise_displacement,

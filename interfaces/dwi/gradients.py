@@ -25,8 +25,8 @@ from neuroferry.bids.gradients import (
     read_bvecs,
     settle_gradients,
 )
-from neuroferry.bids.outputs import write_text
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import write_text
 from neuroferry.interfaces.image.images import Affine
 
 __all__ = [

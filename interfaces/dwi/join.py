@@ -24,12 +24,11 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
-from neuroferry.interfaces.func.resample import highest
 from neuroferry.interfaces.image.images import FloatArray, load_mask, load_volume, save_nifti
-from neuroferry.interfaces.image.series import Series, SeriesWriter, open_series
+from neuroferry.interfaces.image.series import Series, SeriesWriter, highest, open_series
 from neuroferry.interfaces.image.transforms import write_itk_affine
 
 # Grids whose points are no farther apart than this are one, mm.

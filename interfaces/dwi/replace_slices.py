@@ -38,8 +38,8 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.eddy_align import FLOOR_SHARE, read
 from neuroferry.interfaces.dwi.eddy_model import (
     modelled_covariance,

@@ -37,7 +37,6 @@ from neuroferry.interfaces.dwi.eddy_align import rotate_gradients
 from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
 from neuroferry.interfaces.dwi.slice_patches import Patches, read_patches
 from neuroferry.interfaces.epi.motion_table import read_motion_xfms
-from neuroferry.interfaces.func.resample import OVERSHOOT, grid_of, highest, load_on_grid
 from neuroferry.interfaces.image.images import Affine, FloatArray, inverse, save_nifti
 from neuroferry.interfaces.image.sampling import (
     StaticMap,
@@ -45,7 +44,16 @@ from neuroferry.interfaces.image.sampling import (
     resample_volume,
     static_map,
 )
-from neuroferry.interfaces.image.series import Series, SeriesWriter, open_series, ordered_map
+from neuroferry.interfaces.image.series import (
+    OVERSHOOT,
+    Series,
+    SeriesWriter,
+    grid_of,
+    highest,
+    load_on_grid,
+    open_series,
+    ordered_map,
+)
 from neuroferry.interfaces.image.transforms import Transform, read_transform
 
 # A transform is rigid if it changes no length by more than this share.

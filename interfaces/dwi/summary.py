@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.bids.metadata import read_json
-from neuroferry.bids.outputs import write_json
+from neuroferry.files import write_json
 from neuroferry.interfaces.image.images import FloatArray, load_mask, load_volume
 
 _PARTS = {

@@ -26,8 +26,8 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.gradients import (
     MIN_DIRECTIONS,
     Gradients,

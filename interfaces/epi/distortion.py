@@ -18,49 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroferry.errors import InputError
+from neuroferry.bids.epi import phase_encoding_axis
 
 if TYPE_CHECKING:
     from neuroferry.interfaces.image.images import FloatArray
 
-_AXES = {"i": 0, "j": 1, "k": 2}
 # Signal pulled out of a pile this steep is noise: the Jacobian is kept above it.
 LEAST_JACOBIAN = 0.1
 MOST_JACOBIAN = 4.0
-
-
-def phase_encoding_axis(direction: str) -> tuple[int, int]:
-    """Read a BIDS ``PhaseEncodingDirection``.
-
-    Parameters
-    ----------
-    direction : str
-        "i", "j" or "k", with "-" for the negative polarity.
-
-    Returns
-    -------
-    axis : int
-        Axis of the stored array.
-    sign : int
-        +1 or -1.
-
-    Raises
-    ------
-    InputError
-        If it is anything else.
-
-    Examples
-    --------
-    >>> phase_encoding_axis("j-")
-    (1, -1)
-    """
-    axis = _AXES.get(direction[:1])
-    if axis is None or direction[1:] not in ("", "-", "+"):
-        raise InputError(
-            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with a minus for the"
-            " negative direction."
-        )
-    return axis, -1 if direction.endswith("-") else 1
 
 
 def shift_of(field_hz: FloatArray, direction: str, readout_time: float) -> FloatArray:

@@ -23,6 +23,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from neuroferry.bids.epi import phase_encoding_axis
 from neuroferry.errors import InputError
 from neuroferry.interfaces.epi.coregister import (
     align_heads,
@@ -30,7 +31,7 @@ from neuroferry.interfaces.epi.coregister import (
     refine_heads,
     rms_distance,
 )
-from neuroferry.interfaces.epi.distortion import phase_encoding_axis, shift_of, unwarp
+from neuroferry.interfaces.epi.distortion import shift_of, unwarp
 from neuroferry.interfaces.epi.fieldmap_gre import FieldMap
 from neuroferry.interfaces.image.images import (
     Affine,

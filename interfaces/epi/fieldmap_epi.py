@@ -19,9 +19,11 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from neuroferry.bids.epi import phase_encoding_axis
+from neuroferry.bids.headers import same_axes
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.coregister import mask_points, rms_distance
-from neuroferry.interfaces.epi.distortion import phase_encoding_axis, unwarp
+from neuroferry.interfaces.epi.distortion import unwarp
 from neuroferry.interfaces.epi.field_solver import PAIR_LEVELS, solve_field
 from neuroferry.interfaces.epi.fieldmap_gre import (
     FieldMap,
@@ -46,8 +48,6 @@ STILL_MM = 0.2
 # The head's motion between the two is looked for after every pass but the last.
 PASSES = (PAIR_LEVELS[:2], PAIR_LEVELS[:3], PAIR_LEVELS[1:])
 SLOPPY_PASSES = (PAIR_LEVELS[:3],)
-# Directions of two grids differ when an axis turns by more than this, as a sine.
-SAME_AXES = 0.02
 
 
 def mean_image(path: str | Path) -> Volume:
@@ -70,20 +70,6 @@ def mean_image(path: str | Path) -> Volume:
     series = open_series(path)
     mean, _ = temporal_mean_std(series)
     return Volume(mean.astype(np.float32), series.affine, image.header)
-
-
-def same_axes(one: Affine, other: Affine) -> bool:
-    """Whether the axes of two grids run the same way.
-
-    >>> same_axes(np.diag([2.0, 2, 2, 1]), np.diag([3.0, 3, 3, 1]))
-    True
-    >>> same_axes(np.diag([2.0, 2, 2, 1]), np.diag([-2.0, 2, 2, 1]))
-    False
-    """
-    first, second = (
-        matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0) for matrix in (one, other)
-    )
-    return bool(np.abs(first - second).max() < SAME_AXES)
 
 
 def check_pair(directions: Sequence[str], readout_times: Sequence[float]) -> int:

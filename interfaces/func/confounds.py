@@ -19,8 +19,8 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.epi.confound_table import (
     DVARS_THRESHOLD,
     FD_THRESHOLD,
@@ -44,8 +44,7 @@ from neuroferry.interfaces.func.compcor import (
     top_variance,
 )
 from neuroferry.interfaces.func.dvars import TemporalStatistics, temporal_statistics
-from neuroferry.interfaces.func.tissues import load_map
-from neuroferry.interfaces.image.images import Volume, load_mask, save_nifti
+from neuroferry.interfaces.image.images import Volume, load_map, load_mask, save_nifti
 from neuroferry.interfaces.image.series import Series, open_series
 from neuroferry.interfaces.image.voxel_store import VoxelStore
 

@@ -42,10 +42,8 @@ from neuroferry.interfaces.func.slice_timing import (
     shift_slices,
 )
 from neuroferry.interfaces.image.images import (
-    Affine,
     FloatArray,
     inverse,
-    load_volume,
     save_nifti,
 )
 from neuroferry.interfaces.image.sampling import (
@@ -54,11 +52,17 @@ from neuroferry.interfaces.image.sampling import (
     resample_volume,
     static_map,
 )
-from neuroferry.interfaces.image.series import Series, SeriesWriter, open_series, ordered_map
+from neuroferry.interfaces.image.series import (
+    OVERSHOOT,
+    Series,
+    SeriesWriter,
+    grid_of,
+    highest,
+    load_on_grid,
+    open_series,
+    ordered_map,
+)
 from neuroferry.interfaces.image.transforms import read_transform
-
-# Cubic interpolation can pass beyond its samples by about this much.
-OVERSHOOT = 1.25
 
 
 @dataclass(frozen=True)
@@ -190,11 +194,6 @@ def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
     )
 
 
-def highest(series: Series) -> float:
-    """Largest magnitude of a series."""
-    return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
-
-
 def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
     """Refuse echoes that do not belong together, and motion of another series."""
     first = echoes[0]
@@ -214,17 +213,6 @@ def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
     timing = recipe.slice_timing
     if timing is not None:
         check_slice_timing(timing.times, first.shape[timing.axis], recipe.tr)
-
-
-def load_on_grid(path: str, series: Series) -> FloatArray:
-    """Read a map that must lie on the grid of a series."""
-    volume = load_volume(path)
-    same = np.allclose(volume.affine, series.affine, atol=1e-3)
-    if volume.shape != series.shape3 or not same:
-        raise GeometryError(
-            f"{Path(path).name} lies on another grid than {series.path.name}, which it belongs to."
-        )
-    return volume.data
 
 
 class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):
@@ -303,9 +291,3 @@ class ResampleSeries(SimpleInterface):
             save_nifti(mean, where.affine, out / "boldref.nii.gz", header=first.header)
         )
         return runtime
-
-
-def grid_of(path: str) -> tuple[tuple[int, int, int], Affine]:
-    """Shape and affine of an image, without reading its values."""
-    series = open_series(path, min_volumes=1)
-    return series.shape3, series.affine

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -16,27 +15,8 @@ from nipype.interfaces.base import (
     TraitedSpec,
 )
 
-from neuroferry.interfaces.image.images import Volume, save_volume, smooth_for
+from neuroferry.interfaces.image.images import Volume, load_map, save_volume, smooth_for
 from neuroferry.interfaces.image.transforms import Transform, apply_transforms, read_transform
-
-
-def load_map(path: str | Path) -> Volume:
-    """Read a map or a mask that may be empty, or have few slices.
-
-    A tissue may lie outside the field of view of a series, which may be a thin slab.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Three-dimensional image; what is no number counts as zero.
-
-    Returns
-    -------
-    Volume
-    """
-    image: Any = nb.funcs.squeeze_image(nb.load(path))
-    data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32), posinf=0.0, neginf=0.0)
-    return Volume(data, np.asarray(image.affine, dtype=np.float64), image.header)
 
 
 def tissue_on_bold(tpm: Volume, transforms: list[Transform], bold: Volume) -> Volume:

@@ -426,3 +426,22 @@ def crop_to(
     cropped = affine.copy()
     cropped[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
     return (box[0], box[1], box[2]), cropped
+
+
+def load_map(path: str | Path) -> Volume:
+    """Read a map or a mask that may be empty, or have few slices.
+
+    A tissue may lie outside the field of view of a series, which may be a thin slab.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Three-dimensional image; what is no number counts as zero.
+
+    Returns
+    -------
+    Volume
+    """
+    image: Any = nb.funcs.squeeze_image(nb.load(path))
+    data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32), posinf=0.0, neginf=0.0)
+    return Volume(data, np.asarray(image.affine, dtype=np.float64), image.header)

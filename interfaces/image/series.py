@@ -26,6 +26,7 @@ from neuroferry.interfaces.image.images import (
     Affine,
     FloatArray,
     _umask,
+    load_volume,
     make_header,
     voxel_sizes,
 )
@@ -461,3 +462,29 @@ def temporal_mean_std(
     mean[inside] = origin + total / count
     std[inside] = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
     return mean, std
+
+
+# Cubic interpolation can pass beyond its samples by about this much.
+OVERSHOOT = 1.25
+
+
+def highest(series: Series) -> float:
+    """Largest magnitude of a series."""
+    return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
+
+
+def load_on_grid(path: str, series: Series) -> FloatArray:
+    """Read a map that must lie on the grid of a series."""
+    volume = load_volume(path)
+    same = np.allclose(volume.affine, series.affine, atol=1e-3)
+    if volume.shape != series.shape3 or not same:
+        raise GeometryError(
+            f"{Path(path).name} lies on another grid than {series.path.name}, which it belongs to."
+        )
+    return volume.data
+
+
+def grid_of(path: str) -> tuple[tuple[int, int, int], Affine]:
+    """Shape and affine of an image, without reading its values."""
+    series = open_series(path, min_volumes=1)
+    return series.shape3, series.affine

@@ -12,17 +12,18 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroferry.config import read_toml
 from neuroferry.errors import InputError
+from neuroferry.files import read_toml
 from neuroferry.templates import TEMPLATE_SPACE
 
-DEFAULT_DEFINITIONS = Path(__file__).parent.parent / "configs" / "bundles.toml"
+DEFAULT_DEFINITIONS = Path(str(files("neuroferry.configs"))) / "bundles.toml"
 SIDES = ("Left", "Right")
 ROLES = ("include", "exclude", "start", "end")
 # About the template's brain, mm: a region to pass that lies beyond is in other units or axes.

@@ -33,8 +33,8 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.image.images import Volume, inverse, load_volume
 from neuroferry.interfaces.image.transforms import (
     Transform,

@@ -38,8 +38,8 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.bids.metadata import read_json
-from neuroferry.bids.outputs import write_json, write_text
 from neuroferry.errors import InputError
+from neuroferry.files import write_json, write_text
 from neuroferry.interfaces.image.images import Volume, inverse, load_volume
 from neuroferry.interfaces.tracts.bundles import N_NODES, core_distances, read_bundle
 from neuroferry.interfaces.tracts.streamlines import Streamlines, join_lines

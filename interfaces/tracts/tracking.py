@@ -40,8 +40,8 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.image.images import Volume, load_mask, load_volume, save_nifti
 from neuroferry.interfaces.image.transforms import Transform
 from neuroferry.interfaces.tracts.bundle_definitions import BundleDefinition, load_bundles

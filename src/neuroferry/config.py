@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuroferry.errors import ExitCode, InputError, UsageError
+from neuroferry.errors import ExitCode, UsageError
 
 LEVELS = ("participant", "group")
 WORKFLOWS = ("anat", "func", "dwi", "qc")
@@ -254,33 +253,6 @@ class Config:
         return self.output_dir.parent / f"{self.output_dir.name}-work"
 
 
-def read_toml(path: Path, what: str = "settings file") -> dict[str, Any]:
-    """Read a TOML file.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    what : str
-        What it is, for messages.
-
-    Raises
-    ------
-    InputError
-        When the file is missing, unreadable or no TOML.
-    """
-    try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
-    except OSError as err:
-        raise InputError(
-            f"The {what} {path} cannot be read ({err.strerror}).",
-            exit_code=ExitCode.NO_INPUT,
-        ) from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise InputError(f"The {what} {path} is not valid TOML: {err}.") from err
-
-
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Lay nested settings over each other, the last on top.
 
@@ -480,3 +452,67 @@ def _check_slurm(config: SlurmConfig) -> None:
         texts = value if isinstance(value, tuple) else (value,)
         if any(isinstance(text, str) and "\n" in text for text in texts):
             raise UsageError(f"slurm.{item.name} must be one line of text.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every participant's graph is built with.
+
+    Attributes
+    ----------
+    bids_dir, out_dir : pathlib.Path
+        Input dataset and derivatives.
+    workflows : sequence of str
+        Of ``anat``, ``func``, ``dwi`` and ``qc``; without ``anat`` nothing of the anatomy is
+        written in template space.
+    output_spaces : sequence of str
+        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, ``T1w``, ``bold``, and templates
+        of `templateflow_home`.
+    templateflow_home : pathlib.Path or None
+        Folder with the user's templates of TemplateFlow.
+    derivatives : mapping of str to pathlib.Path
+        Precomputed derivatives by name.
+    average_t1w, sloppy : bool
+        Average the T1w images of a session; fast and of low quality.
+    ignore : sequence of str
+        Steps of BOLD runs to leave out: ``fieldmaps``, ``slicetiming``, ``fmap-jacobian``.
+    dummy_scans : int or None
+        Volumes of BOLD runs before the steady state; found where it is None.
+    slice_time_ref : float
+        Moment that slices are shifted to, 0 to 1 of their times.
+    fd_spike_threshold, dvars_spike_threshold : float
+        Motion in mm and standardised DVARS above which a volume is marked.
+    b0_threshold : float
+        Volumes of DWI runs up to this b-value count as not weighted, s/mm^2.
+    fix_gradients : bool
+        Correct gradients of DWI runs whose axes are flipped or exchanged.
+    streamlines : int
+        Of each bundle of a DWI run, at most; 0 for no tractography.
+    bundles : pathlib.Path or None
+        TOML file that defines the bundles of DWI runs; the package's own otherwise.
+    profile_extent : str
+        What profiles along bundles run over: ``waypoints`` or ``whole`` streamlines.
+    omp_nthreads, seed : int
+        Threads of one step; seed of the random numbers.
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    workflows: Sequence[str] = ("anat", "qc")
+    output_spaces: Sequence[str] = ("MNI152NLin2009aSym",)
+    templateflow_home: Path | None = None
+    derivatives: Mapping[str, Path] = field(default_factory=dict)
+    average_t1w: bool = True
+    sloppy: bool = False
+    ignore: Sequence[str] = ()
+    dummy_scans: int | None = None
+    slice_time_ref: float = 0.5
+    fd_spike_threshold: float = 0.5
+    dvars_spike_threshold: float = 1.5
+    b0_threshold: float = 50.0
+    fix_gradients: bool = False
+    streamlines: int = 1000
+    bundles: Path | None = None
+    profile_extent: str = "waypoints"
+    omp_nthreads: int = 1
+    seed: int = 1

@@ -11,9 +11,10 @@ import pytest
 
 from neuroferry.cli.main import main
 from neuroferry.cli.parser import parse_config, slurm_defaults
-from neuroferry.config import Config, SlurmConfig, make_config, read_toml, write_config
+from neuroferry.config import Config, SlurmConfig, make_config, write_config
 from neuroferry.engine.record import RunRecord
 from neuroferry.errors import UsageError
+from neuroferry.files import read_toml
 
 
 def test_the_defaults_that_come_with_the_program_are_those_of_the_settings():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from nipype import Function, MapNode, Node, Workflow, config
 
 from neuroferry.engine import MultiProcPlugin, RunRecord
-from neuroferry.engine.estimate import Estimator, kind_of, read_killed, read_table
+from neuroferry.engine.estimate import Estimator, read_killed, read_table
+from neuroferry.engine.names import kind_of
 from neuroferry.engine.plan import DiskNeed, PlanPlugin, disk_need
 from neuroferry.engine.record import StepSummary, read_events, summarise
 

@@ -8,9 +8,11 @@ import pytest
 from nipype.pipeline.engine.utils import generate_expanded_graph
 from other_template import NAME, write_template
 
+from neuroferry.bids.headers import image_shape
 from neuroferry.bids.model import Run, Subject
+from neuroferry.config import Settings
 from neuroferry.errors import UsageError
-from neuroferry.workflows.base import Settings, image_shape, init_neuroferry_wf
+from neuroferry.workflows.base import init_neuroferry_wf
 
 SPACE = "MNI152NLin2009aSym"
 

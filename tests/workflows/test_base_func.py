@@ -7,7 +7,8 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from other_template import NAME, write_template
 
 from neuroferry.bids.model import Run, Subject
-from neuroferry.workflows.base import Settings, init_neuroferry_wf
+from neuroferry.config import Settings
+from neuroferry.workflows.base import init_neuroferry_wf
 
 SPACE = "MNI152NLin2009aSym"
 BOLD = {"RepetitionTime": 2.0, "PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}

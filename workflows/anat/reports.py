@@ -10,14 +10,14 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.interfaces.derivatives import DerivativesNode
-from neuroferry.interfaces.draw.base import (
+from neuroferry.interfaces.draw.anat import (
     BiasPicture,
     BrainPicture,
     NormalisationPicture,
     QualityPicture,
-    SaveFigure,
     TissuesPicture,
 )
+from neuroferry.interfaces.draw.base import SaveFigure
 
 _BASE_GB = 0.2
 """Interpreter and libraries, in GB."""

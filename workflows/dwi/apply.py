@@ -24,8 +24,9 @@ from neuroferry.workflows.dwi.memory import (
     resample_t1w_gb,
     volume_gb,
 )
-from neuroferry.workflows.func.apply import Readout
-from neuroferry.workflows.func.memory import T1W_GRID_BYTES, memory_gb
+from neuroferry.workflows.func.memory import T1W_GRID_BYTES
+from neuroferry.workflows.memory import memory_gb
+from neuroferry.workflows.sdc import Readout
 
 INPUTS = (
     *("dwi_denoised", "bval", "bvec", "eddy_xfms", "motion_xfms"),

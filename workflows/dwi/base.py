@@ -24,9 +24,8 @@ from neuroferry.workflows.dwi.models import (
 from neuroferry.workflows.dwi.outputs import init_dwi_derivatives_wf
 from neuroferry.workflows.dwi.reports import init_dwi_reports_wf
 from neuroferry.workflows.dwi.tracts import init_dwi_tracts_wf
-from neuroferry.workflows.func.apply import Readout
 from neuroferry.workflows.parts import connect_parts
-from neuroferry.workflows.sdc import init_sdc_wf
+from neuroferry.workflows.sdc import Readout, init_sdc_wf
 
 IN_T1W = "_t1w"
 """What the names of fields end in that are in the space of the T1w image."""

@@ -16,9 +16,8 @@ from neuroferry.workflows.func.memory import (
     COREGISTER_GB,
     MASK_BYTES,
     T1W_MASK_BYTES,
-    memory_gb,
-    volume_voxels,
 )
+from neuroferry.workflows.memory import memory_gb, volume_voxels
 
 SERIES = ("dwi_denoised", "bval", "bvec")
 ANATOMY = ("t1w_preproc", "brain_mask", "tpms")

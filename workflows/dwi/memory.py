@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.dwi.models import order_for
-from neuroferry.workflows.func.memory import CHUNK_BYTES, CHUNK_POINTS
+from neuroferry.workflows.memory import CHUNK_BYTES, CHUNK_POINTS
 
 BASE_GB = 0.15
 # Bytes held at once for each value of the series.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
@@ -19,11 +18,11 @@ from neuroferry.workflows.func.memory import (
     T1W_GRID_BYTES,
     T2STAR_BYTES,
     TEMPLATE_GB,
-    memory_gb,
     resample_gb,
     target_voxels,
-    volume_voxels,
 )
+from neuroferry.workflows.memory import memory_gb, volume_voxels
+from neuroferry.workflows.sdc import Readout
 
 INPUTS = (
     "bold_ref",
@@ -35,25 +34,6 @@ INPUTS = (
     "anat2std_xfm",
     "t1w_preproc",
 )
-
-
-@dataclass(frozen=True)
-class Readout:
-    """How the field bends a run: what a field map in Hz needs to become shifts.
-
-    Attributes
-    ----------
-    phase_encoding : str
-        ``PhaseEncodingDirection``.
-    readout_time : float
-        ``TotalReadoutTime``, s.
-    jacobian : bool
-        Correct intensities where the distortion squeezed or stretched the image.
-    """
-
-    phase_encoding: str
-    readout_time: float
-    jacobian: bool = True
 
 
 def init_bold_apply_wf(

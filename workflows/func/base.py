@@ -14,13 +14,13 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.bold import BoldRun
 from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace
-from neuroferry.workflows.func.apply import Readout, init_bold_apply_wf
+from neuroferry.workflows.func.apply import init_bold_apply_wf
 from neuroferry.workflows.func.confounds import init_bold_confounds_wf
 from neuroferry.workflows.func.fit import init_bold_fit_wf
 from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
 from neuroferry.workflows.func.reports import init_bold_reports_wf
 from neuroferry.workflows.parts import connect_parts
-from neuroferry.workflows.sdc import init_sdc_wf
+from neuroferry.workflows.sdc import Readout, init_sdc_wf
 
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm")
 

@@ -21,9 +21,8 @@ from neuroferry.workflows.func.memory import (
     MOTION_BYTES,
     REFERENCE_BYTES,
     T1W_MASK_BYTES,
-    memory_gb,
-    volume_voxels,
 )
+from neuroferry.workflows.memory import memory_gb, volume_voxels
 
 ANAT_FIELDS = ("t1w_preproc", "brain_mask", "tpms")
 REFERENCE = ("bold_ref",)

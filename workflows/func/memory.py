@@ -9,12 +9,16 @@ No step holds a series, so the number of volumes does not matter. The figures ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from neuroferry.bids.bold import BoldRun
 from neuroferry.selection.spaces import BoldSpace
+from neuroferry.workflows.memory import (
+    CHUNK_BYTES,
+    CHUNK_POINTS,
+    memory_gb,
+    volume_voxels,
+)
 
-BASE_GB = 0.2
 # Bytes held at once for each voxel of one volume of the series, ...
 REFERENCE_BYTES = 320
 MOTION_BYTES = 250
@@ -29,9 +33,6 @@ RING_BYTES = 44
 THREAD_BYTES = 16
 # For each voxel of the target: where it comes from, and what is written.
 TARGET_BYTES = 60
-# Points that are followed at a time.
-CHUNK_BYTES = 200
-CHUNK_POINTS = 1_000_000
 # The way into template space is a displacement field at 1 mm (0.1 GB), read in slabs.
 FIELD_GB = 0.2
 # Reading the template; and carrying a mask there.
@@ -43,24 +44,6 @@ CARRY_GB = 0.3
 # that is found depends on the whole head, so that a part of it would be another registration.
 COREGISTER_GB = 0.1
 TEMPLATE_MM3 = 197.0 * 233.0 * 189.0
-
-
-def volume_voxels(shape: Sequence[int]) -> int:
-    """Voxels of one volume.
-
-    >>> volume_voxels((2, 3, 4, 100))
-    24
-    """
-    return math.prod(int(n) for n in shape[:3])
-
-
-def memory_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> float:
-    """Memory of a step in GB.
-
-    >>> memory_gb(400, 1_000_000)
-    0.6
-    """
-    return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
 
 
 def target_voxels(run: BoldRun, space: BoldSpace, t1w_volume_mm3: float) -> float:

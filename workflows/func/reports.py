@@ -17,9 +17,9 @@ from neuroferry.interfaces.draw.func import (
     FieldmapPicture,
     MasksPicture,
     MotionPicture,
-    SummariseRun,
     TSNRPicture,
 )
+from neuroferry.interfaces.func.summary import SummariseRun
 from neuroferry.workflows.pictures import SAVE_GB, Drawing, init_pictures_wf
 
 _BASE_GB = 0.35

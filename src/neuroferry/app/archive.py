@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
-from neuroferry.config import Config, make_config, read_toml
+from neuroferry.config import Config, make_config
 from neuroferry.engine.base import all_done
 from neuroferry.engine.finished import Part, PutAway, bring_back, finished_steps, put_away
-from neuroferry.engine.record import RunRecord, StepSummary, list_runs, subject_of
-from neuroferry.engine.schedule import step_name
+from neuroferry.engine.names import step_name, subject_of
+from neuroferry.engine.record import RunRecord, StepSummary, list_runs
 from neuroferry.errors import NeuroferryError
+from neuroferry.files import read_toml
 
 if TYPE_CHECKING:
     from neuroferry.bids.model import Subject
@@ -127,7 +128,7 @@ def put_away_if_complete(run_dir: Path, subject: Subject) -> None:
     how = config.execution.finished_work
     if how == "keep":
         return
-    from neuroferry.app.slurm import flat_graph
+    from neuroferry.app.graph import flat_graph
 
     graph = flat_graph(run_dir, subject)
     if not all_done(graph):

@@ -6,18 +6,17 @@ import math
 import os
 import shlex
 import tempfile
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import resources as package_files
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from neuroferry.app.progress import duration, short_name
-from neuroferry.engine.estimate import Estimator, read_killed, read_table
+from neuroferry.app.estimates import make_estimator, steps_table
+from neuroferry.app.progress import duration
 from neuroferry.engine.flatten import flatten
+from neuroferry.engine.names import short_name
 from neuroferry.engine.plan import (
     DiskNeed,
     Plan,
@@ -47,13 +46,6 @@ _OF_THIS_MACHINE = (
     *("--plugin", "--use-plugin", "--dask-scheduler"),
     *("--mem", "--mem-gb", "--nprocs", "--nthreads"),
 )
-
-
-def make_estimator(output_dir: Path) -> Estimator:
-    """Make an estimator from the records below ``output_dir`` and the table of the package."""
-    return Estimator(
-        read_history(output_dir), read_table(_table()), killed=read_killed(output_dir)
-    )
 
 
 def dry_run(config: Config, subjects: list[Subject], resources: Resources, command: str) -> int:
@@ -241,7 +233,7 @@ def _disks(
     part of that; which part is measured on the participants that are there already, or
     taken from the table.
     """
-    table = _table()["output"]
+    table = steps_table()["output"]
     work_gb = sum(step.disk_gb for step in plan.to_do)
     subjects = {step.subject for step in plan.to_do if step.subject}
     part, files = table["of_work"], table["files_per_participant"]
@@ -274,8 +266,3 @@ def _measure_output(
     if not found:
         return None
     return size / sum(work.values()), files / found
-
-
-def _table() -> dict[str, Any]:
-    text = package_files.files("neuroferry.configs").joinpath("steps.toml").read_text("utf-8")
-    return tomllib.loads(text)

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroferry.config import Config
+from neuroferry.config import Config, make_config
 from neuroferry.engine.flatten import flatten
+from neuroferry.files import read_toml
 from neuroferry.selection.participant import chosen_workflows
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
     """Build the workflow of some participants."""
-    from neuroferry.workflows.base import Settings, init_neuroferry_wf
+    from neuroferry.config import Settings
+    from neuroferry.workflows.base import init_neuroferry_wf
 
     settings = Settings(
         bids_dir=config.bids_dir,
@@ -119,3 +121,20 @@ def configure_nipype(config: Config, folder: Path, *, into_file: bool = True) ->
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def flat_graph(run_dir: Path, subject: Subject) -> Any:
+    """Build one participant's graph again, as it was planned.
+
+    Parameters
+    ----------
+    run_dir : pathlib.Path
+        Folder of the run, with its settings.
+    subject : Subject
+        As found when the run was planned.
+    """
+    config = make_config(read_toml(run_dir / "config.toml"), source=str(run_dir / "config.toml"))
+    configure_nipype(config, run_dir, into_file=False)
+    threads = config.execution.omp_nthreads
+    assert threads is not None
+    return flatten(build_graph(config, [subject], threads))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
 from neuroferry.config import Config
 from neuroferry.errors import ExitCode, InputError, UsageError
-from neuroferry.selection.participant import selection_problems, wanted_suffixes, with_flags
+from neuroferry.selection.participant import selection_problems, wanted_suffixes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from neuroferry.bids.model import Problem, Subject
 
 
@@ -153,3 +156,29 @@ def _other_version(config: Config) -> str | None:
     if not config.execution.dry_run:
         note.write_text(f"{__version__}\n", encoding="utf-8")
     return None if before == __version__ else before
+
+
+def with_flags(config: Config, filters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Put what flags choose among the BOLD runs into the filters of a file.
+
+    Raises
+    ------
+    UsageError
+        When a flag and the file both choose.
+    """
+    merged = dict(filters or {})
+    bold = dict(merged.get("bold") or {})
+    flags: dict[str, Any] = {}
+    if config.input.task_id:
+        flags["task"] = list(config.input.task_id)
+    if config.input.echo_idx is not None:
+        # a run of one echo has no such entity, and stays
+        flags["echo"] = [config.input.echo_idx, None]
+    for entity, value in flags.items():
+        if entity in bold:
+            raise UsageError(
+                f"--{'task-id' if entity == 'task' else 'echo-idx'} and the filter file both"
+                f" choose the {entity} of the BOLD runs. Leave one of them."
+            )
+        bold[entity] = value
+    return {**merged, "bold": bold} if flags else merged

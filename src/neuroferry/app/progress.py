@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Mapping
 from typing import IO, Any
 
-from neuroferry.engine.estimate import kind_of
+from neuroferry.engine.names import kind_of, short_name
 from neuroferry.engine.record import Event, StepSummary
 
 _REFRESH_SECONDS = 0.25
-
-
-def short_name(step: str) -> str:
-    """Name a step as a person would.
-
-    Examples
-    --------
-    >>> short_name("neuroferry_wf.sub_01_wf.anat_wf.brain_extraction_wf.find_brain")
-    'sub-01 anat > brain extraction > find brain'
-    >>> short_name("neuroferry_wf.sub_01_wf.ses_a_anat_wf.correct_bias")
-    'sub-01 ses a anat > correct bias'
-    """
-    parts = step.split(".")
-    subject = ""
-    names = []
-    for part in parts[1:] if len(parts) > 1 else parts:
-        match = re.fullmatch(r"sub_([0-9A-Za-z]+)_wf", part)
-        if match:
-            subject = f"sub-{match[1]} "
-        else:
-            names.append(part.removesuffix("_wf").strip("_").replace("_", " "))
-    return subject + " > ".join(names)
 
 
 def duration(seconds: float) -> str:

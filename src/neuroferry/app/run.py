@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import os
-import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
@@ -23,14 +17,14 @@ from neuroferry.app.environment import prepare_environment
 from neuroferry.app.finish import finish, run_group, write_reports_anew
 from neuroferry.app.graph import build_run
 from neuroferry.app.inputs import check_bundles, check_folders, check_input, find_subjects
+from neuroferry.app.launch import Run, begin, end, image_digest, record_start
 from neuroferry.app.progress import Progress, duration
-from neuroferry.config import Config, write_config
-from neuroferry.engine.record import RunRecord, list_runs, read_history, read_run
+from neuroferry.config import Config
+from neuroferry.engine.record import list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
 from neuroferry.errors import (
     ExitCode,
     NeuroferryError,
-    RunInterrupted,
     StepsFailedError,
 )
 from neuroferry.selection.participant import usable_subjects
@@ -40,17 +34,6 @@ if TYPE_CHECKING:
 
 # processors of one step in a job, unless the settings say it
 _JOB_THREADS = 4
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run under way: its settings, its folder, its record, what it may use."""
-
-    config: Config
-    folder: Path
-    record: RunRecord
-    resources: Resources
-    command: str
 
 
 def run(config: Config, *, command: str = "neuroferry") -> int:
@@ -118,13 +101,13 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
         labels = [subject.label for subject in subjects]
         _refuse_if_in_the_queue(config, labels)
         stack.enter_context(hold([config.work_dir, config.output_dir / "logs"], labels))
-        job = _begin(config, resources, command)
+        job = begin(config, resources, command)
         try:
             _prepare_output(config)
             subjects, problems = check_input(config, subjects, resources.n_procs)
             code = _run_graph(job, subjects, problems)
         except BaseException as err:
-            _end(job, err)
+            end(job, err)
             raise
         if read_run(job.folder).exit_code is None:
             return code
@@ -162,38 +145,6 @@ def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
             )
 
 
-def _begin(config: Config, resources: Resources, command: str) -> Run:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
-    if config.workflow.bundles is not None:
-        # what it held, should the user's file change
-        shutil.copyfile(config.workflow.bundles, folder / "bundles.toml")
-    if os.environ.get("NEUROFERRY_REENTER"):
-        # for the launcher, which binds the same folders when the run goes on
-        words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
-        (folder / "enter").write_bytes(words.strip() + b"\n")
-    if os.environ.get("NEUROFERRY_LAUNCH"):
-        # for the launcher, which moves the run to another machine
-        text = f"{os.environ['NEUROFERRY_LAUNCH']}\n"
-        (folder / "launch").write_text(text, encoding="utf-8")
-    return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
-
-
-def _end(job: Run, err: BaseException) -> None:
-    """Close the record of a run that did not come to its end."""
-    code = int(ExitCode.SOFTWARE)
-    if isinstance(err, RunInterrupted):
-        code = 128 + err.signal_number
-    elif isinstance(err, NeuroferryError):
-        code = int(err.exit_code)
-    elif isinstance(err, OSError):
-        code = int(ExitCode.IO)
-    with suppress(OSError):  # the disk that is full may be what ended the run
-        job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
-
-
 def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> int:
     usable = usable_subjects(job.config, subjects)
     broken = [problem for problem in problems if problem.severity == "error"]
@@ -226,43 +177,12 @@ def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> in
     return code
 
 
-def record_start(job: Run, subjects: list[Subject], problems: list[Problem], n_steps: int) -> None:
-    """Write the first lines of a run's record."""
-    job.record.write(
-        "run_started",
-        run_id=job.folder.name,
-        version=__version__,
-        image=_image_digest(),
-        command=job.command,
-        subjects=[subject.label for subject in subjects],
-        steps=n_steps,
-        host=socket.gethostname(),
-        n_procs=job.resources.n_procs,
-        memory_gb=job.resources.memory_gb,
-        plugin=job.config.execution.plugin,
-        seed=job.config.workflow.random_seed,
-    )
-    for problem in problems:
-        job.record.write(
-            "problem",
-            subject=problem.subject,
-            severity=problem.severity,
-            message=problem.message,
-            path=None if problem.path is None else str(problem.path),
-        )
-
-
-def _image_digest() -> str | None:
-    """SHA-256 of the image, where the launcher passed it in."""
-    return os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None
-
-
 def _prepare_output(config: Config) -> None:
     """Make the output folder a derivatives dataset."""
     from neuroferry.bids.outputs import Container, prepare_dataset
 
     container: Container | None = None
-    digest = _image_digest()
+    digest = image_digest()
     if os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"):
         container = {"Type": "apptainer", "Tag": f"neuroferry:{__version__}"}
         if digest:
@@ -277,7 +197,7 @@ def _prepare_output(config: Config) -> None:
 
 
 def _execute(job: Run, graph: Any, progress: Progress, history: Any) -> int:
-    from neuroferry.app.dry_run import make_estimator
+    from neuroferry.app.estimates import make_estimator
     from neuroferry.engine import DaskPlugin, LinearPlugin, MultiProcPlugin
 
     plugins = {"MultiProc": MultiProcPlugin, "Linear": LinearPlugin, "Dask": DaskPlugin}

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from neuroferry.app.alike import Alike, renamed, watch
 from neuroferry.app.archive import record_finished, take_up
-from neuroferry.app.dry_run import make_estimator
+from neuroferry.app.estimates import make_estimator
 from neuroferry.app.finish import finish
 from neuroferry.app.graph import build_graph, configure_nipype, write_methods
-from neuroferry.app.run import Run, record_start
-from neuroferry.config import Config, make_config, read_toml
+from neuroferry.app.launch import Run, record_start
+from neuroferry.config import Config
 from neuroferry.engine.flatten import flatten
-from neuroferry.engine.record import read_history, subject_of
+from neuroferry.engine.names import subject_of
+from neuroferry.engine.record import read_history
 from neuroferry.engine.slurm.plugin import SLURMGraphPlugin
 from neuroferry.engine.slurm.scripts import in_image
 from neuroferry.errors import ExitCode, SchedulerError
@@ -136,23 +137,6 @@ def plan_subjects(
         unit = plugin.add(flatten(workflow), payload)
         if fresh:
             alike.keep(subject, read, (unit, methods.read_text(encoding="utf-8")))
-
-
-def flat_graph(run_dir: Path, subject: Subject) -> Any:
-    """Build one participant's graph again, as it was planned.
-
-    Parameters
-    ----------
-    run_dir : pathlib.Path
-        Folder of the run, with its settings.
-    subject : Subject
-        As found when the run was planned.
-    """
-    config = make_config(read_toml(run_dir / "config.toml"), source=str(run_dir / "config.toml"))
-    configure_nipype(config, run_dir, into_file=False)
-    threads = config.execution.omp_nthreads
-    assert threads is not None
-    return flatten(build_graph(config, [subject], threads))
 
 
 def _hand_over(plugin: SLURMGraphPlugin) -> None:

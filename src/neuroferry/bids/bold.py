@@ -9,21 +9,19 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from neuroferry.bids.entities import build_name, common_entities
-from neuroferry.bids.model import Problem, Run, Subject
+from neuroferry.bids.headers import ImageFacts, read_header
+from neuroferry.bids.model import OTHER_PARTS, Finding, Problem, Run, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
 
 MIN_VOLUMES = 5
 #: Two repetition times closer than this (s) are one, written with fewer digits.
 _SAME_TR = 2e-3
 _LONGEST_TR = 100.0
-_TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
-#: Images of these are not magnitudes.
-OTHER_PARTS = ("phase", "real", "imag")
 _AXES = {"i": 0, "j": 1, "k": 2}
 _EVENT_COLUMNS = ("onset", "duration")
 
@@ -89,23 +87,6 @@ class BoldRun:
         )
 
 
-class Finding(NamedTuple):
-    """What is wrong with a run, and whether it can be processed all the same."""
-
-    message: str
-    fatal: bool
-
-
-@dataclass
-class _Facts:
-    """What the header of one image says."""
-
-    shape: tuple[int, ...]
-    zooms: tuple[float, ...]
-    tr: float
-    axes: str = field(default="")
-
-
 def group_echoes(runs: Iterable[Run]) -> list[tuple[Run, ...]]:
     """Gather the echoes of each BOLD run; phase and complex parts are left out.
 
@@ -150,28 +131,6 @@ def bold_runs(subject: Subject, *, ignore: Collection[str] = ()) -> list[BoldRun
     return [run for run in found if run is not None]
 
 
-def t1w_of_session(subject: Subject, session: str | None) -> tuple[Run, ...]:
-    """Choose the T1w images that go with a session's BOLD runs.
-
-    Returns
-    -------
-    tuple of Run
-        Those of the session itself, or else of the first session that has some.
-
-    Examples
-    --------
-    >>> t1w = Run(Path("sub-01_ses-a_T1w.nii.gz"), {"session": "a"}, "T1w", "anat")
-    >>> t1w_of_session(Subject("01", (t1w,)), "b") == (t1w,)
-    True
-    """
-    images = subject.select("anat", "T1w")
-    sessions = [label for label in subject.sessions if any(r.session == label for r in images)]
-    if not sessions:
-        return ()
-    chosen = session if session in sessions else sessions[0]
-    return tuple(run for run in images if run.session == chosen)
-
-
 def check_bold(
     subject: Subject, *, ignore: Collection[str] = ()
 ) -> tuple[list[Problem], set[Path]]:
@@ -207,13 +166,6 @@ def check_bold(
         problems += [as_problem(echoes[0], finding) for finding in findings]
     problems += _odd_orientations(axes)
     return problems, unusable
-
-
-def as_problem(run: Run, finding: Finding) -> Problem:
-    """Say of an image what was found."""
-    severity = "error" if finding.fatal else "warning"
-    text = f"{run.path}: {finding.message}"
-    return Problem(text, severity, run.path, run.entities.get("subject"))  # type: ignore[arg-type]
 
 
 def examine_run(
@@ -270,24 +222,7 @@ def examine_run(
     return run, findings
 
 
-def read_header(path: Path) -> _Facts:
-    """Read shape, voxel size, repetition time and orientation; an unreadable file has none."""
-    import nibabel as nb
-
-    try:
-        image: Any = nb.load(path)
-        header = image.header
-        shape = tuple(int(n) for n in image.shape)
-        zooms = tuple(float(zoom) for zoom in header.get_zooms())
-        units = header.get_xyzt_units()[1]
-        axes = "".join(nb.orientations.aff2axcodes(image.affine))
-    except (OSError, EOFError, ValueError, KeyError, nb.filebasedimages.ImageFileError):
-        return _Facts((), (), 0.0)
-    tr = zooms[3] * _TIME_UNITS.get(units, 1.0) if len(zooms) > 3 else 0.0
-    return _Facts(shape, zooms, tr, axes)
-
-
-def _shape_findings(facts: Sequence[_Facts]) -> Iterator[Finding]:
+def _shape_findings(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
     shape = facts[0].shape
     if len(shape) < 4 or shape[3] == 1:
         yield Finding(

@@ -8,14 +8,13 @@ so that what is said before a run is what the run does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from neuroferry.bids.bold import OTHER_PARTS, Finding, as_problem, read_header
+from neuroferry.bids.epi import settle_phase_encoding, settle_readout_time
 from neuroferry.bids.gradients import (
     B0_THRESHOLD,
     MIN_DIRECTIONS,
@@ -29,15 +28,15 @@ from neuroferry.bids.gradients import (
     read_bvecs,
     settle_gradients,
 )
+from neuroferry.bids.headers import read_header
 from neuroferry.bids.metadata import SidecarReader
-from neuroferry.bids.model import Problem, Run, Subject
+from neuroferry.bids.model import OTHER_PARTS, Finding, Problem, Run, Subject, as_problem
 from neuroferry.errors import InputError
 
 _ONLY_B0S = (
     "no volume is diffusion-weighted (b > {b:g} s/mm2), so there is nothing to process; it serves"
     " to correct the distortion of runs of the opposite phase encoding alone"
 )
-_DIRECTIONS = ("i", "i-", "j", "j-", "k", "k-")
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def examine_dwi(
     if {shell.is_b0 for shell in shells} != {True, False}:
         return None, findings
     findings += [Finding(note, fatal=False) for note in _direction_findings(unit)]
-    direction, axis, text = _phase_encoding(run.metadata)
+    direction, axis, text = settle_phase_encoding(run.metadata)
     if text:
         findings.append(Finding(text, fatal=False))
     x, y, z = facts.shape[:3]
@@ -226,7 +225,7 @@ def examine_dwi(
         fits_tensor=determine_tensor(unit),
         phase_encoding=direction,
         phase_axis=axis,
-        readout_time=_readout_time(run.metadata, axis, (x, y, z)),
+        readout_time=settle_readout_time(run.metadata, axis, (x, y, z)),
     )
     return found, findings
 
@@ -329,39 +328,3 @@ def _direction_findings(unit: Floats) -> Iterator[str]:
             f"its {count} directions lie in one plane or on one cone, which does not determine a"
             f" tensor; {then}: check the .bvec file"
         )
-
-
-def _phase_encoding(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str]:
-    """Give direction, axis and what is to be said of them."""
-    then = "distortion is not corrected, as the polarity is never guessed: add it to the sidecar"
-    direction = metadata.get("PhaseEncodingDirection")
-    if direction in _DIRECTIONS:
-        return direction, direction[0], ""
-    if direction is not None:
-        return None, None, f"PhaseEncodingDirection is '{direction}', no axis of the image; {then}"
-    axis = metadata.get("PhaseEncodingAxis")
-    if axis in ("i", "j", "k"):
-        text = (
-            f"the sidecar gives PhaseEncodingAxis '{axis}' but no PhaseEncodingDirection; {then}"
-        )
-        return None, axis, text
-    return None, None, f"the sidecar gives no PhaseEncodingDirection; {then}"
-
-
-def _readout_time(
-    metadata: Mapping[str, Any], axis: str | None, shape: tuple[int, int, int]
-) -> float | None:
-    """Total readout time in s: as given, from the echo spacing, or as estimated."""
-    total = _positive(metadata.get("TotalReadoutTime"))
-    spacing = _positive(metadata.get("EffectiveEchoSpacing"))
-    if total is None and spacing is not None and axis is not None:
-        steps = metadata.get("ReconMatrixPE")
-        count = steps if isinstance(steps, int) else shape["ijk".index(axis)]
-        total = spacing * (count - 1)
-    return total if total is not None else _positive(metadata.get("EstimatedTotalReadoutTime"))
-
-
-def _positive(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 < value < np.inf else None

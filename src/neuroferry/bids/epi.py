@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import nibabel as nb
+import numpy as np
 
 from neuroferry.bids.model import Run
 from neuroferry.errors import InputError
-from neuroferry.interfaces.epi.distortion import phase_encoding_axis
 
 
 def epi_encoding(run: Run) -> tuple[str, float, list[str]]:
@@ -104,3 +104,79 @@ def encoded(
             reasons.append(str(error))
         else:
             yield run, way.rstrip("+"), readout, notes
+
+
+_AXES = {"i": 0, "j": 1, "k": 2}
+
+
+def phase_encoding_axis(direction: str) -> tuple[int, int]:
+    """Read a BIDS ``PhaseEncodingDirection``.
+
+    Parameters
+    ----------
+    direction : str
+        "i", "j" or "k", with "-" for the negative polarity.
+
+    Returns
+    -------
+    axis : int
+        Axis of the stored array.
+    sign : int
+        +1 or -1.
+
+    Raises
+    ------
+    InputError
+        If it is anything else.
+
+    Examples
+    --------
+    >>> phase_encoding_axis("j-")
+    (1, -1)
+    """
+    axis = _AXES.get(direction[:1])
+    if axis is None or direction[1:] not in ("", "-", "+"):
+        raise InputError(
+            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with a minus for the"
+            " negative direction."
+        )
+    return axis, -1 if direction.endswith("-") else 1
+
+
+_DIRECTIONS = ("i", "i-", "j", "j-", "k", "k-")
+
+
+def settle_phase_encoding(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str]:
+    """Give direction, axis and what is to be said of them."""
+    then = "distortion is not corrected, as the polarity is never guessed: add it to the sidecar"
+    direction = metadata.get("PhaseEncodingDirection")
+    if direction in _DIRECTIONS:
+        return direction, direction[0], ""
+    if direction is not None:
+        return None, None, f"PhaseEncodingDirection is '{direction}', no axis of the image; {then}"
+    axis = metadata.get("PhaseEncodingAxis")
+    if axis in ("i", "j", "k"):
+        text = (
+            f"the sidecar gives PhaseEncodingAxis '{axis}' but no PhaseEncodingDirection; {then}"
+        )
+        return None, axis, text
+    return None, None, f"the sidecar gives no PhaseEncodingDirection; {then}"
+
+
+def settle_readout_time(
+    metadata: Mapping[str, Any], axis: str | None, shape: tuple[int, int, int]
+) -> float | None:
+    """Total readout time in s: as given, from the echo spacing, or as estimated."""
+    total = _positive(metadata.get("TotalReadoutTime"))
+    spacing = _positive(metadata.get("EffectiveEchoSpacing"))
+    if total is None and spacing is not None and axis is not None:
+        steps = metadata.get("ReconMatrixPE")
+        count = steps if isinstance(steps, int) else shape["ijk".index(axis)]
+        total = spacing * (count - 1)
+    return total if total is not None else _positive(metadata.get("EstimatedTotalReadoutTime"))
+
+
+def _positive(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value < np.inf else None

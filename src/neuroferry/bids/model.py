@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Severity = Literal["error", "warning"]
 
@@ -100,3 +100,21 @@ class Subject:
             and (suffix is None or run.suffix == suffix)
             and (session is None or run.session == session)
         )
+
+
+#: Images of these are not magnitudes.
+OTHER_PARTS = ("phase", "real", "imag")
+
+
+class Finding(NamedTuple):
+    """What is wrong with a run, and whether it can be processed all the same."""
+
+    message: str
+    fatal: bool
+
+
+def as_problem(run: Run, finding: Finding) -> Problem:
+    """Say of an image what was found."""
+    severity = "error" if finding.fatal else "warning"
+    text = f"{run.path}: {finding.message}"
+    return Problem(text, severity, run.path, run.entities.get("subject"))  # type: ignore[arg-type]

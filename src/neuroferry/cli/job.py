@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     payloads: list[bytes] = []
 
     def rebuild(payload: bytes) -> Any:
-        from neuroferry.app.slurm import flat_graph
+        from neuroferry.app.graph import flat_graph
 
         payloads.append(payload)
         return flat_graph(run_dir, pickle.loads(payload))

@@ -20,9 +20,9 @@ from neuroferry.config import (
     Config,
     make_config,
     merge,
-    read_toml,
 )
 from neuroferry.errors import UsageError
+from neuroferry.files import read_toml
 
 _INPUT = {
     "participant_label",

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from neuroferry.cli.status import find_run
-from neuroferry.config import make_config, read_toml
+from neuroferry.config import make_config
 from neuroferry.errors import InputError
+from neuroferry.files import read_toml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neuroferry.app.progress import duration, short_name
+from neuroferry.app.progress import duration
+from neuroferry.engine.names import short_name
 from neuroferry.engine.record import RunSummary, list_runs, read_run
 from neuroferry.errors import ExitCode, InputError
 

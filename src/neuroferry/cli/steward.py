@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuroferry.config import make_config, read_toml
+from neuroferry.config import make_config
 from neuroferry.errors import ExitCode
+from neuroferry.files import read_toml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

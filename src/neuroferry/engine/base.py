@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.record import RunRecord, StepState, StepSummary, subject_of
+from neuroferry.engine.names import step_name, subject_of
+from neuroferry.engine.record import RunRecord, StepState, StepSummary
 from neuroferry.engine.resources import available_resources
-from neuroferry.engine.schedule import Schedule, Task, step_name, volumes_of
+from neuroferry.engine.schedule import Schedule, Task, volumes_of
 from neuroferry.engine.worker import Outcome, explain, write_crashfile
 from neuroferry.errors import RunInterrupted, StepsFailedError
 

@@ -28,7 +28,6 @@ A peak at which a step was killed counts as a lower bound and gets half as much 
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -36,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from neuroferry.engine.names import kind_of
 from neuroferry.engine.record import StepSummary, list_runs, read_events
 
 Source = Literal["measured", "like", "table", "formula", "default"]
@@ -47,17 +47,6 @@ _KILLED_MARGIN = 1.5
 _LARGER, _SMALLER = 1.25, 0.6
 # an empty Python process that has loaded Nipype
 _LEAST_GB = 0.05
-_SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
-_SESSION = re.compile(r"(^|\.)ses_[0-9A-Za-z]+_")
-_RUN = re.compile(r"(^|\.)run_[0-9]+_")
-_BOLD = re.compile(r"(^|\.)bold_[0-9A-Za-z]+_[0-9A-Za-z_]+_wf(?=\.fit_wf|\.apply_wf|\.bold_)")
-# the way to one of several templates, and a series in the space of one, at whatever resolution
-_TEMPLATE = re.compile(r"(?<=\.anatomy_wf\.)to_[0-9a-z_]+_wf(?=\.)")
-_OUTPUTS = re.compile(r"(?<=\.)(template_outputs|write_\w+?)_res_\d+(?=_wf\.|$)")
-_SPACE = re.compile(
-    r"(?<=\.)((?:resample|carry_mask|make_grid|chain|write_[a-z]+)_)[0-9a-z_]+_res_\d+$"
-)
-_ITEM = re.compile(r"(?<=\.)_(\w*?[A-Za-z])\d+$")
 
 
 @dataclass(frozen=True)
@@ -84,32 +73,6 @@ class Estimate:
     files: int
     mem_source: Source
     seconds_source: Source
-
-
-def kind_of(step: str) -> str:
-    """Name of a step that is the same for every participant, session, run, template and item.
-
-    Examples
-    --------
-    >>> kind_of("neuroferry_wf.sub_01_wf.ses_a_anatomy_wf.anat_wf.correct_bias")
-    'neuroferry_wf.sub_*_wf.anatomy_wf.anat_wf.correct_bias'
-    >>> kind_of("w.sub_01_wf.bold_task_rest_run_1_wf.fit_wf.estimate_motion")
-    'w.sub_*_wf.bold_wf.fit_wf.estimate_motion'
-    >>> kind_of("w.sub_01_wf.anatomy_wf.to_oasis_wf.template_outputs_res_2_wf.carry_to_template")
-    'w.sub_*_wf.anatomy_wf.anat_wf.template_outputs_wf.carry_to_template'
-    >>> kind_of("w.sub_01_wf.bold_task_rest_wf.apply_wf.resample_oasis_res_2")
-    'w.sub_*_wf.bold_wf.apply_wf.resample_template'
-    >>> kind_of("w.smooth._smooth12")
-    'w.smooth._smooth*'
-    """
-    name = _SUBJECT.sub(r"\1sub_*_wf", step)
-    name = _BOLD.sub(r"\1bold_wf", _RUN.sub(r"\1", _SESSION.sub(r"\1", name)))
-    if ".bold_wf." in name:
-        name = _SPACE.sub(r"\1template", name)
-    elif ".anatomy_wf.to_" in name:
-        name = _OUTPUTS.sub(r"\1", _TEMPLATE.sub("anat_wf", name))
-        name = name.replace(".anat_wf.template_derivatives_wf.", ".anat_derivatives_wf.")
-    return _ITEM.sub(r"_\1*", name)
 
 
 class Estimator:

@@ -18,9 +18,9 @@ import networkx as nx
 
 from neuroferry.engine.base import RecordingPlugin
 from neuroferry.engine.estimate import Source
-from neuroferry.engine.record import subject_of
+from neuroferry.engine.names import step_name, subject_of
 from neuroferry.engine.resources import Resources
-from neuroferry.engine.schedule import Schedule, fits, step_name, volumes_of
+from neuroferry.engine.schedule import Schedule, fits, volumes_of
 
 Verdict = Literal["fits", "fits with fewer steps at once", "does not fit"]
 

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,22 +20,6 @@ from typing import Any, Literal
 
 StepState = Literal["running", "done", "cached", "failed", "skipped"]
 Event = dict[str, Any]
-
-_SUBJECT = re.compile(r"(?:^|\.)sub_([0-9A-Za-z]+)_wf(?:\.|$)")
-
-
-def subject_of(step: str) -> str | None:
-    """Tell which participant a step belongs to, by the name of its subject's graph.
-
-    Examples
-    --------
-    >>> subject_of("neuroferry_wf.sub_01_wf.anat_wf.correct_bias")
-    '01'
-    >>> subject_of("some_wf.node") is None
-    True
-    """
-    match = _SUBJECT.search(step)
-    return match.group(1) if match else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import networkx as nx
 
-from neuroferry.engine.record import subject_of
+from neuroferry.engine.names import step_name, subject_of
 
 
 @dataclass
@@ -184,12 +184,6 @@ def fits(
     procs = task.n_procs + sum(other.n_procs for other in running)
     memory = booked_gb(task) + sum(booked_gb(other) for other in running)
     return procs <= n_procs and memory <= memory_gb
-
-
-def step_name(node: Any) -> str:
-    """Full name of a node, with the values of its iterables where it has some."""
-    parameters = getattr(node, "parameterization", None) or ()
-    return ".".join([node.fullname, *parameters])
 
 
 def volumes_of(node: Any) -> int | None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from neuroferry.engine.names import plain_step, step_place
 from neuroferry.engine.record import StepSummary
-from neuroferry.reports.verdict import plain_step, step_place
 
 NOTHING = "\u2013"
 """Stands where there is no value."""

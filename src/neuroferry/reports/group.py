@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuroferry.bids.outputs import write_text
 from neuroferry.engine.record import RunSummary, list_runs
+from neuroferry.files import write_text
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
 from neuroferry.reports.gather import Session, find_sessions, raw_root
 from neuroferry.reports.metric_table import metric_table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
-from neuroferry.bids.outputs import write_text
+from neuroferry.files import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.bids.entities import ENTITIES, build_name, parse_name
-from neuroferry.bids.outputs import write_text
+from neuroferry.files import write_text
 from neuroferry.reports.gather import Reportlet, read_if_sound, report_layout
 from neuroferry.reports.svg import looks_whole
 

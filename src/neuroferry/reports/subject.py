@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from neuroferry.engine.names import plain_step, step_place
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.charts import NOTHING, duration, step_chart
 from neuroferry.reports.gather import (
@@ -30,7 +31,7 @@ from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import measured_before, read_run_once
 from neuroferry.reports.scans import ScanRun, run_cells, run_facts
 from neuroferry.reports.svg import inline_svg
-from neuroferry.reports.verdict import advice, failure_sentence, judge, plain_step, step_place
+from neuroferry.reports.verdict import advice, failure_sentence, judge
 
 FOLDED = ("Brightness", "Geometry")
 """Groups of metrics that are shown when asked for."""

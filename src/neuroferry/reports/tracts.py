@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroferry.bids.outputs import write_lines
 from neuroferry.errors import InputError
+from neuroferry.files import write_lines
 from neuroferry.reports.charts import OUTLIER_Z
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from neuroferry.engine.names import plain_step
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.gather import Session
 from neuroferry.reports.scans import ScanRun, run_doubts
@@ -67,32 +68,6 @@ class Verdict:
     def headline(self) -> str:
         """The level in words."""
         return HEADLINES[self.level]
-
-
-def plain_step(step: str) -> str:
-    """Name a step in plain words, without the graphs around it.
-
-    Examples
-    --------
-    >>> plain_step("neuroferry_wf.sub_01_wf.ses_a_wf.anat_wf.brain_extraction_wf.fit_affine")
-    'fit affine'
-    """
-    return step.rpartition(".")[2].replace("_", " ")
-
-
-def step_place(step: str) -> str:
-    """Name the graphs that a step lies in, without those of the run and the participant.
-
-    Examples
-    --------
-    >>> step_place("neuroferry_wf.sub_01_wf.anat_wf.brain_extraction_wf.fit_affine")
-    'anat > brain extraction'
-    >>> step_place("neuroferry_wf.sub_01_wf.ses_a_anat_wf.fit")
-    'ses a anat'
-    """
-    parts = step.split(".")[:-1]
-    kept = [p for n, p in enumerate(parts) if n > 0 and not re.fullmatch(r"sub_\w+_wf", p)]
-    return " > ".join(p.removesuffix("_wf").replace("_", " ") for p in kept)
 
 
 def advice(message: str | None, traceback: str | None) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 from neuroferry.bids.dwi import DwiRun, dwi_images
 from neuroferry.bids.epi import epi_encoding, opposite_of
 from neuroferry.bids.gradients import B0_THRESHOLD
+from neuroferry.bids.headers import same_axes
 from neuroferry.bids.model import Run, Subject
 from neuroferry.errors import InputError
-from neuroferry.interfaces.epi.fieldmap_epi import same_axes
 from neuroferry.selection.fieldmap_sets import is_intended, texts_of
 from neuroferry.selection.fieldmaps import (
     FieldmapPlan,

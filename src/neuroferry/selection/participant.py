@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from neuroferry.config import WORKFLOWS, Config
-from neuroferry.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,32 +37,6 @@ def wanted_suffixes(config: Config) -> tuple[str, ...]:
     if {"func", "dwi"} & set(workflows) and "fieldmaps" not in config.workflow.ignore:
         suffixes += FIELDMAP_SUFFIXES
     return tuple(suffixes)
-
-
-def with_flags(config: Config, filters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Put what flags choose among the BOLD runs into the filters of a file.
-
-    Raises
-    ------
-    UsageError
-        When a flag and the file both choose.
-    """
-    merged = dict(filters or {})
-    bold = dict(merged.get("bold") or {})
-    flags: dict[str, Any] = {}
-    if config.input.task_id:
-        flags["task"] = list(config.input.task_id)
-    if config.input.echo_idx is not None:
-        # a run of one echo has no such entity, and stays
-        flags["echo"] = [config.input.echo_idx, None]
-    for entity, value in flags.items():
-        if entity in bold:
-            raise UsageError(
-                f"--{'task-id' if entity == 'task' else 'echo-idx'} and the filter file both"
-                f" choose the {entity} of the BOLD runs. Leave one of them."
-            )
-        bold[entity] = value
-    return {**merged, "bold": bold} if flags else merged
 
 
 def usable_subjects(config: Config, subjects: Sequence[Subject]) -> list[Subject]:
@@ -160,8 +133,8 @@ def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
 def _dwi_warnings(config: Config, subject: Subject) -> Iterator[str]:
     """Say what the diffusion-weighted runs of a participant have to do without."""
     from neuroferry.bids.dwi import dwi_runs
+    from neuroferry.selection.joining import plan_joined
     from neuroferry.selection.spaces import wants_t1w
-    from neuroferry.workflows.dwi.joined import plan_joined
 
     runs = dwi_runs(subject, b0_threshold=config.workflow.b0_threshold)
     if not runs:
@@ -190,8 +163,7 @@ def _anatomy_warnings(
     config: Config, subject: Subject, sessions: Sequence[str | None], words: tuple[str, str]
 ) -> Iterator[str]:
     """Say which sessions' runs have no T1w image, or another session's."""
-    from neuroferry.bids.bold import t1w_of_session
-    from neuroferry.workflows.base import given_anatomy
+    from neuroferry.selection.anatomy import given_anatomy, t1w_of_session
 
     runs, without = words
     for session in dict.fromkeys(sessions):

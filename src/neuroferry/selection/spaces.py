@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate, TemplateGrid, parse_space
+from neuroferry.errors import UsageError
+from neuroferry.templates import (
+    TEMPLATE_SPACE,
+    OtherTemplate,
+    SpaceName,
+    TemplateGrid,
+    parse_space,
+)
 
 DEFAULT_RESOLUTION = 2
 NATIVE = ("bold", "func")
@@ -148,3 +155,63 @@ def _other_space(text: str, others: Mapping[tuple[str, str | None], OtherTemplat
         return BoldSpace(wanted.name, int(wanted.resolution), template)
     usual = DEFAULT_RESOLUTION if str(DEFAULT_RESOLUTION) in template.grids else None
     return BoldSpace(wanted.name, usual, template)
+
+
+_NATIVE_SPACES = ("T1w", "anat", "bold", "func")
+
+
+def other_spaces(output_spaces: Sequence[str]) -> list[SpaceName]:
+    """Pick the spaces of other templates than the one that is always there.
+
+    Raises
+    ------
+    UsageError
+        For what cannot be the space of a template.
+
+    Examples
+    --------
+    >>> [space.name for space in other_spaces(["T1w", "MNI152NLin2009cAsym:res-2"])]
+    ['MNI152NLin2009cAsym']
+    """
+    found = []
+    for text in output_spaces:
+        if text.partition(":")[0] in (*_NATIVE_SPACES, TEMPLATE_SPACE):
+            continue
+        space = parse_space(text)
+        if space is None:
+            raise UsageError(
+                f"'{text}' is no output space: write the space of a template as NAME, NAME:res-2 "
+                "or NAME:cohort-1:res-2."
+            )
+        found.append(space)
+    return found
+
+
+def std_resolution(output_spaces: Sequence[str]) -> int:
+    """Find the voxel size in mm that is asked for in the space of our own template.
+
+    Raises
+    ------
+    UsageError
+        For a space that is not there.
+
+    Examples
+    --------
+    >>> std_resolution(["T1w", "MNI152NLin2009aSym:res-2"])
+    2
+    """
+    resolution = 1
+    for space in output_spaces:
+        template, _, modifier = space.partition(":")
+        native = template in _NATIVE_SPACES
+        if (native and not modifier) or not (native or template == TEMPLATE_SPACE):
+            continue
+        label = modifier.removeprefix("res-")
+        known = not native and (not modifier or modifier.startswith("res-"))
+        if not known or (modifier and label not in ("1", "2", "3", "4")):
+            raise UsageError(
+                f"'{space}' is no output space that neuroferry can make. Choose bold, T1w, "
+                f"{TEMPLATE_SPACE}, or {TEMPLATE_SPACE}:res-2 (1 to 4 mm)."
+            )
+        resolution = int(label or 1)
+    return resolution

@@ -15,8 +15,8 @@ from typing import Any
 import networkx as nx
 
 from neuroferry.engine.multiproc import MultiProcPlugin
+from neuroferry.engine.names import step_name
 from neuroferry.engine.record import RunRecord
-from neuroferry.engine.schedule import step_name
 from neuroferry.engine.slurm.manifest import Group, Manifest, Member, Pack, read_manifest
 from neuroferry.engine.slurm.units import ordered_nodes
 from neuroferry.engine.worker import Outcome

@@ -19,7 +19,8 @@ from typing import IO, Any
 
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.record import RunRecord, StepSummary, subject_of
+from neuroferry.engine.names import subject_of
+from neuroferry.engine.record import RunRecord, StepSummary
 from neuroferry.engine.slurm.manifest import Grouping, Manifest, write_manifest
 from neuroferry.engine.slurm.pack import StepPlan
 from neuroferry.engine.slurm.scripts import host_command, host_path, write_scripts

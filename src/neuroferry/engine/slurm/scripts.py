@@ -214,7 +214,7 @@ def submit_script(manifest: Manifest) -> str:
 
 
 def _snippet(name: str) -> str:
-    return resources.files("neuroferry.engine").joinpath(name).read_text("utf-8")
+    return resources.files("neuroferry.engine.slurm").joinpath(name).read_text("utf-8")
 
 
 def _submit_group(group: Group) -> list[str]:

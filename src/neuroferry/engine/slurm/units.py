@@ -18,11 +18,10 @@ import networkx as nx
 from neuroferry.config import SlurmConfig
 from neuroferry.engine.base import RecordingPlugin
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.record import subject_of
-from neuroferry.engine.schedule import step_name, volumes_of
+from neuroferry.engine.names import generic_name, step_name, subject_of
+from neuroferry.engine.schedule import volumes_of
 from neuroferry.engine.slurm.pack import StepPlan
 
-_SUBJECT = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
 # what a step takes that only hands values on
 _TRIVIAL_MINUTES = 0.1
 _SMALL_MINUTES = 2.0
@@ -61,17 +60,6 @@ class Unit:
     def size_class(self) -> int:
         """Power of two of the largest step's memory; units of one array are alike in it."""
         return math.ceil(math.log2(max(0.5, *(step.mem_gb for step in self.steps), 0.5)))
-
-
-def generic_name(step: str) -> str:
-    """Name that a step has in every subject.
-
-    Examples
-    --------
-    >>> generic_name("neuroferry_wf.sub_01_wf.anat_wf.correct_bias")
-    'neuroferry_wf.sub_*_wf.anat_wf.correct_bias'
-    """
-    return _SUBJECT.sub(r"\1sub_*_wf", step)
 
 
 def structure_of(steps: tuple[StepPlan, ...]) -> str:

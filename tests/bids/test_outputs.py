@@ -8,13 +8,12 @@ import pytest
 
 from neuroferry.bids.outputs import (
     bids_uri,
-    copy_file,
     derivative_path,
     prepare_dataset,
     write_dataset_description,
-    write_json,
 )
 from neuroferry.errors import ExitCode, InputError, NeuroferryError
+from neuroferry.files import copy_file, write_json
 
 
 def unshare(size):
@@ -193,7 +192,7 @@ def test_no_permission_is_named(tmp_path):
 WRITE = """
 import sys
 from pathlib import Path
-from neuroferry.bids.outputs import copy_file
+from neuroferry.files import copy_file
 from neuroferry.errors import NeuroferryError
 source, folder = Path(sys.argv[1]), Path(sys.argv[2])
 try:

@@ -394,7 +394,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_memory import Run, add_one, node, retried, take
+from test_usage import Run, add_one, node, retried, take
 from nipype import config
 config.update_config({{"execution": {{"check_version": "false", "create_report": "false"}}}})
 steps, events, error = Run(Path({folder!r}))({call})

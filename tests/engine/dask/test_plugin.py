@@ -226,7 +226,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_dask import add_one, node, sleep_long
+from test_plugin import add_one, node, sleep_long
 from nipype import Workflow
 from neuroferry.engine import DaskPlugin, RunRecord
 from neuroferry.errors import RunInterrupted

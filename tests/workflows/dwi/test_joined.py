@@ -5,13 +5,14 @@ from dataclasses import replace
 import nibabel as nb
 import numpy as np
 import pytest
+from dwi_tables import SHAPE, directions
 from nipype.pipeline.engine.utils import generate_expanded_graph
-from test_dwi import SHAPE, directions
 
 from neuroferry.bids.dwi import dwi_runs
 from neuroferry.bids.model import Run, Subject
-from neuroferry.workflows.base import Settings, init_neuroferry_wf
-from neuroferry.workflows.dwi.joined import plan_joined
+from neuroferry.config import Settings
+from neuroferry.selection.joining import plan_joined
+from neuroferry.workflows.base import init_neuroferry_wf
 
 AFFINE = np.diag([3.0, 3, 4, 1])
 AP = {

@@ -7,16 +7,12 @@ import nibabel as nb
 import numpy as np
 import pytest
 
+from neuroferry.app.inputs import with_flags
 from neuroferry.bids.filters import apply_filters
 from neuroferry.bids.model import Run, Subject
 from neuroferry.config import make_config
 from neuroferry.errors import UsageError
-from neuroferry.selection.participant import (
-    selection_problems,
-    usable_subjects,
-    wanted_suffixes,
-    with_flags,
-)
+from neuroferry.selection.participant import selection_problems, usable_subjects, wanted_suffixes
 
 
 def settings(workflow=None, **given):

@@ -10,11 +10,11 @@ import pytest
 from neuroferry.app.alike import Alike, watch
 from neuroferry.app.slurm import plan_subjects
 from neuroferry.bids.model import Run, Subject
-from neuroferry.config import Config
+from neuroferry.config import Config, Settings
 from neuroferry.engine import RunRecord, SLURMGraphPlugin
 from neuroferry.engine.slurm.manifest import read_manifest
 from neuroferry.interfaces.image.images import save_nifti
-from neuroferry.workflows.base import Settings, init_neuroferry_wf
+from neuroferry.workflows.base import init_neuroferry_wf
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.model import Run
 from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace, bold_spaces
-from neuroferry.workflows.func.apply import Readout, init_bold_apply_wf
+from neuroferry.workflows.func.apply import init_bold_apply_wf
 from neuroferry.workflows.func.fit import init_bold_fit_wf
 from neuroferry.workflows.func.memory import resample_gb, target_voxels
 from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
+from neuroferry.workflows.sdc import Readout
 
 SPACE = "MNI152NLin2009aSym"
 SPACES = bold_spaces([f"{SPACE}:res-3", "T1w", "bold"])

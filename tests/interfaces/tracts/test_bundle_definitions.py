@@ -145,7 +145,7 @@ def test_bundles_that_come_after_the_packages_own_and_take_their_place(tmp_path)
 
 
 def test_the_example_of_the_documentation_is_one(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "bundles.rst").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "bundles.rst").read_text(encoding="utf-8")
     code = page.split(".. code-block:: toml\n")[1]
     lines = [line for line in code.splitlines() if not line or line.startswith("    ")]
     bundles = load(tmp_path, textwrap.dedent("\n".join(lines)))

@@ -3,22 +3,15 @@
 import nibabel as nb
 import numpy as np
 import pytest
+from dwi_tables import SHAPE, directions
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from neuroferry.bids.model import Run, Subject
-from neuroferry.workflows.base import Settings, init_neuroferry_wf
+from neuroferry.config import Settings
+from neuroferry.workflows.base import init_neuroferry_wf
 
-SHAPE = (20, 22, 12)
 DWI = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
 EPI = {**DWI, "PhaseEncodingDirection": "j"}
-
-
-def directions(count):
-    """Points on the sphere that differ, antipodes counted as one."""
-    turns = np.arange(count) * np.pi * (3 - np.sqrt(5))
-    z = (np.arange(count) + 0.5) / count
-    r = np.sqrt(1 - z**2)
-    return np.stack([r * np.cos(turns), r * np.sin(turns), z], axis=1)
 
 
 @pytest.fixture

@@ -345,7 +345,7 @@ def test_interruption_ends_every_process_and_can_be_resumed(tmp_path, number):
         textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_plugins import add_one, sleep_with_a_child, node
+        from test_base import add_one, sleep_with_a_child, node
         from nipype import Workflow, config
         from neuroferry.engine import MultiProcPlugin, RunRecord
         from neuroferry.errors import RunInterrupted

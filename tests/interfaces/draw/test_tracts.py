@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuroferry.bids.outputs import write_json
+from neuroferry.files import write_json
 from neuroferry.interfaces.draw.tracts import (
     BundlesPicture,
     ProfilesPicture,

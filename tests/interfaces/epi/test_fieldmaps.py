@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from neuroferry.bids.epi import phase_encoding_axis
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.epi.distortion import (
-    distort,
-    jacobian_of,
-    phase_encoding_axis,
-    shift_of,
-    unwarp,
-)
+from neuroferry.interfaces.epi.distortion import distort, jacobian_of, shift_of, unwarp
 from neuroferry.interfaces.epi.fieldmap_apply import ApplyFieldmap, apply_fieldmap
 from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap, epi_fieldmap, mean_image
 from neuroferry.interfaces.epi.fieldmap_gre import (

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from neuroferry.bids.outputs import write_json
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.image.images import Volume, save_volume
 from neuroferry.interfaces.tracts.bundles import read_bundle
 from neuroferry.interfaces.tracts.profiles import (

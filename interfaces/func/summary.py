@@ -1,0 +1,52 @@
+"""Summary of a BOLD run for its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+)
+
+from neuroferry.bids.metadata import read_json
+from neuroferry.files import write_json
+
+
+class _SummariseRunInputSpec(BaseInterfaceInputSpec):
+    summary_json = File(exists=True, mandatory=True, desc="of the confounds")
+    reference_report = File(exists=True, desc="of the reference image")
+    sdc_report = File(exists=True, desc="of the correction of distortion")
+    coreg_report = File(exists=True, desc="of the alignment with the T1w image")
+
+
+class _SummariseRunOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="JSON object")
+
+
+class SummariseRun(SimpleInterface):
+    """Gather what the steps of a run report of themselves, for the participant's page."""
+
+    input_spec = _SummariseRunInputSpec
+    output_spec = _SummariseRunOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        content = read_json(Path(self.inputs.summary_json))
+        for mask in content.get("CompCor", {}).values():
+            mask.pop("VarianceExplained", None)
+        for key, name in (
+            ("Reference", "reference_report"),
+            ("DistortionCorrection", "sdc_report"),
+            ("Coregistration", "coreg_report"),
+        ):
+            path = getattr(self.inputs, name)
+            if isdefined(path):
+                content[key] = read_json(Path(path))
+        out = Path(runtime.cwd) / "summary.json"
+        write_json(out, content)
+        self._results["out_file"] = str(out)
+        return runtime

@@ -1,0 +1,102 @@
+"""A run under way: its folder, its record, what it may use."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuroferry import __version__
+from neuroferry.config import Config, write_config
+from neuroferry.engine.record import RunRecord
+from neuroferry.engine.resources import Resources
+from neuroferry.errors import (
+    ExitCode,
+    NeuroferryError,
+    RunInterrupted,
+)
+
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Problem, Subject
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run under way: its settings, its folder, its record, what it may use."""
+
+    config: Config
+    folder: Path
+    record: RunRecord
+    resources: Resources
+    command: str
+
+
+def begin(config: Config, resources: Resources, command: str) -> Run:
+    """Make the folder of a run, and open its record."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
+    if config.workflow.bundles is not None:
+        # what it held, should the user's file change
+        shutil.copyfile(config.workflow.bundles, folder / "bundles.toml")
+    if os.environ.get("NEUROFERRY_REENTER"):
+        # for the launcher, which binds the same folders when the run goes on
+        words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
+        (folder / "enter").write_bytes(words.strip() + b"\n")
+    if os.environ.get("NEUROFERRY_LAUNCH"):
+        # for the launcher, which moves the run to another machine
+        text = f"{os.environ['NEUROFERRY_LAUNCH']}\n"
+        (folder / "launch").write_text(text, encoding="utf-8")
+    return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
+
+
+def end(job: Run, err: BaseException) -> None:
+    """Close the record of a run that did not come to its end."""
+    code = int(ExitCode.SOFTWARE)
+    if isinstance(err, RunInterrupted):
+        code = 128 + err.signal_number
+    elif isinstance(err, NeuroferryError):
+        code = int(err.exit_code)
+    elif isinstance(err, OSError):
+        code = int(ExitCode.IO)
+    with suppress(OSError):  # the disk that is full may be what ended the run
+        job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
+
+
+def record_start(job: Run, subjects: list[Subject], problems: list[Problem], n_steps: int) -> None:
+    """Write the first lines of a run's record."""
+    job.record.write(
+        "run_started",
+        run_id=job.folder.name,
+        version=__version__,
+        image=image_digest(),
+        command=job.command,
+        subjects=[subject.label for subject in subjects],
+        steps=n_steps,
+        host=socket.gethostname(),
+        n_procs=job.resources.n_procs,
+        memory_gb=job.resources.memory_gb,
+        plugin=job.config.execution.plugin,
+        seed=job.config.workflow.random_seed,
+    )
+    for problem in problems:
+        job.record.write(
+            "problem",
+            subject=problem.subject,
+            severity=problem.severity,
+            message=problem.message,
+            path=None if problem.path is None else str(problem.path),
+        )
+
+
+def image_digest() -> str | None:
+    """SHA-256 of the image, where the launcher passed it in."""
+    return os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None

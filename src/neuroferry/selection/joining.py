@@ -1,0 +1,146 @@
+"""DWI runs of a session that are processed together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+
+from neuroferry.bids.dwi import DwiRun
+from neuroferry.bids.gradients import (
+    B0_THRESHOLD,
+    determine_tensor,
+    distinct_directions,
+    find_shells,
+    read_bvals,
+    read_bvecs,
+    settle_gradients,
+)
+from neuroferry.bids.headers import same_axes
+
+# Voxel sizes and times that differ by no more than this share of them are one.
+SAME = 0.01
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Runs that go together.
+
+    Attributes
+    ----------
+    runs : tuple of DwiRun
+        In the order of their names.
+    run : DwiRun
+        What they are together, on the grid that all are resampled onto; its image and files
+        are those of the first.
+    """
+
+    runs: tuple[DwiRun, ...]
+    run: DwiRun
+
+
+def plan_joined(
+    runs: Sequence[DwiRun], corrected: Collection[Path], *, b0_threshold: float = B0_THRESHOLD
+) -> tuple[list[Joined], list[str]]:
+    """Find out which runs of a participant go together.
+
+    Nothing is guessed: runs are joined if they are of one session, have the same voxels, echo
+    and repetition time, and distortion that is corrected in both, or alike in both.
+
+    Parameters
+    ----------
+    runs : sequence of DwiRun
+        Of one participant.
+    corrected : collection of path
+        Images of the runs whose distortion is corrected with a field map.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+
+    Returns
+    -------
+    list of Joined
+        Each of two runs at least.
+    list of str
+        Why other runs of a session are not joined, in plain sentences.
+    """
+    groups: list[list[DwiRun]] = []
+    reasons: list[str] = []
+    for run in runs:
+        why = []
+        for group in groups:
+            if group[0].session != run.session:
+                continue
+            reason = _difference(group[0], run, corrected)
+            if not reason:
+                group.append(run)
+                break
+            why.append(
+                f"{run.run.path.name} is not joined with {group[0].run.path.name}: {reason}"
+            )
+        else:
+            groups.append([run])
+            reasons += why
+    found = [_join(group, b0_threshold) for group in groups if len(group) > 1]
+    return found, reasons
+
+
+def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> str:
+    """Say why two runs are not joined; nothing where they are."""
+    images: list[Any] = [nb.load(run.run.path) for run in (first, other)]
+    if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
+        return "the sizes of their voxels differ"
+    if not same_axes(images[0].affine, images[1].affine):
+        return "their voxel axes run another way"
+    for key, needed in (("EchoTime", True), ("RepetitionTime", False)):
+        one, two = (_seconds(run.run.metadata.get(key)) for run in (first, other))
+        if (one is None or two is None) and (needed or one is not two):
+            return f"the sidecars do not both give {key}, and contrast depends on it"
+        if one and two and abs(one - two) > SAME * one:
+            return f"they differ in {key} ({one:g} and {two:g} s), and so in contrast"
+    unwarped = [run.run.path in corrected for run in (first, other)]
+    if all(unwarped):
+        return ""
+    if any(unwarped):
+        return "the distortion of one is corrected, and that of the other is not"
+    if first.phase_encoding is None or first.phase_encoding != other.phase_encoding:
+        return "their distortion is not corrected, and not known to be alike"
+    times = (first.readout_time, other.readout_time)
+    if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
+        return "their distortion is not corrected, and their readout times differ"
+    return ""
+
+
+def _seconds(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return float(value) if known else None
+
+
+def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
+    """Describe some runs as one."""
+    first = runs[0]
+    shared = {
+        key: value
+        for key, value in first.entities.items()
+        if all(run.entities.get(key) == value for run in runs)
+    }
+    bvals, directions = [], []
+    for run in runs:
+        vectors, _ = read_bvecs(run.bvec)
+        values, unit, _ = settle_gradients(read_bvals(run.bval), vectors, b0_threshold)
+        bvals.append(values)
+        directions.append(unit)
+    values, unit = np.concatenate(bvals), np.concatenate(directions)
+    together = replace(
+        first,
+        run=replace(first.run, entities={**shared, "reconstruction": "joined"}),
+        n_volumes=len(values),
+        bvals=tuple(float(b) for b in values),
+        shells=find_shells(values, b0_threshold),
+        n_directions=len(distinct_directions(unit)),
+        fits_tensor=determine_tensor(unit),
+    )
+    return Joined(tuple(runs), together)
