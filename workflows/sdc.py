@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nb
 from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
@@ -161,17 +159,14 @@ def _feed_pair(
     join = pe.Node(Merge(2), name="join_pair", run_without_submitting=True)
     fields = ["in1", "in2"][2 - len(plan.epi) :]
     volumes = plan.epi_volumes or ((),) * len(plan.epi)
-    for field, path, chosen in zip(fields, plan.epi, volumes, strict=True):
+    for index, (field, path, chosen) in enumerate(zip(fields, plan.epi, volumes, strict=True)):
         if not chosen:
             setattr(join.inputs, field, path)
             continue
-        image: Any = nb.load(path)
         average = pe.Node(
             AverageB0s(in_file=path, volumes=list(chosen)),
             name=f"average_b0s{field[-1] if len(fields) > 1 else ''}",
-            mem_gb=round(
-                AVERAGE_GB + AVERAGE_GB_PER_MILLION * math.prod(image.shape[:3]) / 1e6, 3
-            ),
+            mem_gb=round(AVERAGE_GB + AVERAGE_GB_PER_MILLION * plan.epi_n_voxels[index] / 1e6, 3),
         )
         workflow.connect(average, "out_file", join, field)
     if inputnode is not None:

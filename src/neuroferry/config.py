@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,11 @@ class WorkflowConfig:
     sloppy: bool = False
     random_seed: int = 1
 
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Workflows that participants are taken through: those asked for, or all."""
+        return self.workflows or WORKFLOWS
+
 
 @dataclass(frozen=True)
 class ExecutionConfig:
@@ -149,6 +154,8 @@ class ExecutionConfig:
         Only write the reports of an earlier run anew.
     dry_run : bool
         Only say what the run would take.
+    json : bool
+        With `dry_run`: say it as one JSON object.
     dask_scheduler : str or None
         For the plugin ``Dask``: address of a scheduler or the file that it wrote; by default
         a cluster on this machine.
@@ -168,6 +175,7 @@ class ExecutionConfig:
     write_graph: bool = False
     reports_only: bool = False
     dry_run: bool = False
+    json: bool = False
     dask_scheduler: str | None = None
     stall_minutes: float = 60.0
     verbose: int = 0
@@ -452,67 +460,3 @@ def _check_slurm(config: SlurmConfig) -> None:
         texts = value if isinstance(value, tuple) else (value,)
         if any(isinstance(text, str) and "\n" in text for text in texts):
             raise UsageError(f"slurm.{item.name} must be one line of text.")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every participant's graph is built with.
-
-    Attributes
-    ----------
-    bids_dir, out_dir : pathlib.Path
-        Input dataset and derivatives.
-    workflows : sequence of str
-        Of ``anat``, ``func``, ``dwi`` and ``qc``; without ``anat`` nothing of the anatomy is
-        written in template space.
-    output_spaces : sequence of str
-        ``MNI152NLin2009aSym``, with ``:res-2`` where wanted, ``T1w``, ``bold``, and templates
-        of `templateflow_home`.
-    templateflow_home : pathlib.Path or None
-        Folder with the user's templates of TemplateFlow.
-    derivatives : mapping of str to pathlib.Path
-        Precomputed derivatives by name.
-    average_t1w, sloppy : bool
-        Average the T1w images of a session; fast and of low quality.
-    ignore : sequence of str
-        Steps of BOLD runs to leave out: ``fieldmaps``, ``slicetiming``, ``fmap-jacobian``.
-    dummy_scans : int or None
-        Volumes of BOLD runs before the steady state; found where it is None.
-    slice_time_ref : float
-        Moment that slices are shifted to, 0 to 1 of their times.
-    fd_spike_threshold, dvars_spike_threshold : float
-        Motion in mm and standardised DVARS above which a volume is marked.
-    b0_threshold : float
-        Volumes of DWI runs up to this b-value count as not weighted, s/mm^2.
-    fix_gradients : bool
-        Correct gradients of DWI runs whose axes are flipped or exchanged.
-    streamlines : int
-        Of each bundle of a DWI run, at most; 0 for no tractography.
-    bundles : pathlib.Path or None
-        TOML file that defines the bundles of DWI runs; the package's own otherwise.
-    profile_extent : str
-        What profiles along bundles run over: ``waypoints`` or ``whole`` streamlines.
-    omp_nthreads, seed : int
-        Threads of one step; seed of the random numbers.
-    """
-
-    bids_dir: Path
-    out_dir: Path
-    workflows: Sequence[str] = ("anat", "qc")
-    output_spaces: Sequence[str] = ("MNI152NLin2009aSym",)
-    templateflow_home: Path | None = None
-    derivatives: Mapping[str, Path] = field(default_factory=dict)
-    average_t1w: bool = True
-    sloppy: bool = False
-    ignore: Sequence[str] = ()
-    dummy_scans: int | None = None
-    slice_time_ref: float = 0.5
-    fd_spike_threshold: float = 0.5
-    dvars_spike_threshold: float = 1.5
-    b0_threshold: float = 50.0
-    fix_gradients: bool = False
-    streamlines: int = 1000
-    bundles: Path | None = None
-    profile_extent: str = "waypoints"
-    omp_nthreads: int = 1
-    seed: int = 1

@@ -279,9 +279,9 @@ def find_templates(spaces: Sequence[SpaceName], home: Path | None) -> tuple[Othe
     for space in spaces:
         if home is None:
             raise UsageError(
-                f"'{space.name}' is no output space that comes with neuroferry: {_own_spaces()}. "
-                "Templates of TemplateFlow are taken from your own folder of them: name it with "
-                "--templateflow-home or TEMPLATEFLOW_HOME."
+                f"'{space.name}' is not an output space that comes with neuroferry: "
+                f"{_own_spaces()}. Templates of TemplateFlow are taken from your own folder of "
+                "them: name it with --templateflow-home or TEMPLATEFLOW_HOME."
             )
         key = space.name, space.cohort
         if key not in found:

@@ -1,20 +1,24 @@
 """A participant planned like another has the plan that the own graph would give."""
 
-import json
 import pickle
 from dataclasses import replace
 
+import nibabel as nb
 import numpy as np
 import pytest
+from plans import plan_of
 
-from neuroferry.app.alike import Alike, watch
+from neuroferry.app.alike import Alike
 from neuroferry.app.slurm import plan_subjects
 from neuroferry.bids.model import Run, Subject
-from neuroferry.config import Config, Settings
+from neuroferry.config import Config
 from neuroferry.engine import RunRecord, SLURMGraphPlugin
 from neuroferry.engine.slurm.manifest import read_manifest
 from neuroferry.interfaces.image.images import save_nifti
-from neuroferry.workflows.base import init_neuroferry_wf
+from neuroferry.selection.spaces import parse_output_spaces
+from neuroferry.workflows.base import BuildSettings, init_neuroferry_wf
+
+SPACE = "MNI152NLin2009aSym"
 
 
 @pytest.fixture
@@ -37,27 +41,28 @@ def people(tmp_path):
     return make
 
 
-def plan(folder, subjects, *, stamp):
+def plan(folder, subjects, *, alike):
     """Plan participants; give the manifest and how many graphs were built."""
-    run_dir = folder / ("stamped" if stamp else "each") / "logs" / "run"
+    run_dir = folder / ("alike" if alike else "each") / "logs" / "run"
     run_dir.mkdir(parents=True)
     plugin = SLURMGraphPlugin(
         {"run_dir": run_dir, "record": RunRecord(run_dir / "events.jsonl"), "source": "config"}
     )
     built = []
+    config = Config(folder / "bids", folder / "out", "participant")
+    settings = BuildSettings(
+        folder / "bids", folder / "out", config.workflow, parse_output_spaces([SPACE]), 2
+    )
 
     def build(some):
-        built.extend(subject.label for subject in some)
-        settings = Settings(bids_dir=folder / "bids", out_dir=folder / "out", omp_nthreads=2)
-        workflow = init_neuroferry_wf(subjects=some, settings=settings)
+        built.extend(plan.label for plan in some)
+        workflow = init_neuroferry_wf(plans=some, settings=settings)
         workflow.base_dir = str(folder / "work")
         return workflow
 
-    # with precomputed derivatives every graph is built
-    given = {} if stamp else {"old": folder / "nothing"}
-    config = Config(folder / "bids", folder / "out", "participant")
-    config = replace(config, input=replace(config.input, derivatives=given))
-    plan_subjects(plugin, config, subjects, build)
+    plans = [plan_of(subject) for subject in subjects]
+    for some in [plans] if alike else [[one] for one in plans]:
+        plan_subjects(plugin, config, some, build)
     plugin.write()
     return read_manifest(run_dir, 0), built, run_dir
 
@@ -74,54 +79,45 @@ def test_the_same_plan_from_fewer_graphs(people, tmp_path):
         people("06", small, session="b"),
         people("07", large, AcquisitionTime="9:00"),
     ]
-    stamped, built, run_dir = plan(tmp_path, subjects, stamp=True)
-    each, all_built, other_dir = plan(tmp_path, subjects, stamp=False)
+    shared, built, run_dir = plan(tmp_path, subjects, alike=True)
+    each, all_built, other_dir = plan(tmp_path, subjects, alike=False)
     assert all_built == [subject.label for subject in subjects]
     assert built == ["01", "03", "04", "05", "06"]
-    assert replace(stamped, run_dir="") == replace(each, run_dir="")
+    assert replace(shared, run_dir="") == replace(each, run_dir="")
     for subject in subjects:
         name = f"methods_sub-{subject.label}.md"
         assert (run_dir / name).read_text() == (other_dir / name).read_text()
     payloads = (run_dir / "slurm" / "payloads").read_bytes()
-    for group in stamped.groups:
+    for group in shared.groups:
         for member in group.members:
-            subject = pickle.loads(payloads[member.offset : member.offset + member.length])
-            assert subject.label == member.subject
-            json.dumps(dict(subject.runs[0].metadata))
+            payload = pickle.loads(payloads[member.offset : member.offset + member.length])
+            assert payload.label == member.subject
 
 
 def test_who_has_begun_is_looked_at(people, tmp_path):
     subjects = [people(label, (20, 20, 20)) for label in ("01", "02", "03")]
     (tmp_path / "out-work" / "neuroferry_wf" / "sub_02_wf").mkdir(parents=True)
-    _, built, _ = plan(tmp_path, subjects, stamp=True)
+    _, built, _ = plan(tmp_path, subjects, alike=True)
     assert built == ["01", "02"]
 
 
-def test_only_metadata_that_was_read_counts(people):
-    first = people("01", (9, 9, 9), RepetitionTime=2.0, Serial="a", Intended="bids::sub-01/x")
-    watched, read = watch(first)
-    assert watched.runs[0].metadata.get("RepetitionTime") == 2.0
-    assert "EchoTime" not in watched.runs[0].metadata
-    assert watched.runs[0].metadata["Intended"]
+def test_what_no_step_depends_on_does_not_count(people):
     alike = Alike()
-    alike.keep(first, read, "plan")
-
-    def find(**metadata):
-        values = {"RepetitionTime": 2.0, "Intended": "bids::sub-02/x", **metadata}
-        return alike.find(people("02", (9, 9, 9), **values))
-
-    assert find(Serial="b") == ("01", "plan")
-    assert find(RepetitionTime=3.0) is None
-    assert find(EchoTime=0.03) is None
-    assert find(Intended="bids::sub-01/x") is None
-    assert alike.find(people("03", (9, 9, 8), RepetitionTime=2.0)) is None
+    alike.keep(plan_of(people("01", (20, 20, 20), Serial="a")), "built")
+    assert alike.find(plan_of(people("02", (20, 20, 20), Serial="b"))) == ("01", "built")
+    assert alike.find(plan_of(people("03", (20, 20, 21)))) is None
 
 
-def test_whoever_reads_all_metadata_depends_on_all(people):
-    first = people("01", (9, 9, 9), Serial="a")
-    watched, read = watch(first)
-    assert dict(watched.runs[0].metadata) == {"Serial": "a"}
+def test_what_steps_depend_on_counts(tmp_path):
+    def bold(label, tr):
+        path = tmp_path / f"sub-{label}_task-rest_bold.nii.gz"
+        image = nb.Nifti1Image(np.zeros((9, 9, 9, 6), np.int16), np.diag([3, 3, 3, 1]))
+        image.to_filename(path)
+        entities = {"subject": label, "task": "rest"}
+        run = Run(path, entities, "bold", "func", {"RepetitionTime": tr, "Serial": label})
+        return plan_of(Subject(label, (run,)), workflows=("func",))
+
     alike = Alike()
-    alike.keep(first, read, "plan")
-    assert alike.find(people("02", (9, 9, 9), Serial="b")) is None
-    assert alike.find(people("02", (9, 9, 9), Serial="a")) == ("01", "plan")
+    alike.keep(bold("01", 2.0), "built")
+    assert alike.find(bold("02", 2.0)) == ("01", "built")
+    assert alike.find(bold("03", 3.0)) is None

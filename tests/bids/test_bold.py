@@ -39,11 +39,12 @@ def dataset(tmp_path):
 
 def said(dataset, **options):
     """The runs that are left, and what was said, by severity."""
-    (subject,) = check_subjects([dataset.subject()], suffixes=("bold",), **options)
+    (subject,) = check_subjects([dataset.subject()], suffixes=("bold",))
+    checked = check_bold(subject, **options)
     texts = {"error": [], "warning": []}
-    for problem in subject.problems:
+    for problem in (*subject.problems, *checked.problems):
         texts[problem.severity].append(problem.message)
-    return bold_runs(subject), texts["error"], texts["warning"]
+    return checked.runs, texts["error"], texts["warning"]
 
 
 def test_a_sound_run_is_not_talked_about(dataset):
@@ -280,4 +281,4 @@ def test_partial_coverage_is_no_error(dataset):
 
 def test_nothing_is_said_of_participants_without_bold(dataset):
     (subject,) = check_subjects([dataset.subject()], suffixes=("T1w",))
-    assert check_bold(subject) == ([], set())
+    assert check_bold(subject) == ([], [], set())

@@ -7,7 +7,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.bids.dwi import dwi_runs
+from neuroferry.bids.dwi import check_dwi, dwi_runs
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.index import index_subjects
 from neuroferry.bids.metadata import read_json
@@ -63,11 +63,12 @@ def dataset(tmp_path):
 
 def said(dataset, **options):
     """The runs that are left, and what was said, by severity."""
-    (subject,) = check_subjects([dataset.subject()], suffixes=("dwi",), **options)
+    (subject,) = check_subjects([dataset.subject()], suffixes=("dwi",))
+    checked = check_dwi(subject, **options)
     texts = {"error": [], "warning": []}
-    for problem in subject.problems:
+    for problem in (*subject.problems, *checked.problems):
         texts[problem.severity].append(problem.message)
-    return dwi_runs(subject, **options), texts["error"], texts["warning"]
+    return checked.runs, texts["error"], texts["warning"]
 
 
 def test_a_sound_run_is_not_talked_about(dataset):
@@ -178,8 +179,7 @@ def test_b0_volumes_alone_are_no_run_but_serve_others(dataset, files):
     runs, errors, (warning,) = said(dataset)
     assert (runs, errors) == ([], [])
     assert "no volume is diffusion-weighted" in warning
-    (subject,) = check_subjects([dataset.subject()], suffixes=("dwi",))
-    assert len(subject.runs) == 1
+    assert check_dwi(dataset.subject()).unusable == set()
 
 
 def test_the_threshold_of_b0(dataset):

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from nipype.pipeline.engine.utils import generate_expanded_graph
 from other_template import NAME, write_template
+from plans import workflow_of
 
 from neuroferry.bids.headers import image_shape
 from neuroferry.bids.model import Run, Subject
-from neuroferry.config import Settings
 from neuroferry.errors import UsageError
-from neuroferry.workflows.base import init_neuroferry_wf
 
 SPACE = "MNI152NLin2009aSym"
 
@@ -41,10 +40,7 @@ def dataset(tmp_path):
 
 
 def steps(subjects, tmp_path, **settings):
-    workflow = init_neuroferry_wf(
-        subjects=subjects, settings=Settings(tmp_path / "bids", tmp_path / "out", **settings)
-    )
-    workflow.base_dir = str(tmp_path / "work")
+    workflow = workflow_of(*subjects, folder=tmp_path, **settings)
     graph = generate_expanded_graph(workflow._create_flat_graph())
     return [node.fullname.removeprefix("neuroferry_wf.") for node in graph.nodes()]
 
@@ -107,10 +103,9 @@ def test_precomputed_results_are_the_sources_that_the_sidecars_name(dataset, tmp
     anat = tmp_path / "deriv" / "sub-01" / "anat"
     anat.mkdir(parents=True)
     (anat / "sub-01_desc-brain_mask.nii.gz").touch()
-    settings = Settings(
-        tmp_path / "bids", tmp_path / "out", derivatives={"mine": tmp_path / "deriv"}
+    workflow = workflow_of(
+        dataset("01", (None, None)), folder=tmp_path, derivatives={"mine": tmp_path / "deriv"}
     )
-    workflow = init_neuroferry_wf(subjects=[dataset("01", (None, None))], settings=settings)
     path = "sub_01_wf.anatomy_wf.anat_derivatives_wf.write_"
     sources = {
         part: workflow.get_node(path + part).inputs.metadata["Sources"]
@@ -129,7 +124,7 @@ def test_precomputed_results_are_the_sources_that_the_sidecars_name(dataset, tmp
     "space", ["MNI152NLin6Asym", f"{SPACE}:res-9", f"{SPACE}:a", "T2w", "T1w:res-2", "A:b"]
 )
 def test_a_space_that_is_not_there(dataset, tmp_path, space):
-    with pytest.raises(UsageError, match="no output space"):
+    with pytest.raises(UsageError, match="not an output space"):
         steps([dataset("01", (None, None))], tmp_path, output_spaces=("T1w", space))
 
 
@@ -183,9 +178,7 @@ def test_the_graph_needs_memory_by_the_size_of_the_image(dataset, tmp_path):
     large = dataset("02", (None, None))
     nb.Nifti1Image(np.zeros((300, 300, 300), np.int8), np.eye(4)).to_filename(large.runs[0].path)
     assert image_shape(Path(large.runs[0].path)) == (300, 300, 300)
-    workflow = init_neuroferry_wf(
-        subjects=[small, large], settings=Settings(tmp_path / "bids", tmp_path / "out")
-    )
+    workflow = workflow_of(small, large, folder=tmp_path)
     path = "anatomy_wf.anat_wf.correct_bias"
     needs = [workflow.get_node(f"sub_{label}_wf.{path}").mem_gb for label in ("01", "02")]
     assert needs[1] > needs[0] + 0.5

@@ -48,8 +48,8 @@ def init_anat_derivatives_wf(
     bids_dir: str | Path,
     source_files: Sequence[str],
     seed: int,
-    output_spaces: Sequence[str] = (TEMPLATE_SPACE,),
-    std_resolution: float = 1.0,
+    with_std: bool = True,
+    std_label: str | None = None,
     with_iqms: bool = True,
     precomputed: Mapping[str, Sequence[str]] | None = None,
     name: str = "anat_derivatives_wf",
@@ -69,12 +69,10 @@ def init_anat_derivatives_wf(
         The T1w images of the session, in the order in which the workflow was given them.
     seed : int
         Of the random numbers, written into the sidecars.
-    output_spaces : sequence of str
-        Template-space files are written if this names `neuroferry.templates.TEMPLATE_SPACE`,
-        with its ``res`` entity if it has one (``MNI152NLin2009aSym:res-2``); the transforms
-        always are.
-    std_resolution : float
-        Voxel size of the template-space files in mm.
+    with_std : bool
+        Write images in the space of the built-in template; the transforms always are.
+    std_label : str, optional
+        Value of their ``res`` entity, the voxel size in mm; without one voxels are 1 mm.
     with_iqms : bool
         Whether quality metrics are computed.
     precomputed : mapping of str to sequence of str, optional
@@ -97,15 +95,12 @@ def init_anat_derivatives_wf(
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """
-    spaces = dict(space.partition(":")[::2] for space in output_spaces)
-    with_std = TEMPLATE_SPACE in spaces
     namer = _Namer(out_dir, bids_dir, source_files, seed, precomputed or {})
     outputs = namer.native_outputs()
     if with_std:
-        label = spaces[TEMPLATE_SPACE].removeprefix("res-")
-        entities = {"space": TEMPLATE_SPACE, **({"resolution": label} if label else {})}
+        entities = {"space": TEMPLATE_SPACE, **({"resolution": std_label} if std_label else {})}
         outputs += namer.template_outputs(
-            f"{std_resolution:g} mm isotropic", entities, TEMPLATE_SPACE
+            f"{std_label or '1'} mm isotropic", entities, TEMPLATE_SPACE
         )
     if with_iqms:
         outputs.append(namer.metrics_output())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from nipype.interfaces.utility import IdentityInterface
@@ -12,6 +11,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
+from neuroferry.config import WorkflowConfig
 from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.workflows.dwi.apply import T1wGrid, can_replace, init_dwi_apply_wf
 from neuroferry.workflows.dwi.denoise import can_denoise, init_dwi_denoise_wf
@@ -32,43 +32,6 @@ IN_T1W = "_t1w"
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm", "std2anat_xfm")
 
 
-@dataclass(frozen=True)
-class DwiOptions:
-    """What every run of a participant is processed with.
-
-    Attributes
-    ----------
-    ignore : collection of str
-        Steps to leave out: ``denoising``, ``unringing``, ``rician``, ``eddy``,
-        ``slice-replacement``, ``b0-bias``, ``fmap-jacobian``.
-    b0_threshold : float
-        b-values up to this one count as 0, s/mm^2.
-    fix_gradients : bool
-        Undo flipped or exchanged axes of the gradients.
-    streamlines : int
-        Of each bundle, at most; 0 for no tractography. Without a T1w image there is none, as
-        the bundles' regions need its way to the template.
-    bundles : path, optional
-        TOML file that defines the bundles; the package's own otherwise.
-    profile_extent : {"waypoints", "whole"}
-        Profiles run from the first way-point to the last, or over whole streamlines.
-    sloppy : bool
-        Fast and of low quality, for tests.
-    omp_nthreads, seed : int
-        Threads of one step; seed of the random numbers.
-    """
-
-    ignore: Collection[str] = ()
-    b0_threshold: float = 50.0
-    fix_gradients: bool = False
-    streamlines: int = 1000
-    bundles: str | Path | None = None
-    profile_extent: str = "waypoints"
-    sloppy: bool = False
-    omp_nthreads: int = 1
-    seed: int = 1
-
-
 def init_dwi_wf(
     *,
     run: DwiRun,
@@ -77,7 +40,8 @@ def init_dwi_wf(
     out_dir: str | Path,
     t1w_shape: tuple[int, int, int] | None = None,
     t1w_grid: T1wGrid | None = None,
-    options: DwiOptions | None = None,
+    config: WorkflowConfig | None = None,
+    omp_nthreads: int = 1,
     name: str | None = None,
 ) -> Workflow:
     """Build the diffusion workflow of one run.
@@ -94,8 +58,10 @@ def init_dwi_wf(
         Voxels of the T1w image; without one there is no coregistration and no bundle.
     t1w_grid : T1wGrid, optional
         Write series and tensors in the space of the T1w image as well.
-    options : DwiOptions, optional
-        What it is processed with.
+    config : WorkflowConfig, optional
+        Settings of the steps.
+    omp_nthreads : int
+        Threads of one step.
     name : str, optional
         Name of the workflow; by default ``dwi_<entities of the run>_wf``.
 
@@ -113,15 +79,15 @@ def init_dwi_wf(
     out_files
         The derivatives, once all are written.
     """
-    options = options or DwiOptions()
+    config = config or WorkflowConfig()
     with_anat, with_sdc = t1w_shape is not None, fieldmap.method is not None
     models = plan_models(run)
-    with_tracts = with_anat and "DTI" in models and options.streamlines > 0
-    with_noise = can_denoise(run, options.ignore)
-    with_slices = can_replace(run, options.ignore)
+    with_tracts = with_anat and "DTI" in models and config.streamlines > 0
+    with_noise = can_denoise(run, config.ignore)
+    with_slices = can_replace(run, config.ignore)
     workflow = Workflow(name=name or f"dwi_{run.label}_wf")
     workflow.__desc__ = _describe(run)
-    jacobian = "fmap-jacobian" not in options.ignore
+    jacobian = "fmap-jacobian" not in config.ignore
     sdc_wf = readout = None
     if with_sdc:
         readout = Readout(fieldmap.phase_encoding, fieldmap.readout_time, jacobian)
@@ -129,8 +95,8 @@ def init_dwi_wf(
             plan=fieldmap,
             bold_shape=run.shape,
             jacobian=jacobian,
-            sloppy=options.sloppy,
-            seed=options.seed,
+            sloppy=config.sloppy,
+            seed=config.random_seed,
         )
     inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
@@ -138,33 +104,33 @@ def init_dwi_wf(
     parts = [
         init_dwi_denoise_wf(
             run=run,
-            ignore=options.ignore,
-            fix_gradients=options.fix_gradients,
-            b0_threshold=options.b0_threshold,
-            omp_nthreads=options.omp_nthreads,
+            ignore=config.ignore,
+            fix_gradients=config.fix_gradients,
+            b0_threshold=config.b0_threshold,
+            omp_nthreads=omp_nthreads,
         ),
         init_dwi_fit_wf(
             run=run,
             sdc_wf=sdc_wf,
-            eddy="eddy" not in options.ignore,
+            eddy="eddy" not in config.ignore,
             with_anat=with_anat,
             t1w_voxels=math.prod(t1w_shape or (256, 256, 256)),
-            sloppy=options.sloppy,
-            omp_nthreads=options.omp_nthreads,
-            seed=options.seed,
+            sloppy=config.sloppy,
+            omp_nthreads=omp_nthreads,
+            seed=config.random_seed,
         ),
         init_dwi_apply_wf(
             run=run,
             readout=readout,
-            eddy="eddy" not in options.ignore,
+            eddy="eddy" not in config.ignore,
             replace=with_slices,
-            bias="b0-bias" not in options.ignore,
+            bias="b0-bias" not in config.ignore,
             t1w_grid=t1w_grid,
-            omp_nthreads=options.omp_nthreads,
+            omp_nthreads=omp_nthreads,
         ),
     ]
     if models:
-        parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=options.omp_nthreads))
+        parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=omp_nthreads))
     if t1w_grid is not None and "DTI" in models:
         parts.append(
             init_dwi_models_wf(
@@ -172,12 +138,12 @@ def init_dwi_wf(
                 models=["DTI"],
                 suffix=IN_T1W,
                 voxels=t1w_grid.voxels,
-                omp_nthreads=options.omp_nthreads,
+                omp_nthreads=omp_nthreads,
                 name="models_t1w_wf",
             )
         )
     if with_tracts:
-        parts.append(init_tracts_of(run, models, options))
+        parts.append(init_tracts_of(run, models, config, omp_nthreads))
     parts += [
         init_dwi_reports_wf(
             out_dir=out_dir,
@@ -200,7 +166,7 @@ def init_dwi_wf(
             with_slices=with_slices,
             in_t1w=t1w_grid is not None,
             fieldmap=fieldmap if with_sdc else None,
-            seed=options.seed,
+            seed=config.random_seed,
         ),
     ]
     there = {field: (inputnode, field) for field in INPUTS} if with_anat else {}
@@ -209,16 +175,18 @@ def init_dwi_wf(
     return workflow
 
 
-def init_tracts_of(run: DwiRun, models: Collection[str], options: DwiOptions) -> Workflow:
+def init_tracts_of(
+    run: DwiRun, models: Collection[str], config: WorkflowConfig, omp_nthreads: int
+) -> Workflow:
     """Build the tractography of one run, or of joined ones, through their models."""
     return init_dwi_tracts_wf(
         run=run,
         with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
-        streamlines=options.streamlines,
-        bundles=options.bundles,
-        profile_extent=options.profile_extent,
-        omp_nthreads=options.omp_nthreads,
-        seed=options.seed,
+        streamlines=config.streamlines,
+        bundles=config.bundles,
+        profile_extent=config.profile_extent,
+        omp_nthreads=omp_nthreads,
+        seed=config.random_seed,
     )
 
 

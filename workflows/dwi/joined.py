@@ -17,11 +17,12 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
+from neuroferry.config import WorkflowConfig
 from neuroferry.interfaces.draw.dwi_time import GradientsPicture
 from neuroferry.interfaces.dwi.join import JoinDwi
 from neuroferry.interfaces.dwi.summary import SummariseJoinedDwi
 from neuroferry.selection.joining import Joined
-from neuroferry.workflows.dwi.base import DwiOptions, init_tracts_of, name_shells
+from neuroferry.workflows.dwi.base import init_tracts_of, name_shells
 from neuroferry.workflows.dwi.memory import (
     CHART_GB,
     JOIN_BYTES,
@@ -64,7 +65,8 @@ def init_joined_wf(
     bids_dir: str | Path,
     out_dir: str | Path,
     t1w: tuple[tuple[int, int, int], tuple[float, float, float]],
-    options: DwiOptions | None = None,
+    config: WorkflowConfig | None = None,
+    omp_nthreads: int = 1,
     name: str = "joined_dwi_wf",
 ) -> Workflow:
     """Build what is done with several runs together.
@@ -77,8 +79,10 @@ def init_joined_wf(
         Input dataset and derivatives.
     t1w : tuple of shape and voxel size
         Voxels of the T1w image, and their size in mm.
-    options : DwiOptions, optional
-        What they are processed with.
+    config : WorkflowConfig, optional
+        Settings of the steps.
+    omp_nthreads : int
+        Threads of one step.
     name : str
         Name of the workflow.
 
@@ -98,11 +102,11 @@ def init_joined_wf(
     out_files
         The derivatives, once all are written.
     """
-    options = options or DwiOptions()
+    config = config or WorkflowConfig()
     run = on_grid(joined.run, *t1w)
     numbers = range(1, len(joined.runs) + 1)
     models = plan_models(run)
-    with_tracts = "DTI" in models and options.streamlines > 0
+    with_tracts = "DTI" in models and config.streamlines > 0
     fields = [f"{field}_{number}" for field in SERIES for number in numbers]
     workflow = Workflow(name=name)
     workflow.__desc__ = _describe(joined)
@@ -124,9 +128,9 @@ def init_joined_wf(
         ])  # fmt: skip
     parts: list[Workflow] = []
     if models:
-        parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=options.omp_nthreads))
+        parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=omp_nthreads))
     if with_tracts:
-        parts.append(init_tracts_of(run, models, options))
+        parts.append(init_tracts_of(run, models, config, omp_nthreads))
     t1w_gb = T1W_BYTES * math.prod(t1w[0]) / 1e9 if with_tracts else None
     parts.append(_init_pictures(run, models, out_dir, t1w_gb))
     parts.append(
@@ -137,7 +141,7 @@ def init_joined_wf(
             runs=joined.runs,
             models=models,
             with_tracts=with_tracts,
-            seed=options.seed,
+            seed=config.random_seed,
         )
     )
     there: dict[str, tuple[pe.Node | Workflow, str]] = {

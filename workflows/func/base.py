@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nipype.interfaces.utility import IdentityInterface
@@ -12,6 +11,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
+from neuroferry.config import WorkflowConfig
 from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.func.apply import init_bold_apply_wf
@@ -25,36 +25,6 @@ from neuroferry.workflows.sdc import Readout, init_sdc_wf
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm")
 
 
-@dataclass(frozen=True)
-class BoldOptions:
-    """What every run of a participant is processed with.
-
-    Attributes
-    ----------
-    dummy_scans : int or None
-        Volumes before the steady state; found where it is None.
-    slice_time_ref : float
-        Moment that slices are shifted to, 0 to 1 of the time between first and last.
-    fd_threshold, dvars_threshold : float
-        Framewise displacement in mm, standardised DVARS, above which a volume is marked.
-    jacobian : bool
-        Correct intensities where distortion squeezed or stretched the image.
-    sloppy : bool
-        Fast and of low quality, for tests.
-    omp_nthreads, seed : int
-        Threads of one step; seed of the random numbers.
-    """
-
-    dummy_scans: int | None = None
-    slice_time_ref: float = 0.5
-    fd_threshold: float = 0.5
-    dvars_threshold: float = 1.5
-    jacobian: bool = True
-    sloppy: bool = False
-    omp_nthreads: int = 1
-    seed: int = 1
-
-
 def init_bold_wf(
     *,
     run: BoldRun,
@@ -63,7 +33,8 @@ def init_bold_wf(
     bids_dir: str | Path,
     out_dir: str | Path,
     t1w: tuple[tuple[int, int, int], tuple[float, float, float]] | None = None,
-    options: BoldOptions | None = None,
+    config: WorkflowConfig | None = None,
+    omp_nthreads: int = 1,
     precomputed: Mapping[str, str] | None = None,
     cited: Mapping[str, Sequence[str]] | None = None,
     name: str | None = None,
@@ -83,8 +54,10 @@ def init_bold_wf(
     t1w : tuple, optional
         Voxels and voxel size in mm of the T1w image, for the memory estimates; without one
         the run stays in its own space.
-    options : BoldOptions, optional
-        What it is processed with.
+    config : WorkflowConfig, optional
+        Settings of the steps.
+    omp_nthreads : int
+        Threads of one step.
     precomputed : mapping, optional
         Files that replace steps; see `init_bold_fit_wf`.
     cited : mapping, optional
@@ -107,7 +80,7 @@ def init_bold_wf(
     out_files
         The derivatives, once all are written.
     """
-    options = options or BoldOptions()
+    config = config or WorkflowConfig()
     with_anat, with_sdc = t1w is not None, fieldmap.method is not None
     shape, zooms = t1w or ((256, 256, 256), (1.0, 1.0, 1.0))
     workflow = Workflow(name=name or f"bold_{run.label}_wf")
@@ -118,23 +91,23 @@ def init_bold_wf(
     workflow.add_nodes([inputnode])
     fit_wf = init_bold_fit_wf(
         run=run,
-        sdc_wf=_sdc_wf(run, fieldmap, options),
+        sdc_wf=_sdc_wf(run, fieldmap, config),
         with_anat=with_anat,
         t1w_voxels=math.prod(shape),
-        dummy_scans=options.dummy_scans,
+        dummy_scans=config.dummy_scans,
         precomputed=precomputed,
-        sloppy=options.sloppy,
-        omp_nthreads=options.omp_nthreads,
-        seed=options.seed,
+        sloppy=config.sloppy,
+        omp_nthreads=omp_nthreads,
+        seed=config.random_seed,
     )
     apply_wf = init_bold_apply_wf(
         run=run,
         spaces=spaces,
-        readout=_readout(fieldmap, options),
-        slice_time_ref=options.slice_time_ref,
+        readout=_readout(fieldmap, config),
+        slice_time_ref=config.slice_time_ref,
         t1w_voxels=math.prod(shape),
         t1w_volume_mm3=math.prod(shape) * math.prod(zooms),
-        omp_nthreads=options.omp_nthreads,
+        omp_nthreads=omp_nthreads,
     )
     confounds_wf = init_bold_confounds_wf(
         tr=run.tr,
@@ -142,8 +115,8 @@ def init_bold_wf(
         shape=run.shape,
         t1w_shape=shape,
         with_anat=with_anat,
-        fd_threshold=options.fd_threshold,
-        dvars_threshold=options.dvars_threshold,
+        fd_threshold=config.fd_spike_threshold,
+        dvars_threshold=config.dvars_spike_threshold,
     )
     reports_wf = init_bold_reports_wf(
         out_dir=out_dir,
@@ -162,8 +135,8 @@ def init_bold_wf(
         with_anat=with_anat,
         fieldmap=fieldmap if with_sdc else None,
         given={name: (cited or {}).get(name, ()) for name in precomputed or ()},
-        slice_time_ref=options.slice_time_ref,
-        seed=options.seed,
+        slice_time_ref=config.slice_time_ref,
+        seed=config.random_seed,
     )
     there = {field: (inputnode, field) for field in fields} if with_anat else {}
     connect_parts(workflow, there, [fit_wf, apply_wf, confounds_wf, reports_wf, derivatives_wf])
@@ -171,24 +144,26 @@ def init_bold_wf(
     return workflow
 
 
-def _sdc_wf(run: BoldRun, fieldmap: FieldmapPlan, options: BoldOptions) -> Workflow | None:
+def _sdc_wf(run: BoldRun, fieldmap: FieldmapPlan, config: WorkflowConfig) -> Workflow | None:
     """Make the correction of distortion that a plan asks for."""
     if fieldmap.method is None:
         return None
     return init_sdc_wf(
         plan=fieldmap,
         bold_shape=run.shape,
-        jacobian=options.jacobian,
-        sloppy=options.sloppy,
-        seed=options.seed,
+        jacobian="fmap-jacobian" not in config.ignore,
+        sloppy=config.sloppy,
+        seed=config.random_seed,
     )
 
 
-def _readout(fieldmap: FieldmapPlan, options: BoldOptions) -> Readout | None:
+def _readout(fieldmap: FieldmapPlan, config: WorkflowConfig) -> Readout | None:
     """Say how the field bends the run."""
     if fieldmap.method is None:
         return None
-    return Readout(fieldmap.phase_encoding, fieldmap.readout_time, options.jacobian)
+    return Readout(
+        fieldmap.phase_encoding, fieldmap.readout_time, "fmap-jacobian" not in config.ignore
+    )
 
 
 def _describe(run: BoldRun) -> str:

@@ -131,9 +131,8 @@ class _Namer(RunNamer):
             "RepetitionTime": run.tr,
             "SliceTimingCorrected": bool(run.slice_times),
         }
-        task = run.reference.metadata.get("TaskName") or run.entities.get("task")
-        if task:
-            timing["TaskName"] = str(task)
+        if run.task_name:
+            timing["TaskName"] = run.task_name
         if run.slice_times:
             first, last = min(run.slice_times), max(run.slice_times)
             timing["StartTime"] = round(first + self._slice_time_ref * (last - first), 6)

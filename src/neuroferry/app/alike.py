@@ -1,9 +1,8 @@
-"""Participants whose data lead to the same graph: one of them is planned, the others like it.
+"""Participants with the same graph: one of them is planned, the others like it.
 
 Building and flattening a participant's graph takes tens of milliseconds of processor time, a
-thousand times over for a cohort in which hardly two graphs differ. What a graph depends on is the
-names of the files, their headers and some of their metadata. Which metadata is seen while the
-graph is built, so that a date or a serial number that nobody reads keeps no two apart.
+thousand times over for a cohort in which hardly two graphs differ. A graph depends on nothing but
+the participant's plan and the settings, so participants with equal plans share one.
 """
 
 from __future__ import annotations
@@ -12,81 +11,34 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
-_ALL = None
+from neuroferry.selection.participant import ParticipantPlan
 
-
-class Watched(Mapping[str, Any]):
-    """Metadata that take note of who reads what.
-
-    Parameters
-    ----------
-    values : mapping
-        The metadata.
-    read : set
-        Takes the keys that were read; ``None`` in it stands for all of them.
-    """
-
-    def __init__(self, values: Mapping[str, Any], read: set[str | None]) -> None:
-        self._values = values
-        self._read = read
-
-    def __getitem__(self, key: str) -> Any:
-        self._read.add(key)
-        return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        self._read.add(_ALL)
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        self._read.add(_ALL)
-        return len(self._values)
+Built = TypeVar("Built")
 
 
-@dataclasses.dataclass
-class _Kind:
-    """A participant that was planned, and which metadata of each run that depended on."""
-
-    subject: Any
-    read: list[set[str | None]]
-    plan: Any
-
-
-class Alike:
-    """Remembers planned participants, and finds for another the one that it is like."""
+class Alike(Generic[Built]):
+    """Remembers what was built for participants, and finds it for those who are like them."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, list[_Kind]] = defaultdict(list)
+        self._built: dict[str, tuple[str, Built]] = {}
 
-    def find(self, subject: Any) -> tuple[str, Any] | None:
-        """Give label and plan of a participant whose graph is the same but for the label."""
-        for kind in self._kinds[_outline(subject)]:
-            pairs = zip(subject.runs, kind.subject.runs, kind.read, strict=True)
-            if all(
-                _seen(run, subject, read) == _seen(other, kind.subject, read)
-                for run, other, read in pairs
-            ):
-                return kind.subject.label, kind.plan
-        return None
+    def find(self, plan: ParticipantPlan) -> tuple[str, Built] | None:
+        """Find a participant whose plan is the same but for the label.
 
-    def keep(self, subject: Any, read: list[set[str | None]], plan: Any) -> None:
-        """Remember a participant's plan, and what was read of each run to make it."""
-        self._kinds[_outline(subject)].append(_Kind(subject, read, plan))
+        Returns
+        -------
+        str
+            The label.
+        object
+            What was built.
+        """
+        return self._built.get(_outline(plan))
 
-
-def watch(subject: Any) -> tuple[Any, list[set[str | None]]]:
-    """Give the same participant with metadata that take note, and where they note it."""
-    read: list[set[str | None]] = [set() for _ in subject.runs]
-    runs = tuple(
-        dataclasses.replace(run, metadata=Watched(run.metadata, noted))
-        for run, noted in zip(subject.runs, read, strict=True)
-    )
-    return dataclasses.replace(subject, runs=runs), read
+    def keep(self, plan: ParticipantPlan, built: Built) -> None:
+        """Remember what was built for a participant."""
+        self._built[_outline(plan)] = plan.label, built
 
 
 def renamed(text: str, label: str, other: str) -> str:
@@ -101,39 +53,9 @@ def renamed(text: str, label: str, other: str) -> str:
     return re.sub(pattern, rf"sub\g<1>{other}", text)
 
 
-def _seen(run: Any, subject: Any, read: set[str | None]) -> str:
-    keys = run.metadata if _ALL in read else read
-    values = {str(key): run.metadata.get(key, "(none)") for key in keys}
-    return renamed(json.dumps(values, sort_keys=True, default=str), subject.label, "*")
-
-
-def _outline(subject: Any) -> str:
-    """Digest of everything but metadata and label."""
-    runs = [
-        [
-            renamed(str(run.path), subject.label, "*"),
-            sorted((key, value) for key, value in run.entities.items() if key != "subject"),
-            run.suffix,
-            run.datatype,
-            _header(run.path),
-        ]
-        for run in subject.runs
-    ]
-    return hashlib.sha256(json.dumps(runs, default=str).encode()).hexdigest()
-
-
-def _header(path: Path) -> list[Any]:
-    """What a graph may depend on of an image's header."""
-    import nibabel as nb
-
-    image: Any = nb.nifti1.load(path)
-    header = image.header
-    return [
-        [int(length) for length in header.get_data_shape()],
-        [round(float(zoom), 6) for zoom in header.get_zooms()],
-        str(header.get_data_dtype()),
-        header.get_xyzt_units(),
-        header.get_dim_info(),
-        nb.orientations.aff2axcodes(image.affine),
-        [float(header[key]) for key in ("slice_code", "slice_duration", "toffset")],
-    ]
+def _outline(plan: ParticipantPlan) -> str:
+    """Digest of a plan without its label, and without what was said of it."""
+    decided = dataclasses.asdict(dataclasses.replace(plan, label="", problems=()))
+    text = json.dumps(decided, sort_keys=True, default=str)
+    text = text.replace(f'"subject": {json.dumps(plan.label)}', '"subject": "*"')
+    return hashlib.sha256(renamed(text, plan.label, "*").encode()).hexdigest()

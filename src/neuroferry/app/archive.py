@@ -22,32 +22,28 @@ from neuroferry.errors import NeuroferryError
 from neuroferry.files import read_toml
 
 if TYPE_CHECKING:
-    from neuroferry.bids.model import Subject
+    from neuroferry.selection.participant import ParticipantPlan
 
 
-def part_of(config: Config, subject: Subject) -> Part:
+def part_of(config: Config, plan: ParticipantPlan) -> Part:
     """Say what a run has of a participant, and what its results depend on."""
-    inputs = [run.path for run in subject.runs]
-    for folder in config.input.derivatives.values():
-        given = folder / f"sub-{subject.label}"
-        inputs += sorted(path for path in given.rglob("*") if path.is_file())
     depends_on = {
         "version": __version__,
         "workflow": dataclasses.asdict(config.workflow),
         "derivatives": config.input.derivatives,
         "output": config.output_dir,
-        "metadata": [[run.path, dict(run.metadata)] for run in subject.runs],
+        "plan": plan.digest,
     }
     text = json.dumps(depends_on, sort_keys=True, default=str)
     return Part(
-        folder=config.work_dir / "neuroferry_wf" / f"sub_{subject.label}_wf",
-        outputs=config.output_dir / f"sub-{subject.label}",
-        inputs=tuple(path.absolute() for path in inputs),
+        folder=config.work_dir / "neuroferry_wf" / f"sub_{plan.label}_wf",
+        outputs=config.output_dir / f"sub-{plan.label}",
+        inputs=tuple(path.absolute() for path in plan.inputs),
         key=hashlib.sha256(text.encode()).hexdigest(),
     )
 
 
-def take_up(config: Config, subjects: Iterable[Subject]) -> dict[str, tuple[str, ...]]:
+def take_up(config: Config, plans: Iterable[ParticipantPlan]) -> dict[str, tuple[str, ...]]:
     """Find who is finished, and make the work folders of all others ready to go on from.
 
     Returns
@@ -56,11 +52,11 @@ def take_up(config: Config, subjects: Iterable[Subject]) -> dict[str, tuple[str,
         The steps of each finished participant, by label.
     """
     finished = {}
-    for subject in subjects:
-        part = part_of(config, subject)
+    for plan in plans:
+        part = part_of(config, plan)
         steps = finished_steps(part)
         if steps is not None:
-            finished[subject.label] = steps
+            finished[plan.label] = steps
         elif not config.execution.dry_run:
             bring_back(part)
     return finished
@@ -98,7 +94,7 @@ def record_finished(
 
 @contextmanager
 def tidying(
-    config: Config, record: RunRecord, subjects: Iterable[Subject], graph: Any
+    config: Config, record: RunRecord, plans: Iterable[ParticipantPlan], graph: Any
 ) -> Iterator[None]:
     """While a graph runs, put the participants away whose last step is done."""
     how = config.execution.finished_work
@@ -111,7 +107,7 @@ def tidying(
         label = subject_of(name)
         if label is not None:
             steps[label].append(name)
-    parts = {subject.label: part_of(config, subject) for subject in subjects}
+    parts = {plan.label: part_of(config, plan) for plan in plans}
 
     def complain(label: str, why: str) -> None:
         text = f"The work folder of sub-{label} is kept as it is: {why}"
@@ -122,7 +118,7 @@ def tidying(
         yield
 
 
-def put_away_if_complete(run_dir: Path, subject: Subject) -> None:
+def put_away_if_complete(run_dir: Path, plan: ParticipantPlan) -> None:
     """After a job: put the participant away when none of the other jobs has to run any more."""
     config = make_config(read_toml(run_dir / "config.toml"), source=str(run_dir / "config.toml"))
     how = config.execution.finished_work
@@ -130,10 +126,10 @@ def put_away_if_complete(run_dir: Path, subject: Subject) -> None:
         return
     from neuroferry.app.graph import flat_graph
 
-    graph = flat_graph(run_dir, subject)
+    graph = flat_graph(run_dir, plan)
     if not all_done(graph):
         return
     try:
-        put_away(part_of(config, subject), how, [step_name(node) for node in graph.nodes()])
+        put_away(part_of(config, plan), how, [step_name(node) for node in graph.nodes()])
     except (NeuroferryError, OSError) as err:
-        print(f"The work folder of sub-{subject.label} is kept as it is: {err}")
+        print(f"The work folder of sub-{plan.label} is kept as it is: {err}")

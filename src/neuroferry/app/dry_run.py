@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
@@ -9,10 +10,10 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from neuroferry import __version__
 from neuroferry.app.estimates import make_estimator, steps_table
 from neuroferry.app.progress import duration
 from neuroferry.engine.flatten import flatten
@@ -27,12 +28,13 @@ from neuroferry.engine.plan import (
 )
 from neuroferry.engine.record import StepSummary, read_history
 from neuroferry.errors import ExitCode
-from neuroferry.selection.participant import fieldmap_texts
+from neuroferry.selection.describe import describe_plan, plan_as_json, problem_as_json
 
 if TYPE_CHECKING:
-    from neuroferry.bids.model import Subject
+    from neuroferry.bids.model import Problem
     from neuroferry.config import Config
     from neuroferry.engine.resources import Resources
+    from neuroferry.selection.participant import ParticipantPlan
 
 _SOURCES = {
     "measured": "this very step measured before",
@@ -48,15 +50,23 @@ _OF_THIS_MACHINE = (
 )
 
 
-def dry_run(config: Config, subjects: list[Subject], resources: Resources, command: str) -> int:
-    """Print the plan of a run.
+def dry_run(
+    config: Config,
+    plans: list[ParticipantPlan],
+    problems: list[Problem],
+    resources: Resources,
+    command: str,
+) -> int:
+    """Print what a run does with each participant, and what it takes.
 
     Parameters
     ----------
     config : Config
-        Its settings.
-    subjects : list of Subject
-        Participants whose images can be used.
+        Its settings; with ``execution.json`` everything is printed as one JSON object.
+    plans : list of ParticipantPlan
+        What is done with each participant.
+    problems : list of Problem
+        Everything that is wrong with the dataset and the participants.
     resources : Resources
         What the run may use.
     command : str
@@ -65,22 +75,27 @@ def dry_run(config: Config, subjects: list[Subject], resources: Resources, comma
     Returns
     -------
     int
-        0 when it fits, 75 when it does not.
+        0 when it fits, 75 when it does not, 65 when there is nothing to do.
     """
-    plan = plan_run(config, subjects, resources)
-    print(describe(plan, len(subjects), on_cluster(command)), flush=True)
-    for line in _field_maps(config, subjects):
-        print(line, flush=True)
-    return int(ExitCode.OK if plan.verdict != "does not fit" else ExitCode.TEMPORARY)
+    usable = [plan for plan in plans if plan.has_work]
+    needs = plan_run(config, usable, resources) if usable else None
+    if config.execution.json:
+        print(json.dumps(_as_json(plans, problems, needs), indent=2), flush=True)
+    elif needs is not None:
+        print("\n".join([*_decisions(plans), ""]))
+        print(describe(needs, len(usable), on_cluster(command)), flush=True)
+    if needs is None:
+        return int(ExitCode.DATA)
+    return int(ExitCode.OK if needs.verdict != "does not fit" else ExitCode.TEMPORARY)
 
 
-def plan_run(config: Config, subjects: list[Subject], resources: Resources) -> Plan:
-    """Make the plan of a run."""
+def plan_run(config: Config, plans: list[ParticipantPlan], resources: Resources) -> Plan:
+    """Estimate what a run takes."""
     from neuroferry.app.archive import take_up
     from neuroferry.app.graph import build_graph, configure_nipype
 
-    finished = take_up(config, subjects)
-    left = [subject for subject in subjects if subject.label not in finished]
+    finished = take_up(config, plans)
+    left = [plan for plan in plans if plan.label not in finished]
     history = read_history(config.output_dir)
     with tempfile.TemporaryDirectory() as folder:
         configure_nipype(config, Path(folder))
@@ -126,14 +141,46 @@ def describe(plan: Plan, n_subjects: int, cluster: str) -> str:
     return "\n".join([*lines, "", *_verdict(plan, cluster)])
 
 
-def _field_maps(config: Config, subjects: list[Subject]) -> list[str]:
-    """Say what corrects the distortion of the first runs."""
-    found = (text for subject in subjects for text in fieldmap_texts(config, subject))
-    shown = [*islice(found, _SHOWN + 1)]
-    if not shown:
-        return []
-    more = ["  and so on"] if len(shown) > _SHOWN else []
-    return ["", "Distortion is corrected with", *(f"  {t}" for t in shown[:_SHOWN]), *more]
+def _decisions(plans: list[ParticipantPlan]) -> list[str]:
+    """Describe what is done with the first participants."""
+    lines = [line for plan in plans[:_SHOWN] for line in describe_plan(plan)]
+    if len(plans) > _SHOWN:
+        lines.append(f"and {len(plans) - _SHOWN} more; --dry-run --json has all of them")
+    return lines
+
+
+def _as_json(
+    plans: list[ParticipantPlan], problems: list[Problem], needs: Plan | None
+) -> dict[str, Any]:
+    """Put the decisions and what the run takes into one object."""
+    told = {id(problem) for plan in plans for problem in plan.problems}
+    content: dict[str, Any] = {
+        "version": __version__,
+        "participants": [plan_as_json(plan) for plan in plans],
+        "problems": [problem_as_json(p) for p in problems if id(p) not in told],
+        "run": None,
+    }
+    if needs is not None:
+        largest = needs.largest
+        content["run"] = {
+            "verdict": needs.verdict,
+            "n_procs": needs.n_procs,
+            "memory_gb": needs.memory_gb,
+            "steps_to_do": len(needs.to_do),
+            "steps_done": len(needs.steps) - len(needs.to_do),
+            "largest_step": largest and {"step": largest.step, "memory_gb": largest.mem_gb},
+            "seconds": {str(n): round(seconds) for n, seconds in needs.seconds.items()},
+            "disks": [
+                {
+                    "path": str(disk.path),
+                    "needed_gb": round(disk.needed_gb, 3),
+                    "needed_files": disk.needed_files,
+                    "free_gb": round(disk.free_gb, 3),
+                }
+                for disk in needs.disks
+            ],
+        }
+    return content
 
 
 def on_cluster(command: str) -> str:

@@ -4,54 +4,36 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroferry.config import Config, make_config
 from neuroferry.engine.flatten import flatten
 from neuroferry.files import read_toml
-from neuroferry.selection.participant import chosen_workflows
-
-if TYPE_CHECKING:
-    from neuroferry.bids.model import Subject
+from neuroferry.selection.participant import ParticipantPlan
+from neuroferry.selection.spaces import parse_output_spaces
 
 
-def build_graph(config: Config, subjects: list[Subject], n_procs: int) -> Any:
+def build_graph(config: Config, plans: list[ParticipantPlan], n_procs: int) -> Any:
     """Build the workflow of some participants."""
-    from neuroferry.config import Settings
-    from neuroferry.workflows.base import init_neuroferry_wf
+    from neuroferry.workflows.base import BuildSettings, init_neuroferry_wf
 
-    settings = Settings(
-        bids_dir=config.bids_dir,
-        out_dir=config.output_dir,
-        workflows=chosen_workflows(config),
-        output_spaces=config.workflow.output_spaces,
-        templateflow_home=config.input.templateflow_home,
-        derivatives=config.input.derivatives,
-        average_t1w=config.workflow.average_t1w,
-        sloppy=config.workflow.sloppy,
-        ignore=config.workflow.ignore,
-        dummy_scans=config.workflow.dummy_scans,
-        slice_time_ref=config.workflow.slice_time_ref,
-        fd_spike_threshold=config.workflow.fd_spike_threshold,
-        dvars_spike_threshold=config.workflow.dvars_spike_threshold,
-        b0_threshold=config.workflow.b0_threshold,
-        fix_gradients=config.workflow.fix_gradients,
-        streamlines=config.workflow.streamlines,
-        bundles=config.workflow.bundles,
-        profile_extent=config.workflow.profile_extent,
+    settings = BuildSettings(
+        config.bids_dir,
+        config.output_dir,
+        config.workflow,
+        parse_output_spaces(config.workflow.output_spaces, config.input.templateflow_home),
         omp_nthreads=config.execution.omp_nthreads or n_procs,
-        seed=config.workflow.random_seed,
     )
-    workflow = init_neuroferry_wf(subjects=subjects, settings=settings)
+    workflow = init_neuroferry_wf(plans=plans, settings=settings)
     workflow.base_dir = str(config.work_dir)
     return workflow
 
 
-def build_run(config: Config, folder: Path, subjects: list[Subject], n_procs: int) -> Any:
+def build_run(config: Config, folder: Path, plans: list[ParticipantPlan], n_procs: int) -> Any:
     """Build the flattened graph of a run, and write its methods text into the run's folder."""
     configure_nipype(config, folder)
-    workflow = build_graph(config, subjects, n_procs)
-    write_methods(folder, workflow, subjects)
+    workflow = build_graph(config, plans, n_procs)
+    write_methods(folder, workflow, plans)
     if config.execution.write_graph:
         _draw(workflow, folder / "graph.dot")
     return flatten(workflow)
@@ -71,12 +53,12 @@ def _draw(workflow: Any, path: Path) -> None:
     _say(f"Graph: {path.with_suffix('.svg')}")
 
 
-def write_methods(folder: Path, workflow: Any, subjects: list[Subject]) -> None:
+def write_methods(folder: Path, workflow: Any, plans: list[ParticipantPlan]) -> None:
     """Write each participant's methods text into the run's folder."""
-    for subject in subjects:
-        part = workflow.get_node(f"sub_{subject.label}_wf")
+    for plan in plans:
+        part = workflow.get_node(f"sub_{plan.label}_wf")
         if part is not None:
-            (folder / f"methods_sub-{subject.label}.md").write_text(
+            (folder / f"methods_sub-{plan.label}.md").write_text(
                 part.visit_desc(), encoding="utf-8"
             )
 
@@ -123,18 +105,18 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def flat_graph(run_dir: Path, subject: Subject) -> Any:
+def flat_graph(run_dir: Path, plan: ParticipantPlan) -> Any:
     """Build one participant's graph again, as it was planned.
 
     Parameters
     ----------
     run_dir : pathlib.Path
         Folder of the run, with its settings.
-    subject : Subject
-        As found when the run was planned.
+    plan : ParticipantPlan
+        As decided when the run was planned.
     """
     config = make_config(read_toml(run_dir / "config.toml"), source=str(run_dir / "config.toml"))
     configure_nipype(config, run_dir, into_file=False)
     threads = config.execution.omp_nthreads
     assert threads is not None
-    return flatten(build_graph(config, [subject], threads))
+    return flatten(build_graph(config, [plan], threads))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from neuroferry import __version__
 from neuroferry.config import Config
 from neuroferry.errors import ExitCode, InputError, UsageError
-from neuroferry.selection.participant import selection_problems, wanted_suffixes
+from neuroferry.selection.participant import ParticipantPlan, plan_participant, wanted_suffixes
+from neuroferry.selection.spaces import parse_output_spaces
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +91,7 @@ def find_subjects(config: Config) -> list[Subject]:
         session_labels=config.input.session_label,
         bids_filters=with_flags(config, _read_filters(config.input.bids_filter_file)),
         database_dir=config.input.bids_database_dir,
-        needs_metadata=[s for s in wanted_suffixes(config) if s not in ("T1w", "dwi")],
+        needs_metadata=[s for s in wanted_suffixes(config.workflow) if s not in ("T1w", "dwi")],
     )
 
 
@@ -113,15 +114,22 @@ def _read_filters(path: Path | None) -> dict[str, Any] | None:
 
 def check_input(
     config: Config, subjects: list[Subject], n_procs: int
-) -> tuple[list[Subject], list[Problem]]:
-    """Look at the dataset and at every image that will be used.
+) -> tuple[list[ParticipantPlan], list[Problem]]:
+    """Look at the dataset and at every image that will be used, and plan each participant.
 
     Returns
     -------
-    list of Subject
-        Participants with what is usable of their images.
+    list of ParticipantPlan
+        What is done with each participant, with nothing but usable images.
     list of Problem
-        What is wrong with the dataset and with each of them.
+        Everything that is wrong with the dataset and with each of them.
+
+    Raises
+    ------
+    InputError
+        For a dataset or a folder of the command line that cannot be used.
+    UsageError
+        For an output space that does not exist.
     """
     from neuroferry.bids.model import Problem
     from neuroferry.bids.validate import check_subjects, validate_dataset
@@ -139,14 +147,17 @@ def check_input(
         problems.append(Problem(text, "warning", config.work_dir, None))
     checked = check_subjects(
         subjects,
-        suffixes=wanted_suffixes(config),
-        ignore=config.workflow.ignore,
-        b0_threshold=config.workflow.b0_threshold,
+        suffixes=wanted_suffixes(config.workflow),
         n_procs=n_procs,
     )
-    for subject in checked:
-        problems += [*subject.problems, *selection_problems(config, subject)]
-    return checked, problems
+    spaces = parse_output_spaces(config.workflow.output_spaces, config.input.templateflow_home)
+    plans = [
+        plan_participant(subject, config.workflow, spaces, config.input.derivatives)
+        for subject in checked
+    ]
+    for plan in plans:
+        problems += plan.problems
+    return plans, problems
 
 
 def _other_version(config: Config) -> str | None:

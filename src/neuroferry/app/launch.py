@@ -24,7 +24,8 @@ from neuroferry.errors import (
 )
 
 if TYPE_CHECKING:
-    from neuroferry.bids.model import Problem, Subject
+    from neuroferry.bids.model import Problem
+    from neuroferry.selection.participant import ParticipantPlan
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def end(job: Run, err: BaseException) -> None:
         job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
 
 
-def record_start(job: Run, subjects: list[Subject], problems: list[Problem], n_steps: int) -> None:
+def record_start(
+    job: Run, plans: list[ParticipantPlan], problems: list[Problem], n_steps: int
+) -> None:
     """Write the first lines of a run's record."""
     job.record.write(
         "run_started",
@@ -79,7 +82,7 @@ def record_start(job: Run, subjects: list[Subject], problems: list[Problem], n_s
         version=__version__,
         image=image_digest(),
         command=job.command,
-        subjects=[subject.label for subject in subjects],
+        subjects=[plan.label for plan in plans],
         steps=n_steps,
         host=socket.gethostname(),
         n_procs=job.resources.n_procs,

@@ -27,10 +27,10 @@ from neuroferry.errors import (
     NeuroferryError,
     StepsFailedError,
 )
-from neuroferry.selection.participant import usable_subjects
 
 if TYPE_CHECKING:
-    from neuroferry.bids.model import Problem, Subject
+    from neuroferry.bids.model import Problem
+    from neuroferry.selection.participant import ParticipantPlan
 
 # processors of one step in a job, unless the settings say it
 _JOB_THREADS = 4
@@ -104,8 +104,8 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
         job = begin(config, resources, command)
         try:
             _prepare_output(config)
-            subjects, problems = check_input(config, subjects, resources.n_procs)
-            code = _run_graph(job, subjects, problems)
+            plans, problems = check_input(config, subjects, resources.n_procs)
+            code = _run_graph(job, plans, problems)
         except BaseException as err:
             end(job, err)
             raise
@@ -119,13 +119,10 @@ def _plan_participants(config: Config, resources: Resources, command: str) -> in
     """Say what a run would take, and run nothing."""
     from neuroferry.app.dry_run import dry_run
 
-    subjects, problems = check_input(config, find_subjects(config), resources.n_procs)
+    plans, problems = check_input(config, find_subjects(config), resources.n_procs)
     for problem in problems:
         _say(f"{problem.severity.upper()}: {problem.message}")
-    usable = usable_subjects(config, subjects)
-    if not usable:
-        return int(ExitCode.DATA)
-    return dry_run(config, usable, resources, command)
+    return dry_run(config, plans, problems, resources, command)
 
 
 def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
@@ -145,16 +142,16 @@ def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
             )
 
 
-def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> int:
-    usable = usable_subjects(job.config, subjects)
+def _run_graph(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -> int:
+    usable = [plan for plan in plans if plan.has_work]
     broken = [problem for problem in problems if problem.severity == "error"]
     unusable_dataset = any(problem.subject is None for problem in broken)
     if job.config.execution.plugin == "SLURMGraph" and usable and not unusable_dataset:
         from neuroferry.app.slurm import plan_jobs
 
-        return plan_jobs(job, usable, subjects, problems)
+        return plan_jobs(job, plans, problems)
     finished = {} if unusable_dataset else take_up(job.config, usable)
-    to_run = [] if unusable_dataset else [s for s in usable if s.label not in finished]
+    to_run = [] if unusable_dataset else [p for p in usable if p.label not in finished]
     graph = None
     if to_run:
         graph = build_run(job.config, job.folder, to_run, job.resources.n_procs)
@@ -162,7 +159,7 @@ def _run_graph(job: Run, subjects: list[Subject], problems: list[Problem]) -> in
     history = read_history(job.config.output_dir)
     with Progress(n_steps, job.resources.n_procs, history) as progress:
         job.record.listeners.append(progress)
-        record_start(job, subjects, problems, n_steps)
+        record_start(job, plans, problems, n_steps)
         record_finished(job.record, job.folder, finished, history)
         code = int(ExitCode.OK)
         if graph is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroferry.app.alike import Alike, renamed, watch
+from neuroferry.app.alike import Alike, renamed
 from neuroferry.app.archive import record_finished, take_up
 from neuroferry.app.estimates import make_estimator
 from neuroferry.app.finish import finish
@@ -27,21 +27,18 @@ from neuroferry.engine.slurm.scripts import in_image
 from neuroferry.errors import ExitCode, SchedulerError
 
 if TYPE_CHECKING:
-    from neuroferry.bids.model import Problem, Subject
+    from neuroferry.bids.model import Problem
+    from neuroferry.selection.participant import ParticipantPlan
 
 
-def plan_jobs(
-    job: Run, usable: list[Subject], subjects: list[Subject], problems: list[Problem]
-) -> int:
+def plan_jobs(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -> int:
     """Plan a run's jobs and see to it that they are submitted.
 
     Parameters
     ----------
     job : Run
         The run.
-    usable : list of Subject
-        Participants that have what it takes.
-    subjects : list of Subject
+    plans : list of ParticipantPlan
         All participants of the run.
     problems : list of Problem
         What is wrong with the input.
@@ -58,6 +55,7 @@ def plan_jobs(
         When the submission was refused.
     """
     config = job.config
+    usable = [plan for plan in plans if plan.has_work]
     configure_nipype(config, job.folder)
     history = read_history(config.output_dir)
     plugin = SLURMGraphPlugin(
@@ -71,10 +69,10 @@ def plan_jobs(
         }
     )
     finished = take_up(config, usable)
-    left = [subject for subject in usable if subject.label not in finished]
+    left = [plan for plan in usable if plan.label not in finished]
     threads = job.resources.n_procs
     plan_subjects(plugin, config, left, lambda some: build_graph(config, some, threads))
-    record_start(job, subjects, problems, plugin.n_steps + sum(map(len, finished.values())))
+    record_start(job, plans, problems, plugin.n_steps + sum(map(len, finished.values())))
     record_finished(job.record, job.folder, finished, history)
     if plugin.write() is None:
         broken = any(problem.severity == "error" for problem in problems)
@@ -93,10 +91,10 @@ def plan_jobs(
 def plan_subjects(
     plugin: SLURMGraphPlugin,
     config: Config,
-    subjects: Iterable[Subject],
-    build: Callable[[list[Subject]], Any],
+    plans: Iterable[ParticipantPlan],
+    build: Callable[[list[ParticipantPlan]], Any],
 ) -> None:
-    """Plan each participant, and write the methods text of each into the run's folder.
+    """Plan each participant's jobs, and write the methods text of each into the run's folder.
 
     Of participants who are alike and of whom nothing was computed yet, only the first one's graph
     is built.
@@ -107,36 +105,30 @@ def plan_subjects(
         Takes the plans.
     config : Config
         The settings.
-    subjects : iterable of Subject
-        Who.
+    plans : iterable of ParticipantPlan
+        What is done with each.
     build : callable
-        Gives the workflow of some participants.
+        Builds the workflow of some participants.
     """
-    alike = Alike()
+    alike: Alike[tuple[Any, str]] = Alike()
     work = config.work_dir / "neuroferry_wf"
     begun = {path.name for path in work.iterdir()} if work.exists() else set()
     measured = {subject_of(step) for step in plugin.history}
-    for subject in subjects:
-        payload = pickle.dumps(subject)
-        fresh = f"sub_{subject.label}_wf" not in begun and subject.label not in measured
-        # what else they read of derivatives that were computed before, nobody knows
-        fresh = fresh and not config.input.derivatives
-        found = alike.find(subject) if fresh else None
-        methods = plugin.run_dir / f"methods_sub-{subject.label}.md"
+    for plan in plans:
+        payload = pickle.dumps(plan)
+        fresh = f"sub_{plan.label}_wf" not in begun and plan.label not in measured
+        found = alike.find(plan) if fresh else None
+        methods = plugin.run_dir / f"methods_sub-{plan.label}.md"
         if found is not None:
             other, (unit, text) = found
-            plugin.add_like(unit, subject.label, payload)
-            methods.write_text(renamed(text, other, subject.label), encoding="utf-8")
+            plugin.add_like(unit, plan.label, payload)
+            methods.write_text(renamed(text, other, plan.label), encoding="utf-8")
             continue
-        watched, read = watch(subject)
-        try:
-            workflow = build([watched])
-        except TypeError:  # what is built wants a plain dict
-            fresh, workflow = False, build([subject])
-        write_methods(plugin.run_dir, workflow, [subject])
+        workflow = build([plan])
+        write_methods(plugin.run_dir, workflow, [plan])
         unit = plugin.add(flatten(workflow), payload)
         if fresh:
-            alike.keep(subject, read, (unit, methods.read_text(encoding="utf-8")))
+            alike.keep(plan, (unit, methods.read_text(encoding="utf-8")))
 
 
 def _hand_over(plugin: SLURMGraphPlugin) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neuroferry.bids.entities import build_name, common_entities
 from neuroferry.bids.headers import ImageFacts, read_header
@@ -50,6 +50,8 @@ class BoldRun:
         Of the echoes, s; empty for one echo.
     sbref : Path or None
         Single-band reference on the grid of the run.
+    task_name : str
+        ``TaskName`` of the sidecar, or else the label of the task; empty without either.
     """
 
     echoes: tuple[Run, ...]
@@ -61,6 +63,7 @@ class BoldRun:
     slice_axis: int = 2
     echo_times: tuple[float, ...] = ()
     sbref: Path | None = None
+    task_name: str = ""
 
     @property
     def reference(self) -> Run:
@@ -131,10 +134,26 @@ def bold_runs(subject: Subject, *, ignore: Collection[str] = ()) -> list[BoldRun
     return [run for run in found if run is not None]
 
 
-def check_bold(
-    subject: Subject, *, ignore: Collection[str] = ()
-) -> tuple[list[Problem], set[Path]]:
-    """Check a participant's BOLD runs.
+class CheckedBold(NamedTuple):
+    """BOLD runs of a participant, and what is wrong with them.
+
+    Attributes
+    ----------
+    runs : list of BoldRun
+        Those that can be processed, in the order of their names.
+    problems : list of Problem
+        What is wrong, each for one run.
+    unusable : set of Path
+        Images that cannot be used.
+    """
+
+    runs: list[BoldRun]
+    problems: list[Problem]
+    unusable: set[Path]
+
+
+def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold:
+    """Read and check a participant's BOLD runs.
 
     Parameters
     ----------
@@ -145,27 +164,24 @@ def check_bold(
 
     Returns
     -------
-    list of Problem
-        What is wrong, each for one run.
-    set of Path
-        The images that cannot be used.
+    CheckedBold
     """
     groups = group_echoes(subject.select("func", "bold"))
     most = max((len(echoes) for echoes in groups), default=0)
     axes: dict[tuple[Run, ...], str] = {}
-    problems: list[Problem] = []
-    unusable: set[Path] = set()
+    checked = CheckedBold([], [], set())
     for echoes in groups:
         run, findings = examine_run(echoes, subject.select("func", "sbref"), ignore=ignore)
         findings += [Finding(text, fatal=False) for text in _missing_echoes(echoes, most)]
         if run is None:
-            unusable |= {echo.path for echo in echoes}
+            checked.unusable.update(echo.path for echo in echoes)
         else:
+            checked.runs.append(run)
             axes[echoes] = read_header(run.reference.path).axes
             findings += [Finding(text, fatal=False) for text in _event_findings(run)]
-        problems += [as_problem(echoes[0], finding) for finding in findings]
-    problems += _odd_orientations(axes)
-    return problems, unusable
+        checked.problems.extend(as_problem(echoes[0], finding) for finding in findings)
+    checked.problems.extend(_odd_orientations(axes))
+    return checked
 
 
 def examine_run(
@@ -218,6 +234,7 @@ def examine_run(
         axis,
         tuple(_echo_time(echo) or 0.0 for echo in echoes) if len(echoes) > 1 else (),
         sbref,
+        str(metadata.get("TaskName") or echoes[0].entities.get("task") or ""),
     )
     return run, findings
 

@@ -8,9 +8,10 @@ so that what is said before a run is what the run does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,6 +70,8 @@ class DwiRun:
         ``i``, ``j`` or ``k``; known more often than the polarity.
     readout_time : float or None
         Total readout time, s.
+    slice_axis : int
+        Stored axis that the slices lie along: the third, unless the sidecar has another.
     """
 
     run: Run
@@ -84,6 +87,7 @@ class DwiRun:
     phase_encoding: str | None = None
     phase_axis: str | None = None
     readout_time: float | None = None
+    slice_axis: int = 2
 
     @property
     def session(self) -> str | None:
@@ -94,12 +98,6 @@ class DwiRun:
     def n_voxels(self) -> int:
         """Voxels of one volume."""
         return math.prod(self.shape)
-
-    @property
-    def slice_axis(self) -> int:
-        """Stored axis that the slices lie along: the third, unless the sidecar has another."""
-        direction = str(self.run.metadata.get("SliceEncodingDirection", "k"))
-        return "ijk".index(direction[0]) if direction[:1] in ("i", "j", "k") else 2
 
     @property
     def entities(self) -> dict[str, str]:
@@ -135,10 +133,27 @@ def dwi_runs(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> list[Dw
     return [run for run in found if run is not None]
 
 
-def check_dwi(
-    subject: Subject, *, b0_threshold: float = B0_THRESHOLD
-) -> tuple[list[Problem], set[Path]]:
-    """Check a participant's diffusion-weighted runs.
+class CheckedDwi(NamedTuple):
+    """DWI runs of a participant, and what is wrong with them.
+
+    Attributes
+    ----------
+    runs : list of DwiRun
+        Those that can be processed, in the order of their names.
+    problems : list of Problem
+        What is wrong, each for one run.
+    unusable : set of Path
+        Images that cannot be used. Those of b0 volumes alone can: for the distortion of runs
+        of the opposite phase encoding.
+    """
+
+    runs: list[DwiRun]
+    problems: list[Problem]
+    unusable: set[Path]
+
+
+def check_dwi(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> CheckedDwi:
+    """Read and check a participant's diffusion-weighted runs.
 
     Parameters
     ----------
@@ -149,20 +164,17 @@ def check_dwi(
 
     Returns
     -------
-    list of Problem
-        What is wrong, each for one run.
-    set of Path
-        The images that cannot be used. Those of b0 volumes alone can: for the distortion of
-        runs of the opposite phase encoding.
+    CheckedDwi
     """
-    problems: list[Problem] = []
-    unusable: set[Path] = set()
+    checked = CheckedDwi([], [], set())
     for image in dwi_images(subject):
-        _, findings = examine_dwi(image, b0_threshold=b0_threshold)
+        run, findings = examine_dwi(image, b0_threshold=b0_threshold)
+        if run is not None:
+            checked.runs.append(run)
         if any(finding.fatal for finding in findings):
-            unusable.add(image.path)
-        problems += [as_problem(image, finding) for finding in findings]
-    return problems, unusable
+            checked.unusable.add(image.path)
+        checked.problems.extend(as_problem(image, finding) for finding in findings)
+    return checked
 
 
 def examine_dwi(
@@ -226,8 +238,14 @@ def examine_dwi(
         phase_encoding=direction,
         phase_axis=axis,
         readout_time=settle_readout_time(run.metadata, axis, (x, y, z)),
+        slice_axis=_slice_axis(run.metadata),
     )
     return found, findings
+
+
+def _slice_axis(metadata: Mapping[str, Any]) -> int:
+    direction = str(metadata.get("SliceEncodingDirection", "k"))
+    return "ijk".index(direction[0]) if direction[:1] in ("i", "j", "k") else 2
 
 
 def b0_volumes(image: Run, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:

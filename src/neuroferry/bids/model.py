@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -85,6 +85,10 @@ class Subject:
         """The sessions that have an image, sorted; ``(None,)`` where there are none."""
         labels = {run.session for run in self.runs}
         return tuple(sorted(labels, key=lambda label: (label is not None, label or "")))
+
+    def without(self, paths: Collection[Path]) -> Subject:
+        """Leave out some images."""
+        return replace(self, runs=tuple(run for run in self.runs if run.path not in paths))
 
     def select(
         self,

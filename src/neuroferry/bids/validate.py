@@ -14,9 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neuroferry.bids.bold import check_bold
-from neuroferry.bids.dwi import check_dwi
-from neuroferry.bids.gradients import B0_THRESHOLD
 from neuroferry.bids.images import check_image
 from neuroferry.bids.metadata import read_json
 from neuroferry.bids.model import Problem, Run, Subject
@@ -112,11 +109,12 @@ def check_subjects(
     subjects: Sequence[Subject],
     *,
     suffixes: Collection[str] = ("T1w",),
-    ignore: Collection[str] = (),
-    b0_threshold: float = B0_THRESHOLD,
     n_procs: int = 1,
 ) -> list[Subject]:
-    """Look into the images that a run will use, and leave out those that it cannot use.
+    """Look into each image that a run will use, and leave out those that it cannot use.
+
+    What one image alone cannot tell (echoes, gradients, field maps) is found when the
+    participant is planned.
 
     Parameters
     ----------
@@ -124,10 +122,6 @@ def check_subjects(
         From `neuroferry.bids.index.index_subjects`.
     suffixes : collection of str
         The kinds of image that the workflows asked for read.
-    ignore : collection of str
-        What is left out of the processing of BOLD runs, and so need not be there.
-    b0_threshold : float
-        b-value up to which a volume is not diffusion-weighted, s/mm2.
     n_procs : int
         Threads; the time goes into decompression, which releases the interpreter's lock.
 
@@ -145,22 +139,7 @@ def check_subjects(
     runs = [run for subject in subjects for run in subject.runs if run.suffix in suffixes]
     with ThreadPoolExecutor(max_workers=max(1, n_procs)) as pool:
         found = dict(zip((run.path for run in runs), pool.map(check, runs), strict=True))
-    checked = [_without_unusable(subject, found) for subject in subjects]
-    if "bold" in suffixes:
-        checked = [_with_found(s, check_bold(s, ignore=ignore)) for s in checked]
-    if "dwi" in suffixes:
-        checked = [_with_found(s, check_dwi(s, b0_threshold=b0_threshold)) for s in checked]
-    return checked
-
-
-def _with_found(subject: Subject, found: tuple[list[Problem], set[Path]]) -> Subject:
-    """Add what one image alone cannot tell: echoes and siblings, gradients."""
-    problems, unusable = found
-    return replace(
-        subject,
-        runs=tuple(run for run in subject.runs if run.path not in unusable),
-        problems=(*subject.problems, *problems),
-    )
+    return [_without_unusable(subject, found) for subject in subjects]
 
 
 def _without_unusable(subject: Subject, found: Mapping[Path, list[Problem]]) -> Subject:

@@ -1,28 +1,119 @@
-"""The anatomy that goes with a session: computed from its T1w images, or precomputed."""
+"""Which anatomy goes with a session: computed from its T1w images, or precomputed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-from neuroferry.bids.dwi import dwi_runs
+from neuroferry.bids.headers import image_grid, image_shape
 from neuroferry.bids.model import Run, Subject
 from neuroferry.bids.precomputed import (
     Anatomy,
+    Precomputed,
+    cite_precomputed,
     find_anatomy,
+    find_precomputed,
 )
-from neuroferry.config import Settings
-from neuroferry.templates import (
-    TEMPLATE_SPACE,
-)
+from neuroferry.selection.spaces import OutputSpaces
+from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate
 
-if TYPE_CHECKING:
-    from neuroferry.bids.model import Run, Subject
+Shape = tuple[int, int, int]
+Zooms = tuple[float, float, float]
+_XFMS = ("anat2std_xfm", "std2anat_xfm")
+
+
+@dataclass(frozen=True)
+class TemplatePlan:
+    """Another template that an anatomy is registered to.
+
+    Attributes
+    ----------
+    template : OtherTemplate
+        The template.
+    resolutions : tuple of (str or None)
+        Labels of the grids that anatomical images are written on.
+    xfms : tuple of (str, str) or None
+        Precomputed transforms from the T1w image to the template and back.
+    cited : mapping of str to list of str
+        BIDS URIs of these.
+    """
+
+    template: OtherTemplate
+    resolutions: tuple[str | None, ...] = ()
+    xfms: tuple[str, str] | None = None
+    cited: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnatomyPlan:
+    """One anatomy: how it is obtained, and the size of its T1w image.
+
+    Attributes
+    ----------
+    session : str or None
+        Session of the T1w images or, of a precomputed anatomy, of the runs that use it.
+    source : {"computed", "precomputed"}
+        Whether a workflow computes it or its files are used as they are.
+    why : str
+        Reason, as a clause.
+    shape : tuple of int
+        Voxels of the T1w image along the stored axes.
+    zooms : tuple of float
+        Voxel size, mm.
+    images : tuple of Run
+        T1w images that it is computed from.
+    shapes : tuple of tuple of int
+        Voxels of each.
+    files : mapping of str to (str or list of str)
+        Precomputed files: those that replace steps, or all of a precomputed anatomy.
+    cited : mapping of str to list of str
+        BIDS URIs of these.
+    templates : tuple of TemplatePlan
+        Other templates that it has a transform to.
+    """
+
+    session: str | None
+    source: Literal["computed", "precomputed"]
+    why: str
+    shape: Shape
+    zooms: Zooms
+    images: tuple[Run, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    files: Mapping[str, Any] = field(default_factory=dict)
+    cited: Mapping[str, list[str]] = field(default_factory=dict)
+    templates: tuple[TemplatePlan, ...] = ()
+
+    @property
+    def node(self) -> str:
+        """Name of its workflow or node in the participant's graph."""
+        prefix = "" if self.session is None else f"ses_{self.session}_"
+        return prefix + ("anatomy_wf" if self.source == "computed" else "given_anatomy")
+
+
+@dataclass(frozen=True)
+class Anatomies:
+    """The anatomies of a participant.
+
+    Attributes
+    ----------
+    plans : tuple of AnatomyPlan
+        Each once.
+    of_session : mapping of (str or None) to AnatomyPlan
+        The one that runs of a session use; without the sessions that have none.
+    errors, warnings : tuple of str
+        Sentences for the user.
+    """
+
+    plans: tuple[AnatomyPlan, ...]
+    of_session: Mapping[str | None, AnatomyPlan]
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def t1w_of_session(subject: Subject, session: str | None) -> tuple[Run, ...]:
-    """Choose the T1w images that go with a session's BOLD runs.
+    """Choose the T1w images that go with a session's runs.
 
     Returns
     -------
@@ -35,53 +126,208 @@ def t1w_of_session(subject: Subject, session: str | None) -> tuple[Run, ...]:
     >>> t1w_of_session(Subject("01", (t1w,)), "b") == (t1w,)
     True
     """
-    images = subject.select("anat", "T1w")
-    sessions = [label for label in subject.sessions if any(r.session == label for r in images)]
+    sessions = _t1w_sessions(subject)
     if not sessions:
         return ()
     chosen = session if session in sessions else sessions[0]
-    return tuple(run for run in images if run.session == chosen)
+    return tuple(run for run in subject.select("anat", "T1w") if run.session == chosen)
 
 
-def sessions_to_compute(subject: Subject, settings: Settings) -> list[str | None]:
-    """Name the sessions whose anatomy is computed: those that are asked for, or needed."""
+def _t1w_sessions(subject: Subject) -> list[str | None]:
     images = subject.select("anat", "T1w")
-    there = [session for session in subject.sessions if any(r.session == session for r in images)]
-    if {"anat", "qc"} & set(settings.workflows):
-        return there
-    needed: set[str | None] = set()
-    sessions: list[str | None] = []
-    if "func" in settings.workflows:
-        sessions += [run.session for run in subject.select("func", "bold")]
-    if "dwi" in settings.workflows:
-        sessions += [run.session for run in dwi_runs(subject, b0_threshold=settings.b0_threshold)]
-    for session in dict.fromkeys(sessions):
-        if given_anatomy(settings.derivatives, subject, session) is None:
-            needed |= {t1w.session for t1w in t1w_of_session(subject, session)}
-    return [session for session in there if session in needed]
+    return [label for label in subject.sessions if any(r.session == label for r in images)]
 
 
-def given_anatomy(
-    derivatives: Mapping[str, Path],
+def plan_anatomies(
     subject: Subject,
-    session: str | None,
-    others: Sequence[str] = (),
-) -> Anatomy | None:
-    """Find a whole anatomy that was computed before, for the BOLD runs of a session.
+    run_sessions: Iterable[str | None],
+    *,
+    workflows: Collection[str],
+    derivatives: Mapping[str, Path],
+    spaces: OutputSpaces,
+) -> Anatomies:
+    """Decide which anatomies are computed, and which precomputed ones are used.
 
     Parameters
     ----------
+    subject : Subject
+        Its images.
+    run_sessions : iterable of (str or None)
+        Sessions of the BOLD and DWI runs that need an anatomy.
+    workflows : collection of str
+        Those asked for: with ``anat`` or ``qc`` the anatomy of every session is computed,
+        with ``anat`` it is also written in template space.
     derivatives : mapping of str to pathlib.Path
         Precomputed datasets by name.
-    subject : Subject
-        The participant.
-    session : str or None
-        Of the runs; where it has none, another session's is taken.
-    others : sequence of str
-        Spaces of other templates that its transforms must lead to as well.
+    spaces : OutputSpaces
+        A precomputed anatomy stands in for one to be computed only if it has the transforms
+        to all of their templates.
+
+    Returns
+    -------
+    Anatomies
+
+    Raises
+    ------
+    InputError
+        If a precomputed dataset has two files for one part.
     """
+    there, wanted = _t1w_sessions(subject), [*dict.fromkeys(run_sessions)]
+    precomputed: dict[str | None, AnatomyPlan] = {}
+    whys: dict[str | None, str] = {}
+    warnings: list[str] = []
+    asked = [name for name in ("anat", "qc") if name in workflows]
+    if asked:
+        whys = dict.fromkeys(there, f"--workflows {' '.join(asked)}")
+    for session in wanted:
+        t1w = t1w_of_session(subject, session)
+        if t1w and t1w[0].session in whys:
+            continue
+        found = _find_whole(subject, session, derivatives, spaces.templates)
+        if found is None and t1w:
+            whys[t1w[0].session] = "its BOLD or DWI runs need it"
+            warnings += _lacking(subject, session, derivatives, spaces.templates)
+        elif found is not None:
+            precomputed[session] = _precomputed(session, found, spaces.templates)
+    computed = {
+        session: _computed(subject, session, whys[session], workflows, derivatives, spaces)
+        for session in there
+        if session in whys
+    }
+    errors: list[str] = []
+    of_session: dict[str | None, AnatomyPlan] = {}
+    for session in wanted:
+        t1w = t1w_of_session(subject, session)
+        plan = computed.get(t1w[0].session) if t1w else precomputed.get(session)
+        plan = plan or precomputed.get(session)
+        if plan is None:
+            plan, lost = _find_partly(subject, session, derivatives, spaces.templates)
+            errors += lost
+        if plan is not None:
+            of_session[session] = plan
+    own = [plan for plan in of_session.values() if plan.source == "precomputed"]
+    return Anatomies((*computed.values(), *own), of_session, tuple(errors), tuple(warnings))
+
+
+def _computed(
+    subject: Subject,
+    session: str | None,
+    why: str,
+    workflows: Collection[str],
+    derivatives: Mapping[str, Path],
+    spaces: OutputSpaces,
+) -> AnatomyPlan:
+    """Plan the anatomy of a session's own T1w images, with the precomputed parts of it."""
+    images = tuple(run for run in subject.select("anat", "T1w") if run.session == session)
+    parts = find_precomputed(derivatives, subject.label, session, TEMPLATE_SPACE)
+    templates = []
+    for template in spaces.templates:
+        found = find_precomputed(derivatives, subject.label, session, template.label)
+        xfms = Precomputed(**{name: found[name] for name in _XFMS if name in found})  # type: ignore[literal-required, typeddict-item]
+        templates.append(
+            TemplatePlan(
+                template,
+                spaces.resolutions_of(template) if "anat" in workflows else (),
+                (xfms["anat2std_xfm"], xfms["std2anat_xfm"]) if xfms else None,
+                cite_precomputed(xfms, derivatives, subject.label),
+            )
+        )
+    return AnatomyPlan(
+        session,
+        "computed",
+        why,
+        *image_grid(images[0].path),
+        images=images,
+        shapes=tuple(image_shape(run.path) for run in images),
+        files=parts,
+        cited=cite_precomputed(parts, derivatives, subject.label),
+        templates=tuple(templates),
+    )
+
+
+def _precomputed(
+    session: str | None, found: Anatomy, templates: Sequence[OtherTemplate]
+) -> AnatomyPlan:
+    """Plan to use a whole anatomy that was computed before."""
+    t1w = Path(found["t1w_preproc"])
+    why = f"--derivatives has all of it, as {t1w.name}"
+    return AnatomyPlan(
+        session,
+        "precomputed",
+        why,
+        *image_grid(t1w),
+        files=found,
+        templates=tuple(TemplatePlan(template) for template in templates),
+    )
+
+
+def _find_whole(
+    subject: Subject,
+    session: str | None,
+    derivatives: Mapping[str, Path],
+    templates: Sequence[OtherTemplate],
+) -> Anatomy | None:
+    """Find a whole precomputed anatomy: the session's, one without session, or another's."""
+    others = [template.label for template in templates]
     for label in dict.fromkeys([session, None, *subject.sessions]):
         found = find_anatomy(derivatives, subject.label, label, TEMPLATE_SPACE, others)
         if found is not None:
             return found
     return None
+
+
+def _lacking(
+    subject: Subject,
+    session: str | None,
+    derivatives: Mapping[str, Path],
+    templates: Sequence[OtherTemplate],
+) -> list[str]:
+    """Say why a precomputed anatomy is not used, where there is one."""
+    if not templates or _find_whole(subject, session, derivatives, ()) is None:
+        return []
+    missing = _unreached(subject, session, derivatives, templates)
+    where = f" of ses-{session}" if session else ""
+    return [
+        f"the precomputed anatomy{where} has no transform to {_listed(missing)}, so the anatomy is"
+        " computed from the T1w image, with the precomputed parts"
+    ]
+
+
+def _find_partly(
+    subject: Subject,
+    session: str | None,
+    derivatives: Mapping[str, Path],
+    templates: Sequence[OtherTemplate],
+) -> tuple[AnatomyPlan | None, list[str]]:
+    """Use a precomputed anatomy that lacks transforms, where there is no T1w image."""
+    if not templates or _find_whole(subject, session, derivatives, ()) is None:
+        return None, []
+    missing = _unreached(subject, session, derivatives, templates)
+    reached = [template for template in templates if template not in missing]
+    found = _find_whole(subject, session, derivatives, reached)
+    assert found is not None
+    where = f" of ses-{session}" if session else ""
+    text = (
+        f"nothing{where} is written in {_listed(missing)}: the precomputed anatomy has no"
+        " transform to that space, and there is no T1w image to compute one from. Add the"
+        " transform to the derivatives, or leave the space out"
+    )
+    return _precomputed(session, found, reached), [text]
+
+
+def _unreached(
+    subject: Subject,
+    session: str | None,
+    derivatives: Mapping[str, Path],
+    templates: Sequence[OtherTemplate],
+) -> list[OtherTemplate]:
+    """List the templates that no one precomputed anatomy has a transform to, with the others."""
+    reached: list[OtherTemplate] = []
+    for template in templates:
+        if _find_whole(subject, session, derivatives, [*reached, template]) is not None:
+            reached.append(template)
+    return [template for template in templates if template not in reached]
+
+
+def _listed(templates: Sequence[OtherTemplate]) -> str:
+    return " and ".join(template.label for template in templates)

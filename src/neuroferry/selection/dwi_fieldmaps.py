@@ -44,6 +44,7 @@ class _Other(NamedTuple):
     readout: float
     volumes: tuple[int, ...]
     notes: list[str]
+    intended: bool
     rank: tuple[bool, int, int, str]
 
 
@@ -75,7 +76,7 @@ def choose_dwi_fieldmap(
         another run of the session.
     """
     if "fieldmaps" in ignore:
-        return FieldmapPlan()
+        return FieldmapPlan(origin="option")
     found = find_fieldmap(subject, (run.run,), b0_threshold=b0_threshold)
     if isinstance(found, FieldmapPlan):
         return found
@@ -131,6 +132,7 @@ def _from_other_run(
     plan = pair_plan([(opposite_of(direction), best.run, best.readout, best.volumes)])
     return replace(
         plan,
+        origin="IntendedFor" if best.intended else "inferred",
         fmap_id=FMAP_ID,
         phase_encoding=direction,
         readout_time=readout,
@@ -198,7 +200,8 @@ def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> 
             " and so in contrast; look at the correction of their distortion.",
         ]
     volumes = volumes_to_average(other, run.run, b0_threshold)
-    return _Other(other, readout, volumes, notes, _rank(run.run, other, intended=intended))
+    rank = _rank(run.run, other, intended=intended)
+    return _Other(other, readout, volumes, notes, intended, rank)
 
 
 def _echo_time(run: Run) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from neuroferry.bids.model import Run, Subject
 
@@ -21,6 +21,25 @@ SUFFIXES = (
     "sbref",
 )
 _APART = ("subject", "session", "acquisition", "run", "reconstruction", "ceagent", "task")
+
+
+#: How a field map came to be chosen for a run.
+Origin = Literal["B0FieldIdentifier", "IntendedFor", "inferred"]
+
+
+class MatchingSets(NamedTuple):
+    """Field maps that are meant for a run, and what says so.
+
+    Attributes
+    ----------
+    sets : dict of str to list of Run
+        Images that belong together, by a label of letters and digits.
+    origin : Origin
+        ``inferred``: the only set of the session, which names no run.
+    """
+
+    sets: dict[str, list[Run]]
+    origin: Origin
 
 
 def fieldmap_runs(subject: Subject, session: str | None) -> list[Run]:
@@ -44,7 +63,7 @@ def fieldmap_runs(subject: Subject, session: str | None) -> list[Run]:
     ]
 
 
-def matching_sets(subject: Subject, echoes: Sequence[Run]) -> dict[str, list[Run]]:
+def matching_sets(subject: Subject, echoes: Sequence[Run]) -> MatchingSets:
     """Find the field maps for a run, in sets that belong together.
 
     Parameters
@@ -56,8 +75,8 @@ def matching_sets(subject: Subject, echoes: Sequence[Run]) -> dict[str, list[Run
 
     Returns
     -------
-    dict of str to list of Run
-        By label, which has letters and digits only.
+    MatchingSets
+        Empty where nothing is meant for the run.
     """
     session = echoes[0].session
     candidates = fieldmap_runs(subject, session)
@@ -73,24 +92,26 @@ def matching_sets(subject: Subject, echoes: Sequence[Run]) -> dict[str, list[Run
             ]
             for source in sources
         }
-        return {_label(source): runs for source, runs in named.items() if runs}
+        sets = {_label(source): runs for source, runs in named.items() if runs}
+        return MatchingSets(sets, "B0FieldIdentifier")
     wanted = [
         run for run in candidates if any(is_intended(run, echo, subject.label) for echo in echoes)
     ]
     sets = _grouped(candidates)
     if wanted:
         chosen = {id(run) for run in wanted}
-        return {
+        meant = {
             label: members
             for label, members in sets.items()
             if any(id(member) in chosen for member in members)
         }
+        return MatchingSets(meant, "IntendedFor")
     if len(sets) == 1 and not any(
         run.metadata.get("IntendedFor") or run.metadata.get("B0FieldIdentifier")
         for run in candidates
     ):
-        return sets
-    return {}
+        return MatchingSets(sets, "inferred")
+    return MatchingSets({}, "inferred")
 
 
 def _grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:

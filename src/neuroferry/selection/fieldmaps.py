@@ -8,6 +8,7 @@ run left as it is, has its reason in a plain sentence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,10 @@ import nibabel as nb
 from neuroferry.bids.dwi import b0_volumes, has_bvals
 from neuroferry.bids.epi import encoded, epi_encoding, opposite_of, seconds
 from neuroferry.bids.gradients import B0_THRESHOLD
+from neuroferry.bids.headers import image_shape
 from neuroferry.bids.model import Run, Subject
 from neuroferry.errors import InputError
-from neuroferry.selection.fieldmap_sets import fieldmap_runs, matching_sets
+from neuroferry.selection.fieldmap_sets import Origin, fieldmap_runs, matching_sets
 
 Method = Literal["phasediff", "phases", "direct", "pepolar"]
 # The first that is there is taken: an EPI pair is distorted as the run itself is.
@@ -50,10 +52,15 @@ class FieldmapPlan:
     epi_volumes : tuple of tuple of int
         Volumes of each EPI that are aligned and averaged: those without diffusion weighting;
         without any the mean over all is taken as it is.
+    epi_n_voxels : tuple of int
+        Voxels of one volume of each EPI whose volumes are aligned; 0 for the others.
     phase_encoding : str
         PhaseEncodingDirection of the run; empty without a method.
     readout_time : float
         TotalReadoutTime of the run, s; zero without a method.
+    origin : Origin or "option" or None
+        What decided: ``B0FieldIdentifier``, ``IntendedFor``, ``inferred``, or ``option`` where
+        field maps are ignored on request; None where there is nothing to decide on.
     warnings : tuple of str
         Plain sentences for the user.
     """
@@ -69,8 +76,10 @@ class FieldmapPlan:
     epi_phase_encoding: tuple[str, ...] = ()
     epi_readout_times: tuple[float, ...] = ()
     epi_volumes: tuple[tuple[int, ...], ...] = ()
+    epi_n_voxels: tuple[int, ...] = ()
     phase_encoding: str = ""
     readout_time: float = 0.0
+    origin: Origin | Literal["option"] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -120,7 +129,7 @@ def choose_fieldmap(
     """
     echoes = (bold,) if isinstance(bold, Run) else tuple(bold)
     if "fieldmaps" in ignore:
-        return FieldmapPlan()
+        return FieldmapPlan(origin="option")
     found = find_fieldmap(subject, echoes, b0_threshold=b0_threshold)
     return found if isinstance(found, FieldmapPlan) else without_fieldmap(echoes[0], found.reasons)
 
@@ -153,7 +162,7 @@ def find_fieldmap(
     FieldmapPlan or NoFieldmap
     """
     run = echoes[0]
-    sets = matching_sets(subject, echoes)
+    sets, origin = matching_sets(subject, echoes)
     if not sets:
         reason = "its session has no field map"
         if fieldmap_runs(subject, run.session):
@@ -174,6 +183,7 @@ def find_fieldmap(
             if plan is not None:
                 return replace(
                     plan,
+                    origin=origin,
                     fmap_id=label,
                     phase_encoding=direction,
                     readout_time=readout,
@@ -296,6 +306,9 @@ def pair_plan(
         epi_phase_encoding=tuple(way for way, _, _, _ in epis),
         epi_readout_times=tuple(readout for _, _, readout, _ in epis),
         epi_volumes=tuple(volumes for _, _, _, volumes in epis),
+        epi_n_voxels=tuple(
+            math.prod(image_shape(run.path)) if volumes else 0 for _, run, _, volumes in epis
+        ),
         warnings=tuple(notes),
     )
 

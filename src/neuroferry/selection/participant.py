@@ -1,19 +1,30 @@
-"""What a run makes of each participant: which workflows, which images, which warnings."""
+"""What is done with a participant: decided here, once, as a value that everything else reads.
+
+Checks, warnings, ``--dry-run``, the graph, SLURM jobs and the receipts of finished participants
+take a `ParticipantPlan`; none of them looks into the dataset again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from neuroferry.config import WORKFLOWS, Config
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from neuroferry.bids.bold import BoldRun
-    from neuroferry.bids.dwi import DwiRun
-    from neuroferry.bids.model import Problem, Subject
-    from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.bids.bold import BoldRun, check_bold
+from neuroferry.bids.dwi import DwiRun, check_dwi
+from neuroferry.bids.model import Problem, Run, Severity, Subject
+from neuroferry.bids.precomputed_bold import find_bold
+from neuroferry.config import WorkflowConfig
+from neuroferry.errors import ExitCode, InputError
+from neuroferry.selection.anatomy import Anatomies, AnatomyPlan, plan_anatomies, t1w_of_session
+from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
+from neuroferry.selection.fieldmaps import FieldmapPlan, choose_fieldmap
+from neuroferry.selection.joining import Joined, plan_joined
+from neuroferry.selection.spaces import BoldSpace, OutputSpaces
 
 FIELDMAP_SUFFIXES = (
     *("phasediff", "phase1", "phase2"),
@@ -21,158 +32,363 @@ FIELDMAP_SUFFIXES = (
 )
 
 
-def chosen_workflows(config: Config) -> tuple[str, ...]:
-    """Name the workflows that a run takes the participants through."""
-    return config.workflow.workflows or WORKFLOWS
+@dataclass(frozen=True)
+class BoldPlan:
+    """What is done with one BOLD run.
+
+    Attributes
+    ----------
+    run : BoldRun
+        The run, with its settled repetition time, slice times and echo times.
+    fieldmap : FieldmapPlan
+        What corrects its distortion, and what decided that.
+    spaces : tuple of BoldSpace
+        Spaces that the series is written in.
+    anatomy : str or None
+        `AnatomyPlan.node` of the anatomy that it is registered to.
+    precomputed : mapping of str to str
+        Files that replace steps, by the part that they are.
+    cited : mapping of str to list of str
+        BIDS URIs of these.
+    """
+
+    run: BoldRun
+    fieldmap: FieldmapPlan
+    spaces: tuple[BoldSpace, ...]
+    anatomy: str | None = None
+    precomputed: Mapping[str, str] = field(default_factory=dict)
+    cited: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-def wanted_suffixes(config: Config) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class DwiPlan:
+    """What is done with one DWI run.
+
+    Attributes
+    ----------
+    run : DwiRun
+        The run, with its settled gradients, phase encoding and readout time.
+    fieldmap : FieldmapPlan
+        What corrects its distortion, and what decided that.
+    anatomy : str or None
+        `AnatomyPlan.node` of the anatomy that it is registered to.
+    in_t1w : bool
+        Whether series and tensors are also written in the space of the T1w image.
+    """
+
+    run: DwiRun
+    fieldmap: FieldmapPlan
+    anatomy: str | None = None
+    in_t1w: bool = False
+
+
+@dataclass(frozen=True)
+class ParticipantPlan:
+    """What is done with one participant.
+
+    Attributes
+    ----------
+    label : str
+        Label without ``sub-``.
+    anatomies : tuple of AnatomyPlan
+        Anatomies that are computed or precomputed, each once.
+    bold : tuple of BoldPlan
+        BOLD runs, in the order of their names.
+    dwi : tuple of DwiPlan
+        DWI runs, in the order of their names.
+    joined : tuple of Joined
+        DWI runs that are processed together in the space of the T1w image.
+    problems : tuple of Problem
+        Everything that is wrong with the participant's data, or left out.
+    inputs : tuple of Path
+        Files that results depend on.
+
+    Notes
+    -----
+    Images in it carry no raw metadata: what they say is settled in the plan, so that two
+    participants with equal plans have equal graphs.
+    """
+
+    label: str
+    anatomies: tuple[AnatomyPlan, ...] = ()
+    bold: tuple[BoldPlan, ...] = ()
+    dwi: tuple[DwiPlan, ...] = ()
+    joined: tuple[Joined, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    inputs: tuple[Path, ...] = ()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is computed."""
+        return bool(self.bold or self.dwi or any(a.source == "computed" for a in self.anatomies))
+
+    def anatomy(self, node: str | None) -> AnatomyPlan | None:
+        """Find an anatomy by its name in the graph."""
+        return next((plan for plan in self.anatomies if plan.node == node), None)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that results depend on but the content of the input files."""
+        decided = replace(self, problems=())
+        text = json.dumps(dataclasses.asdict(decided), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def wanted_suffixes(config: WorkflowConfig) -> tuple[str, ...]:
     """Name the kinds of image that the workflows read."""
-    workflows = chosen_workflows(config)
+    workflows = config.chosen
     suffixes = ["T1w"]
     if "func" in workflows:
         suffixes.append("bold")
     if "dwi" in workflows:
         suffixes.append("dwi")
-    if {"func", "dwi"} & set(workflows) and "fieldmaps" not in config.workflow.ignore:
+    if {"func", "dwi"} & set(workflows) and "fieldmaps" not in config.ignore:
         suffixes += FIELDMAP_SUFFIXES
     return tuple(suffixes)
 
 
-def usable_subjects(config: Config, subjects: Sequence[Subject]) -> list[Subject]:
-    """Keep the participants that have what one of the workflows needs."""
-    return [subject for subject in subjects if _has_work(config, subject)]
+def plan_participant(
+    subject: Subject,
+    config: WorkflowConfig,
+    spaces: OutputSpaces,
+    derivatives: Mapping[str, Path] | None = None,
+) -> ParticipantPlan:
+    """Decide what is done with a participant.
+
+    Parameters
+    ----------
+    subject : Subject
+        Images that can be read, see `neuroferry.bids.validate.check_subjects`.
+    config : WorkflowConfig
+        What is computed.
+    spaces : OutputSpaces
+        Output spaces, parsed from the same settings.
+    derivatives : mapping of str to pathlib.Path, optional
+        Precomputed datasets by name.
+
+    Returns
+    -------
+    ParticipantPlan
+        With every problem of the participant. Where nothing can be done it has no work, and
+        a problem says why.
+    """
+    planner = _Planner(subject, config, spaces, derivatives or {})
+    try:
+        plan = planner.plan()
+    except InputError as error:
+        if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
+            raise  # about a folder of the command line, not about the participant
+        return ParticipantPlan(
+            subject.label,
+            problems=(*planner.problems, Problem(str(error), "error", None, subject.label)),
+        )
+    return plan
 
 
-def _has_work(config: Config, subject: Subject) -> bool:
-    from neuroferry.bids.dwi import dwi_runs
+class _Planner:
+    """Plans one participant; problems gather while it does."""
 
-    workflows = chosen_workflows(config)
-    if subject.select("anat", "T1w") and {"anat", "qc"} & set(workflows):
-        return True
-    if "func" in workflows and subject.select("func", "bold"):
-        return True
-    threshold = config.workflow.b0_threshold
-    return "dwi" in workflows and bool(dwi_runs(subject, b0_threshold=threshold))
+    def __init__(
+        self,
+        subject: Subject,
+        config: WorkflowConfig,
+        spaces: OutputSpaces,
+        derivatives: Mapping[str, Path],
+    ) -> None:
+        self._config, self._spaces, self._derivatives = config, spaces, derivatives
+        self._subject = subject
+        self.problems = [*subject.problems]
 
+    def plan(self) -> ParticipantPlan:
+        bold_runs, dwi_runs = self._check_runs()
+        anatomies = plan_anatomies(
+            self._subject,
+            [*(run.session for run in bold_runs), *(run.session for run in dwi_runs)],
+            workflows=self._config.chosen,
+            derivatives=self._derivatives,
+            spaces=self._spaces,
+        )
+        bold = [*self._plan_bold(bold_runs, anatomies)]
+        dwi = [*self._plan_dwi(dwi_runs, anatomies)]
+        joined = self._join(dwi)
+        plan = ParticipantPlan(
+            self._subject.label, anatomies.plans, tuple(bold), tuple(dwi), tuple(joined)
+        )
+        if not plan.has_work:
+            self._say_nothing_to_do()
+        else:
+            self._add("error", anatomies.errors)
+            self._add("warning", anatomies.warnings)
+            self._say_what_is_missing(bold_runs, dwi_runs, anatomies)
+        plan = replace(plan, problems=tuple(self.problems), inputs=tuple(_inputs(plan)))
+        return _bare(plan)
 
-def selection_problems(config: Config, subject: Subject) -> Iterator[Problem]:
-    """Say what is missing of a participant whose images were looked at."""
-    from neuroferry.bids.model import Problem
+    def _add(self, severity: Severity, texts: Sequence[str]) -> None:
+        label = self._subject.label
+        self.problems += [Problem(f"sub-{label}: {t}", severity, None, label) for t in texts]
 
-    workflows = chosen_workflows(config)
-    if not _has_work(config, subject):
-        kinds = ["T1w image"] if {"anat", "qc"} & set(workflows) else []
+    def _check_runs(self) -> tuple[list[BoldRun], list[DwiRun]]:
+        """Read the runs, and leave the unusable ones out of all that follows."""
+        bold: list[BoldRun] = []
+        dwi: list[DwiRun] = []
+        if "func" in self._config.chosen:
+            checked = check_bold(self._subject, ignore=self._config.ignore)
+            bold, unusable = checked.runs, checked.unusable
+            self.problems += checked.problems
+            self._subject = self._subject.without(unusable)
+        if "dwi" in self._config.chosen:
+            found = check_dwi(self._subject, b0_threshold=self._config.b0_threshold)
+            dwi, unusable = found.runs, found.unusable
+            self.problems += found.problems
+            self._subject = self._subject.without(unusable)
+        return bold, dwi
+
+    def _plan_bold(self, runs: Sequence[BoldRun], anatomies: Anatomies) -> Iterator[BoldPlan]:
+        config = self._config
+        for run in runs:
+            anatomy = anatomies.of_session.get(run.session)
+            # a transform is to one T1w image: the only one, or the one that it came with
+            came_with_it = (
+                anatomy is not None
+                and anatomy.source == "precomputed"
+                and len(self._derivatives) == 1
+            )
+            one_t1w = len(t1w_of_session(self._subject, run.session)) == 1
+            same_t1w = anatomy is not None and (came_with_it or one_t1w)
+            try:
+                precomputed, cited = find_bold(self._derivatives, run, with_position=same_t1w)
+            except InputError as error:
+                if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
+                    raise
+                path, label = run.reference.path, self._subject.label
+                text = f"{path} is left out: {error}"
+                self.problems.append(Problem(text, "error", path, label))
+                continue
+            fieldmap = choose_fieldmap(
+                self._subject, run.echoes, ignore=config.ignore, b0_threshold=config.b0_threshold
+            )
+            self._add("warning", fieldmap.warnings)
+            templates = [plan.template for plan in anatomy.templates] if anatomy else []
+            yield BoldPlan(
+                run,
+                fieldmap,
+                self._spaces.of_bold(with_anat=anatomy is not None, templates=templates),
+                None if anatomy is None else anatomy.node,
+                precomputed,
+                cited,
+            )
+
+    def _plan_dwi(self, runs: Sequence[DwiRun], anatomies: Anatomies) -> Iterator[DwiPlan]:
+        config = self._config
+        for run in runs:
+            anatomy = anatomies.of_session.get(run.session)
+            fieldmap = choose_dwi_fieldmap(
+                self._subject, run, ignore=config.ignore, b0_threshold=config.b0_threshold
+            )
+            if run.phase_encoding is not None:  # its absence was said of the run itself
+                self._add("warning", fieldmap.warnings)
+            yield DwiPlan(
+                run,
+                fieldmap,
+                None if anatomy is None else anatomy.node,
+                anatomy is not None and self._spaces.with_t1w,
+            )
+
+    def _join(self, plans: Sequence[DwiPlan]) -> list[Joined]:
+        """Join the runs of a session, where both are in the space of the T1w image."""
+        if "dwi-joining" in self._config.ignore:
+            return []
+        in_t1w = [plan for plan in plans if plan.in_t1w]
+        corrected = {plan.run.run.path for plan in in_t1w if plan.fieldmap.method is not None}
+        joined, reasons = plan_joined(
+            [plan.run for plan in in_t1w], corrected, b0_threshold=self._config.b0_threshold
+        )
+        self._add("warning", reasons)
+        return joined
+
+    def _say_nothing_to_do(self) -> None:
+        workflows = set(self._config.chosen)
+        kinds = ["T1w image"] if {"anat", "qc"} & workflows else []
         kinds += ["BOLD run"] if "func" in workflows else []
-        kinds += ["diffusion-weighted run"] if "dwi" in workflows else []
-        missing = f"no {' and no '.join(kinds)}"
-        text = f"sub-{subject.label} has {missing} that can be used, so nothing was run."
-        yield Problem(text, "error", None, subject.label)
-        return
-    texts = [*_bold_warnings(config, subject)] if "func" in workflows else []
-    texts += [*_dwi_warnings(config, subject)] if "dwi" in workflows else []
-    for text in texts:
-        yield Problem(f"sub-{subject.label}: {text}", "warning", None, subject.label)
+        kinds += ["DWI run"] if "dwi" in workflows else []
+        label = self._subject.label
+        text = f"sub-{label} has no usable {' and no usable '.join(kinds)}, so nothing was run."
+        self.problems.append(Problem(text, "error", None, label))
+
+    def _say_what_is_missing(
+        self, bold: Sequence[BoldRun], dwi: Sequence[DwiRun], anatomies: Anatomies
+    ) -> None:
+        asked = self._config.workflows
+        kinds = (
+            ("func", bold, "BOLD", "without coregistration, template space and tissues"),
+            ("dwi", dwi, "DWI", "without coregistration, template space and bundles"),
+        )
+        for workflow, runs, word, without in kinds:
+            if not runs and workflow in asked:
+                self._add("warning", [f"there is no usable {word} run"])
+            sessions = [run.session for run in runs]
+            self._add("warning", [*_anatomy_notes(sessions, anatomies, f"{word} runs", without)])
 
 
-def bold_fieldmap(config: Config, subject: Subject, run: BoldRun) -> FieldmapPlan:
-    """Choose what corrects a BOLD run for distortion."""
-    from neuroferry.selection.fieldmaps import choose_fieldmap
-
-    ignore, threshold = config.workflow.ignore, config.workflow.b0_threshold
-    return choose_fieldmap(subject, run.echoes, ignore=ignore, b0_threshold=threshold)
-
-
-def dwi_fieldmap(config: Config, subject: Subject, run: DwiRun) -> FieldmapPlan:
-    """Choose what corrects a diffusion-weighted run for distortion."""
-    from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
-
-    ignore, threshold = config.workflow.ignore, config.workflow.b0_threshold
-    return choose_dwi_fieldmap(subject, run, ignore=ignore, b0_threshold=threshold)
-
-
-def fieldmap_texts(config: Config, subject: Subject) -> Iterator[str]:
-    """Say of each run what its distortion is corrected with."""
-    from neuroferry.bids.bold import bold_runs
-    from neuroferry.bids.dwi import dwi_runs
-
-    found: list[tuple[Path, FieldmapPlan]] = []
-    workflow = config.workflow
-    if "func" in chosen_workflows(config):
-        for bold in bold_runs(subject, ignore=workflow.ignore):
-            found.append((bold.reference.path, bold_fieldmap(config, subject, bold)))
-    if "dwi" in chosen_workflows(config):
-        for dwi in dwi_runs(subject, b0_threshold=workflow.b0_threshold):
-            found.append((dwi.run.path, dwi_fieldmap(config, subject, dwi)))
-    for path, plan in found:
-        names = [name.rpartition("/")[2] for name in plan.sources]
-        with_what = " and ".join(names) if names else "no field map"
-        b0s = "the b0 images of " if any(plan.epi_volumes) else ""
-        yield f"{path.name}: {b0s}{with_what}"
-
-
-def _bold_warnings(config: Config, subject: Subject) -> Iterator[str]:
-    """Say what the BOLD runs of a participant have to do without."""
-    from neuroferry.bids.bold import bold_runs
-
-    runs = bold_runs(subject, ignore=config.workflow.ignore)
-    if not runs:
-        if "func" in config.workflow.workflows:
-            yield "there is no BOLD run that can be used; only the anatomy is processed"
-        return
-    for run in runs:
-        yield from bold_fieldmap(config, subject, run).warnings
-    yield from _anatomy_warnings(
-        config,
-        subject,
-        [run.session for run in runs],
-        ("BOLD runs", "without coregistration, template space and tissues"),
-    )
-
-
-def _dwi_warnings(config: Config, subject: Subject) -> Iterator[str]:
-    """Say what the diffusion-weighted runs of a participant have to do without."""
-    from neuroferry.bids.dwi import dwi_runs
-    from neuroferry.selection.joining import plan_joined
-    from neuroferry.selection.spaces import wants_t1w
-
-    runs = dwi_runs(subject, b0_threshold=config.workflow.b0_threshold)
-    if not runs:
-        if "dwi" in config.workflow.workflows:
-            yield "there is no diffusion-weighted run that can be used"
-        return
-    corrected = set()
-    for run in runs:
-        plan = dwi_fieldmap(config, subject, run)
-        if run.phase_encoding is not None:  # what its lack means was said of the run itself
-            yield from plan.warnings
-        if plan.method is not None:
-            corrected.add(run.run.path)
-    if wants_t1w(config.workflow.output_spaces) and "dwi-joining" not in config.workflow.ignore:
-        threshold = config.workflow.b0_threshold
-        yield from plan_joined(runs, corrected, b0_threshold=threshold)[1]
-    yield from _anatomy_warnings(
-        config,
-        subject,
-        [run.session for run in runs],
-        ("diffusion-weighted runs", "without coregistration, template space and bundles"),
-    )
-
-
-def _anatomy_warnings(
-    config: Config, subject: Subject, sessions: Sequence[str | None], words: tuple[str, str]
+def _anatomy_notes(
+    sessions: Sequence[str | None], anatomies: Anatomies, runs: str, without: str
 ) -> Iterator[str]:
-    """Say which sessions' runs have no T1w image, or another session's."""
-    from neuroferry.selection.anatomy import given_anatomy, t1w_of_session
-
-    runs, without = words
+    """Say which sessions' runs have no anatomy, or that of another session."""
     for session in dict.fromkeys(sessions):
-        if given_anatomy(config.input.derivatives, subject, session) is not None:
-            continue
-        images = t1w_of_session(subject, session)
+        plan = anatomies.of_session.get(session)
         where = f" of ses-{session}" if session else ""
-        if not images:
+        if plan is None:
             yield f"there is no T1w image. The {runs}{where} stay in their own space, {without}"
             return
-        if images[0].session != session:
-            yield f"the {runs}{where} use the T1w image of ses-{images[0].session}"
+        if plan.source == "computed" and plan.session != session:
+            yield f"the {runs}{where} use the T1w image of ses-{plan.session}"
+
+
+def _inputs(plan: ParticipantPlan) -> Iterator[Path]:
+    """List the files that results depend on, each once."""
+    paths: dict[Path, None] = {}
+    for anatomy in plan.anatomies:
+        files = [run.path for run in anatomy.images]
+        files += [Path(path) for path in _texts(anatomy.files)]
+        files += [Path(x) for template in anatomy.templates for x in template.xfms or ()]
+        paths |= dict.fromkeys(files)
+    for bold in plan.bold:
+        files = [run.path for run in bold.run.echoes]
+        files += [bold.run.sbref] if bold.run.sbref is not None else []
+        files += [Path(path) for path in (*bold.precomputed.values(), *bold.fieldmap.sources)]
+        paths |= dict.fromkeys(files)
+    for dwi in plan.dwi:
+        files = [dwi.run.run.path, dwi.run.bval, dwi.run.bvec]
+        paths |= dict.fromkeys([*files, *(Path(path) for path in dwi.fieldmap.sources)])
+    yield from paths
+
+
+def _texts(files: Mapping[str, Any]) -> Iterator[str]:
+    for value in files.values():
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _texts(value)
+        else:
+            yield from value
+
+
+def _bare(plan: ParticipantPlan) -> ParticipantPlan:
+    """Leave the raw metadata of the images out."""
+
+    def bare(run: Run) -> Run:
+        return replace(run, metadata={})
+
+    def bare_dwi(run: DwiRun) -> DwiRun:
+        return replace(run, run=bare(run.run))
+
+    return replace(
+        plan,
+        anatomies=tuple(replace(a, images=tuple(map(bare, a.images))) for a in plan.anatomies),
+        bold=tuple(
+            replace(b, run=replace(b.run, echoes=tuple(map(bare, b.run.echoes))))
+            for b in plan.bold
+        ),
+        dwi=tuple(replace(d, run=bare_dwi(d.run)) for d in plan.dwi),
+        joined=tuple(Joined(tuple(map(bare_dwi, j.runs)), bare_dwi(j.run)) for j in plan.joined),
+    )

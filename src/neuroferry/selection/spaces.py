@@ -1,9 +1,10 @@
-"""The spaces that BOLD series are written in."""
+"""Output spaces: parsed once from the command line's words, then asked by everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from neuroferry.errors import UsageError
 from neuroferry.templates import (
@@ -11,27 +12,31 @@ from neuroferry.templates import (
     OtherTemplate,
     SpaceName,
     TemplateGrid,
+    find_templates,
     parse_space,
 )
 
-DEFAULT_RESOLUTION = 2
-NATIVE = ("bold", "func")
-ANATOMICAL = ("T1w", "anat")
+#: Voxel size of BOLD series in template space, mm, and the label of that grid: 1 mm would be
+#: eight times the data and hold no more information.
+BOLD_RESOLUTION = 2
+_BOLD = ("bold", "func")
+_ANATOMICAL = ("T1w", "anat")
+_RESOLUTIONS = ("1", "2", "3", "4")
 
 
 @dataclass(frozen=True)
 class BoldSpace:
-    """One output space.
+    """One space that a BOLD series is written in.
 
     Attributes
     ----------
     name : str
         ``bold``, ``T1w`` or the template's.
     resolution : int or None
-        In template space: voxel size, mm, or of another template the label of the grid;
-        elsewhere voxels are the BOLD's own.
+        In the built-in template's space the voxel size in mm, in another template's the label
+        of the grid; None where voxels are the BOLD's own.
     template : OtherTemplate or None
-        The template, where it is another than the one that is always there.
+        The template, unless it is the built-in one.
 
     Examples
     --------
@@ -67,7 +72,7 @@ class BoldSpace:
 
     @property
     def entities(self) -> dict[str, str]:
-        """What a file's name says of its space."""
+        """BIDS entities of the space, by their long names."""
         if self.is_native:
             return {}
         space = {"space": self.name} if self.template is None else self.template.entities
@@ -82,14 +87,18 @@ class BoldSpace:
         name = self.name.lower() if self.template is None else self.template.node
         return f"{name}{size}"
 
+    @property
+    def text(self) -> str:
+        """As it is written on the command line.
 
-def wants_t1w(output_spaces: Sequence[str]) -> bool:
-    """Tell whether the space of the T1w image is among those that are asked for.
-
-    >>> wants_t1w(["MNI152NLin2009aSym:res-2", "anat"]), wants_t1w(["bold"])
-    (True, False)
-    """
-    return any(text.partition(":")[0] in ANATOMICAL for text in output_spaces)
+        >>> BoldSpace("MNI152NLin2009aSym", 2).text
+        'MNI152NLin2009aSym:res-2'
+        """
+        cohort = self.template.cohort if self.template is not None else None
+        parts = [self.name]
+        parts += [] if cohort is None else [f"cohort-{cohort}"]
+        parts += [] if self.resolution is None else [f"res-{self.resolution}"]
+        return ":".join(parts)
 
 
 def anat2std_field(template: OtherTemplate | None) -> str:
@@ -97,121 +106,147 @@ def anat2std_field(template: OtherTemplate | None) -> str:
     return "anat2std_xfm" if template is None else f"anat2{template.node}_xfm"
 
 
-def bold_spaces(
-    output_spaces: Sequence[str],
-    *,
-    with_anat: bool = True,
-    templates: Sequence[OtherTemplate] = (),
-) -> tuple[BoldSpace, ...]:
-    """Choose the spaces of the BOLD series.
+@dataclass(frozen=True)
+class OutputSpaces:
+    """The spaces that a run was asked for.
+
+    Attributes
+    ----------
+    requested : tuple of SpaceName
+        Each as parsed, in the order given; ``bold`` and ``T1w`` for the native ones.
+    templates : tuple of OtherTemplate
+        The templates of the user's TemplateFlow folder among them, each once.
+    """
+
+    requested: tuple[SpaceName, ...]
+    templates: tuple[OtherTemplate, ...] = ()
+
+    @property
+    def with_t1w(self) -> bool:
+        """Whether the space of the T1w image is among them."""
+        return any(space.name == "T1w" for space in self.requested)
+
+    @property
+    def std_label(self) -> str | None:
+        """Label of ``res-`` for the built-in template's space; None where it has none."""
+        labels = [s.resolution for s in self.requested if s.name == TEMPLATE_SPACE]
+        return labels[-1] if labels else None
+
+    @property
+    def with_std(self) -> bool:
+        """Whether the built-in template's space is among them."""
+        return any(space.name == TEMPLATE_SPACE for space in self.requested)
+
+    @property
+    def std_resolution(self) -> int:
+        """Voxel size of anatomical files in the built-in template's space, mm."""
+        return int(self.std_label or 1)
+
+    def resolutions_of(self, template: OtherTemplate) -> tuple[str | None, ...]:
+        """List the grids of another template that were asked for, each once."""
+        key = (template.name, template.cohort)
+        wanted = (s.resolution for s in self.requested if (s.name, s.cohort) == key)
+        return tuple(dict.fromkeys(wanted))
+
+    def of_bold(
+        self, *, with_anat: bool = True, templates: Collection[OtherTemplate] | None = None
+    ) -> tuple[BoldSpace, ...]:
+        """Choose the spaces of a BOLD series.
+
+        Parameters
+        ----------
+        with_anat : bool
+            Whether there is an anatomy. Without one only the BOLD's own space can be had.
+        templates : collection of OtherTemplate, optional
+            Other templates that the anatomy has a transform to; by default all.
+
+        Returns
+        -------
+        tuple of BoldSpace
+            Each once, in the order asked for. In template space voxels are 2 mm unless
+            ``res`` says something else; of another template it is the grid with the label 2,
+            or its registration grid.
+        """
+        if not with_anat:
+            return (BoldSpace("bold"),)
+        reachable = self.templates if templates is None else templates
+        others = {(template.name, template.cohort): template for template in reachable}
+        spaces: dict[BoldSpace, None] = {}
+        for space in self.requested:
+            if space.name in ("bold", "T1w"):
+                spaces[BoldSpace(space.name)] = None
+            elif space.name == TEMPLATE_SPACE:
+                spaces[BoldSpace(space.name, int(space.resolution or BOLD_RESOLUTION))] = None
+            elif (space.name, space.cohort) in others:
+                spaces[_on_grid(space, others[space.name, space.cohort])] = None
+        return tuple(spaces)
+
+
+def _on_grid(space: SpaceName, template: OtherTemplate) -> BoldSpace:
+    """Choose the grid of another template."""
+    if space.resolution is not None:
+        return BoldSpace(space.name, int(space.resolution), template)
+    usual = BOLD_RESOLUTION if str(BOLD_RESOLUTION) in template.grids else None
+    return BoldSpace(space.name, usual, template)
+
+
+def parse_output_spaces(
+    texts: Sequence[str], templateflow_home: Path | None = None
+) -> OutputSpaces:
+    """Parse the output spaces of the command line, and find their templates.
 
     Parameters
     ----------
-    output_spaces : sequence of str
-        As the user gives them; in template space a BOLD has 2 mm voxels unless ``res`` says
-        something else, as 1 mm would be eight times the data and no more information. Of
-        another template it is the grid with the label 2, or the only one that there is.
-    with_anat : bool
-        Whether there is a T1w image. Without one only the BOLD's own space can be had.
-    templates : sequence of OtherTemplate
-        The other templates among the spaces.
+    texts : sequence of str
+        ``bold`` or ``func``, ``T1w`` or ``anat``, ``MNI152NLin2009aSym`` with ``:res-1`` to
+        ``:res-4``, and templates of `templateflow_home` as ``NAME``, ``NAME:res-2`` or
+        ``NAME:cohort-1:res-2``.
+    templateflow_home : pathlib.Path or None
+        Folder with templates of TemplateFlow.
 
-    Returns
-    -------
-    tuple of BoldSpace
-        Each once, in the order of `output_spaces`.
+    Raises
+    ------
+    UsageError
+        For a text that is not an output space, or a template without a folder to take it from.
+    InputError
+        For a template that the folder does not have.
 
     Examples
     --------
-    >>> [space.entities for space in bold_spaces(["MNI152NLin2009aSym", "bold", "T1w"])]
+    >>> spaces = parse_output_spaces(["MNI152NLin2009aSym", "func", "anat"])
+    >>> [space.entities for space in spaces.of_bold()]
     [{'space': 'MNI152NLin2009aSym', 'resolution': '2'}, {}, {'space': 'T1w'}]
+    >>> spaces.std_resolution, spaces.with_t1w
+    (1, True)
+    >>> parse_output_spaces(["MNI152NLin2009aSym:res-7"])
+    Traceback (most recent call last):
+        ...
+    neuroferry.errors.UsageError: 'MNI152NLin2009aSym:res-7' is not an output space: choose \
+bold, T1w, MNI152NLin2009aSym, or MNI152NLin2009aSym:res-2 (1 to 4 mm).
     """
-    if not with_anat:
-        return (BoldSpace("bold"),)
-    others = {(template.name, template.cohort): template for template in templates}
-    spaces: dict[BoldSpace, None] = {}
-    for text in output_spaces:
-        name, _, modifier = text.partition(":")
-        if name in NATIVE:
-            space = BoldSpace("bold")
-        elif name in ANATOMICAL:
-            space = BoldSpace("T1w")
-        elif name == TEMPLATE_SPACE:
-            label = modifier.removeprefix("res-")
-            space = BoldSpace(TEMPLATE_SPACE, int(label) if label else DEFAULT_RESOLUTION)
-        else:
-            space = _other_space(text, others)
-        spaces[space] = None
-    return tuple(spaces)
+    requested = tuple(_parse(text) for text in texts)
+    own = ("bold", "T1w", TEMPLATE_SPACE)
+    others = [space for space in requested if space.name not in own]
+    return OutputSpaces(requested, find_templates(others, templateflow_home))
 
 
-def _other_space(text: str, others: Mapping[tuple[str, str | None], OtherTemplate]) -> BoldSpace:
-    """Choose the grid of another template."""
-    wanted = parse_space(text)
-    if wanted is None:
-        raise ValueError(f"{text!r} is no space of a template")
-    template = others[wanted.name, wanted.cohort]
-    if wanted.resolution is not None:
-        return BoldSpace(wanted.name, int(wanted.resolution), template)
-    usual = DEFAULT_RESOLUTION if str(DEFAULT_RESOLUTION) in template.grids else None
-    return BoldSpace(wanted.name, usual, template)
-
-
-_NATIVE_SPACES = ("T1w", "anat", "bold", "func")
-
-
-def other_spaces(output_spaces: Sequence[str]) -> list[SpaceName]:
-    """Pick the spaces of other templates than the one that is always there.
-
-    Raises
-    ------
-    UsageError
-        For what cannot be the space of a template.
-
-    Examples
-    --------
-    >>> [space.name for space in other_spaces(["T1w", "MNI152NLin2009cAsym:res-2"])]
-    ['MNI152NLin2009cAsym']
-    """
-    found = []
-    for text in output_spaces:
-        if text.partition(":")[0] in (*_NATIVE_SPACES, TEMPLATE_SPACE):
-            continue
-        space = parse_space(text)
-        if space is None:
-            raise UsageError(
-                f"'{text}' is no output space: write the space of a template as NAME, NAME:res-2 "
-                "or NAME:cohort-1:res-2."
-            )
-        found.append(space)
-    return found
-
-
-def std_resolution(output_spaces: Sequence[str]) -> int:
-    """Find the voxel size in mm that is asked for in the space of our own template.
-
-    Raises
-    ------
-    UsageError
-        For a space that is not there.
-
-    Examples
-    --------
-    >>> std_resolution(["T1w", "MNI152NLin2009aSym:res-2"])
-    2
-    """
-    resolution = 1
-    for space in output_spaces:
-        template, _, modifier = space.partition(":")
-        native = template in _NATIVE_SPACES
-        if (native and not modifier) or not (native or template == TEMPLATE_SPACE):
-            continue
+def _parse(text: str) -> SpaceName:
+    name, _, modifier = text.partition(":")
+    if name in (*_BOLD, *_ANATOMICAL, TEMPLATE_SPACE):
+        native = {**dict.fromkeys(_BOLD, "bold"), **dict.fromkeys(_ANATOMICAL, "T1w")}.get(name)
+        if native is not None and not modifier:
+            return SpaceName(native, None, None)
         label = modifier.removeprefix("res-")
-        known = not native and (not modifier or modifier.startswith("res-"))
-        if not known or (modifier and label not in ("1", "2", "3", "4")):
-            raise UsageError(
-                f"'{space}' is no output space that neuroferry can make. Choose bold, T1w, "
-                f"{TEMPLATE_SPACE}, or {TEMPLATE_SPACE}:res-2 (1 to 4 mm)."
-            )
-        resolution = int(label or 1)
-    return resolution
+        if native is None and (not modifier or (label != modifier and label in _RESOLUTIONS)):
+            return SpaceName(name, None, label or None)
+        raise UsageError(
+            f"'{text}' is not an output space: choose bold, T1w, {TEMPLATE_SPACE}, or "
+            f"{TEMPLATE_SPACE}:res-2 (1 to 4 mm)."
+        )
+    space = parse_space(text)
+    if space is None:
+        raise UsageError(
+            f"'{text}' is not an output space: write the space of a template as NAME, NAME:res-2 "
+            "or NAME:cohort-1:res-2."
+        )
+    return space

@@ -175,7 +175,7 @@ def test_the_bytes_repeat(tmp_path, raw):
 
 def test_what_is_not_asked_for_is_not_written(tmp_path, raw):
     out = tmp_path / "out"
-    run_derivatives(tmp_path, raw, out, output_spaces=("T1w",), with_iqms=False)
+    run_derivatives(tmp_path, raw, out, with_std=False, with_iqms=False)
     names = files(out)
     assert not any("space-" in name or "iqms" in name for name in names)
     assert any("from-T1w_to-MNI152NLin2009aSym" in name for name in names)
@@ -183,8 +183,7 @@ def test_what_is_not_asked_for_is_not_written(tmp_path, raw):
 
 def test_a_resolution_that_was_asked_for_is_in_the_names(tmp_path, raw):
     out = tmp_path / "out"
-    spaces = ("MNI152NLin2009aSym:res-2",)
-    run_derivatives(tmp_path, raw, out, output_spaces=spaces, std_resolution=2)
+    run_derivatives(tmp_path, raw, out, std_label="2")
     names = [name for name in files(out) if "space-" in name]
     assert len(names) == 12
     assert all(f"_{STD}_res-2_" in name for name in names)

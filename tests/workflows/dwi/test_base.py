@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from dwi_tables import SHAPE, directions
 from nipype.pipeline.engine.utils import generate_expanded_graph
+from plans import workflow_of
 
 from neuroferry.bids.model import Run, Subject
-from neuroferry.config import Settings
-from neuroferry.workflows.base import init_neuroferry_wf
 
 DWI = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
 EPI = {**DWI, "PhaseEncodingDirection": "j"}
@@ -42,10 +41,7 @@ def person(tmp_path):
 
 def graph(subject, tmp_path, **settings):
     chosen = {"workflows": ("dwi",), **settings}
-    workflow = init_neuroferry_wf(
-        subjects=[subject], settings=Settings(tmp_path / "bids", tmp_path / "out", **chosen)
-    )
-    workflow.base_dir = str(tmp_path / "work")
+    workflow = workflow_of(subject, folder=tmp_path, **chosen)
     expanded = generate_expanded_graph(workflow._create_flat_graph())
     start = "neuroferry_wf.sub_01_wf."
     found = {node.fullname.removeprefix(start): node for node in expanded.nodes()}

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from dwi_tables import SHAPE, directions
 from nipype.pipeline.engine.utils import generate_expanded_graph
+from plans import workflow_of
 
 from neuroferry.bids.dwi import dwi_runs
 from neuroferry.bids.model import Run, Subject
-from neuroferry.config import Settings
 from neuroferry.selection.joining import plan_joined
-from neuroferry.workflows.base import init_neuroferry_wf
 
 AFFINE = np.diag([3.0, 3, 4, 1])
 AP = {
@@ -125,11 +124,7 @@ def test_runs_of_other_sessions_are_nothing_to_each_other(person):
 
 
 def graph(subject, tmp_path, **settings):
-    workflow = init_neuroferry_wf(
-        subjects=[subject],
-        settings=Settings(tmp_path / "bids", tmp_path / "out", workflows=("dwi",), **settings),
-    )
-    workflow.base_dir = str(tmp_path / "work")
+    workflow = workflow_of(subject, folder=tmp_path, workflows=("dwi",), **settings)
     expanded = generate_expanded_graph(workflow._create_flat_graph())
     start = "neuroferry_wf.sub_01_wf."
     return {n.fullname.removeprefix(start): n for n in expanded.nodes()}, expanded, workflow

@@ -12,7 +12,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.model import Run
 from neuroferry.selection.fieldmaps import FieldmapPlan
-from neuroferry.selection.spaces import BoldSpace, bold_spaces
+from neuroferry.selection.spaces import BoldSpace, parse_output_spaces
 from neuroferry.workflows.func.apply import init_bold_apply_wf
 from neuroferry.workflows.func.fit import init_bold_fit_wf
 from neuroferry.workflows.func.memory import resample_gb, target_voxels
@@ -20,7 +20,7 @@ from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
 from neuroferry.workflows.sdc import Readout
 
 SPACE = "MNI152NLin2009aSym"
-SPACES = bold_spaces([f"{SPACE}:res-3", "T1w", "bold"])
+SPACES = parse_output_spaces([f"{SPACE}:res-3", "T1w", "bold"]).of_bold()
 TIMES = tuple(i % 2 * 0.5 for i in range(10))
 
 
@@ -39,10 +39,18 @@ def make_run(tmp_path):
             path.parent.mkdir(exist_ok=True)
             image = nb.Nifti1Image(np.zeros((*shape, n_volumes), np.int16), np.diag([3, 3, 4, 1]))
             image.to_filename(path)
-            echoes.append(Run(path, entities, "bold", "func", {"TaskName": "at rest"}))
+            echoes.append(Run(path, entities, "bold", "func"))
         times = tuple(0.01 * n for n in range(1, n_echoes + 1)) if n_echoes > 1 else ()
         return BoldRun(
-            tuple(echoes), shape, (3.0, 3.0, 4.0), n_volumes, 2.0, slice_times, 2, times
+            tuple(echoes),
+            shape,
+            (3.0, 3.0, 4.0),
+            n_volumes,
+            2.0,
+            slice_times,
+            2,
+            times,
+            task_name="at rest",
         )
 
     return make
@@ -60,12 +68,13 @@ def test_spaces():
         {"space": "T1w"},
         {},
     ]
-    assert bold_spaces([SPACE, f"{SPACE}:res-2", "func", "anat"]) == (
+    assert parse_output_spaces([SPACE, f"{SPACE}:res-2", "func", "anat"]).of_bold() == (
         BoldSpace(SPACE, 2),
         BoldSpace("bold"),
         BoldSpace("T1w"),
     )
-    assert bold_spaces([SPACE, "T1w"], with_anat=False) == (BoldSpace("bold"),)
+    spaces = parse_output_spaces([SPACE, "T1w"])
+    assert spaces.of_bold(with_anat=False) == (BoldSpace("bold"),)
 
 
 def test_what_is_estimated(make_run, tmp_path):

@@ -1,0 +1,252 @@
+"""A matrix of datasets and settings: what a plan says is what the graph does, and what it leaves
+out is named."""
+
+import json
+
+import pytest
+from nipype.pipeline.engine.utils import generate_expanded_graph
+from other_template import NAME, write_template
+from plans import plan_of, workflow_of
+from tiny_dataset import BOLD, DWI, PHASEDIFF, TEMPLATE, write_anatomy, write_dataset
+
+from neuroferry.selection.describe import describe_plan, plan_as_json
+
+REST = "func/task-rest_bold"
+GRE = {"fmap/magnitude1": {}, "fmap/phasediff": PHASEDIFF}
+OPPOSITE = {**DWI, "PhaseEncodingDirection": "j"}
+DATASETS = {
+    "T1w": {"anat/T1w": {}},
+    "BOLD alone": {REST: BOLD},
+    "BOLD": {"anat/T1w": {}, REST: BOLD},
+    "BOLD with a field map that nobody names": {"anat/T1w": {}, REST: BOLD, **GRE},
+    "BOLD with a field map by IntendedFor": {
+        "anat/T1w": {},
+        REST: BOLD,
+        "fmap/magnitude1": {},
+        "fmap/phasediff": {**PHASEDIFF, "IntendedFor": "func/sub-01_task-rest_bold.nii.gz"},
+        "fmap/dir-AP_epi": BOLD,
+    },
+    "BOLD with a field map by B0FieldIdentifier": {
+        "anat/T1w": {},
+        REST: {**BOLD, "B0FieldSource": "pair"},
+        "fmap/dir-PA_epi": {
+            **BOLD,
+            "PhaseEncodingDirection": "j",
+            "B0FieldIdentifier": "pair",
+        },
+    },
+    "echoes": {
+        "anat/T1w": {},
+        "func/task-rest_echo-1_bold": {**BOLD, "EchoTime": 0.01},
+        "func/task-rest_echo-2_bold": {**BOLD, "EchoTime": 0.03},
+    },
+    "no phase encoding": {
+        "anat/T1w": {},
+        REST: {"RepetitionTime": 2.0, "PhaseEncodingAxis": "j"},
+        **GRE,
+    },
+    "sessions": {
+        "ses-a/anat/T1w": {},
+        "ses-a/func/task-rest_bold": BOLD,
+        "ses-b/func/task-rest_bold": BOLD,
+        "ses-b/dwi/dwi": DWI,
+    },
+    "DWI alone": {"dwi/dwi": DWI},
+    "DWI": {"anat/T1w": {}, "dwi/dwi": DWI},
+    "DWI of opposite directions": {
+        "anat/T1w": {},
+        "dwi/dir-AP_dwi": DWI,
+        "dwi/dir-PA_dwi": OPPOSITE,
+    },
+    "all": {
+        "anat/T1w": {},
+        REST: BOLD,
+        **GRE,
+        "dwi/dir-AP_dwi": DWI,
+        "dwi/dir-PA_dwi": OPPOSITE,
+    },
+}
+OTHER = f"{NAME}:res-8"
+SETTINGS = {
+    "default": {},
+    "anat": {"workflows": ("anat",)},
+    "func": {"workflows": ("func",)},
+    "dwi": {"workflows": ("dwi",), "output_spaces": ("T1w",)},
+    "all spaces": {"output_spaces": (TEMPLATE, "T1w", "bold", OTHER)},
+    "func in another template": {"workflows": ("func",), "output_spaces": (OTHER, "T1w")},
+    "nothing optional": {
+        "ignore": ("fieldmaps", "slicetiming", "denoising", "eddy", "dwi-joining"),
+        "output_spaces": ("T1w",),
+    },
+}
+DERIVATIVES = {"no": None, "own template": (TEMPLATE,), "both templates": (TEMPLATE, NAME)}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder of TemplateFlow."""
+    folder = tmp_path_factory.mktemp("templateflow")
+    write_template(folder, 8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """The participant of each dataset, and the derivatives."""
+    root = tmp_path_factory.mktemp("people")
+    found = {
+        name: (root / str(number), write_dataset(root / str(number) / "bids", images))
+        for number, (name, images) in enumerate(DATASETS.items())
+    }
+    derivatives = {
+        name: {"mine": write_anatomy(root / f"deriv{number}", spaces)} if spaces else {}
+        for number, (name, spaces) in enumerate(DERIVATIVES.items())
+    }
+    return found, derivatives
+
+
+def steps_of(workflow):
+    expanded = generate_expanded_graph(workflow._create_flat_graph())
+    return {node.fullname.removeprefix("neuroferry_wf.sub_01_wf."): node for node in expanded}
+
+
+@pytest.mark.parametrize("given", DERIVATIVES)
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_what_is_said_is_built(people, home, dataset, settings, given):
+    (folder, subject), derivatives = people[0][dataset], people[1][given]
+    chosen = {"workflows": (), **SETTINGS[settings]}
+    options = {**chosen, "templateflow_home": home, "derivatives": derivatives}
+    plan = plan_of(subject, **options)
+    steps = steps_of(workflow_of(subject, folder=folder, **options))
+    said = " ".join(problem.message for problem in plan.problems)
+
+    assert bool(steps) == plan.has_work
+    assert plan.has_work or "so nothing was run" in said
+    check_anatomies(plan, steps)
+    asked = chosen["workflows"] or ("anat", "func", "dwi", "qc")
+    check_bold(plan, steps, said, asked, chosen.get("output_spaces", (TEMPLATE,)))
+    check_dwi(plan, steps, asked)
+    # every workflow of the graph is one that the plan names
+    named = {anatomy.node for anatomy in plan.anatomies}
+    named |= {f"{prefix(b.run.session)}bold_{b.run.label}_wf" for b in plan.bold}
+    named |= {dwi_wf(d.run) for d in plan.dwi} | {dwi_wf(j.run) for j in plan.joined}
+    assert {name.partition(".")[0] for name in steps} <= named
+    # both ways of saying it hold every decision
+    assert len([*describe_plan(plan)]) >= 1 + len(plan.anatomies) + len(plan.bold) + len(plan.dwi)
+    told = json.loads(json.dumps(plan_as_json(plan)))
+    assert [len(told[key]) for key in ("anatomies", "bold", "dwi", "joined")] == [
+        len(part) for part in (plan.anatomies, plan.bold, plan.dwi, plan.joined)
+    ]
+
+
+def prefix(session):
+    return "" if session is None else f"ses_{session}_"
+
+
+def dwi_wf(run):
+    return "_".join(filter(None, [f"{prefix(run.session)}dwi", run.label, "wf"]))
+
+
+def check_anatomies(plan, steps):
+    for anatomy in plan.anatomies:
+        inside = {name for name in steps if name.startswith(f"{anatomy.node}.")}
+        if anatomy.source == "precomputed":
+            assert not inside
+            continue
+        assert f"{anatomy.node}.anat_wf.correct_bias" in inside
+        for part, step in (("brain_mask", "extract_brain"), ("dseg", "segment_tissues")):
+            assert (part in anatomy.files) != any(name.endswith(f".{step}") for name in inside)
+        for other in anatomy.templates:
+            branch = f"{anatomy.node}.to_{other.template.node}_wf."
+            assert any(name.startswith(branch) for name in inside)
+
+
+def check_bold(plan, steps, said, asked, output_spaces):
+    images = {run.reference.path.name for run in (bold.run for bold in plan.bold)}
+    assert not images or "func" in asked
+    for bold in plan.bold:
+        start = f"{prefix(bold.run.session)}bold_{bold.run.label}_wf."
+        written = {
+            name.partition("write_bold_")[2]
+            for name in steps
+            if name.startswith(f"{start}bold_derivatives_wf.write_bold_")
+        }
+        resampled = {
+            name.rpartition(".resample_")[2]
+            for name in steps
+            if name.startswith(f"{start}apply_wf.resample_")
+        }
+        wanted = {space.node for space in bold.spaces}
+        assert wanted <= resampled
+        assert {space.node for space in bold.spaces if not space.is_native} <= written
+        registered = f"{start}fit_wf.register_bold" in steps
+        assert registered == (bold.anatomy is not None)
+        corrected = any(name.startswith(f"{start}fit_wf.sdc_wf.") for name in steps)
+        assert corrected == (bold.fieldmap.method is not None)
+        if bold.fieldmap.method is None and bold.fieldmap.origin != "option":
+            assert f"{bold.run.reference.path.name} is not corrected" in said
+        # an output space is written, or its absence is said
+        for text in output_spaces:
+            name = text.partition(":")[0]
+            there = name in {space.name for space in bold.spaces}
+            assert there or "stay in their own space" in said or f"written in {name}" in said
+
+
+def check_dwi(plan, steps, asked):
+    assert not plan.dwi or "dwi" in asked
+    for dwi in plan.dwi:
+        start = f"{dwi_wf(dwi.run)}."
+        assert any(name.startswith(start) for name in steps)
+        corrected = any(name.startswith(f"{start}fit_wf.sdc_wf.") for name in steps)
+        assert corrected == (dwi.fieldmap.method is not None)
+        in_t1w = any(name.startswith(f"{start}models_t1w_wf.") for name in steps)
+        assert in_t1w == dwi.in_t1w
+    for joined in plan.joined:
+        assert f"{dwi_wf(joined.run)}.join_dwi" in steps
+
+
+def test_origins_of_field_maps(people, home):
+    def origin(name, **settings):
+        (bold,) = plan_of(people[0][name][1], workflows=("func",), **settings).bold
+        return bold.fieldmap.method, bold.fieldmap.origin
+
+    assert origin("BOLD with a field map that nobody names") == ("phasediff", "inferred")
+    assert origin("BOLD with a field map by IntendedFor") == ("phasediff", "IntendedFor")
+    assert origin("BOLD with a field map by B0FieldIdentifier") == (
+        "pepolar",
+        "B0FieldIdentifier",
+    )
+    ignoring = {"ignore": ("fieldmaps",)}
+    name = "BOLD with a field map by IntendedFor"
+    assert origin(name, **ignoring) == (None, "option")
+    dwi = plan_of(people[0]["DWI of opposite directions"][1], workflows=("dwi",)).dwi
+    assert [(d.fieldmap.method, d.fieldmap.origin) for d in dwi] == [("pepolar", "inferred")] * 2
+
+
+def test_a_template_that_precomputed_derivatives_do_not_reach_is_computed(people, home):
+    # output spaces were dropped without a word where a complete anatomy lacked one transform
+    derivatives = people[1]["own template"]
+    options = {"templateflow_home": home, "derivatives": derivatives, "workflows": ("func",)}
+    plan = plan_of(people[0]["BOLD"][1], output_spaces=(OTHER, "T1w"), **options)
+    (bold,), (anatomy,) = plan.bold, plan.anatomies
+    assert [space.name for space in bold.spaces] == [NAME, "T1w"]
+    assert anatomy.source == "computed"
+    assert {"brain_mask", "dseg", "anat2std_xfm"} <= set(anatomy.files)
+    assert any(f"no transform to {NAME}" in problem.message for problem in plan.problems)
+    # with the transform it is used as it is
+    both = {**options, "derivatives": people[1]["both templates"]}
+    (anatomy,) = plan_of(people[0]["BOLD"][1], output_spaces=(OTHER, "T1w"), **both).anatomies
+    assert anatomy.source == "precomputed"
+
+
+def test_a_template_that_cannot_be_reached_is_an_error_and_the_rest_is_done(people, home):
+    options = {"templateflow_home": home, "derivatives": people[1]["own template"]}
+    plan = plan_of(
+        people[0]["BOLD alone"][1], workflows=("func",), output_spaces=(OTHER, "T1w"), **options
+    )
+    (bold,) = plan.bold
+    assert [space.name for space in bold.spaces] == ["T1w"]
+    (problem,) = [problem for problem in plan.problems if problem.severity == "error"]
+    assert f"nothing is written in {NAME}" in problem.message
+    assert "Add the transform to the derivatives" in problem.message
