@@ -1,10 +1,11 @@
-# make demo    try it: example data, one run, its report
-# make test    all checks and tests, in the image too
-# make image   build neuroferry.sif
-# make venv    the environment that the tests run in
-# make lint    ruff, mypy, import-linter, shellcheck
-# make lock    new lock files from setup.cfg
-# make clean   remove what these made
+# make demo       try it: example data, one run, its report
+# make test       all checks and tests, in the image too
+# make image      build neuroferry.sif
+# make venv       the environment that the tests run in
+# make lint       ruff, mypy, import-linter, shellcheck
+# make generated  option lists, settings files and tables of the documentation, from the settings
+# make lock       new lock files from setup.cfg
+# make clean      remove what these made
 #
 # All of them install what is missing first (Debian, Ubuntu; as root or with sudo), and leave alone
 # what is done.
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test image venv lint lock clean
+.PHONY: help demo test image venv lint generated lock clean
 
 DEMO := demo
 # Tests that watch memory and schedulers, or fill the machine by themselves.
@@ -68,6 +69,9 @@ lint:
 	check shellcheck $(SCRIPTS); \
 	check shellcheck --shell=bash --exclude=SC2034,SC2154 $(SNIPPETS); \
 	exit $$status
+
+generated:
+	@$(call provision,); "$$(containers/venv)/bin/python" -m neuroferry.cli.options --write
 
 lock:
 	@$(call provision,); containers/lock

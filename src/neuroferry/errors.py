@@ -9,21 +9,37 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the BIDS execution specification (draft) and of ``sysexits.h``."""
+    """Exit codes of the BIDS execution specification (draft) and of ``sysexits.h``.
 
-    OK = 0
-    STEP_FAILED = 1
-    INVALID_BIDS = 16
-    UNKNOWN_LEVEL = 17
-    NOTHING_MATCHED = 18
-    USAGE = 64
-    DATA = 65
-    NO_INPUT = 66
-    SOFTWARE = 70
-    CANNOT_CREATE = 73
-    IO = 74
-    TEMPORARY = 75
-    INTERRUPTED = 130
+    Attributes
+    ----------
+    meaning : str
+        When the program, or the launcher, ends with it.
+    """
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        """Make a code with its meaning."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    OK = 0, "success"
+    STEP_FAILED = 1, "a step or a participant failed; the reports say which and why"
+    INVALID_BIDS = 16, "not a BIDS dataset"
+    UNKNOWN_LEVEL = 17, "unknown level of analysis"
+    NOTHING_MATCHED = 18, "no participant, session or file matched"
+    USAGE = 64, "wrong arguments or settings"
+    DATA = 65, "unusable data, such as an error in every participant"
+    NO_INPUT = 66, "an input does not exist or cannot be read"
+    UNAVAILABLE = 69, "the launcher: a program is not installed, or a machine cannot be reached"
+    SOFTWARE = 70, "a defect of neuroferry, or a tool that failed"
+    CANNOT_CREATE = 73, "an output cannot be created"
+    IO = 74, "disk or file error, such as a full disk"
+    TEMPORARY = 75, "try again later: not enough memory or disk now, another run, a scheduler"
+    INTERRUPTED = 130, "interrupted by Ctrl-C (143: by SIGTERM)"
 
 
 class NeuroferryError(Exception):

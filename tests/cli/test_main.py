@@ -42,7 +42,7 @@ def test_version(capsys):
     [
         ([], 64, "Give: neuroferry BIDS_DIR OUTPUT_DIR participant"),
         (["bids"], 64, "Missing: output_dir"),
-        (["bids", "out", "subject"], 17, "'subject' is no level of analysis"),
+        (["bids", "out", "subject"], 17, "Unknown value 'subject' for 'level'. Choose one of"),
         (["bids", "out", "participant", "--nproc", "2"], 64, "nrecognized arguments: --nproc"),
         (["bids", "out", "participant", "--mem", "8"], 64, "Write it with its unit"),
         (["bids", "out", "participant", "-d", "x"], 64, "takes NAME=PATH"),
@@ -54,6 +54,9 @@ def test_version(capsys):
         (["bids", "out", "participant", "--bids-filter-file", "no.json"], 66, "no.json"),
         (["bids", "out", "participant", "--bundles", "no.toml"], 66, "no.toml"),
         (["bids", "out", "participant", "--profile-extent", "all"], 64, "waypoints, whole"),
+        (["bids", "out", "participant", "--fd-spike-threshold", "nan"], 64, "a finite number"),
+        (["bids", "out", "participant", "--json"], 64, "give --dry-run as well"),
+        (["bids", "out", "participant", "-w", "~no-such-user/w"], 64, "no user ~no-such-user"),
         (["bids", "out", "group"], 66, "holds no participant yet"),
         (["bids", "out", "participant", "--reports-only"], 66, "holds no run"),
     ],

@@ -7,9 +7,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from neuroferry import __version__
 from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, UsageError
+
+if TYPE_CHECKING:
+    import argparse
 
 COMMANDS = (
     "demo",
@@ -97,16 +102,22 @@ def _dispatch(arguments: list[str]) -> int:
     return run(config, command=" ".join(["neuroferry", *arguments]))
 
 
-def _run_command(name: str, arguments: list[str]) -> int:
+def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """Give the module of a command and the parser of its arguments."""
     import argparse
-
-    from neuroferry.cli.parser import normalise
 
     module = importlib.import_module(f"neuroferry.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"neuroferry {name}", description=(module.__doc__ or "").strip().splitlines()[0]
     )
     module.add_arguments(parser)
+    return module, parser
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    from neuroferry.cli.parser import normalise
+
+    module, parser = command_parser(name)
     try:
         parsed = parser.parse_args(normalise(arguments))
     except SystemExit as err:

@@ -8,10 +8,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from neuroferry.config import make_slurm_config
+from neuroferry.cli.parser import add_setting
+from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine.resources import parse_memory
 from neuroferry.engine.slurm.scripts import header, host_command
 from neuroferry.errors import ExitCode, InputError
+from neuroferry.setting import COMMAND_LINE, Entry, entries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,17 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hours", type=float, default=12.0, metavar="H", help="time of a job; default: 12"
     )
-    for name in ("account", "partition", "qos", "constraint"):
-        parser.add_argument(f"--slurm-{name}", default="", metavar="NAME", help="as for sbatch")
-    parser.add_argument(
-        "--slurm-prolog", action="append", metavar="LINE", help="a line that each job starts with"
-    )
+    for entry in _settings():
+        add_setting(parser, entry)
     parser.add_argument(
         "--options",
         default="",
         metavar="TEXT",
         help="more options of neuroferry, as one text: --options='--sloppy --random-seed 2'",
     )
+
+
+def _settings() -> list[Entry]:
+    """List the settings of SLURM that a plain job script knows."""
+    names = ("account", "partition", "qos", "constraint", "prolog")
+    return [entry for entry in entries(SlurmConfig, "slurm.") if entry.name in names]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,8 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.bids_dir} holds no folder of a participant (sub-...).",
             exit_code=ExitCode.NOTHING_MATCHED,
         )
-    keys = ("account", "partition", "qos", "constraint")
-    settings = make_slurm_config({key: getattr(arguments, f"slurm_{key}") for key in keys})
+    given = {entry.name: getattr(arguments, entry.key) for entry in _settings()}
+    settings = make_slurm_config(
+        {name: value for name, value in given.items() if value is not None}, source=COMMAND_LINE
+    )
     mem_mb = round(parse_memory(arguments.mem) * 1e9 / 2**20)
     lines = header("subjects", settings, mem_mb, arguments.nprocs, round(arguments.hours * 60))
     lines.insert(1, f"#SBATCH --array=1-{len(labels)}")
@@ -69,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         words += ["-w", arguments.work_dir]
     words += [*shlex.split(arguments.options), "--plugin", "MultiProc"]
     lines += [
-        *(arguments.slurm_prolog or ()),
+        *settings.prolog,
         f"labels=({shlex.join(labels)})",
         f"enter=({host_command(os.environ, sys.executable)})",
         f'exec "${{enter[@]}}" {shlex.join(words)} '
