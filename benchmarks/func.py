@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neuroferry.bids.bold import BoldRun, bold_runs
+from neuroferry.bids.bold import BoldRun, check_bold
 from neuroferry.bids.index import index_subjects
 from neuroferry.engine.record import StepSummary, list_runs, read_events, read_run
 
@@ -67,7 +67,7 @@ def report(bids: Path, out: Path) -> None:
     runs = {
         (subject.label, f"bold_{run.label}_wf"): run
         for subject in index_subjects(bids)
-        for run in bold_runs(subject)
+        for run in check_bold(subject).runs
     }
     for (subject, name), steps in steps_of_runs(out).items():
         run = runs[subject, name]

@@ -49,8 +49,7 @@ def measure(number: int) -> dict[str, float]:
             }
         )
         config = Config(folder, folder / "out", "participant")
-        people = subjects(folder, number)
-        plan_subjects(plugin, config, people, lambda some: build(folder, some))
+        plan_subjects(plugin, config, plans(folder, number), lambda some: build(folder, some))
         script = plugin.write()
         planned = time.monotonic() - started
         started = time.monotonic()
@@ -73,38 +72,50 @@ def measure_peer(number: int) -> dict[str, float]:
         folder = Path(name)
         os.environ.update(stand_ins(folder))
         started = time.monotonic()
-        workflow = build(folder, list(subjects(folder, number)))
+        workflow = build(folder, list(plans(folder, number)))
         workflow.run(plugin="SLURMGraph", plugin_args={"dont_resubmit_completed_jobs": False})
         seconds = time.monotonic() - started
         calls = len((folder / "count").read_text().splitlines())
     return {"seconds": seconds, "calls": calls}
 
 
-def subjects(folder: Path, number: int) -> Iterator[Any]:
-    """Give participants with one T1w image each, all the same file under names of their own."""
+def plans(folder: Path, number: int) -> Iterator[Any]:
+    """Plan participants with one T1w image each, all the same file under names of their own."""
     import numpy as np
 
     from neuroferry.bids.model import Run, Subject
     from neuroferry.interfaces.image.images import save_nifti
+    from neuroferry.selection.participant import plan_participant
 
+    settings = build_settings(folder)
     image = folder / "T1w.nii.gz"
     save_nifti(np.zeros((160, 200, 200), np.uint8), np.eye(4), image)
     for i in range(number):
         label = f"{i:05d}"
         path = folder / f"sub-{label}_T1w.nii.gz"
         path.symlink_to(image)
-        yield Subject(label, (Run(path, {"subject": label}, "T1w", "anat"),))
+        subject = Subject(label, (Run(path, {"subject": label}, "T1w", "anat"),))
+        yield plan_participant(subject, settings.workflow, settings.spaces)
 
 
 def build(folder: Path, participants: list[Any]) -> Any:
     """Build the anatomical graph of some participants."""
-    from neuroferry.config import Settings
     from neuroferry.workflows.base import init_neuroferry_wf
 
-    settings = Settings(bids_dir=folder, out_dir=folder / "out", omp_nthreads=4)
-    workflow = init_neuroferry_wf(subjects=participants, settings=settings)
+    workflow = init_neuroferry_wf(plans=participants, settings=build_settings(folder))
     workflow.base_dir = str(folder / "work")
     return workflow
+
+
+def build_settings(folder: Path) -> Any:
+    """Give the settings of the anatomical graph."""
+    from neuroferry.config import WorkflowConfig
+    from neuroferry.selection.spaces import parse_output_spaces
+    from neuroferry.workflows.base import BuildSettings
+
+    config = WorkflowConfig(workflows=("anat", "qc"))
+    spaces = parse_output_spaces(config.output_spaces)
+    return BuildSettings(folder, folder / "out", config, spaces, omp_nthreads=4)
 
 
 def stand_ins(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.bids.bold import bold_runs, check_bold, settle_slice_times, settle_tr
+from neuroferry.bids.bold import check_bold, settle_slice_times, settle_tr
 from neuroferry.bids.index import index_subjects
 from neuroferry.bids.validate import check_subjects
 
@@ -75,7 +75,7 @@ def test_the_single_band_reference_of_a_run(dataset):
     assert (errors, warnings) == ([], [])
     assert (first.sbref, second.sbref) == (path, None)
     assert said(dataset, ignore=("sbref",))[1:] == ([], [])
-    assert bold_runs(dataset.subject(), ignore=("sbref",))[0].sbref is None
+    assert check_bold(dataset.subject(), ignore=("sbref",)).runs[0].sbref is None
 
 
 def test_the_reference_of_the_shortest_echo(dataset):
@@ -269,7 +269,7 @@ def test_an_echo_that_cannot_be_read_leaves_the_others(dataset):
 def test_phase_images_are_no_runs(dataset):
     dataset("task-rest_part-mag")
     dataset("task-rest_part-phase")
-    assert [run.label for run in bold_runs(dataset.subject())] == ["task_rest_part_mag"]
+    assert [run.label for run in check_bold(dataset.subject()).runs] == ["task_rest_part_mag"]
 
 
 def test_partial_coverage_is_no_error(dataset):

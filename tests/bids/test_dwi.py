@@ -7,7 +7,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.bids.dwi import check_dwi, dwi_runs
+from neuroferry.bids.dwi import check_dwi
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.index import index_subjects
 from neuroferry.bids.metadata import read_json
@@ -90,7 +90,7 @@ def test_gradients_are_found_in_folders_above(dataset):
     for extension in ("bval", "bvec"):
         (folder / f"sub-01_run-1_dwi.{extension}").rename(folder.parents[1] / f"dwi.{extension}")
     dataset("run-2_dwi", bvals=BVALS * 2)
-    first, second = dwi_runs(index_subjects(dataset.root)[0])
+    first, second = check_dwi(index_subjects(dataset.root)[0]).runs
     assert first.bval == folder.parents[1] / "dwi.bval"
     assert (first.shells[1].b, second.shells[1].b) == (1000, 2000)  # the nearest counts
 

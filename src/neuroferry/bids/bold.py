@@ -122,18 +122,6 @@ def _echo_order(run: Run) -> tuple[float, int]:
     return seconds, int(index) if index.isdigit() else 0
 
 
-def bold_runs(subject: Subject, *, ignore: Collection[str] = ()) -> list[BoldRun]:
-    """Read the runs of a participant, in the order of their names; broken ones are left out.
-
-    ``slicetiming`` among the names in `ignore` leaves the times of the slices out, ``sbref``
-    single-band references.
-    """
-    groups = group_echoes(subject.select("func", "bold"))
-    references = subject.select("func", "sbref")
-    found = (examine_run(echoes, references, ignore=ignore)[0] for echoes in groups)
-    return [run for run in found if run is not None]
-
-
 class CheckedBold(NamedTuple):
     """BOLD runs of a participant, and what is wrong with them.
 
@@ -160,7 +148,7 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
     subject : Subject
         Whose images can be read.
     ignore : collection of str
-        As for `bold_runs`.
+        ``slicetiming`` leaves the times of the slices out, ``sbref`` single-band references.
 
     Returns
     -------
@@ -196,7 +184,7 @@ def examine_run(
     references : sequence of Run
         Single-band references of the participant.
     ignore : collection of str
-        As for `bold_runs`.
+        As for `check_bold`.
 
     Returns
     -------

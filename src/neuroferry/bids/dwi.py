@@ -127,12 +127,6 @@ def dwi_images(subject: Subject) -> tuple[Run, ...]:
     return tuple(run for run in images if run.entities.get("part") not in OTHER_PARTS)
 
 
-def dwi_runs(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> list[DwiRun]:
-    """Read the runs of a participant, in the order of their names; broken ones are left out."""
-    found = (examine_dwi(run, b0_threshold=b0_threshold)[0] for run in dwi_images(subject))
-    return [run for run in found if run is not None]
-
-
 class CheckedDwi(NamedTuple):
     """DWI runs of a participant, and what is wrong with them.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from neuroferry.bids.headers import image_grid, image_shape
+from neuroferry.bids.headers import image_grid
 from neuroferry.bids.model import Run, Subject
 from neuroferry.bids.precomputed import (
     Anatomy,
@@ -232,13 +232,14 @@ def _computed(
                 cite_precomputed(xfms, derivatives, subject.label),
             )
         )
+    grids = [image_grid(run.path) for run in images]
     return AnatomyPlan(
         session,
         "computed",
         why,
-        *image_grid(images[0].path),
+        *grids[0],
         images=images,
-        shapes=tuple(image_shape(run.path) for run in images),
+        shapes=tuple(shape for shape, _ in grids),
         files=parts,
         cited=cite_precomputed(parts, derivatives, subject.label),
         templates=tuple(templates),

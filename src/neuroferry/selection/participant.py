@@ -6,9 +6,7 @@ take a `ParticipantPlan`; none of them looks into the dataset again.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -129,9 +127,7 @@ class ParticipantPlan:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that results depend on but the content of the input files."""
-        decided = replace(self, problems=())
-        text = json.dumps(dataclasses.asdict(decided), sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(repr(replace(self, problems=())).encode()).hexdigest()
 
 
 def wanted_suffixes(config: WorkflowConfig) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dwi_tables import SHAPE, directions
 from nipype.pipeline.engine.utils import generate_expanded_graph
 from plans import workflow_of
 
-from neuroferry.bids.dwi import dwi_runs
+from neuroferry.bids.dwi import check_dwi
 from neuroferry.bids.model import Run, Subject
 from neuroferry.selection.joining import plan_joined
 
@@ -66,7 +66,7 @@ def halves(**second):
 
 
 def test_two_halves_are_one(person):
-    runs = dwi_runs(person(*halves(b=2000.0, count=20)))
+    runs = check_dwi(person(*halves(b=2000.0, count=20))).runs
     (joined,), reasons = plan_joined(runs, ())
     assert reasons == []
     assert [run.entities["run"] for run in joined.runs] == ["1", "2"]
@@ -99,7 +99,7 @@ def test_two_halves_are_one(person):
     ],
 )
 def test_runs_that_differ_are_not_joined(person, second, why):
-    runs = dwi_runs(person(*halves(**second)))
+    runs = check_dwi(person(*halves(**second))).runs
     found, (reason,) = plan_joined(runs, ())
     assert found == []
     assert why in reason
@@ -108,7 +108,7 @@ def test_runs_that_differ_are_not_joined(person, second, why):
 
 def test_distortion_decides_between_directions(person):
     one, two = halves(metadata=PA)
-    runs = dwi_runs(person(one, two))
+    runs = check_dwi(person(one, two)).runs
     paths = [run.run.path for run in runs]
     assert len(plan_joined(runs, paths)[0]) == 1
     found, (reason,) = plan_joined(runs, paths[:1])
@@ -118,7 +118,7 @@ def test_distortion_decides_between_directions(person):
 
 def test_runs_of_other_sessions_are_nothing_to_each_other(person):
     one, two = halves()
-    runs = dwi_runs(person(one, two))
+    runs = check_dwi(person(one, two)).runs
     other = replace(runs[1].run, entities={**runs[1].run.entities, "session": "2"})
     assert plan_joined([runs[0], replace(runs[1], run=other)], ()) == ([], [])
 
