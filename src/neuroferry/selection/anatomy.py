@@ -178,14 +178,14 @@ def plan_anatomies(
     warnings: list[str] = []
     asked = [name for name in ("anat", "qc") if name in workflows]
     if asked:
-        whys = dict.fromkeys(there, f"--workflows {' '.join(asked)}")
+        whys = dict.fromkeys(there, f"for {' and '.join(asked)}")
     for session in wanted:
         t1w = t1w_of_session(subject, session)
         if t1w and t1w[0].session in whys:
             continue
         found = _find_whole(subject, session, derivatives, spaces.templates)
         if found is None and t1w:
-            whys[t1w[0].session] = "its BOLD or DWI runs need it"
+            whys[t1w[0].session] = "for its BOLD or DWI runs"
             warnings += _lacking(subject, session, derivatives, spaces.templates)
         elif found is not None:
             precomputed[session] = _precomputed(session, found, spaces.templates)
