@@ -1,5 +1,6 @@
 """``--dry-run`` as a user gives it: what it prints, its exit code, and that it writes nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,41 @@ def test_what_does_not_fit(phantom_bids, tmp_path):
     last = done.stdout.rstrip().splitlines()[-1].strip()
     assert last == f"./neuroferry {phantom_bids} '/my out' participant --plugin SLURMGraph"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_decisions_for_programs(phantom_bids, tmp_path):
+    done = dry_run(phantom_bids, tmp_path / "out", "--json", "--nprocs", "2")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)  # and nothing else is on standard output
+    assert [person["participant"] for person in told["participants"]] == ["01", "02"]
+    (anatomy,) = told["participants"][0]["anatomies"]
+    assert (anatomy["source"], anatomy["why"]) == ("computed", "for anat and qc")
+    assert [path.rpartition("/")[2] for path in anatomy["images"]] == ["sub-01_T1w.nii.gz"]
+    assert told["run"]["verdict"].startswith("fits")
+    assert told["run"]["steps_to_do"] > 0
+    assert {disk["path"] for disk in told["run"]["disks"]} == {
+        str(tmp_path / "out"),
+        str(tmp_path / "out-work"),
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_do_is_told_to_programs(tmp_path):
+    (tmp_path / "bids" / "sub-01" / "anat").mkdir(parents=True)
+    (tmp_path / "bids" / "dataset_description.json").write_text(
+        '{"Name": "x", "BIDSVersion": "1.10.0"}'
+    )
+    (tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"")
+    done = dry_run(tmp_path / "bids", tmp_path / "out", "--json")
+    assert done.returncode == 65, done.stderr
+    told = json.loads(done.stdout)
+    (person,) = told["participants"]
+    assert (person["has_work"], told["run"]) == (False, None)
+    errors = [p["message"] for p in person["problems"] if p["severity"] == "error"]
+    assert len(errors) == 2
+    assert "sub-01_T1w.nii.gz" in errors[0]
+    assert "so nothing was run" in errors[1]
 
 
 @pytest.mark.parametrize(("largest", "machine"), [(2.7, 3), (4.0, 5), (20.9, 24)])
