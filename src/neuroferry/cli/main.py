@@ -20,6 +20,7 @@ COMMANDS = (
     "demo",
     "phantom",
     "launcher",
+    "licences",
     "dask-worker",
     "status",
     "resubmit",

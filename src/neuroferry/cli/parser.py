@@ -20,6 +20,7 @@ commands (instead of BIDS_DIR):
   demo OUT          make a small example dataset and run everything on it
   phantom OUT       write digital brains with a known truth as a BIDS dataset
   launcher          print the host launcher, one bash file
+  licences          list what is inside, its licences, and whether commercial use is allowed
   status OUT        show the state of the latest run, on a laptop or a cluster alike
   resubmit OUT      run again what failed, with the same settings
   cancel OUT        take a run's jobs out of the queue
