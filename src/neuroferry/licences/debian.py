@@ -132,7 +132,8 @@ def _texts(expression: str, bodies: Mapping[str, str]) -> dict[str, str]:
 
 
 def _names(words: str) -> list[str]:
-    return [name for name in re.split(r",?\s+(?:and/or|and|or)\s+|,\s*", words) if name]
+    names = re.split(r",?\s+(?:and/or|and|or)\s+|,\s*", words, flags=re.IGNORECASE)
+    return [name for name in names if name]
 
 
 def _expression(words: str) -> str:
@@ -141,9 +142,10 @@ def _expression(words: str) -> str:
     Where "and" and "or" are mixed, all apply: that claims no freedom that is not given.
     """
     names = list(dict.fromkeys(_identifier(name) for name in _names(words)))
-    choice = re.search(r"\bor\b", words) and not re.search(r"\band\b(?!/or)", words)
-    if choice and len(names) > 1:
-        return f"({' OR '.join(names)})"
+    choice = re.search(r"\bor\b", words, re.IGNORECASE)
+    both = re.search(r"\band\b(?!/or)", words, re.IGNORECASE)
+    if choice and not both and len(names) > 1:
+        return f"({' OR '.join(sorted(names))})"
     return " AND ".join(names)
 
 

@@ -22,12 +22,8 @@ class Tool:
 
     name: str
     licence: str
+    package: str
     cited: tuple[str, ...]
-
-    @property
-    def commercial(self) -> bool | None:
-        """Whether its licence allows commercial use; None where that is not known."""
-        return allows_commercial_use(self.licence)
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +36,12 @@ def load_licences() -> Mapping[str, Any]:
 def load_tools() -> tuple[Tool, ...]:
     """Give every tool of the table."""
     return tuple(
-        Tool(entry["name"], entry["licence"], tuple(entry.get("cited", ())))
+        Tool(
+            entry["name"],
+            entry["licence"],
+            entry.get("package", ""),
+            tuple(entry.get("cited", ())),
+        )
         for entry in load_licences()["tools"]
     )
 
@@ -55,6 +56,37 @@ def tools_of(cited: Iterable[str]) -> tuple[Tool, ...]:
     """
     keys = set(cited)
     return tuple(tool for tool in load_tools() if not tool.cited or keys.intersection(tool.cited))
+
+
+@dataclass(frozen=True)
+class LicenceUse:
+    """A licence, the tools of a result that are under it, and whether it allows commercial use."""
+
+    licence: str
+    tools: str
+    commercial: bool | None
+
+
+def licences_of(cited: Iterable[str]) -> tuple[LicenceUse, ...]:
+    """Give the licences of what took part in a result, in the order of the table.
+
+    Parameters
+    ----------
+    cited : iterable of str
+        Keys of references that its methods text cites.
+
+    Examples
+    --------
+    >>> [use.licence for use in licences_of(["nipype"])]
+    ['Apache-2.0', 'BSD-3-Clause', 'MIT']
+    """
+    names: dict[str, list[str]] = {}
+    for tool in tools_of(cited):
+        names.setdefault(tool.licence, []).append(tool.name)
+    return tuple(
+        LicenceUse(licence, ", ".join(tools), allows_commercial_use(licence))
+        for licence, tools in names.items()
+    )
 
 
 def patents_of(cited: Iterable[str]) -> tuple[str, ...]:
@@ -112,12 +144,12 @@ def licence_ids(expression: str) -> list[str]:
 
 
 def join_expressions(expressions: Iterable[str]) -> str:
-    """Join expressions that all apply into one, each licence once where that is possible.
+    """Join expressions that all apply into one, as short as it says the same.
 
     Examples
     --------
-    >>> join_expressions(["MIT AND Zlib", "Apache-2.0 OR MIT", "MIT"])
-    'MIT AND Zlib AND (Apache-2.0 OR MIT)'
+    >>> join_expressions(["MIT AND Zlib", "Apache-2.0 OR MIT", "MIT", "ISC OR Apache-2.0"])
+    'MIT AND Zlib AND (ISC OR Apache-2.0)'
     """
     alone: dict[str, None] = {}
     choices: dict[str, None] = {}
@@ -128,7 +160,9 @@ def join_expressions(expressions: Iterable[str]) -> str:
                 choices.setdefault(bare if re.fullmatch(r"\([^()]*\)", bare) else f"({bare})")
             else:
                 alone.setdefault(bare.strip("()"))
-    return " AND ".join([*sorted(alone, key=str.lower), *sorted(choices, key=str.lower)])
+    # A choice of which one part applies anyway adds nothing.
+    open_choices = [choice for choice in choices if not alone.keys() & set(licence_ids(choice))]
+    return " AND ".join([*sorted(alone, key=str.lower), *sorted(open_choices, key=str.lower)])
 
 
 def _tokens(expression: str) -> list[str]:
