@@ -68,7 +68,8 @@ def describe(packages: Sequence[Package]) -> list[str]:
     doubtful = [package.name for package in packages if not package.commercial]
     lines.append("")
     if doubtful:
-        lines.append(f"Commercial use is forbidden, or not known to be allowed: {doubtful}.")
+        names = ", ".join(doubtful)
+        lines.append(f"Commercial use is forbidden, or not known to be allowed: {names}.")
     else:
         lines.append(f"The licences of all {len(packages)} packages allow commercial use.")
     return [*lines[1:], *(entry["text"] for entry in load_licences()["patents"])]

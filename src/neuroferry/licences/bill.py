@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from neuroferry import __version__
 from neuroferry.errors import InputError
@@ -92,7 +93,9 @@ def _entry(package: Package) -> dict[str, Any]:
             {
                 "referenceCategory": "PACKAGE-MANAGER",
                 "referenceType": "purl",
-                "referenceLocator": _KINDS[package.kind].format(package.name, package.version),
+                "referenceLocator": _KINDS[package.kind].format(
+                    quote(package.name, safe=""), quote(package.version, safe="")
+                ),
             }
         ]
     return entry
