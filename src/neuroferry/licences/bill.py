@@ -86,7 +86,6 @@ def _entry(package: Package) -> dict[str, Any]:
         "licenseConcluded": "NOASSERTION",
         "licenseDeclared": package.licence,
         "copyrightText": "NOASSERTION",
-        "primaryPackagePurpose": "DATA" if package.kind == "data" else "LIBRARY",
     }
     if package.kind in _KINDS:
         entry["externalRefs"] = [
