@@ -8,7 +8,10 @@ import pytest
 from neuroferry import __version__
 from neuroferry.cli.main import main
 
-HEAVY = ("numpy", "nipype", "nibabel", "bids", "scipy", "ants", "nilearn", "matplotlib", "rich")
+HEAVY = (
+    *("numpy", "nipype", "nibabel", "bids", "scipy", "ants", "nilearn", "matplotlib", "rich"),
+    *("neuroferry.app", "neuroferry.files", "tomllib", "difflib"),
+)
 
 
 @pytest.fixture

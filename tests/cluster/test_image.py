@@ -17,12 +17,14 @@ import pytest
 from people import APPTAINER, USER, Person
 
 import neuroferry
+from neuroferry.licences.terms import allows_commercial_use, licence_ids
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "containers" / "neuroferry"
-HEAVY = "import ants, bids, dipy, matplotlib.pyplot, nilearn, nipype, nireports, niworkflows"
+SHARE = "/usr/share/neuroferry"
+HEAVY = "import bids, dipy, matplotlib.pyplot, nilearn, nipype, niworkflows, skimage"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def checksums(folder):
 
 
 def test_is_small(built):
-    assert built.stat().st_size <= 0.5e9
+    assert built.stat().st_size <= 350e6
 
 
 def test_is_not_built_twice(built):
@@ -99,8 +101,43 @@ def test_own_test_passes(person):
 def test_is_labelled(person):
     labels = person.run(APPTAINER, "inspect", "--labels", person.image).stdout
     assert f"org.opencontainers.image.version: {neuroferry.__version__}" in labels
-    assert "org.opencontainers.image.licenses: Apache-2.0" in labels
     assert "BIDS_DIR" in person.run(APPTAINER, "run-help", person.image).stdout
+
+
+def test_label_names_every_licence_inside(person):
+    labels = person.run(APPTAINER, "inspect", "--json", "--labels", person.image).stdout
+    label = json.loads(labels)["data"]["attributes"]["labels"]["org.opencontainers.image.licenses"]
+    assert allows_commercial_use(label)
+    named = set(licence_ids(label))
+    assert {"Apache-2.0", "MPL-2.0", "GPL-3.0-or-later", "LicenseRef-ICBM152"} <= named
+    bill = json.loads(person.inside("cat", f"{SHARE}/licences.spdx.json").stdout)
+    expressions = {entry["name"]: entry["licenseDeclared"] for entry in bill["packages"]}
+    assert "MPL-2.0" in licence_ids(expressions["mrtrix3"])
+    for expression in expressions.values():
+        for part in re.split(r" AND (?![^(]*\))", expression):
+            assert named & set(licence_ids(part)), expression
+    debian = person.inside("cat", f"{SHARE}/debian-packages.txt").stdout.splitlines()
+    lock = (ROOT / "containers" / "requirements.txt").read_text()
+    inside = {line.split()[0] for line in debian}
+    inside |= set(re.findall(r"^(\S+?)==\S+ \\$", lock, re.MULTILINE))
+    assert inside - set(expressions) == set()
+
+
+def test_lists_its_licences_and_carries_its_notices(person):
+    result = person.run(APPTAINER, "--quiet", "run", person.image, "licences")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^  mrtrix3 +\S+ +yes .*MPL-2.0", result.stdout, re.MULTILINE)
+    assert re.search(r"The licences of all \d+ packages allow commercial use", result.stdout)
+    assert person.launch("licences").stdout == result.stdout
+    assert person.inside("cat", f"{SHARE}/NOTICE").stdout == (ROOT / "NOTICE").read_text()
+
+
+def test_holds_no_program_that_forbids_commercial_use(person):
+    for program in ("dwidenoise", "mrview", "dwipreproc"):
+        assert person.inside("sh", "-c", f"command -v {program}").returncode != 0
+    words = ["grep", "-rlaiE", "non-commercial (research|use|purposes)"]
+    found = person.inside(*words, "/usr/lib/mrtrix3", "/usr/bin", "/opt/neuroferry/bin").stdout
+    assert found == ""
 
 
 def test_records_what_it_is_made_of(person):
@@ -129,7 +166,7 @@ def test_keeps_nothing_of_the_building_machine(person):
     assert person.inside("pip", "config", "list", options=["--contain"]).stdout == ""
 
 
-@pytest.mark.parametrize("program", ["mrconvert", "mrdegibbs", "tckgen"])
+@pytest.mark.parametrize("program", ["dwi2fod", "mrconvert", "mrdegibbs", "tckgen"])
 def test_mrtrix_runs(person, program):
     result = person.inside(program, "-version")
     assert result.returncode == 0, result.stderr
@@ -349,7 +386,16 @@ def inside_of(pid):
 
 
 def test_launcher_knows_the_options_that_take_values():
-    from neuroferry.cli import cancel, dask_worker, demo, phantom, resubmit, sbatch_script, status
+    from neuroferry.cli import (
+        cancel,
+        dask_worker,
+        demo,
+        licences,
+        phantom,
+        resubmit,
+        sbatch_script,
+        status,
+    )
     from neuroferry.cli.parser import build_parser
 
     text = LAUNCHER.read_text()
@@ -358,7 +404,9 @@ def test_launcher_knows_the_options_that_take_values():
         for name in ("TAKES_ONE", "TAKES_MORE")
     }
     parsers = [build_parser()]
-    for module in (demo, phantom, sbatch_script, status, resubmit, cancel, dask_worker):
+    for module in (
+        *(demo, licences, phantom, sbatch_script, status, resubmit, cancel, dask_worker),
+    ):
         import argparse
 
         parsers.append(argparse.ArgumentParser())

@@ -78,6 +78,25 @@ def test_methods_are_cited(study):
     assert "https://doi.org/10.1371/journal.pone.0184661" in page.links
 
 
+def test_licences_of_what_took_part_allow_commercial_use(study):
+    study.whole()
+    text = write(study).text()
+    assert "All licences of the software and templates behind these results allow" in text
+    assert "neuroferry, Nipype, NiWorkflows" in text
+    assert "MRtrix3" not in text
+    assert "10,698,065" not in text
+    methods = (
+        "Noise was removed [@veraart2016], then ringing [@kellner2016] with MRtrix3 [@mrtrix3]."
+    )
+    (study.run_dir / "methods_sub-01.md").write_text(methods)
+    text = write(study).text()
+    assert "MPL-2.0" in text
+    assert "10,698,065" in text
+    (study.run_dir / "methods_sub-01.md").unlink()
+    (study.run_dir / "methods.md").unlink(missing_ok=True)
+    assert "commercial use" not in write(study).text()
+
+
 def test_a_doubtful_brain_mask_is_to_be_looked_at(study):
     brain = {"verdict": "look", "confidence": 0.31, "reasons": ["its volume of 700 ml is small"]}
     page = write(study.whole(brain=brain))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ COMMANDS = (
     "demo",
     "phantom",
     "launcher",
+    "licences",
     "dask-worker",
     "status",
     "resubmit",
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("neuroferry: Interrupted.", file=sys.stderr)
         return int(ExitCode.INTERRUPTED)
     except Exception as err:
+        import traceback
+
         traceback.print_exc()
         print(
             f"neuroferry: This is a defect of neuroferry, not of your data ({err}). Please report "

@@ -1,4 +1,7 @@
-"""The arguments of the BIDS App, made from the settings, and how they become a ``Config``."""
+"""The arguments of the BIDS App, made from the settings, and how they become a ``Config``.
+
+``--help`` is answered before anything is imported that only a run needs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from typing import Any
 
 from neuroferry.config import Config, make_config, merge
 from neuroferry.errors import ExitCode, UsageError
-from neuroferry.files import read_toml
 from neuroferry.setting import COMMAND_LINE, Entry, entries, read_values
 
 COMMANDS = """\
@@ -20,6 +22,7 @@ commands (instead of BIDS_DIR):
   demo OUT          make a small example dataset and run everything on it
   phantom OUT       write digital brains with a known truth as a BIDS dataset
   launcher          print the host launcher, one bash file
+  licences          list what is inside, its licences, and whether commercial use is allowed
   status OUT        show the state of the latest run, on a laptop or a cluster alike
   resubmit OUT      run again what failed, with the same settings
   cancel OUT        take a run's jobs out of the queue
@@ -170,6 +173,8 @@ def parse_config(argv: Sequence[str]) -> Config:
                 "field map are processed without distortion correction."
             )
     values = vars(build_parser().parse_args(argv))
+    from neuroferry.files import read_toml
+
     path = values.pop("config", None)
     settings = merge(_templateflow_home(os.environ), read_toml(Path(path)) if path else {})
     if path:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from neuroferry.engine.names import plain_step, step_place
 from neuroferry.engine.record import RunSummary, StepSummary
+from neuroferry.licences.terms import licences_of, patents_of
 from neuroferry.reports.charts import NOTHING, duration, step_chart
 from neuroferry.reports.gather import (
     Metrics,
@@ -24,7 +25,7 @@ from neuroferry.reports.gather import (
     read_methods,
     session_names,
 )
-from neuroferry.reports.methods import render_methods
+from neuroferry.reports.methods import cited_keys, render_methods
 from neuroferry.reports.metric_table import Metric, metric_table
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
@@ -66,6 +67,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
     outputs = find_outputs(out_dir, subject)
     raw = raw_root(out_dir)
     tables = [_metric_table(m) for session in sessions for m in session.metrics]
+    methods = read_methods(run_dir, subject)
     values = {
         "subject": subject,
         "verdict": judge(run, sessions, scans, any_output=bool(outputs)),
@@ -82,7 +84,9 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         "failures": [_show_failure(step) for step in run.failed],
         "skipped": [_show_skipped(step) for step in run.steps if step.state == "skipped"],
         "problems": [_show_problem(problem) for problem in run.problems],
-        "methods": render_methods(read_methods(run_dir, subject)),
+        "methods": render_methods(methods),
+        "licences": licences_of(cited_keys(methods)) if methods else (),
+        "patents": patents_of(cited_keys(methods)),
         "chart": step_chart(run.steps),
         "step_sentence": _step_sentence(run),
         "step_rows": [_step_row(step) for step in run.steps],
