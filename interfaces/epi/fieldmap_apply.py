@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from neuroferry.bids.epi import phase_encoding_axis
 from neuroferry.errors import InputError
+from neuroferry.files import write_text
 from neuroferry.interfaces.epi.coregister import (
     align_heads,
     mask_points,
@@ -242,7 +243,7 @@ class ApplyFieldmap(SimpleInterface):
         )
         if isdefined(inputs.sources):
             report["sources"] = list(inputs.sources)
-        (out / "sdc.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(out / "sdc.json", json.dumps(report, indent=2) + "\n")
         self._results["sdc_report"] = str(out / "sdc.json")
         self._results["fieldmap"] = save_volume(
             epi.with_data(result.field_hz), out / "fieldmap_boldref.nii.gz"

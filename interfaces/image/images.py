@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import whole_file
 
 GZIP_LEVEL = 4
 MIN_EXTENT_VOXELS = 8
@@ -225,19 +225,12 @@ def save_nifti(
     values = np.asarray(data).astype(kind, copy=False)
     image = nb.Nifti1Image(values, affine, make_header(values.shape, affine, kind, header))
     image.header.set_slope_inter(1, 0)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=raw, mtime=0) as stream:
-                    image.to_stream(stream)
-            else:
-                image.to_stream(raw)
-        Path(beside).chmod(0o666 & ~_umask())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as beside, beside.open("xb") as raw:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=raw, mtime=0) as stream:
+                image.to_stream(stream)
+        else:
+            image.to_stream(raw)
     return path
 
 
@@ -246,13 +239,6 @@ def save_volume(
 ) -> str:
     """Write a :class:`Volume` with :func:`save_nifti` and give its path as text."""
     return str(save_nifti(volume.data, volume.affine, path, header=volume.header, dtype=dtype))
-
-
-def _umask() -> int:
-    """Read the process's file mode mask (there is no call that only reads it)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") -> NDArray[np.bool_]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import whole_file
 from neuroferry.interfaces.image.images import (
     MIN_EXTENT_VOXELS,
     Affine,
     FloatArray,
-    _umask,
     load_volume,
     make_header,
     voxel_sizes,
@@ -340,13 +340,15 @@ class SeriesWriter:
         self._slope = np.float32(self._header["scl_slope"])
 
     def __enter__(self) -> SeriesWriter:
-        handle, beside = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        self._beside = Path(beside)
-        self._raw: IO[bytes] = os.fdopen(handle, "wb")
-        self._stream: Any = self._raw
-        if _is_gzip(self.path):
-            self._stream = gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=self._raw, mtime=0)
-        self._header.write_to(self._stream)
+        with ExitStack() as stack:
+            beside = stack.enter_context(whole_file(self.path))
+            self._stream: Any = stack.enter_context(beside.open("xb"))
+            if _is_gzip(self.path):
+                zipped = gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=self._stream, mtime=0)
+                self._stream = stack.enter_context(zipped)
+            stack.push(self._check_count)
+            self._header.write_to(self._stream)
+            self._open = stack.pop_all()
         return self
 
     def add(self, volume: NDArray[Any]) -> None:
@@ -367,17 +369,10 @@ class SeriesWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        whole = kind is None and self._added == self.n_volumes
-        try:
-            if self._stream is not self._raw:
-                self._stream.close()
-            self._raw.close()
-            if whole:
-                self._beside.chmod(0o666 & ~_umask())
-                self._beside.replace(self.path)
-        finally:
-            self._beside.unlink(missing_ok=True)
-        if kind is None and not whole:
+        self._open.__exit__(kind, error, trace)
+
+    def _check_count(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._added != self.n_volumes:
             raise ValueError(f"{self._added} of {self.n_volumes} volumes were written")
 
 
