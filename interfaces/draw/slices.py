@@ -61,6 +61,11 @@ class Volume:
     affine: NDArray[np.float64]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of voxels, and of values in each where there are several."""
+        return self.data.shape
+
+    @property
     def zooms(self) -> NDArray[np.float64]:
         """Voxel sizes in mm, shape (3,)."""
         sizes: NDArray[np.float64] = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))

@@ -23,8 +23,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.epi import phase_encoding_axis
-from neuroferry.errors import InputError
+from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
 from neuroferry.files import write_text
 from neuroferry.interfaces.epi.coregister import (
     align_heads,
@@ -144,11 +143,7 @@ def apply_fieldmap(
     InputError
         If the readout time is no such time.
     """
-    if not 0 < readout_time < 1:
-        raise InputError(
-            f"TotalReadoutTime is {readout_time:g} s; it must lie between 0 and 1 s. Correct the"
-            " sidecar."
-        )
+    check_readout_time(readout_time)
     axis, _ = phase_encoding_axis(direction)
 
     def correct(at: Affine) -> tuple[FloatArray, FloatArray]:

@@ -15,6 +15,7 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from neuroferry.bids.headers import Grid, check_same_grid, reading_image
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.files import whole_file
 
@@ -97,14 +98,9 @@ def load_volume(path: str | os.PathLike[str]) -> Volume:
         If it is not three-dimensional, too small, or its affine is singular.
     """
     path = Path(path)
-    try:
+    with reading_image(path):
         image: Any = nb.load(path)
         data = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError) as error:
-        raise InputError(
-            f"{path.name} cannot be read as a NIfTI image ({error}); it may be truncated: "
-            "copy or convert it again."
-        ) from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:
@@ -264,12 +260,13 @@ def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") ->
     InputError
         If nothing is inside.
     """
-    image: Any = nb.load(path)
-    data = np.squeeze(np.asanyarray(image.dataobj))
-    if data.shape != like.data.shape or not np.allclose(image.affine, like.affine, atol=1e-3):
-        raise GeometryError(
-            f"{name} {Path(path).name} lies on another grid than the image that it belongs to."
-        )
+    with reading_image(path):
+        image: Any = nb.load(path)
+        data = np.squeeze(np.asanyarray(image.dataobj))
+    if data.ndim > 3:
+        raise GeometryError(f"{name} {Path(path).name} has {data.shape[3]} volumes; give it one.")
+    about = f"{name} {Path(path).name}", Grid(data.shape, image.affine)
+    check_same_grid(("the image that it belongs to", like), about)
     mask: NDArray[np.bool_] = data > 0.5
     if not mask.any():
         raise InputError(f"{name} {Path(path).name} is empty.")
@@ -428,6 +425,8 @@ def load_map(path: str | Path) -> Volume:
     -------
     Volume
     """
-    image: Any = nb.funcs.squeeze_image(nb.load(path))
-    data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32), posinf=0.0, neginf=0.0)
+    with reading_image(path):
+        image: Any = nb.funcs.squeeze_image(nb.load(path))
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    data = np.nan_to_num(data, posinf=0.0, neginf=0.0)
     return Volume(data, np.asarray(image.affine, dtype=np.float64), image.header)

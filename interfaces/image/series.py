@@ -20,6 +20,7 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroferry.bids.headers import SECONDS, check_same_grid, reading_image
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.files import whole_file
 from neuroferry.interfaces.image.images import (
@@ -33,8 +34,6 @@ from neuroferry.interfaces.image.images import (
 
 INT16_TOP = 32767
 GZIP_LEVEL = 1
-# Seconds in one unit of the header's fourth zoom; an unknown unit is read as seconds.
-TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -216,7 +215,7 @@ def _repetition_time(header: Any) -> float:
     except KeyError:
         unit = "unknown"
     # Seven decimals are what a float32 can mean: 2.0 s in ms is 2.0 s again.
-    return round(value * TIME_UNITS.get(unit, 1.0), 7)
+    return round(value * SECONDS.get(unit, 1.0), 7)
 
 
 def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series:
@@ -242,13 +241,8 @@ def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series
         If it is not four-dimensional, too small, or its affine is singular.
     """
     path = Path(path)
-    try:
+    with reading_image(path):
         image: Any = nb.load(path)
-    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError) as error:
-        raise InputError(
-            f"{path.name} cannot be read as a NIfTI image ({error}); it may be truncated: "
-            "copy or convert it again."
-        ) from error
     if not isinstance(image, nb.Nifti1Image):
         raise InputError(f"{path.name} is no single-file NIfTI image; convert it to .nii.gz.")
     shape = image.shape
@@ -471,11 +465,7 @@ def highest(series: Series) -> float:
 def load_on_grid(path: str, series: Series) -> FloatArray:
     """Read a map that must lie on the grid of a series."""
     volume = load_volume(path)
-    same = np.allclose(volume.affine, series.affine, atol=1e-3)
-    if volume.shape != series.shape3 or not same:
-        raise GeometryError(
-            f"{Path(path).name} lies on another grid than {series.path.name}, which it belongs to."
-        )
+    check_same_grid((series.path.name, series), (Path(path).name, volume))
     return volume.data
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroferry.bids.headers import SAME_VOXELS_MM, Grid, same_grid
 from neuroferry.errors import InputError
 from neuroferry.files import write_bytes, write_text
 from neuroferry.interfaces.image.images import (
@@ -417,7 +418,8 @@ def _slab_points(
     if not transforms or not isinstance(transforms[0], DisplacementField):
         return map_points(points, transforms)
     field = transforms[0]
-    if field.data.shape[:3] != shape or not np.allclose(field.affine, affine, atol=1e-6):
+    own = Grid(field.data.shape, field.affine)
+    if not same_grid(own, Grid(shape, affine), tolerance_mm=SAME_VOXELS_MM):
         return map_points(points, transforms)
     # The grid is the field's own: read the displacements, do not interpolate them.
     points += field.data[start:stop].reshape(-1, 3).T
