@@ -20,7 +20,7 @@ from nipype.interfaces.base import (
 )
 
 from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
-from neuroferry.bids.headers import SAME_VOXELS_MM, same_axes, same_grid
+from neuroferry.bids.headers import SAME_VOXELS_MM, read_header, same_axes, same_grid
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.coregister import mask_points, rms_distance
 from neuroferry.interfaces.epi.distortion import unwarp
@@ -62,14 +62,11 @@ def mean_image(path: str | Path) -> Volume:
     -------
     Volume
     """
-    import nibabel as nb
-
-    image: Any = nb.load(path)
-    if len(image.shape) < 4 or image.shape[3] == 1:
+    if read_header(path).n_volumes == 1:
         return load_volume(path)
     series = open_series(path)
     mean, _ = temporal_mean_std(series)
-    return Volume(mean.astype(np.float32), series.affine, image.header)
+    return Volume(mean.astype(np.float32), series.affine, series.header)
 
 
 def check_pair(directions: Sequence[str], readout_times: Sequence[float]) -> int:

@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all, and files of settings that are read."""
+"""Files that appear whole or not at all, files of settings, and what unreadable images raise."""
 
 import errno
 import filecmp
 import json
 import os
 import shutil
+import struct
 import tomllib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -138,6 +140,24 @@ def _explain(path: Path, error: OSError) -> NeuroferryError:
         )
     return NeuroferryError(
         f"{path} could not be written: {error.strerror or error}", exit_code=ExitCode.IO
+    )
+
+
+def image_errors() -> tuple[type[Exception], ...]:
+    """List what nibabel raises on a file that it cannot read.
+
+    Which of them depends on where the damage lies: in the file, its compression, or a number of
+    the header that makes no sense as a type, a length, an offset or a quaternion.
+    """
+    import nibabel as nb
+
+    return (
+        *(OSError, EOFError, zlib.error, struct.error, MemoryError),
+        *(ValueError, KeyError, TypeError, IndexError, ArithmeticError),
+        nb.filebasedimages.ImageFileError,
+        nb.spatialimages.HeaderDataError,
+        nb.spatialimages.ImageDataError,
+        nb.wrapstruct.WrapStructError,
     )
 
 

@@ -7,8 +7,6 @@ here each becomes one sentence that names the file.
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import image_errors
 
 Affine = NDArray[np.float64]
 
@@ -132,19 +131,9 @@ def reading_image(path: str | os.PathLike[str]) -> Iterator[None]:
     InputError
         Naming the file, the reason and what to do.
     """
-    import nibabel as nb
-
     try:
         yield
-    except (
-        *(OSError, EOFError, zlib.error, struct.error, MemoryError),
-        # of numbers that make no sense: types, lengths, offsets and quaternions
-        *(ValueError, KeyError, TypeError, IndexError, ArithmeticError),
-        nb.filebasedimages.ImageFileError,
-        nb.spatialimages.HeaderDataError,
-        nb.spatialimages.ImageDataError,
-        nb.wrapstruct.WrapStructError,
-    ) as error:
+    except image_errors() as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"{path} cannot be read as a NIfTI image ({reason}); it may be truncated: copy or"

@@ -238,7 +238,7 @@ def _geometry(path: Path) -> list[tuple[str, str]]:
     try:
         facts = read_header(path)
     except InputError as error:
-        return [("Note", str(error))]
+        return [("Note", f"its header cannot be read: {error}")]
     volumes = facts.shape[3:]
     return [
         ("Voxels", " \u00d7 ".join(str(n) for n in facts.shape[:3])),
