@@ -216,7 +216,7 @@ def opposite_of(direction: str) -> str:
 def encoded(
     runs: Iterable[Run], reasons: list[str]
 ) -> Iterator[tuple[Run, str, float, list[str]]]:
-    """EPI field maps whose encoding is known; why others are not goes to `reasons`."""
+    """Give the EPI field maps whose encoding is known; why others are not goes to `reasons`."""
     for run in runs:
         try:
             way, readout, notes = epi_encoding(run)
