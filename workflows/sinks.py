@@ -27,8 +27,8 @@ class Output:
     ----------
     source : str
         Field of the input node with the file.
-    entities : mapping of str to str
-        Long BIDS names to values.
+    entities : mapping of str to str, or sequence of them
+        Long BIDS names to values; a sequence where the source is a list of files.
     suffix, extension, datatype : str
         ``"bold"``, ``".nii.gz"``, ``"func"``.
     metadata : mapping or None
@@ -42,7 +42,7 @@ class Output:
     """
 
     source: str
-    entities: Mapping[str, str]
+    entities: Mapping[str, str] | Sequence[Mapping[str, str]]
     suffix: str
     metadata: Mapping[str, Any] | None = None
     extension: str = NIFTI
@@ -220,11 +220,13 @@ def _make_sink(output: Output, out_dir: str | Path) -> DerivativesSink:
         "extension": output.extension,
         "datatype": output.datatype,
     }
+    entities = output.entities
+    each = [entities] if isinstance(entities, Mapping) else entities
     if output.labels:
         entity = output.labels[1]
-        sink = LabelledSink(entities=dict(output.entities), label_entity=entity, **named)
+        sink = LabelledSink(entities=dict(each[0]), label_entity=entity, **named)
     else:
-        sink = DerivativesSink(entities=[dict(output.entities)], **named)
+        sink = DerivativesSink(entities=[dict(names) for names in each], **named)
     if output.metadata is not None:
         sink.inputs.metadata = dict(output.metadata)
     return sink

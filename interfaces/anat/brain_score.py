@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neuroferry.files import write_text
 from neuroferry.interfaces.anat.locate import Location
 
 # Mutual information of the winning start (nats, 4 mm, 32 classes): heads found score
@@ -148,5 +149,5 @@ def _volume_reason(volume_ml: float) -> str:
 
 def write_score(score: BrainScore, path: Path) -> Path:
     """Write a score as JSON."""
-    path.write_text(json.dumps(asdict(score), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(asdict(score), indent=2) + "\n")
     return path

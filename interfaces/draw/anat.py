@@ -22,7 +22,12 @@ from nipype.interfaces.base import (
     isdefined,
 )
 
-from neuroferry.errors import GeometryError
+from neuroferry.bids.headers import (
+    SAME_VOXELS_MM,
+    Grid,
+    check_same_grid,
+    same_grid,
+)
 from neuroferry.interfaces.draw.base import Picture
 from neuroferry.interfaces.draw.mosaic import WIDTH, Outline, Painter, View, draw_mosaic, grey
 from neuroferry.interfaces.draw.slices import (
@@ -32,7 +37,6 @@ from neuroferry.interfaces.draw.slices import (
     Box,
     Plane,
     Row,
-    Volume,
     box_around,
     cut,
     load_canonical,
@@ -112,18 +116,6 @@ def air_level(data: NDArray[Any]) -> float | None:
         return None
     air = few[(few > 0) & (few < threshold_otsu(few))]
     return 3 * float(np.median(air)) if air.size > 0.02 * few.size else None
-
-
-def same_grid(volumes: dict[str, Volume]) -> None:
-    """Refuse images that do not lie on one grid."""
-    (first_name, first), *others = volumes.items()
-    for name, volume in others:
-        if volume.data.shape[:3] != first.data.shape[:3]:
-            raise GeometryError(
-                f"The {name} has {volume.data.shape} voxels and the {first_name} "
-                f"{first.data.shape}: they cannot be drawn over each other. Give images "
-                "on one grid."
-            )
 
 
 def draw_quality(t1w: str | Path) -> str:
@@ -219,14 +211,14 @@ def draw_bias(
         An SVG document.
     """
     before, after, field = (load_canonical(p) for p in (t1w_ref, t1w_preproc, bias_field))
-    volumes = {"image": before, "corrected image": after, "bias field": field}
+    volumes = {"the image": before, "the corrected image": after, "the bias field": field}
     inside = after.data > after.data.mean()
     if brain_mask is not None:
         mask = load_canonical(brain_mask)
-        same_grid({"image": before, "brain mask": mask})
+        check_same_grid(("the image", before), ("the brain mask", mask))
         if (mask.data > 0).any():
             inside = np.asarray(mask.data > 0)
-    same_grid(volumes)
+    check_same_grid(*volumes.items())
     values = field.data[inside][::7] if inside.any() else field.data.reshape(-1)[::7]
     # the scale of a bias field is arbitrary: one is its median over the head
     middle = float(np.median(values)) or 1.0
@@ -278,7 +270,7 @@ def draw_brain(t1w: str | Path, brain_mask: str | Path) -> str:
         An SVG document.
     """
     image, mask = load_canonical(t1w), load_canonical(brain_mask)
-    same_grid({"image": image, "brain mask": mask})
+    check_same_grid(("the image", image), ("the brain mask", mask))
     inside = np.asarray(mask.data) > 0
     box = box_around(inside, image.zooms, 14)
     name = "brain mask" if inside.any() else "brain mask (empty)"
@@ -336,7 +328,7 @@ def draw_tissues(t1w: str | Path, dseg: str | Path) -> str:
         An SVG document.
     """
     image, labels = load_canonical(t1w), load_canonical(dseg)
-    same_grid({"image": image, "segmentation": labels})
+    check_same_grid(("the image", image), ("the segmentation", labels))
     codes = np.rint(labels.data).astype(np.uint8)
     brain = codes > 0
     plain = grey(image.data, white_level(image.data, among=brain))
@@ -387,7 +379,8 @@ def template_on(affine: NDArray[np.float64], shape: tuple[int, ...]) -> dict[str
         "wm": template.wm,
         "brain": template.brain_mask.astype(np.float32),
     }
-    if shape != template.t1w.shape or not np.allclose(affine, template.affine):
+    own = Grid(template.t1w.shape, template.affine)
+    if not same_grid(Grid(shape, affine), own, tolerance_mm=SAME_VOXELS_MM):
         there = np.linalg.inv(template.affine) @ affine
         maps = {
             name: affine_transform(data, there[:3, :3], there[:3, 3], shape, order=1)
@@ -443,8 +436,6 @@ class QualityPicture(Picture):
     input_spec = _QualityPictureInputSpec
 
     def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_quality
-
         return draw_quality(self.inputs.t1w)
 
 
@@ -461,8 +452,6 @@ class BiasPicture(Picture):
     input_spec = _BiasPictureInputSpec
 
     def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_bias
-
         mask = self.inputs.brain_mask
         return draw_bias(
             self.inputs.t1w_ref,
@@ -483,8 +472,6 @@ class BrainPicture(Picture):
     input_spec = _BrainPictureInputSpec
 
     def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_brain
-
         return draw_brain(self.inputs.t1w, self.inputs.brain_mask)
 
 
@@ -499,8 +486,6 @@ class TissuesPicture(Picture):
     input_spec = _TissuesPictureInputSpec
 
     def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_tissues
-
         return draw_tissues(self.inputs.t1w, self.inputs.dseg)
 
 
@@ -514,6 +499,4 @@ class NormalisationPicture(Picture):
     input_spec = _NormalisationPictureInputSpec
 
     def _draw(self) -> str:
-        from neuroferry.interfaces.draw.anat import draw_normalisation
-
         return draw_normalisation(self.inputs.std_t1w)

@@ -16,8 +16,9 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, isdefined
 
 from neuroferry.bids.gradients import read_bvals
+from neuroferry.bids.headers import check_same_grid
 from neuroferry.errors import GeometryError
-from neuroferry.interfaces.draw.anat import VERMILION, same_grid, white_level
+from neuroferry.interfaces.draw.anat import VERMILION, white_level
 from neuroferry.interfaces.draw.base import Picture
 from neuroferry.interfaces.draw.epi_space import DIVERGING, colour_bar
 from neuroferry.interfaces.draw.mosaic import (
@@ -115,7 +116,7 @@ def draw_dwi_mask(dwi_ref: str | Path, mask: str | Path) -> str:
         An SVG document.
     """
     image, brain = load_canonical(dwi_ref), load_canonical(mask)
-    same_grid({"b = 0 image": image, "brain mask": brain})
+    check_same_grid(("the b = 0 image", image), ("the brain mask", brain))
     inside = brain.data > 0
     box = box_around(inside, image.zooms, 14)
     return draw_mosaic(
@@ -159,7 +160,7 @@ def draw_maps(
     volumes = {name: load_canonical(path) for name, path in maps.items()}
     if color_fa is not None:
         volumes["color_fa"] = load_canonical(color_fa)
-    same_grid({"b = 0 image": image, "brain mask": brain, **volumes})
+    check_same_grid(("the b = 0 image", image), ("the brain mask", brain), *volumes.items())
     inside = brain.data > 0
     views = [View("b = 0", grey(image.data, white_level(image.data, among=inside, top=97.0)))]
     for name in maps:
@@ -230,12 +231,12 @@ def draw_denoising(
     bvals = read_bvals(bval)
     index = int(np.argmax(bvals))
     was, now = (_one_volume(path, index) for path in (before, after))
-    volumes = {"series as measured": was, "series without noise": now}
+    volumes = {"the series as measured": was, "the series without noise": now}
     shown = was.data > 0.35 * white_level(was.data)
     if mask is not None:
-        volumes["brain mask"] = load_canonical(mask)
-        shown = volumes["brain mask"].data > 0
-    same_grid(volumes)
+        volumes["the brain mask"] = load_canonical(mask)
+        shown = volumes["the brain mask"].data > 0
+    check_same_grid(*volumes.items())
     residual = was.data - now.data
     among = residual[shown] if shown.any() else residual.reshape(-1)
     sigma = max(1.4826 * float(np.median(np.abs(among - np.median(among)))), 1e-30)
@@ -310,7 +311,7 @@ def draw_directions(fa: str | Path, tensor: str | Path, mask: str | Path) -> str
         An SVG document.
     """
     image, elements, brain = (load_canonical(path) for path in (fa, tensor, mask))
-    same_grid({"FA map": image, "tensors": elements, "brain mask": brain})
+    check_same_grid(("the FA map", image), ("the tensors", elements), ("the brain mask", brain))
     inside = brain.data > 0
     box = box_around(inside, image.zooms, 4)
     # the corpus callosum, the corticospinal tracts and the cingulum lie here

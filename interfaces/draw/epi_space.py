@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroferry.bids.headers import check_same_grid
 from neuroferry.interfaces.draw.anat import (
     PURPLE,
     SKY,
     VERMILION,
     YELLOW,
-    same_grid,
     white_level,
 )
 from neuroferry.interfaces.draw.mosaic import WIDTH, Outline, Painter, View, draw_mosaic, grey
@@ -64,7 +64,9 @@ def draw_masks(bold_ref: str | Path, bold_mask: str | Path, compcor_masks: str |
         An SVG document.
     """
     image, mask, noise = (load_canonical(path) for path in (bold_ref, bold_mask, compcor_masks))
-    same_grid({"BOLD reference": image, "brain mask": mask, "CompCor masks": noise})
+    check_same_grid(
+        ("the BOLD reference", image), ("the brain mask", mask), ("the CompCor masks", noise)
+    )
     inside = mask.data > 0
     bits = np.rint(noise.data).astype(np.uint8)
     tissues = [
@@ -109,7 +111,9 @@ def draw_tsnr(tsnr_map: str | Path, bold_ref: str | Path, bold_mask: str | Path)
         An SVG document.
     """
     tsnr, image, mask = (load_canonical(path) for path in (tsnr_map, bold_ref, bold_mask))
-    same_grid({"tSNR map": tsnr, "BOLD reference": image, "brain mask": mask})
+    check_same_grid(
+        ("the tSNR map", tsnr), ("the BOLD reference", image), ("the brain mask", mask)
+    )
     inside = mask.data > 0
     values = tsnr.data[inside] if inside.any() else np.zeros(1, np.float32)
     high = np.float32(max(float(np.percentile(values, 98)), 1.0))
@@ -201,7 +205,9 @@ def draw_coregistration(
         An SVG document.
     """
     anatomy, labels, brain = (load_canonical(path) for path in (t1w, dseg, brain_mask))
-    same_grid({"T1w image": anatomy, "segmentation": labels, "brain mask": brain})
+    check_same_grid(
+        ("the T1w image", anatomy), ("the segmentation", labels), ("the brain mask", brain)
+    )
     inside = brain.data > 0
     box = box_around(inside, anatomy.zooms, 10)
     lines = [
@@ -273,14 +279,18 @@ def draw_distortion(
         An SVG document.
     """
     was, now, mask = (load_canonical(path) for path in (before, after, bold_mask))
-    volumes = {"uncorrected reference": was, "corrected reference": now, "brain mask": mask}
+    volumes = {
+        "the uncorrected reference": was,
+        "the corrected reference": now,
+        "the brain mask": mask,
+    }
     inside = mask.data > 0
     lines = [Outline(inside, VERMILION, "brain mask", width=1.0)]
     if white_matter is not None:
         tissue = load_canonical(white_matter)
-        volumes["white matter map"] = tissue
+        volumes["the white matter map"] = tissue
         lines = [Outline(tissue.data, SKY, "white matter of the T1w", width=1.0), *lines]
-    same_grid(volumes)
+    check_same_grid(*volumes.items())
     box = box_around(inside, now.zooms, 16)
     return draw_mosaic(
         now,
@@ -312,7 +322,7 @@ def draw_fieldmap(fieldmap: str | Path, image: str | Path, bold_mask: str | Path
         An SVG document.
     """
     field, under, mask = (load_canonical(path) for path in (fieldmap, image, bold_mask))
-    same_grid({"field map": field, "image": under, "brain mask": mask})
+    check_same_grid(("the field map", field), ("the image", under), ("the brain mask", mask))
     inside = mask.data > 0
     values = field.data[inside] if inside.any() else field.data.reshape(-1)
     reach = max(float(np.percentile(np.abs(values), 98)), 1.0)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroferry.bids.headers import reading_image
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -61,6 +63,11 @@ class Volume:
     affine: NDArray[np.float64]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of voxels, and of values in each where there are several."""
+        return self.data.shape
+
+    @property
     def zooms(self) -> NDArray[np.float64]:
         """Voxel sizes in mm, shape (3,)."""
         sizes: NDArray[np.float64] = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
@@ -99,9 +106,9 @@ def load_canonical(path: str | Path) -> Volume:
     """
     import nibabel as nb
 
-    image = nb.funcs.squeeze_image(nb.load(path))
-    image = nb.as_closest_canonical(image)
-    data = np.asarray(image.dataobj)
+    with reading_image(path):
+        image = nb.as_closest_canonical(nb.funcs.squeeze_image(nb.load(path)))
+        data = np.asarray(image.dataobj)
     if data.dtype.kind == "f":
         data = np.nan_to_num(data.astype(np.float32, copy=False), posinf=0.0, neginf=0.0)
     return Volume(data, np.asarray(image.affine, dtype=np.float64))

@@ -52,6 +52,7 @@ from neuroferry.interfaces.dwi.gradients import (
     world_to_fsl,
     write_gradients,
 )
+from neuroferry.interfaces.dwi.tensor import tensor_design
 from neuroferry.interfaces.epi.motion import head_mask
 from neuroferry.interfaces.image.images import Volume, load_mask
 from neuroferry.interfaces.image.series import Series, open_series
@@ -167,26 +168,6 @@ def describe_frame(frame: Floats) -> str:
     return ", ".join(names)
 
 
-def tensor_design(bvals: Floats, bvecs: Floats) -> Floats:
-    """Weights of the tensor's six elements in the logarithm of the signal.
-
-    Parameters
-    ----------
-    bvals : ndarray of float64, shape (N,)
-        s/mm2.
-    bvecs : ndarray of float64, shape (N, 3)
-        Unit vectors.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, 7)
-        For Dxx, Dxy, Dxz, Dyy, Dyz, Dzz and the logarithm of the signal without weighting.
-    """
-    x, y, z = bvecs.T
-    squares = np.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], axis=1)
-    return np.hstack([-bvals[:, None] * squares, np.ones((len(bvals), 1))])
-
-
 def main_directions(
     series: Series, bvals: Floats, bvecs: Floats, mask: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
@@ -213,7 +194,7 @@ def main_directions(
     used = np.flatnonzero(bvals <= _MOST_B)
     if not determine_tensor(bvecs[used]):
         used = np.arange(len(bvals))
-    inverse = np.linalg.pinv(tensor_design(bvals[used], bvecs[used]))
+    inverse = np.linalg.pinv(tensor_design(Gradients(bvals[used], bvecs[used])))
     elements = np.zeros((7, int(np.count_nonzero(mask))))
     positive = np.ones(elements.shape[1], dtype=bool)
     for weights, index in zip(inverse.T, used, strict=True):
@@ -221,7 +202,7 @@ def main_directions(
         positive &= values > 0
         elements += weights[:, None] * np.log(np.maximum(values, 1e-6, dtype=np.float64))
     series.close()
-    tensors = elements[[0, 1, 2, 1, 3, 4, 2, 4, 5]].T.reshape(-1, 3, 3)
+    tensors = elements[[1, 2, 3, 2, 4, 5, 3, 5, 6]].T.reshape(-1, 3, 3)
     values, vectors = np.linalg.eigh(tensors)
     mean = values.mean(axis=1, keepdims=True)
     length = np.sqrt(np.maximum((values**2).sum(axis=1), 1e-30))

@@ -38,11 +38,12 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from neuroferry.bids.headers import check_same_grid
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.dwi.mrtrix import run_mrtrix
 from neuroferry.interfaces.dwi.pca import remove_noise
 from neuroferry.interfaces.dwi.rician import without_noise_floor
-from neuroferry.interfaces.image.images import FloatArray, save_nifti
+from neuroferry.interfaces.image.images import FloatArray, load_map, save_nifti
 from neuroferry.interfaces.image.series import Series, SeriesWriter, open_series
 
 #: Fewer volumes tell no noise from signal.
@@ -302,13 +303,9 @@ class CorrectRician(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         series = open_series(self.inputs.in_file)
-        image: Any = nb.nifti1.load(self.inputs.noise_map)
-        sigma = np.asarray(image.dataobj, dtype=np.float32)
-        if sigma.shape != series.shape3 or not np.allclose(image.affine, series.affine, atol=1e-3):
-            raise GeometryError(
-                f"{Path(self.inputs.noise_map).name} lies on another grid than"
-                f" {series.path.name}, whose noise it is."
-            )
+        noise = load_map(self.inputs.noise_map)
+        check_same_grid((series.path.name, series), (Path(self.inputs.noise_map).name, noise))
+        sigma = noise.data
         if not (sigma > 0).any():
             self._results["out_file"] = self.inputs.in_file
             return runtime

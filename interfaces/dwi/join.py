@@ -24,15 +24,14 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.errors import GeometryError, InputError
+from neuroferry.bids.headers import check_same_grid
+from neuroferry.errors import InputError
 from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
 from neuroferry.interfaces.image.images import FloatArray, load_mask, load_volume, save_nifti
 from neuroferry.interfaces.image.series import Series, SeriesWriter, highest, open_series
 from neuroferry.interfaces.image.transforms import write_itk_affine
 
-# Grids whose points are no farther apart than this are one, mm.
-SAME_GRID_MM = 0.01
 LEAST_VOXELS = 100
 
 
@@ -112,7 +111,7 @@ def join_runs(parts: Sequence[Part], path: Path) -> FloatArray:
     """
     first = parts[0].series
     for part in parts[1:]:
-        check_grid(part.series, first)
+        check_same_grid((str(first.path), first), (str(part.series.path), part.series))
     writer = SeriesWriter(
         path,
         first.shape3,
@@ -133,22 +132,6 @@ def join_runs(parts: Sequence[Part], path: Path) -> FloatArray:
                     count += 1
     mean: FloatArray = (total / max(count, 1)).astype(np.float32)
     return mean
-
-
-def check_grid(series: Series, first: Series) -> None:
-    """Refuse a run on another grid than the first.
-
-    Raises
-    ------
-    GeometryError
-        Naming both.
-    """
-    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in first.shape3), 1]], dtype=np.float64)
-    apart = np.abs(corners @ (series.affine - first.affine).T).max()
-    if series.shape3 != first.shape3 or apart > SAME_GRID_MM:
-        raise GeometryError(
-            f"{series.path} and {first.path} are to be joined, but lie on different grids."
-        )
 
 
 class _JoinDwiInputSpec(BaseInterfaceInputSpec):

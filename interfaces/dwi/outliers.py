@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.files import write_lines
 from neuroferry.interfaces.epi.realign import MAD_TO_SIGMA
 from neuroferry.interfaces.image.images import Affine, FloatArray, inverse
 
@@ -265,13 +266,13 @@ def _median(values: Floats, axis: int) -> Floats:
 
 def write_outliers(path: Path, deviations: Floats, odd: NDArray[np.bool_]) -> Path:
     """Write a row for each volume: deviation of each slice, then the outliers among them."""
-    with path.open("w", encoding="ascii", newline="") as stream:
-        names = (f"slice{number:03d}" for number in range(deviations.shape[1]))
-        stream.write("\t".join([*names, "outliers"]) + "\n")
-        for row, marks in zip(deviations, odd, strict=True):
-            cells = ["n/a" if math.isnan(v) else f"{v:.4f}" for v in row]
-            which = ",".join(str(number) for number in np.flatnonzero(marks)) or "n/a"
-            stream.write("\t".join([*cells, which]) + "\n")
+    names = (f"slice{number:03d}" for number in range(deviations.shape[1]))
+    lines = ["\t".join([*names, "outliers"])]
+    for row, marks in zip(deviations, odd, strict=True):
+        cells = ["n/a" if math.isnan(v) else f"{v:.4f}" for v in row]
+        which = ",".join(str(number) for number in np.flatnonzero(marks)) or "n/a"
+        lines.append("\t".join([*cells, which]))
+    write_lines(path, lines)
     return path
 
 

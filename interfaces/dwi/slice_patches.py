@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.files import whole_file
 from neuroferry.interfaces.image.images import FloatArray
 
 
@@ -75,7 +76,8 @@ class Patches:
 
 def write_patches(patches: Patches, path: Path) -> Path:
     """Write slices; the same ones give the same bytes."""
-    np.savez(path, replaced=patches.replaced, slices=patches.slices)
+    with whole_file(path) as beside, beside.open("xb") as stream:
+        np.savez(stream, replaced=patches.replaced, slices=patches.slices)
     return path
 
 

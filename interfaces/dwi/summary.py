@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from neuroferry.bids.metadata import read_json
 from neuroferry.files import write_json
-from neuroferry.interfaces.image.images import FloatArray, load_mask, load_volume
+from neuroferry.interfaces.image.images import FloatArray, load_map, load_mask, load_volume
 
 _PARTS = {
     "gradient_report": "Gradients",
@@ -129,9 +128,7 @@ class SummariseDwi(SimpleInterface):
             reference = load_volume(inputs.dwi_ref)
             brain = load_mask(inputs.dwi_mask, reference, "brain mask")
             # a map that says nothing has one value only, which no image may have
-            noise: Any = nb.load(inputs.noise_map)
-            values = np.asarray(noise.dataobj, dtype=np.float32)
-            snr = signal_to_noise(reference.data, values, brain)
+            snr = signal_to_noise(reference.data, load_map(inputs.noise_map).data, brain)
             if snr is not None:
                 content["SNR"] = snr
         out = Path(runtime.cwd) / "summary.json"

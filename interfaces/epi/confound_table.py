@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.files import write_lines
 
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 FD_THRESHOLD = 0.5
@@ -72,11 +74,11 @@ def motion_outliers(
 
 def write_table(path: Path, columns: Mapping[str, Column]) -> None:
     """Write columns as tab-separated values, eight digits each, ``n/a`` for NaN."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        stream.write("\t".join(columns) + "\n")
-        for values in zip(*columns.values(), strict=True):
-            cells = ("n/a" if math.isnan(v) else f"{v:.8g}" for v in values)
-            stream.write("\t".join(cells) + "\n")
+    rows = (
+        "\t".join("n/a" if math.isnan(v) else f"{v:.8g}" for v in values)
+        for values in zip(*columns.values(), strict=True)
+    )
+    write_lines(path, chain(["\t".join(columns)], rows))
 
 
 def read_table(path: str | Path) -> dict[str, Column]:

@@ -34,6 +34,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.files import write_text
 from neuroferry.interfaces.epi.boundary import (
     Boundary,
     boundary_contrast,
@@ -507,5 +508,5 @@ def write_report(result: Coregistration, path: Path) -> Path:
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in report.items()
     }
-    path.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(rounded, indent=2) + "\n")
     return path

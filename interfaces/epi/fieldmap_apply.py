@@ -23,8 +23,8 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.epi import phase_encoding_axis
-from neuroferry.errors import InputError
+from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
+from neuroferry.files import write_text
 from neuroferry.interfaces.epi.coregister import (
     align_heads,
     mask_points,
@@ -143,11 +143,7 @@ def apply_fieldmap(
     InputError
         If the readout time is no such time.
     """
-    if not 0 < readout_time < 1:
-        raise InputError(
-            f"TotalReadoutTime is {readout_time:g} s; it must lie between 0 and 1 s. Correct the"
-            " sidecar."
-        )
+    check_readout_time(readout_time)
     axis, _ = phase_encoding_axis(direction)
 
     def correct(at: Affine) -> tuple[FloatArray, FloatArray]:
@@ -242,7 +238,7 @@ class ApplyFieldmap(SimpleInterface):
         )
         if isdefined(inputs.sources):
             report["sources"] = list(inputs.sources)
-        (out / "sdc.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(out / "sdc.json", json.dumps(report, indent=2) + "\n")
         self._results["sdc_report"] = str(out / "sdc.json")
         self._results["fieldmap"] = save_volume(
             epi.with_data(result.field_hz), out / "fieldmap_boldref.nii.gz"

@@ -19,8 +19,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from neuroferry.bids.epi import phase_encoding_axis
-from neuroferry.bids.headers import same_axes
+from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
+from neuroferry.bids.headers import SAME_VOXELS_MM, read_header, same_axes, same_grid
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.coregister import mask_points, rms_distance
 from neuroferry.interfaces.epi.distortion import unwarp
@@ -62,14 +62,11 @@ def mean_image(path: str | Path) -> Volume:
     -------
     Volume
     """
-    import nibabel as nb
-
-    image: Any = nb.load(path)
-    if len(image.shape) < 4 or image.shape[3] == 1:
+    if read_header(path).n_volumes == 1:
         return load_volume(path)
     series = open_series(path)
     mean, _ = temporal_mean_std(series)
-    return Volume(mean.astype(np.float32), series.affine, image.header)
+    return Volume(mean.astype(np.float32), series.affine, series.header)
 
 
 def check_pair(directions: Sequence[str], readout_times: Sequence[float]) -> int:
@@ -88,11 +85,8 @@ def check_pair(directions: Sequence[str], readout_times: Sequence[float]) -> int
             f"EPIs encoded along {directions[0]} and {directions[1]} are no opposite pair; i and"
             " i-, j and j- or k and k- are."
         )
-    if not all(0 < time < 1 for time in readout_times):
-        raise InputError(
-            f"TotalReadoutTime of the EPI pair is {tuple(readout_times)} s; both must lie between"
-            " 0 and 1 s."
-        )
+    for time in readout_times:
+        check_readout_time(time)
     return axis
 
 
@@ -177,9 +171,7 @@ def _scaled(data: FloatArray) -> FloatArray:
 
 def _onto(image: Volume, matrix: Affine, reference: Volume) -> FloatArray:
     """Sample an image, moved rigidly, on another's grid."""
-    same = image.shape == reference.shape and np.allclose(
-        image.affine, reference.affine, atol=1e-3
-    )
+    same = same_grid(image, reference, tolerance_mm=SAME_VOXELS_MM)
     if same and np.array_equal(matrix, np.eye(4)):
         return image.data
     placed = Volume(image.data, inverse(matrix) @ image.affine)

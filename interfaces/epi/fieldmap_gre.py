@@ -29,7 +29,8 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.errors import GeometryError, InputError
+from neuroferry.bids.headers import check_same_grid
+from neuroferry.errors import InputError
 from neuroferry.interfaces.epi.brain_mask import find_mask
 from neuroferry.interfaces.image.bias import foreground
 from neuroferry.interfaces.image.images import (
@@ -53,6 +54,7 @@ FILL_MM = (96.0, 48.0, 24.0, 12.0, 6.0)
 FILL_TRUST = 0.1
 OUTLIER_MADS = 5.0
 HIGHEST_HZ = 2000.0
+AGAIN = "they are of one scan: convert it again"
 
 
 @dataclass(frozen=True)
@@ -296,10 +298,15 @@ def gre_fieldmap(
         )
     if len(phases) not in (1, 2) or not magnitudes:
         raise InputError("A field map needs one or two phase images and a magnitude image.")
-    grid = magnitudes[0]
-    for volume in (*magnitudes, *phases):
-        if volume.shape != grid.shape or not np.allclose(volume.affine, grid.affine, atol=1e-2):
-            raise GeometryError("The phase and magnitude images of the field map differ in grid.")
+    images = [
+        (f"the magnitude image {n} of the field map", volume)
+        for n, volume in enumerate(magnitudes, start=1)
+    ]
+    images += [
+        (f"the phase image {n} of the field map", volume)
+        for n, volume in enumerate(phases, start=1)
+    ]
+    check_same_grid(*images, then=AGAIN)
     radians = [to_radians(volume.data, units_range) for volume in phases]
     difference = radians[0]
     if len(radians) == 2:
@@ -308,7 +315,7 @@ def gre_fieldmap(
     magnitude = magnitude.astype(np.float32)
     unwrapped, measured = unwrap(difference, magnitude)
     hz = (unwrapped / (TWO_PI * (second - first))).astype(np.float32)
-    image = Volume(magnitude, grid.affine, grid.header)
+    image = Volume(magnitude, magnitudes[0].affine, magnitudes[0].header)
     mask = brain_of(image, measured, seed)
     turn = 1.0 / (second - first)
     hz -= np.float32(turn * np.round(np.median(hz[mask]) / turn))
@@ -373,10 +380,7 @@ def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int =
         raise InputError(
             f"The field map's Units are {units!r}; they must be Hz or rad/s. Correct its sidecar."
         )
-    if field.shape != magnitude.shape or not np.allclose(
-        field.affine, magnitude.affine, atol=1e-2
-    ):
-        raise GeometryError("The field map and its magnitude image differ in grid.")
+    check_same_grid(("its magnitude image", magnitude), ("the field map", field), then=AGAIN)
     hz = (factor * field.data).astype(np.float32)
     measured = foreground(magnitude.data)
     mask = brain_of(magnitude, measured, seed)

@@ -24,6 +24,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from neuroferry.bids.headers import check_same_grid
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.motion_table import (
     motion_parameters,
@@ -216,12 +217,7 @@ def estimate_motion(
     GeometryError
         If the reference lies on another grid.
     """
-    if reference.shape != series.shape3 or not np.allclose(
-        reference.affine, series.affine, atol=1e-3
-    ):
-        raise GeometryError(
-            f"The reference of {series.path.name} lies on another grid than the series."
-        )
+    check_same_grid((series.path.name, series), ("the reference of the series", reference))
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):

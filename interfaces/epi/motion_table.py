@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.files import write_lines
 from neuroferry.interfaces.image.images import Affine, Volume, inverse, voxel_sizes
 from neuroferry.interfaces.image.transforms import LPS, itk_matrix
 
@@ -56,9 +57,8 @@ def write_motion_xfms(matrices: Iterable[Affine], path: str | os.PathLike[str]) 
             f"Parameters: {numbers}",
             "FixedParameters: 0 0 0",
         ]
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("\n".join([*lines, ""]), encoding="ascii")
-    return beside.replace(path)
+    write_lines(path, lines)
+    return path
 
 
 def read_motion_xfms(path: str | os.PathLike[str]) -> NDArray[np.float64]:
@@ -228,6 +228,5 @@ def write_motion_table(
     rows = ["\t".join(COLUMNS)]
     for row in np.column_stack([parameters, rmsd]):
         rows.append("\t".join("n/a" if np.isnan(v) else f"{v:.8f}" for v in row))
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("\n".join([*rows, ""]), encoding="ascii")
-    return beside.replace(path)
+    write_lines(path, rows)
+    return path

@@ -29,6 +29,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.files import write_text
 from neuroferry.interfaces.epi.motion import head_mask, pilot_indices
 from neuroferry.interfaces.epi.realign import MAD_TO_SIGMA, Alignment, align_volume
 from neuroferry.interfaces.epi.realign_target import prepare_target
@@ -281,6 +282,6 @@ class FindReference(SimpleInterface):
             **about,
         }
         path = out / "reference.json"
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(report, indent=2) + "\n")
         self._results["report"] = str(path)
         return runtime

@@ -33,6 +33,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from neuroferry.bids.headers import check_same_grid
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.motion_table import read_motion_xfms
 from neuroferry.interfaces.func.echoes import combination_weights
@@ -194,14 +195,18 @@ def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
     )
 
 
+ECHOES = "they are echoes of one run: convert it again"
+
+
 def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
     """Refuse echoes that do not belong together, and motion of another series."""
     first = echoes[0]
     for other in echoes[1:]:
-        if other.shape != first.shape or not np.allclose(other.affine, first.affine, atol=1e-3):
+        check_same_grid((first.path.name, first), (other.path.name, other), then=ECHOES)
+        if other.n_volumes != first.n_volumes:
             raise GeometryError(
-                f"{other.path.name} and {first.path.name} are echoes of one run, but differ in "
-                f"their grid or length ({other.shape} and {first.shape})."
+                f"{other.path.name} has {other.n_volumes} volumes and {first.path.name}"
+                f" {first.n_volumes}; {ECHOES}."
             )
     if len(recipe.motion) != first.n_volumes:
         raise InputError(

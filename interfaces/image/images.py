@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from neuroferry.bids.headers import Grid, check_same_grid, reading_image
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import whole_file
 
 GZIP_LEVEL = 4
 MIN_EXTENT_VOXELS = 8
@@ -97,14 +98,9 @@ def load_volume(path: str | os.PathLike[str]) -> Volume:
         If it is not three-dimensional, too small, or its affine is singular.
     """
     path = Path(path)
-    try:
+    with reading_image(path):
         image: Any = nb.load(path)
         data = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError) as error:
-        raise InputError(
-            f"{path.name} cannot be read as a NIfTI image ({error}); it may be truncated: "
-            "copy or convert it again."
-        ) from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:
@@ -225,19 +221,12 @@ def save_nifti(
     values = np.asarray(data).astype(kind, copy=False)
     image = nb.Nifti1Image(values, affine, make_header(values.shape, affine, kind, header))
     image.header.set_slope_inter(1, 0)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=raw, mtime=0) as stream:
-                    image.to_stream(stream)
-            else:
-                image.to_stream(raw)
-        Path(beside).chmod(0o666 & ~_umask())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as beside, beside.open("xb") as raw:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=raw, mtime=0) as stream:
+                image.to_stream(stream)
+        else:
+            image.to_stream(raw)
     return path
 
 
@@ -246,13 +235,6 @@ def save_volume(
 ) -> str:
     """Write a :class:`Volume` with :func:`save_nifti` and give its path as text."""
     return str(save_nifti(volume.data, volume.affine, path, header=volume.header, dtype=dtype))
-
-
-def _umask() -> int:
-    """Read the process's file mode mask (there is no call that only reads it)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") -> NDArray[np.bool_]:
@@ -278,12 +260,13 @@ def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") ->
     InputError
         If nothing is inside.
     """
-    image: Any = nb.load(path)
-    data = np.squeeze(np.asanyarray(image.dataobj))
-    if data.shape != like.data.shape or not np.allclose(image.affine, like.affine, atol=1e-3):
-        raise GeometryError(
-            f"{name} {Path(path).name} lies on another grid than the image that it belongs to."
-        )
+    with reading_image(path):
+        image: Any = nb.load(path)
+        data = np.squeeze(np.asanyarray(image.dataobj))
+    if data.ndim > 3:
+        raise GeometryError(f"{name} {Path(path).name} has {data.shape[3]} volumes; give it one.")
+    about = f"{name} {Path(path).name}", Grid(data.shape, image.affine)
+    check_same_grid(("the image that it belongs to", like), about)
     mask: NDArray[np.bool_] = data > 0.5
     if not mask.any():
         raise InputError(f"{name} {Path(path).name} is empty.")
@@ -442,6 +425,8 @@ def load_map(path: str | Path) -> Volume:
     -------
     Volume
     """
-    image: Any = nb.funcs.squeeze_image(nb.load(path))
-    data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32), posinf=0.0, neginf=0.0)
+    with reading_image(path):
+        image: Any = nb.funcs.squeeze_image(nb.load(path))
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    data = np.nan_to_num(data, posinf=0.0, neginf=0.0)
     return Volume(data, np.asarray(image.affine, dtype=np.float64), image.header)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroferry.errors import GeometryError, InputError
+from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
+from neuroferry.errors import GeometryError
 from neuroferry.interfaces.image.images import Affine, FloatArray, inverse
 from neuroferry.interfaces.image.transforms import Transform, map_points
 
@@ -83,20 +84,6 @@ class StaticMap:
         return volume
 
 
-def phase_encoding_axis(direction: str) -> tuple[int, int]:
-    """Axis and sign of a ``PhaseEncodingDirection``.
-
-    >>> phase_encoding_axis("j-"), phase_encoding_axis("i")
-    ((1, -1), (0, 1))
-    """
-    if direction.rstrip("-") not in ("i", "j", "k") or len(direction) > 2:
-        raise InputError(
-            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with - for the "
-            "other way."
-        )
-    return "ijk".index(direction[0]), -1 if direction.endswith("-") else 1
-
-
 def distortion_from_field(
     fieldmap: FloatArray, direction: str, readout_time: float, *, jacobian: bool = True
 ) -> Distortion:
@@ -118,10 +105,7 @@ def distortion_from_field(
     -------
     Distortion
     """
-    if not 0 < readout_time < 1:
-        raise InputError(
-            f"TotalReadoutTime is {readout_time:g} s; a readout takes between 0 and 1 s."
-        )
+    check_readout_time(readout_time)
     axis, sign = phase_encoding_axis(direction)
     return Distortion(fieldmap * np.float32(sign * readout_time), axis, jacobian)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -20,12 +20,13 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroferry.bids.headers import SECONDS, check_same_grid, reading_image
 from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import whole_file
 from neuroferry.interfaces.image.images import (
     MIN_EXTENT_VOXELS,
     Affine,
     FloatArray,
-    _umask,
     load_volume,
     make_header,
     voxel_sizes,
@@ -33,8 +34,6 @@ from neuroferry.interfaces.image.images import (
 
 INT16_TOP = 32767
 GZIP_LEVEL = 1
-# Seconds in one unit of the header's fourth zoom; an unknown unit is read as seconds.
-TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -216,7 +215,7 @@ def _repetition_time(header: Any) -> float:
     except KeyError:
         unit = "unknown"
     # Seven decimals are what a float32 can mean: 2.0 s in ms is 2.0 s again.
-    return round(value * TIME_UNITS.get(unit, 1.0), 7)
+    return round(value * SECONDS.get(unit, 1.0), 7)
 
 
 def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series:
@@ -242,13 +241,8 @@ def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series
         If it is not four-dimensional, too small, or its affine is singular.
     """
     path = Path(path)
-    try:
+    with reading_image(path):
         image: Any = nb.load(path)
-    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError) as error:
-        raise InputError(
-            f"{path.name} cannot be read as a NIfTI image ({error}); it may be truncated: "
-            "copy or convert it again."
-        ) from error
     if not isinstance(image, nb.Nifti1Image):
         raise InputError(f"{path.name} is no single-file NIfTI image; convert it to .nii.gz.")
     shape = image.shape
@@ -340,13 +334,15 @@ class SeriesWriter:
         self._slope = np.float32(self._header["scl_slope"])
 
     def __enter__(self) -> SeriesWriter:
-        handle, beside = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        self._beside = Path(beside)
-        self._raw: IO[bytes] = os.fdopen(handle, "wb")
-        self._stream: Any = self._raw
-        if _is_gzip(self.path):
-            self._stream = gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=self._raw, mtime=0)
-        self._header.write_to(self._stream)
+        with ExitStack() as stack:
+            beside = stack.enter_context(whole_file(self.path))
+            self._stream: Any = stack.enter_context(beside.open("xb"))
+            if _is_gzip(self.path):
+                zipped = gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=self._stream, mtime=0)
+                self._stream = stack.enter_context(zipped)
+            stack.push(self._check_count)
+            self._header.write_to(self._stream)
+            self._open = stack.pop_all()
         return self
 
     def add(self, volume: NDArray[Any]) -> None:
@@ -367,17 +363,10 @@ class SeriesWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        whole = kind is None and self._added == self.n_volumes
-        try:
-            if self._stream is not self._raw:
-                self._stream.close()
-            self._raw.close()
-            if whole:
-                self._beside.chmod(0o666 & ~_umask())
-                self._beside.replace(self.path)
-        finally:
-            self._beside.unlink(missing_ok=True)
-        if kind is None and not whole:
+        self._open.__exit__(kind, error, trace)
+
+    def _check_count(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._added != self.n_volumes:
             raise ValueError(f"{self._added} of {self.n_volumes} volumes were written")
 
 
@@ -476,11 +465,7 @@ def highest(series: Series) -> float:
 def load_on_grid(path: str, series: Series) -> FloatArray:
     """Read a map that must lie on the grid of a series."""
     volume = load_volume(path)
-    same = np.allclose(volume.affine, series.affine, atol=1e-3)
-    if volume.shape != series.shape3 or not same:
-        raise GeometryError(
-            f"{Path(path).name} lies on another grid than {series.path.name}, which it belongs to."
-        )
+    check_same_grid((series.path.name, series), (Path(path).name, volume))
     return volume.data
 
 

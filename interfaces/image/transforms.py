@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroferry.bids.headers import SAME_VOXELS_MM, Grid, same_grid
 from neuroferry.errors import InputError
+from neuroferry.files import write_bytes, write_text
 from neuroferry.interfaces.image.images import (
     Affine,
     FloatArray,
@@ -97,9 +99,8 @@ def write_itk_affine(matrix: Affine, path: str | os.PathLike[str]) -> Path:
         "Transform: AffineTransform_double_3_3\n"
         f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
     )
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="ascii")
-    return beside.replace(path)
+    write_text(path, text)
+    return path
 
 
 def read_itk_affine(path: str | os.PathLike[str]) -> Affine:
@@ -167,22 +168,21 @@ def write_itk_composite(transforms: Sequence[Transform], path: str | os.PathLike
     import h5py
 
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with h5py.File(beside, "w", track_order=False) as store:
-            for key, value in (("ITKVersion", "5.4"), ("HDFVersion", h5py.version.hdf5_version)):
-                _write_text(store, key, value)
-            group = store.create_group("TransformGroup")
-            _write_text(group.create_group("0"), "TransformType", "CompositeTransform_double_3_3")
-            for index, transform in enumerate(reversed(transforms), start=1):
-                _write_one(group.create_group(str(index)), transform)
-        return beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    # In memory first: where the disk is full, HDF5 takes the whole process down.
+    with h5py.File(path.name, "w", driver="core", backing_store=False, track_order=False) as store:
+        for key, value in (("ITKVersion", "5.4"), ("HDFVersion", h5py.version.hdf5_version)):
+            _store_text(store, key, value)
+        group = store.create_group("TransformGroup")
+        _store_text(group.create_group("0"), "TransformType", "CompositeTransform_double_3_3")
+        for index, transform in enumerate(reversed(transforms), start=1):
+            _write_one(group.create_group(str(index)), transform)
+        store.flush()
+        content = store.id.get_file_image()
+    write_bytes(path, content)
+    return path
 
 
-def _write_text(group: Any, key: str, value: str) -> None:
+def _store_text(group: Any, key: str, value: str) -> None:
     """Store one text the way ITK does: a variable-length string in an array of one."""
     import h5py
 
@@ -192,7 +192,7 @@ def _write_text(group: Any, key: str, value: str) -> None:
 def _write_one(group: Any, transform: Transform) -> None:
     """Store one transform of a composite."""
     if isinstance(transform, DisplacementField):
-        _write_text(group, "TransformType", "DisplacementFieldTransform_float_3_3")
+        _store_text(group, "TransformType", "DisplacementFieldTransform_float_3_3")
         origin, spacing, direction = grid_to_itk(transform.affine)
         size = np.array(transform.data.shape[:3], dtype=float)
         fixed = np.concatenate([size, origin, spacing, direction.ravel()])
@@ -214,7 +214,7 @@ def _write_one(group: Any, transform: Transform) -> None:
         )
         return
     lps_matrix = LPS @ transform @ LPS
-    _write_text(group, "TransformType", "AffineTransform_double_3_3")
+    _store_text(group, "TransformType", "AffineTransform_double_3_3")
     group.create_dataset("TransformFixedParameters", data=np.zeros(3))
     group.create_dataset(
         "TransformParameters",
@@ -418,7 +418,8 @@ def _slab_points(
     if not transforms or not isinstance(transforms[0], DisplacementField):
         return map_points(points, transforms)
     field = transforms[0]
-    if field.data.shape[:3] != shape or not np.allclose(field.affine, affine, atol=1e-6):
+    own = Grid(field.data.shape, field.affine)
+    if not same_grid(own, Grid(shape, affine), tolerance_mm=SAME_VOXELS_MM):
         return map_points(points, transforms)
     # The grid is the field's own: read the displacements, do not interpolate them.
     points += field.data[start:stop].reshape(-1, 3).T

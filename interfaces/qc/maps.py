@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nb
 import numpy as np
 
+from neuroferry.bids.headers import SAME_VOXELS_MM, Grid, reading_image, same_grid
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.image.images import (
     Affine,
@@ -104,8 +105,9 @@ class AnatMaps:
 
 def _load(path: str | os.PathLike[str]) -> Volume:
     """Read a map; unlike an image, a map may hold one value only."""
-    image: Any = nb.load(path)
-    data = np.asarray(image.dataobj, dtype=np.float32)
+    with reading_image(path):
+        image: Any = nb.load(path)
+        data = np.asarray(image.dataobj, dtype=np.float32)
     if data.ndim != 3 or not np.isfinite(data).all():
         raise InputError(f"{Path(path).name} is no three-dimensional map of finite numbers.")
     return Volume(data, np.asarray(image.affine, dtype=np.float64))
@@ -133,7 +135,8 @@ def to_run_grid(volume: Volume, grid: RunGrid, *, order: int, extend: bool = Fal
     from scipy import ndimage
 
     matrix = inverse(volume.affine) @ grid.to_reference @ grid.affine
-    if volume.shape == grid.shape and np.allclose(matrix, np.eye(4), rtol=0, atol=1e-4):
+    there = Grid(grid.shape, grid.to_reference @ grid.affine)
+    if same_grid(volume, there, tolerance_mm=SAME_VOXELS_MM):
         return volume.data
     moved: FloatArray = ndimage.affine_transform(
         volume.data,

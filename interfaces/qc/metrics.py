@@ -24,6 +24,7 @@ from nipype.interfaces.base import (
 )
 
 from neuroferry import __version__
+from neuroferry.files import write_text
 from neuroferry.interfaces.image.images import FloatArray, save_nifti
 from neuroferry.interfaces.qc import background, regions
 from neuroferry.interfaces.qc import whole_image as whole
@@ -219,10 +220,8 @@ def as_document(metrics: AnatMetrics, settings: Mapping[str, Any]) -> dict[str, 
 def write_document(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write a JSON document whole or not at all."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    beside.write_text(text, encoding="utf-8")
-    return beside.replace(path)
+    write_text(path, json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return path
 
 
 class _AnatIQMsInputSpec(BaseInterfaceInputSpec):

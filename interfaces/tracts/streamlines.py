@@ -7,7 +7,6 @@ all at once. In memory they take 12 bytes a point.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from nibabel.streamlines.trk import TrkFile
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.image.images import Volume, _umask
+from neuroferry.files import whole_file
+from neuroferry.interfaces.image.images import Volume
 
 Points = NDArray[np.float32]
 # Laid between one streamline and the next where all are interpolated as one line, mm.
@@ -291,14 +291,8 @@ def _tractogram(
 
 
 def _save(file: Any, path: str | os.PathLike[str]) -> Path:
-    """Write a file of streamlines beside its place and then put it there."""
+    """Write a file of streamlines, whole or not at all."""
     path = Path(path)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            file.save(stream)
-        Path(beside).chmod(0o666 & ~_umask())
-        return Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as beside, beside.open("xb") as stream:
+        file.save(stream)
+    return path

@@ -1,12 +1,16 @@
-"""Files that appear whole or not at all, and files of settings that are read."""
+"""Files that appear whole or not at all, files of settings, and what unreadable images raise."""
 
 import errno
 import filecmp
 import json
 import os
 import shutil
+import struct
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,26 +25,28 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file, whole or not at all; one that has these bytes already is left alone."""
     path = Path(path)
-    data = text.encode()
     try:
         if path.read_bytes() == data:
             return
     except OSError:
         pass  # not there yet
-    write_whole(path, lambda beside: _write_new(beside, data))
+    with whole_file(path) as beside:
+        beside.write_bytes(data)
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Write a text file line by line as UTF-8, whole or not at all: for tables of any length."""
-
-    def write(beside: Path) -> None:
-        with beside.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    write_whole(Path(path), write)
+    with (
+        whole_file(path) as beside,
+        beside.open("x", encoding="utf-8", newline="\n") as stream,
+    ):
+        stream.writelines(f"{line}\n" for line in lines)
 
 
 def copy_file(source: str | Path, path: str | Path) -> None:
@@ -51,36 +57,72 @@ def copy_file(source: str | Path, path: str | Path) -> None:
             return
     except OSError:
         pass  # not there yet
-    write_whole(path, lambda beside: _copy_new(source, beside))
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _copy_new(source: Path, path: Path) -> None:
-    with source.open("rb") as origin, path.open("xb") as stream:
+    with (
+        source.open("rb") as origin,
+        whole_file(path) as beside,
+        beside.open("xb") as stream,
+    ):
         shutil.copyfileobj(origin, stream, 1 << 20)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let a file be written under another name in its folder, then give it its own."""
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Let a file be written under another name in its folder, then give it its own.
+
+    The one way in which a file comes into being: readers see the file before or the file
+    after, never a part of it. Missing folders are made. The bytes are on the disk before the
+    name is given, as quotas and network file systems report a full disk only then.
+
+    Parameters
+    ----------
+    path : path
+        Where the file will lie.
+
+    Yields
+    ------
+    Path
+        Name to create the file under with ``open``, so that its mode follows the umask. It
+        becomes `path` when the block ends; after an error nothing is left of it.
+
+    Raises
+    ------
+    ResourceError
+        If no space is left on the disk.
+    NeuroferryError
+        If the file cannot be written for another reason; the message says what to do.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with whole_file(Path(folder) / "sub-01" / "a.txt") as beside:
+    ...         _ = beside.write_text("1")
+    ...     [path.name for path in Path(folder).rglob("*")]
+    ['sub-01', 'a.txt']
+    """
+    path = Path(path)
     beside = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(beside)
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise _explain(path, error) from error
+    try:
+        yield beside
+        with beside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except BaseException as error:
+        with suppress(OSError):  # on a disk that cannot be written there is nothing to remove
+            beside.unlink()
+        if isinstance(error, OSError) and _is_about(error, beside):
+            raise _explain(path, error) from error
+        raise
+
+
+def _is_about(error: OSError, beside: Path) -> bool:
+    """Tell the system's refusal to write from a failure to read what is written."""
+    named = error.filename is None or str(error.filename) == str(beside)
+    return named and error.errno is not None  # gzip's and nibabel's own have no number
 
 
 def _explain(path: Path, error: OSError) -> NeuroferryError:
@@ -101,6 +143,24 @@ def _explain(path: Path, error: OSError) -> NeuroferryError:
     )
 
 
+def image_errors() -> tuple[type[Exception], ...]:
+    """List what nibabel raises on a file that it cannot read.
+
+    Which of them depends on where the damage lies: in the file, its compression, or a number of
+    the header that makes no sense as a type, a length, an offset or a quaternion.
+    """
+    import nibabel as nb
+
+    return (
+        *(OSError, EOFError, zlib.error, struct.error, MemoryError),
+        *(ValueError, KeyError, TypeError, IndexError, ArithmeticError),
+        nb.filebasedimages.ImageFileError,
+        nb.spatialimages.HeaderDataError,
+        nb.spatialimages.ImageDataError,
+        nb.wrapstruct.WrapStructError,
+    )
+
+
 def read_toml(path: Path, what: str = "settings file") -> dict[str, Any]:
     """Read a TOML file.
 
@@ -114,7 +174,7 @@ def read_toml(path: Path, what: str = "settings file") -> dict[str, Any]:
     Raises
     ------
     InputError
-        When the file is missing, unreadable or no TOML.
+        When the file is missing, unreadable or not TOML.
     """
     try:
         with path.open("rb") as stream:
@@ -126,3 +186,21 @@ def read_toml(path: Path, what: str = "settings file") -> dict[str, Any]:
         ) from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise InputError(f"The {what} {path} is not valid TOML: {err}.") from err
+
+
+def package_toml(name: str) -> dict[str, Any]:
+    """Read one of the TOML files that come with the package.
+
+    Parameters
+    ----------
+    name : str
+        File in ``configs/``.
+
+    Examples
+    --------
+    >>> sorted(package_toml("slurm.toml"))[0]
+    'slurm'
+    """
+    return tomllib.loads(
+        resources.files("neuroferry.configs").joinpath(name).read_text(encoding="utf-8")
+    )

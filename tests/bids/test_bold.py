@@ -89,10 +89,16 @@ def test_the_reference_of_the_shortest_echo(dataset):
 @pytest.mark.parametrize(
     ("reference", "why"),
     [
-        ({"shape": (20, 20, 12)}, "has 20 x 20 x 12 voxels, and the run 20 x 20 x 10"),
+        (
+            {"shape": (20, 20, 12)},
+            "another grid than the run (20 x 20 x 12 and 20 x 20 x 10 voxels)",
+        ),
         ({"shape": (20, 20, 10, 2)}, "has 2 volumes"),
         ({"affine": AFFINE @ np.diag([-1, 1, 1, 1])}, "stored in another orientation"),
-        ({"affine": AFFINE + np.diag([0, 0, 0.5, 0])}, "lies in another place"),
+        (
+            {"affine": AFFINE + np.diag([0, 0, 0.5, 0])},
+            "another grid than the run (voxels up to 4.5 mm apart)",
+        ),
         ({"sidecar": {"PhaseEncodingDirection": "j"}}, "has another PhaseEncodingDirection"),
     ],
 )

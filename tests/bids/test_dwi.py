@@ -152,9 +152,9 @@ def test_a_run_that_cannot_be_used(dataset, files, word):
             False,
             "lie in one plane",
         ),
-        ({"sidecar": {"TotalReadoutTime": 0.05}}, True, "gives no PhaseEncodingDirection"),
+        ({"sidecar": {"TotalReadoutTime": 0.05}}, True, "has no PhaseEncodingDirection"),
         ({"sidecar": {"PhaseEncodingAxis": "j"}}, True, "'j' but no PhaseEncodingDirection"),
-        ({"sidecar": {"PhaseEncodingDirection": "AP"}}, True, "'AP', no axis of the image"),
+        ({"sidecar": {"PhaseEncodingDirection": "AP"}}, True, "is 'AP'; it must be i, j or k"),
     ],
 )
 def test_a_run_that_has_to_do_without_something(dataset, files, tensor, word):

@@ -224,3 +224,12 @@ def test_the_memory_does_not_depend_on_the_size(write_image):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4.5e6 < path.stat().st_size
+
+
+@pytest.mark.parametrize("offset", [np.nan, np.inf, -np.inf, -5.0, 20.0])
+def test_voxels_that_begin_nowhere(write_image, offset):
+    path = write_image(name="sub-01_T1w.nii")
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.float32(offset).tobytes()
+    path.write_bytes(content)
+    assert "no readable NIfTI header" in only(check_image(path), "error")

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces import utility as niu
-from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.entities import common_entities, parse_name
-from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
-from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink
 from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate
+from neuroferry.workflows.sinks import Output, RunNamer, init_sinks_wf
 
 TISSUES = ("GM", "WM", "CSF")
-_NATIVE_FIELDS = (
-    "t1w_preproc",
-    "brain_mask",
-    "brain_score",
-    "dseg",
-    "tpms",
-    "anat2std_xfm",
-    "std2anat_xfm",
-    "run2ref_xfms",
-)
-_STD_FIELDS = ("std_t1w", "std_mask", "std_dseg", "std_tpms")
-
-
-@dataclass(frozen=True)
-class _Output:
-    """One sink: the input field that it takes, and how its files are named and described."""
-
-    source: str
-    entities: Sequence[Mapping[str, str]]
-    suffix: str
-    metadata: Mapping[str, Any] | None
-    extension: str = ".nii.gz"
 
 
 def init_anat_derivatives_wf(
@@ -104,13 +78,7 @@ def init_anat_derivatives_wf(
         )
     if with_iqms:
         outputs.append(namer.metrics_output())
-
-    fields = [
-        *_NATIVE_FIELDS,
-        *(_STD_FIELDS if with_std else ()),
-        *(["iqms"] if with_iqms else []),
-    ]
-    return _write_all(name, fields, outputs, out_dir)
+    return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
 
 
 def init_template_derivatives_wf(
@@ -158,7 +126,7 @@ def init_template_derivatives_wf(
                 template.grid(label).size, entities, template.label
             )
         ]
-    return _write_all(name, [output.source for output in outputs], outputs, out_dir)
+    return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
 
 
 def res_suffix(label: str | None) -> str:
@@ -170,36 +138,8 @@ def res_suffix(label: str | None) -> str:
     return f"_res_{label}" if label else ""
 
 
-def _write_all(
-    name: str, fields: Sequence[str], outputs: Sequence[_Output], out_dir: str | Path
-) -> Workflow:
-    """Build the workflow that writes some files."""
-    workflow = Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(fields=list(fields)), name="inputnode")
-    outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
-    gather = pe.Node(niu.Merge(len(outputs)), name="gather_files", run_without_submitting=True)
-    for index, output in enumerate(outputs, start=1):
-        sink = DerivativesSink(
-            out_dir=str(out_dir),
-            entities=[dict(entities) for entities in output.entities],
-            suffix=output.suffix,
-            extension=output.extension,
-            datatype="anat",
-        )
-        if output.metadata is not None:
-            sink.inputs.metadata = dict(output.metadata)
-        node = DerivativesNode(sink, name=f"write_{output.source}", mem_gb=0.2)
-        workflow.connect(inputnode, output.source, node, "in_file")
-        workflow.connect(node, "out_file", gather, f"in{index}")
-        if output.source == "brain_mask":
-            sink.inputs.metadata_key = "BrainExtraction"
-            workflow.connect(inputnode, "brain_score", node, "metadata_file")
-    workflow.connect(gather, "out", outputnode, "out_files")
-    return workflow
-
-
-class _Namer:
-    """Names and describes the files of one session."""
+class _Namer(RunNamer):
+    """Names and describes the files of one session, by what its images have in common."""
 
     def __init__(
         self,
@@ -209,38 +149,31 @@ class _Namer:
         seed: int,
         precomputed: Mapping[str, Sequence[str]],
     ) -> None:
-        self._out_dir = Path(out_dir)
         self._runs = [parse_name(path).entities for path in source_files]
-        self._common = common_entities(self._runs)
-        root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
-        self._raw = [bids_uri(path, root, RAW_DATASET) for path in source_files]
-        self._seed = seed
+        super().__init__(
+            out_dir,
+            bids_dir,
+            common_entities(self._runs),
+            [Path(path) for path in source_files],
+            datatype="anat",
+            reference="T1w",
+            seed=seed,
+        )
         self._given = precomputed
         self._preproc = self._uri("T1w", description="preproc")
         self._mask = self._uri("mask", description="brain")
 
-    def _names(self, **entities: str) -> dict[str, str]:
-        return {**self._common, **entities}
+    def _output(
+        self, source: str, suffix: str, metadata: Mapping[str, Any], **entities: str
+    ) -> Output:
+        return Output(source, {**self._names, **entities}, suffix, metadata, datatype="anat")
 
-    def _uri(self, suffix: str, extension: str = ".nii.gz", **entities: str) -> str:
-        path = derivative_path(
-            self._out_dir,
-            self._names(**entities),
-            suffix=suffix,
-            extension=extension,
-            datatype="anat",
-        )
-        return bids_uri(path, self._out_dir)
+    def _tissues(self, source: str, metadata: Mapping[str, Any], **entities: str) -> Output:
+        """Name the probability maps, one for each tissue."""
+        names = [{**self._names, "label": tissue, **entities} for tissue in TISSUES]
+        return Output(source, names, "probseg", metadata, datatype="anat")
 
-    def _about(self, description: str, sources: Sequence[str], **others: Any) -> dict[str, Any]:
-        return {
-            "Description": description,
-            "Sources": list(sources),
-            "RandomSeed": self._seed,
-            **others,
-        }
-
-    def native_outputs(self) -> list[_Output]:
+    def native_outputs(self) -> list[Output]:
         """List the files in the space of the T1w image, and the transforms."""
         averaged = f", average of {len(self._raw)} images" if len(self._raw) > 1 else ""
         both = [self._preproc, self._mask]
@@ -256,25 +189,28 @@ class _Namer:
         dseg = self._about("Tissue labels; dseg.tsv names them", both, **label)
         tpms = self._about("Probability of the tissue that the label names", both, **label)
         outputs = [
-            _Output("t1w_preproc", [self._names(description="preproc")], "T1w", preproc),
-            _Output("brain_mask", [self._names(description="brain")], "mask", mask),
-            _Output("dseg", [self._names()], "dseg", dseg),
-            _Output("tpms", [self._names(label=tissue) for tissue in TISSUES], "probseg", tpms),
+            self._output("t1w_preproc", "T1w", preproc, description="preproc"),
+            replace(
+                self._output("brain_mask", "mask", mask, description="brain"),
+                report=("brain_score", "BrainExtraction"),
+            ),
+            self._output("dseg", "dseg", dseg),
+            self._tissues("tpms", tpms),
             self._transform("run2ref_xfms", self._runs, "orig", "T1w", self._raw, ".txt"),
         ]
         given = [self._as_given(output) for output in outputs]
         return [*given[:-1], *self.transforms(TEMPLATE_SPACE), given[-1]]
 
-    def transforms(self, space: str) -> list[_Output]:
+    def transforms(self, space: str) -> list[Output]:
         """List the transforms between the T1w image and a template."""
         both = [self._preproc, self._mask]
         outputs = [
-            self._transform("anat2std_xfm", [self._common], "T1w", space, both),
-            self._transform("std2anat_xfm", [self._common], space, "T1w", both),
+            self._transform("anat2std_xfm", [self._names], "T1w", space, both),
+            self._transform("std2anat_xfm", [self._names], space, "T1w", both),
         ]
         return [self._as_given(output) for output in outputs]
 
-    def _as_given(self, output: _Output) -> _Output:
+    def _as_given(self, output: Output) -> Output:
         """Say of what was computed elsewhere where it comes from; transforms stay as they are."""
         sources = self._given.get(output.source)
         if sources is None or output.metadata is None:
@@ -289,7 +225,7 @@ class _Namer:
 
     def template_outputs(
         self, resolution: str, space: Mapping[str, str], reference: str
-    ) -> list[_Output]:
+    ) -> list[Output]:
         """List the files in the space of a template, by what their names say of it."""
         given = self._given.get("anat2std_xfm", ["from-T1w.h5"])
         entities = _transform_entities("T1w", reference)
@@ -308,18 +244,17 @@ class _Namer:
         tpms = self._about(
             f"Probability of the tissue that the label names{where}", [*probsegs, xfm], **labels
         )
-        tissues = [self._names(label=tissue, **space) for tissue in TISSUES]
         return [
-            _Output("std_t1w", [self._names(description="preproc", **space)], "T1w", t1w),
-            _Output("std_mask", [self._names(description="brain", **space)], "mask", mask),
-            _Output("std_dseg", [self._names(**space)], "dseg", dseg),
-            _Output("std_tpms", tissues, "probseg", tpms),
+            self._output("std_t1w", "T1w", t1w, description="preproc", **space),
+            self._output("std_mask", "mask", mask, description="brain", **space),
+            self._output("std_dseg", "dseg", dseg, **space),
+            self._tissues("std_tpms", tpms, **space),
         ]
 
-    def metrics_output(self) -> _Output:
+    def metrics_output(self) -> Output:
         """Name the quality metrics of each image."""
         names = [{**run, "description": "iqms"} for run in self._runs]
-        return _Output("iqms", names, "T1w", None, ".json")
+        return Output("iqms", names, "T1w", extension=".json", datatype="anat")
 
     def _transform(
         self,
@@ -329,12 +264,12 @@ class _Namer:
         target: str,
         made_from: Sequence[str],
         extension: str = ".h5",
-    ) -> _Output:
+    ) -> Output:
         entities = [{**name, **_transform_entities(origin, target)} for name in names]
         about = self._about(
             f"ITK transform that resamples images of {origin} onto {target}", made_from
         )
-        return _Output(source, entities, "xfm", about, extension)
+        return Output(source, entities, "xfm", about, extension, "anat")
 
 
 def _transform_entities(origin: str, target: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
-from neuroferry.app.estimates import make_estimator, steps_table
+from neuroferry.app.estimates import make_estimator
 from neuroferry.app.progress import duration
 from neuroferry.engine.flatten import flatten
 from neuroferry.engine.names import short_name
@@ -28,6 +28,7 @@ from neuroferry.engine.plan import (
 )
 from neuroferry.engine.record import StepSummary, read_history
 from neuroferry.errors import ExitCode
+from neuroferry.files import package_toml
 from neuroferry.selection.describe import describe_plan, plan_as_json, problem_as_json
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def _disks(
     part of that; which part is measured on the participants that are there already, or
     taken from the table.
     """
-    table = steps_table()["output"]
+    table = package_toml("steps.toml")["output"]
     work_gb = sum(step.disk_gb for step in plan.to_do)
     subjects = {step.subject for step in plan.to_do if step.subject}
     part, files = table["of_work"], table["files_per_participant"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from neuroferry.config import Config, make_config
 from neuroferry.engine.flatten import flatten
-from neuroferry.files import read_toml
+from neuroferry.files import read_toml, write_text
 from neuroferry.selection.participant import ParticipantPlan
 from neuroferry.selection.spaces import parse_output_spaces
 
@@ -58,9 +58,7 @@ def write_methods(folder: Path, workflow: Any, plans: list[ParticipantPlan]) -> 
     for plan in plans:
         part = workflow.get_node(f"sub_{plan.label}_wf")
         if part is not None:
-            (folder / f"methods_sub-{plan.label}.md").write_text(
-                part.visit_desc(), encoding="utf-8"
-            )
+            write_text(folder / f"methods_sub-{plan.label}.md", part.visit_desc())
 
 
 def configure_nipype(config: Config, folder: Path, *, into_file: bool = True) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neuroferry import __version__
 from neuroferry.config import Config
 from neuroferry.errors import ExitCode, InputError, UsageError
+from neuroferry.files import write_text
 from neuroferry.selection.participant import ParticipantPlan, plan_participant, wanted_suffixes
 from neuroferry.selection.spaces import parse_output_spaces
 
@@ -165,7 +166,7 @@ def _other_version(config: Config) -> str | None:
     note = config.work_dir / ".neuroferry-version"
     before = note.read_text(encoding="utf-8").strip() if note.exists() else __version__
     if not config.execution.dry_run:
-        note.write_text(f"{__version__}\n", encoding="utf-8")
+        write_text(note, f"{__version__}\n")
     return None if before == __version__ else before
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-import shutil
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from neuroferry.errors import (
     NeuroferryError,
     RunInterrupted,
 )
+from neuroferry.files import copy_file, write_bytes, write_text
 
 if TYPE_CHECKING:
     from neuroferry.bids.model import Problem
@@ -44,18 +44,17 @@ def begin(config: Config, resources: Resources, command: str) -> Run:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
+    write_text(folder / "config.toml", write_config(config))
     if config.workflow.bundles is not None:
         # what it held, should the user's file change
-        shutil.copyfile(config.workflow.bundles, folder / "bundles.toml")
+        copy_file(config.workflow.bundles, folder / "bundles.toml")
     if os.environ.get("NEUROFERRY_REENTER"):
         # for the launcher, which binds the same folders when the run goes on
         words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
-        (folder / "enter").write_bytes(words.strip() + b"\n")
+        write_bytes(folder / "enter", words.strip() + b"\n")
     if os.environ.get("NEUROFERRY_LAUNCH"):
         # for the launcher, which moves the run to another machine
-        text = f"{os.environ['NEUROFERRY_LAUNCH']}\n"
-        (folder / "launch").write_text(text, encoding="utf-8")
+        write_text(folder / "launch", f"{os.environ['NEUROFERRY_LAUNCH']}\n")
     return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
 
 

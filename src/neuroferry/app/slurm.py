@@ -25,6 +25,7 @@ from neuroferry.engine.record import read_history
 from neuroferry.engine.slurm.plugin import SLURMGraphPlugin
 from neuroferry.engine.slurm.scripts import in_image
 from neuroferry.errors import ExitCode, SchedulerError
+from neuroferry.files import write_text
 
 if TYPE_CHECKING:
     from neuroferry.bids.model import Problem
@@ -122,7 +123,7 @@ def plan_subjects(
         if found is not None:
             other, (unit, text) = found
             plugin.add_like(unit, plan.label, payload)
-            methods.write_text(renamed(text, other, plan.label), encoding="utf-8")
+            write_text(methods, renamed(text, other, plan.label))
             continue
         workflow = build([plan])
         write_methods(plugin.run_dir, workflow, [plan])

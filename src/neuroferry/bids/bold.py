@@ -17,6 +17,7 @@ from neuroferry.bids.entities import build_name, common_entities
 from neuroferry.bids.headers import ImageFacts, read_header
 from neuroferry.bids.model import OTHER_PARTS, Finding, Problem, Run, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
+from neuroferry.errors import InputError
 
 MIN_VOLUMES = 5
 #: Two repetition times closer than this (s) are one, written with fewer digits.
@@ -193,7 +194,10 @@ def examine_run(
     list of Finding
         What is wrong, in plain sentences.
     """
-    facts = [read_header(echo.path) for echo in echoes]
+    try:
+        facts = [read_header(echo.path) for echo in echoes]
+    except InputError as error:
+        return None, [Finding(str(error), fatal=True)]
     findings = [*_shape_findings(facts), *_echo_findings(echoes)]
     if any(finding.fatal for finding in findings):
         return None, findings
@@ -203,8 +207,7 @@ def examine_run(
     findings += tr_findings
     if tr is None:
         return None, findings
-    x, y, z = first.shape[:3]
-    times, axis, text = settle_slice_times(metadata, (x, y, z), tr)
+    times, axis, text = settle_slice_times(metadata, first.volume_shape, tr)
     if "slicetiming" in ignore:
         times = ()
     elif text:
@@ -214,8 +217,8 @@ def examine_run(
         findings.append(Finding(text, fatal=False))
     run = BoldRun(
         tuple(echoes),
-        (x, y, z),
-        (first.zooms[0], first.zooms[1], first.zooms[2]),
+        first.volume_shape,
+        first.voxel_size,
         n_volumes,
         tr,
         times,

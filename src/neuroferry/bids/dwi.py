@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroferry.bids.epi import settle_phase_encoding, settle_readout_time
+from neuroferry.bids.epi import settle_encoding
 from neuroferry.bids.gradients import (
     B0_THRESHOLD,
     MIN_DIRECTIONS,
@@ -190,7 +190,10 @@ def examine_dwi(
     list of Finding
         What is wrong, in plain sentences.
     """
-    facts = read_header(run.path)
+    try:
+        facts = read_header(run.path)
+    except InputError as error:
+        return None, [Finding(str(error), fatal=True)]
     if _is_b0s(run, b0_threshold):
         return None, [Finding(_ONLY_B0S.format(b=b0_threshold), fatal=False)]
     if len(facts.shape) < 4 or facts.shape[3] == 1:
@@ -214,24 +217,24 @@ def examine_dwi(
     if {shell.is_b0 for shell in shells} != {True, False}:
         return None, findings
     findings += [Finding(note, fatal=False) for note in _direction_findings(unit)]
-    direction, axis, text = settle_phase_encoding(run.metadata)
-    if text:
-        findings.append(Finding(text, fatal=False))
-    x, y, z = facts.shape[:3]
+    encoding = settle_encoding(run)
+    unknown = encoding.no_direction or encoding.no_readout_time
+    if unknown:
+        findings.append(Finding(f"distortion is not corrected: {unknown}", fatal=False))
     found = DwiRun(
         run=run,
         bval=bval,
         bvec=bvec,
-        shape=(x, y, z),
-        zooms=(facts.zooms[0], facts.zooms[1], facts.zooms[2]),
+        shape=facts.volume_shape,
+        zooms=facts.voxel_size,
         n_volumes=facts.shape[3],
         bvals=tuple(float(b) for b in bvals),
         shells=shells,
         n_directions=len(distinct_directions(unit)),
         fits_tensor=determine_tensor(unit),
-        phase_encoding=direction,
-        phase_axis=axis,
-        readout_time=settle_readout_time(run.metadata, axis, (x, y, z)),
+        phase_encoding=encoding.direction,
+        phase_axis=encoding.axis,
+        readout_time=encoding.readout_time,
         slice_axis=_slice_axis(run.metadata),
     )
     return found, findings
@@ -264,8 +267,7 @@ def b0_volumes(image: Run, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, 
     """
     bval = _find_beside(image.path, ".bval")
     bvals = read_bvals(bval)
-    shape = read_header(image.path).shape
-    _check_counts((bval, bvals), shape[3] if len(shape) > 3 else 1)
+    _check_counts((bval, bvals), read_header(image.path).n_volumes)
     check_bvals(bvals)
     return tuple(int(index) for index in np.flatnonzero(bvals <= b0_threshold))
 
@@ -283,10 +285,9 @@ def _is_b0s(image: Run, b0_threshold: float) -> bool:
     """Whether no volume at all is diffusion-weighted, as far as the b-values can be read."""
     try:
         found = b0_volumes(image, b0_threshold=b0_threshold)
+        return len(found) == read_header(image.path).n_volumes
     except InputError:
         return False
-    shape = read_header(image.path).shape
-    return len(shape) > 2 and len(found) == (shape[3] if len(shape) > 3 else 1)
 
 
 def _find_beside(image: Path, extension: str) -> Path:

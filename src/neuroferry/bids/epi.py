@@ -1,19 +1,81 @@
-"""How an echo-planar image was read out, as far as its sidecar tells; nothing is guessed."""
+"""How an echo-planar image was encoded, as far as its sidecar tells; nothing is guessed.
+
+One set of rules for BOLD and diffusion-weighted runs, single-band references and EPI field maps:
+`settle_encoding`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nb
-import numpy as np
-
+from neuroferry.bids.headers import image_shape
 from neuroferry.bids.model import Run
 from neuroferry.errors import InputError
 
+#: A readout time that is that many times what the echo spacing gives, or the reverse, is of
+#: another scan or in another unit. Between are the ways in which one scan is described: with
+#: partial Fourier some converters count the lines that were acquired (6/8 of all, 5/8 at least,
+#: a factor of 1.6), others those of the image. The echo spacing is the effective one, which
+#: parallel imaging is in already; where it was forgotten in one of the two the factor is the
+#: acceleration, 2 or more.
+CONTRADICTION = 1.7
+#: Readout times nearer than this share of them are one.
+SAME_READOUT = 0.01
+
+_AXES = {"i": 0, "j": 1, "k": 2}
+
+
+@dataclass(frozen=True)
+class PhaseEncoding:
+    """How one EPI was encoded.
+
+    Attributes
+    ----------
+    direction : str or None
+        BIDS ``PhaseEncodingDirection`` without ``+``, such as ``"j-"``; None where the sidecar
+        does not tell the polarity.
+    axis : str or None
+        ``"i"``, ``"j"`` or ``"k"``; known more often than the polarity.
+    readout_time : float or None
+        Total readout time, s.
+    no_direction, no_readout_time : str
+        Why they are None, as a part of a sentence with what to do; else empty.
+    notes : tuple of str
+        Sentences that are worth a warning.
+    """
+
+    direction: str | None
+    axis: str | None
+    readout_time: float | None
+    no_direction: str = ""
+    no_readout_time: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def settle_encoding(run: Run) -> PhaseEncoding:
+    """Settle how an EPI was encoded, from its sidecar and the number of its voxels.
+
+    Parameters
+    ----------
+    run : Run
+        An EPI with its sidecar.
+
+    Returns
+    -------
+    PhaseEncoding
+        The readout time is ``TotalReadoutTime``, or ``EffectiveEchoSpacing`` x
+        (``ReconMatrixPE`` - 1), or ``EstimatedTotalReadoutTime``. Where the first two are there
+        and contradict each other by more than `CONTRADICTION`, none is used.
+    """
+    direction, axis, no_direction = _settle_direction(run)
+    readout, no_readout, notes = _settle_readout(run, axis)
+    return PhaseEncoding(direction, axis, readout, no_direction, no_readout, notes)
+
 
 def epi_encoding(run: Run) -> tuple[str, float, list[str]]:
-    """Read how an EPI was encoded.
+    """Read how an EPI was encoded that takes part in the correction of distortion.
 
     Parameters
     ----------
@@ -27,61 +89,119 @@ def epi_encoding(run: Run) -> tuple[str, float, list[str]]:
     readout : float
         TotalReadoutTime in s.
     notes : list of str
-        What is worth a warning.
+        Sentences that are worth a warning.
 
     Raises
     ------
     InputError
         If either is missing or impossible.
     """
+    found = settle_encoding(run)
+    if found.direction is None:
+        raise InputError(found.no_direction)
+    if found.readout_time is None:
+        raise InputError(found.no_readout_time)
+    return found.direction, found.readout_time, list(found.notes)
+
+
+def _settle_direction(run: Run) -> tuple[str | None, str | None, str]:
+    """Give direction, axis, and why the direction is not known."""
+    sidecar = f"the sidecar of {run.path.name}"
+    then = "the polarity is never guessed, add it to the sidecar"
     direction = run.metadata.get("PhaseEncodingDirection")
-    if not isinstance(direction, str):
-        axis = run.metadata.get("PhaseEncodingAxis")
-        known = f" (it has PhaseEncodingAxis {axis!r}, which leaves the sign open)" if axis else ""
-        raise InputError(
-            f"the sidecar of {run.path.name} has no PhaseEncodingDirection{known}; the polarity"
-            " is never guessed, add it to the sidecar"
+    if direction is not None:
+        try:
+            phase_encoding_axis(direction)
+        except InputError as error:
+            return None, None, f"in {sidecar} {str(error).rstrip('.')}"
+        return direction.removesuffix("+"), direction[0], ""
+    axis = run.metadata.get("PhaseEncodingAxis")
+    if axis in _AXES:
+        text = (
+            f"{sidecar} gives PhaseEncodingAxis {axis!r} but no PhaseEncodingDirection, and so"
+            f" leaves the sign open; {then}"
         )
-    try:
-        axis_index, _ = phase_encoding_axis(direction)
-    except InputError as error:
-        raise InputError(str(error).rstrip(".")) from error
-    readout, notes = _readout_time(run, axis_index)
-    if readout is None:
-        raise InputError(
-            f"the sidecar of {run.path.name} has neither TotalReadoutTime nor"
-            " EffectiveEchoSpacing; add one"
-        )
-    return direction, readout, notes
+        return None, axis, text
+    return None, None, f"{sidecar} has no PhaseEncodingDirection; {then}"
 
 
-def _readout_time(run: Run, axis: int) -> tuple[float | None, list[str]]:
-    """TotalReadoutTime, or what stands for it; BIDS: echo spacing x (encoding steps - 1)."""
-    total = seconds(run.metadata.get("TotalReadoutTime"))
+def _settle_readout(run: Run, axis: str | None) -> tuple[float | None, str, tuple[str, ...]]:
+    """Give the readout time in s, why it is not known, and notes."""
+    metadata, name = run.metadata, run.path.name
+    total = seconds(metadata.get("TotalReadoutTime"))
+    spaced = _spaced_time(run, axis)
+    if total is not None and spaced is not None:
+        spacing, steps = spaced
+        product = spacing * (steps - 1)
+        if not 1 / CONTRADICTION <= total / product <= CONTRADICTION:
+            text = (
+                f"the sidecar of {name} contradicts itself: TotalReadoutTime is {total:g} s, and"
+                f" EffectiveEchoSpacing x (lines - 1) is {spacing:g} x {steps - 1} ="
+                f" {product:.3g} s; neither is used, correct the one that is wrong"
+            )
+            return None, text, ()
     if total is not None:
-        return total, []
-    spacing = seconds(run.metadata.get("EffectiveEchoSpacing"))
-    if spacing is not None:
-        steps = run.metadata.get("ReconMatrixPE")
-        if not isinstance(steps, int):
-            image: Any = nb.load(run.path)
-            steps = int(image.shape[axis])
-        return spacing * (steps - 1), []
-    estimated = seconds(run.metadata.get("EstimatedTotalReadoutTime"))
+        return total, "", ()
+    if spaced is not None:
+        return spaced[0] * (spaced[1] - 1), "", ()
+    estimated = seconds(metadata.get("EstimatedTotalReadoutTime"))
     if estimated is not None:
-        return estimated, [
-            f"{run.path.name} has only an estimate of its readout time"
-            f" (EstimatedTotalReadoutTime, {estimated:g} s); the size of its distortion rests on"
-            " that."
-        ]
-    return None, []
+        note = (
+            f"{name} has only an estimate of its readout time (EstimatedTotalReadoutTime,"
+            f" {estimated:g} s); the size of its distortion rests on that."
+        )
+        return estimated, "", (note,)
+    return None, _no_readout(metadata, name), ()
+
+
+def _spaced_time(run: Run, axis: str | None) -> tuple[float, int] | None:
+    """Give the effective echo spacing in s and the number of lines, where both are known."""
+    spacing = seconds(run.metadata.get("EffectiveEchoSpacing"))
+    steps = run.metadata.get("ReconMatrixPE")
+    if spacing is None:
+        return None
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        if axis is None:
+            return None
+        steps = image_shape(run.path)[_AXES[axis]]
+    return (spacing, steps) if steps > 1 else None
+
+
+def _no_readout(metadata: Mapping[str, Any], name: str) -> str:
+    for key in ("TotalReadoutTime", "EffectiveEchoSpacing"):
+        said = metadata.get(key)
+        if said is not None and seconds(said) is None:
+            return (
+                f"the sidecar of {name} gives {key} = {said!r}, which is not a time between 0 and"
+                " 1 s; correct it, in seconds"
+            )
+    return f"the sidecar of {name} has neither TotalReadoutTime nor EffectiveEchoSpacing; add one"
 
 
 def seconds(value: Any) -> float | None:
-    """Take a time in seconds, if it is one an EPI can have."""
+    """Take a time in seconds, if it is one an EPI can have.
+
+    >>> seconds(0.05), seconds(50), seconds("0.05"), seconds(True)
+    (0.05, None, None, None)
+    """
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
         return float(value)
     return None
+
+
+def check_readout_time(readout_time: float) -> None:
+    """Refuse what cannot be the total readout time of an EPI, s.
+
+    Raises
+    ------
+    InputError
+        If it does not lie between 0 and 1 s.
+    """
+    if seconds(readout_time) is None:
+        raise InputError(
+            f"TotalReadoutTime is {readout_time:g} s; it must lie between 0 and 1 s. Correct the"
+            " sidecar."
+        )
 
 
 def opposite_of(direction: str) -> str:
@@ -96,17 +216,14 @@ def opposite_of(direction: str) -> str:
 def encoded(
     runs: Iterable[Run], reasons: list[str]
 ) -> Iterator[tuple[Run, str, float, list[str]]]:
-    """EPI field maps whose encoding is known; why others are not goes to `reasons`."""
+    """Give the EPI field maps whose encoding is known; why others are not goes to `reasons`."""
     for run in runs:
         try:
             way, readout, notes = epi_encoding(run)
         except InputError as error:
             reasons.append(str(error))
         else:
-            yield run, way.rstrip("+"), readout, notes
-
-
-_AXES = {"i": 0, "j": 1, "k": 2}
+            yield run, way, readout, notes
 
 
 def phase_encoding_axis(direction: str) -> tuple[int, int]:
@@ -134,49 +251,36 @@ def phase_encoding_axis(direction: str) -> tuple[int, int]:
     >>> phase_encoding_axis("j-")
     (1, -1)
     """
-    axis = _AXES.get(direction[:1])
+    axis = _AXES.get(direction[:1]) if isinstance(direction, str) else None
     if axis is None or direction[1:] not in ("", "-", "+"):
         raise InputError(
-            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with a minus for the"
-            " negative direction."
+            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, an axis of the"
+            " image, with a minus for the negative direction."
         )
     return axis, -1 if direction.endswith("-") else 1
 
 
-_DIRECTIONS = ("i", "i-", "j", "j-", "k", "k-")
+def encoding_difference(one: Run, other: Run) -> str:
+    """Say which fact of the encoding differs between two EPIs, so that they are bent unlike.
 
+    Parameters
+    ----------
+    one, other : Run
+        EPIs with their sidecars.
 
-def settle_phase_encoding(metadata: Mapping[str, Any]) -> tuple[str | None, str | None, str]:
-    """Give direction, axis and what is to be said of them."""
-    then = "distortion is not corrected, as the polarity is never guessed: add it to the sidecar"
-    direction = metadata.get("PhaseEncodingDirection")
-    if direction in _DIRECTIONS:
-        return direction, direction[0], ""
-    if direction is not None:
-        return None, None, f"PhaseEncodingDirection is '{direction}', no axis of the image; {then}"
-    axis = metadata.get("PhaseEncodingAxis")
-    if axis in ("i", "j", "k"):
-        text = (
-            f"the sidecar gives PhaseEncodingAxis '{axis}' but no PhaseEncodingDirection; {then}"
-        )
-        return None, axis, text
-    return None, None, f"the sidecar gives no PhaseEncodingDirection; {then}"
-
-
-def settle_readout_time(
-    metadata: Mapping[str, Any], axis: str | None, shape: tuple[int, int, int]
-) -> float | None:
-    """Total readout time in s: as given, from the echo spacing, or as estimated."""
-    total = _positive(metadata.get("TotalReadoutTime"))
-    spacing = _positive(metadata.get("EffectiveEchoSpacing"))
-    if total is None and spacing is not None and axis is not None:
-        steps = metadata.get("ReconMatrixPE")
-        count = steps if isinstance(steps, int) else shape["ijk".index(axis)]
-        total = spacing * (count - 1)
-    return total if total is not None else _positive(metadata.get("EstimatedTotalReadoutTime"))
-
-
-def _positive(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 < value < np.inf else None
+    Returns
+    -------
+    str
+        Such as "another PhaseEncodingDirection (j) than the run (j-)"; empty where they agree,
+        or where one of them does not tell.
+    """
+    first, second = settle_encoding(one), settle_encoding(other)
+    ways = first.direction, second.direction
+    if None not in ways and ways[0] != ways[1]:
+        return f"another PhaseEncodingDirection ({ways[0]}) than the run ({ways[1]})"
+    if first.axis and second.axis and first.axis != second.axis:
+        return f"another phase-encoding axis ({first.axis}) than the run ({second.axis})"
+    times = first.readout_time, second.readout_time
+    if times[0] and times[1] and abs(times[0] - times[1]) > SAME_READOUT * times[1]:
+        return f"another TotalReadoutTime ({times[0]:g} s) than the run ({times[1]:g} s)"
+    return ""

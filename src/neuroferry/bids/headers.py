@@ -1,77 +1,271 @@
-"""What the header of an image says: size, voxels, orientation, repetition time."""
+"""Headers of images: read in one place, and compared in one place.
+
+What nibabel raises on a damaged file depends on where the damage lies, and is of a dozen kinds;
+here each becomes one sentence that names the file.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from neuroferry.errors import GeometryError, InputError
+from neuroferry.files import image_errors
 
 Affine = NDArray[np.float64]
 
 # Directions of two grids differ when an axis turns by more than this, as a sine.
 SAME_AXES = 0.02
+# Corners of two grids that lie no farther apart than this are one, mm: see `same_grid`.
+SAME_GRID_MM = 0.1
+# The same where values are taken from voxel to voxel instead of being interpolated, mm.
+SAME_VOXELS_MM = 1e-3
+
+# Of the time units of a header; an unknown unit is read as seconds.
+SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
-def same_axes(one: Affine, other: Affine) -> bool:
-    """Whether the axes of two grids run the same way.
+@dataclass(frozen=True)
+class ImageFacts:
+    """The header of one image.
 
+    Attributes
+    ----------
+    shape : tuple of int
+        Lengths of all axes, as stored.
+    zooms : tuple of float
+        Voxel sizes in mm; then, where there are more axes, what the header has of them.
+    affine : tuple of 4 tuples of 4 float
+        Voxel indices to RAS+ mm.
+    tr : float
+        Time from one volume to the next, s; 0 where the header has none.
+    axes : str
+        Where the voxel axes point, such as ``"RAS"``; ``?`` for one that points nowhere.
+    units : tuple of str
+        Of space and time, as nibabel names them: ``("mm", "sec")``.
+    dtype : str
+        Type of the stored values, such as ``"int16"``.
+    """
+
+    shape: tuple[int, ...]
+    zooms: tuple[float, ...]
+    affine: tuple[tuple[float, ...], ...]
+    tr: float = 0.0
+    axes: str = ""
+    units: tuple[str, str] = ("unknown", "unknown")
+    dtype: str = ""
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int]:
+        """Numbers of voxels of one volume; 1 along an axis that is not stored."""
+        i, j, k = (*self.shape[:3], 1, 1, 1)[:3]
+        return i, j, k
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Voxel size in mm; 1 along an axis that is not stored."""
+        x, y, z = (*self.zooms[:3], 1.0, 1.0, 1.0)[:3]
+        return x, y, z
+
+    @property
+    def n_volumes(self) -> int:
+        """Number of volumes."""
+        return self.shape[3] if len(self.shape) > 3 else 1
+
+
+def read_header(path: str | os.PathLike[str]) -> ImageFacts:
+    """Read the header of a NIfTI image.
+
+    Parameters
+    ----------
+    path : path
+        A ``.nii`` or ``.nii.gz`` file.
+
+    Returns
+    -------
+    ImageFacts
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or not a NIfTI image.
+    """
+    import nibabel as nb
+
+    with reading_image(path):
+        image: Any = nb.load(path)
+        if not isinstance(image, nb.Nifti1Pair):
+            raise InputError(f"{path} is not a NIfTI image; convert it to .nii.gz.")
+        header = image.header
+        space, time = header.get_xyzt_units()
+        zooms = tuple(float(zoom) for zoom in header.get_zooms())
+        return ImageFacts(
+            shape=tuple(int(n) for n in image.shape),
+            zooms=zooms,
+            affine=tuple(tuple(float(value) for value in row) for row in image.affine),
+            tr=zooms[3] * SECONDS.get(time, 1.0) if len(zooms) > 3 else 0.0,
+            axes="".join(code or "?" for code in nb.orientations.aff2axcodes(image.affine)),
+            units=(space, time),
+            dtype=str(header.get_data_dtype()),
+        )
+
+
+@contextmanager
+def reading_image(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever nibabel raises on a file it cannot read into one sentence.
+
+    Parameters
+    ----------
+    path : path
+        The image that is read, header or voxels.
+
+    Raises
+    ------
+    InputError
+        Naming the file, the reason and what to do.
+    """
+    try:
+        yield
+    except image_errors() as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path} cannot be read as a NIfTI image ({reason}); it may be truncated: copy or"
+            " convert it again."
+        ) from error
+
+
+def image_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Read the number of voxels along each axis, and their size in mm, from a header."""
+    facts = read_header(path)
+    return facts.volume_shape, facts.voxel_size
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Read the number of voxels along each axis from an image's header."""
+    return read_header(path).volume_shape
+
+
+class Gridded(Protocol):
+    """An image, a series, a header: anything with a shape and an affine."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of voxels, then perhaps of volumes."""
+
+    @property
+    def affine(self) -> ArrayLike:
+        """Voxel indices to RAS+ mm, shape (4, 4)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image lie.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Numbers of voxels, then perhaps of volumes.
+    affine : array_like of float, shape (4, 4)
+        Voxel indices to RAS+ mm.
+    """
+
+    shape: tuple[int, ...]
+    affine: ArrayLike
+
+
+def same_axes(one: ArrayLike, other: ArrayLike) -> bool:
+    """Tell whether the axes of two grids run the same way.
+
+    Parameters
+    ----------
+    one, other : array_like of float, shape (4, 4)
+        Voxel indices to RAS+ mm.
+
+    Examples
+    --------
     >>> same_axes(np.diag([2.0, 2, 2, 1]), np.diag([3.0, 3, 3, 1]))
     True
     >>> same_axes(np.diag([2.0, 2, 2, 1]), np.diag([-2.0, 2, 2, 1]))
     False
     """
     first, second = (
-        matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0) for matrix in (one, other)
+        matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+        for matrix in (np.asarray(one, dtype=float), np.asarray(other, dtype=float))
     )
     return bool(np.abs(first - second).max() < SAME_AXES)
 
 
-_TIME_UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
+def same_grid(one: Gridded, other: Gridded, *, tolerance_mm: float = SAME_GRID_MM) -> bool:
+    """Tell whether the voxels of two images lie in the same places.
+
+    They do if there are as many along each axis, and no corner of the field of view lies
+    farther than `tolerance_mm` from that of the other; volumes are not compared.
+
+    Parameters
+    ----------
+    one, other : image
+        Anything with ``shape`` and ``affine``.
+    tolerance_mm : float
+        The 0.1 mm of `SAME_GRID_MM` is for images of which one belongs to the other. It is
+        more than storing makes of one affine: a rotation kept as a quaternion in single
+        precision may be off by 6e-4 rad, which moves a corner 150 mm away by 0.09 mm, and
+        scanners write positions with few digits. And it is less than matters to any step: a
+        twentieth of a voxel of 2 mm. `SAME_VOXELS_MM` is for the question whether values
+        need no interpolation, where it decides between two results.
+
+    Examples
+    --------
+    >>> facts = ImageFacts((64, 64, 30), (3.0, 3.0, 3.0), tuple(map(tuple, np.diag([3, 3, 3, 1]))))
+    >>> same_grid(facts, facts)
+    True
+    """
+    return not grid_difference(one, other, tolerance_mm=tolerance_mm)
 
 
-@dataclass
-class ImageFacts:
-    """What the header of one image says."""
-
-    shape: tuple[int, ...]
-    zooms: tuple[float, ...]
-    tr: float
-    axes: str = field(default="")
-
-
-def read_header(path: Path) -> ImageFacts:
-    """Read shape, voxel size, repetition time and orientation; an unreadable file has none."""
-    import nibabel as nb
-
-    try:
-        image: Any = nb.load(path)
-        header = image.header
-        shape = tuple(int(n) for n in image.shape)
-        zooms = tuple(float(zoom) for zoom in header.get_zooms())
-        units = header.get_xyzt_units()[1]
-        axes = "".join(nb.orientations.aff2axcodes(image.affine))
-    except (OSError, EOFError, ValueError, KeyError, nb.filebasedimages.ImageFileError):
-        return ImageFacts((), (), 0.0)
-    tr = zooms[3] * _TIME_UNITS.get(units, 1.0) if len(zooms) > 3 else 0.0
-    return ImageFacts(shape, zooms, tr, axes)
+def grid_difference(one: Gridded, other: Gridded, *, tolerance_mm: float = SAME_GRID_MM) -> str:
+    """Say how the grids of two images differ; nothing where they are one (see `same_grid`)."""
+    shapes = one.shape[:3], other.shape[:3]
+    if shapes[0] != shapes[1]:
+        sizes = (" x ".join(str(n) for n in shape) for shape in shapes)
+        return f"{' and '.join(sizes)} voxels"
+    apart = np.asarray(one.affine, dtype=float) - np.asarray(other.affine, dtype=float)
+    ends = [(0, n - 1) for n in shapes[0]]
+    corners = np.array(np.meshgrid(*ends, indexing="ij"), dtype=float).reshape(3, -1)
+    moved = np.linalg.norm(apart[:3, :3] @ corners + apart[:3, 3:], axis=0).max()
+    # what is no number is no distance either
+    return "" if moved <= tolerance_mm else f"voxels up to {moved:.3g} mm apart"
 
 
-def image_grid(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Read the number of voxels along each axis, and their size in mm, from a header."""
-    import nibabel as nb
+def check_same_grid(
+    first: tuple[str, Gridded],
+    *others: tuple[str, Gridded],
+    then: str = "check that they belong together, or resample one onto the other",
+) -> None:
+    """Refuse images that do not lie on one grid (see `same_grid`).
 
-    header = nb.nifti1.load(path).header
-    i, j, k = header.get_data_shape()[:3]
-    x, y, z = header.get_zooms()[:3]
-    return (int(i), int(j), int(k)), (float(x), float(y), float(z))
+    Parameters
+    ----------
+    first, *others : tuple of (str, image)
+        How messages call it, and anything with ``shape`` and ``affine``.
+    then : str
+        What to do about it.
 
-
-def image_shape(path: Path) -> tuple[int, int, int]:
-    """Read the number of voxels along each axis from an image's header."""
-    import nibabel as nb
-
-    first, second, third = nb.nifti1.load(path).shape[:3]
-    return int(first), int(second), int(third)
+    Raises
+    ------
+    GeometryError
+        Naming the two, and by how much they differ.
+    """
+    for name, image in others:
+        difference = grid_difference(image, first[1])
+        if difference:
+            start = f"The {name[4:]}" if name.startswith("the ") else name
+            raise GeometryError(
+                f"{start} lies on another grid than {first[0]} ({difference}); {then}."
+            )

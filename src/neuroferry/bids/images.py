@@ -18,6 +18,7 @@ import numpy as np
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.model import Problem
 from neuroferry.errors import InputError
+from neuroferry.files import image_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,9 +135,12 @@ def _scan(stream: IO[bytes], path: Path) -> tuple[Any, _Values]:
         klass = nb.nifti2.Nifti2Header if 540 in size else nb.nifti1.Nifti1Header
         header = klass(start[: klass.sizeof_hdr], check=False)  # type: ignore[no-untyped-call]
         if header["magic"].item().rstrip(b"\x00")[:3] not in (b"n+1", b"n+2"):
-            raise HeaderDataError("no NIfTI magic number")  # noqa: TRY301
+            raise HeaderDataError("no NIfTI magic number")
         shape, dtype = header.get_data_shape(), header.get_data_dtype()
-    except (HeaderDataError, nb.wrapstruct.WrapStructError, ValueError, KeyError) as error:
+        offset = int(header["vox_offset"]) or header.sizeof_hdr + 4
+        if offset < header.sizeof_hdr:
+            raise HeaderDataError(f"voxels begin at byte {offset}")
+    except image_errors() as error:
         raise InputError(
             f"{path} has no readable NIfTI header ({error}); convert the image again"
         ) from error
@@ -147,7 +151,6 @@ def _scan(stream: IO[bytes], path: Path) -> tuple[Any, _Values]:
         )
     values = _Values()
     expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    offset = int(header["vox_offset"]) or header.sizeof_hdr + 4
     for block in _blocks(stream, start, offset, expected, dtype.itemsize):
         values.add(np.frombuffer(block, dtype))
     present = values.n_voxels * dtype.itemsize

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from neuroferry.bids.epi import encoding_difference
+from neuroferry.bids.headers import grid_difference, read_header
 from neuroferry.bids.images import check_image
 from neuroferry.bids.model import Run
+from neuroferry.errors import InputError
 
-#: Keys that reference and series must share, so that both are bent alike.
-_READOUT = ("PhaseEncodingDirection", "TotalReadoutTime", "EffectiveEchoSpacing")
 _OTHER_PARTS = ("phase", "real", "imag")
 
 
@@ -52,27 +52,19 @@ def _of_the_run(entities: Mapping[str, str]) -> dict[str, str]:
 
 def _why_not(reference: Run, series: Run) -> str:
     """Say what keeps a reference from being used; nothing where it can be."""
-    import nibabel as nb
-    import numpy as np
-
     errors = [p.message for p in check_image(reference.path, ndim=4) if p.severity == "error"]
     if errors:
         return f"cannot be used ({errors[0].removeprefix(f'{reference.path}: ')})"
-    image: Any = nb.load(reference.path)
-    other: Any = nb.load(series.path)
-    shape, expected = image.shape, other.shape[:3]
-    if any(size != 1 for size in shape[3:]):
-        return f"has {shape[3]} volumes"
-    if shape[:3] != expected:
-        sizes = " x ".join(map(str, shape[:3])), " x ".join(map(str, expected))
-        return f"has {sizes[0]} voxels, and the run {sizes[1]}"
-    if not np.allclose(image.affine, other.affine, atol=1e-2):
-        axes = ["".join(nb.orientations.aff2axcodes(i.affine)) for i in (image, other)]
-        if axes[0] != axes[1]:
-            return f"is stored in another orientation ({axes[0]}) than the run ({axes[1]})"
-        return "lies in another place than the run"
-    for key in _READOUT:
-        values = reference.metadata.get(key), series.metadata.get(key)
-        if None not in values and values[0] != values[1]:
-            return f"has another {key} ({values[0]}) than the run ({values[1]})"
-    return ""
+    try:
+        facts, other = read_header(reference.path), read_header(series.path)
+    except InputError as error:
+        return f"cannot be used ({error})"
+    if facts.n_volumes > 1:
+        return f"has {facts.n_volumes} volumes"
+    if facts.axes != other.axes:
+        return f"is stored in another orientation ({facts.axes}) than the run ({other.axes})"
+    difference = grid_difference(facts, other)
+    if difference:
+        return f"lies on another grid than the run ({difference})"
+    unlike = encoding_difference(reference, series)
+    return f"has {unlike}" if unlike else ""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neuroferry.bids.headers import read_header
 from neuroferry.bids.images import check_image
 from neuroferry.bids.metadata import read_json
 from neuroferry.bids.model import Problem, Run, Subject
@@ -200,11 +201,9 @@ def check_sidecar(run: Run) -> list[Problem]:
 
 def _voxel_size(path: Path) -> tuple[float, ...]:
     """Read the voxel size in mm; nothing for an image that `check_image` refuses."""
-    import nibabel as nb
-
     try:
-        return tuple(float(zoom) for zoom in nb.load(path).header.get_zooms()[:3])  # type: ignore[attr-defined]
-    except (OSError, EOFError, ValueError, nb.filebasedimages.ImageFileError):
+        return read_header(path).zooms[:3]
+    except InputError:
         return ()
 
 

@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from neuroferry.engine.worker import die_with_parent
 from neuroferry.errors import NeuroferryError, ToolError
+from neuroferry.files import whole_file, write_text
 
 _CHUNK = 1 << 20
 
@@ -123,7 +124,6 @@ def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:
         part.folder.rename(part.claimed)
     except FileNotFoundError:
         return False
-    partial = part.packed.with_suffix(".tar.partial")
     try:
         receipt = {
             "key": part.key,
@@ -132,14 +132,13 @@ def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:
             "steps": list(steps),
         }
         if how == "pack":
-            with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
+            with (
+                whole_file(part.packed) as beside,
+                tarfile.open(beside, "x", format=tarfile.PAX_FORMAT) as tar,
+            ):
                 tar.add(part.claimed, part.folder.name)
-            partial.rename(part.packed)
-        written = part.receipt.with_suffix(".partial")
-        written.write_text(json.dumps(receipt, indent=1), encoding="utf-8")
-        written.rename(part.receipt)
+        write_text(part.receipt, json.dumps(receipt, indent=1))
     except BaseException:
-        partial.unlink(missing_ok=True)
         part.packed.unlink(missing_ok=True)
         part.claimed.rename(part.folder)
         raise

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import nibabel as nb
 import numpy as np
 
+from neuroferry import files
+from neuroferry.files import whole_file
 from neuroferry.phantom.deform import DisplacementField
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -23,24 +26,18 @@ _LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write beside `path`, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a file; give its path."""
+    files.write_bytes(path, content)
     return path
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write UTF-8 text."""
+    """Write UTF-8 text; give its path."""
     return write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write JSON, indented by two."""
+    """Write JSON with its keys as they come, indented by two; give its path."""
     return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -119,14 +116,17 @@ class SeriesFile:
         header = _header(self._shape, np.dtype(np.int16), affine)
         header.set_xyzt_units("mm", "sec")
         header["pixdim"][4] = tr
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._start = header.binaryblock + bytes(4)
         self._gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
-        self._file = self._beside.open("wb")
-        self._file.write(self._gzip.compress(header.binaryblock + bytes(4)))
         self._left = self._shape[3]
 
     def __enter__(self) -> SeriesFile:
+        with ExitStack() as stack:
+            beside = stack.enter_context(whole_file(self.path))
+            self._file: IO[bytes] = stack.enter_context(beside.open("xb"))
+            stack.push(self._finish)
+            self._file.write(self._gzip.compress(self._start))
+            self._open = stack.pop_all()
         return self
 
     def add(self, volume: NDArray[np.float32]) -> None:
@@ -137,17 +137,19 @@ class SeriesFile:
         self._file.write(self._gzip.compress(stored.tobytes(order="F")))
         self._left -= 1
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                if self._left:
-                    raise ValueError(f"{self.path.name} lacks {self._left} volumes")
-                self._file.write(self._gzip.flush())
-                self._file.close()
-                self._beside.replace(self.path)
-        finally:
-            self._file.close()
-            self._beside.unlink(missing_ok=True)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            if self._left:
+                raise ValueError(f"{self.path.name} lacks {self._left} volumes")
+            self._file.write(self._gzip.flush())
 
 
 def write_affines(path: Path, matrices: NDArray[np.float64]) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from neuroferry.bids.entities import parse_name
+from neuroferry.bids.headers import read_header
 from neuroferry.bids.metadata import SidecarReader, read_json
 from neuroferry.errors import InputError
 from neuroferry.reports.svg import looks_whole
@@ -234,21 +235,17 @@ def _describe_input(name: str, root: Path | None, reader: SidecarReader | None) 
 
 def _geometry(path: Path) -> list[tuple[str, str]]:
     """Read size, voxels and orientation from an image's header."""
-    import nibabel as nb
-
     try:
-        image: Any = nb.load(path)
-        zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
-        volumes = image.shape[3:]
-        axes = "".join(code or "?" for code in nb.aff2axcodes(image.affine))
-    except (OSError, ValueError, EOFError, nb.filebasedimages.ImageFileError) as error:
-        return [("Note", f"its header cannot be read ({error})")]
+        facts = read_header(path)
+    except InputError as error:
+        return [("Note", f"its header cannot be read: {error}")]
+    volumes = facts.shape[3:]
     return [
-        ("Voxels", " \u00d7 ".join(str(n) for n in image.shape[:3])),
+        ("Voxels", " \u00d7 ".join(str(n) for n in facts.shape[:3])),
         *([("Volumes", " \u00d7 ".join(str(n) for n in volumes))] if volumes else []),
-        ("Voxel size", " \u00d7 ".join(f"{zoom:.2f}" for zoom in zooms) + " mm"),
-        ("Orientation", axes),
-        ("Stored as", str(image.get_data_dtype())),
+        ("Voxel size", " \u00d7 ".join(f"{zoom:.2f}" for zoom in facts.zooms[:3]) + " mm"),
+        ("Orientation", facts.axes),
+        ("Stored as", facts.dtype),
     ]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from importlib.resources import files
+
+from neuroferry.files import package_toml
 
 _CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]|(?<![\w/.])@([A-Za-z][\w-]*)")
 _DOI = re.compile(r"(?<![\w/.])(?:https?://doi\.org/|doi:\s*)(10\.\d{4,}/[^\s,;)&<]*[^\s,;.)&<])")
@@ -43,8 +43,8 @@ class MethodsText:
 @lru_cache(maxsize=1)
 def load_references() -> Mapping[str, Reference]:
     """Read ``configs/references.toml``."""
-    text = files("neuroferry.configs").joinpath("references.toml").read_text(encoding="utf-8")
-    return {key: Reference(key, **entry) for key, entry in tomllib.loads(text).items()}
+    entries = package_toml("references.toml")
+    return {key: Reference(key, **entry) for key, entry in entries.items()}
 
 
 def cited_keys(text: str) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
+
+from neuroferry.files import package_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,8 +69,7 @@ def metric_table() -> Mapping[str, Metric]:
     >>> metric_table()["snr_wm"].title
     'Signal-to-noise ratio, white matter'
     """
-    text = resources.files("neuroferry.configs").joinpath("iqms.toml").read_text("utf-8")
-    document = tomllib.loads(text)
+    document = package_toml("iqms.toml")
     table: dict[str, Metric] = {}
     for entry in document["metric"]:
         for metric in _expand(entry, document["words"], document["references"]):

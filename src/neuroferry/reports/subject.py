@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 from neuroferry.engine.names import plain_step, step_place
 from neuroferry.engine.record import RunSummary, StepSummary
+from neuroferry.errors import InputError
+from neuroferry.files import read_toml
 from neuroferry.licences.terms import licences_of, patents_of
 from neuroferry.reports.charts import NOTHING, duration, step_chart
 from neuroferry.reports.gather import (
@@ -124,11 +126,9 @@ def _with_history(run: RunSummary, out_dir: Path) -> RunSummary:
 
 def _read_seed(run_dir: Path) -> str:
     """Read the seed from the settings that the run wrote down."""
-    import tomllib
-
     try:
-        settings = tomllib.loads((run_dir / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = read_toml(run_dir / "config.toml")
+    except InputError:
         return ""
     return str(settings.get("workflow", {}).get("random_seed", ""))
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import nibabel as nb
 import numpy as np
 
 from neuroferry.bids.dwi import DwiRun, dwi_images
 from neuroferry.bids.epi import epi_encoding, opposite_of
 from neuroferry.bids.gradients import B0_THRESHOLD
-from neuroferry.bids.headers import same_axes
+from neuroferry.bids.headers import read_header, same_axes
 from neuroferry.bids.model import Run, Subject
 from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_sets import is_intended, texts_of
@@ -168,7 +167,7 @@ def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> 
     """
     way, readout, notes = epi_encoding(other)
     direction, own_readout, _ = epi_encoding(run.run)
-    if way.rstrip("+") != opposite_of(direction):
+    if way != opposite_of(direction):
         return None
     name = other.path.name
     intended = is_intended(other, run.run, subject.label)
@@ -225,20 +224,19 @@ def _is_for_others(other: Run, run: Run) -> bool:
 
 def _check_grid(run: DwiRun, other: Run) -> None:
     """Refuse a run of other voxels: its distortion is another."""
-    image: Any = nb.load(other.path)
-    own: Any = nb.load(run.run.path)
-    shape = tuple(int(n) for n in image.shape[:3])
-    zooms = nb.affines.voxel_sizes(image.affine)
-    if shape != run.shape or not np.allclose(zooms, run.zooms, rtol=SAME):
+    facts, own = read_header(other.path), read_header(run.run.path)
+    same = np.allclose(facts.voxel_size, own.voxel_size, rtol=SAME)
+    if facts.volume_shape != own.volume_shape or not same:
         sizes = (
-            f"{' x '.join(map(str, n))} voxels of {' x '.join(f'{z:.3g}' for z in mm)} mm"
-            for n, mm in ((shape, zooms), (run.shape, run.zooms))
+            f"{' x '.join(map(str, image.volume_shape))} voxels of"
+            f" {' x '.join(f'{size:.3g}' for size in image.voxel_size)} mm"
+            for image in (facts, own)
         )
         raise InputError(
             f"{other.path.name} is of the opposite direction, but has another matrix"
             f" ({' beside '.join(sizes)})"
         )
-    if not same_axes(image.affine, own.affine):
+    if not same_axes(facts.affine, own.affine):
         raise InputError(
             f"{other.path.name} is of the opposite direction, but its voxel axes run another way,"
             " so that directions along them cannot be compared"

@@ -12,14 +12,12 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import nibabel as nb
+from typing import Literal, NamedTuple
 
 from neuroferry.bids.dwi import b0_volumes, has_bvals
 from neuroferry.bids.epi import encoded, epi_encoding, opposite_of, seconds
 from neuroferry.bids.gradients import B0_THRESHOLD
-from neuroferry.bids.headers import image_shape
+from neuroferry.bids.headers import image_shape, read_header
 from neuroferry.bids.model import Run, Subject
 from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_sets import Origin, fieldmap_runs, matching_sets
@@ -344,6 +342,6 @@ def volumes_to_average(epi: Run, target: Run, b0_threshold: float) -> tuple[int,
             )
         return volumes
     if epi.suffix == "epi" and target.suffix == "dwi":
-        image: Any = nb.load(epi.path)
-        return tuple(range(image.shape[3])) if len(image.shape) > 3 else ()
+        facts = read_header(epi.path)
+        return tuple(range(facts.n_volumes)) if len(facts.shape) > 3 else ()
     return ()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nb
 import numpy as np
 
 from neuroferry.bids.dwi import DwiRun
@@ -20,7 +19,7 @@ from neuroferry.bids.gradients import (
     read_bvecs,
     settle_gradients,
 )
-from neuroferry.bids.headers import same_axes
+from neuroferry.bids.headers import read_header, same_axes
 
 # Voxel sizes and times that differ by no more than this share of them are one.
 SAME = 0.01
@@ -90,17 +89,17 @@ def plan_joined(
 
 def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> str:
     """Say why two runs are not joined; nothing where they are."""
-    images: list[Any] = [nb.load(run.run.path) for run in (first, other)]
+    one, two = (read_header(run.run.path) for run in (first, other))
     if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
         return "the sizes of their voxels differ"
-    if not same_axes(images[0].affine, images[1].affine):
+    if not same_axes(one.affine, two.affine):
         return "their voxel axes run another way"
     for key, needed in (("EchoTime", True), ("RepetitionTime", False)):
-        one, two = (_seconds(run.run.metadata.get(key)) for run in (first, other))
-        if (one is None or two is None) and (needed or one is not two):
+        times = [_seconds(run.run.metadata.get(key)) for run in (first, other)]
+        if None in times and (needed or times[0] is not times[1]):
             return f"the sidecars do not both give {key}, and contrast depends on it"
-        if one and two and abs(one - two) > SAME * one:
-            return f"they differ in {key} ({one:g} and {two:g} s), and so in contrast"
+        if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
+            return f"they differ in {key} ({times[0]:g} and {times[1]:g} s), and so in contrast"
     unwarped = [run.run.path in corrected for run in (first, other)]
     if all(unwarped):
         return ""
@@ -108,8 +107,8 @@ def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> st
         return "the distortion of one is corrected, and that of the other is not"
     if first.phase_encoding is None or first.phase_encoding != other.phase_encoding:
         return "their distortion is not corrected, and not known to be alike"
-    times = (first.readout_time, other.readout_time)
-    if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
+    readouts = first.readout_time, other.readout_time
+    if readouts[0] and readouts[1] and abs(readouts[0] - readouts[1]) > SAME * readouts[0]:
         return "their distortion is not corrected, and their readout times differ"
     return ""
 

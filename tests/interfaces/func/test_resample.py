@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from neuroferry.bids.epi import phase_encoding_axis
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.motion_table import write_motion_xfms
 from neuroferry.interfaces.func.resample import ResampleSeries
 from neuroferry.interfaces.image.images import save_nifti
 from neuroferry.interfaces.image.sampling import (
     distortion_from_field,
-    phase_encoding_axis,
     resample_volume,
     static_map,
 )

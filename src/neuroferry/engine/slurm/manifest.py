@@ -14,6 +14,7 @@ from neuroferry.engine.resources import parse_memory
 from neuroferry.engine.slurm.pack import StepPlan, pack_steps
 from neuroferry.engine.slurm.units import Unit
 from neuroferry.errors import SchedulerError
+from neuroferry.files import write_text
 
 _START_MINUTES = 10
 _ROUND_MINUTES = 5
@@ -122,11 +123,7 @@ def manifest_path(run_dir: Path, number: int) -> Path:
 
 def write_manifest(manifest: Manifest, run_dir: Path) -> None:
     """Write a round's manifest, whole or not at all."""
-    path = manifest_path(run_dir, manifest.round)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
-    partial.rename(path)
+    write_text(manifest_path(run_dir, manifest.round), json.dumps(asdict(manifest), indent=1))
 
 
 def read_manifest(run_dir: Path, number: int) -> Manifest:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from neuroferry.config import SlurmConfig
 from neuroferry.engine.slurm.manifest import Group, Manifest, Pack
+from neuroferry.files import whole_file
 
 # what a job needs to know of its allocation, inside a container that sees no other environment
 _PASSED = (
@@ -64,10 +65,9 @@ def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.chmod(0o755 if path.suffix == ".sh" else 0o644)
-    partial.rename(path)
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+        beside.chmod(0o755 if path.suffix == ".sh" else 0o644)
 
 
 def header(name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: int) -> list[str]:
