@@ -113,8 +113,10 @@ def serve() -> None:
     os.dup2(null, 0)
     os.close(null)
     from neuroferry.engine.multiproc import preload
+    from neuroferry.engine.pickles import guard_pickles
 
     preload()
+    guard_pickles()
     while True:
         message = _receive(asking)
         if message is None:
