@@ -1,6 +1,9 @@
 """Locks: held by one run at a time, gone with the process."""
 
+import errno
+import fcntl
 import multiprocessing
+import os
 import resource
 
 import pytest
@@ -54,3 +57,59 @@ def test_a_dead_run_holds_nothing(tmp_path):
     process.join(30)
     with hold([tmp_path], ["01"]):
         pass
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / ".sub-01.lock").symlink_to(precious)
+    with pytest.raises(NeuroferryError, match="is a symbolic link") as info:
+        hold([folder], ["01"]).__enter__()
+    assert info.value.exit_code == ExitCode.CANNOT_CREATE
+    os.link(precious, folder / ".sub-02.lock")
+    with hold([folder], ["02"]):
+        pass
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", "\0"])
+def test_a_lock_whose_holder_left_no_name(tmp_path, text):
+    with hold([tmp_path], ["01"]):
+        (tmp_path / ".sub-01.lock").write_text(text)
+        with pytest.raises(NeuroferryError, match="Another run works on sub-01"):
+            hold([tmp_path], ["01"]).__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys, number):
+    """As a Lustre without ``-o flock`` and some NFS answer."""
+
+    def flock(stream, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with hold([tmp_path], ["01", "02"]):
+        pass
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1
+    assert f"{tmp_path} has no locks" in said
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_lock_file_that_others_left_can_be_held(tmp_path):
+    """In a folder that a group shares; it says who held it last, and is not written."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    with hold([tmp_path], ["01"]):
+        pass
+    left = (tmp_path / ".sub-01.lock").read_text()
+    pid = os.fork()
+    if pid == 0:
+        os.setgid(54321)
+        os.setuid(54321)
+        with hold([tmp_path], ["01"]):
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert (tmp_path / ".sub-01.lock").read_text() == left
