@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from strangers import STRANGER, by_root
 
 from neuroferry import trust
 from neuroferry.errors import ExitCode, NeuroferryError, UsageError
@@ -21,9 +22,6 @@ from neuroferry.trust import (
     write_own,
 )
 
-STRANGER = 54321
-by_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
-
 
 @pytest.fixture(autouse=True)
 def nobody_is_trusted(monkeypatch):
@@ -31,14 +29,9 @@ def nobody_is_trusted(monkeypatch):
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(shared_folder):
     """A file below a folder that others can enter."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
-        if folder.name.startswith("pytest-of"):
-            break
-    path = tmp_path / "plan"
+    path = shared_folder / "plan"
     path.write_text("text")
     path.chmod(0o644)
     return path

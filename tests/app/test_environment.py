@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from strangers import STRANGER, as_stranger, by_root
 
 from neuroferry.app.environment import make_home, prepare_environment
 
@@ -45,25 +46,19 @@ def test_a_home_that_somebody_else_prepared_is_not_taken(temporary, how):
     assert home.stat().st_uid == os.getuid()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
-def test_a_user_without_a_name_or_a_home(tmp_path):
+@by_root
+def test_a_user_without_a_name_or_a_home(shared_folder, monkeypatch):
     """As a container gives its user a number, and a cluster a home that is not mounted."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "tmp").chmod(0o1777)
-    pid = os.fork()
-    if pid == 0:
-        os.setgid(54321)
-        os.setuid(54321)
-        os.environ.pop("HOME")
-        for name in ("MPLCONFIGDIR", "XDG_CACHE_HOME"):
-            os.environ.pop(name, None)
-        tempfile.tempdir = str(tmp_path / "tmp")
+    shared_folder.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared_folder))
+    for name in ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def act():
         prepare_environment(1)
         (Path.home() / "x").write_text(os.environ["MPLCONFIGDIR"])
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-    home = tmp_path / "tmp" / "neuroferry-54321"
+
+    assert as_stranger(act)
+    home = shared_folder / f"neuroferry-{STRANGER}"
     assert (home / "x").read_text() == str(home / "matplotlib")
-    assert home.stat().st_uid == 54321
+    assert home.stat().st_uid == STRANGER

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from nipype import Function, Node, Workflow, config
+from strangers import STRANGER, by_root
 
 from neuroferry.engine import MultiProcPlugin, RunRecord
 from neuroferry.engine.finished import (
@@ -221,11 +222,11 @@ def test_an_interrupted_run_leaves_a_state_that_goes_on(part):
         assert (part.folder / "a" / "result_a.pklz").exists()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@by_root
 def test_what_others_packed_is_not_unpacked(part):
     put_away(part, "pack", STEPS)
     part.folder.parent.chmod(0o755)
-    os.chown(part.packed, 54321, 54321)
+    os.chown(part.packed, STRANGER, STRANGER)
     with pytest.raises(NeuroferryError, match=r"sub_01_wf.tar belongs to user 54321") as info:
         bring_back(part)
     assert info.value.exit_code == ExitCode.NO_PERMISSION

@@ -7,6 +7,7 @@ import os
 import resource
 
 import pytest
+from strangers import as_stranger, by_root
 
 from neuroferry.engine.locks import hold
 from neuroferry.errors import ExitCode, NeuroferryError
@@ -97,19 +98,15 @@ def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys, nu
     assert f"{tmp_path} has no locks" in said
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_a_lock_file_that_others_left_can_be_held(tmp_path):
+@by_root
+def test_a_lock_file_that_others_left_can_be_held(shared_folder):
     """In a folder that a group shares; it says who held it last, and is not written."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    with hold([tmp_path], ["01"]):
-        pass
-    left = (tmp_path / ".sub-01.lock").read_text()
-    pid = os.fork()
-    if pid == 0:
-        os.setgid(54321)
-        os.setuid(54321)
-        with hold([tmp_path], ["01"]):
-            os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert (tmp_path / ".sub-01.lock").read_text() == left
+
+    def hold_it():
+        with hold([shared_folder], ["01"]):
+            pass
+
+    hold_it()
+    left = (shared_folder / ".sub-01.lock").read_text()
+    assert as_stranger(hold_it)
+    assert (shared_folder / ".sub-01.lock").read_text() == left
