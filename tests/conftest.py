@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,12 @@ def phantom_bids(tmp_path_factory):
 def bids_copy(phantom_bids, tmp_path):
     """A copy of the phantom dataset that a test may spoil."""
     return Path(shutil.copytree(phantom_bids, tmp_path / "bids"))
+
+
+@pytest.fixture
+def shared_folder():
+    """A folder that others can enter, which pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="neuroferry-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

@@ -39,6 +39,7 @@ class ExitCode(IntEnum):
     CANNOT_CREATE = 73, "an output cannot be created"
     IO = 74, "disk or file error, such as a full disk"
     TEMPORARY = 75, "try again later: not enough memory or disk now, another run, a scheduler"
+    NO_PERMISSION = 77, "a file of another user or that others can write; or an unsigned image"
     INTERRUPTED = 130, "interrupted by Ctrl-C (143: by SIGTERM)"
 
 

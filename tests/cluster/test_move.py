@@ -133,15 +133,10 @@ def checksums(folder, but=("*.lock",)):
     }
 
 
-def quoted(*words):
-    """As the launcher writes words: ``printf '%q '``."""
-    script = "printf '%q ' \"$@\""
-    return subprocess.run(
-        ["bash", "-c", script, "bash", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def written(*words):
+    """As the launcher writes words: one a line."""
+    lines = [str(word).replace("\\", "\\\\").replace("\n", "\\n") for word in words]
+    return "".join(f"{line}\n" for line in lines)
 
 
 class Stopped:
@@ -180,7 +175,7 @@ class Stopped:
         self.log = self.out / "logs" / "20260101T000000Z-abc"
         started = {"event": "run_started", "run_id": self.log.name, "subjects": ["01"]}
         laptop.write(self.log / "events.jsonl", json.dumps(started) + "\n")
-        note = quoted(
+        note = written(
             f"image={laptop.image}",
             f"/settings/config.toml={self.folder / 'my settings.toml'}",
             f"/bids={self.bids}",
@@ -190,7 +185,7 @@ class Stopped:
             *("/bids", "/out", "participant", "--plugin", "MultiProc", "--mem=1", "--nprocs", 1),
             *("--participant-label", "01", "--config=/settings/config.toml", "-w", "/work"),
         )
-        laptop.write(self.log / "launch", note + "\n")
+        laptop.write(self.log / "launch", note)
         for path in self.folder.rglob("*"):
             if not path.is_symlink():
                 laptop.own(path)
@@ -402,7 +397,7 @@ def test_work_that_went_on_there_is_kept(stopped, network):
     assert stopped.move(network, "--no-start").returncode == 0
     later = stopped.there / "out" / "logs" / "20270101T000000Z-def"
     stopped.laptop.write(later / "events.jsonl", "")
-    note = quoted("image=/x.sif", f"/out={stopped.there / 'out'}", "--", "/bids", "/out")
+    note = written("image=/x.sif", f"/out={stopped.there / 'out'}", "--", "/bids", "/out")
     stopped.laptop.write(later / "launch", note)
     new = stopped.laptop.write(stopped.there / "work" / "next node" / "result.pklz", "new")
     assert stopped.fetch(network).returncode == 0

@@ -2,10 +2,12 @@
 
 import gzip
 import os
+import tarfile
 from dataclasses import replace
 
 import pytest
 from nipype import Function, Node, Workflow, config
+from strangers import STRANGER, by_root
 
 from neuroferry.engine import MultiProcPlugin, RunRecord
 from neuroferry.engine.finished import (
@@ -18,7 +20,7 @@ from neuroferry.engine.finished import (
 )
 from neuroferry.engine.flatten import flatten
 from neuroferry.engine.record import read_events, summarise
-from neuroferry.errors import StepsFailedError, ToolError
+from neuroferry.errors import ExitCode, NeuroferryError, StepsFailedError, ToolError
 
 STEPS = ("w.sub_01_wf.a", "w.sub_01_wf.b")
 
@@ -218,3 +220,58 @@ def test_an_interrupted_run_leaves_a_state_that_goes_on(part):
     if finished_steps(part) is None:
         bring_back(part)
         assert (part.folder / "a" / "result_a.pklz").exists()
+
+
+@by_root
+def test_what_others_packed_is_not_unpacked(part):
+    put_away(part, "pack", STEPS)
+    part.folder.parent.chmod(0o755)
+    os.chown(part.packed, STRANGER, STRANGER)
+    with pytest.raises(NeuroferryError, match=r"sub_01_wf.tar belongs to user 54321") as info:
+        bring_back(part)
+    assert info.value.exit_code == ExitCode.NO_PERMISSION
+    assert part.packed.exists()
+    assert not part.folder.exists()
+
+
+def member(name, kind=tarfile.REGTYPE, link=""):
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.mode = kind, link, 0o755
+    return made
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../outside")],
+        [member("sub_01_wf/../../outside")],
+        [member("sub_01_wf", tarfile.SYMTYPE, "/{}"), member("sub_01_wf/outside")],
+        [member("sub_01_wf/l", tarfile.SYMTYPE, "../.."), member("sub_01_wf/l/outside")],
+        [member("sub_01_wf/l", tarfile.SYMTYPE, "/etc/passwd")],
+        [member("sub_01_wf/l", tarfile.LNKTYPE, "../../precious")],
+        [member("sub_01_wf/pipe", tarfile.CHRTYPE)],
+    ],
+)
+def test_members_stay_in_the_folder(part, tmp_path, members):
+    put_away(part, "pack", STEPS)
+    (tmp_path / "work" / "precious").write_text("precious")
+    with tarfile.open(part.packed, "w") as tar:
+        for made in members:
+            made.linkname = made.linkname.format(tmp_path)
+            tar.addfile(made)
+    with pytest.raises(NeuroferryError, match="leads out of its folder"):
+        bring_back(part)
+    assert not list(tmp_path.rglob("outside"))
+    assert not part.folder.exists()
+    assert not part.folder.with_name("sub_01_wf.unpacking").exists()
+
+
+def test_links_between_nodes_and_to_inputs_come_back(part):
+    inside, relative = part.folder / "b" / "own", part.folder / "b" / "near"
+    inside.parent.mkdir()
+    inside.symlink_to(part.folder / "a" / "result_a.pklz")
+    relative.symlink_to("../a/result_a.pklz")
+    put_away(part, "pack", STEPS)
+    bring_back(part)
+    assert inside.readlink() == part.folder / "a" / "result_a.pklz"
+    assert inside.read_bytes() == relative.read_bytes() == b"result"

@@ -1,9 +1,13 @@
 """Locks: held by one run at a time, gone with the process."""
 
+import errno
+import fcntl
 import multiprocessing
+import os
 import resource
 
 import pytest
+from strangers import as_stranger, by_root
 
 from neuroferry.engine.locks import hold
 from neuroferry.errors import ExitCode, NeuroferryError
@@ -54,3 +58,55 @@ def test_a_dead_run_holds_nothing(tmp_path):
     process.join(30)
     with hold([tmp_path], ["01"]):
         pass
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / ".sub-01.lock").symlink_to(precious)
+    with pytest.raises(NeuroferryError, match="is a symbolic link") as info:
+        hold([folder], ["01"]).__enter__()
+    assert info.value.exit_code == ExitCode.CANNOT_CREATE
+    os.link(precious, folder / ".sub-02.lock")
+    with hold([folder], ["02"]):
+        pass
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", "\0"])
+def test_a_lock_whose_holder_left_no_name(tmp_path, text):
+    with hold([tmp_path], ["01"]):
+        (tmp_path / ".sub-01.lock").write_text(text)
+        with pytest.raises(NeuroferryError, match="Another run works on sub-01"):
+            hold([tmp_path], ["01"]).__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys, number):
+    """As a Lustre without ``-o flock`` and some NFS answer."""
+
+    def flock(stream, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with hold([tmp_path], ["01", "02"]):
+        pass
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1
+    assert f"{tmp_path} has no locks" in said
+
+
+@by_root
+def test_a_lock_file_that_others_left_can_be_held(shared_folder):
+    """In a folder that a group shares; it says who held it last, and is not written."""
+
+    def hold_it():
+        with hold([shared_folder], ["01"]):
+            pass
+
+    hold_it()
+    left = (shared_folder / ".sub-01.lock").read_text()
+    assert as_stranger(hold_it)
+    assert (shared_folder / ".sub-01.lock").read_text() == left

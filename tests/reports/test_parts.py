@@ -1,7 +1,9 @@
 """Pictures made fit for a page, methods text, verdicts and advice."""
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -59,6 +61,36 @@ def test_only_drawing_stays_of_a_picture(tmp_path):
 )
 def test_methods_text(text, html):
     assert render_methods(text).html == html
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize(
+    "doi",
+    [
+        '10.1234/x"onmouseover="alert(1)',
+        "10.1234/x'onmouseover='alert(1)",
+        "10.1234/a*b*c**d**",
+        "10.1234/`x`",
+        "10.1234/(@ants2008)[@avants2008]",
+    ],
+)
+def test_a_doi_is_a_link_and_nothing_else(doi):
+    tags = Tags(render_methods(f"See doi:{doi} and `so` on.").html).found
+    (link,) = (attrs for tag, attrs in tags if attrs.get("href", "").startswith("https"))
+    assert list(link) == ["href"]
+    assert doi.startswith(unquote(link["href"].removeprefix("https://doi.org/")))
+    assert {name for _, attrs in tags for name in attrs} <= {"href", "class"}
 
 
 def test_citations_are_numbered_by_first_use():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -36,10 +37,31 @@ def prepare_environment(omp_nthreads: int) -> None:
     os.environ["NO_ET"] = "1"  # Nipype is not to phone home
     os.environ["MPLBACKEND"] = "Agg"
     os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
-    home = Path.home()
-    if not os.access(home, os.W_OK | os.X_OK):
-        base = Path(tempfile.gettempdir()) / f"neuroferry-{os.getuid()}"
-        base.mkdir(mode=0o700, exist_ok=True)
+    try:
+        home: Path | None = Path.home()
+    except RuntimeError:  # no HOME, and a user whom the machine does not know by name
+        home = None
+    if home is None or not os.access(home, os.W_OK | os.X_OK):
+        base = make_home()
         os.environ["HOME"] = str(base)
         for name, folder in _CACHES.items():
             os.environ.setdefault(name, str(base / folder))
+
+
+def make_home() -> Path:
+    """Give a folder in the temporary one that belongs to this user and to nobody else.
+
+    Returns
+    -------
+    pathlib.Path
+        The same at each call, unless somebody else made a folder of that name: then a new one.
+    """
+    base = Path(tempfile.gettempdir()) / f"neuroferry-{os.getuid()}"
+    try:
+        base.mkdir(mode=0o700)
+    except FileExistsError:
+        about = base.lstat()
+        private = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o077
+        if about.st_uid != os.getuid() or not private:
+            return Path(tempfile.mkdtemp(prefix=f"{base.name}-"))
+    return base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from neuroferry.errors import ExitCode, InputError, UsageError
 from neuroferry.files import write_text
 from neuroferry.selection.participant import ParticipantPlan, plan_participant, wanted_suffixes
 from neuroferry.selection.spaces import parse_output_spaces
+from neuroferry.trust import make_work_folder, open_unlinked, refuse_foreign_links
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,14 +48,17 @@ def check_folders(config: Config) -> None:
     needs_work = config.level == "participant" and not config.execution.reports_only
     for folder in (config.output_dir, config.work_dir) if needs_work else (config.output_dir,):
         _make_writable(folder)
+    if needs_work:
+        make_work_folder(config.work_dir / "neuroferry_wf")
+    participants = (path for path in config.output_dir.glob("sub-*") if path.is_dir())
+    refuse_foreign_links(config.output_dir, (config.output_dir / "logs", *participants))
 
 
 def _make_writable(folder: Path) -> None:
-    probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder, prefix=".write-test-"):
+            pass
     except OSError as err:
         raise InputError(
             f"The folder {folder} cannot be written ({err.strerror}). Choose another or mend its "
@@ -164,10 +169,19 @@ def check_input(
 def _other_version(config: Config) -> str | None:
     """Note this version in the work folder; give the one noted there before, if it is another."""
     note = config.work_dir / ".neuroferry-version"
-    before = note.read_text(encoding="utf-8").strip() if note.exists() else __version__
-    if not config.execution.dry_run:
+    before = _read_version(note)
+    if not config.execution.dry_run and before != __version__:
         write_text(note, f"{__version__}\n")
-    return None if before == __version__ else before
+    return None if before in (None, __version__) else before
+
+
+def _read_version(note: Path) -> str | None:
+    try:
+        descriptor = open_unlinked(note, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as stream:
+        return stream.readline(80).strip()
 
 
 def with_flags(config: Config, filters: Mapping[str, Any] | None) -> dict[str, Any]:

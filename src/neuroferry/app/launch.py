@@ -21,7 +21,8 @@ from neuroferry.errors import (
     NeuroferryError,
     RunInterrupted,
 )
-from neuroferry.files import copy_file, write_bytes, write_text
+from neuroferry.files import copy_file
+from neuroferry.trust import make_own_folder, write_own
 
 if TYPE_CHECKING:
     from neuroferry.bids.model import Problem
@@ -43,18 +44,17 @@ def begin(config: Config, resources: Resources, command: str) -> Run:
     """Make the folder of a run, and open its record."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    write_text(folder / "config.toml", write_config(config))
+    make_own_folder(folder)
+    write_own(folder / "config.toml", write_config(config))
     if config.workflow.bundles is not None:
         # what it held, should the user's file change
         copy_file(config.workflow.bundles, folder / "bundles.toml")
     if os.environ.get("NEUROFERRY_REENTER"):
         # for the launcher, which binds the same folders when the run goes on
-        words = base64.b64decode(os.environ["NEUROFERRY_REENTER"])
-        write_bytes(folder / "enter", words.strip() + b"\n")
+        write_own(folder / "enter", base64.b64decode(os.environ["NEUROFERRY_REENTER"]))
     if os.environ.get("NEUROFERRY_LAUNCH"):
         # for the launcher, which moves the run to another machine
-        write_text(folder / "launch", f"{os.environ['NEUROFERRY_LAUNCH']}\n")
+        write_own(folder / "launch", base64.b64decode(os.environ["NEUROFERRY_LAUNCH"]))
     return Run(config, folder, RunRecord(folder / "events.jsonl"), resources, command)
 
 

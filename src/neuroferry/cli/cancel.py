@@ -14,6 +14,7 @@ from neuroferry.cli.status import find_run
 from neuroferry.engine.record import read_run
 from neuroferry.engine.slurm.scripts import host_path
 from neuroferry.errors import ExitCode, InputError
+from neuroferry.trust import refuse_foreign, refuse_foreign_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
 def run_on_host(script: Path, purpose: str) -> int:
     """Run a script that needs SLURM, where SLURM is; elsewhere print the command that does."""
     if shutil.which("scancel"):
+        refuse_foreign_run(script.parent.parent)
+        refuse_foreign(script, "The script")
         return subprocess.run(["bash", str(script)], check=False).returncode
     print(f"{purpose}, run this on the host:", file=sys.stderr)
     print(shlex.join(["bash", host_path(script, os.environ)]))

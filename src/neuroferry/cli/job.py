@@ -8,6 +8,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from neuroferry.trust import refuse_foreign_run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -36,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     prepare_environment(available_resources(os.environ).n_procs)
     run_dir = arguments.run.absolute()
+    refuse_foreign_run(run_dir)
 
     payloads: list[bytes] = []
 

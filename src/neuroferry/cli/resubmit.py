@@ -9,6 +9,7 @@ from neuroferry.cli.status import find_run
 from neuroferry.config import make_config
 from neuroferry.errors import InputError
 from neuroferry.files import read_toml
+from neuroferry.trust import refuse_foreign_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     ------
     InputError
         When the earlier run left no settings.
+    NeuroferryError
+        With exit code 77 when it was somebody else's.
     """
     from neuroferry.app.run import run as run_app
 
@@ -34,5 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"The run {folder.name} was started from Python and left no settings: call its "
             "workflow again, what is finished is not done again."
         )
+    refuse_foreign_run(folder)
     config = make_config(read_toml(settings), source=str(settings))
     return run_app(config, command=f"neuroferry resubmit {arguments.out}")

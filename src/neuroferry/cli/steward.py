@@ -9,6 +9,7 @@ from pathlib import Path
 from neuroferry.config import make_config
 from neuroferry.errors import ExitCode
 from neuroferry.files import read_toml
+from neuroferry.trust import refuse_foreign_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from neuroferry.engine.slurm.steward import Steward
 
     run_dir = arguments.run.absolute()
+    refuse_foreign_run(run_dir)
     steward = Steward(run_dir, arguments.round)
     if arguments.close is None:
         again = steward.settle()

@@ -12,6 +12,7 @@ from typing import Any
 
 from neuroferry.engine.estimate import Estimator
 from neuroferry.engine.names import step_name, subject_of
+from neuroferry.engine.pickles import guard_pickles
 from neuroferry.engine.record import RunRecord, StepState, StepSummary
 from neuroferry.engine.resources import available_resources
 from neuroferry.engine.schedule import Schedule, Task, volumes_of
@@ -47,6 +48,7 @@ class RecordingPlugin:
     """
 
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+        guard_pickles()
         self.plugin_args = dict(plugin_args or {})
         limits = available_resources()
         self.n_procs = int(self.plugin_args.get("n_procs") or limits.n_procs)

@@ -26,8 +26,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from neuroferry.engine.worker import die_with_parent
-from neuroferry.errors import NeuroferryError, ToolError
-from neuroferry.files import whole_file, write_text
+from neuroferry.errors import ExitCode, NeuroferryError, ToolError
+from neuroferry.files import whole_file
+from neuroferry.trust import open_own, write_own
 
 _CHUNK = 1 << 20
 
@@ -137,7 +138,7 @@ def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:
                 tarfile.open(beside, "x", format=tarfile.PAX_FORMAT) as tar,
             ):
                 tar.add(part.claimed, part.folder.name)
-        write_text(part.receipt, json.dumps(receipt, indent=1))
+        write_own(part.receipt, json.dumps(receipt, indent=1))
     except BaseException:
         part.packed.unlink(missing_ok=True)
         part.claimed.rename(part.folder)
@@ -147,7 +148,13 @@ def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:
 
 
 def bring_back(part: Part) -> None:
-    """Make the work folder of a participant ready to go on from, whatever was left of it."""
+    """Make the work folder of a participant ready to go on from, whatever was left of it.
+
+    Raises
+    ------
+    NeuroferryError
+        With exit code 77 when it was packed by somebody else, or leads out of the folder.
+    """
     if part.claimed.exists():
         if part.receipt.exists():
             shutil.rmtree(part.claimed)
@@ -156,12 +163,47 @@ def bring_back(part: Part) -> None:
     if part.packed.exists() and not part.folder.exists():
         unpacking = part.folder.with_name(f"{part.folder.name}.unpacking")
         shutil.rmtree(unpacking, ignore_errors=True)
-        with tarfile.open(part.packed) as tar:
-            tar.extractall(unpacking, filter="fully_trusted")  # it is our own
+        _unpack(part, unpacking)
         (unpacking / part.folder.name).rename(part.folder)
         unpacking.rmdir()
     part.receipt.unlink(missing_ok=True)
     part.packed.unlink(missing_ok=True)
+
+
+def _unpack(part: Part, folder: Path) -> None:
+    """Unpack a packed part; no member leaves the folder.
+
+    Nodes link to the run's inputs and to other nodes by absolute names. Such links are made when
+    everything else is there, so that nothing can be written through one.
+    """
+    links: list[tarfile.TarInfo] = []
+
+    def keep(member: tarfile.TarInfo, where: str) -> tarfile.TarInfo | None:
+        if not member.issym() or not Path(member.linkname).is_absolute():
+            return tarfile.data_filter(member, where)
+        target = Path(os.path.normpath(member.linkname))
+        if target not in part.inputs and part.folder not in target.parents:
+            raise tarfile.AbsoluteLinkError(member)
+        # where it lies is checked as for any other member
+        tarfile.data_filter(member.replace(linkname="target", deep=False), where)
+        links.append(member)
+        return None
+
+    try:
+        with (
+            open_own(part.packed, "The packed work folder") as stream,
+            tarfile.open(fileobj=stream) as tar,
+        ):
+            tar.extractall(folder, filter=keep)
+    except tarfile.FilterError as err:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise NeuroferryError(
+            f"The packed work folder {part.packed} was not unpacked, as it leads out of its folder"
+            f" ({err}). Remove it to compute the participant again.",
+            exit_code=ExitCode.NO_PERMISSION,
+        ) from err
+    for link in links:
+        (folder / link.name).symlink_to(link.linkname)
 
 
 def verify_outputs(folder: Path) -> dict[str, int]:

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from neuroferry.trust import open_unlinked
+
 StepState = Literal["running", "done", "cached", "failed", "skipped"]
 Event = dict[str, Any]
 
@@ -156,7 +158,7 @@ class RunRecord:
         entry: Event = {"time": now, "event": event, **values}
         line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = open_unlinked(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             # on a network file system, appending from several machines is safe only in turns
             with suppress(OSError):

@@ -34,6 +34,7 @@ from neuroferry.engine.usage import (
     reuse_freed_memory,
     shared_aside,
 )
+from neuroferry.trust import open_unlinked
 
 _PR_SET_PDEATHSIG = 1
 _LONGEST_MESSAGE = 400
@@ -240,7 +241,7 @@ def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> 
         prefer_as_oom_victim()
         reuse_freed_memory()
         if log is not None:
-            descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            descriptor = open_unlinked(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(node.n_procs)))

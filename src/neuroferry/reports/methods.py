@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from urllib.parse import quote
 
 from neuroferry.files import package_toml
 
@@ -105,7 +106,7 @@ def render_methods(text: str) -> MethodsText:
             blocks.append(f"<h3>{escape(heading.group(1))}</h3>")
             continue
         html = escape(line, quote=False)
-        html = _DOI.sub(r'<a href="https://doi.org/\1">doi:\1</a>', html)
+        html = _DOI.sub(_link, html)
         html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
         html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
         html = re.sub(r"(?<!\*)\*([^*]+)\*(?!\*)", r"<em>\1</em>", html)
@@ -115,3 +116,9 @@ def render_methods(text: str) -> MethodsText:
         tuple(known[key] for key in numbers),
         tuple(key for key in keys if key not in known),
     )
+
+
+def _link(match: re.Match[str]) -> str:
+    """Link a DOI; encoded, for a quotation mark would end the attribute, and a star open a tag."""
+    doi = match.group(1)
+    return f'<a href="https://doi.org/{quote(doi, safe="/:()")}">doi:{doi}</a>'

@@ -310,7 +310,7 @@ def test_a_cluster_that_is_there(cluster, run):
 def test_no_cluster_and_workers_without_resources_are_said(run, monkeypatch, tmp_path):
     from distributed import LocalCluster
 
-    from neuroferry.engine.dask.plugin import plugin as module
+    from neuroferry.engine.dask import plugin as module
 
     monkeypatch.setattr(module, "_CONNECT_SECONDS", 1.0)
     workflow = Workflow("w")

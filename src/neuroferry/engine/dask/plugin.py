@@ -14,6 +14,7 @@ import asyncio
 import atexit
 import contextlib
 import importlib
+import os
 import queue
 import secrets
 import signal
@@ -33,11 +34,13 @@ from neuroferry.engine.resources import Resources
 from neuroferry.engine.schedule import Schedule, Task
 from neuroferry.engine.worker import Outcome, explain
 from neuroferry.errors import SchedulerError, UsageError
+from neuroferry.trust import refuse_foreign
 
 _TICK_SECONDS = 0.2
 _CONNECT_SECONDS = 120.0
 # worker resources without which no step could ever start
 _PROCESSORS, _MEMORY = "processors", "memory_gb"
+_SCHEDULER_FILE = "The file of the scheduler"
 
 
 class DaskPlugin(RecordingPlugin):
@@ -117,6 +120,7 @@ class DaskPlugin(RecordingPlugin):
             if time.monotonic() > deadline:
                 raise _no_cluster(str(path), "there is no such file")
             time.sleep(_TICK_SECONDS)
+        refuse_foreign(path, _SCHEDULER_FILE)
 
     def _loop(self, schedule: Schedule, client: Any) -> None:
         while True:
@@ -309,9 +313,18 @@ async def _offer(path: Path, n_procs: int, memory_gb: float, with_scheduler: boo
         if with_scheduler:
             path.unlink(missing_ok=True)  # of a scheduler that is no more
             stack.callback(path.unlink, missing_ok=True)
+            # whoever can write the file can send this machine's workers what to run
+            before = os.umask(0o022)
+            os.umask(before | 0o022)
             await stack.enter_async_context(
                 distributed.Scheduler(port=0, dashboard=False, scheduler_file=str(path))
             )
+            os.umask(before)
+        while not path.exists():
+            if stopped.is_set():
+                return
+            await asyncio.sleep(_TICK_SECONDS)
+        refuse_foreign(path, _SCHEDULER_FILE)
         worker = await stack.enter_async_context(
             distributed.Worker(
                 scheduler_file=str(path),

@@ -73,7 +73,11 @@ class StepServer:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from neuroferry.engine import stepserver; stepserver.serve()"],
+            [
+                sys.executable,
+                "-c",
+                "from neuroferry.engine.dask import stepserver; stepserver.serve()",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
@@ -113,8 +117,10 @@ def serve() -> None:
     os.dup2(null, 0)
     os.close(null)
     from neuroferry.engine.multiproc import preload
+    from neuroferry.engine.pickles import guard_pickles
 
     preload()
+    guard_pickles()
     while True:
         message = _receive(asking)
         if message is None:

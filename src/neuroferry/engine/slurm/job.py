@@ -27,6 +27,7 @@ from neuroferry.errors import (
     SchedulerError,
     StepsFailedError,
 )
+from neuroferry.trust import open_own
 
 # a job that SLURM stops within this share of its time was stopped for its time
 _TIME_IS_UP = 0.9
@@ -145,7 +146,7 @@ def _allocation() -> dict[str, Any]:
 def _load_graph(
     run_dir: Path, manifest: Manifest, member: Member, rebuild: Callable[[bytes], nx.DiGraph]
 ) -> tuple[nx.DiGraph, bool]:
-    with (run_dir / "slurm" / "payloads").open("rb") as stream:
+    with open_own(run_dir / "slurm" / "payloads", "The file of payloads") as stream:
         stream.seek(member.offset)
         payload = stream.read(member.length)
     if manifest.source == "config":

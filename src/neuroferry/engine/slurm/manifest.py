@@ -14,7 +14,7 @@ from neuroferry.engine.resources import parse_memory
 from neuroferry.engine.slurm.pack import StepPlan, pack_steps
 from neuroferry.engine.slurm.units import Unit
 from neuroferry.errors import SchedulerError
-from neuroferry.files import write_text
+from neuroferry.trust import make_own_folder, read_own, write_own
 
 _START_MINUTES = 10
 _ROUND_MINUTES = 5
@@ -123,7 +123,9 @@ def manifest_path(run_dir: Path, number: int) -> Path:
 
 def write_manifest(manifest: Manifest, run_dir: Path) -> None:
     """Write a round's manifest, whole or not at all."""
-    write_text(manifest_path(run_dir, manifest.round), json.dumps(asdict(manifest), indent=1))
+    path = manifest_path(run_dir, manifest.round)
+    make_own_folder(path.parent)
+    write_own(path, json.dumps(asdict(manifest), indent=1))
 
 
 def read_manifest(run_dir: Path, number: int) -> Manifest:
@@ -133,10 +135,12 @@ def read_manifest(run_dir: Path, number: int) -> Manifest:
     ------
     SchedulerError
         When there is none.
+    NeuroferryError
+        With exit code 77 when somebody else wrote it.
     """
     path = manifest_path(run_dir, number)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_own(path, "The plan"))
     except (OSError, ValueError) as err:
         raise SchedulerError(f"The plan {path} cannot be read: {err}.") from err
     groups = tuple(

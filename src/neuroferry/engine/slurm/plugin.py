@@ -20,11 +20,13 @@ from typing import IO, Any
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine.estimate import Estimator
 from neuroferry.engine.names import subject_of
+from neuroferry.engine.pickles import guard_pickles
 from neuroferry.engine.record import RunRecord, StepSummary
 from neuroferry.engine.slurm.manifest import Grouping, Manifest, write_manifest
 from neuroferry.engine.slurm.pack import StepPlan
 from neuroferry.engine.slurm.scripts import host_command, host_path, write_scripts
 from neuroferry.engine.slurm.units import Unit, plan_unit, split_graph
+from neuroferry.trust import make_own_folder, write_own
 
 
 class SLURMGraphPlugin:
@@ -64,6 +66,7 @@ class SLURMGraphPlugin:
     """
 
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+        guard_pickles()
         self.plugin_args = dict(plugin_args or {})
         known = {item.name for item in dataclasses.fields(SlurmConfig)}
         own = {"run_dir", "record", "history", "estimator", "source", "environ"}
@@ -96,6 +99,7 @@ class SLURMGraphPlugin:
         for node in graph.nodes():
             node.use_plugin = ("Linear", {})
         parts = split_graph(graph)
+        make_own_folder(run_dir)
         if self._record is None:
             self._record = RunRecord(run_dir / "events.jsonl")
             self._start_record(run_dir, parts)
@@ -191,8 +195,10 @@ class SLURMGraphPlugin:
     def _open_payloads(self) -> IO[bytes]:
         if self._payloads is None:
             path = self._choose_run_dir(None) / "slurm" / "payloads"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._payloads = path.open("wb")
+            make_own_folder(path.parent.parent)
+            make_own_folder(path.parent)
+            write_own(path, b"")  # its permissions; what is unpickled is for its owner to write
+            self._payloads = path.open("r+b")
         return self._payloads
 
     def _start_record(self, run_dir: Path, parts: list[Any]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
 from neuroferry.config import SlurmConfig
 from neuroferry.engine.slurm.manifest import Group, Manifest, Pack
-from neuroferry.files import whole_file
+from neuroferry.trust import VARIABLE, make_own_folder, trusted, write_own
 
 # what a job needs to know of its allocation, inside a container that sees no other environment
 _PASSED = (
@@ -24,6 +25,9 @@ _PASSED = (
     "SLURM_MEM_PER_NODE",
     "SLURMD_NODENAME",
 )
+# how the launcher's words bind the temporary folder, which is another on each machine
+_TMP_WORD = 'type=bind,"source=${TMPDIR:-/tmp}","destination=/tmp"'
+_TMP_IN_BASH = r'"type=bind,\"source=${TMPDIR:-/tmp}\",\"destination=/tmp\""'
 _STEWARD_MEM_MB = 2048
 _SUBJECTS_A_MEGABYTE = 5  # the records that it reads together
 _STEWARD_MINUTES = 30
@@ -50,7 +54,7 @@ def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
         The script that submits, written last.
     """
     folder = run_dir / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_own_folder(folder)
     for group in manifest.groups:
         for pack in group.packs:
             _write(folder / f"{pack.name}.sh", pack_script(pack, manifest, enter))
@@ -65,9 +69,7 @@ def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-        beside.chmod(0o755 if path.suffix == ".sh" else 0o644)
+    write_own(path, text, 0o755 if path.suffix == ".sh" else 0o644)
 
 
 def header(name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: int) -> list[str]:
@@ -146,8 +148,12 @@ def steward_script(manifest: Manifest, enter: str) -> str:
         "code=$?",
         "# the last thing, as a watch that is at work sends another as long as this job is there",
         f': >"$folder/closed-{number}"',
-        "awk '$1 ~ /^watch/ {print $2}' \"$folder/jobs.tsv\" | xargs -r scancel",
-        f"again=$folder/resubmit-{number + 1}.sh",
+        "awk '$1 ~ /^watch/ && $2 ~ /^[0-9]+$/ {print $2}' \"$folder/jobs.tsv\" | "
+        "xargs -r scancel",
+        # through the open folder, for nobody to put another in its place
+        'exec {own}<"$folder"',
+        f"again=/proc/self/fd/$own/resubmit-{number + 1}.sh",
+        *([] if trusted().everyone else ["if [[ ! -O $again || -L $again ]]; then again=; fi"]),
         f'if [[ -e $again && ! -e $folder/submitted-{number + 1} ]] && ! bash "$again"; then',
         f'    "${{enter[@]}}" steward --run {run} --round {number} --close '
         '"What had to run again could not be submitted; see the logs of the steward."',
@@ -181,7 +187,8 @@ def cancel_script(manifest: Manifest, enter: str) -> str:
         *_entry(manifest.settings, enter),
         'folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)',
         "if [[ -e $folder/jobs.tsv ]]; then",
-        '    cut -f 2 "$folder/jobs.tsv" | xargs scancel || exit 75',
+        "    # numbers, and nothing that scancel would take for an option",
+        '    cut -f 2 "$folder/jobs.tsv" | grep -xE "[0-9]+" | xargs -r scancel || exit 75',
         "fi",
         f'"${{enter[@]}}" steward --run {shlex.quote(manifest.run_dir)} --close '
         '"The run was cancelled." --exit-code 130',
@@ -205,6 +212,7 @@ def submit_script(manifest: Manifest) -> str:
         f"max_array_size={settings.max_array_size or ''}",
         f"max_submitted={settings.max_submitted or ''}",
         f"watch_minutes={settings.watch_minutes or ''}",
+        f"anyone={'yes' if trusted().everyone else ''}",
         f"smallest={min(len(group.packs) for group in manifest.groups)}",
         "begin",
     ]
@@ -235,15 +243,15 @@ def host_command(environ: Mapping[str, str], python: str) -> str:
     Parameters
     ----------
     environ : mapping
-        The environment. The launcher leaves the words in ``NEUROFERRY_REENTER``, in base64
-        for Apptainer rewrites quotes; in an image that was started without it, they are put
-        together from what Apptainer tells.
+        The environment. The launcher leaves the words in ``NEUROFERRY_REENTER``, one a line and
+        in base64 for Apptainer rewrites quotes; in an image that was started without it, they
+        are put together from what Apptainer tells.
     python : str
         The interpreter, for a run outside an image.
     """
     given = environ.get("NEUROFERRY_REENTER")
     if given:
-        return base64.b64decode(given).decode().strip()
+        return quote_words(parse_words(base64.b64decode(given).decode()))
     image = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")
     if image:
         program = "apptainer" if environ.get("APPTAINER_CONTAINER") else "singularity"
@@ -253,10 +261,33 @@ def host_command(environ: Mapping[str, str], python: str) -> str:
             words += ["--bind", binds]
         return shlex.join([*words, image, "neuroferry"])
     words = [python, "-m", "neuroferry"]
+    variables = []
     if environ.get("PYTHONPATH"):
         folders = [str(Path(p).absolute()) for p in environ["PYTHONPATH"].split(os.pathsep) if p]
-        words = ["env", f"PYTHONPATH={os.pathsep.join(folders)}", *words]
-    return shlex.join(words)
+        variables.append(f"PYTHONPATH={os.pathsep.join(folders)}")
+    if environ.get(VARIABLE):
+        variables.append(f"{VARIABLE}={environ[VARIABLE]}")
+    return shlex.join(["env", *variables, *words] if variables else words)
+
+
+def parse_words(text: str) -> list[str]:
+    r"""Parse the launcher's own files: one word a line, with ``\\`` and ``\n`` for what is in it.
+
+    Examples
+    --------
+    >>> parse_words("env\na\\nb\nc\\\\n\n")
+    ['env', 'a\nb', 'c\\n']
+    """
+    meaning = {"\\n": "\n", "\\\\": "\\"}
+    return [
+        re.sub(r"\\[n\\]", lambda match: meaning[match.group()], line)
+        for line in text.removesuffix("\n").split("\n")
+    ]
+
+
+def quote_words(words: Iterable[str]) -> str:
+    """Quote words for bash; only the temporary folder is for the other machine to fill in."""
+    return " ".join(_TMP_IN_BASH if word == _TMP_WORD else shlex.quote(word) for word in words)
 
 
 def in_image(environ: Mapping[str, str]) -> bool:

@@ -27,6 +27,7 @@ from neuroferry.engine.slurm.manifest import (
 )
 from neuroferry.engine.slurm.scripts import write_scripts
 from neuroferry.errors import ExitCode, SchedulerError
+from neuroferry.trust import read_own
 
 _IN_WORDS = {
     "memory": "ran out of memory",
@@ -97,7 +98,7 @@ class Steward:
             groups.append(_renamed(models[key], name, key[1], members))
         following = replace(self.manifest, round=number, groups=tuple(groups))
         write_manifest(following, self.run_dir)
-        enter = (self.run_dir / "slurm" / "enter").read_text(encoding="utf-8").strip()
+        enter = read_own(self.run_dir / "slurm" / "enter", "The file").strip()
         return write_scripts(following, self.run_dir, enter)
 
     def _again(

@@ -6,6 +6,9 @@
 set -euo pipefail
 
 folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+# Scripts are reached through the open folder, so that nobody who can write above it puts another in its place.
+exec {own}<"$folder"
+scripts=/proc/$$/fd/$own
 declare -A id=()
 jobs=()
 deferred=
@@ -48,6 +51,7 @@ send() {
 submit() {
     local pack=$1 first=$2 last=$3 other after='' options
     shift 3
+    trusts "$scripts/$pack.sh"
     for other; do
         after+=:${id[$other]}
     done
@@ -56,7 +60,7 @@ submit() {
     if [[ $after ]]; then
         options+=(--dependency="aftercorr$after")
     fi
-    send "${options[@]}" "$folder/$pack.sh" "$folder" "$first"
+    send "${options[@]}" "$scripts/$pack.sh" "$folder" "$first"
     id[$pack]=$sent
     printf '%s\t%s\t%s\t%s\n' "$pack" "$sent" "$first" "$last" >>"$folder/jobs.tsv"
 }
@@ -112,7 +116,15 @@ find_room() {
     done
 }
 
+# trusts FILE: is it the caller's own?
+trusts() {
+    [[ $anyone || (-O $1 && ! -L $1) ]] && return
+    say "$folder/${1##*/} does not belong to you: it was not submitted. Give the neuroferry command again."
+    exit 77
+}
+
 begin() {
+    trusts "$scripts/."
     command -v sbatch >/dev/null || {
         say "there is no sbatch here. Run this on a machine that submits jobs: bash $folder/${0##*/}"
         exit 69
@@ -133,7 +145,7 @@ watch() {
     local id
     [[ $watch_minutes ]] || return 0
     id=$(sbatch --parsable "--begin=now+${watch_minutes}minutes" --output=/dev/null \
-        "$folder/watch$suffix.sh" "$folder" 2>/dev/null) || return 0
+        "$scripts/watch$suffix.sh" "$folder" 2>/dev/null) || return 0
     printf 'watch%s\t%s\t1\t1\n' "$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
     # The steward takes out what is on the list when it ends; short jobs end before this line is there.
     [[ ! -e $folder/closed-$round ]] || scancel "${id%%;*}" || true
@@ -146,7 +158,7 @@ finish() {
     local after
     after=$(printf ':%s' "${jobs[@]}")
     send --dependency="afterany$after" --output="${folder//%/%%}/log/%x-%j.txt" \
-        "$folder/steward$suffix.sh" "$folder"
+        "$scripts/steward$suffix.sh" "$folder"
     printf 'steward%s\t%s\t1\t1\n' "$suffix" "$sent" >>"$folder/jobs.tsv"
     trap - INT TERM
     watch
