@@ -15,6 +15,7 @@ from neuroferry.interfaces.epi.fieldmap_apply import ApplyFieldmap
 from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap
 from neuroferry.interfaces.epi.fieldmap_gre import PrepareGREFieldmap
 from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.workflows.parts import of_kind
 
 OUTPUTS = (
     "fieldmap",
@@ -168,7 +169,7 @@ def _feed_pair(
             name=f"average_b0s{field[-1] if len(fields) > 1 else ''}",
             mem_gb=round(AVERAGE_GB + AVERAGE_GB_PER_MILLION * plan.epi_n_voxels[index] / 1e6, 3),
         )
-        workflow.connect(average, "out_file", join, field)
+        workflow.connect(of_kind(average, "average_b0s"), "out_file", join, field)
     if inputnode is not None:
         workflow.connect(inputnode, "bold_ref", join, "in1")
     workflow.connect(join, "out", estimate, "in_files")

@@ -34,7 +34,7 @@ from neuroferry.workflows.dwi.memory import (
 from neuroferry.workflows.dwi.models import init_dwi_models_wf, plan_models
 from neuroferry.workflows.dwi.outputs import init_joined_derivatives_wf
 from neuroferry.workflows.dwi.reports import draw_models, draw_tracts
-from neuroferry.workflows.parts import connect_parts
+from neuroferry.workflows.parts import connect_parts, of_kind
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
 
 SUFFIX = "dwimap"
@@ -108,7 +108,7 @@ def init_joined_wf(
     models = plan_models(run)
     with_tracts = "DTI" in models and config.streamlines > 0
     fields = [f"{field}_{number}" for field in SERIES for number in numbers]
-    workflow = Workflow(name=name)
+    workflow = of_kind(Workflow(name=name), "dwi_joined")
     workflow.__desc__ = _describe(joined)
     inputnode = pe.Node(IdentityInterface(fields=[*fields, *ANATOMY]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")

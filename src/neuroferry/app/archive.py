@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
 from neuroferry.config import Config, make_config
-from neuroferry.engine.base import all_done
+from neuroferry.engine.done import all_done
 from neuroferry.engine.finished import Part, PutAway, bring_back, finished_steps, put_away
-from neuroferry.engine.names import step_name, subject_of
-from neuroferry.engine.record import RunRecord, StepSummary, list_runs
+from neuroferry.engine.names import StepName
+from neuroferry.engine.record import RunRecord, StepSummary, found_done, list_runs
 from neuroferry.errors import NeuroferryError
 from neuroferry.files import read_toml
 
@@ -75,17 +75,7 @@ def record_finished(
     for label, steps in finished.items():
         for step in steps:
             known = history.get(step)
-            record.write(
-                "step_done",
-                step=step,
-                subject=label,
-                seconds=known and known.seconds,
-                cpu_seconds=known and known.cpu_seconds,
-                peak_gb=known and known.peak_gb,
-                mem_gb=known and known.mem_gb,
-                n_procs=known and known.n_procs,
-                cached=True,
-            )
+            record.write_done(found_done(step, known, subject=label))
         name = f"methods_sub-{label}.md"
         source = next((folder / name for folder in earlier if (folder / name).exists()), None)
         if source is not None and source.parent != run_dir:
@@ -103,10 +93,9 @@ def tidying(
         return
     steps = defaultdict(list)
     for node in graph.nodes():
-        name = step_name(node)
-        label = subject_of(name)
-        if label is not None:
-            steps[label].append(name)
+        name = StepName.of(node)
+        if name.subject is not None:
+            steps[name.subject].append(name.text)
     parts = {plan.label: part_of(config, plan) for plan in plans}
 
     def complain(label: str, why: str) -> None:
@@ -130,6 +119,6 @@ def put_away_if_complete(run_dir: Path, plan: ParticipantPlan) -> None:
     if not all_done(graph):
         return
     try:
-        put_away(part_of(config, plan), how, [step_name(node) for node in graph.nodes()])
+        put_away(part_of(config, plan), how, [StepName.of(node).text for node in graph.nodes()])
     except (NeuroferryError, OSError) as err:
         print(f"The work folder of sub-{plan.label} is kept as it is: {err}")

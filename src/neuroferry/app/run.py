@@ -18,8 +18,9 @@ from neuroferry.app.finish import finish, run_group, write_reports_anew
 from neuroferry.app.graph import build_run
 from neuroferry.app.inputs import check_bundles, check_folders, check_input, find_subjects
 from neuroferry.app.launch import Run, begin, end, image_digest, record_start
-from neuroferry.app.progress import Progress, duration
+from neuroferry.app.progress import Progress
 from neuroferry.config import Config
+from neuroferry.engine.durations import duration
 from neuroferry.engine.record import list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
 from neuroferry.errors import (

@@ -16,9 +16,9 @@ from typing import Any
 import networkx as nx
 
 from neuroferry.config import SlurmConfig
-from neuroferry.engine.base import RecordingPlugin
+from neuroferry.engine.done import find_done
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.names import generic_name, step_name, subject_of
+from neuroferry.engine.names import StepName, kind_of
 from neuroferry.engine.schedule import volumes_of
 from neuroferry.engine.slurm.pack import StepPlan
 
@@ -85,7 +85,7 @@ def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
 
     first_of: dict[str, Any] = {}
     for node in graph.nodes():
-        subject = subject_of(node.fullname)
+        subject = StepName(node.fullname).subject
         if subject is not None:
             owner[find(node)] = find(first_of.setdefault(subject, node))
     for before, after in graph.edges():
@@ -98,7 +98,7 @@ def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
 
 
 def _key(node: Any) -> tuple[str, str, str]:
-    return generic_name(node.fullname), step_name(node), str(node._id)
+    return StepName(node.fullname).generic, StepName.of(node).text, str(node._id)
 
 
 def ordered_nodes(graph: nx.DiGraph) -> list[Any]:
@@ -139,9 +139,10 @@ def plan_unit(
         )
         for node in nodes
     )
-    subject = next((s for s in (subject_of(step.name) for step in steps) if s), None)
+    subject = next((s for s in (StepName(step.name).subject for step in steps) if s), None)
+    done = frozenset(position[node] for node in find_done(graph))
     name = f"sub-{subject}" if subject else _common_name(nodes, number)
-    return Unit(name, subject, steps, _find_done(nodes, steps), payload)
+    return Unit(name, subject, steps, done, payload)
 
 
 def _common_name(nodes: list[Any], number: int) -> str:
@@ -158,8 +159,8 @@ def _plan_step(
 ) -> StepPlan:
     from nipype.interfaces.utility import IdentityInterface
 
-    name = step_name(node)
-    estimate = estimator.estimate(name, float(node.mem_gb), volumes_of(node))
+    name, kind = StepName.of(node), kind_of(node)
+    estimate = estimator.estimate(name.text, float(node.mem_gb), volumes_of(node), kind=kind)
     memory, procs = estimate.mem_gb, max(1, int(node.n_procs))
     trivial = bool(node.run_without_submitting) or isinstance(node.interface, IdentityInterface)
     light = trivial or (memory <= settings.small_gb and procs == 1)
@@ -174,27 +175,4 @@ def _plan_step(
         many = hasattr(node, "iterfield")
         minutes = _SMALL_MINUTES if light and not many else float(settings.default_minutes)
     small = light and minutes <= settings.small_minutes
-    return StepPlan(name, generic_name(name), procs, memory, minutes, small, after)
-
-
-def _find_done(nodes: list[Any], steps: tuple[StepPlan, ...]) -> frozenset[int]:
-    """Find the steps whose result is there already, with the same inputs."""
-    done: set[int] = set()
-    waiting = list(range(len(nodes)))
-    progressed = True
-    while progressed:
-        progressed = False
-        for i in list(waiting):
-            if all(before in done for before in steps[i].after):
-                waiting.remove(i)
-                if _is_done(nodes[i]):
-                    done.add(i)
-                    progressed = True
-    return frozenset(done)
-
-
-def _is_done(node: Any) -> bool:
-    try:
-        return RecordingPlugin._is_done(node)
-    except Exception:
-        return False  # the job will find out what is wrong with it, and say so
+    return StepPlan(name.text, name.generic, kind, procs, memory, minutes, small, after)
