@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
+from neuroferry.app.graph import flat_graph
 from neuroferry.config import Config, make_config
 from neuroferry.engine.done import all_done
 from neuroferry.engine.finished import Part, PutAway, bring_back, finished_steps, put_away
@@ -113,8 +114,6 @@ def put_away_if_complete(run_dir: Path, plan: ParticipantPlan) -> None:
     how = config.execution.finished_work
     if how == "keep":
         return
-    from neuroferry.app.graph import flat_graph
-
     graph = flat_graph(run_dir, plan)
     if not all_done(graph):
         return

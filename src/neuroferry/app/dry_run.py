@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
+from neuroferry.app.archive import take_up
 from neuroferry.app.estimates import make_estimator
+from neuroferry.app.graph import build_graph, configure_nipype
 from neuroferry.engine.durations import duration
 from neuroferry.engine.flatten import flatten
 from neuroferry.engine.names import StepName
@@ -92,9 +94,6 @@ def dry_run(
 
 def plan_run(config: Config, plans: list[ParticipantPlan], resources: Resources) -> Plan:
     """Estimate what a run takes."""
-    from neuroferry.app.archive import take_up
-    from neuroferry.app.graph import build_graph, configure_nipype
-
     finished = take_up(config, plans)
     left = [plan for plan in plans if plan.label not in finished]
     history = read_history(config.output_dir)
