@@ -222,6 +222,7 @@ class RunRecord:
             mem_gb=_rounded(step.mem_gb, 3),
             declared_gb=_rounded(step.declared_gb, 3),
             n_procs=step.n_procs,
+            volumes=step.volumes,
             disk_gb=_rounded(step.disk_gb, 6),
             files=step.files,
             cached=step.state == "cached",
