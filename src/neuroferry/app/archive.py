@@ -17,7 +17,7 @@ from neuroferry.app.graph import flat_graph
 from neuroferry.config import Config, make_config
 from neuroferry.engine.done import all_done
 from neuroferry.engine.finished import Part, PutAway, bring_back, finished_steps, put_away
-from neuroferry.engine.names import StepName
+from neuroferry.engine.names import StepName, subject_wf
 from neuroferry.engine.record import RunRecord, StepSummary, found_done, list_runs
 from neuroferry.errors import NeuroferryError
 from neuroferry.files import read_toml
@@ -37,7 +37,7 @@ def part_of(config: Config, plan: ParticipantPlan) -> Part:
     }
     text = json.dumps(depends_on, sort_keys=True, default=str)
     return Part(
-        folder=config.work_dir / "neuroferry_wf" / f"sub_{plan.label}_wf",
+        folder=config.work_dir / "neuroferry_wf" / subject_wf(plan.label),
         outputs=config.output_dir / f"sub-{plan.label}",
         inputs=tuple(path.absolute() for path in plan.inputs),
         key=hashlib.sha256(text.encode()).hexdigest(),

@@ -71,11 +71,16 @@ class StepName:
         return _SUBJECT_WF.sub(_ANY_SUBJECT, self.text)
 
     @property
+    def base(self) -> str:
+        """The generic name without the values of iterables and the item."""
+        return ".".join(part for part in self.generic.split(".") if not part.startswith("_"))
+
+    @property
     def kind(self) -> str:
         """Kind of a step whose builder does not say one."""
-        named = [part for part in self.generic.split(".") if not part.startswith("_")]
-        is_item = bool(named) and re.fullmatch(rf"_{re.escape(named[-1])}\d+", self.parts[-1])
-        return ".".join(named) + (_ANY_ITEM if is_item else "")
+        own = re.escape(self.base.rpartition(".")[2])
+        is_item = re.fullmatch(rf"_{own}\d+", self.parts[-1]) is not None
+        return self.base + _ANY_ITEM * is_item
 
     @property
     def plain(self) -> str:
@@ -101,6 +106,11 @@ def _in_words(part: str) -> str:
     return part.removesuffix("_wf").strip("_").replace("_", " ")
 
 
+def subject_wf(label: str | None) -> str:
+    """Name of the workflow of a participant."""
+    return f"sub_{label}_wf"
+
+
 def in_subject(generic: str, label: str | None) -> str:
     """Give the name that a step has in one participant; the inverse of :attr:`StepName.generic`.
 
@@ -109,7 +119,7 @@ def in_subject(generic: str, label: str | None) -> str:
     >>> in_subject("neuroferry_wf.sub_*_wf.anat_wf.correct_bias", "02")
     'neuroferry_wf.sub_02_wf.anat_wf.correct_bias'
     """
-    return generic.replace(_ANY_SUBJECT, f"sub_{label}_wf")
+    return generic.replace(_ANY_SUBJECT, subject_wf(label))
 
 
 def kind_of(node: Any) -> str:

@@ -63,14 +63,9 @@ class Unit:
 
 
 def structure_of(steps: tuple[StepPlan, ...]) -> str:
-    """Digest over the steps' base names, processors and order."""
-    text = json.dumps([[_base(step.generic), step.n_procs, step.after] for step in steps])
+    """Digest over the steps' base names, processors and order; iterables differ between units."""
+    text = json.dumps([[StepName(step.generic).base, step.n_procs, step.after] for step in steps])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _base(generic: str) -> str:
-    """A step's name without the values of its iterables, which differ between units."""
-    return ".".join(part for part in generic.split(".") if not part.startswith("_"))
 
 
 def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
