@@ -15,6 +15,7 @@ from neuroferry.interfaces.image.target_grid import CarryMask, MakeTargetGrid
 from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.func.memory import (
     CARRY_GB,
+    CARRY_T1W_GB,
     T1W_GRID_BYTES,
     T2STAR_BYTES,
     TEMPLATE_GB,
@@ -188,7 +189,7 @@ def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_vox
     carry_mask = pe.Node(
         CarryMask(),
         name=f"carry_mask_{space.node}",
-        mem_gb=memory_gb(0, 0, 0.2 if native else CARRY_GB),
+        mem_gb=memory_gb(0, 0, CARRY_T1W_GB if native else CARRY_GB),
     )
     of_kind(carry_mask, f"carry_mask_{space.kind}")
     workflow.connect([

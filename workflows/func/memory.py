@@ -36,9 +36,10 @@ MOTION_THREAD_BYTES = 50
 TARGET_BYTES = 60
 # The way into template space is a displacement field at 1 mm (0.1 GB), read in slabs.
 FIELD_GB = 0.2
-# Reading the template; and carrying a mask there.
+# Reading the template; and resampling a mask onto its grid, or onto that of the T1w image.
 TEMPLATE_GB = 0.25
 CARRY_GB = 0.3
+CARRY_T1W_GB = 0.05
 # What registration to the T1w image holds on grids of its own. Beside these it is the T1w image,
 # its mask and its white matter, whole and one of them blurred, that make it take more than three
 # times a small series where the T1w image is large (40 million voxels: 1.0 GB). The position
