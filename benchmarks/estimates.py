@@ -7,8 +7,9 @@ it, what was expected: by the formula that the step declares, by the table that 
 the package, and from the record of the other OUTs alone ("like"). A ratio below 0.9 is under
 by more than 10%; above 2 it is over by more than twice.
 
-``--write`` writes the package's table anew from the first OUT. Times in it are processor
-seconds over processors, because a busy machine stretches the others.
+``--write`` puts what was measured into the package's table, of each kind of step what the largest
+image needed; kinds that no OUT has stay as they are. Times in it are processor seconds over
+processors, because a busy machine stretches the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from pathlib import Path
 import tomli_w
 
 from neuroferry.engine.estimate import Estimator, read_table
-from neuroferry.engine.names import kind_of
 from neuroferry.engine.record import StepSummary, list_runs, read_run
 
 HEAD = """\
@@ -43,11 +43,35 @@ def measured_steps(out: Path) -> dict[str, StepSummary]:
     return found
 
 
-def write_table(out: Path, path: Path) -> None:
-    """Write the table of the package."""
-    steps = measured_steps(out)
+def write_table(outs: list[Path], path: Path) -> None:
+    """Write the table of the package; kinds that none of the runs had stay as they are."""
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    measured: dict[str, dict[str, float]] = {}
+    size = work = 0.0
+    files = subjects = 0
+    for out in outs:
+        steps = measured_steps(out)
+        for kind, row in _rows(steps).items():
+            # what is measured on the largest image has the least of Python in it
+            if row["declared_gb"] >= measured.get(kind, row)["declared_gb"]:
+                measured[kind] = row
+        made = [file for file in out.glob("sub-*/**/*") if file.is_file()]
+        size += sum(file.stat().st_blocks * 512 for file in made) / 1e9
+        work += sum(step.disk_gb or 0.0 for step in steps.values())
+        files += len(made)
+        subjects += len({step.subject for step in steps.values()})
+    output = {
+        "of_work": round(size / work, 2),
+        "files_per_participant": round(files / subjects) + 1,
+    }
+    rows = dict(sorted({**table["steps"], **measured}.items()))
+    path.write_text(HEAD + tomli_w.dumps({"output": output, "steps": rows}), encoding="utf-8")
+
+
+def _rows(steps: dict[str, StepSummary]) -> dict[str, dict[str, float]]:
+    """Rows of the table from one run: of the steps of a kind the most of each figure."""
     rows: dict[str, dict[str, float]] = {}
-    for name, step in sorted(steps.items()):
+    for step in steps.values():
         row = {
             "seconds": round(step.seconds or 0.0, 1),
             "peak_gb": round(step.peak_gb or 0.0, 3),
@@ -56,17 +80,9 @@ def write_table(out: Path, path: Path) -> None:
             "files": step.files or 0,
             **({"volumes": step.volumes} if step.volumes else {}),
         }
-        known = rows.setdefault(kind_of(name), row)
+        known = rows.setdefault(step.kind, row)
         known.update({key: max(value, known[key]) for key, value in row.items()})
-    files = [path for path in out.glob("sub-*/**/*") if path.is_file()]
-    size = sum(file.stat().st_blocks * 512 for file in files) / 1e9
-    work = sum(step.disk_gb or 0.0 for step in steps.values())
-    subjects = {step.subject for step in steps.values()}
-    output = {
-        "of_work": round(size / work, 2),
-        "files_per_participant": round(len(files) / len(subjects)) + 1,
-    }
-    path.write_text(HEAD + tomli_w.dumps({"output": output, "steps": rows}), encoding="utf-8")
+    return rows
 
 
 def compare(outs: list[Path]) -> list[list[str]]:
@@ -81,12 +97,12 @@ def compare(outs: list[Path]) -> list[list[str]]:
         for name, step in steps.items():
             declared = step.declared_gb or 0.0
             peak, seconds = step.peak_gb or 0.0, max(step.seconds or 0.0, 0.1)
-            from_table = by_table.estimate(name, declared)
-            row = [kind_of(name).split(".", 2)[-1], out.name, f"{peak:.2f}"]
+            from_table = by_table.estimate(name, declared, step.volumes, kind=step.kind)
+            row = [step.kind, out.name, f"{peak:.2f}"]
             row.append(f"{declared / peak:.2f}")
             row.append(f"{from_table.mem_gb / peak:.2f}")
             # the same participant elsewhere is another image, not the same step
-            like = by_like.estimate(_as_other(name), declared)
+            like = by_like.estimate(_as_other(name), declared, step.volumes, kind=step.kind)
             row.append(f"{like.mem_gb / peak:.2f}" if others else "")
             row += [f"{seconds:.1f}", f"{from_table.seconds / seconds:.2f}"]
             rows.append(row)
@@ -116,7 +132,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="TOML")
     arguments = parser.parse_args()
     if arguments.write:
-        write_table(arguments.outs[0], arguments.write)
+        write_table(arguments.outs, arguments.write)
     print_rst(compare(arguments.outs))
 
 

@@ -25,7 +25,7 @@ from neuroferry.workflows.dwi.base import INPUTS as DWI_INPUTS
 from neuroferry.workflows.dwi.base import init_dwi_wf
 from neuroferry.workflows.dwi.joined import ANATOMY, SERIES, init_joined_wf
 from neuroferry.workflows.func.base import init_bold_wf
-from neuroferry.workflows.parts import join
+from neuroferry.workflows.parts import join, of_kind, state_kinds
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
 
@@ -93,6 +93,7 @@ Brain Imaging Data Structure [@bids].
     for bold in plan.bold:
         _add_bold(workflow, bold, settings, anatomies)
     _add_dwi(workflow, plan, settings, anatomies)
+    state_kinds(workflow)
     return workflow
 
 
@@ -118,6 +119,7 @@ def _build_anatomy(label: str, plan: AnatomyPlan, settings: BuildSettings) -> _A
     for other in plan.templates:
         files[anat2std_field(other.template)] = plan.files["other_xfms"][other.template.label]
     node = pe.Node(IdentityInterface(fields=list(files)), name=plan.node)
+    of_kind(node, "given_anatomy")
     node.inputs.trait_set(**files)
     return _Anatomy(plan, node, {name: name for name in files})
 
@@ -229,7 +231,7 @@ def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> 
     """Build one session's anatomical workflow, its metrics, its outputs and its pictures."""
     config, spaces = settings.workflow, settings.spaces
     files = [str(run.path) for run in plan.images]
-    workflow = Workflow(name=plan.node)
+    workflow = of_kind(Workflow(name=plan.node), "anatomy")
     inputnode = pe.Node(IdentityInterface(fields=["t1w"]), name="inputnode")
     inputnode.inputs.t1w = files
     anat_wf = init_anat_wf(
@@ -289,9 +291,10 @@ def _add_qc(
     for index, shape in enumerate(shapes):
         suffix = f"_{index + 1}" if len(shapes) > 1 else ""
         qc_wf = init_anat_qc_wf(n_voxels=math.prod(shape), name=f"anat_qc{suffix}_wf")
-        join(workflow, anat_wf, qc_wf)
+        join(workflow, anat_wf, of_kind(qc_wf, "anat_qc"))
         for field_name, source in (("t1w", "t1w_runs"), ("run2ref_xfm", "run2ref_xfms")):
-            select = pe.Node(Select(index=[index]), name=f"select_{field_name}{suffix}")
+            name = f"select_{field_name}"
+            select = of_kind(pe.Node(Select(index=[index]), name=f"{name}{suffix}"), name)
             workflow.connect(anat_wf, f"outputnode.{source}", select, "inlist")
             workflow.connect(select, "out", qc_wf, f"inputnode.{field_name}")
         workflow.connect(qc_wf, "outputnode.iqms", gather, f"in{index + 1}")

@@ -9,7 +9,7 @@ BASE_GB = 0.2
 
 
 # Points that are followed at a time.
-CHUNK_BYTES = 200
+CHUNK_BYTES = 80
 
 
 CHUNK_POINTS = 1_000_000

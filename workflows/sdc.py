@@ -15,6 +15,7 @@ from neuroferry.interfaces.epi.fieldmap_apply import ApplyFieldmap
 from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap
 from neuroferry.interfaces.epi.fieldmap_gre import PrepareGREFieldmap
 from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.workflows.parts import of_kind
 
 OUTPUTS = (
     "fieldmap",
@@ -40,8 +41,10 @@ _OF_B0S = (
     " which they agree [@andersson2003; @holland2010]"
 )
 # Measured peaks above Python and its libraries, GB for a million voxels of the image.
-BASE_GB = 0.45
+BASE_GB = 0.38
 SOLVER_GB_PER_MILLION = 0.35
+APPLY_GB = 0.18
+APPLY_GB_PER_MILLION = 0.25
 AVERAGE_GB = 0.15
 AVERAGE_GB_PER_MILLION = 0.13
 
@@ -106,7 +109,7 @@ def init_sdc_wf(
     )
     inputnode = pe.Node(IdentityInterface(fields=["bold_ref"]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
-    memory = _memory_gb(bold_shape)
+    memory = _memory_gb(bold_shape, BASE_GB, SOLVER_GB_PER_MILLION)
     estimate = _estimate_node(plan, memory, sloppy=sloppy, seed=seed)
     itself = plan.method == "pepolar" and len(plan.epi) == 1
     apply = pe.Node(
@@ -122,7 +125,7 @@ def init_sdc_wf(
             seed=seed,
         ),
         name="apply_fieldmap",
-        mem_gb=memory,
+        mem_gb=_memory_gb(bold_shape, APPLY_GB, APPLY_GB_PER_MILLION),
     )
     if plan.method == "pepolar":
         _feed_pair(workflow, plan, inputnode if itself else None, estimate)
@@ -168,19 +171,19 @@ def _feed_pair(
             name=f"average_b0s{field[-1] if len(fields) > 1 else ''}",
             mem_gb=round(AVERAGE_GB + AVERAGE_GB_PER_MILLION * plan.epi_n_voxels[index] / 1e6, 3),
         )
-        workflow.connect(average, "out_file", join, field)
+        workflow.connect(of_kind(average, "average_b0s"), "out_file", join, field)
     if inputnode is not None:
         workflow.connect(inputnode, "bold_ref", join, "in1")
     workflow.connect(join, "out", estimate, "in_files")
 
 
-def _memory_gb(shape: tuple[int, int, int]) -> float:
-    """Peak of the field's estimate and of unwarping, GB.
+def _memory_gb(shape: tuple[int, int, int], base_gb: float, gb_per_million: float) -> float:
+    """Peak of a step on the grid of the run, GB.
 
-    >>> _memory_gb((100, 100, 50))
-    0.625
+    >>> _memory_gb((100, 100, 50), 0.4, 0.5)
+    0.65
     """
-    return round(BASE_GB + SOLVER_GB_PER_MILLION * shape[0] * shape[1] * shape[2] / 1e6, 3)
+    return round(base_gb + gb_per_million * shape[0] * shape[1] * shape[2] / 1e6, 3)
 
 
 def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int) -> pe.Node:

@@ -14,6 +14,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
 from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink, LabelledSink
+from neuroferry.workflows.parts import of_kind
 
 SINK_GB = 0.2
 NIFTI, TEXT, TABLE = ".nii.gz", ".txt", ".tsv"
@@ -39,6 +40,8 @@ class Output:
     labels : tuple of (str, str) or None
         Where the source has as many files as are found: the field with a label for each,
         and the entity that it is the value of.
+    kind : str
+        The source without the label of its space, where it has one.
     """
 
     source: str
@@ -49,6 +52,7 @@ class Output:
     datatype: str = "func"
     report: tuple[str, str | None] | None = None
     labels: tuple[str, str] | None = None
+    kind: str = ""
 
 
 class RunNamer:
@@ -199,6 +203,7 @@ def init_sinks_wf(*, outputs: Sequence[Output], out_dir: str | Path, name: str) 
     for index, output in enumerate(outputs, start=1):
         sink = _make_sink(output, out_dir)
         node = DerivativesNode(sink, name=f"write_{output.source}", mem_gb=SINK_GB)
+        of_kind(node, f"write_{output.kind or output.source}")
         workflow.connect(inputnode, output.source, node, "in_file")
         if output.labels:
             workflow.connect(inputnode, output.labels[0], node, "labels")

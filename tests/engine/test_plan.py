@@ -9,9 +9,8 @@ from nipype import Function, MapNode, Node, Workflow, config
 
 from neuroferry.engine import MultiProcPlugin, RunRecord
 from neuroferry.engine.estimate import Estimator, read_killed, read_table
-from neuroferry.engine.names import kind_of
 from neuroferry.engine.plan import DiskNeed, PlanPlugin, disk_need
-from neuroferry.engine.record import StepSummary, read_events, summarise
+from neuroferry.engine.record import StepSummary, read_events, read_history, summarise
 
 
 def rest(x, seconds=0.0):
@@ -185,9 +184,33 @@ def test_an_estimate_is_never_below_what_was_measured(peaks, declared):
         assert estimator.estimate(f"w.sub_{i}_wf.a", declared).mem_gb >= peak
 
 
-def test_kinds():
-    assert kind_of("a.sub_01_wf.ses_1_run_2_qc_wf.b._b11") == "a.sub_*_wf.qc_wf.b._b*"
-    assert kind_of("a.sub_01_wf.b2") == "a.sub_*_wf.b2"
+def test_steps_learn_from_their_kind_whatever_they_are_called():
+    ran = measured("w.dwi_dir_AP_wf.fit", 40.0, kind="dwi.fit")
+    other = Estimator({ran.step: ran}).estimate("w.dwi_dir_PA_wf.fit", 0.25, kind="dwi.fit")
+    assert (other.seconds, other.seconds_source) == (40.0, "like")
+
+
+def test_steps_learn_from_records_that_have_no_kinds():
+    ran = measured("w.sub_01_wf.anat_wf.fit", 40.0)
+    other = Estimator({ran.step: ran}).estimate("w.sub_02_wf.anat_wf.fit", 0.25, kind="anat.fit")
+    assert (other.seconds, other.seconds_source) == (40.0, "like")
+
+
+def test_a_kind_is_taken_from_the_node_to_the_record_and_back(tmp_path):
+    """The items of a MapNode have one of their own, and another run's plan finds both."""
+    workflow = Workflow("w", base_dir=str(tmp_path / "work"))
+    items = MapNode(Function(["x"], ["out"], rest), iterfield=["x"], name="items", mem_gb=1.0)
+    items.inputs.x = [1, 2, 3]
+    items.kind = "some.items"
+    workflow.add_nodes([items])
+    record = RunRecord(tmp_path / "out/logs/1/events.jsonl")
+    workflow.run(plugin=MultiProcPlugin({"n_procs": 1, "memory_gb": 4, "record": record}))
+    history = read_history(tmp_path / "out")
+    assert {step.kind for step in history.values()} == {"some.items", "some.items[*]"}
+    workflow.name = "another"
+    items.inputs.x = [4, 5, 6]
+    (planned,) = plan_of(workflow, estimator=Estimator(history)).steps
+    assert (planned.mem_source, planned.seconds_source) == ("like", "like")
 
 
 def test_disk(tmp_path):

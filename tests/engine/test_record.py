@@ -2,8 +2,17 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from neuroferry.engine.record import RunRecord, list_runs, read_events, read_history, summarise
+from neuroferry.engine.record import (
+    RunRecord,
+    StepSummary,
+    found_done,
+    list_runs,
+    read_events,
+    read_history,
+    summarise,
+)
 
 STEP = "neuroferry_wf.sub_01_wf.anat_wf.correct_bias"
 
@@ -68,6 +77,23 @@ def test_a_step_that_runs_again_loses_its_error():
     ]
     (step,) = summarise(events).steps
     assert (step.state, step.message) == ("done", None)
+
+
+def test_a_step_that_is_done_reads_back_as_it_was_written(tmp_path):
+    record = RunRecord(tmp_path / "events.jsonl")
+    ran = StepSummary(
+        *(STEP, "01", "done", 3.25, 2.5, 0.75, 1.0, 2),
+        declared_gb=0.5,
+        volumes=30,
+        disk_gb=0.002,
+        files=7,
+        kind="anatomy.anat.correct_bias",
+    )
+    found = found_done(STEP, ran, subject="01", mem_gb=0.9)
+    first, second = record.write_done(ran), record.write_done(found)
+    assert summarise([first]).steps == (ran,)
+    assert summarise([second]).steps == (replace(ran, state="cached", mem_gb=0.9),)
+    assert first.keys() == record.write_done(found_done("a.b", None, subject=None)).keys()
 
 
 def test_history_keeps_the_latest_measured_run(tmp_path):

@@ -121,7 +121,7 @@ def init_template_derivatives_wf(
     for label in resolutions:
         entities = {**template.entities, **({"resolution": label} if label else {})}
         outputs += [
-            replace(output, source=f"{output.source}{res_suffix(label)}")
+            replace(output, source=f"{output.source}{res_suffix(label)}", kind=output.source)
             for output in namer.template_outputs(
                 template.grid(label).size, entities, template.label
             )

@@ -12,6 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.templates import OtherTemplate
 from neuroferry.workflows.anat.norm import init_normalisation_wf, init_template_outputs_wf
 from neuroferry.workflows.anat.outputs import init_template_derivatives_wf, res_suffix
+from neuroferry.workflows.parts import of_kind
 
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm")
 XFMS = ("anat2std_xfm", "std2anat_xfm")
@@ -70,7 +71,8 @@ def init_other_template_wf(
     anat2std_xfm, std2anat_xfm
         ITK transforms between head and this template.
     """
-    workflow = Workflow(name=name or f"to_{template.node}_wf")
+    # what it takes to reach this template is known from the one that is always there
+    workflow = of_kind(Workflow(name=name or f"to_{template.node}_wf"), "anat")
     inputnode = pe.Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(XFMS)), name="outputnode")
     norm_wf = init_normalisation_wf(
@@ -99,6 +101,7 @@ def init_other_template_wf(
         carry_wf = init_template_outputs_wf(
             voxels=voxels, grid=template.grid(label), name=f"template_outputs{suffix}_wf"
         )
+        of_kind(carry_wf, "template_outputs")
         results = [name for name in INPUTS if name not in XFMS]
         workflow.connect([
             (inputnode, carry_wf, [(field, f"inputnode.{field}") for field in results]),

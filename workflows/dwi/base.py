@@ -24,7 +24,7 @@ from neuroferry.workflows.dwi.models import (
 from neuroferry.workflows.dwi.outputs import init_dwi_derivatives_wf
 from neuroferry.workflows.dwi.reports import init_dwi_reports_wf
 from neuroferry.workflows.dwi.tracts import init_dwi_tracts_wf
-from neuroferry.workflows.parts import connect_parts
+from neuroferry.workflows.parts import connect_parts, of_kind
 from neuroferry.workflows.sdc import Readout, init_sdc_wf
 
 IN_T1W = "_t1w"
@@ -85,7 +85,7 @@ def init_dwi_wf(
     with_tracts = with_anat and "DTI" in models and config.streamlines > 0
     with_noise = can_denoise(run, config.ignore)
     with_slices = can_replace(run, config.ignore)
-    workflow = Workflow(name=name or f"dwi_{run.label}_wf")
+    workflow = of_kind(Workflow(name=name or f"dwi_{run.label}_wf"), "dwi")
     workflow.__desc__ = _describe(run)
     jacobian = "fmap-jacobian" not in config.ignore
     sdc_wf = readout = None

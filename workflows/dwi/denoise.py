@@ -18,6 +18,7 @@ from neuroferry.workflows.dwi.memory import (
     RICIAN_BYTES,
     UNRING_BYTES,
     series_gb,
+    volume_gb,
 )
 
 OUTPUTS = (
@@ -120,7 +121,7 @@ def init_dwi_denoise_wf(
         last = _follow(workflow, run, last, unring)
     if "rician" in steps and noise is not None:
         rician = pe.Node(
-            CorrectRician(), name="correct_rician", mem_gb=series_gb(RICIAN_BYTES, run)
+            CorrectRician(), name="correct_rician", mem_gb=volume_gb(RICIAN_BYTES, run)
         )
         last = _follow(workflow, run, last, rician)
         workflow.connect(noise, "noise_map", rician, "noise_map")

@@ -10,7 +10,7 @@ from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.dwi.eddy import EstimateEddy
 from neuroferry.interfaces.epi.brain_mask import MaskBold
 from neuroferry.interfaces.epi.coregister import Coregister
-from neuroferry.workflows.dwi.memory import EDDY_BYTES, EDDY_THREAD_BYTES, series_gb
+from neuroferry.workflows.dwi.memory import eddy_gb
 from neuroferry.workflows.func.memory import (
     COREGISTER_BYTES,
     COREGISTER_GB,
@@ -107,7 +107,7 @@ def init_dwi_fit_wf(
     estimate_eddy = pe.Node(
         EstimateEddy(eddy=eddy, n_procs=omp_nthreads),
         name="estimate_eddy",
-        mem_gb=series_gb(EDDY_BYTES, run, EDDY_THREAD_BYTES * omp_nthreads * voxels / 1e9),
+        mem_gb=eddy_gb(run, omp_nthreads),
         n_procs=omp_nthreads,
     )
     axis = run.phase_encoding or run.phase_axis

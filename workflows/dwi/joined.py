@@ -26,7 +26,9 @@ from neuroferry.workflows.dwi.base import init_tracts_of, name_shells
 from neuroferry.workflows.dwi.memory import (
     CHART_GB,
     JOIN_BYTES,
+    MODEL_PICTURE_BYTES,
     PICTURE_BYTES,
+    PICTURE_GB,
     REFERENCE_BYTES,
     T1W_BYTES,
     volume_gb,
@@ -34,7 +36,7 @@ from neuroferry.workflows.dwi.memory import (
 from neuroferry.workflows.dwi.models import init_dwi_models_wf, plan_models
 from neuroferry.workflows.dwi.outputs import init_joined_derivatives_wf
 from neuroferry.workflows.dwi.reports import draw_models, draw_tracts
-from neuroferry.workflows.parts import connect_parts
+from neuroferry.workflows.parts import connect_parts, of_kind
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
 
 SUFFIX = "dwimap"
@@ -108,7 +110,7 @@ def init_joined_wf(
     models = plan_models(run)
     with_tracts = "DTI" in models and config.streamlines > 0
     fields = [f"{field}_{number}" for field in SERIES for number in numbers]
-    workflow = Workflow(name=name)
+    workflow = of_kind(Workflow(name=name), "dwi_joined")
     workflow.__desc__ = _describe(joined)
     inputnode = pe.Node(IdentityInterface(fields=[*fields, *ANATOMY]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
@@ -164,10 +166,10 @@ def _init_pictures(
     run: DwiRun, models: Collection[str], out_dir: str | Path, t1w_gb: float | None
 ) -> Workflow:
     """Build the pictures and the summary of joined runs; `t1w_gb` where there are bundles."""
-    slices, charts = volume_gb(PICTURE_BYTES, run, CHART_GB), volume_gb(0, run, CHART_GB)
+    slices, charts = volume_gb(PICTURE_BYTES, run, PICTURE_GB), volume_gb(0, run, CHART_GB)
     series = {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec"}
     drawings = [Drawing("gradients", GradientsPicture(), series, charts)]
-    drawings += draw_models(models, "dwi_ref", slices)
+    drawings += draw_models(models, "dwi_ref", volume_gb(MODEL_PICTURE_BYTES, run, PICTURE_GB))
     reports: Mapping[str, str] = {"join_report": "join_report"}
     if t1w_gb is not None:
         drawings += draw_tracts(slices + t1w_gb, charts)

@@ -15,19 +15,20 @@ BASE_GB = 0.15
 # Bytes held at once for each value of the series.
 DENOISE_BYTES = 4.5
 UNRING_BYTES = 8
-RICIAN_BYTES = 3
 ORIENTATION_BYTES = 3
-EDDY_BYTES = 4
+EDDY_BYTES = 3
 REPLACE_BYTES = 5
 # Bytes for each voxel of one volume, ...
+RICIAN_BYTES = 60
 BIAS_BYTES = 60
 JOIN_BYTES = 40
 REFERENCE_BYTES = 4
-TENSOR_BYTES = 100
+TENSOR_BYTES = 35
 KURTOSIS_BYTES = 50
-PICTURE_BYTES = 60
+PICTURE_BYTES = 20
+MODEL_PICTURE_BYTES = 60
 PROFILE_BYTES = 40
-RESAMPLE_BYTES = 60
+RESAMPLE_BYTES = 75
 REPLACE_VOXEL_BYTES = 60
 # (onto another grid: of the source, and of the target)
 SOURCE_BYTES = 20
@@ -35,7 +36,7 @@ TARGET_BYTES = 60
 # ... and of the T1w image.
 T1W_BYTES = 12
 # For each thread: bytes a voxel, and GB.
-EDDY_THREAD_BYTES = 80
+EDDY_THREAD_BYTES = 45
 REPLACE_THREAD_BYTES = 100
 DENOISE_THREAD_GB = 0.03
 TENSOR_GB = 0.01
@@ -46,8 +47,11 @@ TRACK_BYTES = 9
 # Beside the image, and for each streamline that is asked for of all bundles together.
 SEGMENT_GB = 0.1
 STREAMLINE_GB = 0.0000122
-# Plots and their fonts.
+# Plots and their fonts; pictures of slices.
 CHART_GB = 0.1
+PICTURE_GB = 0.05
+# Libraries that the estimate of eddy currents loads, which other steps do without.
+EDDY_GB = 0.11
 
 
 def series_gb(bytes_per_value: float, run: DwiRun, fixed_gb: float = 0.0) -> float:
@@ -67,6 +71,12 @@ def grid_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> flo
     0.25
     """
     return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
+
+
+def eddy_gb(run: DwiRun, n_threads: int) -> float:
+    """Memory of estimating head motion and eddy currents in GB."""
+    threads = EDDY_THREAD_BYTES * n_threads * run.n_voxels / 1e9
+    return series_gb(EDDY_BYTES, run, EDDY_GB + threads)
 
 
 def replace_gb(run: DwiRun, n_threads: int) -> float:

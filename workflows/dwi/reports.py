@@ -24,7 +24,14 @@ from neuroferry.interfaces.draw.func import (
 )
 from neuroferry.interfaces.draw.tracts import BundlesPicture, ProfilesPicture
 from neuroferry.interfaces.dwi.summary import SummariseDwi
-from neuroferry.workflows.dwi.memory import CHART_GB, PICTURE_BYTES, T1W_BYTES, volume_gb
+from neuroferry.workflows.dwi.memory import (
+    CHART_GB,
+    MODEL_PICTURE_BYTES,
+    PICTURE_BYTES,
+    PICTURE_GB,
+    T1W_BYTES,
+    volume_gb,
+)
 from neuroferry.workflows.dwi.models import REPORTS
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
 
@@ -70,7 +77,7 @@ def init_dwi_reports_wf(
         **Inputs**: the fields of the same names of the other workflows of a run.
         **Outputs**: ``out_files``, pictures and summary in the output folder.
     """
-    slices = volume_gb(PICTURE_BYTES, run, CHART_GB)
+    slices = volume_gb(PICTURE_BYTES, run, PICTURE_GB)
     charts = volume_gb(0, run, CHART_GB)
     ref = "dwi_ref_sdc" if with_sdc else "dwi_ref"
     mask = {"dwi_mask": "mask"}
@@ -108,7 +115,7 @@ def init_dwi_reports_wf(
         field = {"fieldmap": "fieldmap", "dwi_ref_sdc": "image", "dwi_mask": "bold_mask"}
         drawings.append(Drawing("sdc", DistortionPicture(), both, slices))
         drawings.append(Drawing("fieldmap", FieldmapPicture(), field, slices))
-    drawings += draw_models(models, ref, slices)
+    drawings += draw_models(models, ref, volume_gb(MODEL_PICTURE_BYTES, run, PICTURE_GB))
     if with_tracts and t1w_shape is not None:
         memory = slices + T1W_BYTES * math.prod(t1w_shape) / 1e9
         drawings += draw_tracts(memory, charts)

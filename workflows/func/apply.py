@@ -15,6 +15,7 @@ from neuroferry.interfaces.image.target_grid import CarryMask, MakeTargetGrid
 from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.func.memory import (
     CARRY_GB,
+    CARRY_T1W_GB,
     T1W_GRID_BYTES,
     T2STAR_BYTES,
     TEMPLATE_GB,
@@ -22,6 +23,7 @@ from neuroferry.workflows.func.memory import (
     target_voxels,
 )
 from neuroferry.workflows.memory import memory_gb, volume_voxels
+from neuroferry.workflows.parts import of_kind
 from neuroferry.workflows.sdc import Readout
 
 INPUTS = (
@@ -163,7 +165,7 @@ def _resample_node(
         n_procs=omp_nthreads,
     )
     node.volumes = run.n_volumes
-    return node
+    return of_kind(node, f"resample_{space.kind}")
 
 
 def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_voxels: int) -> None:
@@ -172,6 +174,7 @@ def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_vox
     native = not space.in_template
     grid_gb = memory_gb(T1W_GRID_BYTES, t1w_voxels) if native else memory_gb(0, 0, TEMPLATE_GB)
     make_grid = pe.Node(MakeTargetGrid(), name=f"make_grid_{space.node}", mem_gb=grid_gb)
+    of_kind(make_grid, f"make_grid_{space.kind}")
     fields = ["boldref2anat_xfm"]
     if native:
         workflow.connect(inputnode, "t1w_preproc", make_grid, "t1w_preproc")
@@ -182,11 +185,13 @@ def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_vox
             make_grid.inputs.resolution = space.resolution
         fields.append(space.anat2std_xfm)
     chain = pe.Node(Merge(len(fields)), name=f"chain_{space.node}", run_without_submitting=True)
+    of_kind(chain, f"chain_{space.kind}")
     carry_mask = pe.Node(
         CarryMask(),
         name=f"carry_mask_{space.node}",
-        mem_gb=memory_gb(0, 0, 0.2 if native else CARRY_GB),
+        mem_gb=memory_gb(0, 0, CARRY_T1W_GB if native else CARRY_GB),
     )
+    of_kind(carry_mask, f"carry_mask_{space.kind}")
     workflow.connect([
         (inputnode, make_grid, [("bold_ref", "bold_ref")]),
         (inputnode, chain, [(field, f"in{i}") for i, field in enumerate(fields, start=1)]),

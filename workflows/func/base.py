@@ -19,7 +19,7 @@ from neuroferry.workflows.func.confounds import init_bold_confounds_wf
 from neuroferry.workflows.func.fit import init_bold_fit_wf
 from neuroferry.workflows.func.outputs import init_bold_derivatives_wf
 from neuroferry.workflows.func.reports import init_bold_reports_wf
-from neuroferry.workflows.parts import connect_parts
+from neuroferry.workflows.parts import connect_parts, of_kind
 from neuroferry.workflows.sdc import Readout, init_sdc_wf
 
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm")
@@ -83,7 +83,7 @@ def init_bold_wf(
     config = config or WorkflowConfig()
     with_anat, with_sdc = t1w is not None, fieldmap.method is not None
     shape, zooms = t1w or ((256, 256, 256), (1.0, 1.0, 1.0))
-    workflow = Workflow(name=name or f"bold_{run.label}_wf")
+    workflow = of_kind(Workflow(name=name or f"bold_{run.label}_wf"), "bold")
     workflow.__desc__ = _describe(run)
     fields = [*dict.fromkeys([*INPUTS, *(space.anat2std_xfm for space in spaces)])]
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")

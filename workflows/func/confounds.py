@@ -12,11 +12,11 @@ from neuroferry.interfaces.epi.confound_table import DVARS_THRESHOLD, FD_THRESHO
 from neuroferry.interfaces.func.confounds import ComputeConfounds
 from neuroferry.interfaces.func.tissues import TissuesToBold
 
-_BASE_GB = 0.35
+_BASE_GB = 0.17
 """Interpreter and libraries, in GB."""
 _VOLUME_BYTES = 40
 """Bytes for each voxel of one volume: the volume, tissues, masks, distances."""
-_BLOCK_GB = 0.12
+_BLOCK_GB = 0.06
 """A block of 2 million values in double precision, and what is computed from it."""
 _TISSUE_BYTES = 14
 """Bytes for each voxel of the T1w image; measured: 0.62 GB with 40 million voxels."""
@@ -35,14 +35,14 @@ def confounds_mem_gb(n_voxels: int, n_volumes: int) -> float:
     Returns
     -------
     float
-        In GB: 0.47 for interpreter, libraries and one block; 40 bytes for each voxel of one
+        In GB: 0.23 for interpreter, libraries and one block; 40 bytes for each voxel of one
         volume; 24 bytes for each pair of volumes (the Gram matrix and its decomposition).
         Measured with 147,456 voxels: 0.22 GB for 500 volumes, 0.30 GB for 2,000.
 
     Examples
     --------
     >>> round(confounds_mem_gb(64 * 64 * 36, 2000), 2)
-    0.57
+    0.33
     """
     fixed = _BASE_GB + _BLOCK_GB
     return fixed + (_VOLUME_BYTES * n_voxels + 24 * n_volumes**2) / 1e9

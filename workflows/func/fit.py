@@ -19,6 +19,7 @@ from neuroferry.workflows.func.memory import (
     COREGISTER_GB,
     MASK_BYTES,
     MOTION_BYTES,
+    MOTION_THREAD_BYTES,
     REFERENCE_BYTES,
     T1W_MASK_BYTES,
 )
@@ -137,7 +138,7 @@ def init_bold_fit_wf(
         estimate_motion = pe.Node(
             EstimateMotion(in_file=bold_file, slice_axis=run.slice_axis, n_procs=omp_nthreads),
             name="estimate_motion",
-            mem_gb=memory_gb(MOTION_BYTES * omp_nthreads, voxels),
+            mem_gb=memory_gb(MOTION_BYTES + MOTION_THREAD_BYTES * omp_nthreads, voxels),
             n_procs=omp_nthreads,
         )
         estimate_motion.volumes = run.n_volumes

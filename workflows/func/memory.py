@@ -21,7 +21,7 @@ from neuroferry.workflows.memory import (
 
 # Bytes held at once for each voxel of one volume of the series, ...
 REFERENCE_BYTES = 320
-MOTION_BYTES = 250
+MOTION_BYTES = 60
 MASK_BYTES = 60
 T2STAR_BYTES = 120
 # ... and of the T1w image.
@@ -31,13 +31,15 @@ T1W_GRID_BYTES = 9
 # Slice timing keeps a ring of volumes; each thread a volume and its spline coefficients.
 RING_BYTES = 44
 THREAD_BYTES = 16
+MOTION_THREAD_BYTES = 50
 # For each voxel of the target: where it comes from, and what is written.
 TARGET_BYTES = 60
 # The way into template space is a displacement field at 1 mm (0.1 GB), read in slabs.
 FIELD_GB = 0.2
-# Reading the template; and carrying a mask there.
+# Reading the template; and resampling a mask onto its grid, or onto that of the T1w image.
 TEMPLATE_GB = 0.25
 CARRY_GB = 0.3
+CARRY_T1W_GB = 0.05
 # What registration to the T1w image holds on grids of its own. Beside these it is the T1w image,
 # its mask and its white matter, whole and one of them blurred, that make it take more than three
 # times a small series where the T1w image is large (40 million voxels: 1.0 GB). The position

@@ -230,12 +230,19 @@ class _Namer(RunNamer):
         )
         own = self._uri("bold", description="preproc", **space.entities)
         outputs = [
-            Output(f"bold_{space.node}", {**names, "description": "preproc"}, "bold", series),
+            Output(
+                f"bold_{space.node}",
+                {**names, "description": "preproc"},
+                "bold",
+                series,
+                kind=f"bold_{space.kind}",
+            ),
             Output(
                 f"boldref_{space.node}",
                 names,
                 "boldref",
                 self._about(f"Mean over time{where}", [own], SkullStripped=False, **there),
+                kind=f"boldref_{space.kind}",
             ),
         ]
         if not space.is_native:
@@ -246,6 +253,12 @@ class _Namer(RunNamer):
                 **there,
             )
             outputs.append(
-                Output(f"mask_{space.node}", {**names, "description": "brain"}, "mask", mask)
+                Output(
+                    f"mask_{space.node}",
+                    {**names, "description": "brain"},
+                    "mask",
+                    mask,
+                    kind=f"mask_{space.kind}",
+                )
             )
         return outputs

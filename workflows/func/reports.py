@@ -22,7 +22,7 @@ from neuroferry.interfaces.draw.func import (
 from neuroferry.interfaces.func.summary import SummariseRun
 from neuroferry.workflows.pictures import SAVE_GB, Drawing, init_pictures_wf
 
-_BASE_GB = 0.35
+_BASE_GB = 0.2
 """Interpreter and libraries, in GB."""
 _CARPET_BYTES = 40
 _MOSAIC_BYTES = 60

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
+from neuroferry.app.graph import flat_graph
 from neuroferry.config import Config, make_config
-from neuroferry.engine.base import all_done
+from neuroferry.engine.done import all_done
 from neuroferry.engine.finished import Part, PutAway, bring_back, finished_steps, put_away
-from neuroferry.engine.names import step_name, subject_of
-from neuroferry.engine.record import RunRecord, StepSummary, list_runs
+from neuroferry.engine.names import StepName, subject_wf
+from neuroferry.engine.record import RunRecord, StepSummary, found_done, list_runs
 from neuroferry.errors import NeuroferryError
 from neuroferry.files import read_toml
 
@@ -36,7 +37,7 @@ def part_of(config: Config, plan: ParticipantPlan) -> Part:
     }
     text = json.dumps(depends_on, sort_keys=True, default=str)
     return Part(
-        folder=config.work_dir / "neuroferry_wf" / f"sub_{plan.label}_wf",
+        folder=config.work_dir / "neuroferry_wf" / subject_wf(plan.label),
         outputs=config.output_dir / f"sub-{plan.label}",
         inputs=tuple(path.absolute() for path in plan.inputs),
         key=hashlib.sha256(text.encode()).hexdigest(),
@@ -75,17 +76,7 @@ def record_finished(
     for label, steps in finished.items():
         for step in steps:
             known = history.get(step)
-            record.write(
-                "step_done",
-                step=step,
-                subject=label,
-                seconds=known and known.seconds,
-                cpu_seconds=known and known.cpu_seconds,
-                peak_gb=known and known.peak_gb,
-                mem_gb=known and known.mem_gb,
-                n_procs=known and known.n_procs,
-                cached=True,
-            )
+            record.write_done(found_done(step, known, subject=label))
         name = f"methods_sub-{label}.md"
         source = next((folder / name for folder in earlier if (folder / name).exists()), None)
         if source is not None and source.parent != run_dir:
@@ -103,10 +94,9 @@ def tidying(
         return
     steps = defaultdict(list)
     for node in graph.nodes():
-        name = step_name(node)
-        label = subject_of(name)
-        if label is not None:
-            steps[label].append(name)
+        name = StepName.of(node)
+        if name.subject is not None:
+            steps[name.subject].append(name.text)
     parts = {plan.label: part_of(config, plan) for plan in plans}
 
     def complain(label: str, why: str) -> None:
@@ -124,12 +114,10 @@ def put_away_if_complete(run_dir: Path, plan: ParticipantPlan) -> None:
     how = config.execution.finished_work
     if how == "keep":
         return
-    from neuroferry.app.graph import flat_graph
-
     graph = flat_graph(run_dir, plan)
     if not all_done(graph):
         return
     try:
-        put_away(part_of(config, plan), how, [step_name(node) for node in graph.nodes()])
+        put_away(part_of(config, plan), how, [StepName.of(node).text for node in graph.nodes()])
     except (NeuroferryError, OSError) as err:
         print(f"The work folder of sub-{plan.label} is kept as it is: {err}")

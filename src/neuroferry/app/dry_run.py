@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
+from neuroferry.app.archive import take_up
 from neuroferry.app.estimates import make_estimator
-from neuroferry.app.progress import duration
+from neuroferry.app.graph import build_graph, configure_nipype
+from neuroferry.engine.durations import duration
 from neuroferry.engine.flatten import flatten
-from neuroferry.engine.names import short_name
+from neuroferry.engine.names import StepName
 from neuroferry.engine.plan import (
     DiskNeed,
     Plan,
@@ -92,9 +94,6 @@ def dry_run(
 
 def plan_run(config: Config, plans: list[ParticipantPlan], resources: Resources) -> Plan:
     """Estimate what a run takes."""
-    from neuroferry.app.archive import take_up
-    from neuroferry.app.graph import build_graph, configure_nipype
-
     finished = take_up(config, plans)
     left = [plan for plan in plans if plan.label not in finished]
     history = read_history(config.output_dir)
@@ -210,7 +209,7 @@ _NAMES = ("Work folder", "Output folder")
 
 
 def _size(step: PlannedStep) -> str:
-    return f"{step.mem_gb:.1f} GB: {short_name(step.step)} ({_SOURCES[step.mem_source]})"
+    return f"{step.mem_gb:.1f} GB: {StepName(step.step).short} ({_SOURCES[step.mem_source]})"
 
 
 def _processors(count: int) -> str:
@@ -252,7 +251,7 @@ def _verdict(plan: Plan, cluster: str) -> list[str]:
         lines.append(f"Memory holds it to {plan.at_once} step(s) at once; more would be faster.")
     for step in plan.too_large[:_SHOWN]:
         lines.append(
-            f"  {short_name(step.step)} needs {step.mem_gb:.1f} GB "
+            f"  {StepName(step.step).short} needs {step.mem_gb:.1f} GB "
             f"({_SOURCES[step.mem_source]}); this run may use {plan.memory_gb:.1f} GB."
         )
     more = len(plan.too_large) - _SHOWN

@@ -8,6 +8,7 @@ from typing import Any
 
 from neuroferry.config import Config, make_config
 from neuroferry.engine.flatten import flatten
+from neuroferry.engine.names import subject_wf
 from neuroferry.files import read_toml, write_text
 from neuroferry.selection.participant import ParticipantPlan
 from neuroferry.selection.spaces import parse_output_spaces
@@ -56,7 +57,7 @@ def _draw(workflow: Any, path: Path) -> None:
 def write_methods(folder: Path, workflow: Any, plans: list[ParticipantPlan]) -> None:
     """Write each participant's methods text into the run's folder."""
     for plan in plans:
-        part = workflow.get_node(f"sub_{plan.label}_wf")
+        part = workflow.get_node(subject_wf(plan.label))
         if part is not None:
             write_text(folder / f"methods_sub-{plan.label}.md", part.visit_desc())
 

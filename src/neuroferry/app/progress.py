@@ -7,26 +7,11 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
-from neuroferry.engine.names import kind_of, short_name
-from neuroferry.engine.record import Event, StepSummary
+from neuroferry.engine.durations import duration
+from neuroferry.engine.names import StepName
+from neuroferry.engine.record import Event, StepSummary, kind_of_event
 
 _REFRESH_SECONDS = 0.25
-
-
-def duration(seconds: float) -> str:
-    """Write a duration as a person would.
-
-    Examples
-    --------
-    >>> duration(4.2), duration(75), duration(7300)
-    ('4 s', '1 min 15 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class Progress:
@@ -56,11 +41,12 @@ class Progress:
         self.stream = stream or sys.stderr
         self.started = time.monotonic()
         self.running: dict[str, float] = {}
+        self._kind_of: dict[str, str] = {}
         self.ended = 0
         self.failed = 0
         self._kinds: dict[str, float] = {}
-        for step, summary in history.items():
-            self._learn(step, summary.seconds)
+        for summary in history.values():
+            self._learn(summary.kind, summary.seconds)
         self._live: Any = None
         self._shown = 0.0
 
@@ -84,13 +70,14 @@ class Progress:
         kind, step = event["event"], event.get("step", "")
         if kind == "step_started":
             self.running[step] = time.monotonic()
+            self._kind_of[step] = kind_of_event(event)
             if event.get("item"):
                 self.n_steps += 1
         elif kind in ("step_done", "step_failed", "step_skipped"):
             self.running.pop(step, None)
             self.ended += 1
             if kind == "step_done" and not event.get("cached"):
-                self._learn(step, event.get("seconds"))
+                self._learn(kind_of_event(event), event.get("seconds"))
             if kind == "step_failed":
                 self.failed += 1
         elif kind == "step_retried":
@@ -116,28 +103,30 @@ class Progress:
         left = (self.n_steps - self.ended - len(self.running)) * mean
         now = time.monotonic()
         for step, since in self.running.items():
-            left += max(0.0, self._kinds.get(kind_of(step), mean) - (now - since))
+            left += max(0.0, self._kinds.get(self._kind_of[step], mean) - (now - since))
         return left / self.n_procs
 
-    def _learn(self, step: str, seconds: float | None) -> None:
+    def _learn(self, kind: str, seconds: float | None) -> None:
         if seconds is not None:
-            self._kinds[kind_of(step)] = seconds
+            self._kinds[kind] = seconds
 
     def _line(self, event: Event) -> str | None:
         kind = event["event"]
         counter = f"[{self.ended}/{self.n_steps}]"
         if kind == "step_failed":
-            return f"{counter} FAILED {short_name(event['step'])}: {event['message']}"
+            return f"{counter} FAILED {StepName(event['step']).short}: {event['message']}"
         if kind == "step_retried":
-            return f"{counter} AGAIN {short_name(event['step'])}: {event['message']}"
+            return f"{counter} AGAIN {StepName(event['step']).short}: {event['message']}"
         if kind == "problem":
             return f"{event['severity'].upper()}: {event['message']}"
         if kind == "step_done" and self._live is None:
             if event.get("cached"):
-                return f"{counter} {short_name(event['step'])} (done before)"
+                return f"{counter} {StepName(event['step']).short} (done before)"
             peak = event.get("peak_gb")
             memory = f", {peak:.1f} GB" if peak is not None else ""
-            return f"{counter} {short_name(event['step'])} ({duration(event['seconds'])}{memory})"
+            return (
+                f"{counter} {StepName(event['step']).short} ({duration(event['seconds'])}{memory})"
+            )
         return None
 
     def _print(self, line: str) -> None:
@@ -158,7 +147,7 @@ class Progress:
         head += f", {self.failed} failed" if self.failed else ""
         table = Table.grid(padding=(0, 2))
         for step, since in self.running.items():
-            table.add_row(Text("  " + short_name(step)), Text(duration(now - since)))
+            table.add_row(Text("  " + StepName(step).short), Text(duration(now - since)))
         bar = ProgressBar(total=max(self.n_steps, 1), completed=self.ended, width=60)
         whole = Table.grid()
         for part in (Text(head), bar, table):

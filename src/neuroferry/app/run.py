@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
 from neuroferry.app.archive import record_finished, take_up, tidying
+from neuroferry.app.dry_run import dry_run
 from neuroferry.app.environment import prepare_environment
 from neuroferry.app.finish import finish, run_group, write_reports_anew
 from neuroferry.app.graph import build_run
 from neuroferry.app.inputs import check_bundles, check_folders, check_input, find_subjects
 from neuroferry.app.launch import Run, begin, end, image_digest, record_start
-from neuroferry.app.progress import Progress, duration
+from neuroferry.app.progress import Progress
+from neuroferry.app.slurm import plan_jobs
 from neuroferry.config import Config
+from neuroferry.engine.durations import duration
 from neuroferry.engine.record import list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
 from neuroferry.errors import (
@@ -117,8 +120,6 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
 
 def _plan_participants(config: Config, resources: Resources, command: str) -> int:
     """Say what a run would take, and run nothing."""
-    from neuroferry.app.dry_run import dry_run
-
     plans, problems = check_input(config, find_subjects(config), resources.n_procs)
     for problem in problems:
         _say(f"{problem.severity.upper()}: {problem.message}")
@@ -147,8 +148,6 @@ def _run_graph(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) 
     broken = [problem for problem in problems if problem.severity == "error"]
     unusable_dataset = any(problem.subject is None for problem in broken)
     if job.config.execution.plugin == "SLURMGraph" and usable and not unusable_dataset:
-        from neuroferry.app.slurm import plan_jobs
-
         return plan_jobs(job, plans, problems)
     finished = {} if unusable_dataset else take_up(job.config, usable)
     to_run = [] if unusable_dataset else [p for p in usable if p.label not in finished]

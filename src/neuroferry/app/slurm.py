@@ -20,7 +20,7 @@ from neuroferry.app.graph import build_graph, configure_nipype, write_methods
 from neuroferry.app.launch import Run, record_start
 from neuroferry.config import Config
 from neuroferry.engine.flatten import flatten
-from neuroferry.engine.names import subject_of
+from neuroferry.engine.names import StepName, subject_wf
 from neuroferry.engine.record import read_history
 from neuroferry.engine.slurm.plugin import SLURMGraphPlugin
 from neuroferry.engine.slurm.scripts import in_image
@@ -114,10 +114,10 @@ def plan_subjects(
     alike: Alike[tuple[Any, str]] = Alike()
     work = config.work_dir / "neuroferry_wf"
     begun = {path.name for path in work.iterdir()} if work.exists() else set()
-    measured = {subject_of(step) for step in plugin.history}
+    measured = {StepName(step).subject for step in plugin.history}
     for plan in plans:
         payload = pickle.dumps(plan)
-        fresh = f"sub_{plan.label}_wf" not in begun and plan.label not in measured
+        fresh = subject_wf(plan.label) not in begun and plan.label not in measured
         found = alike.find(plan) if fresh else None
         methods = plugin.run_dir / f"methods_sub-{plan.label}.md"
         if found is not None:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neuroferry.app.progress import duration
-from neuroferry.engine.names import short_name
+from neuroferry.engine.durations import duration
+from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, list_runs, read_run
 from neuroferry.errors import ExitCode, InputError
 
@@ -97,9 +97,9 @@ def picture(summary: RunSummary, name: str) -> Any:
     if len(order) > _MOST_LINES:
         parts.append(Text(f"... and {len(order) - _MOST_LINES} more participants"))
     parts += _lines(
-        "running", [short_name(step.step) for step in summary.steps if step.state == "running"]
+        "running", [StepName(step.step).short for step in summary.steps if step.state == "running"]
     )
-    failed = [f"{short_name(step.step)}: {step.message}" for step in summary.failed]
+    failed = [f"{StepName(step.step).short}: {step.message}" for step in summary.failed]
     parts += _lines("failed", failed, style="red")
     warnings = [p["message"] for p in summary.problems]
     parts += _lines("noted", warnings)

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from neuroferry.engine.done import is_done
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.names import step_name, subject_of
+from neuroferry.engine.names import StepName, kind_of
 from neuroferry.engine.pickles import guard_pickles
-from neuroferry.engine.record import RunRecord, StepState, StepSummary
+from neuroferry.engine.record import RunRecord, StepState, StepSummary, found_done
 from neuroferry.engine.resources import available_resources
 from neuroferry.engine.schedule import Schedule, Task, volumes_of
 from neuroferry.engine.worker import Outcome, explain, write_crashfile
@@ -100,11 +101,12 @@ class RecordingPlugin:
     def _expected_seconds(self, graph: Any) -> dict[str, float]:
         expected = {}
         for node in graph.nodes():
+            step = StepName.of(node).text
             estimate = self.estimator.estimate(
-                step_name(node), float(node.mem_gb), volumes_of(node)
+                step, float(node.mem_gb), volumes_of(node), kind=kind_of(node)
             )
             if estimate.seconds_source != "default":
-                expected[step_name(node)] = estimate.seconds
+                expected[step] = estimate.seconds
         return expected
 
     def _walk(self, schedule: Schedule) -> None:
@@ -153,12 +155,12 @@ class RecordingPlugin:
         task = schedule.tasks[index]
         try:
             if not task.expanded and _is_map(task.node) and task.node.num_subnodes() > 1:
-                if not self._updatehash and self._is_done(task.node):
+                if not self._updatehash and is_done(task.node):
                     self._close_cached(schedule, index)
                 else:
                     schedule.expand(index, task.node.get_subnodes())
                 return False
-            if not self._updatehash and not task.expanded and self._is_done(task.node):
+            if not self._updatehash and not task.expanded and is_done(task.node):
                 self._close_cached(schedule, index)
                 return False
         except Exception as err:
@@ -170,23 +172,17 @@ class RecordingPlugin:
             return False
         return True
 
-    @staticmethod
-    def _is_done(node: Any) -> bool:
-        if node.overwrite or (node.overwrite is None and node.interface.always_run):
-            return False
-        cached, updated = node.is_cached()
-        return bool(cached and updated)
-
     def booked_gb(self, task: Task) -> float:
         """Memory that is set aside for a task: what it declares, corrected by experience."""
         if task.alone:
             return self.memory_gb
-        return self.estimator.estimate(task.step, task.mem_gb).mem_gb
+        return self.estimator.estimate(task.step, task.mem_gb, kind=task.kind).mem_gb
 
     def _announce(self, task: Task) -> None:
         self._write(
             "step_started",
             step=task.step,
+            kind=task.kind,
             n_procs=task.n_procs,
             mem_gb=round(self.booked_gb(task), 3),
             declared_gb=round(task.mem_gb, 3),
@@ -205,17 +201,8 @@ class RecordingPlugin:
             self._close_failed(schedule, index, outcome)
             return
         schedule.done(index)
-        self._write(
-            "step_done",
-            step=task.step,
-            seconds=round(outcome.seconds, 3),
-            cpu_seconds=round(outcome.cpu_seconds, 3),
-            peak_gb=_rounded(outcome.peak_gb, 3),
-            declared_gb=round(task.mem_gb, 3),
-            disk_gb=_rounded(outcome.disk_gb, 6),
-            files=outcome.files,
-            cached=False,
-        )
+        if self.record is not None:
+            self.record.write_done(_summary(task, outcome, "done"))
         self._learn(task, outcome, "done")
         self._call_back(task, "end")
 
@@ -228,9 +215,10 @@ class RecordingPlugin:
         self._write(
             "step_retried",
             step=task.step,
+            kind=task.kind,
             message=f"{outcome.error} It runs once more, alone with {self.memory_gb:.1f} GB.",
             seconds=round(outcome.seconds, 3),
-            peak_gb=_rounded(outcome.peak_gb, 3),
+            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
             declared_gb=round(task.mem_gb, 3),
             out_of_memory=True,
         )
@@ -238,15 +226,7 @@ class RecordingPlugin:
     def _learn(self, task: Task, outcome: Outcome, state: StepState) -> None:
         if outcome.peak_gb is None:
             return
-        summary = StepSummary(
-            task.step,
-            subject_of(task.step),
-            state,
-            seconds=outcome.seconds,
-            peak_gb=outcome.peak_gb,
-            declared_gb=task.mem_gb,
-            volumes=volumes_of(task.node),
-        )
+        summary = _summary(task, outcome, state)
         if state == "done":
             self.estimator.learn(summary)
         else:
@@ -255,20 +235,18 @@ class RecordingPlugin:
     def _close_cached(self, schedule: Schedule, index: int) -> None:
         task = schedule.tasks[index]
         schedule.done(index)
-        known = self.history.get(task.step)
-        self._write(
-            "step_done",
-            step=task.step,
-            seconds=known and known.seconds,
-            cpu_seconds=known and known.cpu_seconds,
-            peak_gb=known and known.peak_gb,
-            mem_gb=round(self.booked_gb(task), 3),
-            declared_gb=round(task.mem_gb, 3),
-            n_procs=task.n_procs,
-            disk_gb=known and known.disk_gb,
-            files=known and known.files,
-            cached=True,
-        )
+        if self.record is not None:
+            known = self.history.get(task.step)
+            found = found_done(
+                task.step,
+                known,
+                subject=StepName(task.step).subject,
+                kind=task.kind,
+                mem_gb=self.booked_gb(task),
+                declared_gb=task.mem_gb,
+                n_procs=task.n_procs,
+            )
+            self.record.write_done(found)
         self._call_back(task, "end")
 
     def _close_failed(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
@@ -288,8 +266,9 @@ class RecordingPlugin:
         self._write(
             "step_failed",
             step=task.step,
+            kind=task.kind,
             seconds=round(outcome.seconds, 3),
-            peak_gb=_rounded(outcome.peak_gb, 3),
+            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
             declared_gb=round(task.mem_gb, 3),
             out_of_memory=outcome.out_of_memory,
             message=error,
@@ -302,7 +281,7 @@ class RecordingPlugin:
 
     def _advise(self, task: Task) -> str:
         """Say what to do about a step that this machine cannot run."""
-        need = self.estimator.estimate(task.step, task.mem_gb).mem_gb
+        need = self.estimator.estimate(task.step, task.mem_gb, kind=task.kind).mem_gb
         return (
             f"Even alone with {self.memory_gb:.1f} GB it was not enough: plan with at least "
             f"{max(need, self.memory_gb):.1f} GB. The cluster is one command away: give the same "
@@ -312,25 +291,28 @@ class RecordingPlugin:
 
     def _write(self, event: str, *, step: str, **values: Any) -> None:
         if self.record is not None:
-            self.record.write(event, step=step, subject=subject_of(step), **values)
+            self.record.write(event, step=step, subject=StepName(step).subject, **values)
 
     def _call_back(self, task: Task, status: str) -> None:
         if self._callback is not None:
             self._callback(task.node, status)
 
 
-def all_done(graph: Any) -> bool:
-    """Tell whether every step of a flattened graph has its result, with the same inputs."""
-    import networkx as nx
-
-    try:
-        return all(RecordingPlugin._is_done(node) for node in nx.topological_sort(graph))
-    except Exception:
-        return False  # inputs that cannot be read: a step before them has not run
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+def _summary(task: Task, outcome: Outcome, state: StepState) -> StepSummary:
+    return StepSummary(
+        task.step,
+        StepName(task.step).subject,
+        state,
+        kind=task.kind,
+        seconds=outcome.seconds,
+        cpu_seconds=outcome.cpu_seconds,
+        peak_gb=outcome.peak_gb,
+        declared_gb=task.mem_gb,
+        volumes=volumes_of(task.node),
+        disk_gb=outcome.disk_gb,
+        files=outcome.files,
+        item=task.map_parent is not None,
+    )
 
 
 def _is_map(node: Any) -> bool:

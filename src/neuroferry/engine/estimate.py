@@ -30,13 +30,13 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neuroferry.engine.names import kind_of
-from neuroferry.engine.record import StepSummary, list_runs, read_events
+from neuroferry.engine.names import StepName
+from neuroferry.engine.record import StepSummary, kind_of_event, list_runs, read_events
 
 Source = Literal["measured", "like", "table", "formula", "default"]
 
@@ -83,7 +83,7 @@ class Estimator:
     history : mapping of str to StepSummary
         Latest measured run of each step, by its full name.
     table : mapping of str to StepSummary
-        Measured runs by kind of step, see :func:`kind_of`.
+        Measured runs by kind of step, see :mod:`neuroferry.engine.names`.
     killed : iterable of StepSummary
         Steps that ran out of memory, with the peak at which they did.
 
@@ -120,15 +120,16 @@ class Estimator:
     def learn(self, summary: StepSummary) -> None:
         """Take in a step that has run to its end."""
         self._steps[summary.step] = summary
-        kind = kind_of(summary.step)
-        self._kinds[kind][summary.step] = summary
-        self._killed[kind].pop(summary.step, None)
+        self._kinds[summary.kind][summary.step] = summary
+        self._killed[summary.kind].pop(summary.step, None)
 
     def learn_killed(self, summary: StepSummary) -> None:
         """Take in a step that ran out of memory at ``summary.peak_gb``."""
-        self._killed[kind_of(summary.step)][summary.step] = summary
+        self._killed[summary.kind][summary.step] = summary
 
-    def estimate(self, step: str, declared_gb: float, volumes: int | None = None) -> Estimate:
+    def estimate(
+        self, step: str, declared_gb: float, volumes: int | None = None, *, kind: str = ""
+    ) -> Estimate:
         """Estimate a step.
 
         Parameters
@@ -139,8 +140,11 @@ class Estimator:
             What its node declares (``Node.mem_gb``).
         volumes : int, optional
             Volumes that it goes through.
+        kind : str, optional
+            Kind of step, by default what its name tells.
         """
-        known, source = self._like(step)
+        kinds = (kind, StepName(step).kind)  # the latter in records of earlier versions
+        known, source = self._like(step, kinds)
         peaks = [
             s.peak_gb * _scale_memory(declared_gb, s.declared_gb)
             for s in known
@@ -155,7 +159,7 @@ class Estimator:
         memory = declared_gb
         if peaks:
             mem_source, memory = source, max(peaks) * _MARGINS[source]
-        for killed in self._killed.get(kind_of(step), {}).values():
+        for killed in (s for kind in kinds for s in self._killed.get(kind, {}).values()):
             least = (killed.peak_gb or 0.0) * _scale_memory(declared_gb, killed.declared_gb)
             if mem_source != "measured" and least * _KILLED_MARGIN > memory:
                 mem_source, memory = "like", least * _KILLED_MARGIN
@@ -174,14 +178,15 @@ class Estimator:
             seconds_source=source if times else "default",
         )
 
-    def _like(self, step: str) -> tuple[list[StepSummary], Source]:
+    def _like(self, step: str, kinds: Sequence[str]) -> tuple[list[StepSummary], Source]:
         if step in self._steps:
             return [self._steps[step]], "measured"
-        kind = kind_of(step)
-        if self._kinds.get(kind):
-            return list(self._kinds[kind].values()), "like"
-        if kind in self._table:
-            return [self._table[kind]], "table"
+        like = {name: s for kind in kinds for name, s in self._kinds.get(kind, {}).items()}
+        if like:
+            return list(like.values()), "like"
+        for kind in kinds:
+            if kind in self._table:
+                return [self._table[kind]], "table"
         return [], "default"
 
 
@@ -216,6 +221,7 @@ def read_killed(out_dir: Path) -> list[StepSummary]:
                     "failed",
                     peak_gb=event["peak_gb"],
                     declared_gb=event.get("declared_gb"),
+                    kind=kind_of_event(event),
                 )
             elif event.get("event") == "step_done" and not event.get("cached"):
                 killed.pop(step, None)
@@ -229,6 +235,7 @@ def read_table(values: Mapping[str, Any]) -> dict[str, StepSummary]:
             kind,
             None,
             "done",
+            kind=kind,
             seconds=row.get("seconds"),
             peak_gb=row.get("peak_gb"),
             declared_gb=row.get("declared_gb"),

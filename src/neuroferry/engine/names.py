@@ -1,143 +1,138 @@
-"""Names of steps: of which participant, of which kind, and as a person reads them."""
+"""Names of steps, taken apart in one place: participant, workflows, item, and words for people.
+
+A step's full name is that of its Nipype node: the workflows around it, its own name, and behind
+these the values of its iterables and the item of a MapNode, each with an underscore in front:
+``neuroferry_wf.sub_01_wf.anatomy_wf.anat_wf.correct_bias``, ``w.smooth._fwhm_4._smooth12``.
+
+Of which *kind* a node is, the same for every participant, session, run, template and item, says
+who builds it: ``node.kind``, such as ``bold.fit.estimate_motion``. The engine only asks, so that
+it need not know how any workflow is named. In workflows that say nothing the kind is the name
+without participant, iterables and item.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
-_SUBJECT = re.compile(r"(?:^|\.)sub_([0-9A-Za-z]+)_wf(?:\.|$)")
+_SUBJECT_WF = re.compile(r"(?:^|(?<=\.))sub_([0-9A-Za-z]+)_wf(?=\.|$)")
+_ANY_SUBJECT = "sub_*_wf"
+_ANY_ITEM = "[*]"
 
 
-def subject_of(step: str) -> str | None:
-    """Tell which participant a step belongs to, by the name of its subject's graph.
+@dataclass(frozen=True)
+class StepName:
+    """Full name of a step.
+
+    Attributes
+    ----------
+    text : str
+        As in the record.
 
     Examples
     --------
-    >>> subject_of("neuroferry_wf.sub_01_wf.anat_wf.correct_bias")
+    >>> step = StepName("neuroferry_wf.sub_01_wf.ses_a_anat_wf.brain_extraction_wf.find_brain")
+    >>> step.subject
     '01'
-    >>> subject_of("some_wf.node") is None
-    True
+    >>> step.generic
+    'neuroferry_wf.sub_*_wf.ses_a_anat_wf.brain_extraction_wf.find_brain'
+    >>> step.plain
+    'find brain'
+    >>> step.place
+    'ses a anat > brain extraction'
+    >>> step.short
+    'sub-01 ses a anat > brain extraction > find brain'
+    >>> StepName("w.smooth._fwhm_4._smooth12").kind
+    'w.smooth[*]'
     """
-    match = _SUBJECT.search(step)
-    return match.group(1) if match else None
+
+    text: str
+
+    @classmethod
+    def of(cls, node: Any) -> StepName:
+        """Give the full name of a node, with the values of its iterables."""
+        return cls(".".join([node.fullname, *(getattr(node, "parameterization", None) or ())]))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Workflows, own name, iterables and item."""
+        return tuple(self.text.split("."))
+
+    @property
+    def subject(self) -> str | None:
+        """Participant label, from the name of the participant's workflow."""
+        match = _SUBJECT_WF.search(self.text)
+        return match[1] if match else None
+
+    @property
+    def generic(self) -> str:
+        """Name that the step has in every participant."""
+        return _SUBJECT_WF.sub(_ANY_SUBJECT, self.text)
+
+    @property
+    def base(self) -> str:
+        """The generic name without the values of iterables and the item."""
+        return ".".join(part for part in self.generic.split(".") if not part.startswith("_"))
+
+    @property
+    def kind(self) -> str:
+        """Kind of a step whose builder does not say one."""
+        own = re.escape(self.base.rpartition(".")[2])
+        is_item = re.fullmatch(rf"_{own}\d+", self.parts[-1]) is not None
+        return self.base + _ANY_ITEM * is_item
+
+    @property
+    def plain(self) -> str:
+        """Own name in plain words."""
+        return self.parts[-1].strip("_").replace("_", " ")
+
+    @property
+    def place(self) -> str:
+        """Workflows around it in plain words, less those of the run and the participant."""
+        return " > ".join(_in_words(part) for part in self._around())
+
+    @property
+    def short(self) -> str:
+        """Participant, workflows and own name, as a person would name the step."""
+        who = "" if self.subject is None else f"sub-{self.subject} "
+        return who + " > ".join(_in_words(part) for part in (*self._around(), self.parts[-1]))
+
+    def _around(self) -> list[str]:
+        return [part for part in self.parts[1:-1] if not _SUBJECT_WF.fullmatch(part)]
 
 
-def step_name(node: Any) -> str:
-    """Full name of a node, with the values of its iterables where it has some."""
-    parameters = getattr(node, "parameterization", None) or ()
-    return ".".join([node.fullname, *parameters])
+def _in_words(part: str) -> str:
+    return part.removesuffix("_wf").strip("_").replace("_", " ")
 
 
-_SUBJECT_NODE = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
+def subject_wf(label: str | None) -> str:
+    """Name of the workflow of a participant."""
+    return f"sub_{label}_wf"
 
 
-def generic_name(step: str) -> str:
-    """Name that a step has in every subject.
+def in_subject(generic: str, label: str | None) -> str:
+    """Give the name that a step has in one participant; the inverse of :attr:`StepName.generic`.
 
     Examples
     --------
-    >>> generic_name("neuroferry_wf.sub_01_wf.anat_wf.correct_bias")
-    'neuroferry_wf.sub_*_wf.anat_wf.correct_bias'
+    >>> in_subject("neuroferry_wf.sub_*_wf.anat_wf.correct_bias", "02")
+    'neuroferry_wf.sub_02_wf.anat_wf.correct_bias'
     """
-    return _SUBJECT_NODE.sub(r"\1sub_*_wf", step)
+    return generic.replace(_ANY_SUBJECT, subject_wf(label))
 
 
-_SUBJECT_STEP = re.compile(r"(^|\.)sub_[0-9A-Za-z]+_wf(?=\.|$)")
+def kind_of(node: Any) -> str:
+    """Kind of a node: what its builder says, otherwise its name without what varies."""
+    return getattr(node, "kind", None) or StepName(node.fullname).kind
 
 
-_SESSION = re.compile(r"(^|\.)ses_[0-9A-Za-z]+_")
-
-
-_RUN = re.compile(r"(^|\.)run_[0-9]+_")
-
-
-_BOLD = re.compile(r"(^|\.)bold_[0-9A-Za-z]+_[0-9A-Za-z_]+_wf(?=\.fit_wf|\.apply_wf|\.bold_)")
-
-
-# the way to one of several templates, and a series in the space of one, at whatever resolution
-_TEMPLATE = re.compile(r"(?<=\.anatomy_wf\.)to_[0-9a-z_]+_wf(?=\.)")
-
-
-_OUTPUTS = re.compile(r"(?<=\.)(template_outputs|write_\w+?)_res_\d+(?=_wf\.|$)")
-
-
-_SPACE = re.compile(
-    r"(?<=\.)((?:resample|carry_mask|make_grid|chain|write_[a-z]+)_)[0-9a-z_]+_res_\d+$"
-)
-
-
-_ITEM = re.compile(r"(?<=\.)_(\w*?[A-Za-z])\d+$")
-
-
-def kind_of(step: str) -> str:
-    """Name of a step that is the same for every participant, session, run, template and item.
+def item_kind(kind: str) -> str:
+    """Kind of the items of a MapNode.
 
     Examples
     --------
-    >>> kind_of("neuroferry_wf.sub_01_wf.ses_a_anatomy_wf.anat_wf.correct_bias")
-    'neuroferry_wf.sub_*_wf.anatomy_wf.anat_wf.correct_bias'
-    >>> kind_of("w.sub_01_wf.bold_task_rest_run_1_wf.fit_wf.estimate_motion")
-    'w.sub_*_wf.bold_wf.fit_wf.estimate_motion'
-    >>> kind_of("w.sub_01_wf.anatomy_wf.to_oasis_wf.template_outputs_res_2_wf.carry_to_template")
-    'w.sub_*_wf.anatomy_wf.anat_wf.template_outputs_wf.carry_to_template'
-    >>> kind_of("w.sub_01_wf.bold_task_rest_wf.apply_wf.resample_oasis_res_2")
-    'w.sub_*_wf.bold_wf.apply_wf.resample_template'
-    >>> kind_of("w.smooth._smooth12")
-    'w.smooth._smooth*'
+    >>> item_kind("bold.smooth")
+    'bold.smooth[*]'
     """
-    name = _SUBJECT_STEP.sub(r"\1sub_*_wf", step)
-    name = _BOLD.sub(r"\1bold_wf", _RUN.sub(r"\1", _SESSION.sub(r"\1", name)))
-    if ".bold_wf." in name:
-        name = _SPACE.sub(r"\1template", name)
-    elif ".anatomy_wf.to_" in name:
-        name = _OUTPUTS.sub(r"\1", _TEMPLATE.sub("anat_wf", name))
-        name = name.replace(".anat_wf.template_derivatives_wf.", ".anat_derivatives_wf.")
-    return _ITEM.sub(r"_\1*", name)
-
-
-def short_name(step: str) -> str:
-    """Name a step as a person would.
-
-    Examples
-    --------
-    >>> short_name("neuroferry_wf.sub_01_wf.anat_wf.brain_extraction_wf.find_brain")
-    'sub-01 anat > brain extraction > find brain'
-    >>> short_name("neuroferry_wf.sub_01_wf.ses_a_anat_wf.correct_bias")
-    'sub-01 ses a anat > correct bias'
-    """
-    parts = step.split(".")
-    subject = ""
-    names = []
-    for part in parts[1:] if len(parts) > 1 else parts:
-        match = re.fullmatch(r"sub_([0-9A-Za-z]+)_wf", part)
-        if match:
-            subject = f"sub-{match[1]} "
-        else:
-            names.append(part.removesuffix("_wf").strip("_").replace("_", " "))
-    return subject + " > ".join(names)
-
-
-def plain_step(step: str) -> str:
-    """Name a step in plain words, without the graphs around it.
-
-    Examples
-    --------
-    >>> plain_step("neuroferry_wf.sub_01_wf.ses_a_wf.anat_wf.brain_extraction_wf.fit_affine")
-    'fit affine'
-    """
-    return step.rpartition(".")[2].replace("_", " ")
-
-
-def step_place(step: str) -> str:
-    """Name the graphs that a step lies in, without those of the run and the participant.
-
-    Examples
-    --------
-    >>> step_place("neuroferry_wf.sub_01_wf.anat_wf.brain_extraction_wf.fit_affine")
-    'anat > brain extraction'
-    >>> step_place("neuroferry_wf.sub_01_wf.ses_a_anat_wf.fit")
-    'ses a anat'
-    """
-    parts = step.split(".")[:-1]
-    kept = [p for n, p in enumerate(parts) if n > 0 and not re.fullmatch(r"sub_\w+_wf", p)]
-    return " > ".join(p.removesuffix("_wf").replace("_", " ") for p in kept)
+    return kind + _ANY_ITEM

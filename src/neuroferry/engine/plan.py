@@ -17,8 +17,9 @@ from typing import Any, Literal
 import networkx as nx
 
 from neuroferry.engine.base import RecordingPlugin
+from neuroferry.engine.done import find_done
 from neuroferry.engine.estimate import Source
-from neuroferry.engine.names import step_name, subject_of
+from neuroferry.engine.names import StepName, item_kind, kind_of
 from neuroferry.engine.resources import Resources
 from neuroferry.engine.schedule import Schedule, fits, volumes_of
 
@@ -162,41 +163,28 @@ class PlanPlugin(RecordingPlugin):
 
     def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
         """Look at each step of the flattened graph; called by ``Workflow.run``."""
-        done = self._find_done(graph)
+        done = find_done(graph)
         steps = {node: self._plan_step(node, node in done) for node in _ordered(graph)}
         resources = Resources(self.n_procs, self.memory_gb)
         self.plan = make_plan(graph, steps, resources)
 
-    def _find_done(self, graph: Any) -> set[Any]:
-        """Find the nodes whose result is there and still right."""
-        done: set[Any] = set()
-        for node in nx.topological_sort(graph):
-            if not all(before in done for before in graph.predecessors(node)):
-                continue
-            try:
-                if self._is_done(node):
-                    done.add(node)
-            except Exception:
-                continue  # inputs that cannot be read make it a step to do, which will say so
-        return done
-
     def _plan_step(self, node: Any, done: bool) -> PlannedStep:
-        name = step_name(node)
-        own = self.estimator.estimate(name, float(node.mem_gb), volumes_of(node))
+        name, kind, declared = StepName.of(node), kind_of(node), float(node.mem_gb)
+        own = self.estimator.estimate(name.text, declared, volumes_of(node), kind=kind)
         memory, seconds, source = own.mem_gb, own.seconds, own.seconds_source
         disk, files, mem_source = own.disk_gb, own.files, own.mem_source
         items = _count_items(node)
         if items > 1:
             # a name that no item has, so that the largest of all items counts
-            item = self.estimator.estimate(f"{name}._{node.name}00", float(node.mem_gb))
+            item = self.estimator.estimate(f"{name.text}._", declared, kind=item_kind(kind))
             side_by_side = max(1, self.n_procs // max(1, int(node.n_procs)))
             own_seconds = 0.0 if source == "default" else seconds
             seconds = own_seconds + item.seconds * -(-items // side_by_side)
             memory, mem_source, source = item.mem_gb, item.mem_source, item.seconds_source
             disk, files = disk + items * item.disk_gb, files + items * item.files
         return PlannedStep(
-            step=name,
-            subject=subject_of(name),
+            step=name.text,
+            subject=name.subject,
             n_procs=max(1, int(node.n_procs)),
             mem_gb=memory,
             seconds=seconds,
@@ -305,7 +293,9 @@ def _limits(resources: Resources) -> tuple[int, float]:
 
 
 def _ordered(graph: Any) -> Sequence[Any]:
-    return list(nx.lexicographical_topological_sort(graph, key=lambda node: step_name(node)))
+    return list(
+        nx.lexicographical_topological_sort(graph, key=lambda node: StepName.of(node).text)
+    )
 
 
 def _count_items(node: Any) -> int:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from neuroferry.engine.names import StepName
 from neuroferry.trust import open_unlinked
 
 StepState = Literal["running", "done", "cached", "failed", "skipped"]
@@ -56,6 +57,8 @@ class StepSummary:
         For a skipped step, the step that failed before it.
     item : bool
         Whether it is one item of a MapNode, which is a step itself.
+    kind : str
+        Kind of step; when empty, what its name tells (records of earlier versions have none).
     """
 
     step: str
@@ -75,6 +78,33 @@ class StepSummary:
     traceback: str | None = None
     because: str | None = None
     item: bool = False
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", StepName(self.step).kind)
+
+
+def found_done(
+    step: str, known: StepSummary | None, *, subject: str | None, **now: Any
+) -> StepSummary:
+    """Say of a step that it need not run, with what is known of the run that made its result.
+
+    Parameters
+    ----------
+    step : str
+        Its full name.
+    known : StepSummary or None
+        That run.
+    subject : str or None
+        Participant label.
+    **now
+        Fields of :class:`StepSummary` that this run knows better.
+    """
+    return replace(
+        known or StepSummary(step, subject, "cached"),
+        **{"step": step, "subject": subject, "state": "cached", **now},
+    )
 
 
 @dataclass(frozen=True)
@@ -174,6 +204,40 @@ class RunRecord:
             listener(entry)
         return entry
 
+    def write_done(self, step: StepSummary) -> Event:
+        """Append the event ``step_done`` of a step that has run, or that need not run.
+
+        Parameters
+        ----------
+        step : StepSummary
+            Its state is ``done`` or ``cached``.
+        """
+        return self.write(
+            "step_done",
+            step=step.step,
+            subject=step.subject,
+            kind=step.kind,
+            seconds=_rounded(step.seconds, 3),
+            cpu_seconds=_rounded(step.cpu_seconds, 3),
+            peak_gb=_rounded(step.peak_gb, 3),
+            mem_gb=_rounded(step.mem_gb, 3),
+            declared_gb=_rounded(step.declared_gb, 3),
+            n_procs=step.n_procs,
+            volumes=step.volumes,
+            disk_gb=_rounded(step.disk_gb, 6),
+            files=step.files,
+            cached=step.state == "cached",
+        )
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def kind_of_event(event: Mapping[str, Any]) -> str:
+    """Kind of the step that an event is about; earlier versions did not write it."""
+    return event.get("kind") or StepName(event["step"]).kind
+
 
 def read_events(path: Path) -> list[Event]:
     """Read a record; a last line that is not finished yet is left out.
@@ -253,7 +317,9 @@ def _after(before: StepSummary | None, entry: Mapping[str, Any]) -> StepSummary:
     state = _STEP_STATES[entry["event"]]
     if state == "done" and entry.get("cached"):
         state = "cached"
-    step = before or StepSummary(entry["step"], entry.get("subject"), state)
+    step = before or StepSummary(
+        entry["step"], entry.get("subject"), state, kind=entry.get("kind", "")
+    )
     keys = (
         "seconds",
         "cpu_seconds",
@@ -269,6 +335,7 @@ def _after(before: StepSummary | None, entry: Mapping[str, Any]) -> StepSummary:
         "traceback",
         "because",
         "item",
+        "kind",
     )
     known = {key: entry[key] for key in keys if entry.get(key) is not None}
     if state in ("running", "done", "cached"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import networkx as nx
 
-from neuroferry.engine.names import step_name, subject_of
+from neuroferry.engine.names import StepName, item_kind, kind_of
 
 
 @dataclass
@@ -22,6 +22,8 @@ class Task:
         What to run.
     step : str
         Its full name, unique in the graph.
+    kind : str
+        Kind of step, as :mod:`neuroferry.engine.names` explains it.
     n_procs, mem_gb : int, float
         Processors and GB that it declares.
     waits_for, leads_to : set of int
@@ -42,6 +44,7 @@ class Task:
 
     node: Any
     step: str
+    kind: str
     n_procs: int
     mem_gb: float
     waits_for: set[int] = field(default_factory=set)
@@ -80,7 +83,7 @@ class Schedule:
             task.priority = way + self._expected.get(task.step, 1.0)
         places: dict[str, int] = {}
         for task in self.tasks:
-            subject = subject_of(task.step)
+            subject = StepName(task.step).subject
             if subject is not None:
                 task.rank = places.setdefault(subject, len(places) + 1)
         self.open = set(range(len(self.tasks)))
@@ -154,6 +157,7 @@ class Schedule:
         for node in items:
             task = _task(node)
             task.step = f"{parent.step}.{node.name}"
+            task.kind = item_kind(parent.kind)
             task.map_parent = index
             task.leads_to = {index}
             task.rank = parent.rank
@@ -197,4 +201,10 @@ def _identity(node: Any) -> str:
 
 
 def _task(node: Any) -> Task:
-    return Task(node, step_name(node), max(1, int(node.n_procs)), float(node.mem_gb))
+    return Task(
+        node=node,
+        step=StepName.of(node).text,
+        kind=kind_of(node),
+        n_procs=max(1, int(node.n_procs)),
+        mem_gb=float(node.mem_gb),
+    )

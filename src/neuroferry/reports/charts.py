@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from neuroferry.engine.names import plain_step, step_place
+from neuroferry.engine.durations import duration
+from neuroferry.engine.names import StepName
 from neuroferry.engine.record import StepSummary
 
 NOTHING = "\u2013"
@@ -17,28 +18,6 @@ NAME_WIDTH = 300
 CHART_WIDTH = 900
 BRIEF_SECONDS = 0.5
 """Steps shorter than this are summed into one bar."""
-
-
-def duration(seconds: float | None) -> str:
-    """Write a time the way people say it.
-
-    Examples
-    --------
-    >>> duration(0.21), duration(12.4), duration(95), duration(7260)
-    ('0.2 s', '12 s', '1 min 35 s', '2 h 1 min')
-    """
-    if seconds is None:
-        return NOTHING
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        minutes, rest = divmod(whole, 60)
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, rest = divmod(whole // 60, 60)
-    return f"{hours} h {rest} min"
 
 
 def step_chart(steps: Sequence[StepSummary]) -> str:
@@ -78,7 +57,7 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
         seconds, peak = step.seconds or 0, step.peak_gb
         cached = " cached" if step.state == "cached" else ""
         bar = max(seconds / longest * time_room, 1)
-        name, place = plain_step(step.step), step_place(step.step)
+        name, place = StepName(step.step).plain, StepName(step.step).place
         rows.append(
             f'<g><text x="{NAME_WIDTH - 8}" y="{y + 14}" text-anchor="end">{escape(name)}'
             f'<tspan class="soft"> {escape(place.rpartition(" > ")[2])}</tspan></text>'

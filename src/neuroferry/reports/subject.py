@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neuroferry.engine.names import plain_step, step_place
+from neuroferry.engine.durations import duration
+from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.errors import InputError
 from neuroferry.files import read_toml
 from neuroferry.licences.terms import licences_of, patents_of
-from neuroferry.reports.charts import NOTHING, duration, step_chart
+from neuroferry.reports.charts import NOTHING, step_chart
 from neuroferry.reports.gather import (
     Metrics,
     Reportlet,
@@ -319,7 +320,7 @@ def _metric_row(name: str, metrics: Metrics, metric: Metric | None) -> dict[str,
 def _show_failure(step: StepSummary) -> dict[str, str]:
     return {
         "sentence": failure_sentence(step),
-        "place": step_place(step.step),
+        "place": StepName(step.step).place,
         "advice": advice(step.message, step.traceback),
         "crashfile": step.crashfile or "",
         "traceback": step.traceback or "",
@@ -327,8 +328,8 @@ def _show_failure(step: StepSummary) -> dict[str, str]:
 
 
 def _show_skipped(step: StepSummary) -> str:
-    because = f", because of “{plain_step(step.because)}”" if step.because else ""
-    return f"{plain_step(step.step)} ({step_place(step.step)}){because}"
+    because = f", because of “{StepName(step.because).plain}”" if step.because else ""
+    return f"{StepName(step.step).plain} ({StepName(step.step).place}){because}"
 
 
 def _show_problem(problem: dict[str, Any]) -> dict[str, Any]:
@@ -354,7 +355,9 @@ def _step_sentence(run: RunSummary) -> str:
 
 def _step_row(step: StepSummary) -> list[tuple[str, str]]:
     """Give the cells of a row: text, and what it is sorted by."""
-    cells = [(text, text) for text in (plain_step(step.step), step_place(step.step), step.state)]
+    cells = [
+        (text, text) for text in (StepName(step.step).plain, StepName(step.step).place, step.state)
+    ]
     for value in (step.seconds, step.cpu_seconds, step.peak_gb, step.mem_gb):
         cells.append((NOTHING, "") if value is None else (f"{value:.2f}", f"{value:.6f}"))
     return [(str(text), str(key)) for text, key in cells]

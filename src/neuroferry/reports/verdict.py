@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from neuroferry.engine.names import plain_step
+from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.gather import Session
 from neuroferry.reports.scans import ScanRun, run_doubts
@@ -89,7 +89,7 @@ def advice(message: str | None, traceback: str | None) -> str:
 def failure_sentence(step: StepSummary) -> str:
     """Say in one sentence which step failed, and why."""
     why = (step.message or "it gave no reason").strip().rstrip(".")
-    return f"The step “{plain_step(step.step)}” failed: {why}."
+    return f"The step “{StepName(step.step).plain}” failed: {why}."
 
 
 def judge(

@@ -88,6 +88,11 @@ class BoldSpace:
         return f"{name}{size}"
 
     @property
+    def kind(self) -> str:
+        """The same for every template, at whatever resolution."""
+        return "template" if self.in_template else self.node
+
+    @property
     def text(self) -> str:
         """As it is written on the command line.
 

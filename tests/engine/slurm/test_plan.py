@@ -26,7 +26,7 @@ def same(x):
 
 
 def step(name, after=(), *, small=True, mem_gb=0.2, n_procs=1, minutes=1.0):
-    return StepPlan(name, name, n_procs, mem_gb, minutes, small, tuple(after))
+    return StepPlan(name, name, name, n_procs, mem_gb, minutes, small, tuple(after))
 
 
 def big(name, after=(), **needs):

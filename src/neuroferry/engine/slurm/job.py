@@ -15,7 +15,7 @@ from typing import Any
 import networkx as nx
 
 from neuroferry.engine.multiproc import MultiProcPlugin
-from neuroferry.engine.names import step_name
+from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunRecord
 from neuroferry.engine.slurm.manifest import Group, Manifest, Member, Pack, read_manifest
 from neuroferry.engine.slurm.units import ordered_nodes
@@ -160,7 +160,7 @@ def _share(graph: nx.DiGraph, group: Group, pack: Pack, member: Member) -> nx.Di
     """Cut a pack out of its subject's graph, less what can never run."""
     nodes = ordered_nodes(graph)
     names = member.step_names(group.steps)
-    if [step_name(node) for node in nodes] != names:
+    if [StepName.of(node).text for node in nodes] != names:
         raise SchedulerError(
             f"The graph of {member.name} is not the one that was planned: its data or the "
             "settings have changed since. Plan anew: give the neuroferry command again."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.config import SlurmConfig, make_slurm_config
+from neuroferry.engine.names import in_subject
 from neuroferry.engine.resources import parse_memory
 from neuroferry.engine.slurm.pack import StepPlan, pack_steps
 from neuroferry.engine.slurm.units import Unit
@@ -62,7 +63,7 @@ class Member:
         """Full names of its steps, from the names that they have in every subject."""
         if self.steps:
             return list(self.steps)
-        return [name.replace("sub_*_wf", f"sub_{self.subject}_wf") for name in generic]
+        return [in_subject(name, self.subject) for name in generic]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class StepPlan:
         Its full name.
     generic : str
         The name that it has in every subject, ``sub_*_wf`` in place of the subject.
+    kind : str
+        Kind of step, as :mod:`neuroferry.engine.names` explains it.
     n_procs : int
         Processors.
     mem_gb : float
@@ -38,6 +40,7 @@ class StepPlan:
 
     name: str
     generic: str
+    kind: str
     n_procs: int
     mem_gb: float
     minutes: float
@@ -67,8 +70,8 @@ def pack_steps(
 
     Examples
     --------
-    >>> a = StepPlan("a", "a", 1, 0.2, 1, True, ())
-    >>> b = StepPlan("b", "b", 4, 8.0, 60, False, (0,))
+    >>> a = StepPlan("a", "a", "a", 1, 0.2, 1, True, ())
+    >>> b = StepPlan("b", "b", "b", 4, 8.0, 60, False, (0,))
     >>> pack_steps([a, b]), pack_steps([a, b], "node")
     ([(0, 1)], [(0,), (1,)])
     """

@@ -19,9 +19,9 @@ from typing import IO, Any
 
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.names import subject_of
+from neuroferry.engine.names import StepName, in_subject
 from neuroferry.engine.pickles import guard_pickles
-from neuroferry.engine.record import RunRecord, StepSummary
+from neuroferry.engine.record import RunRecord, StepSummary, found_done
 from neuroferry.engine.slurm.manifest import Grouping, Manifest, write_manifest
 from neuroferry.engine.slurm.pack import StepPlan
 from neuroferry.engine.slurm.scripts import host_command, host_path, write_scripts
@@ -142,7 +142,7 @@ class SLURMGraphPlugin:
         """
         self._units += 1
         steps = tuple(
-            dataclasses.replace(step, name=step.generic.replace("sub_*_wf", f"sub_{subject}_wf"))
+            dataclasses.replace(step, name=in_subject(step.generic, subject))
             for step in unit.steps
         )
         self._take_in(Unit(f"sub-{subject}", subject, steps, frozenset(), payload))
@@ -203,7 +203,7 @@ class SLURMGraphPlugin:
 
     def _start_record(self, run_dir: Path, parts: list[Any]) -> None:
         assert self._record is not None
-        names = {subject_of(node.fullname) for part in parts for node in part.nodes()}
+        names = {StepName(node.fullname).subject for part in parts for node in part.nodes()}
         self._record.write(
             "run_started",
             run_id=run_dir.name,
@@ -220,14 +220,5 @@ class SLURMGraphPlugin:
         if self._record is None:
             return
         known = self.history.get(step.name)
-        self._record.write(
-            "step_done",
-            step=step.name,
-            subject=subject,
-            seconds=known and known.seconds,
-            cpu_seconds=known and known.cpu_seconds,
-            peak_gb=known and known.peak_gb,
-            mem_gb=round(step.mem_gb, 3),
-            n_procs=step.n_procs,
-            cached=True,
-        )
+        now = {"kind": step.kind, "mem_gb": step.mem_gb, "n_procs": step.n_procs}
+        self._record.write_done(found_done(step.name, known, subject=subject, **now))

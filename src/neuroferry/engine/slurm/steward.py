@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunRecord, StepSummary, read_events, summarise
 from neuroferry.engine.resources import parse_memory
 from neuroferry.engine.slurm.ends import read_ends
@@ -181,7 +182,7 @@ class Steward:
         group = next(g for g in self.manifest.groups if pack in g.packs)
         names = member.step_names(group.steps)
         at_work = [names[i] for i in pack.steps if self._state(names[i]) in ("running", "failed")]
-        return [name.rpartition(".")[2] for name in at_work]
+        return [StepName(name).parts[-1] for name in at_work]
 
     # --- the end ------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ from typing import Any
 import networkx as nx
 
 from neuroferry.config import SlurmConfig
-from neuroferry.engine.base import RecordingPlugin
+from neuroferry.engine.done import find_done
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.names import generic_name, step_name, subject_of
+from neuroferry.engine.names import StepName, kind_of
 from neuroferry.engine.schedule import volumes_of
 from neuroferry.engine.slurm.pack import StepPlan
 
@@ -63,14 +63,9 @@ class Unit:
 
 
 def structure_of(steps: tuple[StepPlan, ...]) -> str:
-    """Digest over the steps' base names, processors and order."""
-    text = json.dumps([[_base(step.generic), step.n_procs, step.after] for step in steps])
+    """Digest over the steps' base names, processors and order; iterables differ between units."""
+    text = json.dumps([[StepName(step.generic).base, step.n_procs, step.after] for step in steps])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _base(generic: str) -> str:
-    """A step's name without the values of its iterables, which differ between units."""
-    return ".".join(part for part in generic.split(".") if not part.startswith("_"))
 
 
 def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
@@ -85,7 +80,7 @@ def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
 
     first_of: dict[str, Any] = {}
     for node in graph.nodes():
-        subject = subject_of(node.fullname)
+        subject = StepName(node.fullname).subject
         if subject is not None:
             owner[find(node)] = find(first_of.setdefault(subject, node))
     for before, after in graph.edges():
@@ -98,7 +93,7 @@ def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
 
 
 def _key(node: Any) -> tuple[str, str, str]:
-    return generic_name(node.fullname), step_name(node), str(node._id)
+    return StepName(node.fullname).generic, StepName.of(node).text, str(node._id)
 
 
 def ordered_nodes(graph: nx.DiGraph) -> list[Any]:
@@ -139,9 +134,10 @@ def plan_unit(
         )
         for node in nodes
     )
-    subject = next((s for s in (subject_of(step.name) for step in steps) if s), None)
+    subject = next((s for s in (StepName(step.name).subject for step in steps) if s), None)
+    done = frozenset(position[node] for node in find_done(graph))
     name = f"sub-{subject}" if subject else _common_name(nodes, number)
-    return Unit(name, subject, steps, _find_done(nodes, steps), payload)
+    return Unit(name, subject, steps, done, payload)
 
 
 def _common_name(nodes: list[Any], number: int) -> str:
@@ -158,8 +154,8 @@ def _plan_step(
 ) -> StepPlan:
     from nipype.interfaces.utility import IdentityInterface
 
-    name = step_name(node)
-    estimate = estimator.estimate(name, float(node.mem_gb), volumes_of(node))
+    name, kind = StepName.of(node), kind_of(node)
+    estimate = estimator.estimate(name.text, float(node.mem_gb), volumes_of(node), kind=kind)
     memory, procs = estimate.mem_gb, max(1, int(node.n_procs))
     trivial = bool(node.run_without_submitting) or isinstance(node.interface, IdentityInterface)
     light = trivial or (memory <= settings.small_gb and procs == 1)
@@ -174,27 +170,4 @@ def _plan_step(
         many = hasattr(node, "iterfield")
         minutes = _SMALL_MINUTES if light and not many else float(settings.default_minutes)
     small = light and minutes <= settings.small_minutes
-    return StepPlan(name, generic_name(name), procs, memory, minutes, small, after)
-
-
-def _find_done(nodes: list[Any], steps: tuple[StepPlan, ...]) -> frozenset[int]:
-    """Find the steps whose result is there already, with the same inputs."""
-    done: set[int] = set()
-    waiting = list(range(len(nodes)))
-    progressed = True
-    while progressed:
-        progressed = False
-        for i in list(waiting):
-            if all(before in done for before in steps[i].after):
-                waiting.remove(i)
-                if _is_done(nodes[i]):
-                    done.add(i)
-                    progressed = True
-    return frozenset(done)
-
-
-def _is_done(node: Any) -> bool:
-    try:
-        return RecordingPlugin._is_done(node)
-    except Exception:
-        return False  # the job will find out what is wrong with it, and say so
+    return StepPlan(name.text, name.generic, kind, procs, memory, minutes, small, after)
