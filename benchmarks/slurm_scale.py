@@ -83,7 +83,7 @@ def plans(folder: Path, number: int) -> Iterator[Any]:
     """Plan participants with one T1w image each, all the same file under names of their own."""
     import numpy as np
 
-    from neuroferry.bids.model import Run, Subject
+    from neuroferry.bids.model import Image, Subject
     from neuroferry.interfaces.image.images import save_nifti
     from neuroferry.selection.participant import plan_participant
 
@@ -94,7 +94,7 @@ def plans(folder: Path, number: int) -> Iterator[Any]:
         label = f"{i:05d}"
         path = folder / f"sub-{label}_T1w.nii.gz"
         path.symlink_to(image)
-        subject = Subject(label, (Run(path, {"subject": label}, "T1w", "anat"),))
+        subject = Subject(label, (Image(path, {"subject": label}, "T1w", "anat"),))
         yield plan_participant(subject, settings.workflow, settings.spaces)
 
 

@@ -158,14 +158,14 @@ def _add_dwi(
     built: dict[Path, Workflow] = {}
     for dwi in plan.dwi:
         anatomy = anatomies.get(dwi.anatomy or "")
-        built[dwi.run.run.path] = _init_run_wf(dwi, settings, anatomy)
-        _add_run(workflow, built[dwi.run.run.path], anatomy)
+        built[dwi.run.image.path] = _init_run_wf(dwi, settings, anatomy)
+        _add_run(workflow, built[dwi.run.image.path], anatomy)
     for joined in plan.joined:
-        first = next(dwi for dwi in plan.dwi if dwi.run.run.path == joined.runs[0].run.path)
+        first = next(dwi for dwi in plan.dwi if dwi.run.image.path == joined.runs[0].image.path)
         _add_joined_dwi(
             workflow,
             joined,
-            [built[run.run.path] for run in joined.runs],
+            [built[run.image.path] for run in joined.runs],
             settings,
             anatomies[first.anatomy or ""],
         )

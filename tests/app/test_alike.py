@@ -10,7 +10,7 @@ from plans import plan_of
 
 from neuroferry.app.alike import Alike
 from neuroferry.app.slurm import plan_subjects
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.config import Config
 from neuroferry.engine import RunRecord, SLURMGraphPlugin
 from neuroferry.engine.slurm.manifest import read_manifest
@@ -35,7 +35,7 @@ def people(tmp_path):
             entities = {"subject": label, "run": str(number)}
             if session:
                 entities["session"] = session
-            runs.append(Run(path, entities, "T1w", "anat", metadata))
+            runs.append(Image(path, entities, "T1w", "anat", metadata))
         return Subject(label, tuple(runs))
 
     return make
@@ -114,7 +114,7 @@ def test_what_steps_depend_on_counts(tmp_path):
         image = nb.Nifti1Image(np.zeros((9, 9, 9, 6), np.int16), np.diag([3, 3, 3, 1]))
         image.to_filename(path)
         entities = {"subject": label, "task": "rest"}
-        run = Run(path, entities, "bold", "func", {"RepetitionTime": tr, "Serial": label})
+        run = Image(path, entities, "bold", "func", {"RepetitionTime": tr, "Serial": label})
         return plan_of(Subject(label, (run,)), workflows=("func",))
 
     alike = Alike()

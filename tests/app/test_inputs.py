@@ -6,7 +6,7 @@ import pytest
 
 from neuroferry.app.inputs import with_flags
 from neuroferry.bids.filters import apply_filters
-from neuroferry.bids.model import Run
+from neuroferry.bids.model import Image
 from neuroferry.config import make_config
 from neuroferry.errors import UsageError
 
@@ -19,7 +19,7 @@ def test_flags_narrow_the_search():
     config = settings(input={"task_id": ["rest"], "echo_idx": 2})
     filters = with_flags(config, {"bold": {"session": "a"}})
     runs = [
-        Run(Path(f"{task}{echo}"), {"session": "a", "task": task, **echo}, "bold", "func")
+        Image(Path(f"{task}{echo}"), {"session": "a", "task": task, **echo}, "bold", "func")
         for task in ("rest", "nback")
         for echo in ({"echo": "1"}, {"echo": "02"}, {})
     ]

@@ -11,7 +11,7 @@ from neuroferry.bids.dwi import check_dwi
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.index import index_subjects
 from neuroferry.bids.metadata import read_json
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.bids.validate import check_subjects
 
 AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4, 0, -40], [0, 0, 6, -50], [0, 0, 0, 1]])
@@ -51,7 +51,7 @@ def dataset(tmp_path):
         return Subject(
             "01",
             tuple(
-                Run(path, parse_name(path).entities, "dwi", "dwi", read_json(folder / sidecar))
+                Image(path, parse_name(path).entities, "dwi", "dwi", read_json(folder / sidecar))
                 for path, sidecar in zip(images, sidecars, strict=True)
             ),
         )

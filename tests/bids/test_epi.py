@@ -13,7 +13,7 @@ from neuroferry.bids.epi import (
     epi_encoding,
     settle_encoding,
 )
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.errors import InputError
 from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
 from neuroferry.selection.fieldmaps import choose_fieldmap
@@ -22,7 +22,7 @@ J = {"PhaseEncodingDirection": "j"}
 
 
 def make(suffix="bold", name=None, folder="func", root=Path("/data/sub-01"), **metadata):
-    return Run(root / (name or f"sub-01_{suffix}.nii.gz"), {}, suffix, folder, metadata)
+    return Image(root / (name or f"sub-01_{suffix}.nii.gz"), {}, suffix, folder, metadata)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_contradiction_leaves_a_diffusion_run_uncorrected_with_the_reason(tmp_
         vectors[5:] = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]]) / 2**0.5
         np.savetxt(folder / f"{name}.bvec", vectors.T)
         np.savetxt(folder / f"{name}.bval", [[0, 0, *[1000] * 6]])
-        return Run(path, {"subject": "01"}, "dwi", "dwi", sidecar)
+        return Image(path, {"subject": "01"}, "dwi", "dwi", sidecar)
 
     both = {"EffectiveEchoSpacing": 5e-4, "TotalReadoutTime": 0.063}
     one = write("sub-01_dir-AP_dwi", PhaseEncodingDirection="j-", **both)

@@ -18,7 +18,7 @@ TWO_SESSIONS = {
 
 
 def names(subject):
-    return [run.path.name for run in subject.runs]
+    return [run.path.name for run in subject.images]
 
 
 def test_everything_is_found_in_order(make_dataset):
@@ -26,10 +26,10 @@ def test_everything_is_found_in_order(make_dataset):
     assert [subject.label for subject in subjects] == ["01", "02", "10"]
     first = subjects[0]
     assert first.sessions == ("a", "b")
-    assert [run.suffix for run in first.runs] == ["T1w", "T1w", "T1w", "bold"]
+    assert [run.suffix for run in first.images] == ["T1w", "T1w", "T1w", "bold"]
     assert len(first.select(datatype="anat")) == 3
     assert len(first.select(suffix="T1w", session="b")) == 1
-    assert first.runs[2].entities == {"subject": "01", "session": "b", "run": "02"}
+    assert first.images[2].entities == {"subject": "01", "session": "b", "run": "02"}
     assert pickle.loads(pickle.dumps(subjects)) == subjects
 
 
@@ -49,7 +49,7 @@ def test_sessions_are_chosen(make_dataset):
     root = make_dataset(TWO_SESSIONS)
     first, second, _ = index_subjects(root, session_labels=["ses-b"])
     assert first.sessions == ("b",)
-    assert second.runs == ()
+    assert second.images == ()
     (problem,) = second.problems
     assert problem.severity == "error"
     assert "sub-02 has no session ses-b" in problem.message
@@ -141,7 +141,7 @@ def test_metadata_are_inherited_and_the_nearest_wins(make_dataset):
         }
     )
     (subject,) = index_subjects(root)
-    plain, mprage = sorted(subject.runs, key=lambda run: len(run.path.name))
+    plain, mprage = sorted(subject.images, key=lambda run: len(run.path.name))
     assert plain.metadata == {"EchoTime": 2, "Manufacturer": "far"}
     assert mprage.metadata == {"EchoTime": 3, "Manufacturer": "far"}
 
@@ -160,11 +160,11 @@ def test_a_broken_sidecar_is_the_problem_of_its_own_participant(make_dataset):
     assert problem.severity == "warning"
     assert "sub-01_T1w.json is not valid JSON" in problem.message
     assert "line 2, column 14" in problem.message
-    assert len(first.runs) == 1
+    assert len(first.images) == 1
     assert second.problems == ()
-    assert second.runs[0].metadata == {"EchoTime": 0.003}
+    assert second.images[0].metadata == {"EchoTime": 0.003}
     (needed, _) = index_subjects(root, needs_metadata=["T1w"])
-    assert needed.runs == ()
+    assert needed.images == ()
     assert needed.problems[0].severity == "error"
 
 
@@ -241,4 +241,4 @@ def test_metadata_values_keep_their_types(make_dataset):
     (root / "sub-01/anat/sub-01_T1w.json").write_text(
         "\ufeff" + json.dumps(values, ensure_ascii=False), encoding="utf-8"
     )
-    assert index_subjects(root)[0].runs[0].metadata == values
+    assert index_subjects(root)[0].images[0].metadata == values

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.bids.model import Run
+from neuroferry.bids.model import Image
 from neuroferry.bids.precomputed_bold import find_bold
 from neuroferry.errors import ExitCode, InputError
 
@@ -27,7 +27,7 @@ def run(tmp_path):
     for echo in ("1", "2"):
         path = tmp_path / f"{STEM}echo-{echo}_bold.nii.gz"
         nb.Nifti1Image(np.zeros((5, 6, 7, 6), np.int16), AFFINE).to_filename(path)
-        echoes.append(Run(path, {**entities, "echo": echo}, "bold", "func", {}))
+        echoes.append(Image(path, {**entities, "echo": echo}, "bold", "func", {}))
     return BoldRun(tuple(echoes), (5, 6, 7), (3.0, 3.0, 4.0), 6, 2.0)
 
 

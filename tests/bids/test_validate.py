@@ -107,7 +107,7 @@ def test_a_bad_image_is_left_out_and_the_others_stay(make_dataset):
     first, second, third = check_subjects(index_subjects(root), n_procs=3)
     assert first.sessions == ("a",)
     assert "truncated" in first.problems[0].message
-    assert second.runs == ()
+    assert second.images == ()
     assert [problem.severity for problem in second.problems] == ["error"]
     assert third.problems == ()
 
@@ -117,9 +117,9 @@ def test_only_the_images_in_use_are_read(make_dataset):
     os.truncate(root / "sub-01/func/sub-01_task-rest_bold.nii.gz", 0)
     first, _ = check_subjects(index_subjects(root))
     assert first.problems == ()
-    assert len(first.runs) == 2
+    assert len(first.images) == 2
     (first, _) = check_subjects(index_subjects(root), suffixes=("T1w", "bold"))
-    assert len(first.runs) == 1
+    assert len(first.images) == 1
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,11 @@ def test_missing_and_contradicting_sidecars_are_warnings(make_dataset, metadata,
     (problem,) = subject.problems
     assert words in problem.message
     assert problem.severity == "warning"
-    assert len(subject.runs) == 1
+    assert len(subject.images) == 1
 
 
 def test_a_sidecar_can_be_checked_beside_a_broken_image(make_dataset):
     root = make_dataset(TWO)
     path = root / "sub-01/anat/sub-01_T1w.nii.gz"
     path.write_bytes(gzip.compress(b"no image"))
-    assert check_sidecar(index_subjects(root)[0].runs[0]) == []
+    assert check_sidecar(index_subjects(root)[0].images[0]) == []

@@ -44,7 +44,9 @@ def dataset(tmp_path):
     def plan(**options):
         (subject,) = index_subjects(tmp_path)
         run = next(
-            r for r in check_dwi(subject).runs if r.run.metadata["PhaseEncodingDirection"] == "j-"
+            r
+            for r in check_dwi(subject).runs
+            if r.image.metadata["PhaseEncodingDirection"] == "j-"
         )
         return choose_dwi_fieldmap(subject, run, **options)
 
@@ -217,7 +219,7 @@ def opposed(tmp_path_factory):
 def test_the_field_is_the_true_one_for_both_runs(opposed, number, tmp_path):
     """In size and in sign: a field of the wrong sign is off by twice the true shift."""
     written, subject = opposed[0][number], opposed[1]
-    run = next(r for r in check_dwi(subject).runs if r.run.path == written.dwi)
+    run = next(r for r in check_dwi(subject).runs if r.image.path == written.dwi)
     plan = choose_dwi_fieldmap(subject, run)
     assert names(plan) == [opposed[0][1 - number].dwi.name]
     b0s = list(run.shells[0].volumes)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from neuroferry.bids.entities import parse_name
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.selection.fieldmaps import choose_fieldmap
 
 ENCODED = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
@@ -13,7 +13,7 @@ FOR_BOLD = {"IntendedFor": "func/sub-01_task-rest_bold.nii.gz"}
 def make_run(name, folder="fmap", **metadata):
     path = Path("/data/sub-01") / folder / f"sub-01_{name}.nii.gz"
     parsed = parse_name(path)
-    return Run(path, parsed.entities, parsed.suffix, folder, metadata)
+    return Image(path, parsed.entities, parsed.suffix, folder, metadata)
 
 
 def make_bold(**metadata):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from plans import plan_of
 
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.config import WorkflowConfig
 from neuroferry.selection.participant import wanted_suffixes
 
@@ -30,7 +30,7 @@ def person(tmp_path):
             kind = "func" if suffix == "bold" else "anat"
             times = [0.1 * n for n in range(10)]
             metadata = {"RepetitionTime": 2.0, "SliceTiming": times}
-            runs.append(Run(path, entities, suffix, kind, metadata))
+            runs.append(Image(path, entities, suffix, kind, metadata))
         return Subject("01", tuple(runs))
 
     return make
@@ -96,7 +96,7 @@ def test_dwi_runs_are_looked_at_where_they_are_asked_for(person, tmp_path):
     image.to_filename(tmp_path / "sub-01_dwi.nii.gz")
     (tmp_path / "sub-01_dwi.bval").write_text("0 1000 1000")
     (tmp_path / "sub-01_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0")
-    run = Run(tmp_path / "sub-01_dwi.nii.gz", {"subject": "01"}, "dwi", "dwi", {})
+    run = Image(tmp_path / "sub-01_dwi.nii.gz", {"subject": "01"}, "dwi", "dwi", {})
     plan = plan_of(Subject("01", (run,)), workflows=("dwi",))
     assert plan.has_work
     assert {problem.severity for problem in plan.problems} == {"warning"}

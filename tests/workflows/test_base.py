@@ -10,7 +10,7 @@ from other_template import NAME, write_template
 from plans import workflow_of
 
 from neuroferry.bids.headers import image_shape
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.errors import UsageError
 
 SPACE = "MNI152NLin2009aSym"
@@ -33,7 +33,7 @@ def dataset(tmp_path):
             path = tmp_path / "bids" / name
             path.parent.mkdir(exist_ok=True)
             nb.Nifti1Image(np.zeros((20, 30, 40), np.int16), np.eye(4)).to_filename(path)
-            runs.append(Run(path, entities, "T1w", "anat"))
+            runs.append(Image(path, entities, "T1w", "anat"))
         return Subject(label, tuple(runs))
 
     return make
@@ -176,8 +176,8 @@ def test_precomputed_transforms_to_another_template(dataset, tmp_path):
 def test_the_graph_needs_memory_by_the_size_of_the_image(dataset, tmp_path):
     small = dataset("01", (None, None))
     large = dataset("02", (None, None))
-    nb.Nifti1Image(np.zeros((300, 300, 300), np.int8), np.eye(4)).to_filename(large.runs[0].path)
-    assert image_shape(Path(large.runs[0].path)) == (300, 300, 300)
+    nb.Nifti1Image(np.zeros((300, 300, 300), np.int8), np.eye(4)).to_filename(large.images[0].path)
+    assert image_shape(Path(large.images[0].path)) == (300, 300, 300)
     workflow = workflow_of(small, large, folder=tmp_path)
     path = "anatomy_wf.anat_wf.correct_bias"
     needs = [workflow.get_node(f"sub_{label}_wf.{path}").mem_gb for label in ("01", "02")]

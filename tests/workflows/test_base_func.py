@@ -7,7 +7,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from other_template import NAME, write_template
 from plans import workflow_of
 
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 
 SPACE = "MNI152NLin2009aSym"
 BOLD = {"RepetitionTime": 2.0, "PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
@@ -30,7 +30,7 @@ def person(tmp_path):
             path.parent.mkdir(exist_ok=True)
             shape = (20, 22, 18) if suffix == "T1w" else (20, 22, 10, 6)
             nb.Nifti1Image(np.zeros(shape, np.int16), np.diag([3, 3, 4, 1])).to_filename(path)
-            runs.append(Run(path, entities, suffix, kind, metadata))
+            runs.append(Image(path, entities, suffix, kind, metadata))
         return Subject("01", tuple(runs))
 
     return make

@@ -73,10 +73,10 @@ def init_dwi_denoise_wf(
     """
     workflow = Workflow(name=name)
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
-    outputnode.inputs.raw_dwi = str(run.run.path)
+    outputnode.inputs.raw_dwi = str(run.image.path)
     check = pe.Node(
         CheckGradients(
-            in_file=str(run.run.path),
+            in_file=str(run.image.path),
             bval=str(run.bval),
             bvec=str(run.bvec),
             b0_threshold=b0_threshold,
@@ -85,7 +85,7 @@ def init_dwi_denoise_wf(
         mem_gb=series_gb(0, run),
     )
     orientation = pe.Node(
-        CheckOrientation(dwi=str(run.run.path), correct=fix_gradients),
+        CheckOrientation(dwi=str(run.image.path), correct=fix_gradients),
         name="check_orientation",
         mem_gb=series_gb(ORIENTATION_BYTES, run),
     )
@@ -126,7 +126,7 @@ def init_dwi_denoise_wf(
         last = _follow(workflow, run, last, rician)
         workflow.connect(noise, "noise_map", rician, "noise_map")
     if last is None:
-        outputnode.inputs.dwi_denoised = str(run.run.path)
+        outputnode.inputs.dwi_denoised = str(run.image.path)
     else:
         workflow.connect(*last, outputnode, "dwi_denoised")
     return workflow
@@ -137,7 +137,7 @@ def _follow(
 ) -> tuple[pe.Node, str]:
     """Let a step take what the one before gives, the first one the run itself."""
     if last is None:
-        node.inputs.in_file = str(run.run.path)
+        node.inputs.in_file = str(run.image.path)
     else:
         workflow.connect(*last, node, "in_file")
     return node, "out_file"

@@ -138,7 +138,7 @@ class _Namer(RunNamer):
         with_sdc: bool,
     ) -> None:
         super().__init__(
-            *(out_dir, bids_dir, run.entities, [run.run.path]),
+            *(out_dir, bids_dir, run.entities, [run.image.path]),
             datatype="dwi",
             reference="dwiref",
             seed=seed,
@@ -331,7 +331,7 @@ class _JoinedNamer(_Namer):
         seed: int,
     ) -> None:
         super().__init__(out_dir, bids_dir, run, seed, with_sdc=False)
-        self._raw = [self._raw_uri(one.run.path) for one in runs]
+        self._raw = [self._raw_uri(one.image.path) for one in runs]
         self._parts = [
             self._uri_of(one.entities, "dwi", **T1W, description="preproc") for one in runs
         ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from neuroferry.bids.entities import build_name, common_entities
 from neuroferry.bids.headers import ImageFacts, read_header
-from neuroferry.bids.model import OTHER_PARTS, Finding, Problem, Run, Subject, as_problem
+from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
 from neuroferry.errors import InputError
 
@@ -33,7 +33,7 @@ class BoldRun:
 
     Attributes
     ----------
-    echoes : tuple of Run
+    echoes : tuple of Image
         The images, the shortest echo first.
     shape : tuple of int
         Voxels of one volume along the stored axes.
@@ -55,7 +55,7 @@ class BoldRun:
         ``TaskName`` of the sidecar, or else the label of the task; empty without either.
     """
 
-    echoes: tuple[Run, ...]
+    echoes: tuple[Image, ...]
     shape: tuple[int, int, int]
     zooms: tuple[float, float, float]
     n_volumes: int
@@ -67,7 +67,7 @@ class BoldRun:
     task_name: str = ""
 
     @property
-    def reference(self) -> Run:
+    def reference(self) -> Image:
         """The shortest echo, which motion and distortion are estimated from."""
         return self.echoes[0]
 
@@ -91,18 +91,18 @@ class BoldRun:
         )
 
 
-def group_echoes(runs: Iterable[Run]) -> list[tuple[Run, ...]]:
+def group_echoes(runs: Iterable[Image]) -> list[tuple[Image, ...]]:
     """Gather the echoes of each BOLD run; phase and complex parts are left out.
 
     Examples
     --------
     >>> runs = [
-    ...     Run(Path(f"e{n}"), {"task": "rest", "echo": str(n)}, "bold", "func") for n in (2, 1)
+    ...     Image(Path(f"e{n}"), {"task": "rest", "echo": str(n)}, "bold", "func") for n in (2, 1)
     ... ]
     >>> [[run.path.name for run in echoes] for echoes in group_echoes(runs)]
     [['e1', 'e2']]
     """
-    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[Image]] = {}
     for run in runs:
         if run.suffix != "bold" or run.entities.get("part") in OTHER_PARTS:
             continue
@@ -111,12 +111,12 @@ def group_echoes(runs: Iterable[Run]) -> list[tuple[Run, ...]]:
     return [tuple(sorted(group, key=_echo_order)) for group in groups.values()]
 
 
-def run_entities(echoes: Sequence[Run]) -> dict[str, str]:
+def run_entities(echoes: Sequence[Image]) -> dict[str, str]:
     """Entities that the echoes of a run share."""
     return {k: v for k, v in common_entities([e.entities for e in echoes]).items() if k != "echo"}
 
 
-def _echo_order(run: Run) -> tuple[float, int]:
+def _echo_order(run: Image) -> tuple[float, int]:
     time = run.metadata.get("EchoTime")
     index = run.entities.get("echo", "0")
     seconds = float(time) if isinstance(time, int | float) else math.inf
@@ -157,7 +157,7 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
     """
     groups = group_echoes(subject.select("func", "bold"))
     most = max((len(echoes) for echoes in groups), default=0)
-    axes: dict[tuple[Run, ...], str] = {}
+    axes: dict[tuple[Image, ...], str] = {}
     checked = CheckedBold([], [], set())
     for echoes in groups:
         run, findings = examine_run(echoes, subject.select("func", "sbref"), ignore=ignore)
@@ -174,15 +174,15 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
 
 
 def examine_run(
-    echoes: Sequence[Run], references: Sequence[Run] = (), *, ignore: Collection[str] = ()
+    echoes: Sequence[Image], references: Sequence[Image] = (), *, ignore: Collection[str] = ()
 ) -> tuple[BoldRun | None, list[Finding]]:
     """Settle what a run is, from headers and sidecars.
 
     Parameters
     ----------
-    echoes : sequence of Run
+    echoes : sequence of Image
         The images of one run, the shortest echo first.
-    references : sequence of Run
+    references : sequence of Image
         Single-band references of the participant.
     ignore : collection of str
         As for `check_bold`.
@@ -254,7 +254,7 @@ def _shape_findings(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
         )
 
 
-def _echo_time(run: Run) -> float | None:
+def _echo_time(run: Image) -> float | None:
     """Echo time in s; values above one second are milliseconds."""
     value = run.metadata.get("EchoTime")
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -262,7 +262,7 @@ def _echo_time(run: Run) -> float | None:
     return float(value) / 1000 if value > 1 else float(value)
 
 
-def _echo_findings(echoes: Sequence[Run]) -> Iterator[Finding]:
+def _echo_findings(echoes: Sequence[Image]) -> Iterator[Finding]:
     if len(echoes) < 2:
         return
     times = [_echo_time(echo) for echo in echoes]
@@ -281,7 +281,7 @@ def _echo_findings(echoes: Sequence[Run]) -> Iterator[Finding]:
         )
 
 
-def _missing_echoes(echoes: Sequence[Run], most: int) -> Iterator[str]:
+def _missing_echoes(echoes: Sequence[Image], most: int) -> Iterator[str]:
     """Say which echoes are missing, by their numbers or beside the other runs."""
     there = sorted(int(e.entities.get("echo", "0")) for e in echoes if _has_number(e))
     if not there or (len(there) == 1 and most == 1):
@@ -299,7 +299,7 @@ def _missing_echoes(echoes: Sequence[Run], most: int) -> Iterator[str]:
     yield f"{names} of the run is missing ({have} is there); {then}"
 
 
-def _has_number(run: Run) -> bool:
+def _has_number(run: Image) -> bool:
     return run.entities.get("echo", "").isdigit()
 
 
@@ -428,7 +428,7 @@ def _is_time(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
 
 
-def events_file(echoes: Sequence[Run]) -> Path | None:
+def events_file(echoes: Sequence[Image]) -> Path | None:
     """Find the events of a run, beside its images."""
     name = build_name(run_entities(echoes), "events", ".tsv")
     path = echoes[0].path.with_name(name)
@@ -450,7 +450,7 @@ def _onsets(rows: Iterable[Mapping[str, str]]) -> Iterator[float | None]:
             yield None
 
 
-def _last_onset(echoes: Sequence[Run]) -> float | None:
+def _last_onset(echoes: Sequence[Image]) -> float | None:
     path = events_file(echoes)
     if path is None:
         return None
@@ -489,7 +489,7 @@ def _event_findings(run: BoldRun) -> Iterator[str]:
         )
 
 
-def _odd_orientations(axes: Mapping[tuple[Run, ...], str]) -> Iterator[Problem]:
+def _odd_orientations(axes: Mapping[tuple[Image, ...], str]) -> Iterator[Problem]:
     """Warn of runs that are stored in another orientation than most."""
     if len(set(axes.values())) < 2:
         return

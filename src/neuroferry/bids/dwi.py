@@ -31,7 +31,7 @@ from neuroferry.bids.gradients import (
 )
 from neuroferry.bids.headers import read_header
 from neuroferry.bids.metadata import SidecarReader
-from neuroferry.bids.model import OTHER_PARTS, Finding, Problem, Run, Subject, as_problem
+from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
 from neuroferry.errors import InputError
 
 _ONLY_B0S = (
@@ -46,8 +46,8 @@ class DwiRun:
 
     Attributes
     ----------
-    run : Run
-        The image.
+    image : Image
+        The file.
     bval, bvec : Path
         Its gradients, in FSL's format.
     shape : tuple of int
@@ -74,7 +74,7 @@ class DwiRun:
         Stored axis that the slices lie along: the third, unless the sidecar has another.
     """
 
-    run: Run
+    image: Image
     bval: Path
     bvec: Path
     shape: tuple[int, int, int]
@@ -92,7 +92,7 @@ class DwiRun:
     @property
     def session(self) -> str | None:
         """The session's label, without ``ses-``."""
-        return self.run.session
+        return self.image.session
 
     @property
     def n_voxels(self) -> int:
@@ -102,7 +102,7 @@ class DwiRun:
     @property
     def entities(self) -> dict[str, str]:
         """The entities of the run."""
-        return dict(self.run.entities)
+        return dict(self.image.entities)
 
     @property
     def label(self) -> str:
@@ -110,8 +110,9 @@ class DwiRun:
 
         Examples
         --------
-        >>> run = Run(Path("x"), {"subject": "1", "acquisition": "b1k", "run": "2"}, "dwi", "dwi")
-        >>> DwiRun(run, Path(), Path(), (9, 9, 9), (2, 2, 2), 0, (), (), 0, False).label
+        >>> names = {"subject": "1", "acquisition": "b1k", "run": "2"}
+        >>> image = Image(Path("x"), names, "dwi", "dwi")
+        >>> DwiRun(image, Path(), Path(), (9, 9, 9), (2, 2, 2), 0, (), (), 0, False).label
         'acquisition_b1k_run_2'
         """
         return "_".join(
@@ -121,7 +122,7 @@ class DwiRun:
         )
 
 
-def dwi_images(subject: Subject) -> tuple[Run, ...]:
+def dwi_images(subject: Subject) -> tuple[Image, ...]:
     """Pick the diffusion-weighted images; phase and complex parts are left out."""
     images = subject.select("dwi", "dwi")
     return tuple(run for run in images if run.entities.get("part") not in OTHER_PARTS)
@@ -172,13 +173,13 @@ def check_dwi(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> Checke
 
 
 def examine_dwi(
-    run: Run, *, b0_threshold: float = B0_THRESHOLD
+    run: Image, *, b0_threshold: float = B0_THRESHOLD
 ) -> tuple[DwiRun | None, list[Finding]]:
     """Settle what a run is, from header, gradients and sidecar.
 
     Parameters
     ----------
-    run : Run
+    run : Image
         A diffusion-weighted image.
     b0_threshold : float
         Volumes up to this b-value are not diffusion-weighted, s/mm2.
@@ -222,7 +223,7 @@ def examine_dwi(
     if unknown:
         findings.append(Finding(f"distortion is not corrected: {unknown}", fatal=False))
     found = DwiRun(
-        run=run,
+        image=run,
         bval=bval,
         bvec=bvec,
         shape=facts.volume_shape,
@@ -245,12 +246,12 @@ def _slice_axis(metadata: Mapping[str, Any]) -> int:
     return "ijk".index(direction[0]) if direction[:1] in ("i", "j", "k") else 2
 
 
-def b0_volumes(image: Run, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:
+def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:
     """Find the volumes of an image that are not diffusion-weighted; directions do not matter.
 
     Parameters
     ----------
-    image : Run
+    image : Image
         A diffusion-weighted image, or a field map that has b-values.
     b0_threshold : float
         Volumes up to this b-value are not diffusion-weighted, s/mm2.
@@ -272,7 +273,7 @@ def b0_volumes(image: Run, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, 
     return tuple(int(index) for index in np.flatnonzero(bvals <= b0_threshold))
 
 
-def has_bvals(image: Run) -> bool:
+def has_bvals(image: Image) -> bool:
     """Tell whether an image has b-values."""
     try:
         _find_beside(image.path, ".bval")
@@ -281,7 +282,7 @@ def has_bvals(image: Run) -> bool:
     return True
 
 
-def _is_b0s(image: Run, b0_threshold: float) -> bool:
+def _is_b0s(image: Image, b0_threshold: float) -> bool:
     """Whether no volume at all is diffusion-weighted, as far as the b-values can be read."""
     try:
         found = b0_volumes(image, b0_threshold=b0_threshold)

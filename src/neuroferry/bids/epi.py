@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuroferry.bids.headers import image_shape
-from neuroferry.bids.model import Run
+from neuroferry.bids.model import Image
 from neuroferry.errors import InputError
 
 #: A readout time that is that many times what the echo spacing gives, or the reverse, is of
@@ -54,12 +54,12 @@ class PhaseEncoding:
     notes: tuple[str, ...] = ()
 
 
-def settle_encoding(run: Run) -> PhaseEncoding:
+def settle_encoding(run: Image) -> PhaseEncoding:
     """Settle how an EPI was encoded, from its sidecar and the number of its voxels.
 
     Parameters
     ----------
-    run : Run
+    run : Image
         An EPI with its sidecar.
 
     Returns
@@ -74,12 +74,12 @@ def settle_encoding(run: Run) -> PhaseEncoding:
     return PhaseEncoding(direction, axis, readout, no_direction, no_readout, notes)
 
 
-def epi_encoding(run: Run) -> tuple[str, float, list[str]]:
+def epi_encoding(run: Image) -> tuple[str, float, list[str]]:
     """Read how an EPI was encoded that takes part in the correction of distortion.
 
     Parameters
     ----------
-    run : Run
+    run : Image
         An EPI with its sidecar.
 
     Returns
@@ -104,7 +104,7 @@ def epi_encoding(run: Run) -> tuple[str, float, list[str]]:
     return found.direction, found.readout_time, list(found.notes)
 
 
-def _settle_direction(run: Run) -> tuple[str | None, str | None, str]:
+def _settle_direction(run: Image) -> tuple[str | None, str | None, str]:
     """Give direction, axis, and why the direction is not known."""
     sidecar = f"the sidecar of {run.path.name}"
     then = "the polarity is never guessed, add it to the sidecar"
@@ -125,7 +125,7 @@ def _settle_direction(run: Run) -> tuple[str | None, str | None, str]:
     return None, None, f"{sidecar} has no PhaseEncodingDirection; {then}"
 
 
-def _settle_readout(run: Run, axis: str | None) -> tuple[float | None, str, tuple[str, ...]]:
+def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tuple[str, ...]]:
     """Give the readout time in s, why it is not known, and notes."""
     metadata, name = run.metadata, run.path.name
     total = seconds(metadata.get("TotalReadoutTime"))
@@ -154,7 +154,7 @@ def _settle_readout(run: Run, axis: str | None) -> tuple[float | None, str, tupl
     return None, _no_readout(metadata, name), ()
 
 
-def _spaced_time(run: Run, axis: str | None) -> tuple[float, int] | None:
+def _spaced_time(run: Image, axis: str | None) -> tuple[float, int] | None:
     """Give the effective echo spacing in s and the number of lines, where both are known."""
     spacing = seconds(run.metadata.get("EffectiveEchoSpacing"))
     steps = run.metadata.get("ReconMatrixPE")
@@ -214,8 +214,8 @@ def opposite_of(direction: str) -> str:
 
 
 def encoded(
-    runs: Iterable[Run], reasons: list[str]
-) -> Iterator[tuple[Run, str, float, list[str]]]:
+    runs: Iterable[Image], reasons: list[str]
+) -> Iterator[tuple[Image, str, float, list[str]]]:
     """Give the EPI field maps whose encoding is known; why others are not goes to `reasons`."""
     for run in runs:
         try:
@@ -260,12 +260,12 @@ def phase_encoding_axis(direction: str) -> tuple[int, int]:
     return axis, -1 if direction.endswith("-") else 1
 
 
-def encoding_difference(one: Run, other: Run) -> str:
+def encoding_difference(one: Image, other: Image) -> str:
     """Say which fact of the encoding differs between two EPIs, so that they are bent unlike.
 
     Parameters
     ----------
-    one, other : Run
+    one, other : Image
         EPIs with their sidecars.
 
     Returns

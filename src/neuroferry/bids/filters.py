@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuroferry.bids.entities import ENTITIES, did_you_mean, strip_label
-from neuroferry.bids.model import Run
+from neuroferry.bids.model import Image
 from neuroferry.errors import UsageError
 
 #: What each query of a filter file chooses from: datatype and, except for field maps, suffix.
@@ -66,12 +66,12 @@ def check_filters(filters: Mapping[str, Any]) -> None:
                 )
 
 
-def query_runs(query: str, runs: Sequence[Run]) -> list[Run]:
+def query_runs(query: str, runs: Sequence[Image]) -> list[Image]:
     """Pick the runs that a query is about, before its conditions."""
     return [run for run in runs if all(getattr(run, k) == v for k, v in QUERIES[query].items())]
 
 
-def apply_filters(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Run]) -> list[Run]:
+def apply_filters(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Image]) -> list[Image]:
     """Keep the runs that meet the conditions of every query that is about them."""
     kept = list(runs)
     for query, conditions in filters.items():
@@ -80,7 +80,7 @@ def apply_filters(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Run])
     return kept
 
 
-def _meets(run: Run, conditions: Mapping[str, Any]) -> bool:
+def _meets(run: Image, conditions: Mapping[str, Any]) -> bool:
     facts = {**run.entities, "datatype": run.datatype, "suffix": run.suffix}
     for entity, wanted in conditions.items():
         choices = wanted if isinstance(wanted, list) else [wanted]

@@ -15,7 +15,7 @@ from uuid import uuid4
 from neuroferry.bids.entities import did_you_mean, parse_name, strip_label
 from neuroferry.bids.filters import QUERIES, apply_filters, check_filters, query_runs
 from neuroferry.bids.metadata import SidecarReader, read_json
-from neuroferry.bids.model import Problem, Run, Subject
+from neuroferry.bids.model import Image, Problem, Subject
 from neuroferry.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -245,15 +245,15 @@ def _is_current(layout: BIDSLayout, root: Path, labels: list[str]) -> bool:
 
 def _make_run(
     reader: SidecarReader, image: tuple[Path, dict[str, str]]
-) -> tuple[Run, list[tuple[Path, InputError]]]:
+) -> tuple[Image, list[tuple[Path, InputError]]]:
     path, facts = image
     metadata, broken = reader.read(path)
     # pybids spells some entities of derivatives by their keys (desc, res); we never do.
     entities = parse_name(path).entities
-    return Run(path, entities, facts["suffix"], facts["datatype"], metadata), broken
+    return Image(path, entities, facts["suffix"], facts["datatype"], metadata), broken
 
 
-def _check_matches(filters: Mapping[str, Any], sessions: list[str], runs: list[Run]) -> None:
+def _check_matches(filters: Mapping[str, Any], sessions: list[str], runs: list[Image]) -> None:
     """Refuse a filter that leaves nothing of what it chooses from, in all participants."""
     if sessions:
         runs = [run for run in runs if run.session in sessions]
@@ -274,9 +274,9 @@ def _check_matches(filters: Mapping[str, Any], sessions: list[str], runs: list[R
 
 def _selection_problems(
     label: str,
-    found: list[Run],
-    in_sessions: list[Run],
-    kept: list[Run],
+    found: list[Image],
+    in_sessions: list[Image],
+    kept: list[Image],
     sessions: list[str],
     root: Path,
 ) -> Iterable[Problem]:
@@ -308,7 +308,7 @@ def _selection_problems(
 
 
 def _sidecar_problems(
-    runs: list[Run],
+    runs: list[Image],
     broken: Mapping[Path, list[tuple[Path, InputError]]],
     needs_metadata: Collection[str],
 ) -> Iterable[Problem]:

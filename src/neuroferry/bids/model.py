@@ -11,7 +11,7 @@ Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
-class Run:
+class Image:
     """One image of a dataset.
 
     Attributes
@@ -68,7 +68,7 @@ class Subject:
 
     Examples
     --------
-    >>> t1w = Run(Path("sub-01_ses-a_T1w.nii.gz"), {"session": "a"}, "T1w", "anat")
+    >>> t1w = Image(Path("sub-01_ses-a_T1w.nii.gz"), {"session": "a"}, "T1w", "anat")
     >>> subject = Subject("01", (t1w,))
     >>> subject.sessions
     ('a',)
@@ -77,29 +77,29 @@ class Subject:
     """
 
     label: str
-    runs: tuple[Run, ...] = ()
+    images: tuple[Image, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
     def sessions(self) -> tuple[str | None, ...]:
         """The sessions that have an image, sorted; ``(None,)`` where there are none."""
-        labels = {run.session for run in self.runs}
+        labels = {run.session for run in self.images}
         return tuple(sorted(labels, key=lambda label: (label is not None, label or "")))
 
     def without(self, paths: Collection[Path]) -> Subject:
         """Leave out some images."""
-        return replace(self, runs=tuple(run for run in self.runs if run.path not in paths))
+        return replace(self, images=tuple(run for run in self.images if run.path not in paths))
 
     def select(
         self,
         datatype: str | None = None,
         suffix: str | None = None,
         session: str | None = None,
-    ) -> tuple[Run, ...]:
+    ) -> tuple[Image, ...]:
         """Pick the runs that agree with every argument that is not None."""
         return tuple(
             run
-            for run in self.runs
+            for run in self.images
             if (datatype is None or run.datatype == datatype)
             and (suffix is None or run.suffix == suffix)
             and (session is None or run.session == session)
@@ -117,7 +117,7 @@ class Finding(NamedTuple):
     fatal: bool
 
 
-def as_problem(run: Run, finding: Finding) -> Problem:
+def as_problem(run: Image, finding: Finding) -> Problem:
     """Say of an image what was found."""
     severity = "error" if finding.fatal else "warning"
     text = f"{run.path}: {finding.message}"

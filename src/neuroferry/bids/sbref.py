@@ -8,20 +8,20 @@ from pathlib import Path
 from neuroferry.bids.epi import encoding_difference
 from neuroferry.bids.headers import grid_difference, read_header
 from neuroferry.bids.images import check_image
-from neuroferry.bids.model import Run
+from neuroferry.bids.model import Image
 from neuroferry.errors import InputError
 
 _OTHER_PARTS = ("phase", "real", "imag")
 
 
-def settle_sbref(echoes: Sequence[Run], references: Sequence[Run]) -> tuple[Path | None, str]:
+def settle_sbref(echoes: Sequence[Image], references: Sequence[Image]) -> tuple[Path | None, str]:
     """Choose the single-band reference of a run.
 
     Parameters
     ----------
-    echoes : sequence of Run
+    echoes : sequence of Image
         The images of the run, the shortest echo first.
-    references : sequence of Run
+    references : sequence of Image
         Single-band references of the participant.
 
     Returns
@@ -50,7 +50,7 @@ def _of_the_run(entities: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in entities.items() if key not in ("echo", "part")}
 
 
-def _why_not(reference: Run, series: Run) -> str:
+def _why_not(reference: Image, series: Image) -> str:
     """Say what keeps a reference from being used; nothing where it can be."""
     errors = [p.message for p in check_image(reference.path, ndim=4) if p.severity == "error"]
     if errors:

@@ -17,7 +17,7 @@ from typing import Any
 from neuroferry.bids.headers import read_header
 from neuroferry.bids.images import check_image
 from neuroferry.bids.metadata import read_json
-from neuroferry.bids.model import Problem, Run, Subject
+from neuroferry.bids.model import Image, Problem, Subject
 from neuroferry.errors import ExitCode, InputError
 
 __all__ = ["check_image", "check_sidecar", "check_subjects", "validate_dataset"]
@@ -132,28 +132,28 @@ def check_subjects(
         The same participants, without the images that have an error, with all problems.
     """
 
-    def check(run: Run) -> list[Problem]:
+    def check(run: Image) -> list[Problem]:
         series = run.datatype in ("func", "dwi", "perf") and run.suffix != "sbref"
         ndim = 4 if series or run.datatype == "fmap" else 3
         return [*check_image(run.path, ndim=ndim), *check_sidecar(run)]
 
-    runs = [run for subject in subjects for run in subject.runs if run.suffix in suffixes]
+    runs = [run for subject in subjects for run in subject.images if run.suffix in suffixes]
     with ThreadPoolExecutor(max_workers=max(1, n_procs)) as pool:
         found = dict(zip((run.path for run in runs), pool.map(check, runs), strict=True))
     return [_without_unusable(subject, found) for subject in subjects]
 
 
 def _without_unusable(subject: Subject, found: Mapping[Path, list[Problem]]) -> Subject:
-    problems = [(run, problem) for run in subject.runs for problem in found.get(run.path, ())]
+    problems = [(run, problem) for run in subject.images for problem in found.get(run.path, ())]
     unusable = {run.path for run, problem in problems if problem.severity == "error"}
     return replace(
         subject,
-        runs=tuple(run for run in subject.runs if run.path not in unusable),
+        images=tuple(run for run in subject.images if run.path not in unusable),
         problems=subject.problems + tuple(problem for _, problem in problems),
     )
 
 
-def check_sidecar(run: Run) -> list[Problem]:
+def check_sidecar(run: Image) -> list[Problem]:
     """Check that an image has metadata, and that they do not contradict themselves.
 
     Returns
@@ -285,7 +285,7 @@ def _translate(
     report: dict[str, Any], root: Path, subjects: Sequence[Subject]
 ) -> Iterator[Problem]:
     """Turn the validator's issues into one problem for each rule and participant."""
-    in_use = {run.path for subject in subjects for run in subject.runs}
+    in_use = {run.path for subject in subjects for run in subject.images}
     groups: dict[tuple[str, str, str | None], list[Path]] = {}
     for issue in report["issues"]:
         code, path = issue["code"], root / issue.get("location", "").lstrip("/")

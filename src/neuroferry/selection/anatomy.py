@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroferry.bids.headers import image_grid
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.bids.precomputed import (
     Anatomy,
     Precomputed,
@@ -62,7 +62,7 @@ class AnatomyPlan:
         Voxels of the T1w image along the stored axes.
     zooms : tuple of float
         Voxel size, mm.
-    images : tuple of Run
+    images : tuple of Image
         T1w images that it is computed from.
     shapes : tuple of tuple of int
         Voxels of each.
@@ -79,7 +79,7 @@ class AnatomyPlan:
     why: str
     shape: Shape
     zooms: Zooms
-    images: tuple[Run, ...] = ()
+    images: tuple[Image, ...] = ()
     shapes: tuple[Shape, ...] = ()
     files: Mapping[str, Any] = field(default_factory=dict)
     cited: Mapping[str, list[str]] = field(default_factory=dict)
@@ -112,17 +112,17 @@ class Anatomies:
     warnings: tuple[str, ...] = ()
 
 
-def t1w_of_session(subject: Subject, session: str | None) -> tuple[Run, ...]:
+def t1w_of_session(subject: Subject, session: str | None) -> tuple[Image, ...]:
     """Choose the T1w images that go with a session's runs.
 
     Returns
     -------
-    tuple of Run
+    tuple of Image
         Those of the session itself, or else of the first session that has some.
 
     Examples
     --------
-    >>> t1w = Run(Path("sub-01_ses-a_T1w.nii.gz"), {"session": "a"}, "T1w", "anat")
+    >>> t1w = Image(Path("sub-01_ses-a_T1w.nii.gz"), {"session": "a"}, "T1w", "anat")
     >>> t1w_of_session(Subject("01", (t1w,)), "b") == (t1w,)
     True
     """

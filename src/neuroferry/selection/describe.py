@@ -27,10 +27,10 @@ def describe_plan(plan: ParticipantPlan) -> Iterator[str]:
         yield f"  {bold.run.reference.path.name}"
         yield from (f"    {line}" for line in _bold(plan, bold))
     for dwi in plan.dwi:
-        yield f"  {dwi.run.run.path.name}"
+        yield f"  {dwi.run.image.path.name}"
         yield from (f"    {line}" for line in _dwi(plan, dwi))
     for joined in plan.joined:
-        names = " and ".join(run.run.path.name for run in joined.runs)
+        names = " and ".join(run.image.path.name for run in joined.runs)
         yield f"  joined in the space of the T1w image: {names}"
 
 
@@ -42,7 +42,7 @@ def plan_as_json(plan: ParticipantPlan) -> dict[str, Any]:
         "anatomies": [_anatomy_json(anatomy) for anatomy in plan.anatomies],
         "bold": [_bold_json(bold) for bold in plan.bold],
         "dwi": [_dwi_json(dwi) for dwi in plan.dwi],
-        "joined": [[str(run.run.path) for run in joined.runs] for joined in plan.joined],
+        "joined": [[str(run.image.path) for run in joined.runs] for joined in plan.joined],
         "problems": [problem_as_json(problem) for problem in plan.problems],
     }
 
@@ -140,7 +140,7 @@ def _bold_json(plan: BoldPlan) -> dict[str, Any]:
 def _dwi_json(plan: DwiPlan) -> dict[str, Any]:
     run = plan.run
     return {
-        "image": str(run.run.path),
+        "image": str(run.image.path),
         "bval": str(run.bval),
         "bvec": str(run.bvec),
         "n_volumes": run.n_volumes,

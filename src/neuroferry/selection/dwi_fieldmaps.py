@@ -17,7 +17,7 @@ from neuroferry.bids.dwi import DwiRun, dwi_images
 from neuroferry.bids.epi import epi_encoding, opposite_of
 from neuroferry.bids.gradients import B0_THRESHOLD
 from neuroferry.bids.headers import read_header, same_axes
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_sets import is_intended, texts_of
 from neuroferry.selection.fieldmaps import (
@@ -39,7 +39,7 @@ _OF_THE_RUN = ("direction", "run")
 class _Other(NamedTuple):
     """A run of the opposite direction that can be used, and how it fits."""
 
-    run: Run
+    run: Image
     readout: float
     volumes: tuple[int, ...]
     notes: list[str]
@@ -76,23 +76,23 @@ def choose_dwi_fieldmap(
     """
     if "fieldmaps" in ignore:
         return FieldmapPlan(origin="option")
-    found = find_fieldmap(subject, (run.run,), b0_threshold=b0_threshold)
+    found = find_fieldmap(subject, (run.image,), b0_threshold=b0_threshold)
     if isinstance(found, FieldmapPlan):
         return found
-    if texts_of(run.run.metadata, "B0FieldSource"):
-        return without_fieldmap(run.run, _of_sources(run.run, found))
+    if texts_of(run.image.metadata, "B0FieldSource"):
+        return without_fieldmap(run.image, _of_sources(run.image, found))
     other = _from_other_run(subject, run, b0_threshold)
     if isinstance(other, FieldmapPlan):
         instead = [
-            f"{run.run.path.name}: {reason}. The b0 images of {_names(other)} are taken instead."
+            f"{run.image.path.name}: {reason}. The b0 images of {_names(other)} are taken instead."
             for reason in found.reasons
             if found.meant
         ]
         return replace(other, warnings=(*instead, *other.warnings))
-    return without_fieldmap(run.run, ["; ".join([*found.reasons, *other])])
+    return without_fieldmap(run.image, ["; ".join([*found.reasons, *other])])
 
 
-def _of_sources(run: Run, found: NoFieldmap) -> list[str]:
+def _of_sources(run: Image, found: NoFieldmap) -> list[str]:
     """Say why what ``B0FieldSource`` names is not used."""
     if found.meant:
         return found.reasons
@@ -109,11 +109,11 @@ def _from_other_run(
 ) -> FieldmapPlan | list[str]:
     """Plan with the b0 volumes of another run, or the reasons why there is none."""
     images = [image for image in dwi_images(subject) if image.session == run.session]
-    others = [image for image in images if image.path != run.run.path]
+    others = [image for image in images if image.path != run.image.path]
     if not others:
         return []
     try:
-        direction, readout, notes = epi_encoding(run.run)
+        direction, readout, notes = epi_encoding(run.image)
     except InputError as error:
         return [str(error)]
     reasons: list[str] = []
@@ -126,7 +126,7 @@ def _from_other_run(
         else:
             usable += [found] if found else []
     if not usable:
-        return reasons or [_none_opposite(run.run, others, direction)]
+        return reasons or [_none_opposite(run.image, others, direction)]
     best = min(usable, key=lambda other: other.rank)
     plan = pair_plan([(opposite_of(direction), best.run, best.readout, best.volumes)])
     return replace(
@@ -139,7 +139,7 @@ def _from_other_run(
     )
 
 
-def _none_opposite(run: Run, others: Sequence[Run], direction: str) -> str:
+def _none_opposite(run: Image, others: Sequence[Image], direction: str) -> str:
     """Say that no run is of the opposite direction, and which one's name says that it is."""
     text = (
         "no other DWI run of its session is encoded in the opposite direction, "
@@ -157,7 +157,7 @@ def _none_opposite(run: Run, others: Sequence[Run], direction: str) -> str:
     return text
 
 
-def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> _Other | None:
+def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -> _Other | None:
     """Look whether another run can serve; None for one of another direction.
 
     Raises
@@ -166,12 +166,12 @@ def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> 
         If it would, but for something that is missing or contradicts it.
     """
     way, readout, notes = epi_encoding(other)
-    direction, own_readout, _ = epi_encoding(run.run)
+    direction, own_readout, _ = epi_encoding(run.image)
     if way != opposite_of(direction):
         return None
     name = other.path.name
-    intended = is_intended(other, run.run, subject.label)
-    if not intended and _is_for_others(other, run.run):
+    intended = is_intended(other, run.image, subject.label)
+    if not intended and _is_for_others(other, run.image):
         raise InputError(
             f"{name} is of the opposite direction, but its IntendedFor or B0FieldIdentifier says"
             " that it is meant for others"
@@ -183,38 +183,38 @@ def _examine(subject: Subject, run: DwiRun, other: Run, b0_threshold: float) -> 
             f" of this run {own_readout:g} s; correct the sidecars, or say by B0FieldIdentifier"
             " and B0FieldSource that they belong together"
         )
-    if _is_normalised(other) != _is_normalised(run.run):
-        names = (name, run.run.path.name)
+    if _is_normalised(other) != _is_normalised(run.image):
+        names = (name, run.image.path.name)
         normalised, plain = names if _is_normalised(other) else names[::-1]
         raise InputError(
             f"{name} is of the opposite direction, but the scanner evened the brightness of"
             f" {normalised} (NORM in ImageType) and not that of {plain}, which would read as"
             " distortion"
         )
-    times = [_echo_time(image) for image in (run.run, other)]
+    times = [_echo_time(image) for image in (run.image, other)]
     if times[0] and times[1] and not math.isclose(times[0], times[1], rel_tol=SAME):
         notes = [
             *notes,
-            f"{run.run.path.name} and {name} differ in EchoTime ({times[0]:g} and {times[1]:g} s),"
-            " and so in contrast; look at the correction of their distortion.",
+            f"{run.image.path.name} and {name} differ in EchoTime ({times[0]:g} and"
+            f" {times[1]:g} s), and so in contrast; look at the correction of their distortion.",
         ]
-    volumes = volumes_to_average(other, run.run, b0_threshold)
-    rank = _rank(run.run, other, intended=intended)
+    volumes = volumes_to_average(other, run.image, b0_threshold)
+    rank = _rank(run.image, other, intended=intended)
     return _Other(other, readout, volumes, notes, intended, rank)
 
 
-def _echo_time(run: Run) -> float | None:
+def _echo_time(run: Image) -> float | None:
     value = run.metadata.get("EchoTime")
     return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
-def _is_normalised(run: Run) -> bool:
+def _is_normalised(run: Image) -> bool:
     """Tell whether the scanner evened the brightness, as Siemens notes it."""
     kinds = run.metadata.get("ImageType")
     return isinstance(kinds, list) and "NORM" in kinds
 
 
-def _is_for_others(other: Run, run: Run) -> bool:
+def _is_for_others(other: Image, run: Image) -> bool:
     """Tell whether a run says what it is a field map for, and this is not it."""
     identifiers = texts_of(other.metadata, "B0FieldIdentifier")
     if identifiers:
@@ -222,9 +222,9 @@ def _is_for_others(other: Run, run: Run) -> bool:
     return bool(texts_of(other.metadata, "IntendedFor"))
 
 
-def _check_grid(run: DwiRun, other: Run) -> None:
+def _check_grid(run: DwiRun, other: Image) -> None:
     """Refuse a run of other voxels: its distortion is another."""
-    facts, own = read_header(other.path), read_header(run.run.path)
+    facts, own = read_header(other.path), read_header(run.image.path)
     same = np.allclose(facts.voxel_size, own.voxel_size, rtol=SAME)
     if facts.volume_shape != own.volume_shape or not same:
         sizes = (
@@ -243,7 +243,7 @@ def _check_grid(run: DwiRun, other: Run) -> None:
         )
 
 
-def _rank(run: Run, other: Run, *, intended: bool) -> tuple[bool, int, int, str]:
+def _rank(run: Image, other: Image, *, intended: bool) -> tuple[bool, int, int, str]:
     """Order the runs that fit: the named one first, then that of the same kind and number."""
     keys = (set(run.entities) | set(other.entities)) - set(_OF_THE_RUN)
     differing = sum(run.entities.get(key) != other.entities.get(key) for key in keys)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 
 SUFFIXES = (
     "phasediff",
@@ -32,17 +32,17 @@ class MatchingSets(NamedTuple):
 
     Attributes
     ----------
-    sets : dict of str to list of Run
+    sets : dict of str to list of Image
         Images that belong together, by a label of letters and digits.
     origin : Origin
         ``inferred``: the only set of the session, which names no run.
     """
 
-    sets: dict[str, list[Run]]
+    sets: dict[str, list[Image]]
     origin: Origin
 
 
-def fieldmap_runs(subject: Subject, session: str | None) -> list[Run]:
+def fieldmap_runs(subject: Subject, session: str | None) -> list[Image]:
     """List the field maps of a session; those above the sessions count for each of them.
 
     Parameters
@@ -54,23 +54,23 @@ def fieldmap_runs(subject: Subject, session: str | None) -> list[Run]:
 
     Returns
     -------
-    list of Run
+    list of Image
     """
     return [
         run
-        for run in subject.runs
+        for run in subject.images
         if run.datatype == "fmap" and run.suffix in SUFFIXES and run.session in (session, None)
     ]
 
 
-def matching_sets(subject: Subject, echoes: Sequence[Run]) -> MatchingSets:
+def matching_sets(subject: Subject, echoes: Sequence[Image]) -> MatchingSets:
     """Find the field maps for a run, in sets that belong together.
 
     Parameters
     ----------
     subject : Subject
         Its images.
-    echoes : sequence of Run
+    echoes : sequence of Image
         Echoes of the BOLD run.
 
     Returns
@@ -83,7 +83,7 @@ def matching_sets(subject: Subject, echoes: Sequence[Run]) -> MatchingSets:
     sources = list(dict.fromkeys(s for e in echoes for s in texts_of(e.metadata, "B0FieldSource")))
     if sources:
         # Sidecars that sessions share give each of them the same names.
-        others = [r for r in subject.runs if r.datatype != "fmap" and r.session == session]
+        others = [r for r in subject.images if r.datatype != "fmap" and r.session == session]
         named = {
             source: [
                 run
@@ -114,9 +114,9 @@ def matching_sets(subject: Subject, echoes: Sequence[Run]) -> MatchingSets:
     return MatchingSets({}, "inferred")
 
 
-def _grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
+def _grouped(runs: Iterable[Image]) -> dict[str, list[Image]]:
     """Sort field maps into sets by kind and by the entities that set them apart."""
-    sets: dict[tuple[str, ...], list[Run]] = {}
+    sets: dict[tuple[str, ...], list[Image]] = {}
     magnitudes = []
     for run in runs:
         if run.suffix in ("magnitude1", "magnitude2", "magnitude"):
@@ -129,13 +129,13 @@ def _grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
         key = (kind, *_entities(run, kind))
         if key in sets:
             sets[key].append(run)
-    labels: dict[str, list[Run]] = {}
+    labels: dict[str, list[Image]] = {}
     for number, (key, members) in enumerate(sorted(sets.items())):
         labels[f"auto{key[0]}{number}"] = members
     return labels
 
 
-def _entities(run: Run, kind: str) -> tuple[str, ...]:
+def _entities(run: Image, kind: str) -> tuple[str, ...]:
     # The two directions of an EPI pair are often numbered as two runs.
     keys = [key for key in _APART if not (kind == "epi" and key == "run")]
     return tuple(run.entities.get(key, "") for key in keys)
@@ -152,7 +152,7 @@ def _label(text: str) -> str:
     return re.sub(r"[^a-zA-Z0-9]", "", text) or "fmap"
 
 
-def is_intended(fieldmap: Run, bold: Run, label: str) -> bool:
+def is_intended(fieldmap: Image, bold: Image, label: str) -> bool:
     """Tell whether ``IntendedFor`` names the run: a BIDS URI or a path below the subject."""
     parts = bold.path.parts
     subject = f"sub-{label}"

@@ -18,7 +18,7 @@ from neuroferry.bids.dwi import b0_volumes, has_bvals
 from neuroferry.bids.epi import encoded, epi_encoding, opposite_of, seconds
 from neuroferry.bids.gradients import B0_THRESHOLD
 from neuroferry.bids.headers import image_shape, read_header
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_sets import Origin, fieldmap_runs, matching_sets
 
@@ -103,7 +103,7 @@ class NoFieldmap(NamedTuple):
 
 def choose_fieldmap(
     subject: Subject,
-    bold: Run | Sequence[Run],
+    bold: Image | Sequence[Image],
     *,
     ignore: Collection[str] = (),
     b0_threshold: float = B0_THRESHOLD,
@@ -114,7 +114,7 @@ def choose_fieldmap(
     ----------
     subject : Subject
         Its images, field maps among them.
-    bold : Run or sequence of Run
+    bold : Image or sequence of Image
         The run, or its echoes.
     ignore : collection of str
         With "fieldmaps" none is used.
@@ -125,14 +125,14 @@ def choose_fieldmap(
     -------
     FieldmapPlan
     """
-    echoes = (bold,) if isinstance(bold, Run) else tuple(bold)
+    echoes = (bold,) if isinstance(bold, Image) else tuple(bold)
     if "fieldmaps" in ignore:
         return FieldmapPlan(origin="option")
     found = find_fieldmap(subject, echoes, b0_threshold=b0_threshold)
     return found if isinstance(found, FieldmapPlan) else without_fieldmap(echoes[0], found.reasons)
 
 
-def without_fieldmap(run: Run, reasons: Iterable[str]) -> FieldmapPlan:
+def without_fieldmap(run: Image, reasons: Iterable[str]) -> FieldmapPlan:
     """Make the plan of a run that is not corrected, with a sentence for each reason."""
     texts = (
         f"{run.path.name} is not corrected for susceptibility distortion: {reason}."
@@ -142,7 +142,7 @@ def without_fieldmap(run: Run, reasons: Iterable[str]) -> FieldmapPlan:
 
 
 def find_fieldmap(
-    subject: Subject, echoes: Sequence[Run], *, b0_threshold: float = B0_THRESHOLD
+    subject: Subject, echoes: Sequence[Image], *, b0_threshold: float = B0_THRESHOLD
 ) -> FieldmapPlan | NoFieldmap:
     """Find what is meant for a run, or say why nothing is.
 
@@ -150,7 +150,7 @@ def find_fieldmap(
     ----------
     subject : Subject
         Its images, field maps among them.
-    echoes : sequence of Run
+    echoes : sequence of Image
         The images of the run.
     b0_threshold : float
         Volumes of diffusion-weighted images up to this b-value are not weighted, s/mm2.
@@ -193,16 +193,16 @@ def find_fieldmap(
     return NoFieldmap(list(dict.fromkeys(reasons)), meant=True)
 
 
-def _of(members: Sequence[Run], *suffixes: str) -> list[Run]:
+def _of(members: Sequence[Image], *suffixes: str) -> list[Image]:
     return [run for suffix in suffixes for run in members if run.suffix == suffix]
 
 
-def _paths(runs: Iterable[Run]) -> tuple[str, ...]:
+def _paths(runs: Iterable[Image]) -> tuple[str, ...]:
     return tuple(str(Path(run.path)) for run in runs)
 
 
 def _plan_of(
-    method: Method, members: Sequence[Run], bold: Run, direction: str, b0_threshold: float
+    method: Method, members: Sequence[Image], bold: Image, direction: str, b0_threshold: float
 ) -> FieldmapPlan | None:
     """Plan with one method; None where the set is not of its kind.
 
@@ -239,7 +239,7 @@ def _plan_of(
     )
 
 
-def _plan_direct(members: Sequence[Run]) -> FieldmapPlan | None:
+def _plan_direct(members: Sequence[Image]) -> FieldmapPlan | None:
     fields = _of(members, "fieldmap")
     if not fields:
         return None
@@ -260,13 +260,13 @@ def _plan_direct(members: Sequence[Run]) -> FieldmapPlan | None:
 
 
 def _plan_pepolar(
-    members: Sequence[Run], bold: Run, direction: str, b0_threshold: float
+    members: Sequence[Image], bold: Image, direction: str, b0_threshold: float
 ) -> FieldmapPlan | None:
     kinds = ("epi", "sbref", "m0scan", "bold", "dwi")
     epis = [r for r in _of(members, *kinds) if r.path != bold.path]
     if not any(r.suffix in ("epi", "dwi") for r in epis) and len(epis) < 2:
         return None
-    usable: dict[str, tuple[Run, float, tuple[int, ...]]] = {}
+    usable: dict[str, tuple[Image, float, tuple[int, ...]]] = {}
     reasons: list[str] = []
     notes: list[str] = []
     for run, way, readout, more in encoded(epis, reasons):
@@ -295,7 +295,7 @@ def _plan_pepolar(
 
 
 def pair_plan(
-    epis: Sequence[tuple[str, Run, float, tuple[int, ...]]], notes: Iterable[str] = ()
+    epis: Sequence[tuple[str, Image, float, tuple[int, ...]]], notes: Iterable[str] = ()
 ) -> FieldmapPlan:
     """Plan with EPIs of known direction, readout time (s) and volumes."""
     return FieldmapPlan(
@@ -311,14 +311,14 @@ def pair_plan(
     )
 
 
-def volumes_to_average(epi: Run, target: Run, b0_threshold: float) -> tuple[int, ...]:
+def volumes_to_average(epi: Image, target: Image, b0_threshold: float) -> tuple[int, ...]:
     """Choose the volumes of an EPI that a field is estimated from.
 
     Parameters
     ----------
-    epi : Run
+    epi : Image
         Field map, or a run that serves as one.
-    target : Run
+    target : Image
         What it corrects.
     b0_threshold : float
         Volumes up to this b-value are not diffusion-weighted, s/mm2.

@@ -78,7 +78,7 @@ def plan_joined(
                 group.append(run)
                 break
             why.append(
-                f"{run.run.path.name} is not joined with {group[0].run.path.name}: {reason}"
+                f"{run.image.path.name} is not joined with {group[0].image.path.name}: {reason}"
             )
         else:
             groups.append([run])
@@ -89,18 +89,18 @@ def plan_joined(
 
 def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> str:
     """Say why two runs are not joined; nothing where they are."""
-    one, two = (read_header(run.run.path) for run in (first, other))
+    one, two = (read_header(run.image.path) for run in (first, other))
     if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
         return "the sizes of their voxels differ"
     if not same_axes(one.affine, two.affine):
         return "their voxel axes run another way"
     for key, needed in (("EchoTime", True), ("RepetitionTime", False)):
-        times = [_seconds(run.run.metadata.get(key)) for run in (first, other)]
+        times = [_seconds(run.image.metadata.get(key)) for run in (first, other)]
         if None in times and (needed or times[0] is not times[1]):
             return f"the sidecars do not both give {key}, and contrast depends on it"
         if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
             return f"they differ in {key} ({times[0]:g} and {times[1]:g} s), and so in contrast"
-    unwarped = [run.run.path in corrected for run in (first, other)]
+    unwarped = [run.image.path in corrected for run in (first, other)]
     if all(unwarped):
         return ""
     if any(unwarped):
@@ -135,7 +135,7 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
     values, unit = np.concatenate(bvals), np.concatenate(directions)
     together = replace(
         first,
-        run=replace(first.run, entities={**shared, "reconstruction": "joined"}),
+        image=replace(first.image, entities={**shared, "reconstruction": "joined"}),
         n_volumes=len(values),
         bvals=tuple(float(b) for b in values),
         shells=find_shells(values, b0_threshold),

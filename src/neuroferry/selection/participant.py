@@ -14,7 +14,7 @@ from typing import Any
 
 from neuroferry.bids.bold import BoldRun, check_bold
 from neuroferry.bids.dwi import DwiRun, check_dwi
-from neuroferry.bids.model import Problem, Run, Severity, Subject
+from neuroferry.bids.model import Image, Problem, Severity, Subject
 from neuroferry.bids.precomputed_bold import find_bold
 from neuroferry.config import WorkflowConfig
 from neuroferry.errors import ExitCode, InputError
@@ -295,7 +295,7 @@ class _Planner:
         if "dwi-joining" in self._config.ignore:
             return []
         in_t1w = [plan for plan in plans if plan.in_t1w]
-        corrected = {plan.run.run.path for plan in in_t1w if plan.fieldmap.method is not None}
+        corrected = {plan.run.image.path for plan in in_t1w if plan.fieldmap.method is not None}
         joined, reasons = plan_joined(
             [plan.run for plan in in_t1w], corrected, b0_threshold=self._config.b0_threshold
         )
@@ -354,7 +354,7 @@ def _inputs(plan: ParticipantPlan) -> Iterator[Path]:
         files += [Path(path) for path in (*bold.precomputed.values(), *bold.fieldmap.sources)]
         paths |= dict.fromkeys(files)
     for dwi in plan.dwi:
-        files = [dwi.run.run.path, dwi.run.bval, dwi.run.bvec]
+        files = [dwi.run.image.path, dwi.run.bval, dwi.run.bvec]
         paths |= dict.fromkeys([*files, *(Path(path) for path in dwi.fieldmap.sources)])
     yield from paths
 
@@ -372,11 +372,11 @@ def _texts(files: Mapping[str, Any]) -> Iterator[str]:
 def _bare(plan: ParticipantPlan) -> ParticipantPlan:
     """Leave the raw metadata of the images out."""
 
-    def bare(run: Run) -> Run:
-        return replace(run, metadata={})
+    def bare(image: Image) -> Image:
+        return replace(image, metadata={})
 
     def bare_dwi(run: DwiRun) -> DwiRun:
-        return replace(run, run=bare(run.run))
+        return replace(run, image=bare(run.image))
 
     return replace(
         plan,

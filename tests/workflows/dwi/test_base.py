@@ -7,7 +7,7 @@ from dwi_tables import SHAPE, directions
 from nipype.pipeline.engine.utils import generate_expanded_graph
 from plans import workflow_of
 
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 
 DWI = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
 EPI = {**DWI, "PhaseEncodingDirection": "j"}
@@ -33,7 +33,7 @@ def person(tmp_path):
             data = np.zeros(shape, np.int16)
             nb.Nifti1Image(data, np.diag([3, 3, 4, 1])).to_filename(path)
             about = {"dwi": metadata, "epi": EPI}.get(suffix, {})
-            runs.append(Run(path, {"subject": "01"}, suffix, kinds[suffix], about))
+            runs.append(Image(path, {"subject": "01"}, suffix, kinds[suffix], about))
         return Subject("01", tuple(runs))
 
     return make

@@ -10,7 +10,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from plans import workflow_of
 
 from neuroferry.bids.dwi import check_dwi
-from neuroferry.bids.model import Run, Subject
+from neuroferry.bids.model import Image, Subject
 from neuroferry.selection.joining import plan_joined
 
 AFFINE = np.diag([3.0, 3, 4, 1])
@@ -42,11 +42,11 @@ def person(tmp_path):
             np.savetxt(f"{stem}.bvec", vectors.T, fmt="%.6f")
             long = {"acq": "acquisition", "dir": "direction", "run": "run", "ses": "session"}
             named = {long[key]: value for key, value in entities.items()}
-            made.append(Run(path, {"subject": "01", **named}, "dwi", "dwi", metadata))
+            made.append(Image(path, {"subject": "01", **named}, "dwi", "dwi", metadata))
         path = tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
         path.parent.mkdir(exist_ok=True)
         nb.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE).to_filename(path)
-        made.append(Run(path, {"subject": "01"}, "T1w", "anat", {}))
+        made.append(Image(path, {"subject": "01"}, "T1w", "anat", {}))
         return Subject("01", tuple(made))
 
     return make
@@ -109,7 +109,7 @@ def test_runs_that_differ_are_not_joined(person, second, why):
 def test_distortion_decides_between_directions(person):
     one, two = halves(metadata=PA)
     runs = check_dwi(person(one, two)).runs
-    paths = [run.run.path for run in runs]
+    paths = [run.image.path for run in runs]
     assert len(plan_joined(runs, paths)[0]) == 1
     found, (reason,) = plan_joined(runs, paths[:1])
     assert found == []

@@ -10,7 +10,7 @@ from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.bids.model import Run
+from neuroferry.bids.model import Image
 from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace, parse_output_spaces
 from neuroferry.workflows.func.apply import init_bold_apply_wf
@@ -39,7 +39,7 @@ def make_run(tmp_path):
             path.parent.mkdir(exist_ok=True)
             image = nb.Nifti1Image(np.zeros((*shape, n_volumes), np.int16), np.diag([3, 3, 4, 1]))
             image.to_filename(path)
-            echoes.append(Run(path, entities, "bold", "func"))
+            echoes.append(Image(path, entities, "bold", "func"))
         times = tuple(0.01 * n for n in range(1, n_echoes + 1)) if n_echoes > 1 else ()
         return BoldRun(
             tuple(echoes),
