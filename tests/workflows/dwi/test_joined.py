@@ -119,8 +119,8 @@ def test_distortion_decides_between_directions(person):
 def test_runs_of_other_sessions_are_nothing_to_each_other(person):
     one, two = halves()
     runs = check_dwi(person(one, two)).runs
-    other = replace(runs[1].run, entities={**runs[1].run.entities, "session": "2"})
-    assert plan_joined([runs[0], replace(runs[1], run=other)], ()) == ([], [])
+    other = replace(runs[1].image, entities={**runs[1].image.entities, "session": "2"})
+    assert plan_joined([runs[0], replace(runs[1], image=other)], ()) == ([], [])
 
 
 def graph(subject, tmp_path, **settings):
