@@ -79,6 +79,7 @@ lint:
 	check ruff check .; \
 	check ruff format --check .; \
 	check mypy -p neuroferry; \
+	check mypy --config-file tests/mypy.ini tests; \
 	check lint-imports; \
 	check codespell; \
 	check shellcheck $(SCRIPTS); \

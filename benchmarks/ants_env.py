@@ -48,7 +48,7 @@ def load_ants(seed: int = DEFAULT_SEED) -> ModuleType:
     os.environ[ANTS_SEED] = str(seed)
     import ants
 
-    return ants  # type: ignore[no-any-return]
+    return ants
 
 
 @contextmanager

@@ -15,6 +15,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config):
+    """Apply the filters for warnings in setup.cfg to the helpers, which have no package."""
+    for path in (Path(__file__).parent / "helpers").glob("*.py"):
+        for category in ("DeprecationWarning", "PendingDeprecationWarning"):
+            config.addinivalue_line("filterwarnings", f"error::{category}:{path.stem}$")
+
+
 @pytest.fixture(scope="session")
 def phantom_bids(tmp_path_factory):
     """Two small phantom participants as a BIDS dataset; read-only by agreement."""

@@ -74,10 +74,11 @@ def test_writers_of_the_same_file_never_show_a_part_of_it(tmp_path):
         while not stop.is_set():
             seen.append(json.loads(path.read_text()))
 
-    threads = [
-        threading.Thread(target=lambda c=c: [write_json(path, c) for _ in range(10)])
-        for c in contents
-    ]
+    def write(content):
+        for _ in range(10):
+            write_json(path, content)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
     reader = threading.Thread(target=read)
     for thread in [reader, *threads]:
         thread.start()
@@ -191,7 +192,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "before")
     with pytest.raises(TypeError), whole_file(path) as beside:
-        assert beside.write_text("after") + "!"
+        raise TypeError(beside.write_text("after"))
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 

@@ -86,7 +86,7 @@ def volume_covariance(signals: NDArray[np.float32], chosen: NDArray[np.bool_]) -
     return total / max(count, 1)
 
 
-def modelled_covariance(covariance: Floats, bvecs: Floats) -> Floats:
+def modelled_covariance(covariance: NDArray[np.floating], bvecs: Floats) -> Floats:
     """Covariance of measurements that the model finds: power of each degree, noise, mean.
 
     Parameters
@@ -115,7 +115,7 @@ def modelled_covariance(covariance: Floats, bvecs: Floats) -> Floats:
     return modelled
 
 
-def leave_out_weights(covariance: Floats, bvecs: Floats) -> Floats:
+def leave_out_weights(covariance: NDArray[np.floating], bvecs: Floats) -> Floats:
     """How to combine the volumes of a shell to predict each without itself.
 
     Parameters

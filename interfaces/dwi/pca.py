@@ -58,7 +58,7 @@ _SIGNAL_SHARE, _AIR_WEIGHT = 0.75, 1e-3
 _CHUNK_VALUES = 500_000
 
 
-def noise_variance(values: Floats, rows: Indices, columns: int) -> Floats:
+def noise_variance(values: NDArray[np.floating], rows: Indices, columns: int) -> Floats:
     """Tell the variance of noise from the eigenvalues of patches.
 
     Parameters

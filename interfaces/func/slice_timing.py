@@ -99,7 +99,7 @@ def sinc_weights(shift: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def shift_slices(
     volumes: Iterable[FloatArray],
-    slice_times: Sequence[float],
+    slice_times: Sequence[float] | NDArray[np.float64],
     reference_time: float,
     tr: float,
     axis: int = 2,
@@ -115,7 +115,7 @@ def shift_slices(
     ----------
     volumes : iterable of ndarray of float32, shape (I, J, K)
         The series.
-    slice_times : sequence of float
+    slice_times : sequence or ndarray of float, shape (S,)
         When each slice is taken within the TR, s.
     reference_time : float
         Time to which they are shifted, s.

@@ -48,7 +48,7 @@ def plan(folder, subjects, *, alike):
     plugin = SLURMGraphPlugin(
         {"run_dir": run_dir, "record": RunRecord(run_dir / "events.jsonl"), "source": "config"}
     )
-    built = []
+    built: list[str] = []
     config = Config(folder / "bids", folder / "out", "participant")
     settings = BuildSettings(
         folder / "bids", folder / "out", config.workflow, parse_output_spaces([SPACE]), 2
@@ -102,7 +102,7 @@ def test_who_has_begun_is_looked_at(people, tmp_path):
 
 
 def test_what_no_step_depends_on_does_not_count(people):
-    alike = Alike()
+    alike: Alike[str] = Alike()
     alike.keep(plan_of(people("01", (20, 20, 20), Serial="a")), "built")
     assert alike.find(plan_of(people("02", (20, 20, 20), Serial="b"))) == ("01", "built")
     assert alike.find(plan_of(people("03", (20, 20, 21)))) is None
@@ -117,7 +117,7 @@ def test_what_steps_depend_on_counts(tmp_path):
         run = Image(path, entities, "bold", "func", {"RepetitionTime": tr, "Serial": label})
         return plan_of(Subject(label, (run,)), workflows=("func",))
 
-    alike = Alike()
+    alike: Alike[str] = Alike()
     alike.keep(bold("01", 2.0), "built")
     assert alike.find(bold("02", 2.0)) == ("01", "built")
     assert alike.find(bold("03", 3.0)) is None

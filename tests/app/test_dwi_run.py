@@ -19,8 +19,10 @@ from neuroferry.phantom import DwiOptions, write_phantom_dataset
 from neuroferry.phantom.score_dwi import direction_error
 
 pytestmark = pytest.mark.slow
-QUICK = ("--sloppy", "--skip-bids-validation", "--streamlines", "100", "--workflows", "dwi")
-QUICK += ("--output-spaces", "MNI152NLin2009aSym", "T1w")
+QUICK = (
+    *("--sloppy", "--skip-bids-validation", "--streamlines", "100", "--workflows", "dwi"),
+    *("--output-spaces", "MNI152NLin2009aSym", "T1w"),
+)
 TRUTH = "derivatives/truth/sub-01/dwi/sub-01"
 
 

@@ -32,7 +32,9 @@ def test_time_left_comes_from_like_steps():
     progress = Progress(2, 2, history, io.StringIO())
     assert progress.seconds_left() == 40.0
     progress({"event": "step_started", "step": STEP})
-    assert 39.0 < progress.seconds_left() <= 40.0
+    left = progress.seconds_left()
+    assert left is not None
+    assert 39.0 < left <= 40.0
     assert Progress(2, 2, {}, io.StringIO()).seconds_left() is None
 
 

@@ -15,15 +15,19 @@ TIMES = [0.0, 1.0, 0.2, 1.2, 0.4, 1.4, 0.6, 1.6, 0.8, 1.8]
 SOUND = {"RepetitionTime": 2.0, "TaskName": "rest", "SliceTiming": TIMES}
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    """Makes a participant of BOLD images; each is a name, its sidecar and what its header has."""
-    root = tmp_path / "bids"
-    folder = root / "sub-01" / "func"
-    folder.mkdir(parents=True)
-    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+class Dataset:
+    """A participant of BOLD images; each is a name, its sidecar and what its header has."""
 
-    def make(name, sidecar=None, *, tr=2.0, units="sec", volumes=6, affine=AFFINE, shape=None):
+    def __init__(self, root):
+        self.root = root
+        self.folder = root / "sub-01" / "func"
+        self.folder.mkdir(parents=True)
+        (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+
+    def __call__(
+        self, name, sidecar=None, *, tr=2.0, units="sec", volumes=6, affine=AFFINE, shape=None
+    ):
+        folder = self.folder
         data = np.random.default_rng(1).integers(0, 900, (*(shape or (20, 20, 10)), volumes))
         image = nb.Nifti1Image(data.astype(np.int16), affine)
         image.header.set_xyzt_units("mm", units)
@@ -33,15 +37,20 @@ def dataset(tmp_path):
         (folder / f"sub-01_{name}_bold.json").write_text(json.dumps(content))
         return folder
 
-    make.subject = lambda: index_subjects(root)[0]
-    return make
+    def subject(self):
+        return index_subjects(self.root)[0]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return Dataset(tmp_path / "bids")
 
 
 def said(dataset, **options):
     """The runs that are left, and what was said, by severity."""
     (subject,) = check_subjects([dataset.subject()], suffixes=("bold",))
     checked = check_bold(subject, **options)
-    texts = {"error": [], "warning": []}
+    texts: dict[str, list[str]] = {"error": [], "warning": []}
     for problem in (*subject.problems, *checked.problems):
         texts[problem.severity].append(problem.message)
     return checked.runs, texts["error"], texts["warning"]

@@ -23,15 +23,19 @@ BVECS = np.vstack([np.zeros((2, 3)), SIX])
 SOUND = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05}
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    """Makes a participant of diffusion-weighted images; None leaves a file out."""
-    root = tmp_path / "bids"
-    folder = root / "sub-01" / "dwi"
-    folder.mkdir(parents=True)
-    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+class Dataset:
+    """A participant of diffusion-weighted images; None leaves a file out."""
 
-    def make(name="dwi", sidecar=None, *, bvals=BVALS, bvecs=BVECS, shape=(20, 20, 10, 8)):
+    def __init__(self, root):
+        self.root = root
+        self.folder = root / "sub-01" / "dwi"
+        self.folder.mkdir(parents=True)
+        (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+
+    def __call__(
+        self, name="dwi", sidecar=None, *, bvals=BVALS, bvecs=BVECS, shape=(20, 20, 10, 8)
+    ):
+        folder = self.folder
         data = np.random.default_rng(1).integers(0, 900, shape)
         nb.Nifti1Image(data.astype(np.int16), AFFINE).to_filename(folder / f"sub-01_{name}.nii.gz")
         if bvals is not None:
@@ -45,7 +49,8 @@ def dataset(tmp_path):
         (folder / f"sub-01_{name}.json").write_text(json.dumps(content))
         return folder
 
-    def subject():
+    def subject(self):
+        folder = self.folder
         images = sorted(folder.glob("*.nii.gz"))
         sidecars = [path.name.removesuffix(".nii.gz") + ".json" for path in images]
         return Subject(
@@ -56,16 +61,17 @@ def dataset(tmp_path):
             ),
         )
 
-    make.subject = subject
-    make.root = root
-    return make
+
+@pytest.fixture
+def dataset(tmp_path):
+    return Dataset(tmp_path / "bids")
 
 
 def said(dataset, **options):
     """The runs that are left, and what was said, by severity."""
     (subject,) = check_subjects([dataset.subject()], suffixes=("dwi",))
     checked = check_dwi(subject, **options)
-    texts = {"error": [], "warning": []}
+    texts: dict[str, list[str]] = {"error": [], "warning": []}
     for problem in (*subject.problems, *checked.problems):
         texts[problem.severity].append(problem.message)
     return checked.runs, texts["error"], texts["warning"]

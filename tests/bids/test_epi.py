@@ -122,6 +122,7 @@ def test_a_contradiction_leaves_a_diffusion_run_uncorrected_with_the_reason(tmp_
     one = write("sub-01_dir-AP_dwi", PhaseEncodingDirection="j-", **both)
     other = write("sub-01_dir-PA_dwi", PhaseEncodingDirection="j", TotalReadoutTime=0.0315)
     run, findings = examine_dwi(one)
+    assert run is not None
     assert run.readout_time is None
     assert ["contradicts itself" in finding.message for finding in findings] == [True]
     plan = choose_dwi_fieldmap(Subject("01", (one, other)), run)

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from neuroferry.bids.outputs import (
+    Container,
     bids_uri,
     derivative_path,
     prepare_dataset,
@@ -36,7 +37,7 @@ def test_the_description_says_what_made_it_from_what(make_dataset, tmp_path):
             }
         }
     )
-    container = {"Type": "apptainer", "Tag": "1.2", "Digest": "sha256:ab"}
+    container = Container(Type="apptainer", Tag="1.2", Digest="sha256:ab")
     path = write_dataset_description(
         tmp_path / "out", bids_dir=raw, version="1.2", container=container
     )

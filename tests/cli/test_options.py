@@ -46,7 +46,7 @@ def test_the_lists_say_how_many_values_an_option_takes():
 
 
 def test_the_launcher_binds_whatever_is_a_path():
-    body = re.search(r"convert_value\(\) \{.*?\n\}", LAUNCHER, re.DOTALL)[0]
+    body = re.findall(r"convert_value\(\) \{.*?\n\}", LAUNCHER, re.DOTALL)[0]
     cases = {word for line in re.findall(r"^ +(-.*)\)$", body, re.M) for word in line.split(" | ")}
     paths = {flag for e in entries(Config) if e.kind is Path for flag in e.flags}
     assert paths <= cases
@@ -73,7 +73,7 @@ def test_the_pages_are_complete():
 def test_tables_have_all_their_cells():
     for path, text in generated().items():
         for table in text.split(".. list-table::")[1:] if path.suffix == ".rst" else ():
-            widths = len(re.search(r":widths: (.*)", table)[1].split())
+            widths = len(re.findall(r":widths: (.*)", table)[0].split())
             rows = table.split("\n   * -")[1:]
             assert rows
             assert {row.count("\n     -") for row in rows} == {widths - 1}

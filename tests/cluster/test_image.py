@@ -400,7 +400,7 @@ def test_launcher_knows_the_options_that_take_values():
 
     text = LAUNCHER.read_text()
     known = {
-        name: set(re.search(rf"{name}='([^']*)'", text)[1].split())
+        name: set(re.findall(rf"{name}='([^']*)'", text)[0].split())
         for name in ("TAKES_ONE", "TAKES_MORE")
     }
     parsers = [build_parser()]

@@ -535,6 +535,7 @@ def test_a_run_that_outgrew_the_laptop_is_finished_on_the_cluster(
     (before,) = list_runs(out)
     (failed,) = read_run(before).failed
     assert failed.step.endswith(".carry_to_template")
+    assert failed.message is not None
     assert "this run may use 0.4 GB" in failed.message
     assert "Even alone with 0.4 GB it was not enough: plan with at least" in failed.message
     for text in (says, failed.message):

@@ -91,6 +91,7 @@ def test_the_launcher_submits_and_the_jobs_finish(finished):
     run = read_run(folder)
     assert run.exit_code == 0
     assert run.plugin == "SLURMGraph"
+    assert run.image is not None
     assert run.image.startswith("sha256:")
     assert run.count("done") == run.n_steps
     jobs = [e for e in read_events(folder / "events.jsonl") if e["event"] == "job_started"]

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from neuroferry.engine.record import (
     RunRecord,
@@ -19,7 +20,7 @@ STEP = "neuroferry_wf.sub_01_wf.anat_wf.correct_bias"
 
 def test_events_are_read_as_written(tmp_path):
     record = RunRecord(tmp_path / "logs/a/events.jsonl")
-    heard = []
+    heard: list[dict[str, Any]] = []
     record.listeners.append(heard.append)
     record.write(
         "problem", subject="01", message="odd ünïcode\nand a line break", severity="error"
@@ -49,7 +50,7 @@ def test_writers_do_not_mix_their_lines(tmp_path):
 
 
 def test_summary_follows_each_step():
-    events = [
+    events: list[dict[str, Any]] = [
         {"event": "run_started", "run_id": "r", "steps": 3, "subjects": ["01"], "time": "t0"},
         {"event": "step_started", "step": STEP, "subject": "01", "mem_gb": 2.0, "n_procs": 1},
         {"event": "step_done", "step": STEP, "subject": "01", "seconds": 3.0, "peak_gb": 1.5},
@@ -70,7 +71,7 @@ def test_summary_follows_each_step():
 
 
 def test_a_step_that_runs_again_loses_its_error():
-    events = [
+    events: list[dict[str, Any]] = [
         {"event": "step_failed", "step": STEP, "message": "no memory"},
         {"event": "step_started", "step": STEP},
         {"event": "step_done", "step": STEP, "seconds": 1.0},

@@ -214,8 +214,8 @@ def test_a_step_larger_than_the_whole_budget_fails_and_says_where_to_go(run):
     assert retried(events) in ([], ["large"])
     for text in ("0.5 GB", "--plugin SLURMGraph", "neuroferry move"):
         assert text in error
-    needed = re.search(r"plan with at least ([\d.]+) GB", error)
-    assert 0.75 <= float(needed[1]) <= 1.5
+    needed = re.findall(r"plan with at least ([\d.]+) GB", error)[0]
+    assert 0.75 <= float(needed) <= 1.5
     assert Path(steps["large"].crashfile).exists()
 
 

@@ -174,9 +174,13 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__(convert_charrefs=True)
         self.raw = path.read_text(encoding="utf-8")
-        self.stack, self.errors, self.tags = [], [], []
-        self.ids, self.loads, self.links = Counter(), [], []
-        self.text_of = {}
+        self.stack: list[str] = []
+        self.errors: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.ids: Counter[str] = Counter()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.text_of: dict[str, list[str]] = {}
         self.feed(self.raw)
         self.close()
         self.errors += [f"<{tag}> is never closed" for tag in self.stack]

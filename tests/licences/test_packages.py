@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.licences import packages
 from neuroferry.licences.debian import read_copyright
 from neuroferry.licences.packages import data_packages, python_packages
-from neuroferry.licences.terms import load_tools
+from neuroferry.licences.terms import load_licences, load_tools
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def write_package(tmp_path, monkeypatch):
         )
         (folder / "RECORD").write_text("".join(f"{name},,\n" for name in files))
         found = list(importlib.metadata.distributions(path=[str(tmp_path / "site")]))
-        monkeypatch.setattr(packages.metadata, "distributions", lambda: found)
+        monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
 
     return write
 
@@ -50,7 +49,7 @@ def test_licence_of_the_template_is_that_of_the_notice():
     (template,) = data_packages()
     notice = (Path(__file__).parents[2] / "NOTICE").read_text(encoding="utf-8")
     assert template.name in notice
-    text = packages.load_licences()["texts"][template.licence]
+    text = load_licences()["texts"][template.licence]
     assert " ".join(text.split()) in " ".join(notice.split())
 
 

@@ -269,8 +269,9 @@ def test_oxygenation_grows_with_the_echo_time_and_heart_beats_do_not(scan):
     alive = scan(3, physiology=1.0, activation=1.0, echo_times=(0.015, 0.03), bias=0.0)
     assert [e.name for e in alive.run.effects if e.bold] == ["fluctuation", "face", "house"]
     active = scan(20, activation=3.0, echo_times=(0.015, 0.03), bias=0.0)
+    rng = np.random.default_rng(0)
     echoes = np.array(
-        [[v.copy() for v in echo] for echo in volumes(active.run, active.options, None)]
+        [[v.copy() for v in echo] for echo in volumes(active.run, active.options, rng)]
     )
     face = next(e for e in active.run.effects if e.name == "face")
     hot = face.weights > 0.01

@@ -319,7 +319,9 @@ def test_the_true_transforms_undo_motion_and_eddy_currents(scan):
     series, reference = bent.series(), flat.series()
     inner = ndimage.binary_erosion(bent.run.brain, iterations=2)
     affine = bent.session.grid.affine
-    before, after, wrong = [], [], []
+    before: list[float] = []
+    after: list[float] = []
+    wrong: list[float] = []
     for t in range(1, 7):
         whole = bent.run.eddy[t] @ bent.run.motion[t]
         aim = back_on_reference(reference[..., t], affine, bent.run.motion[t])[inner]
@@ -331,7 +333,7 @@ def test_the_true_transforms_undo_motion_and_eddy_currents(scan):
             (wrong, other, scale),
         ):
             found = back_on_reference(series[..., t], affine, matrix)[inner] * factor
-            errors.append(np.abs(found - aim).mean())
+            errors.append(float(np.abs(found - aim).mean()))
     assert np.mean(after) < 0.4 * np.mean(before)
     assert np.mean(wrong) > 1.15 * np.mean(before)
 

@@ -161,7 +161,9 @@ def test_fibres_run_along_the_centre_lines(run):
     affine = nb.load(run.dwi).affine
     labels, fraction = load(run.truth["bundles"]), load(run.truth["fraction"])
     alone = (load(run.truth["fibres"]) == 1) & (fraction > 0.6)
-    points = {row["tractID"]: [] for row in rows(run.truth["centre_lines"])}
+    points: dict[str, list[list[float]]] = {
+        row["tractID"]: [] for row in rows(run.truth["centre_lines"])
+    }
     for row in rows(run.truth["centre_lines"]):
         points[row["tractID"]].append([float(row[axis]) for axis in "xyz"])
     names = {int(row["index"]): row["name"] for row in rows(run.truth["bundle_table"])}

@@ -32,6 +32,7 @@ def test_only_drawing_stays_of_a_picture(tmp_path):
     path = tmp_path / "a.svg"
     path.write_text(HOSTILE)
     svg = inline_svg(path, "p-")
+    assert svg is not None
     assert "alert" not in svg
     assert "tooltip" not in svg
     assert "http://x" not in svg

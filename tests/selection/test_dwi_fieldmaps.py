@@ -23,13 +23,15 @@ BVALS = (0, 1000, 1000, 5, 1000, 1000, 1000, 1000, 0)
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    """Writes images of a participant with sidecars and b-values; plans for the one encoded j-."""
-    (tmp_path / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+class Dataset:
+    """Images of a participant with sidecars and b-values; plans for the one encoded j-."""
 
-    def write(name, metadata, bvals=BVALS, *, shape=(20, 20, 10), affine=AFFINE):
-        path = tmp_path / "sub-01" / f"{name}.nii.gz"
+    def __init__(self, root):
+        self.root = root
+        (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+
+    def __call__(self, name, metadata, bvals=BVALS, *, shape=(20, 20, 10), affine=AFFINE):
+        path = self.root / "sub-01" / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         count = len(bvals) if bvals is not None else 2
         data = RNG.integers(0, 900, (*shape, count)).astype(np.int16)
@@ -41,8 +43,8 @@ def dataset(tmp_path):
             np.savetxt(f"{stem}.bval", [bvals], fmt="%g")
             np.savetxt(f"{stem}.bvec", vectors / np.linalg.norm(vectors, axis=0))
 
-    def plan(**options):
-        (subject,) = index_subjects(tmp_path)
+    def plan(self, **options):
+        (subject,) = index_subjects(self.root)
         run = next(
             r
             for r in check_dwi(subject).runs
@@ -50,8 +52,10 @@ def dataset(tmp_path):
         )
         return choose_dwi_fieldmap(subject, run, **options)
 
-    write.plan = plan
-    return write
+
+@pytest.fixture
+def dataset(tmp_path):
+    return Dataset(tmp_path)
 
 
 def names(plan):
@@ -236,6 +240,8 @@ def test_the_field_is_the_true_one_for_both_runs(opposed, number, tmp_path):
     )
     inside = brain > 0
     found = nb.load(outputs.fieldmap).get_fdata()
+    assert run.readout_time is not None
+    assert run.phase_axis is not None
     shift = run.readout_time * run.zooms["ijk".index(run.phase_axis)]  # mm a hertz
     error = np.abs(found - truth)[inside].mean() * shift
     size = np.abs(truth)[inside].mean() * shift

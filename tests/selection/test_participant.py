@@ -1,6 +1,7 @@
 """What a run makes of each participant."""
 
 from dataclasses import replace
+from typing import Any
 
 import nibabel as nb
 import numpy as np
@@ -36,7 +37,7 @@ def person(tmp_path):
     return make
 
 
-FUNC = {"workflows": ["func"], "ignore": ["fieldmaps"]}
+FUNC: dict[str, Any] = {"workflows": ["func"], "ignore": ["fieldmaps"]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 out is named."""
 
 import json
+from typing import Any
 
 import pytest
 from nipype.pipeline.engine.utils import generate_expanded_graph
@@ -14,7 +15,7 @@ from neuroferry.selection.describe import describe_plan, plan_as_json
 REST = "func/task-rest_bold"
 GRE = {"fmap/magnitude1": {}, "fmap/phasediff": PHASEDIFF}
 OPPOSITE = {**DWI, "PhaseEncodingDirection": "j"}
-DATASETS = {
+DATASETS: dict[str, dict[str, dict[str, Any]]] = {
     "T1w": {"anat/T1w": {}},
     "BOLD alone": {REST: BOLD},
     "BOLD": {"anat/T1w": {}, REST: BOLD},
@@ -67,7 +68,7 @@ DATASETS = {
     },
 }
 OTHER = f"{NAME}:res-8"
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "anat": {"workflows": ("anat",)},
     "func": {"workflows": ("func",)},

@@ -1,5 +1,7 @@
 """BOLD runs in the whole graph: which anatomy each is joined to, and what it is corrected with."""
 
+from typing import Any
+
 import nibabel as nb
 import numpy as np
 import pytest
@@ -135,7 +137,7 @@ def test_a_given_anatomy_is_used_as_it_is(person, tmp_path, workflows, with_t1w)
         (anat / f"sub-01_{name}").touch()
     image = nb.Nifti1Image(np.zeros((30, 30, 30), np.int16), np.eye(4))
     image.to_filename(anat / "sub-01_desc-preproc_T1w.nii.gz")
-    images = [(None, "T1w", {})] if with_t1w else []
+    images: list[tuple[None, str, dict[str, Any]]] = [(None, "T1w", {})] if with_t1w else []
     found, _ = graph(
         person(*images, (None, "bold", BOLD)),
         tmp_path,

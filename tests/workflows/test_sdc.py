@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import nibabel as nb
 import numpy as np
@@ -12,7 +13,7 @@ from neuroferry.workflows.sdc import OUTPUTS, init_sdc_wf
 
 AFFINE = np.array([[-5.0, 0, 0, 92], [0, 5.0, 0, -122], [0, 0, 5.0, -62], [0, 0, 0, 1]])
 SHAPE = (38, 44, 28)
-ENCODED = {"phase_encoding": "j-", "readout_time": 0.03}
+ENCODED: dict[str, Any] = {"phase_encoding": "j-", "readout_time": 0.03}
 
 
 @pytest.fixture(scope="module")

@@ -214,7 +214,8 @@ def test_memory_is_respected_and_enforced(run):
         "large": "failed",
     }
     assert "--plugin SLURMGraph" in steps["large"].message
-    running, most = set(), 0
+    running: set[str] = set()
+    most = 0
     for event in events:
         if event["step"] in ("w.n0", "w.n1"):
             (running.add if event["event"] == "step_started" else running.discard)(event["step"])

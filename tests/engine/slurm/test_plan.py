@@ -56,7 +56,7 @@ def test_every_step_is_in_one_pack_and_packs_wait_only_for_earlier_ones(steps, p
 @given(graphs())
 def test_big_steps_side_by_side_stay_apart(steps):
     """No two big steps share a pack unless one waits for the other."""
-    before = [set() for _ in steps]
+    before: list[set[int]] = [set() for _ in steps]
     for i, one in enumerate(steps):
         for b in one.after:
             before[i] |= {b} | before[b]

@@ -179,8 +179,10 @@ def test_no_sbatch_is_an_error(site):
     for name in (*OTHERS, "sbatch"):
         (site.bin / name).unlink()
     (site.bin / "dirname").symlink_to(shutil.which("dirname"))
+    bash = shutil.which("bash")
+    assert bash is not None
     done = subprocess.run(
-        [shutil.which("bash"), site.write(5).script],
+        [bash, site.write(5).script],
         env={"PATH": str(site.bin)},
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from neuroferry.interfaces.anat.average import (
     robust_mean,
 )
 from neuroferry.interfaces.image.affine import compose
-from neuroferry.interfaces.image.images import Volume, load_volume, save_nifti
+from neuroferry.interfaces.image.images import Volume, inverse, load_volume, save_nifti
 from neuroferry.interfaces.image.transforms import apply_transforms, read_itk_affine
 
 SHAPE = (60, 64, 58)
@@ -32,7 +32,7 @@ def head():
 @pytest.fixture(scope="module")
 def moved(head):
     truth = compose(np.array([2.5, -1.5, 2.0, 0.03, -0.04, 0.05]), np.zeros(3))
-    image = apply_transforms(head, [np.linalg.inv(truth)], SHAPE, head.affine, order=3)
+    image = apply_transforms(head, [inverse(truth)], SHAPE, head.affine, order=3)
     noise = np.random.default_rng(1).normal(0, 3, SHAPE).astype(np.float32)
     return image.with_data(np.maximum(image.data + noise, 0)), truth
 

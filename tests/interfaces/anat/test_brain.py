@@ -22,7 +22,13 @@ from neuroferry.interfaces.anat.locate import (
     head_frame,
     starts,
 )
-from neuroferry.interfaces.image.images import Volume, load_volume, save_nifti, to_canonical
+from neuroferry.interfaces.image.images import (
+    Volume,
+    inverse,
+    load_volume,
+    save_nifti,
+    to_canonical,
+)
 from neuroferry.interfaces.image.transforms import apply_transforms, read_itk_affine
 from neuroferry.phantom.score import dice
 from neuroferry.templates import load_template
@@ -181,7 +187,7 @@ def test_interface(head, tmp_path, monkeypatch):
     template = load_template(3)
     placed = apply_transforms(
         Volume(template.brain_mask.astype(np.float32), template.affine),
-        [np.linalg.inv(read_itk_affine(found.std2anat_affine))],
+        [inverse(read_itk_affine(found.std2anat_affine))],
         volume.shape,
         volume.affine,
     )

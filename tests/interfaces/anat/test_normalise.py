@@ -13,6 +13,7 @@ from neuroferry.interfaces.anat.normalise import (
 from neuroferry.interfaces.image.images import Volume, save_nifti
 from neuroferry.interfaces.image.transforms import (
     DisplacementField,
+    Transform,
     apply_transforms,
     map_points,
     read_transform,
@@ -38,7 +39,7 @@ def bent(template):
     field = DisplacementField(data.astype(np.float32), template.affine)
     matrix = np.diag([0.95, 1.05, 1.0, 1.0])
     matrix[:3, 3] = (4.0, -6.0, 5.0)
-    chain = [matrix, field]
+    chain: list[Transform] = [matrix, field]
 
     def carry(values):
         volume = Volume(values.astype(np.float32), template.affine)

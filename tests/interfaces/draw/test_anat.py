@@ -146,7 +146,7 @@ def test_outlines_run_half_a_voxel_outside_the_outermost_voxels(tmp_path):
         title="t",
         description="d",
     )
-    path = re.search(r' d="(M[^"]+z)"', svg).group(1)
+    path = re.findall(r' d="(M[^"]+z)"', svg)[0]
     numbers = np.array(re.findall(r"-?\d+", path), dtype=float).reshape(-1, 2)
     points = np.cumsum(numbers, axis=0)
     points /= mosaic.SUBUNIT

@@ -195,4 +195,5 @@ def test_interfaces_write_the_same_bytes_again_fit_for_a_page(files, tmp_path):
             texts.append(inline_svg(folder / "picture.svg", "x-"))
             assert path == str(folder / "picture.svg")
         assert texts[0] == texts[1]
+        assert texts[0] is not None
         assert "<text" in texts[0]

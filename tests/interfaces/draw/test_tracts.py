@@ -132,7 +132,7 @@ def test_profiles_of_both_sides_and_of_what_is_missing(data):
     assert [view.get("data-label") for view in views] == ["FA", "MD", "RD", "AD"]
     assert [view.get("style") for view in views] == [None] + ["display:none"] * 3
     courses = [
-        re.findall(r"[\d.]+ ([\d.]+)", path.get("d"))
+        re.findall(r"[\d.]+ ([\d.]+)", path.get("d", ""))
         for path in views[0].iter()
         if path.get("d", "").count("L") == 99
     ]

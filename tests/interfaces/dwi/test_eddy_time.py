@@ -69,7 +69,7 @@ def test_too_little_is_known():
     truth, _, shell = head(8, 8)
     assert np.array_equal(offset_in_time(truth, [], shell, CENTRE), np.eye(4))
     assert np.array_equal(offset_in_time(truth, [0], [1, 2, 3], CENTRE), np.eye(4))
-    assert not caused_shifts(np.arange(4.0), np.eye(4, 3), [1, 2, 3, 4]).any()
+    assert not caused_shifts(np.arange(4, dtype=np.float64), np.eye(4, 3), [1, 2, 3, 4]).any()
 
 
 def test_shifts_by_the_gradient_and_by_the_head_are_told_apart():

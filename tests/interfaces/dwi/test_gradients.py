@@ -103,8 +103,8 @@ def test_a_sheared_affine_still_gives_unit_vectors():
 
 def test_near_zero_shells_count_as_b0(tmp_path):
     bvals = [0, 2000, 2, 2]
-    files = write(tmp_path, bvals, directions(4))
-    gradients = read_gradients(*files, np.eye(4))
+    bval, bvec = write(tmp_path, bvals, directions(4))
+    gradients = read_gradients(bval, bvec, np.eye(4))
     assert gradients.b0s.tolist() == [True, False, True, True]
     assert gradients.bvals.tolist() == bvals
     assert np.linalg.norm(gradients.bvecs, axis=1).round(6).tolist() == [0, 1, 0, 0]
@@ -114,7 +114,7 @@ def test_near_zero_shells_count_as_b0(tmp_path):
     ]
     assert gradients.shells[0].is_b0
     assert gradients.n_directions == 1
-    assert not read_gradients(*files, np.eye(4), b0_threshold=1).b0s[2]
+    assert not read_gradients(bval, bvec, np.eye(4), b0_threshold=1).b0s[2]
 
 
 def test_shells():
@@ -186,8 +186,8 @@ def test_what_cannot_be_read(tmp_path, bval, bvec, words):
 
 
 def test_a_direction_that_b0_volumes_lack_is_no_matter(tmp_path):
-    files = write(tmp_path, [0, 1000], [[np.nan] * 3, [0, 0, 1]])
-    assert read_gradients(*files, np.eye(4)).bvecs.tolist() == [[0, 0, 0], [0, 0, 1]]
+    bval, bvec = write(tmp_path, [0, 1000], [[np.nan] * 3, [0, 0, 1]])
+    assert read_gradients(bval, bvec, np.eye(4)).bvecs.tolist() == [[0, 0, 0], [0, 0, 1]]
 
 
 def test_what_a_tensor_takes():

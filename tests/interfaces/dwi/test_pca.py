@@ -73,7 +73,7 @@ def test_components_beyond_the_edge_stay_and_the_others_go():
     assert rms(made - signal) == pytest.approx(SIGMA * np.sqrt(59 / 459), rel=0.08)
     for number in (0, 7):
         alone, _ = filter_patches(
-            (signal + noise)[number : number + 1].astype(np.float32), [SIGMA]
+            (signal + noise)[number : number + 1].astype(np.float32), np.array([SIGMA])
         )
         np.testing.assert_allclose(alone[0], made[number], rtol=1e-5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import moving_dwi as md
 import numpy as np
@@ -28,7 +29,7 @@ from neuroferry.interfaces.dwi.resample import ResampleDwi, Ways
 from neuroferry.interfaces.dwi.slice_patches import Patches, read_patches, write_patches
 from neuroferry.interfaces.dwi.slice_prediction import bridge, predict_slice, show_whole
 from neuroferry.interfaces.epi.motion_table import write_motion_xfms
-from neuroferry.interfaces.image.images import Volume
+from neuroferry.interfaces.image.images import Volume, inverse
 from neuroferry.interfaces.image.series import open_series
 
 N = 16
@@ -59,8 +60,8 @@ class Scan:
         self.reference = Volume(volumes[0], md.AFFINE)
         self.folder = folder
 
-    def replaced(self, **changes: object) -> Patches:
-        given = {
+    def replaced(self, **changes: Any) -> Patches:
+        given: dict[str, Any] = {
             "series": open_series(self.path),
             "gradients": self.gradients,
             "ways": self.ways,
@@ -123,7 +124,7 @@ def test_it_goes_back_to_where_the_volume_is(scan: Scan) -> None:
     still = np.tile(np.eye(4), (N + N_B0, 1, 1))
     others = {
         "no motion": Ways(still, still),
-        "the wrong way": Ways(np.linalg.inv(scan.ways.matrices), scan.ways.rigid),
+        "the wrong way": Ways(inverse(scan.ways.matrices), scan.ways.rigid),
     }
     for name, ways in others.items():
         assert error(scan, scan.patched(scan.replaced(ways=ways))) > 1.5 * right, name

@@ -59,6 +59,7 @@ def test_position_is_found_to_half_a_millimetre(anatomy, parameters):
     points = mask_points(mask, t1w.affine)
     assert rms_distance(found.matrix, truth, points) < 0.5
     assert found.method == "boundary"
+    assert found.edges is not None
     assert found.edges > 0.7
     assert found.from_header_mm == pytest.approx(rms_distance(truth, np.eye(4), points), abs=0.5)
 

@@ -187,6 +187,7 @@ def test_reference_and_motion_of_a_run(
     single_error = np.std((volumes[report["PositionOfVolume"]] - ideal)[inner])
     assert mean_error < 0.6 * single_error
     table = np.genfromtxt(found.outputs.motion_tsv, names=True)
+    assert table.dtype.names is not None
     assert table.dtype.names[:3] == ("trans_x", "trans_y", "trans_z")
     assert np.isnan(table["rmsd"][0])
     first = [Path(p).read_bytes() for p in (found.outputs.motion_xfms, found.outputs.motion_tsv)]

@@ -201,7 +201,7 @@ def test_anatomical_components_are_nipypes(made, tmp_path):
     assert ours.series.shape == table.shape
     assert (ours.series[:N_DUMMY] == 0).all()
     assert aligned(ours.series, table).min() > 0.99999
-    meta = np.genfromtxt(theirs.outputs.metadata_file, names=True, dtype=None, encoding=None)
+    meta = np.genfromtxt(theirs.outputs.metadata_file, names=True, dtype=None)
     np.testing.assert_allclose(ours.singular_values[:40], meta["singular_value"][:40], rtol=1e-4)
     explained = meta["variance_explained"][:40]
     np.testing.assert_allclose(ours.variance_explained[:40], explained, rtol=1e-4)
@@ -233,9 +233,9 @@ def test_components_do_not_depend_on_the_blocks(made):
     masks = {"all": np.ones(int(made["brain"].sum()), bool)}
     with store_of(made, 37) as few, store_of(made, 4096) as many:
         a, b = (noise_components(s, masks, TR)["all"] for s in (few, many))
-        means = [mean_series(s, masks)["all"] for s in (few, many)]
+        one, other = (mean_series(s, masks)["all"] for s in (few, many))
     np.testing.assert_allclose(a.singular_values, b.singular_values, rtol=1e-6, atol=1e-3)
-    np.testing.assert_allclose(*means, rtol=1e-7)
+    np.testing.assert_allclose(one, other, rtol=1e-7)
 
 
 def test_masks_hold_what_they_are_named_for(made):

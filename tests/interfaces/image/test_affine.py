@@ -13,7 +13,7 @@ from neuroferry.interfaces.image.affine import (
     refine,
     sample_points,
 )
-from neuroferry.interfaces.image.images import Volume
+from neuroferry.interfaces.image.images import Volume, inverse
 from neuroferry.interfaces.image.transforms import apply_transforms
 
 AFFINE_3MM = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -69,7 +69,7 @@ def test_a_known_transform_is_found(scene, dof):
     parameters = np.array([5.0, -4.0, 3.0, 0.06, -0.05, 0.08, 0.05, -0.04, 0.03, 0.02, 0, 0.01])
     centre = scene.affine[:3, :3] @ (np.array(scene.shape) / 2)
     truth = compose(parameters[:dof], centre)
-    moved = apply_transforms(scene, [np.linalg.inv(truth)], scene.shape, scene.affine, order=3)
+    moved = apply_transforms(scene, [inverse(truth)], scene.shape, scene.affine, order=3)
     mask = np.zeros(scene.shape, dtype=bool)
     mask[8:-8, 8:-8, 8:-8] = True
     points = sample_points(scene, mask, 4.0)

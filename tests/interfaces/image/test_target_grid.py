@@ -40,11 +40,11 @@ def test_the_grid_in_anatomical_space(images, tmp_path, monkeypatch):
     size = np.array(grid.shape) * grid.header.get_zooms()
     assert np.all(size >= np.array([40, 44, 48]) * nb.affines.voxel_sizes(T1W) - 0.1)
     assert np.all(size < np.array([40, 44, 48]) * nb.affines.voxel_sizes(T1W) + 4)
-    centres = [
+    before, after = (
         nb.affines.apply_affine(affine, (np.array(shape) - 1) / 2)
         for affine, shape in ((T1W, (40, 44, 48)), (grid.affine, grid.shape))
-    ]
-    assert np.allclose(*centres, atol=1e-4)
+    )
+    assert np.allclose(before, after, atol=1e-4)
 
 
 def test_the_grid_in_template_space(images, tmp_path, monkeypatch):

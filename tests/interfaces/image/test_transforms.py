@@ -106,6 +106,8 @@ def test_composite_round_trip_and_bytes(tmp_path, matrix, field):
     second = write_itk_composite(chain, tmp_path / "b.h5").read_bytes()
     assert hashlib.sha1(first).digest() == hashlib.sha1(second).digest()
     back, linear = read_transform(tmp_path / "a.h5")
+    assert isinstance(back, DisplacementField)
+    assert isinstance(linear, np.ndarray)
     np.testing.assert_allclose(back.data, field.data, atol=2**-11 + 1e-6)
     np.testing.assert_allclose(back.affine, field.affine, atol=1e-10)
     np.testing.assert_allclose(linear, matrix, atol=1e-12)

@@ -40,7 +40,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     affine[:3, 3] = (-118.0, -150.0, -110.0)
     grid = iqm_maps.RunGrid(SHAPE, affine, np.eye(4))
     tpms = iqm_maps.template_on_run(template, grid, [np.eye(4)])
-    brain = sum(tpms.values()) > 0.5
+    brain = np.asarray(sum(tpms.values()) > 0.5)
     points = affine[:3, :3] @ np.indices(SHAPE).reshape(3, -1) + affine[:3, 3:]
     radius = np.linalg.norm((points.T - (0, -18, 8)) / (88, 108, 92), axis=1).reshape(SHAPE)
     truth = np.where(radius < 1, 900.0, 0.0)

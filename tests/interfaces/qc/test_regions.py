@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,9 @@ PUBLISHED = [
 
 
 def _summary(**known: float) -> regions.RegionSummary:
-    blank = dict.fromkeys(("mean", "median", "p05", "p95", "k", "stdv", "mad"), math.nan)
+    blank: dict[str, Any] = dict.fromkeys(
+        ("mean", "median", "p05", "p95", "k", "stdv", "mad"), math.nan
+    )
     return regions.RegionSummary(**{**blank, "n": 0, **known})
 
 

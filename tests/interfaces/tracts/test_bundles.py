@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.image.images import Volume, save_volume
+from neuroferry.interfaces.image.images import Volume, inverse, save_volume
 from neuroferry.interfaces.image.transforms import (
     DisplacementField,
     apply_transforms,
@@ -54,8 +54,9 @@ def bundle(name="Line", *, include=None, exclude=(), start=(), end=(), lengths=(
         box("middle", (-5.0, -5.0, -5.0), (5.0, 5.0, 5.0)),
         box("last", (30.0, -5.0, -5.0), (40.0, 5.0, 5.0)),
     )
+    least, most = lengths
     return BundleDefinition(
-        name, (230, 159, 0), include, exclude, start, end, *lengths, ("wakana2007",)
+        name, (230, 159, 0), include, exclude, start, end, least, most, ("wakana2007",)
     )
 
 
@@ -213,7 +214,7 @@ def test_points_go_the_other_way_than_images(tmp_path):
     bend[..., 2] = 4 * np.cos(where[0] / 25)
     field = DisplacementField(bend, grid)  # T1w points to template points
     points = rng.uniform(-25, 25, (3, 40))
-    anat = map_points(points, [np.linalg.inv(rigid)])
+    anat = map_points(points, [inverse(rigid)])
     expected = map_points(anat, [field])
     xfm = write_itk_affine(rigid, tmp_path / "dwi2anat.txt")
     composite = write_itk_composite([field], tmp_path / "std2anat.h5")
@@ -224,7 +225,7 @@ def test_points_go_the_other_way_than_images(tmp_path):
     for axis in range(3):
         ramp = Volume(where[axis].astype(np.float32), grid)
         on_anat = apply_transforms(ramp, [field], (25, 25, 25), grid)
-        on_dwi = apply_transforms(on_anat, [np.linalg.inv(rigid)], (25, 25, 25), grid)
+        on_dwi = apply_transforms(on_anat, [inverse(rigid)], (25, 25, 25), grid)
         there = map_points(points, [np.linalg.inv(grid)])
         from scipy import ndimage
 

@@ -119,7 +119,8 @@ def test_the_interface_writes_the_tidy_table(tmp_path, extent, ends):
     assert rows[1][:3] == ["sub-01", "Left Line", "0"]
     assert rows[12] == ["sub-01", "Right Line", "0", "n/a", "n/a", "n/a", "n/a"]
     back = read_profiles(result.outputs.profiles_tsv)
-    s = np.linspace(*ends, 11)
+    start, end = ends
+    s = np.linspace(start, end, 11)
     assert np.allclose(back["Left Line"]["fa"], 0.5 + s / 100, atol=1e-4)
     assert np.allclose(back["Left Line"]["md"], 1e-3 + s * 1e-5, rtol=1e-4)
     assert np.isnan(back["Right Line"]["ad"]).all()

@@ -1,18 +1,23 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.interfaces.image.transforms import jacobian_determinant, read_itk_composite
+from neuroferry.interfaces.image.transforms import (
+    DisplacementField,
+    jacobian_determinant,
+    read_itk_composite,
+)
 from neuroferry.phantom.score import dice, template_overlap, tissue_dice
 from neuroferry.templates import load_template
 from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.fit import OUTPUTS
 
-GIVEN = {
+GIVEN: dict[str, dict[str, Any]] = {
     "brain_mask": {"brain_mask": "mask.nii.gz"},
     "tissues": {"dseg": "dseg.nii.gz", "tpms": ["gm.nii.gz", "wm.nii.gz", "csf.nii.gz"]},
     "xfms": {"anat2std_xfm": "a.h5", "std2anat_xfm": "b.h5"},
@@ -166,5 +171,6 @@ def test_images_fit_together(finished):
 def test_nothing_folds(finished):
     forward, _ = read_itk_composite(finished["register_template"].anat2std_xfm)
     backward = read_itk_composite(finished["register_template"].std2anat_xfm)[-1]
-    assert (jacobian_determinant(forward) > 0).all()
-    assert (jacobian_determinant(backward) > 0).all()
+    for field in (forward, backward):
+        assert isinstance(field, DisplacementField)
+        assert (jacobian_determinant(field) > 0).all()

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nb
 import numpy as np
 import pytest
 
 from neuroferry.interfaces.epi.confound_table import MOTION, read_table, write_table
+from neuroferry.interfaces.image.images import inverse
 from neuroferry.interfaces.image.transforms import write_itk_affine
 from neuroferry.reports.methods import cited_keys, load_references
 from neuroferry.workflows.func.confounds import confounds_mem_gb, init_bold_confounds_wf
@@ -53,7 +55,7 @@ def files(tmp_path_factory):
         "dseg": (dseg.astype(np.uint8), t1w_affine),
         **{f"tpm{n}": ((dseg == n).astype(np.float32), t1w_affine) for n in (1, 2, 3)},
     }
-    paths = {}
+    paths: dict[str, Any] = {}
     for name, (values, affine) in images.items():
         paths[name] = str(folder / f"{name}.nii.gz")
         kind = values.dtype if values.dtype == np.uint8 else np.float32
@@ -61,7 +63,7 @@ def files(tmp_path_factory):
     paths["tpms"] = [paths.pop(f"tpm{n}") for n in (1, 2, 3)]
     for name, matrix in (
         ("anat2boldref_xfm", shift),
-        ("boldref2anat_xfm", np.linalg.inv(shift)),
+        ("boldref2anat_xfm", inverse(shift)),
     ):
         paths[name] = str(write_itk_affine(matrix, folder / f"{name}.txt"))
     motion = np.cumsum(rng.normal(0, [0.02] * 3 + [4e-4] * 3, (N_VOLUMES, 6)), axis=0)
