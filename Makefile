@@ -1,8 +1,10 @@
 # make demo       try it: example data, one run, its report
 # make test       all checks and tests, in the image too
+# make test-fast  the quick tests: two minutes on two processors
+# make lint       ruff, mypy, import-linter, codespell, shellcheck
+# make docs       build the documentation; says which page to open
 # make image      build neuroferry.sif
 # make venv       the environment that the tests run in
-# make lint       ruff, mypy, import-linter, shellcheck
 # make generated  option lists, settings files and tables of the documentation, from the settings
 # make lock       new lock files from setup.cfg
 # make clean      remove what these made
@@ -13,9 +15,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test image venv lint generated lock clean
+.PHONY: help demo test test-fast lint docs image venv generated lock clean
 
 DEMO := demo
+# Which lines were run; all runs of the tests go into one file.
+COVERAGE := --cov --cov-append --cov-report=
 # Tests that watch memory and schedulers, or fill the machine by themselves.
 ALONE := tests/engine tests/cluster
 SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv
@@ -42,12 +46,22 @@ test:
 	venv=$$(containers/venv); \
 	status=0; \
 	$(MAKE) --no-print-directory lint VENV="$$venv" || status=1; \
+	$(MAKE) --no-print-directory docs VENV="$$venv" || status=1; \
 	if [[ $$apptainer ]]; then export NEUROFERRY_NEEDS_IMAGE=1; fi; \
-	run() { "$$venv/bin/python" -m pytest "$$@" || status=1; }; \
+	run() { "$$venv/bin/python" -m pytest $(COVERAGE) "$$@" || status=1; }; \
+	rm -f .cache/coverage; \
 	run tests $(ALONE:%=--ignore=%) --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry \
 		-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder; \
 	run $(ALONE); \
+	"$$venv/bin/python" -m coverage report --skip-covered --sort=cover || true; \
 	exit $$status
+
+test-fast:
+	@$(call provision,--test); \
+	venv=$$(containers/venv); \
+	"$$venv/bin/python" -m pytest tests --ignore=tests/cluster -m 'not slow and not cluster' \
+		--doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry \
+		-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 image:
 	@containers/provision
@@ -66,9 +80,16 @@ lint:
 	check ruff format --check .; \
 	check mypy -p neuroferry; \
 	check lint-imports; \
+	check codespell; \
 	check shellcheck $(SCRIPTS); \
 	check shellcheck --shell=bash --exclude=SC2034,SC2154 $(SNIPPETS); \
 	exit $$status
+
+docs:
+	@venv="$(VENV)"; \
+	if [[ -z $$venv ]]; then $(call provision,--test); venv=$$(containers/venv); fi; \
+	"$$venv/bin/python" -m sphinx -W --keep-going -q -j auto -d .cache/doctrees docs .cache/docs; \
+	echo "docs: open $$PWD/.cache/docs/index.html"
 
 generated:
 	@$(call provision,); "$$(containers/venv)/bin/python" -m neuroferry.cli.options --write

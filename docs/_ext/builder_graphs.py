@@ -24,8 +24,8 @@ from sphinx.errors import ExtensionError
 
 _STYLE = """\
   graph [bgcolor=transparent, rankdir=TB, nodesep=0.15, ranksep=0.3]
-  node [shape=box, style="rounded,filled", fillcolor="#f5f7fa", color="#8a97a8", fontname="DejaVu Sans",
-        fontsize=10, height=0.3, margin="0.1,0.04"]
+  node [shape=box, style="rounded,filled", fillcolor="#f5f7fa", color="#8a97a8",
+        fontname="DejaVu Sans", fontsize=10, height=0.3, margin="0.1,0.04"]
   edge [color="#8a97a8", arrowsize=0.6]
 """
 _WORKFLOW = 'style=filled, fillcolor="#d6e6f7", color="#3b76b0"'
@@ -93,9 +93,7 @@ def build_graphs() -> dict[str, str]:
     return {key: text for key, (_, text) in found.items()}
 
 
-def _insert(
-    _app: Sphinx, what: str, name: str, obj: Any, _options: Any, lines: list[str]
-) -> None:
+def _insert(_app: Sphinx, what: str, name: str, obj: Any, _options: Any, lines: list[str]) -> None:
     """Put the graph below a builder's documentation."""
     short = name.rpartition(".")[2]
     if what != "function" or not (short.startswith("init_") and short.endswith("_wf")):

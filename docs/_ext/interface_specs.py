@@ -18,7 +18,9 @@ def _fields(spec: Any) -> Iterator[tuple[str, str, str]]:
         if name in _INHERITED or name not in spec.copyable_trait_names():
             continue
         kind = str(trait.full_info(spec, name, None)).removeprefix("a ").removeprefix("an ")
-        notes = [part for part in ("mandatory" if trait.mandatory else "", trait.desc or "") if part]
+        notes = [
+            part for part in ("mandatory" if trait.mandatory else "", trait.desc or "") if part
+        ]
         yield name, kind, "; ".join(notes)
 
 

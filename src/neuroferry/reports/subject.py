@@ -83,7 +83,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         "modalities": _show_scans(scans, pictures),
         "has_metrics": bool(tables),
         "metric_tables": tables,
-        "advices": sorted({advice(step.message, step.traceback) for step in run.failed}),
+        "advice": sorted({advice(step.message, step.traceback) for step in run.failed}),
         "failures": [_show_failure(step) for step in run.failed],
         "skipped": [_show_skipped(step) for step in run.steps if step.state == "skipped"],
         "problems": [_show_problem(problem) for problem in run.problems],
