@@ -88,7 +88,7 @@ lint:
 docs:
 	@venv="$(VENV)"; \
 	if [[ -z $$venv ]]; then $(call provision,--test); venv=$$(containers/venv); fi; \
-	"$$venv/bin/python" -m sphinx -W --keep-going -q -j auto -d .cache/doctrees docs .cache/docs; \
+	"$$venv/bin/python" -W "error:Unknown section:UserWarning" -m sphinx -W --keep-going -q -j auto -d .cache/doctrees docs .cache/docs; \
 	echo "docs: open $$PWD/.cache/docs/index.html"
 
 generated:

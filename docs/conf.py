@@ -27,6 +27,7 @@ extensions = [
 exclude_patterns = ["_templates", "_ext"]
 templates_path = ["_templates"]
 default_role = "autolink"
+highlight_language = "none"
 
 autosummary_generate = True
 add_module_names = False

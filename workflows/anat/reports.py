@@ -72,8 +72,12 @@ def init_anat_reports_wf(
     name : str
         Name of the workflow.
 
-    Inputs
-    ------
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
     t1w_ref
         T1w image before bias correction.
     t1w_preproc
@@ -87,8 +91,8 @@ def init_anat_reports_wf(
     std_t1w
         T1w image in template space.
 
-    Outputs
-    -------
+    **Outputs**
+
     conform, bias, brain, tissues, norm
         Path of each picture in the output folder.
     """

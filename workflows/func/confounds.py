@@ -80,8 +80,12 @@ def init_bold_confounds_wf(
     name : str
         Name of the workflow.
 
-    Inputs
-    ------
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
     bold
         Preprocessed series in its own space.
     bold_mask
@@ -95,8 +99,8 @@ def init_bold_confounds_wf(
     anat2boldref_xfm
         With a T1w image: ITK transform that resamples it onto the series.
 
-    Outputs
-    -------
+    **Outputs**
+
     confounds_tsv, confounds_json
         The table, and what its columns are.
     summary_json

@@ -61,8 +61,12 @@ def init_bold_reports_wf(
     name : str
         Name of the workflow.
 
-    Inputs
-    ------
+    Returns
+    -------
+    LiterateWorkflow
+
+    **Inputs**
+
     bold, bold_ref, bold_mask
         Preprocessed series, reference image as measured, brain mask.
     confounds_tsv, summary_json, compcor_masks, tsnr_map
@@ -76,8 +80,8 @@ def init_bold_reports_wf(
         With correction of distortion: reference without it, field in Hz on its grid, what
         the correction says of itself.
 
-    Outputs
-    -------
+    **Outputs**
+
     out_files
         Paths of pictures and summary in the output folder.
     """
