@@ -23,6 +23,7 @@ TOGETHER = {
     "cluster/test_move.py": "move and fetch, between two machines",
     "cluster/test_slurm.py": "the SLURM plugin on a real SLURM",
     "cluster/test_slurm_image.py": "the image on a real SLURM",
+    "cluster/test_trust.py": "awkward names and signatures, with the image",
     "engine/slurm/test_plan.py": "units, packs, groups and scripts",
     "engine/slurm/test_submit.py": "submit.sh",
     "interfaces/epi/test_fieldmaps.py": "field maps of every kind against one field",
@@ -31,6 +32,7 @@ TOGETHER = {
     "test_docs.py": "pages of the documentation against the program",
     "test_house.py": "the repository",
     "workflows/test_base_func.py": "BOLD runs in a participant's graph",
+    "workflows/test_kinds.py": "kinds of step of every builder",
 }
 
 
@@ -79,7 +81,8 @@ def test_every_part_of_the_package_has_a_layer():
 def test_the_architecture_page_has_the_layers_of_the_contract():
     text = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
     section = text.partition("\nLayers\n")[2].partition("\nRooms with rooms")[0]
-    rows = [re.findall(r"``(\w+)``", line[:30]) for line in section.splitlines()]
+    table = section.partition("\n=====")[2]
+    rows = [re.findall(r"``(\w+)``", line) for line in table.splitlines() if line[:2] == "``"]
     assert [set(row) for row in rows if row] == layers()
 
 
