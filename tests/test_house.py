@@ -1,4 +1,4 @@
-"""The shape of the repository: folders, requirements, tests and the page that describes them."""
+"""The shape of the repository: folders, tests, requirements, and the page that describes it."""
 
 import ast
 import configparser
@@ -23,7 +23,7 @@ TOGETHER = {
     "cluster/test_move.py": "move and fetch, between two machines",
     "cluster/test_slurm.py": "the SLURM plugin on a real SLURM",
     "cluster/test_slurm_image.py": "the image on a real SLURM",
-    "cluster/test_trust.py": "hostile names and signatures, with the image",
+    "cluster/test_trust.py": "awkward names and signatures, with the image",
     "engine/slurm/test_plan.py": "units, packs, groups and scripts",
     "engine/slurm/test_submit.py": "submit.sh",
     "interfaces/epi/test_fieldmaps.py": "field maps of every kind against one field",
@@ -32,7 +32,7 @@ TOGETHER = {
     "test_docs.py": "pages of the documentation against the program",
     "test_house.py": "the repository",
     "workflows/test_base_func.py": "BOLD runs in a participant's graph",
-    "workflows/test_kinds.py": "every kind of step against the table of estimates",
+    "workflows/test_kinds.py": "kinds of step of every builder",
 }
 
 
@@ -42,31 +42,6 @@ def test_root_folders_are_linked_into_the_package(name):
     assert link.is_symlink()
     assert link.resolve() == ROOT / name
     assert (ROOT / name / "__init__.py").is_file()
-
-
-def imported_packages(*folders):
-    """Give the top-level packages that modules import, wherever in them that happens."""
-    found = set()
-    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names - {"neuroferry"}
-
-
-def test_requirements_are_what_the_code_imports():
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"] + config["options.extras_require"]["dask"]
-    required = {re.findall(r"^[\w.-]+", line)[0] for line in lines.split() if line[0].isalpha()}
-    holders = packages_distributions()
-    imported = {
-        re.sub(r"[-_.]+", "-", holders[name][0]).lower()
-        for name in imported_packages("src", "workflows", "interfaces", "configs")
-    }
-    assert required == imported
 
 
 def mirrored(test):
@@ -106,16 +81,9 @@ def test_every_part_of_the_package_has_a_layer():
 def test_the_architecture_page_has_the_layers_of_the_contract():
     text = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
     section = text.partition("\nLayers\n")[2].partition("\nRooms with rooms")[0]
-    found: list[set[str]] = []
-    joined = False
-    for line in section.splitlines():
-        names = set(re.findall(r"``(\w+)``", line[:30]))
-        if names and joined:  # a row of names that goes on in the next line
-            found[-1] |= names
-        elif names:
-            found.append(names)
-        joined = bool(names) and line[:30].rstrip().endswith(",")
-    assert found == layers()
+    table = section.partition("\n=====")[2]
+    rows = [re.findall(r"``(\w+)``", line) for line in table.splitlines() if line[:2] == "``"]
+    assert [set(row) for row in rows if row] == layers()
 
 
 def test_the_architecture_page_names_every_room():
@@ -132,3 +100,28 @@ def test_the_architecture_page_names_every_room():
         f"{top}/{room}" for top, body in entries.items() for room in re.findall(r"``(\w+)``", body)
     }
     assert rooms - named == set()
+
+
+def imported_packages(*folders):
+    """Give the top-level packages that modules import, wherever in them that happens."""
+    found = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"neuroferry"}
+
+
+def test_requirements_are_what_the_code_imports():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"] + config["options.extras_require"]["dask"]
+    required = {re.match(r"[\w.-]+", line)[0] for line in lines.split() if line[0].isalpha()}
+    holders = packages_distributions()
+    imported = {
+        re.sub(r"[-_.]+", "-", holders[name][0]).lower()
+        for name in imported_packages("src", "workflows", "interfaces", "configs")
+    }
+    assert required == imported

@@ -10,7 +10,6 @@ _EPI = {
     "MagneticFieldStrength": 3,
     "PhaseEncodingDirection": "j-",
     "TotalReadoutTime": 0.03,
-    "EffectiveEchoSpacing": 0.0005,
 }
 _SLICES = [round(0.05 * index, 2) for index in range(24)]
 

@@ -24,6 +24,8 @@ from neuroferry.phantom.epi import EpiHead, trace
 from neuroferry.phantom.fmap import scan_opposed
 from neuroferry.phantom.score import course_correlation, effect_recovery
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {
     "resolution": 6.0,
     "snr": 0.0,

@@ -17,6 +17,8 @@ from neuroferry.phantom import files, write_phantom_dataset
 from neuroferry.phantom.score import dice, folded_voxels, tissue_dice
 from neuroferry.templates import load_template
 
+pytestmark = pytest.mark.slow
+
 
 def load(path):
     return np.asarray(nb.load(path).dataobj, dtype=np.float32)

@@ -38,6 +38,8 @@ from neuroferry.phantom.score_dwi import direction_error, fa_error, gradient_err
 from neuroferry.phantom.subject import draw_subject
 from neuroferry.templates import load_template
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {
     "resolution": 5.0,
     "n_b0": 1,

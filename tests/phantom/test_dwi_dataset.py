@@ -27,6 +27,8 @@ from neuroferry.phantom.score_dwi import (
 )
 from neuroferry.phantom.t1w import ScanParameters, scan_pose
 
+pytestmark = pytest.mark.slow
+
 MAPS = ("fa", "md", "ad", "rd", "direction", "tensor", "fibres", "fraction", "bundles")
 
 

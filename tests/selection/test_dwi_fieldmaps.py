@@ -219,6 +219,7 @@ def opposed(tmp_path_factory):
     return person.dwi, subject
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_field_is_the_true_one_for_both_runs(opposed, number, tmp_path):
     """In size and in sign: a field of the wrong sign is off by twice the true shift."""

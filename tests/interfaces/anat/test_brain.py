@@ -33,6 +33,8 @@ from neuroferry.interfaces.image.transforms import apply_transforms, read_itk_af
 from neuroferry.phantom.score import dice
 from neuroferry.templates import load_template
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def head(phantom_bids):

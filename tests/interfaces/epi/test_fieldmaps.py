@@ -24,6 +24,8 @@ from neuroferry.interfaces.image.images import Volume, resample_to, save_volume
 from neuroferry.interfaces.image.series import SeriesWriter
 from neuroferry.templates import load_template
 
+pytestmark = pytest.mark.slow
+
 VOXEL = 3.5
 AFFINE = np.array([[-VOXEL, 0, 0, 91.0], [0, VOXEL, 0, -124], [0, 0, 4.0, -62], [0, 0, 0, 1]])
 SHAPE = (52, 62, 34)
