@@ -48,7 +48,7 @@ def write_table(outs: list[Path], path: Path) -> None:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     measured: dict[str, dict[str, float]] = {}
     size = work = 0.0
-    files = subjects = 0
+    files = n_steps = 0
     for out in outs:
         steps = measured_steps(out)
         for kind, row in _rows(steps).items():
@@ -58,11 +58,11 @@ def write_table(outs: list[Path], path: Path) -> None:
         made = [file for file in out.glob("sub-*/**/*") if file.is_file()]
         size += sum(file.stat().st_blocks * 512 for file in made) / 1e9
         work += sum(step.disk_gb or 0.0 for step in steps.values())
-        files += len(made)
-        subjects += len({step.subject for step in steps.values()})
+        files += len(made) + len({step.subject for step in steps.values()})
+        n_steps += len(steps)
     output = {
         "of_work": round(size / work, 2),
-        "files_per_participant": round(files / subjects) + 1,
+        "files_per_step": round(files / n_steps, 2),
     }
     rows = dict(sorted({**table["steps"], **measured}.items()))
     path.write_text(HEAD + tomli_w.dumps({"output": output, "steps": rows}), encoding="utf-8")

@@ -153,6 +153,11 @@ def test_the_table_is_used_where_nothing_was_measured():
     assert (estimate.mem_source, estimate.seconds_source) == ("table", "table")
 
 
+def test_a_declared_figure_that_is_that_of_an_undeclared_step_still_tells_the_size():
+    table = {"a": measured("a", 10.0, peak_gb=0.2, declared_gb=0.25)}
+    assert Estimator(table=table).estimate("a", 0.5).seconds == 20.0
+
+
 def test_a_longer_series_takes_longer_and_no_more_memory(tmp_path):
     """What was measured on 150 volumes is planned for 2,000; the record keeps their number."""
     workflow = Workflow("w", base_dir=str(tmp_path))

@@ -283,13 +283,13 @@ def _disks(
     table = package_toml("steps.toml")["output"]
     work_gb = sum(step.disk_gb for step in plan.to_do)
     subjects = {step.subject for step in plan.to_do if step.subject}
-    part, files = table["of_work"], table["files_per_participant"]
+    part, files = table["of_work"], table["files_per_step"] * len(plan.to_do)
     measured = _measure_output(config.output_dir, history)
     if measured is not None:
-        part, files = measured
+        part, files = measured[0], measured[1] * len(subjects)
     return (
         disk_need(config.work_dir, work_gb, sum(step.files for step in plan.to_do)),
-        disk_need(config.output_dir, work_gb * part, round(files * len(subjects))),
+        disk_need(config.output_dir, work_gb * part, round(files)),
     )
 
 

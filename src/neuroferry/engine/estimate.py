@@ -192,9 +192,7 @@ class Estimator:
 
 def _scale(declared_gb: float, measured_at_gb: float | None) -> float:
     """Ratio of two image sizes, as the memory that was declared for them tells it."""
-    if not measured_at_gb or DEFAULT_GB in (declared_gb, measured_at_gb):
-        return 1.0
-    return declared_gb / measured_at_gb
+    return declared_gb / measured_at_gb if measured_at_gb else 1.0
 
 
 def _longer(volumes: int | None, measured_with: int | None) -> float:
