@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -168,14 +169,14 @@ class Series:
         """Go to the first byte of a volume."""
         try:
             handle.seek(self.offset + index * self.volume_bytes)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise self._truncated(index) from error
 
     def _read(self, handle: IO[bytes], index: int) -> FloatArray:
         """Read the volume at the handle's position."""
         try:
             raw = handle.read(self.volume_bytes)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise self._truncated(index) from error
         if len(raw) < self.volume_bytes:
             raise self._truncated(index)

@@ -102,6 +102,7 @@ def test_what_makes_a_receipt_invalid(part, change, tmp_path):
         ("T1w.json", b"{"),
         ("xfm.h5", b""),
     ],
+    ids=["cut", "damaged", "json", "empty"],  # the content has random bytes and a time
 )
 def test_a_broken_derivative_keeps_the_work_folder(part, name, content):
     (part.outputs / "anat" / name).write_bytes(content)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neuroferry.cli import phantom as command
-from neuroferry.errors import ExitCode, InputError, UsageError
+from neuroferry.errors import ExitCode, InputError, NeuroferryError, UsageError
 from neuroferry.phantom import files, write_phantom_dataset
 from neuroferry.phantom.score import dice, folded_voxels, tissue_dice
 from neuroferry.templates import load_template
@@ -54,7 +54,7 @@ def test_nothing_half_written_stays(phantom):
 def test_a_write_that_fails_leaves_nothing(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "inside").touch()
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(NeuroferryError, match="taken could not be written"):
         files.write_text(tmp_path / "taken", "content")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 

@@ -79,6 +79,16 @@ def test_truncated_files_are_refused(tmp_path: Path, values: np.ndarray) -> None
         open_series(ends).volume(6)
 
 
+def test_a_damaged_compression_is_refused(tmp_path: Path, values: np.ndarray) -> None:
+    raw = write(values, tmp_path / "a.nii", np.float32).read_bytes()
+    path = tmp_path / "damaged.nii.gz"
+    # the second half begins with a kind of block that there is not
+    half = len(raw) // 2
+    path.write_bytes(gzip.compress(raw[:half]) + gzip.compress(b"")[:10] + b"\xff" * 50)
+    with pytest.raises(InputError, match=r"damaged\.nii\.gz ends before volume"):
+        list(open_series(path).volumes())
+
+
 def test_what_is_no_series(tmp_path: Path, values: np.ndarray) -> None:
     single = write(values[..., 0], tmp_path / "single.nii.gz")
     with pytest.raises(InputError, match=r"1 volume\(s\)"):
