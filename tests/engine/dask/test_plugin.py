@@ -248,7 +248,11 @@ def interrupt(folder, scheduler=None):
     code = textwrap.dedent(SCRIPT).format(
         tests=str(Path(__file__).parent), folder=str(folder), scheduler=scheduler
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    folder.mkdir(exist_ok=True)
+    # crash files go to the folder that the program was started in
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=folder
+    )
     wait_for(lambda: sleepers(folder) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
