@@ -77,7 +77,7 @@ def write_on_what_was_inherited(x):
     import sys
     import time
 
-    sys.modules["test_memory"].HELD[0][:] = 2
+    sys.modules["tests.engine.test_usage"].HELD[0][:] = 2
     time.sleep(0.5)
 
 
