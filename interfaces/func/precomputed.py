@@ -23,7 +23,7 @@ class _TabulateMotionInputSpec(BaseInterfaceInputSpec):
 
 
 class _TabulateMotionOutputSpec(TraitedSpec):
-    motion_tsv = File(exists=True, desc="six parameters in FSL's terms, and rmsd")
+    motion_tsv = File(exists=True, desc="six parameters in FSL's convention, and rmsd")
 
 
 class TabulateMotion(SimpleInterface):
