@@ -407,7 +407,7 @@ def coregister(
     reasons: list[str] = []
     edges = cost = moved = None
     if wm_prob is None:
-        reasons.append("Registered by mutual information only: there was no white-matter map.")
+        reasons.append("There was no white-matter map, so only mutual information was used.")
     else:
         boundary = find_boundary(t1w, t1w_mask, wm_prob, count=4000 if sloppy else 12_000)
         polished, cost = polish(boundary, epi, rough, points.mean(axis=1))
@@ -419,8 +419,8 @@ def coregister(
             matrix, method = polished, "boundary"
         else:
             reasons.append(
-                "Registered by mutual information only: the white-matter surface was not found in"
-                " the BOLD reference."
+                "The white-matter surface was not found in the BOLD reference, so only mutual"
+                " information was used."
             )
     to_voxels = inverse(epi.affine) @ matrix
     index = to_voxels[:3, :3] @ points + to_voxels[:3, 3:]

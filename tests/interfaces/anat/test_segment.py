@@ -76,7 +76,7 @@ def test_useless_brains_are_refused(scene):
     tiny[:3, :3, :3] = True
     with pytest.raises(InputError, match="voxels"):
         segment_tissues(volume, tiny, priors)
-    with pytest.raises(InputError, match="one intensity"):
+    with pytest.raises(InputError, match="uniform intensity"):
         segment_tissues(volume.with_data(np.full(SHAPE, 3, "f4")), labels > 0, priors)
 
 

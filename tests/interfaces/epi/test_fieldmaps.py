@@ -227,9 +227,9 @@ def test_pair_with_motion_between(head):
 
 def test_images_that_are_no_pair(head):
     epi = head.epi("j")
-    with pytest.raises(InputError, match="no opposite pair"):
+    with pytest.raises(InputError, match="not of opposite polarity"):
         epi_fieldmap([epi, epi], ("j", "j"), (0.03, 0.03))
-    with pytest.raises(InputError, match="no opposite pair"):
+    with pytest.raises(InputError, match="not of opposite polarity"):
         epi_fieldmap([epi, epi], ("j", "i-"), (0.03, 0.03))
     with pytest.raises(InputError, match="TotalReadoutTime"):
         epi_fieldmap([epi, epi], ("j", "j-"), (0.03, 30.0))

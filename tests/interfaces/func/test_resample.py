@@ -218,7 +218,7 @@ def test_echoes_are_combined(study: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="T2"):
         run(study, in_file=files, echo_times=times)
     short = save_series([base] * 3, study["dir"] / "short.nii.gz")
-    with pytest.raises(GeometryError, match="echoes of one run"):
+    with pytest.raises(GeometryError, match="echoes of a run"):
         run(
             study,
             in_file=[files[0], short],
