@@ -62,7 +62,7 @@ def test_weights_favour_the_echo_near_t2star() -> None:
     ("times", "count", "says"),
     [
         ([0.012, 0.028], 3, "3 echoes, but 2"),
-        ([0.028, 0.012], 2, "grow"),
+        ([0.028, 0.012], 2, "increase"),
         ([12.0, 28.0], 2, "milliseconds"),
         ([0.03], 1, "two echoes"),
     ],

@@ -88,7 +88,7 @@ def test_no_shift_changes_nothing() -> None:
         ([0.0, 500.0, 1500.0], "milliseconds"),
         ([0.0, -0.5, 1.0], "negative"),
         ([0.5, 0.5, 0.5], "same time"),
-        ([0.0, "x", 1.0], "no number"),
+        ([0.0, "x", 1.0], "not a number"),
     ],
 )
 def test_impossible_times(times: list[float], says: str) -> None:
