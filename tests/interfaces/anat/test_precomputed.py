@@ -16,7 +16,7 @@ AFFINE[:3, 3] = (-60.0, -64.0, -56.0)
 
 @pytest.fixture
 def given(tmp_path, monkeypatch):
-    """A reference, and a mask and tissues of it in another axis order."""
+    """Reference image, and its mask and tissues in another axis order."""
     monkeypatch.chdir(tmp_path)
     centred = (np.indices(SHAPE).T - np.array(SHAPE) / 2).T
     radius = np.sqrt((centred**2).sum(axis=0))

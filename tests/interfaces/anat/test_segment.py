@@ -16,7 +16,7 @@ LEVELS = np.array([60.0, 90.0, 25.0])
 
 @pytest.fixture(scope="module")
 def scene():
-    """White matter in grey matter in fluid: three shells with noise, and blurred priors."""
+    """Simulate white matter in grey matter in fluid: noisy shells, and blurred priors."""
     centred = (np.indices(SHAPE).T - 19.5).T
     radius = np.sqrt((centred**2).sum(axis=0))
     labels = np.select([radius < 10, radius < 14, radius < 18], [2, 1, 3], 0)
