@@ -25,8 +25,8 @@ from neuroferry.engine.estimate import Estimator, read_table
 from neuroferry.engine.record import StepSummary, list_runs, read_run
 
 HEAD = """\
-# Measured needs of each kind of step, for the estimates of a first run (docs/planning.rst).
-# Written by benchmarks/estimates.py from the record of a run; a run's own record goes over it.
+# Measured resources of each kind of step, for the estimates of a first run (docs/planning.rst).
+# Written by benchmarks/estimates.py from the record of a run; a run's own record takes precedence.
 
 """
 TABLE = Path(__file__).parents[1] / "configs" / "steps.toml"

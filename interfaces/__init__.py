@@ -1,1 +1,1 @@
-"""One step each: a Nipype interface over one tool or one function."""
+"""Nipype interfaces: one step each, around one tool or one function."""

@@ -1,9 +1,9 @@
-"""The sink: writes a step's results under their BIDS-Derivatives names.
+"""Sinks that write a step's results under their BIDS-Derivatives names.
 
 niworkflows' ``DerivativesDataSink`` is not used: it takes 5.4 s and 170 MB to import in each
-worker and asks for a writable home folder; it rewrites headers and recompresses, where the
-bytes have to be those of the step; and it names files from patterns, where an unknown
-combination fails at the end of a run. Here a name follows from the entities alone.
+worker and needs a writable home folder; it rewrites headers and recompresses, whereas here the
+bytes must stay those of the step; and it names files from patterns, so that an unknown
+combination fails only at the end of a run. Here a name follows from the entities alone.
 """
 
 from __future__ import annotations
@@ -31,28 +31,30 @@ from neuroferry.files import copy_file, write_json
 
 
 class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):
-    in_file = InputMultiObject(File(exists=True), mandatory=True, desc="what a step has written")
+    in_file = InputMultiObject(File(exists=True), mandatory=True, desc="output files of a step")
     out_dir = traits.Str(mandatory=True, desc="root of the derivatives dataset")
     entities = InputMultiObject(
-        traits.Dict(traits.Str, traits.Str), mandatory=True, desc="for each file, by long names"
+        traits.Dict(traits.Str, traits.Str),
+        mandatory=True,
+        desc="entities of each file, by long name",
     )
-    suffix = traits.Str(mandatory=True, desc="such as T1w")
-    extension = traits.Str(mandatory=True, desc="such as .nii.gz")
+    suffix = traits.Str(mandatory=True, desc="BIDS suffix, such as T1w")
+    extension = traits.Str(mandatory=True, desc="file extension, such as .nii.gz")
     datatype = traits.Str("anat", usedefault=True, desc="folder below the subject")
     metadata = traits.Dict(traits.Str, traits.Any, desc="content of the sidecars")
-    metadata_file = File(exists=True, desc="JSON object that goes into the sidecars")
+    metadata_file = File(exists=True, desc="JSON object to add to the sidecars")
     metadata_key = traits.Str(
-        requires=["metadata_file"], desc="key under which it goes there; merged without one"
+        requires=["metadata_file"], desc="sidecar key that holds this object; merged without one"
     )
 
 
 class _DerivativesSinkOutputSpec(TraitedSpec):
-    out_file = OutputMultiObject(File(exists=True), desc="derivatives, as in_file")
-    out_meta = OutputMultiObject(File(exists=True), desc="their sidecars, where there are some")
+    out_file = OutputMultiObject(File(exists=True), desc="derivatives, in the order of in_file")
+    out_meta = OutputMultiObject(File(exists=True), desc="their sidecars, if any")
 
 
 class DerivativesSink(SimpleInterface):
-    """Copy results to their derivative names and write their sidecars.
+    """Copy of results to their derivative names, with sidecars.
 
     The bytes of the results are copied, never linked, and each file appears whole or not
     at all.
@@ -60,7 +62,7 @@ class DerivativesSink(SimpleInterface):
     Raises
     ------
     NeuroferryError
-        If a file cannot be written: which one, why, and what to do.
+        If a file cannot be written; the message says which one, why, and what to do.
 
     Examples
     --------
@@ -78,7 +80,7 @@ class DerivativesSink(SimpleInterface):
     output_spec = _DerivativesSinkOutputSpec
 
     def output_paths(self) -> list[Path]:
-        """Name the files that it writes, without their sidecars."""
+        """List the files that it writes, without their sidecars."""
         return [
             derivative_path(
                 self.inputs.out_dir,
@@ -91,7 +93,7 @@ class DerivativesSink(SimpleInterface):
         ]
 
     def sidecar_paths(self) -> list[Path]:
-        """Name the sidecars that it writes."""
+        """List the sidecars that it writes."""
         if not (isdefined(self.inputs.metadata) or isdefined(self.inputs.metadata_file)):
             return []
         return [path.with_name(_stem(path) + ".json") for path in self.output_paths()]
@@ -112,21 +114,21 @@ class DerivativesSink(SimpleInterface):
 
 
 class _LabelledSinkInputSpec(BaseInterfaceInputSpec):
-    in_file = traits.List(File(exists=True), desc="what a step has written; may be nothing")
-    labels = traits.List(traits.Str, desc="for each file, the value of one entity")
-    label_entity = traits.Str(mandatory=True, desc="its long name")
+    in_file = traits.List(File(exists=True), desc="output files of a step; may be empty")
+    labels = traits.List(traits.Str, desc="value of the label entity for each file")
+    label_entity = traits.Str(mandatory=True, desc="long name of the label entity")
     out_dir = traits.Str(mandatory=True, desc="root of the derivatives dataset")
-    entities = traits.Dict(traits.Str, traits.Str, mandatory=True, desc="the others")
-    suffix = traits.Str(mandatory=True, desc="such as tractogram")
-    extension = traits.Str(mandatory=True, desc="such as .trk")
+    entities = traits.Dict(traits.Str, traits.Str, mandatory=True, desc="other entities")
+    suffix = traits.Str(mandatory=True, desc="BIDS suffix, such as tractogram")
+    extension = traits.Str(mandatory=True, desc="file extension, such as .trk")
     datatype = traits.Str("anat", usedefault=True, desc="folder below the subject")
     metadata = traits.Dict(traits.Str, traits.Any, desc="content of the sidecars")
 
 
 class LabelledSink(DerivativesSink):
-    """Copy as many results as there are, each named after its label.
+    """Copy of any number of results, each named after its label.
 
-    How many there are is known only when it runs; there may be none.
+    Their number is known only when the sink runs and may be zero.
 
     Examples
     --------
@@ -148,7 +150,7 @@ class LabelledSink(DerivativesSink):
     input_spec = _LabelledSinkInputSpec
 
     def output_paths(self) -> list[Path]:
-        """Name the files that it writes, without their sidecars."""
+        """List the files that it writes, without their sidecars."""
         inputs = self.inputs
         return [
             derivative_path(
@@ -162,7 +164,7 @@ class LabelledSink(DerivativesSink):
         ]
 
     def sidecar_paths(self) -> list[Path]:
-        """Name the sidecars that it writes."""
+        """List the sidecars that it writes."""
         if not isdefined(self.inputs.metadata):
             return []
         return [path.with_name(_stem(path) + ".json") for path in self.output_paths()]
@@ -178,7 +180,7 @@ class LabelledSink(DerivativesSink):
 
 
 def write_files(sources: Sequence[str], paths: Sequence[Path]) -> None:
-    """Copy files to their names.
+    """Copy files to the given paths.
 
     Raises
     ------
@@ -192,16 +194,16 @@ def write_files(sources: Sequence[str], paths: Sequence[Path]) -> None:
 
 
 class DerivativesNode(pe.Node):
-    """A node around a sink that is done only while the sink's files are there.
+    """Node around a sink that counts as done only while the sink's files exist.
 
     The sink lists them in ``output_paths()`` and ``sidecar_paths()``.
 
-    Nipype looks for a step's results in the work folder, so that derivatives deleted from
-    the output folder would stay away until the work folder is deleted as well.
+    Nipype looks for a step's results in the work folder only, so derivatives deleted from
+    the output folder would not be written again until the work folder is deleted as well.
     """
 
     def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
-        """Tell whether the files are there and up to date."""
+        """Check whether the files exist and are up to date."""
         cached, updated = super().is_cached(rm_outdated)
         sink = self.interface
         files = [*sink.output_paths(), *sink.sidecar_paths()]

@@ -1,1 +1,1 @@
-"""The T1w image: averaging, brain extraction, segmentation, normalisation."""
+"""T1w images: averaging, brain extraction, segmentation, normalisation."""

@@ -1,4 +1,4 @@
-"""Several T1w images of one session: aligned, and averaged robustly.
+"""Alignment and robust averaging of the T1w images of a session.
 
 References
 ----------
@@ -42,12 +42,12 @@ HUBER_K = 1.345
 
 
 def choose_reference(volumes: Sequence[Volume]) -> int:
-    """Index of the run with the smallest voxels; the first of equals.
+    """Choose the image with the smallest voxels, the first one in a tie.
 
     Parameters
     ----------
     volumes : sequence of Volume
-        Runs of a session.
+        T1w images of a session.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def choose_reference(volumes: Sequence[Volume]) -> int:
 
 
 def align_run(run: Volume, reference: Volume, *, sloppy: bool = False, seed: int = 1) -> Affine:
-    """Align two images of the same head rigidly, by mutual information over the head.
+    """Register two images of the same head rigidly, by mutual information over the head.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ def align_run(run: Volume, reference: Volume, *, sloppy: bool = False, seed: int
     Returns
     -------
     ndarray of float64, shape (4, 4)
-        Reference points to run points, RAS+ mm: the transform that resamples the run
-        onto the reference's grid.
+        Reference points to image points, RAS+ mm: the transform that resamples the image
+        onto the grid of the reference.
     """
     head = foreground(reference.data)
     matrix = np.eye(4)
@@ -92,18 +92,18 @@ def align_run(run: Volume, reference: Volume, *, sloppy: bool = False, seed: int
 
 
 def robust_mean(stack: FloatArray) -> FloatArray:
-    """Average images voxel by voxel, giving less weight to values that stand out.
+    """Average images voxel by voxel, down-weighting outliers.
 
     Parameters
     ----------
     stack : ndarray of float32, shape (R, I, J, K)
-        Aligned runs of like intensity.
+        Aligned images of similar intensity.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        Mean for one or two runs; for more, Huber's M-estimate around the median, the
-        scale being the noise between runs over the whole head.
+        Mean for one or two images; for more, Huber's M-estimate around the median, with the
+        noise between images over the whole head as its scale.
 
     Examples
     --------
@@ -130,14 +130,14 @@ def robust_mean(stack: FloatArray) -> FloatArray:
 def average_runs(
     volumes: Sequence[Volume], *, average: bool = True, sloppy: bool = False, seed: int = 1
 ) -> tuple[Volume, list[Affine]]:
-    """Align the runs of a session to the best resolved one and average them.
+    """Align the T1w images of a session to the one with the highest resolution and average them.
 
     Parameters
     ----------
     volumes : sequence of Volume
-        Runs, in canonical orientation.
+        T1w images, in canonical orientation.
     average : bool
-        Average; otherwise the reference run is returned as it is.
+        Average; otherwise the reference image is returned unchanged.
     sloppy : bool
         Align coarsely.
     seed : int
@@ -146,9 +146,9 @@ def average_runs(
     Returns
     -------
     reference : Volume
-        The reference run, or the average on its grid.
+        The reference image, or the average on its grid.
     run2ref : list of ndarray of float64, shape (4, 4)
-        For each run, reference points to run points; identity for the reference.
+        For each image, reference points to image points; identity for the reference.
     """
     chosen = choose_reference(volumes)
     reference = volumes[chosen]
@@ -169,7 +169,7 @@ def average_runs(
 
 
 def _onto(run: Volume, matrix: Affine, reference: Volume) -> NDArray[np.float32]:
-    """Resample a run on the reference's grid by cubic splines, without undershoot."""
+    """Resample an image onto the reference's grid by cubic splines, without undershoot."""
     smooth = run.with_data(smooth_for(run.data, run.zooms, float(reference.zooms.min())))
     moved = resample_to(smooth, reference.shape, matrix @ reference.affine, order=3)
     return np.clip(moved.data, min(0.0, float(run.data.min())), float(run.data.max()))
@@ -177,19 +177,19 @@ def _onto(run: Volume, matrix: Affine, reference: Volume) -> NDArray[np.float32]
 
 class _AverageRunsInputSpec(BaseInterfaceInputSpec):
     t1w = InputMultiObject(File(exists=True), mandatory=True, desc="T1w images of a session")
-    average = traits.Bool(True, usedefault=True, desc="average the aligned runs")
+    average = traits.Bool(True, usedefault=True, desc="average the aligned images")
     sloppy = traits.Bool(False, usedefault=True, desc="align coarsely")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
 
 
 class _AverageRunsOutputSpec(TraitedSpec):
     t1w_ref = File(exists=True, desc="reference image, RAS+")
-    t1w_runs = OutputMultiObject(File(exists=True), desc="each run, RAS+")
-    run2ref_xfms = OutputMultiObject(File(exists=True), desc="ITK affine of each run")
+    t1w_runs = OutputMultiObject(File(exists=True), desc="each T1w image, RAS+")
+    run2ref_xfms = OutputMultiObject(File(exists=True), desc="ITK affine of each image")
 
 
 class AverageRuns(SimpleInterface):
-    """Make the T1w images of a session canonical, align them, and average them."""
+    """Average of the T1w images of a session, reoriented and aligned."""
 
     input_spec = _AverageRunsInputSpec
     output_spec = _AverageRunsOutputSpec

@@ -1,10 +1,10 @@
 """Brain extraction with a skull-stripped template.
 
-The template's brain is placed in the head (:mod:`neuroferry.interfaces.anat.locate`). Tissue as
-bright as grey and white matter that hangs together with the middle of the placed brain is
-cut free from skull, dura and scalp by erosion and geodesic growth; SyN then warps the
-template to that tissue alone, so that nothing outside the brain attracts its edge, and the
-template's mask, which includes the fluid around the brain, comes back with it.
+The template's brain is registered to the head (:mod:`neuroferry.interfaces.anat.locate`).
+Tissue as bright as grey and white matter that is connected to the middle of the registered
+brain is separated from skull, dura and scalp by erosion and geodesic growth. SyN then warps
+the template to that tissue alone, so that nothing outside the brain attracts its edge, and
+the template's mask, which includes the fluid around the brain, is propagated with it.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ from neuroferry.templates import Template, load_template
 
 WORK_ZOOM, SLOPPY_ZOOM = 2.0, 3.0
 BRAIN_SYN = SynSettings(resolution=2, iterations=(40, 20, 4), smoothing=2.0, step=0.25)
-REACH_MM = 6.0  # tissue farther outside the placed brain is not brain
+REACH_MM = 6.0  # tissue farther outside the registered brain is not brain
 NECK_MM = 2.1  # tissue joined to the brain by less than twice this is not brain
-WIDEN_MM = 0.5  # the template's mask runs along the cortex; room for the pia
-STALK_MM = 4.0  # what hangs on the mask by less than twice this is cut off: orbits, nerves
-CLOSE_MM = 3.2  # sulci narrower than this are inside
+WIDEN_MM = 0.5  # the template's mask follows the cortex; margin for the pia
+STALK_MM = 4.0  # parts joined to the mask by less than twice this are removed: orbits, nerves
+CLOSE_MM = 3.2  # sulci narrower than this are included
 STRIPPED_REACH_MM = 12.0
 
 
 def find_brain(head: Volume, template: Template, seed: int) -> tuple[Location, int]:
-    """Locate the brain; look harder while the result is doubtful.
+    """Locate the brain, searching more widely while the result is doubtful.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def find_brain(head: Volume, template: Template, seed: int) -> tuple[Location, i
     Returns
     -------
     location : Location
-        The best found.
+        Best location found.
     starts : int
-        Starts tried in all.
+        Total number of starts tried.
     """
     best = locate_brain(head, template, FIRST_SEARCH, seed)
     tried = best.starts
@@ -93,7 +93,7 @@ def find_brain(head: Volume, template: Template, seed: int) -> tuple[Location, i
 
 
 def signed_distance(mask: NDArray[np.bool_], zooms: NDArray[np.float64]) -> FloatArray:
-    """Distance to a mask's edge in mm: negative inside, positive outside.
+    """Compute the distance to a mask's edge in mm: negative inside, positive outside.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def signed_distance(mask: NDArray[np.bool_], zooms: NDArray[np.float64]) -> Floa
 def distance_on(
     distance: FloatArray, template: Template, transforms: list[Transform], grid: Volume
 ) -> FloatArray:
-    """Bring the template's distance map to a grid; 100 mm outside where it does not reach."""
+    """Resample the template's distance map onto a grid; 100 mm beyond its field of view."""
     offset = 100.0
     moved = apply_transforms(
         Volume(distance - offset, template.affine), transforms, grid.shape, grid.affine
@@ -122,14 +122,14 @@ def distance_on(
 
 
 def is_stripped(head: Volume, placed: FloatArray) -> bool:
-    """Tell whether an image holds a brain only: hardly anything 8 to 25 mm outside it.
+    """Check whether an image is skull-stripped: almost no signal 8 to 25 mm outside the brain.
 
     Parameters
     ----------
     head : Volume
         Image at 2 or 3 mm.
     placed : ndarray of float32, shape (I, J, K)
-        Distance to the edge of the placed template's brain, mm.
+        Distance to the edge of the registered template brain, mm.
 
     Returns
     -------
@@ -145,31 +145,31 @@ def is_stripped(head: Volume, placed: FloatArray) -> bool:
 def free_tissue(
     head: Volume, placed: FloatArray, template: Template, matrix: Affine
 ) -> tuple[NDArray[np.bool_], float]:
-    """Cut the brain's grey and white matter free from what surrounds it.
+    """Separate grey and white matter from the surrounding tissue.
 
     Parameters
     ----------
     head : Volume
         Roughly bias-corrected head on an isotropic grid.
     placed : ndarray of float32, shape (I, J, K)
-        Distance to the edge of the placed template's brain, mm.
+        Distance to the edge of the registered template brain, mm.
     template : Template
-        Its tissue maps tell how bright each tissue is.
+        Template; its tissue maps are used to estimate the intensity of each tissue.
     matrix : ndarray of float64, shape (4, 4)
         Template points to head points.
 
     Returns
     -------
     tissue : ndarray of bool, shape (I, J, K)
-        Voxels brighter than half-way between fluid and grey matter, joined to the middle
-        of the brain by more than a neck.
+        Voxels brighter than the midpoint between fluid and grey matter, connected to the
+        middle of the brain by more than a thin neck.
     white : float
-        Brightness of white matter.
+        Intensity of white matter.
 
     Raises
     ------
     InputError
-        If no tissue stands out where the template's brain was placed.
+        If no tissue is found where the template's brain was registered.
     """
     from scipy import ndimage
 
@@ -183,7 +183,7 @@ def free_tissue(
     grey, white, fluid = levels
     zoom = float(head.zooms.mean())
     bright = (head.data > (fluid + grey) / 2) & (head.data < 1.25 * white) & (placed < REACH_MM)
-    # Fat is brighter than any brain tissue; what touches it is half fat, not grey matter.
+    # Fat is brighter than any brain tissue; voxels touching it are partly fat, not grey matter.
     fat = (head.data > 1.3 * white) & (placed > -4.0)
     bright &= ~ndimage.binary_dilation(fat)
     neck = max(NECK_MM, zoom + 0.1)
@@ -193,8 +193,8 @@ def free_tissue(
     votes[0] = 0
     if votes.max(initial=0) == 0:
         raise InputError(
-            "No grey or white matter stands out where the brain should be; this image does "
-            "not look like a T1w head."
+            "No grey or white matter was found where the brain should be; check that this is "
+            "a T1w image of a head."
         )
     core = labels == int(votes.argmax())
     grown = ndimage.distance_transform_edt(~core) * zoom <= neck + 0.1
@@ -204,25 +204,25 @@ def free_tissue(
 def brain_level_set(
     head: Volume, location: Location, *, sloppy: bool
 ) -> tuple[FloatArray, FloatArray, bool]:
-    """Find the brain's edge on the working grid.
+    """Locate the edge of the brain on the working grid.
 
     Parameters
     ----------
     head : Volume
         Roughly bias-corrected head on an isotropic grid.
     location : Location
-        Where the template's brain was placed.
+        Location of the template's brain.
     sloppy : bool
-        Fewer iterations at 3 mm.
+        Use fewer iterations at 3 mm.
 
     Returns
     -------
     level : ndarray of float32, shape (I, J, K)
-        Negative inside the brain; about the distance to its edge in mm near it.
+        Negative inside the brain; near its edge, approximately the distance to it in mm.
     placed : ndarray of float32, shape (I, J, K)
-        Distance to the edge of the affinely placed brain, mm.
+        Distance to the edge of the affinely registered brain, mm.
     stripped : bool
-        The image holds a brain only.
+        Whether the image is skull-stripped.
     """
     from scipy import ndimage
 
@@ -250,7 +250,7 @@ def brain_level_set(
 
 
 def cut_stalks(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Drop what is joined to the largest part of a mask by a stalk only.
+    """Remove parts joined to the largest part of a mask by a thin stalk only.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def cut_stalks(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray of bool, shape (I, J, K)
-        The part of the mask within reach of its largest core; corners of that part stay.
+        The part of the mask within reach of its largest core; its corners are preserved.
     """
     from scipy import ndimage
 
@@ -275,7 +275,7 @@ def cut_stalks(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
 
 
 def close_mask(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Close a mask with a ball; clefts narrower than twice the radius fill up.
+    """Close a mask with a ball: clefts narrower than twice the radius are filled.
 
     Parameters
     ----------
@@ -301,12 +301,12 @@ def close_mask(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
 def extract_brain(
     volume: Volume, *, sloppy: bool = False, seed: int = 1
 ) -> tuple[NDArray[np.bool_], BrainScore, Affine]:
-    """Find the brain of a head.
+    """Extract the brain from a T1w head.
 
     Parameters
     ----------
     volume : Volume
-        T1w head, not bias-corrected, any resolution and orientation.
+        T1w head without bias correction, of any resolution and orientation.
     sloppy : bool
         Fast and coarse.
     seed : int
@@ -317,14 +317,14 @@ def extract_brain(
     mask : ndarray of bool, shape (I, J, K)
         Brain, including the fluid in and around it.
     score : BrainScore
-        What it is worth.
+        Confidence in the mask.
     matrix : ndarray of float64, shape (4, 4)
         Template points to head points, RAS+ mm.
 
     Raises
     ------
     InputError
-        If nothing stands out from the background, or no brain from the head.
+        If no head, or no brain in it, is found.
     """
     raw = resample_isotropic(volume, SLOPPY_ZOOM if sloppy else WORK_ZOOM)
     raw = raw.with_data(np.maximum(raw.data, 0))
@@ -334,7 +334,7 @@ def extract_brain(
     level, placed, stripped = brain_level_set(head, location, sloppy=sloppy)
     mask = _native_mask(volume, head, level, placed, stripped=stripped)
     if not mask.any():
-        raise InputError("No brain was found in this T1w image.")
+        raise InputError("No brain was found in this T1w image; check the image.")
     millilitres = float(mask.sum() * np.prod(volume.zooms) / 1000)
     return mask, assess(location, millilitres, tried, stripped=stripped), location.matrix
 
@@ -342,7 +342,7 @@ def extract_brain(
 def _native_mask(
     volume: Volume, head: Volume, level: FloatArray, placed: FloatArray, *, stripped: bool
 ) -> NDArray[np.bool_]:
-    """Bring the brain's edge to the head's own voxels, in one piece and without holes."""
+    """Resample the brain's edge onto the head's own voxels, connected and without holes."""
     from scipy import ndimage
 
     box = _box_on(volume, head, placed < 2 * STRIPPED_REACH_MM)
@@ -361,7 +361,7 @@ def _native_mask(
 
 
 def _box_on(volume: Volume, head: Volume, near: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Box, in the voxels of `volume`, around a mask on the grid of `head`."""
+    """Compute the box, in voxels of `volume`, around a mask on the grid of `head`."""
     index = np.argwhere(near).T
     if index.size == 0:
         i, j, k = volume.data.shape
@@ -376,7 +376,7 @@ def _box_on(volume: Volume, head: Volume, near: NDArray[np.bool_]) -> tuple[slic
 
 
 class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="T1w head, not bias-corrected")
+    in_file = File(exists=True, mandatory=True, desc="T1w head without bias correction")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
 
@@ -388,13 +388,13 @@ class _ExtractBrainOutputSpec(TraitedSpec):
 
 
 class ExtractBrain(SimpleInterface):
-    """Find the brain of a T1w head, and say how far to trust it."""
+    """Brain mask of a T1w head, with a confidence score."""
 
     input_spec = _ExtractBrainInputSpec
     output_spec = _ExtractBrainOutputSpec
 
     def load_shared(self) -> None:
-        """Load the template for all steps that are forked."""
+        """Load the template before steps are forked, so that they share it."""
         load_template(2)
         load_template((SLOPPY_SYN if self.inputs.sloppy else BRAIN_SYN).resolution)
 

@@ -1,4 +1,4 @@
-"""How far to trust a brain mask: a confidence, a verdict, and reasons in plain words."""
+"""Confidence in a brain mask: a score, a verdict, and reasons as sentences."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from neuroferry.files import write_text
 from neuroferry.interfaces.anat.locate import Location
 
-# Mutual information of the winning start (nats, 4 mm, 32 classes): heads found score
-# 0.39 to 0.55, misplaced ones stay below 0.25.
+# Mutual information of the winning start (nats, 4 mm, 32 classes): 0.39 to 0.55 where the head
+# was found, below 0.25 where it was misplaced.
 SCORE_RANGE = (0.20, 0.38)
 AGREEMENT_MM = (4.0, 15.0)
 VOLUME_ML = (650.0, 900.0, 1900.0, 2300.0)
@@ -22,26 +22,26 @@ TURNED_CONFIDENCE = 0.4
 
 @dataclass(frozen=True)
 class BrainScore:
-    """What a brain mask is worth.
+    """Quality of a brain mask.
 
     Attributes
     ----------
     confidence : float
-        0 to 1: the lowest of the ratings of score, agreement and volume.
+        0 to 1: the lowest rating of mutual information, agreement and volume.
     verdict : str
-        ``good``, or ``look``: a person should look at this mask.
+        ``good``, or ``look``: the mask should be checked visually.
     mutual_information : float or None
-        Of head and template in the template's brain, nats; None for a mask from elsewhere.
+        Of head and template inside the template's brain, nats; None for a precomputed mask.
     agreement_mm : float or None
-        Distance between the winner and the next best refined starts.
+        Distance between the best and the next best refined starts.
     volume_ml : float
         Volume of the mask.
     starts_tried : int
-        Over all searches.
+        Number of starts over all searches.
     skull_stripped : bool
-        The image held no head, only a brain.
+        Whether the image is skull-stripped.
     reasons : tuple of str
-        Why the verdict is what it is, in plain words.
+        Reasons for the verdict, as sentences.
     """
 
     confidence: float
@@ -55,7 +55,7 @@ class BrainScore:
 
 
 def rate(value: float, bad: float, good: float) -> float:
-    """Linear rating: 0 at `bad`, 1 at `good`, clipped.
+    """Rate a value linearly: 0 at `bad`, 1 at `good`, clipped.
 
     >>> rate(3.0, 2.0, 4.0), rate(9.0, 10.0, 5.0), rate(1.0, 2.0, 4.0)
     (0.5, 0.2, 0.0)
@@ -64,27 +64,27 @@ def rate(value: float, bad: float, good: float) -> float:
 
 
 def assess(location: Location, volume_ml: float, starts: int, *, stripped: bool) -> BrainScore:
-    """Turn a location and a volume into a confidence and a verdict with reasons.
+    """Derive a confidence and a verdict with reasons from a location and a volume.
 
     Parameters
     ----------
     location : Location
-        Winner of the search.
+        Best location of the search.
     volume_ml : float
         Volume of the mask.
     starts : int
-        Starts tried over all searches.
+        Number of starts over all searches.
     stripped : bool
-        Whether the image held a brain only.
+        Whether the image is skull-stripped.
 
     Returns
     -------
     BrainScore
     """
     ratings = {
-        "The head resembles the template's brain little where it was placed "
+        "The head resembles the registered template brain only weakly "
         f"(mutual information {location.score:.2f}).": rate(location.score, *SCORE_RANGE),
-        "The best starts of the search ended in different places "
+        "The best starts of the search converged to different positions "
         f"({location.agreement_mm:.0f} mm apart).": rate(
             location.agreement_mm, AGREEMENT_MM[1], AGREEMENT_MM[0]
         ),
@@ -94,12 +94,10 @@ def assess(location: Location, volume_ml: float, starts: int, *, stripped: bool)
     reasons = [reason for reason, rating in ratings.items() if rating < 1.0]
     if location.turned:
         confidence = min(confidence, TURNED_CONFIDENCE)
-        reasons.append(
-            "The head lies along other axes than the header says; check left and right."
-        )
+        reasons.append("The orientation of the head contradicts the header; check left and right.")
     verdict = "good" if confidence >= GOOD_CONFIDENCE else "look"
     if stripped:
-        reasons.append("The image is skull-stripped already; its own edge was kept.")
+        reasons.append("The image is already skull-stripped; its own edge was kept.")
     return BrainScore(
         round(confidence, 4),
         verdict,
@@ -113,7 +111,7 @@ def assess(location: Location, volume_ml: float, starts: int, *, stripped: bool)
 
 
 def rate_location(location: Location) -> float:
-    """Rate where the brain was placed, by resemblance and by agreement of the starts: 0 to 1."""
+    """Rate the location by mutual information and agreement of the starts: 0 to 1."""
     return min(
         rate(location.score, *SCORE_RANGE),
         rate(location.agreement_mm, AGREEMENT_MM[1], AGREEMENT_MM[0]),
@@ -121,9 +119,9 @@ def rate_location(location: Location) -> float:
 
 
 def assess_given(volume_ml: float) -> BrainScore:
-    """Rate a mask that was computed elsewhere, by its volume alone."""
+    """Rate a precomputed mask by its volume alone."""
     confidence = rate_volume(volume_ml)
-    reasons = ["The mask was computed elsewhere."]
+    reasons = ["The mask is precomputed."]
     if confidence < 1.0:
         reasons.append(_volume_reason(volume_ml))
     verdict = "good" if confidence >= GOOD_CONFIDENCE else "look"
@@ -133,7 +131,7 @@ def assess_given(volume_ml: float) -> BrainScore:
 
 
 def rate_volume(volume_ml: float) -> float:
-    """Plausibility of a brain's volume, children included: 0 to 1.
+    """Rate the plausibility of a brain volume, children included: 0 to 1.
 
     >>> rate_volume(1400.0), rate_volume(3000.0)
     (1.0, 0.0)
@@ -143,8 +141,8 @@ def rate_volume(volume_ml: float) -> float:
 
 
 def _volume_reason(volume_ml: float) -> str:
-    """Say that a volume is unusual."""
-    return f"The mask holds {volume_ml:.0f} ml, which is unusual for a brain."
+    """Describe an unusual volume."""
+    return f"The volume of the mask, {volume_ml:.0f} ml, is unusual for a brain."
 
 
 def write_score(score: BrainScore, path: Path) -> Path:

@@ -1,7 +1,7 @@
-"""Finding the template's brain in a head: many starts, mutual information, best ones refined.
+"""Location of the template's brain in a head: mutual information from many starts.
 
-The metric looks only inside the template's undilated brain mask, so that scalp and neck
-count for nothing; a wider mask lets the template grow into the scalp.
+The metric uses only points inside the template's undilated brain mask, so that scalp and neck
+have no influence; a wider mask lets the template grow into the scalp.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SearchRange:
-    """The starts of a search.
+    """Starting transforms of a search.
 
     Attributes
     ----------
     depths : tuple of float
-        Middle of the brain below the top of the head, mm.
+        Distance of the middle of the brain below the top of the head, mm.
     pitches, rolls, yaws : tuple of float
-        Turns about the left-right, front-back and up-down axes, degrees.
+        Rotations about the left-right, anterior-posterior and superior-inferior axes, degrees.
     forwards : tuple of float
-        Middle of the brain in front of the middle of the head, mm.
+        Distance of the middle of the brain anterior to the middle of the head, mm.
     log_scales : tuple of float
-        Logarithm of brain size over template size.
+        Logarithm of the ratio of brain size to template size.
     any_orientation : bool
-        Try all 24 axis orders and directions: the header may lie.
+        Try all 24 axis orders and directions, in case the header is wrong.
     refined : int
-        How many of the best starts are refined.
+        Number of best starts to refine.
     """
 
     depths: tuple[float, ...] = (62.0, 68.0, 75.0, 82.0)
@@ -87,21 +87,21 @@ THIRD_SEARCH = SearchRange(
 
 @dataclass(frozen=True)
 class Location:
-    """Where the template's brain lies in a head.
+    """Location of the template's brain in a head.
 
     Attributes
     ----------
     matrix : ndarray of float64, shape (4, 4)
         Template points to head points, RAS+ mm.
     score : float
-        Mutual information of the winner, nats.
+        Mutual information of the best start, nats.
     agreement_mm : float
-        Median distance, over the template's brain, between the winner and the refined
-        starts that came second and third.
+        Median distance, over the template's brain, between the best refined start and the
+        second and third best.
     starts : int
-        How many starts were tried.
+        Number of starts tried.
     turned : bool
-        Whether the winner came from another axis order than the header's.
+        Whether the best start has another axis order than the header.
     """
 
     matrix: Affine
@@ -112,7 +112,7 @@ class Location:
 
 
 def axis_turns() -> list[Affine]:
-    """All 24 proper rotations that send axes to axes; the identity first."""
+    """List all 24 proper rotations that map axes to axes, the identity first."""
     turns = []
     for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2), (2, 1, 0)):
         for signs in product((1.0, -1.0), repeat=3):
@@ -124,7 +124,7 @@ def axis_turns() -> list[Affine]:
 
 
 def head_points(volume: Volume) -> Vector:
-    """World coordinates of the head's voxels: the largest connected piece of foreground.
+    """Find the head (the largest connected foreground) and return its world coordinates.
 
     Parameters
     ----------
@@ -139,35 +139,35 @@ def head_points(volume: Volume) -> Vector:
     Raises
     ------
     InputError
-        If nothing stands out from the background.
+        If no head is found.
     """
     from scipy import ndimage
 
     inside = foreground(volume.data)
     labels, count = ndimage.label(ndimage.binary_opening(inside))
     if count == 0:
-        raise InputError("No head stands out from the background of this T1w image.")
+        raise InputError("No head was found in this T1w image; check the image.")
     largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     index = np.argwhere(labels == largest).T
     return volume.affine[:3, :3] @ index + volume.affine[:3, 3:]
 
 
 def head_frame(points: Vector, zoom: float) -> tuple[float, Vector]:
-    """Top of a head, and the middle of what lies within 100 mm below it.
+    """Find the top of a head, and the middle of its uppermost 100 mm.
 
     Parameters
     ----------
     points : ndarray of float64, shape (3, N)
-        Voxels of the head, third axis up, mm.
+        Voxels of the head, third axis superior, mm.
     zoom : float
         Their spacing, mm.
 
     Returns
     -------
     top : float
-        Height at which the head has a cross-section of 15 cm², mm.
+        Height at which the cross-section of the head reaches 15 cm², mm.
     middle : ndarray of float64, shape (2,)
-        Centre of mass across, centre of the extent front to back, mm.
+        Centre of mass left to right, centre of the extent back to front, mm.
     """
     height = points[2]
     slices = np.floor((height - height.min()) / zoom).astype(int)
@@ -179,7 +179,7 @@ def head_frame(points: Vector, zoom: float) -> tuple[float, Vector]:
 
 
 def starts(points: Vector, centre: Vector, zoom: float, ranges: SearchRange) -> Iterator[Affine]:
-    """Matrices from template to head points to begin a search from."""
+    """Yield the starting transforms of a search, template points to head points."""
     turns = axis_turns() if ranges.any_orientation else axis_turns()[:1]
     for turn in turns:
         top, middle = head_frame(turn @ points, zoom)
@@ -195,7 +195,7 @@ def starts(points: Vector, centre: Vector, zoom: float, ranges: SearchRange) -> 
 
 
 def locate_brain(head: Volume, template: Template, ranges: SearchRange, seed: int) -> Location:
-    """Find the template's brain in a head.
+    """Locate the template's brain in a head.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def locate_brain(head: Volume, template: Template, ranges: SearchRange, seed: in
     template : Template
         Template at 2 mm.
     ranges : SearchRange
-        Starts.
+        Starting transforms.
     seed : int
         Seed of the sampling jitter.
 
@@ -215,7 +215,7 @@ def locate_brain(head: Volume, template: Template, ranges: SearchRange, seed: in
     Raises
     ------
     InputError
-        If nothing stands out from the background.
+        If no head is found.
     """
     coarse = resample_isotropic(head, SEARCH_ZOOM)
     points = head_points(coarse)
@@ -241,13 +241,13 @@ def locate_brain(head: Volume, template: Template, ranges: SearchRange, seed: in
 
 
 def _refine_start(few: SamplePoints, image: MovingImage, start: Affine) -> tuple[Affine, float]:
-    """Refine one start, first with one scale, then freely."""
+    """Refine one start, first as a similarity, then as an affine transform."""
     matrix, _ = refine(few, image, start, dof=SIMILARITY, tolerance=1e-3)
     return refine(few, image, matrix, dof=AFFINE, tolerance=1e-3)
 
 
 def _distance(one: Affine, other: Affine, points: SamplePoints) -> Vector:
-    """How far apart two transforms send the sample points, mm, shape (N,)."""
+    """Compute the distance between the sample points under two transforms, mm, shape (N,)."""
     apart = one - other
     return np.asarray(
         np.linalg.norm(apart[:3, :3] @ points.world + apart[:3, 3:], axis=0), dtype=np.float64

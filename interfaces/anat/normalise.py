@@ -57,12 +57,12 @@ from neuroferry.interfaces.image.transforms import (
 )
 from neuroferry.templates import TemplateBrain, load_template
 
-AROUND_MM = 10.0  # room for displacements around the fixed image's brain
+AROUND_MM = 10.0  # margin for displacements around the brain of the fixed image
 
 
 @dataclass(frozen=True)
 class SynSettings:
-    """How SyN runs.
+    """Settings of SyN.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class SynSettings:
     smoothing : float
         Standard deviation of the Gaussian that smooths each update, voxels.
     step : float
-        How far an update moves a point at most, voxels.
+        Maximum displacement per update, voxels.
     """
 
     resolution: int = 1
@@ -90,7 +90,7 @@ SLOPPY_SYN = SynSettings(resolution=3, iterations=(15, 8), smoothing=2.0, step=0
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A pair of transforms between a head and the template, and what they are worth.
+    """Pair of transforms between a head and the template, and their quality.
 
     Attributes
     ----------
@@ -120,10 +120,10 @@ def syn(
     prealign: Affine,
     settings: SynSettings,
 ) -> tuple[DisplacementField, DisplacementField]:
-    """Register with DIPY's symmetric diffeomorphic registration, local cross-correlation.
+    """Register with DIPY's symmetric diffeomorphic registration and local cross-correlation.
 
-    Runs in a box around what the fixed image shows, the air around which takes half the time
-    of a whole grid; displacements are zero outside it.
+    Runs in a box around the content of the fixed image, because air takes half the time of the
+    whole grid; displacements are zero outside the box.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def syn(
     static_affine : ndarray of float64, shape (4, 4)
         Its affine.
     moving : Volume
-        Image to bring onto it.
+        Image to register to it.
     prealign : ndarray of float64, shape (4, 4)
         Static points to moving points, RAS+ mm.
     settings : SynSettings
@@ -141,8 +141,8 @@ def syn(
     Returns
     -------
     forward, backward : DisplacementField
-        ``prealign(x + forward(x))`` sends static points to moving points;
-        ``y + backward(y)`` with ``y = prealign⁻¹(moving point)`` goes back.
+        ``prealign(x + forward(x))`` maps static points to moving points;
+        ``y + backward(y)`` with ``y = prealign⁻¹(moving point)`` maps them back.
     """
     from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
     from dipy.align.metrics import CCMetric
@@ -156,7 +156,7 @@ def syn(
     )
     engine.verbosity = 0
     mapping = engine.optimize(inside, pulled, static_grid2world=affine, moving_grid2world=affine)
-    # DIPY returns the inverse of a map from moving to static, its fields named accordingly.
+    # DIPY returns the inverse of a map from moving to static and names its fields accordingly.
     fields = (mapping.backward, mapping.forward)
     if not mapping.is_inverse:
         fields = fields[::-1]
@@ -177,7 +177,7 @@ def _through(
 
 
 def _brain_box(volume: Volume, mask: NDArray[np.bool_], zoom: float) -> Volume:
-    """Brain alone, on an isotropic grid of `zoom` mm with air around."""
+    """Extract the brain alone, on an isotropic grid of `zoom` mm with air around it."""
     brain = volume.with_data(np.where(mask, volume.data, 0).astype(np.float32))
     box, affine = crop_to(mask, volume.affine, 8.0)
     return resample_isotropic(Volume(brain.data[box], affine), zoom)
@@ -191,7 +191,7 @@ def align_brain(
     sloppy: bool = False,
     seed: int = 1,
 ) -> tuple[Affine, float]:
-    """Bring the template to a brain by a linear transform.
+    """Register the template to a brain by a linear transform.
 
     Parameters
     ----------
@@ -200,9 +200,9 @@ def align_brain(
     template : TemplateBrain
         Template at any resolution.
     start : ndarray of float64, shape (4, 4), optional
-        Template points to brain points; from the boxes of the two brains otherwise.
+        Template points to brain points; by default from the bounding boxes of both brains.
     sloppy : bool
-        Fewer points, one level.
+        Use fewer points and one level.
     seed : int
         Seed of the sampling jitter.
 
@@ -228,7 +228,7 @@ def align_brain(
 
 
 def _box_start(brain: Volume, centre: NDArray[np.float64]) -> Affine:
-    """Put the template's middle on the middle of the brain's box."""
+    """Align the centre of the template with that of the brain's bounding box."""
     inside = np.argwhere(brain.data > 0)
     middle = (inside.min(axis=0) + inside.max(axis=0)) / 2
     start = np.eye(4)
@@ -246,7 +246,7 @@ def normalise(
     sloppy: bool = False,
     seed: int = 1,
 ) -> Normalisation:
-    """Register a head's brain and a template to each other.
+    """Register the brain of a head and a template to each other.
 
     Parameters
     ----------
@@ -257,13 +257,13 @@ def normalise(
     settings : SynSettings
         Resolution, window and iterations of SyN.
     template : TemplateBrain, optional
-        Another than the one that is always there; SyN runs on its own grid.
+        Another template than the built-in one; SyN runs on its own grid.
     start : ndarray of float64, shape (4, 4), optional
         Template points to head points, from brain extraction.
     sloppy : bool
         Fast and coarse.
     seed : int
-        Seed of the affine's sampling.
+        Seed of the sampling in affine registration.
 
     Returns
     -------
@@ -297,19 +297,19 @@ def normalise(
 
 
 def read_template(t1w: str | Path, mask: str | Path, zoom: float | None = None) -> TemplateBrain:
-    """Read a template's brain from files, axes along the world's.
+    """Read a template's brain from files, reoriented to the world axes.
 
     Parameters
     ----------
     t1w, mask : path
-        T1-weighted image, with or without skull, and the mask of its brain.
+        T1-weighted image, with or without skull, and its brain mask.
     zoom : float, optional
-        Isotropic voxel size (mm) to resample to; the files' own by default.
+        Isotropic voxel size (mm) to resample to; by default that of the files.
 
     Returns
     -------
     TemplateBrain
-        Intensities of the brain, its brightest at one, zero outside.
+        Intensities of the brain, scaled to a maximum of one, zero outside.
 
     Raises
     ------
@@ -333,18 +333,18 @@ def read_template(t1w: str | Path, mask: str | Path, zoom: float | None = None) 
 def start_through_own(
     template: TemplateBrain, xfm: str | Path, *, sloppy: bool = False, seed: int = 1
 ) -> Affine:
-    """Begin a registration to another template from the one to the template of our own.
+    """Initialise a registration to another template from that to the built-in template.
 
-    Templates stand upright, so that two of them find each other from the middles of their
-    boxes; heads need not.
+    Templates are upright, so that two of them can be registered from the centres of their
+    bounding boxes; heads need not be upright.
 
     Parameters
     ----------
     template : TemplateBrain
         The other template.
     xfm : path
-        ITK transform between the head and the template of our own, of which the linear parts
-        are used.
+        ITK transform between the head and the built-in template, of which the linear parts are
+        used.
     sloppy, seed
         As for `align_brain`.
 
@@ -372,10 +372,10 @@ class _NormaliseInputSpec(BaseInterfaceInputSpec):
         exists=True,
         requires=["template_mask", "own_xfm"],
         xor=["start"],
-        desc="T1w image of another template than the one that is always there",
+        desc="T1w image of another template than the built-in one",
     )
     template_mask = File(exists=True, desc="its brain mask")
-    own_xfm = File(exists=True, desc="ITK .txt or .h5, head to the template that is always there")
+    own_xfm = File(exists=True, desc="ITK .txt or .h5, head to the built-in template")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
 
@@ -388,13 +388,13 @@ class _NormaliseOutputSpec(TraitedSpec):
 
 
 class Normalise(SimpleInterface):
-    """Register a brain to a template: affine, then SyN; transforms both ways."""
+    """Registration of a brain to a template, affine then SyN, with transforms both ways."""
 
     input_spec = _NormaliseInputSpec
     output_spec = _NormaliseOutputSpec
 
     def load_shared(self) -> None:
-        """Load the template for all steps that are forked."""
+        """Load the template before steps are forked, so that they share it."""
         if not isdefined(self.inputs.template):
             load_template((SLOPPY_SYN if self.inputs.sloppy else SynSettings()).resolution)
 

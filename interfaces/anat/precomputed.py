@@ -1,4 +1,4 @@
-"""Takes results that were computed elsewhere onto the grid of this run's T1w image."""
+"""Resampling of precomputed anatomical results onto the grid of the T1w reference."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ MIN_SHARED = 0.9
 
 
 def adopt(image: Volume, reference: Volume, name: str, *, order: int) -> FloatArray:
-    """Bring an image to the grid of a reference in the same world.
+    """Resample a precomputed result onto the grid of a reference in the same space.
 
     Parameters
     ----------
     image : Volume
-        Result computed elsewhere, in any axis order.
+        Precomputed result, in any axis order.
     reference : Volume
-        Image whose grid is wanted.
+        Image on the target grid.
     name : str
-        What to call the result in messages.
+        Name of the result in messages.
     order : int
         Spline order: 0 for labels, 1 for probabilities.
 
@@ -50,32 +50,32 @@ def adopt(image: Volume, reference: Volume, name: str, *, order: int) -> FloatAr
     Raises
     ------
     GeometryError
-        If a tenth or more of the result falls outside the reference: it belongs to
-        another image.
+        If a tenth or more of the result lies outside the reference, which suggests that it
+        belongs to another image.
     """
     moved = resample_to(image, reference.shape, reference.affine, order=order).data
     before = float(image.data.sum(dtype=np.float64) * np.prod(image.zooms))
     after = float(moved.sum(dtype=np.float64) * np.prod(reference.zooms))
     if after < MIN_SHARED * before:
         raise GeometryError(
-            f"Precomputed {name}: only {100 * after / before:.0f} % of it lies inside this T1w "
+            f"Only {100 * after / before:.0f} % of the precomputed {name} lies inside this T1w "
             "image; it seems to belong to another image."
         )
     return moved
 
 
 class _AdoptMaskInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="brain mask from elsewhere")
-    reference = File(exists=True, mandatory=True, desc="this run's T1w reference")
+    in_file = File(exists=True, mandatory=True, desc="precomputed brain mask")
+    reference = File(exists=True, mandatory=True, desc="T1w reference")
 
 
 class _AdoptMaskOutputSpec(TraitedSpec):
     out_mask = File(exists=True, desc="brain mask, uint8, on the reference's grid")
-    out_score = File(exists=True, desc="what is known about it, JSON")
+    out_score = File(exists=True, desc="confidence and reasons, JSON")
 
 
 class AdoptMask(SimpleInterface):
-    """Take a precomputed brain mask onto the T1w reference's grid."""
+    """Precomputed brain mask resampled onto the grid of the T1w reference."""
 
     input_spec = _AdoptMaskInputSpec
     output_spec = _AdoptMaskOutputSpec
@@ -96,11 +96,11 @@ class AdoptMask(SimpleInterface):
 
 
 class _AdoptTissuesInputSpec(BaseInterfaceInputSpec):
-    dseg = File(exists=True, mandatory=True, desc="1 GM, 2 WM, 3 CSF, from elsewhere")
+    dseg = File(exists=True, mandatory=True, desc="precomputed labels: 1 GM, 2 WM, 3 CSF")
     tpms = InputMultiObject(
-        File(exists=True), mandatory=True, desc="probabilities of GM, WM, CSF, from elsewhere"
+        File(exists=True), mandatory=True, desc="precomputed probabilities of GM, WM, CSF"
     )
-    reference = File(exists=True, mandatory=True, desc="this run's T1w reference")
+    reference = File(exists=True, mandatory=True, desc="T1w reference")
 
 
 class _AdoptTissuesOutputSpec(TraitedSpec):
@@ -109,7 +109,7 @@ class _AdoptTissuesOutputSpec(TraitedSpec):
 
 
 class AdoptTissues(SimpleInterface):
-    """Take a precomputed segmentation onto the T1w reference's grid."""
+    """Precomputed segmentation resampled onto the grid of the T1w reference."""
 
     input_spec = _AdoptTissuesInputSpec
     output_spec = _AdoptTissuesOutputSpec
@@ -117,8 +117,8 @@ class AdoptTissues(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         if len(self.inputs.tpms) != 3:
             raise InputError(
-                f"A precomputed segmentation needs three tissue maps (GM, WM, CSF), got "
-                f"{len(self.inputs.tpms)}."
+                f"A precomputed segmentation needs three tissue maps (GM, WM, CSF), but there "
+                f"are {len(self.inputs.tpms)}."
             )
         reference = load_volume(self.inputs.reference)
         out = Path(runtime.cwd)
@@ -140,10 +140,10 @@ class AdoptTissues(SimpleInterface):
 
 
 def _check_labels(data: NDArray[np.float32], name: str) -> None:
-    """Refuse a segmentation with other labels than background, GM, WM and CSF."""
+    """Refuse a segmentation with labels other than background, GM, WM and CSF."""
     found = np.unique(data)
     if not np.isin(found, (0, 1, 2, 3)).all():
         raise InputError(
             f"{name} has labels {found[:8].tolist()}; only 0, 1 (GM), 2 (WM) and 3 (CSF) are "
-            "understood."
+            "supported."
         )

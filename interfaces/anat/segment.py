@@ -1,10 +1,10 @@
-"""Grey matter, white matter and cerebrospinal fluid of a T1w brain.
+"""Segmentation of a T1w brain into grey matter, white matter and cerebrospinal fluid.
 
-A mixture of Gaussians, fitted by expectation-maximisation with two kinds of prior
-knowledge: the template's tissue maps, brought to the head, and a Markov random field that
-lets neighbours agree (mean field) [1]_ [2]_. Beside the three tissues there are two kinds
+A mixture of Gaussians, fitted by expectation-maximisation with two kinds of priors: the
+template's tissue maps, resampled onto the head, and a Markov random field that makes
+neighbours agree (mean field) [1]_ [2]_. In addition to the three tissues there are two classes
 of mixed voxels, grey with white matter and grey matter with fluid [3]_: without them the
-thin fluid over the cortex is taken for a tissue of its own, too bright and too wide.
+thin fluid over the cortex is fitted as a separate tissue, too bright and too wide.
 
 References
 ----------
@@ -54,20 +54,20 @@ MIXED = ((GM, WM), (GM, CSF))
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """How the mixture is fitted.
+    """Settings of the mixture model.
 
     Attributes
     ----------
     prior_weight : float
         Exponent of the template's maps.
     field_weight : float
-        Log-odds that a tissue gains when all six neighbours are of it.
+        Log-odds added to a tissue when all six neighbours belong to it.
     iterations : int
-        Most rounds of expectation and maximisation.
+        Maximum number of iterations of expectation-maximisation.
     tolerance : float
-        The fit ends when no class mean moves more, as a share of the intensity range.
+        The fit ends when no class mean changes by more, as a fraction of the intensity range.
     prior_floor : float
-        Probability that each class keeps everywhere, against a misplaced template.
+        Minimum prior probability of each class, in case the template is misaligned.
     """
 
     prior_weight: float = 0.5
@@ -82,15 +82,14 @@ SLOPPY_MIXTURE = MixtureSettings(iterations=10, tolerance=5e-3)
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Tissues of a brain.
+    """Tissue segmentation of a brain.
 
     Attributes
     ----------
     dseg : ndarray of uint8, shape (I, J, K)
         0 outside the brain, 1 GM, 2 WM, 3 CSF.
     tpms : tuple of ndarray of float32, shape (I, J, K)
-        Expected share of GM, WM and CSF in each voxel; they add up to one inside the
-        brain.
+        Expected fraction of GM, WM and CSF in each voxel; they sum to one inside the brain.
     means, deviations : ndarray of float64, shape (3,)
         Intensities of the pure tissues.
     """
@@ -102,7 +101,7 @@ class Segmentation:
 
 
 def neighbour_support(probabilities: FloatArray, spacing: NDArray[np.float64]) -> FloatArray:
-    """Mean probability of each class over the six neighbours, nearer ones counting more.
+    """Compute the mean probability of each class over the six neighbours, weighted by distance.
 
     Parameters
     ----------
@@ -141,7 +140,7 @@ def segment_tissues(
     mask : ndarray of bool, shape (I, J, K)
         Brain.
     priors : ndarray of float32, shape (3, I, J, K)
-        Template's maps of GM, WM and CSF on the head's grid.
+        Template maps of GM, WM and CSF on the head's grid.
     settings : MixtureSettings, optional
         Weights and iterations.
 
@@ -152,13 +151,13 @@ def segment_tissues(
     Raises
     ------
     InputError
-        If the brain is too small, or its intensities do not tell tissues apart.
+        If the brain is too small, or its intensities do not separate tissues.
     """
     settings = settings or MixtureSettings()
     if mask.sum() < MIN_BRAIN_VOXELS:
         raise InputError(
-            f"The brain mask has {int(mask.sum())} voxels; {MIN_BRAIN_VOXELS} or more are "
-            "needed to tell tissues apart."
+            f"The brain mask has {int(mask.sum())} voxels; segmentation needs at least "
+            f"{MIN_BRAIN_VOXELS}."
         )
     box, _ = crop_to(mask, volume.affine, 2.0)
     inside = mask[box]
@@ -180,11 +179,11 @@ def _fit(
     spacing: NDArray[np.float64],
     settings: MixtureSettings,
 ) -> tuple[FloatArray, NDArray[np.float64], NDArray[np.float64]]:
-    """Expectation-maximisation; tissue shares on the box of the mask."""
+    """Fit the mixture by expectation-maximisation; tissue fractions on the box of the mask."""
     low, high = np.percentile(values, (1, 99))
     extent = float(high - low)
     if extent <= 0:
-        raise InputError("The brain has one intensity only: tissues cannot be told apart.")
+        raise InputError("The brain has uniform intensity, so tissues cannot be segmented.")
     means, deviations = _start(values, prior, extent)
     log_prior = np.float32(settings.prior_weight) * np.log(prior)
     shares = np.zeros((3, *inside.shape), dtype=np.float32)
@@ -205,7 +204,7 @@ def _fit(
 def _moments(
     values: FloatArray, posterior: FloatArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted means and standard deviations, summed in double precision."""
+    """Compute weighted means and standard deviations in double precision."""
     total = np.maximum(posterior.sum(axis=1, dtype=np.float64), 1.0)
     means, spreads = np.empty(len(total)), np.empty(len(total))
     for tissue, weights in enumerate(posterior):
@@ -221,22 +220,22 @@ def expect(
     means: NDArray[np.float64],
     deviations: NDArray[np.float64],
 ) -> FloatArray:
-    """Probability of each kind of voxel.
+    """Compute the probability of each class of voxel.
 
     Parameters
     ----------
     values : ndarray of float32, shape (N,)
         Intensities.
     log_odds : ndarray of float32, shape (3, N)
-        What is known of each tissue before the intensity.
+        Prior log-odds of each tissue.
     means, deviations : ndarray of float64, shape (3,)
         Intensities of the pure tissues.
 
     Returns
     -------
     ndarray of float32, shape (5, N)
-        GM, WM, CSF, GM mixed with WM, GM mixed with CSF. A mixed voxel lies anywhere
-        between its two tissues: a Gaussian with the variance of a uniform mixture.
+        GM, WM, CSF, GM mixed with WM, GM mixed with CSF. The intensity of a mixed voxel lies
+        anywhere between its two tissues: a Gaussian with the variance of a uniform mixture.
     """
     centres, widths, before = list(means), list(deviations), list(log_odds)
     for one, other in MIXED:
@@ -258,7 +257,7 @@ def expect(
 def tissue_shares(
     values: FloatArray, posterior: FloatArray, means: NDArray[np.float64]
 ) -> FloatArray:
-    """Divide mixed voxels among their two tissues by intensity.
+    """Divide mixed voxels between their two tissues by intensity.
 
     Parameters
     ----------
@@ -272,7 +271,7 @@ def tissue_shares(
     Returns
     -------
     ndarray of float32, shape (3, N)
-        Shares of GM, WM and CSF; they add up to one.
+        Fractions of GM, WM and CSF; they sum to one.
 
     Examples
     --------
@@ -294,7 +293,7 @@ def tissue_shares(
 def _start(
     values: FloatArray, prior: FloatArray, extent: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """First means and deviations: medians where the template is surest of each tissue."""
+    """Initialise means (by medians) and deviations where the template is surest of a tissue."""
     means, deviations = np.empty(3), np.empty(3)
     for tissue in range(3):
         certain = prior[tissue] >= np.quantile(prior[tissue], 0.9)
@@ -311,14 +310,14 @@ def _start(
 def warp_priors(
     volume: Volume, mask: NDArray[np.bool_], xfm: str | Path, *, sloppy: bool = False
 ) -> FloatArray:
-    """Bring the template's tissue maps to a head.
+    """Resample the template's tissue maps onto a head.
 
     Parameters
     ----------
     volume : Volume
-        The head.
+        Head.
     mask : ndarray of bool, shape (I, J, K)
-        Its brain; the maps are needed there only.
+        Brain mask; the maps are computed only there.
     xfm : path
         ITK transform from template to head.
     sloppy : bool
@@ -358,13 +357,13 @@ class _SegmentTissuesOutputSpec(TraitedSpec):
 
 
 class SegmentTissues(SimpleInterface):
-    """Segment a brain into GM, WM and CSF with the template's maps as priors."""
+    """Segmentation of a brain into GM, WM and CSF with template priors."""
 
     input_spec = _SegmentTissuesInputSpec
     output_spec = _SegmentTissuesOutputSpec
 
     def load_shared(self) -> None:
-        """Load the template for all steps that are forked."""
+        """Load the template before steps are forked, so that they share it."""
         _ = load_template(2 if self.inputs.sloppy else 1).tpms
 
     def _run_interface(self, runtime: Any) -> Any:

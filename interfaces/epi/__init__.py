@@ -1,1 +1,1 @@
-"""Echo-planar series, BOLD and DWI alike: motion, distortion, coregistration."""
+"""Echo-planar images (BOLD and DWI): head motion, distortion, coregistration."""

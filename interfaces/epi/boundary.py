@@ -1,4 +1,4 @@
-"""Points on the surface of the white matter, and how well an EPI's edges lie on them.
+"""White-matter boundary points, and the boundary-based registration cost of an EPI.
 
 References
 ----------
@@ -33,14 +33,14 @@ OUTER_MM = 1.5
 SLOPE = 0.5
 SURFACE_ZOOM_MM = 1.0
 MIN_POINTS = 300
-# A white-matter edge that the T1w image itself does not show is an error of segmentation.
+# A white-matter edge without contrast in the T1w image itself is a segmentation error.
 T1W_CONTRAST = 0.06
 SMALLEST_SIGNAL = 0.1
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """Pairs of points on either side of the white matter's surface.
+    """Pairs of points on either side of the white-matter surface.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Boundary:
         return int(self.inner.shape[1])
 
     def thin(self, count: int) -> Boundary:
-        """Keep about `count` pairs, evenly taken."""
+        """Keep about `count` evenly spaced pairs."""
         step = max(1, self.size // count)
         return Boundary(self.inner[:, ::step], self.outer[:, ::step])
 
@@ -65,18 +65,18 @@ class Boundary:
 def find_boundary(
     t1w: Volume, mask: NDArray[np.bool_], wm_prob: Volume, *, count: int = 12_000
 ) -> Boundary:
-    """Put points on both sides of the surface where white matter becomes more likely than not.
+    """Place points on both sides of the surface where white-matter probability crosses 0.5.
 
     Parameters
     ----------
     t1w : Volume
         Bias-corrected T1w image.
     mask : ndarray of bool, shape (I, J, K)
-        Its brain.
+        Brain mask.
     wm_prob : Volume
         Probability of white matter, on the same grid.
     count : int
-        About how many pairs to keep, evenly taken.
+        Approximate number of pairs to keep, evenly spaced.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def find_boundary(
     Raises
     ------
     InputError
-        If there is hardly any white matter.
+        If there is too little white matter.
     """
     from scipy import ndimage
     from skimage.measure import marching_cubes
@@ -97,7 +97,9 @@ def find_boundary(
     image = resample_isotropic(Volume(t1w.data[box], affine), SURFACE_ZOOM_MM)
     smooth = ndimage.gaussian_filter(prob.data, 0.7)
     if not smooth.min() < 0.5 < smooth.max():
-        raise InputError("The white-matter map has no surface; look at the T1w's segmentation.")
+        raise InputError(
+            "The white-matter map has no boundary; check the segmentation of the T1w image."
+        )
     vertices = marching_cubes(smooth, 0.5)[0].T.astype(np.float64)
     slope = np.stack(
         [
@@ -114,8 +116,8 @@ def find_boundary(
     keep &= _sample(brain.data, outer) > 0.5
     if int(keep.sum()) < MIN_POINTS:
         raise InputError(
-            "The white matter's surface is too small to register to; look at the T1w's"
-            " segmentation."
+            "The white-matter surface is too small for registration; check the segmentation of"
+            " the T1w image."
         )
     step = max(1, int(keep.sum()) // count)
     inner, outer = inner[:, keep][:, ::step], outer[:, keep][:, ::step]
@@ -126,7 +128,7 @@ def find_boundary(
 
 
 def _sample(data: FloatArray, index: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Read an image linearly at voxel indices."""
+    """Interpolate an image linearly at voxel indices."""
     from scipy import ndimage
 
     values: NDArray[np.float32] = ndimage.map_coordinates(
@@ -136,14 +138,14 @@ def _sample(data: FloatArray, index: NDArray[np.float64]) -> NDArray[np.float32]
 
 
 def boundary_contrast(boundary: Boundary, epi: Volume, matrix: Affine) -> NDArray[np.float64]:
-    """Contrast across the surface in an EPI: outside minus inside, per cent of their mean.
+    """Compute the contrast across the boundary: outside minus inside, per cent of their mean.
 
     Parameters
     ----------
     boundary : Boundary
-        Pairs of points in the T1w image's world.
+        Pairs of points in T1w space.
     epi : Volume
-        Image with T2*-like contrast: grey matter brighter than white.
+        Image with T2*-like contrast: grey matter brighter than white matter.
     matrix : ndarray of float64, shape (4, 4)
         T1w points to EPI points, RAS+ mm.
 
@@ -169,10 +171,10 @@ def boundary_contrast(boundary: Boundary, epi: Volume, matrix: Affine) -> NDArra
 
 
 def boundary_cost(contrast: NDArray[np.float64]) -> float:
-    """Cost of a position, 0 (every edge there) to 2 (every edge the wrong way round).
+    """Compute the boundary cost: 0 (every edge aligned) to 2 (every edge inverted).
 
-    Pairs without a contrast count as flat edges, so that nothing is gained by leaving the
-    field of view.
+    Pairs without contrast count as flat edges, so that leaving the field of view is not
+    rewarded.
 
     >>> boundary_cost(np.array([np.nan]))
     1.0

@@ -1,8 +1,8 @@
-"""Brain mask of an EPI reference: carried over from the T1w image, or found in it alone.
+"""Brain mask of an EPI reference: propagated from the T1w image, or found in the EPI alone.
 
-The T1w image's mask decides wherever there is one. Without it the template's brain is laid
-over the EPI by an affine transform (mutual information, so the contrast does not matter);
-near it, what is bright and holds together is brain.
+The T1w mask is used if there is one. Otherwise the template's brain is registered to the EPI
+by an affine transform (mutual information, so the contrast does not matter); bright,
+connected voxels near it are brain.
 
 References
 ----------
@@ -49,9 +49,9 @@ from neuroferry.interfaces.image.images import (
 from neuroferry.interfaces.image.transforms import read_itk_affine
 from neuroferry.templates import load_template
 
-# Brain is brighter than this fraction of the bright half of what lies in the template's.
+# Brain is brighter than this fraction of the bright half of the voxels in the template's brain.
 DARK_FRACTION = 0.25
-# How far from the template's brain a voxel may be and still be brain, mm.
+# Maximum distance of a brain voxel from the template's brain, mm.
 REACH_MM = 8.0
 NECK_RADIUS_MM = 5.0
 LIFTS_MM = (-40.0, -20.0, 0.0, 20.0, 40.0)
@@ -60,7 +60,7 @@ SMALLEST_ML = 50.0
 
 
 def carry_mask(mask: Volume, matrix: Affine, epi: Volume) -> NDArray[np.bool_]:
-    """Bring a brain mask onto the grid of an EPI.
+    """Resample a brain mask onto the grid of an EPI.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def carry_mask(mask: Volume, matrix: Affine, epi: Volume) -> NDArray[np.bool_]:
     matrix : ndarray of float64, shape (4, 4)
         EPI points to T1w points, RAS+ mm.
     epi : Volume
-        EPI reference; voxels without any signal (never acquired) are left out.
+        EPI reference; voxels without any signal (not acquired) are excluded.
 
     Returns
     -------
     ndarray of bool, shape (I, J, K)
-        Voxels that are brain by at least half of their volume.
+        Voxels whose volume is at least half brain.
 
     Raises
     ------
@@ -86,14 +86,14 @@ def carry_mask(mask: Volume, matrix: Affine, epi: Volume) -> NDArray[np.bool_]:
     inside &= epi.data != 0
     if not inside.any():
         raise InputError(
-            "No part of the T1w's brain lies in the BOLD's field of view; look at the"
-            " coregistration."
+            "The brain of the T1w image lies outside the field of view of the BOLD reference;"
+            " check the coregistration."
         )
     return inside
 
 
 def _share(placed: Volume, epi: Volume, sub: int = 2) -> FloatArray:
-    """Share of each voxel that a finer mask fills, from `sub` points along each axis."""
+    """Compute the fraction of each voxel inside a finer mask, at `sub` points along each axis."""
     fine_shape = (epi.shape[0] * sub, epi.shape[1] * sub, epi.shape[2] * sub)
     scale = np.diag([1 / sub, 1 / sub, 1 / sub, 1.0])
     scale[:3, 3] = (1 / sub - 1) / 2
@@ -104,7 +104,7 @@ def _share(placed: Volume, epi: Volume, sub: int = 2) -> FloatArray:
 
 
 def find_mask(epi: Volume, *, seed: int = 1) -> NDArray[np.bool_]:
-    """Find the brain in an EPI without any other image.
+    """Find the brain in an EPI without an anatomical image.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def find_mask(epi: Volume, *, seed: int = 1) -> NDArray[np.bool_]:
     Raises
     ------
     InputError
-        If nothing that could be a brain is found.
+        If no plausible brain is found.
     """
     from scipy import ndimage
 
@@ -133,24 +133,24 @@ def find_mask(epi: Volume, *, seed: int = 1) -> NDArray[np.bool_]:
     opened = _open(bright & near, radius)
     labels, count = ndimage.label(opened)
     if count == 0:
-        raise InputError("No brain was found in the BOLD reference; look at the image.")
+        raise InputError("No brain was found in the BOLD reference; check the image.")
     sizes = ndimage.sum_labels(prior < 0, labels, np.arange(1, count + 1))
     brain = labels == 1 + int(np.argmax(sizes))
-    # Deep inside the template's brain dark voxels are dropout or iron, not air.
+    # Deep inside the template's brain, dark voxels are signal dropout or iron, not air.
     brain |= (prior < -REACH_MM) & (epi.data != 0)
     brain = ndimage.binary_closing(brain, _ball(radius), border_value=0) | brain
     brain = ndimage.binary_fill_holes(brain) & (epi.data != 0)
     if float(brain.sum()) * abs(float(np.linalg.det(epi.affine[:3, :3]))) < 1000 * SMALLEST_ML:
         raise InputError(
-            f"Less than {SMALLEST_ML:.0f} ml of brain were found in the BOLD reference; look at"
-            " the image."
+            f"Less than {SMALLEST_ML:.0f} ml of brain was found in the BOLD reference; check the"
+            " image."
         )
     mask: NDArray[np.bool_] = brain
     return mask
 
 
 def _template_distance(epi: Volume, seed: int) -> FloatArray:
-    """Signed distance (mm, negative inside) to the template's brain laid over an EPI."""
+    """Compute the signed distance (mm, negative inside) to the template's brain on an EPI."""
     from scipy import ndimage
 
     template = load_template(2)
@@ -180,7 +180,7 @@ def _template_distance(epi: Volume, seed: int) -> FloatArray:
 
 
 def _ball(radius: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Ellipsoid of voxels with given half axes."""
+    """Build an ellipsoid of voxels from its half axes."""
     axes = np.ogrid[tuple(slice(-int(r), int(r) + 1) for r in radius)]
     inside: NDArray[np.bool_] = (
         sum((axis / r) ** 2 for axis, r in zip(axes, radius, strict=True)) <= 1.0
@@ -189,11 +189,11 @@ def _ball(radius: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _open(mask: NDArray[np.bool_], radius: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Cut what hangs on by less than a ball: eyes, scalp, neck."""
+    """Remove what is connected by less than a ball: eyes, scalp, neck."""
     from scipy import ndimage
 
     ball = _ball(radius)
-    # Beyond the field of view the head goes on.
+    # The head continues beyond the field of view.
     padded = np.pad(mask, [(int(r), int(r)) for r in radius], mode="edge")
     opened = ndimage.binary_opening(padded, ball)
     inner = tuple(slice(int(r), -int(r)) for r in radius)
@@ -213,13 +213,13 @@ class _MaskBoldOutputSpec(TraitedSpec):
 
 
 class MaskBold(SimpleInterface):
-    """Mask the brain of a BOLD reference, with the T1w image's mask where there is one."""
+    """Brain mask of a BOLD reference, from the T1w mask if there is one."""
 
     input_spec = _MaskBoldInputSpec
     output_spec = _MaskBoldOutputSpec
 
     def load_shared(self) -> None:
-        """Load the template for all steps that are forked."""
+        """Load the template before steps are forked, so that they share it."""
         load_template(2)
 
     def _run_interface(self, runtime: Any) -> Any:

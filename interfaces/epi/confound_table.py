@@ -1,4 +1,4 @@
-"""Columns of a table of confounds: how each is made, written and read."""
+"""Columns of a confound table: computing, writing and reading them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Column = NDArray[np.float64]
 
 
 def expand(name: str, values: Column) -> dict[str, Column]:
-    """Give a signal, its change since the volume before, and the squares of both.
+    """Expand a signal by its temporal derivative and the squares of both.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def expand(name: str, values: Column) -> dict[str, Column]:
 
 
 def spikes(volumes: Sequence[int], n_volumes: int, prefix: str) -> dict[str, Column]:
-    """Give one column for each of some volumes, 1 there and 0 elsewhere.
+    """Build one spike regressor for each given volume: 1 there, 0 elsewhere.
 
     Examples
     --------
@@ -59,11 +59,11 @@ def spikes(volumes: Sequence[int], n_volumes: int, prefix: str) -> dict[str, Col
 def motion_outliers(
     fd: Column, std_dvars: Column, n_dummy: int, fd_threshold: float, dvars_threshold: float
 ) -> list[int]:
-    """Choose volumes beyond either threshold, except those before the steady state.
+    """Choose volumes above either threshold, except those before the steady state.
 
-    The latter have columns of their own: two equal columns would make a design singular.
-    DVARS of the first volume at steady state tells its difference from one that is not,
-    and does not count.
+    The latter have their own columns, and duplicate columns would make a design singular.
+    DVARS of the first steady-state volume is ignored, because it measures the difference from
+    a volume before the steady state.
     """
     changed = np.nan_to_num(std_dvars) > dvars_threshold
     changed[: n_dummy + 1] = False
@@ -73,7 +73,7 @@ def motion_outliers(
 
 
 def write_table(path: Path, columns: Mapping[str, Column]) -> None:
-    """Write columns as tab-separated values, eight digits each, ``n/a`` for NaN."""
+    """Write columns as tab-separated values with eight digits, ``n/a`` for NaN."""
     rows = (
         "\t".join("n/a" if math.isnan(v) else f"{v:.8g}" for v in values)
         for values in zip(*columns.values(), strict=True)
@@ -87,7 +87,7 @@ def read_table(path: str | Path) -> dict[str, Column]:
     Raises
     ------
     InputError
-        If the file is empty, its rows differ in length, or a cell is no number.
+        If the file is empty, its rows differ in length, or a cell is not a number.
     """
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     if not lines:
@@ -100,29 +100,29 @@ def read_table(path: str | Path) -> dict[str, Column]:
         ]
         table = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
     except ValueError as error:
-        raise InputError(f"{path} is no table of numbers ({error}).") from error
+        raise InputError(f"{path} is not a table of numbers ({error}).") from error
     return {name: table[:, n].copy() for n, name in enumerate(names)}
 
 
 def motion_parameters(
     table: Mapping[str, Column], n_volumes: int, name: str
 ) -> NDArray[np.float64]:
-    """Take the six motion parameters from a table, shape (T, 6).
+    """Select the six motion parameters of a table, shape (T, 6).
 
     Raises
     ------
     InputError
-        If one is missing, holds no number, or has another length than the series.
+        If one is missing, is not finite, or has another length than the series.
     """
     missing = [column for column in MOTION if column not in table]
     if missing:
-        raise InputError(f"{name} has no column {', '.join(missing)}: no motion parameters.")
+        raise InputError(f"{name} lacks the motion parameters {', '.join(missing)}.")
     parameters = np.column_stack([table[column] for column in MOTION])
     if len(parameters) != n_volumes:
         raise InputError(
-            f"{name} has {len(parameters)} rows for a series of {n_volumes} volumes; estimate "
-            "the head motion of this series again."
+            f"{name} has {len(parameters)} rows, but the series has {n_volumes} volumes; "
+            "estimate the head motion of this series again."
         )
     if not np.isfinite(parameters).all():
-        raise InputError(f"{name} holds motion parameters that are no numbers.")
+        raise InputError(f"{name} contains motion parameters that are not numbers.")
     return parameters

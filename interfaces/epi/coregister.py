@@ -1,8 +1,9 @@
-"""Rigid registration of an EPI reference to the T1w image of the same head.
+"""Rigid registration of an EPI reference to the T1w image of the same participant.
 
-Mutual information over the head finds the position from several starts; the surface of the
-white matter then places it to a fraction of a voxel. Where the edges cannot be seen the
-position by mutual information is kept, and the report says so.
+Mutual information over the head registers the images from several starts; boundary-based
+registration to the white-matter surface then refines the result to a fraction of a voxel.
+Where the boundary cannot be detected, the result of mutual information is kept, and the
+report says so.
 
 References
 ----------
@@ -64,7 +65,7 @@ from neuroferry.interfaces.image.images import (
 )
 from neuroferry.interfaces.image.transforms import write_itk_affine
 
-# Grids of the sample points, and the resolution to which the T1w image is reduced.
+# Spacing of the sample points, and resolution to which the T1w image is blurred.
 COARSE_MM, FINE_MM = 8.0, 3.0
 COARSE_BLUR_MM = 6.0
 ANATOMY_ZOOM_MM = 2.0
@@ -74,9 +75,9 @@ LIFTS_MM = (0.0, -40.0, -20.0, 20.0, 40.0)
 STARTS_REFINED = 4
 # Pairs of boundary points of the first pass.
 COARSE_PAIRS = 3000
-# Another start must beat the header's own position by this factor.
+# Another start must beat the position of the header by this factor.
 HEADER_BONUS = 1.05
-# Boundary-based registration polishes; further than this it has lost its way.
+# Boundary-based registration only refines; moving farther than this is a failure.
 LARGEST_POLISH_MM = 6.0
 GOOD_EDGES = 0.6
 FAR_FROM_HEADER_MM = 25.0
@@ -86,31 +87,31 @@ Method = Literal["boundary", "mutual information"]
 
 @dataclass(frozen=True)
 class Coregistration:
-    """Where the EPI lies on the T1w image, and what that is worth.
+    """Registration of an EPI to the T1w image, and its quality.
 
     Attributes
     ----------
     matrix : ndarray of float64, shape (4, 4)
         T1w points to EPI points, RAS+ mm: resamples the EPI onto the T1w image's grid.
     method : {"boundary", "mutual information"}
-        What placed it at last.
+        Method of the final transform.
     mutual_information : float
-        Nats, at the result.
+        Final value, nats.
     edges : float or None
-        Share of the white matter's surface with the contrast of an EPI across it; None
-        where there was no surface.
+        Fraction of the white-matter surface with the expected EPI contrast across it; None
+        without a surface.
     boundary_cost : float or None
         0 (best) to 2.
     polish_mm : float or None
-        How far boundary-based registration went from the position by mutual information,
-        root mean square over the brain, mm.
+        Root mean square displacement over the brain from the result of mutual information to
+        that of boundary-based registration, mm.
     from_header_mm : float
-        How far the result is from the position that the headers give, likewise.
+        Root mean square displacement of the result from the position of the headers, mm.
     coverage : float
-        Share of the T1w's brain inside the EPI's field of view.
+        Fraction of the T1w brain inside the EPI's field of view.
     verdict : {"good", "look"}
     reasons : list of str
-        Why to look, in plain sentences.
+        Reasons to check the registration, as sentences.
     """
 
     matrix: Affine
@@ -126,7 +127,7 @@ class Coregistration:
 
 
 def rms_distance(one: Affine, other: Affine, points: NDArray[np.float64]) -> float:
-    """How far apart two transforms send points, root mean square, mm.
+    """Compute the root mean square distance between points under two transforms, mm.
 
     Parameters
     ----------
@@ -145,7 +146,7 @@ def rms_distance(one: Affine, other: Affine, points: NDArray[np.float64]) -> flo
 
 
 def mask_points(mask: NDArray[np.bool_], affine: Affine, count: int = 4000) -> NDArray[np.float64]:
-    """World coordinates of about `count` voxels of a mask, shape (3, N), RAS+ mm."""
+    """Sample about `count` voxels of a mask: world coordinates, shape (3, N), RAS+ mm."""
     index = np.argwhere(mask).T.astype(np.float64)
     index = index[:, :: max(1, index.shape[1] // count)]
     points: NDArray[np.float64] = affine[:3, :3] @ index + affine[:3, 3:]
@@ -155,20 +156,20 @@ def mask_points(mask: NDArray[np.bool_], affine: Affine, count: int = 4000) -> N
 def align_heads(
     epi: Volume, t1w: Volume, t1w_mask: NDArray[np.bool_], *, sloppy: bool = False, seed: int = 1
 ) -> tuple[Affine, float]:
-    """Find the rigid position of an EPI on the T1w image by mutual information.
+    """Register an EPI rigidly to the T1w image by mutual information.
 
-    The points of the metric belong to the EPI, whose field of view may be a part of the
-    head; the T1w image is read there. Starts are the headers' position and the centre of
-    mass, each turned and shifted along the body.
+    The sample points of the metric belong to the EPI, whose field of view may cover only part
+    of the head; the T1w image is sampled there. The search starts from the position of the
+    headers and from the centres of mass, each rotated and shifted along the body.
 
     Parameters
     ----------
     epi, t1w : Volume
-        Images of one head.
+        Images of one participant.
     t1w_mask : ndarray of bool, shape (I, J, K)
         Brain of the T1w image.
     sloppy : bool
-        Leave out the finest level.
+        Skip the finest level.
     seed : int
         Seed of the sampling jitter.
 
@@ -180,7 +181,7 @@ def align_heads(
         Mutual information, nats.
     """
     anatomy = resample_isotropic(t1w, ANATOMY_ZOOM_MM)
-    # Against the brain alone there is one broad optimum; two heads have many.
+    # Against the extracted brain there is one broad optimum; against the head there are many.
     brain = t1w.with_data(np.where(t1w_mask, t1w.data, 0).astype(np.float32))
     head, around = _head_of(epi)
     points = sample_points(epi, around, COARSE_MM, seed=seed, blur=COARSE_BLUR_MM)
@@ -198,18 +199,18 @@ def refine_heads(
     sloppy: bool = False,
     seed: int = 1,
 ) -> tuple[Affine, float]:
-    """Make the position of an EPI finer, from one that is near.
+    """Refine the registration of an EPI from a nearby start.
 
     Parameters
     ----------
     epi, t1w : Volume
-        Images of one head.
+        Images of one participant.
     t1w_mask : ndarray of bool, shape (I, J, K)
         Brain of the T1w image.
     matrix : ndarray of float64, shape (4, 4)
         EPI points to T1w points, RAS+ mm.
     sloppy : bool
-        Leave out the finest level.
+        Skip the finest level.
     seed : int
         Seed of the sampling jitter.
 
@@ -229,7 +230,7 @@ def _as_volume(t1w: Volume, mask: NDArray[np.bool_]) -> Volume:
 
 
 def _head_of(epi: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Head of an EPI, and the same with some air around."""
+    """Find the head of an EPI, and the head with some air around it."""
     from scipy import ndimage
 
     head = foreground(epi.data)
@@ -260,7 +261,7 @@ def _starts(
     t1w: Volume,
     t1w_mask: NDArray[np.bool_],
 ) -> list[Affine]:
-    """Positions to begin from, the headers' own first; EPI points to T1w points."""
+    """List the starting transforms, EPI points to T1w points; that of the headers first."""
     middle = mask_points(head, epi.affine).mean(axis=1)
     brain = mask_points(t1w_mask, t1w.affine).mean(axis=1)
     shifts = (np.zeros(3), brain - middle)
@@ -274,7 +275,7 @@ def _starts(
 def _best_start(
     points: SamplePoints, image: MovingImage, starts: Sequence[Affine]
 ) -> tuple[Affine, float]:
-    """Refine the likeliest starts coarsely; the headers' position (the first) always."""
+    """Refine the most likely starts coarsely, always including the first (the headers)."""
     few = points.thin(3000)
     scores = [mutual_information(few, image, start) for start in starts]
     order = [0, *(int(n) for n in np.argsort(scores)[::-1] if n)][:STARTS_REFINED]
@@ -288,7 +289,7 @@ def _best_start(
 
 
 def near_brain(epi: Volume, mask: Volume, matrix: Affine, margin_mm: float) -> NDArray[np.bool_]:
-    """Find the voxels of an EPI in the T1w's brain or within a margin of it.
+    """Find the voxels of an EPI within a margin of the T1w brain.
 
     Parameters
     ----------
@@ -317,8 +318,8 @@ def near_brain(epi: Volume, mask: Volume, matrix: Affine, margin_mm: float) -> N
     carried = resample_to(placed, epi.shape, epi.affine).data > 0.5
     if not carried.any():
         raise InputError(
-            "The BOLD and T1w images do not overlap in space; check that they belong to one"
-            " person."
+            "The BOLD and T1w images do not overlap in space; check that they belong to the"
+            " same participant."
         )
     distance = ndimage.distance_transform_edt(~carried, sampling=epi.zooms)
     near: NDArray[np.bool_] = distance <= margin_mm
@@ -328,18 +329,18 @@ def near_brain(epi: Volume, mask: Volume, matrix: Affine, margin_mm: float) -> N
 def polish(
     boundary: Boundary, epi: Volume, start: Affine, centre: NDArray[np.float64]
 ) -> tuple[Affine, float]:
-    """Place an EPI so that its edges lie on the white matter's surface.
+    """Refine a registration so that the EPI's edges lie on the white-matter surface.
 
     Parameters
     ----------
     boundary : Boundary
-        Pairs of points in the T1w image's world.
+        Pairs of points in T1w space.
     epi : Volume
-        Image with grey matter brighter than white.
+        Image with grey matter brighter than white matter.
     start : ndarray of float64, shape (4, 4)
         T1w points to EPI points, RAS+ mm.
     centre : ndarray of float64, shape (3,)
-        Centre of rotation in the T1w image's world, RAS+ mm.
+        Centre of rotation in T1w space, RAS+ mm.
 
     Returns
     -------
@@ -377,19 +378,19 @@ def coregister(
     sloppy: bool = False,
     seed: int = 1,
 ) -> Coregistration:
-    """Register an EPI reference to the T1w image, rigidly.
+    """Register an EPI reference rigidly to the T1w image.
 
     Parameters
     ----------
     epi : Volume
-        EPI reference, without distortion where possible.
+        EPI reference, distortion-corrected if possible.
     t1w : Volume
         Bias-corrected T1w image.
     t1w_mask : ndarray of bool, shape (I, J, K)
-        Its brain.
+        Brain mask.
     wm_prob : Volume, optional
-        Probability of white matter on the T1w image's grid; mutual information alone
-        without it.
+        Probability of white matter on the T1w grid; without it, only mutual information is
+        used.
     sloppy : bool
         Fast and coarse.
     seed : int
@@ -406,7 +407,7 @@ def coregister(
     reasons: list[str] = []
     edges = cost = moved = None
     if wm_prob is None:
-        reasons.append("There was no white-matter map, so mutual information alone placed it.")
+        reasons.append("There was no white-matter map, so only mutual information was used.")
     else:
         boundary = find_boundary(t1w, t1w_mask, wm_prob, count=4000 if sloppy else 12_000)
         polished, cost = polish(boundary, epi, rough, points.mean(axis=1))
@@ -418,8 +419,8 @@ def coregister(
             matrix, method = polished, "boundary"
         else:
             reasons.append(
-                "The white matter's surface was not found in the BOLD reference, so mutual"
-                " information alone placed it."
+                "The white-matter surface was not found in the BOLD reference, so only mutual"
+                " information was used."
             )
     to_voxels = inverse(epi.affine) @ matrix
     index = to_voxels[:3, :3] @ points + to_voxels[:3, 3:]
@@ -442,17 +443,17 @@ def coregister(
 
 
 def _doubts(edges: float | None, far: float, coverage: float) -> list[str]:
-    """Say what makes a registration worth a look."""
+    """List reasons to check a registration."""
     reasons = []
     if edges is not None and edges < GOOD_EDGES:
         reasons.append(
-            f"Only {100 * edges:.0f} % of the white matter's surface shows as an edge in the BOLD"
-            " reference."
+            f"Only {100 * edges:.0f} % of the white-matter surface is visible as an edge in the"
+            " BOLD reference."
         )
     if far > FAR_FROM_HEADER_MM:
-        reasons.append(f"It lies {far:.0f} mm from where the headers put it.")
+        reasons.append(f"The result is {far:.0f} mm away from the position in the headers.")
     if coverage < 0.5:
-        reasons.append(f"Only {100 * coverage:.0f} % of the brain is in the BOLD's field of view.")
+        reasons.append(f"The BOLD field of view covers only {100 * coverage:.0f} % of the brain.")
     return reasons
 
 
@@ -472,7 +473,7 @@ class _CoregisterOutputSpec(TraitedSpec):
 
 
 class Coregister(SimpleInterface):
-    """Register a BOLD reference to the T1w image: mutual information, then the boundary."""
+    """Registration of a BOLD reference to T1w: mutual information, then boundary-based."""
 
     input_spec = _CoregisterInputSpec
     output_spec = _CoregisterOutputSpec
@@ -501,7 +502,7 @@ class Coregister(SimpleInterface):
 
 
 def write_report(result: Coregistration, path: Path) -> Path:
-    """Write what :func:`coregister` found as JSON, numbers to four decimals."""
+    """Write the result of :func:`coregister` as JSON, numbers to four decimals."""
     report = asdict(result)
     del report["matrix"]
     rounded = {

@@ -1,10 +1,11 @@
-"""Geometry of echo-planar distortion: from a field in hertz to shifts, and back.
+"""Geometry of echo-planar distortion: from a field in hertz to voxel shifts.
 
-In an EPI a spin at voxel ``x`` (undistorted) whose field is off by ``f`` hertz gives its
-signal at ``x + s f T`` along the phase-encoding axis, in voxels: ``T`` is BIDS'
+In an EPI, the signal of a spin at voxel ``x`` (undistorted) with an off-resonance of ``f``
+hertz appears at ``x + s f T`` along the phase-encoding axis, in voxels: ``T`` is the BIDS
 ``TotalReadoutTime`` in seconds, ``s`` is +1 for ``PhaseEncodingDirection`` "j" and -1 for "j-"
-(the axis is that of the stored array). Where the shift grows signal is spread out, where it
-shrinks it piles up: intensity is multiplied by ``1 + d(shift)/dx`` when it is undone.
+(the axis of the stored array). Where the shift increases, signal is spread out; where it
+decreases, signal piles up. The correction therefore multiplies intensity by
+``1 + d(shift)/dx``.
 
 References
 ----------
@@ -23,13 +24,13 @@ from neuroferry.bids.epi import phase_encoding_axis
 if TYPE_CHECKING:
     from neuroferry.interfaces.image.images import FloatArray
 
-# Signal pulled out of a pile this steep is noise: the Jacobian is kept above it.
+# Signal recovered from a steeper pile-up is noise: lower bound of the Jacobian.
 LEAST_JACOBIAN = 0.1
 MOST_JACOBIAN = 4.0
 
 
 def shift_of(field_hz: FloatArray, direction: str, readout_time: float) -> FloatArray:
-    """Turn a field into the shift of the signal along the phase-encoding axis, voxels.
+    """Convert a field to the shift of the signal along the phase-encoding axis, voxels.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def shift_of(field_hz: FloatArray, direction: str, readout_time: float) -> Float
 
 
 def jacobian_of(shift: FloatArray, axis: int) -> FloatArray:
-    """How much the map ``x + shift(x)`` stretches along an axis, kept in bounds.
+    """Compute the Jacobian of ``x + shift(x)`` along an axis, within bounds.
 
     Parameters
     ----------
@@ -77,25 +78,25 @@ def jacobian_of(shift: FloatArray, axis: int) -> FloatArray:
 def unwarp(
     data: FloatArray, shift: FloatArray, axis: int, *, jacobian: bool = True, order: int = 3
 ) -> FloatArray:
-    """Undo the distortion of an EPI.
+    """Correct the distortion of an EPI.
 
     Parameters
     ----------
     data : ndarray of float32, shape (I, J, K)
         Distorted image.
     shift : ndarray of float32, shape (I, J, K)
-        Where each undistorted voxel's signal lies, voxels along `axis`.
+        Displacement of each undistorted voxel's signal, voxels along `axis`.
     axis : int
         Phase-encoding axis.
     jacobian : bool
-        Undo the piling up of signal too.
+        Correct intensities by the Jacobian as well.
     order : int
         Spline order of the interpolation.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        Not negative where `data` is not.
+        Non-negative where `data` is.
     """
     from scipy import ndimage
 
@@ -113,10 +114,10 @@ def unwarp(
 
 
 def distort(data: FloatArray, shift: FloatArray, axis: int) -> FloatArray:
-    """Distort an image as an EPI would: the opposite of :func:`unwarp`.
+    """Distort an image like an EPI: the inverse of :func:`unwarp`.
 
-    Signal is moved, not read: every voxel's signal goes to ``x + shift`` and is shared
-    between the two voxels next to it, so that its sum along each line stays.
+    Signal is pushed forward: the signal of a voxel moves to ``x + shift`` and is shared
+    between the two nearest voxels, so that the sum along each line is preserved.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""One smooth field that explains EPIs, found by Gauss-Newton from coarse to fine.
+"""Smooth field that explains a set of EPIs, estimated by Gauss-Newton from coarse to fine.
 
-The field ``f`` (voxels of shift for a unit factor, along one axis) makes each EPI ``n`` with
-factor ``k_n`` into ``I_n(x + k_n f(x)) (1 + k_n f'(x))``. Two EPIs of opposite polarity must
-agree. Added is the squared gradient of the field, which keeps it smooth.
+The field ``f`` (voxels of shift for a unit factor, along one axis) unwarps each EPI ``n`` with
+factor ``k_n`` to ``I_n(x + k_n f(x)) (1 + k_n f'(x))``. Two EPIs of opposite polarity must
+agree. The squared gradient of the field is added as regularisation.
 
 References
 ----------
@@ -29,14 +29,14 @@ from neuroferry.interfaces.image.images import FWHM_PER_SIGMA, FloatArray
 
 CG_STEPS = 40
 CG_TOLERANCE = 1e-3
-# No line may fold: the factor 1 + k f' stays above this.
+# No line may fold: lower bound of the factor 1 + k f'.
 LEAST_STRETCH = 0.15
 LEAST_GAIN = 1e-4
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the search.
+    """One resolution level of the optimisation.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Level:
         Weight of the field's squared gradient (voxels of shift per voxel) against the squared
         difference of the images, whose intensities are about one.
     iterations : int
-        Gauss-Newton steps at most.
+        Maximum number of Gauss-Newton steps.
     """
 
     blur_mm: float
@@ -64,7 +64,7 @@ PAIR_LEVELS = (
 
 @dataclass(frozen=True)
 class Modulated:
-    """An EPI under a field, and how it changes with the field.
+    """EPI unwarped by a field, and its derivatives.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Modulated:
 
 
 def slope_along(field: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Central difference along an axis, zero beyond the ends' own differences."""
+    """Compute central differences along an axis, one-sided at the ends."""
     result: NDArray[np.float64] = np.gradient(field, axis=axis)
     return result
 
@@ -106,7 +106,7 @@ def slope_transposed(values: NDArray[np.float64], axis: int) -> NDArray[np.float
 
 
 def roughness(field: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Apply the discrete Laplacian, negative and free at the borders.
+    """Apply the negative discrete Laplacian with free boundaries.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def roughness(field: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
 def modulate(
     coefficients: FloatArray, gradient: FloatArray, field: NDArray[np.float64], k: float, axis: int
 ) -> Modulated:
-    """Unwarp an EPI by a field and differentiate that by the field.
+    """Unwarp an EPI by a field and differentiate the result with respect to the field.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def conjugate_gradients(
     right: NDArray[np.float64],
     diagonal: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Solve a symmetric positive system, preconditioned by its diagonal.
+    """Solve a symmetric positive definite system, preconditioned by its diagonal.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def conjugate_gradients(
     right : ndarray of float64
         Right-hand side.
     diagonal : ndarray of float64
-        Diagonal of the matrix, or near it; positive.
+        Diagonal of the matrix, exact or approximate; positive.
 
     Returns
     -------
@@ -213,14 +213,14 @@ def solve_field(
     levels: Sequence[Level] = PAIR_LEVELS,
     start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Find the field under which two EPIs agree.
+    """Estimate the field under which two EPIs agree.
 
     Parameters
     ----------
     images : sequence of ndarray of float32, shape (I, J, K)
         Two EPIs; brain intensities about one.
     factors : sequence of float
-        Voxels of shift of each for a unit of the field, with sign.
+        Signed shift of each in voxels for a unit of the field.
     axis : int
         Phase-encoding axis.
     zooms : ndarray of float64, shape (3,)
@@ -228,7 +228,7 @@ def solve_field(
     levels : sequence of Level
         From coarse to fine.
     start : ndarray of float64, shape (I, J, K), optional
-        Field to begin from; zero otherwise.
+        Initial field; zero by default.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def _descend(
     field: NDArray[np.float64],
     iterations: int,
 ) -> NDArray[np.float64]:
-    """Gauss-Newton steps of one level, each halved until it helps."""
+    """Take the Gauss-Newton steps of one level, each halved until the cost falls."""
 
     def look(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], list[Modulated]]:
         parts = [
@@ -295,7 +295,7 @@ def _gauss_newton_step(
     smooth: NDArray[np.float64],
     field: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Solve the normal equations at a field."""
+    """Solve the normal equations at the current field."""
     by_value = parts[0].by_value - parts[1].by_value
     by_slope = parts[0].by_slope - parts[1].by_slope
 

@@ -1,8 +1,8 @@
-"""Carry a field map to an EPI reference and unwarp it.
+"""Registration of a field map to an EPI reference, and its distortion correction.
 
 The undistorted image of the field map is registered rigidly to the distorted reference, the
-reference is unwarped, and the registration is made finer on that: where the field is strong
-the distorted image would pull it aside.
+reference is unwarped, and the registration is refined on the unwarped image, because strong
+distortion would bias it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ REFINEMENTS = 2
 
 @dataclass(frozen=True)
 class Unwarped:
-    """A field on an EPI's grid, and the EPI without distortion.
+    """Field on an EPI's grid, and the distortion-corrected EPI.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Unwarped:
     matrix : ndarray of float64, shape (4, 4)
         EPI points to field map points, RAS+ mm: resamples the field map onto the EPI.
     mask : ndarray of bool, shape (I, J, K)
-        Where the field was measured, on the EPI's grid.
+        Region in which the field was measured, on the EPI's grid.
     """
 
     field_hz: FloatArray
@@ -70,7 +70,7 @@ class Unwarped:
 
 
 def carry_field(field: Volume, matrix: Affine, epi: Volume, *, order: int = 1) -> FloatArray:
-    """Sample a field on an EPI's grid, continued at the borders of its own.
+    """Resample a field onto an EPI's grid, extrapolated beyond its own borders.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def carry_field(field: Volume, matrix: Affine, epi: Volume, *, order: int = 1) -
     matrix : ndarray of float64, shape (4, 4)
         EPI points to field map points, RAS+ mm.
     epi : Volume
-        Image that gives the grid.
+        Image that defines the grid.
     order : int
         Spline order.
 
@@ -113,7 +113,7 @@ def apply_fieldmap(
     sloppy: bool = False,
     seed: int = 1,
 ) -> Unwarped:
-    """Unwarp an EPI reference with a field map of the same head.
+    """Correct the distortion of an EPI reference with a field map.
 
     Parameters
     ----------
@@ -126,9 +126,9 @@ def apply_fieldmap(
     readout_time : float
         TotalReadoutTime of the EPI, s.
     matrix : ndarray of float64, shape (4, 4), optional
-        EPI points to field map points where they are known; registered otherwise.
+        EPI points to field map points, if known; registered otherwise.
     jacobian : bool
-        Undo the piling up of signal too.
+        Correct intensities by the Jacobian as well.
     sloppy : bool
         Fast and coarse.
     seed : int
@@ -141,7 +141,7 @@ def apply_fieldmap(
     Raises
     ------
     InputError
-        If the readout time is no such time.
+        If the readout time is impossible.
     """
     check_readout_time(readout_time)
     axis, _ = phase_encoding_axis(direction)
@@ -189,14 +189,16 @@ class _ApplyFieldmapInputSpec(BaseInterfaceInputSpec):
     bold_ref = File(exists=True, mandatory=True, desc="distorted EPI reference")
     fieldmap_hz = File(exists=True, mandatory=True, desc="field in Hz, undistorted space")
     magnitude_ref = File(exists=True, mandatory=True, desc="undistorted image of the field map")
-    mask = File(exists=True, mandatory=True, desc="where the field was measured")
+    mask = File(exists=True, mandatory=True, desc="region in which the field was measured")
     phase_encoding = traits.Str(mandatory=True, desc="PhaseEncodingDirection of the EPI")
     readout_time = traits.Float(mandatory=True, desc="TotalReadoutTime of the EPI, s")
     xfm = File(exists=True, desc="ITK affine: field map onto EPI; registered otherwise")
-    same_space = traits.Bool(False, usedefault=True, desc="the field lies on the EPI already")
-    method = traits.Str("fieldmap", usedefault=True, desc="where the field comes from")
-    sources = traits.List(traits.Str, desc="names of the images that it was made of")
-    jacobian = traits.Bool(True, usedefault=True, desc="undo the piling up of signal")
+    same_space = traits.Bool(
+        False, usedefault=True, desc="the field is already aligned to the EPI"
+    )
+    method = traits.Str("fieldmap", usedefault=True, desc="origin of the field")
+    sources = traits.List(traits.Str, desc="names of its source images")
+    jacobian = traits.Bool(True, usedefault=True, desc="correct intensities by the Jacobian")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
 
@@ -209,7 +211,7 @@ class _ApplyFieldmapOutputSpec(TraitedSpec):
 
 
 class ApplyFieldmap(SimpleInterface):
-    """Register a field map to an EPI reference, carry the field there and unwarp it."""
+    """Distortion correction of an EPI reference with a registered field map."""
 
     input_spec = _ApplyFieldmapInputSpec
     output_spec = _ApplyFieldmapOutputSpec

@@ -1,7 +1,7 @@
-"""A field map from EPIs of opposite phase-encoding polarity.
+"""Field map from EPIs of opposite phase-encoding polarity.
 
-Both images are of one head and one field; only the sign of their shifts differs. The field is
-the one under which they look the same, each with its signal density kept.
+Both images show the same head in the same field; only the sign of their shifts differs. The
+estimate is the field under which the two corrected images agree, signal density preserved.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from neuroferry.interfaces.image.images import (
 )
 from neuroferry.interfaces.image.series import open_series, temporal_mean_std
 
-# A motion between the two images smaller than this is none.
+# Smaller motion between the two images is ignored.
 STILL_MM = 0.2
-# The head's motion between the two is looked for after every pass but the last.
+# Head motion between the two is estimated after every pass but the last.
 PASSES = (PAIR_LEVELS[:2], PAIR_LEVELS[:3], PAIR_LEVELS[1:])
 SLOPPY_PASSES = (PAIR_LEVELS[:3],)
 
 
 def mean_image(path: str | Path) -> Volume:
-    """Read a 3-D EPI, or the mean over time of a short series.
+    """Read a 3-D EPI, or the temporal mean of a short series.
 
     Parameters
     ----------
@@ -70,20 +70,22 @@ def mean_image(path: str | Path) -> Volume:
 
 
 def check_pair(directions: Sequence[str], readout_times: Sequence[float]) -> int:
-    """Check that two EPIs are a pair; give their phase-encoding axis.
+    """Check that two EPIs form a pair; return their phase-encoding axis.
 
     Raises
     ------
     InputError
-        If they are encoded along different axes or the same way, or a time is impossible.
+        If their axes differ, their directions are equal, or a readout time is impossible.
     """
     if len(directions) != 2 or len(readout_times) != 2:
-        raise InputError("Two EPIs are needed, each with its direction and readout time.")
+        raise InputError(
+            "Two EPIs are needed, each with PhaseEncodingDirection and TotalReadoutTime."
+        )
     (axis, sign), (other, opposite) = (phase_encoding_axis(text) for text in directions)
     if axis != other or sign == opposite:
         raise InputError(
-            f"EPIs encoded along {directions[0]} and {directions[1]} are no opposite pair; i and"
-            " i-, j and j- or k and k- are."
+            f"EPIs encoded along {directions[0]} and {directions[1]} are not of opposite polarity;"
+            " i and i-, j and j- or k and k- are."
         )
     for time in readout_times:
         check_readout_time(time)
@@ -103,40 +105,40 @@ def epi_fieldmap(
     Parameters
     ----------
     images : sequence of Volume
-        Two EPIs; the field is given on the grid of the first.
+        Two EPIs; the field is estimated on the grid of the first.
     directions : sequence of str
         PhaseEncodingDirection of each.
     readout_times : sequence of float
         TotalReadoutTime of each, s.
     sloppy : bool
-        Leave out the finest level and motion between the two.
+        Skip the finest level and motion between the two.
     seed : int
-        Seed of the sampling of registrations.
+        Seed of the sampling in registrations.
 
     Returns
     -------
     FieldMap
-        Its magnitude is the mean of the two, unwarped.
+        Its magnitude is the mean of the two corrected images.
 
     Raises
     ------
     InputError
-        If they are no opposite pair.
+        If they are not of opposite polarity.
     GeometryError
-        If their axes run differently.
+        If their voxel axes differ.
     """
     axis = check_pair(directions, readout_times)
     first, second = images
     if not same_axes(first.affine, second.affine):
         raise GeometryError(
-            "The axes of the two EPIs run differently, so their phase encoding cannot be compared."
+            "The voxel axes of the two EPIs differ, so their phase encoding cannot be compared."
         )
     unit = float(np.mean(readout_times))
     factors = [
         phase_encoding_axis(text)[1] * time / unit
         for text, time in zip(directions, readout_times, strict=True)
     ]
-    # The second's shifts in voxels of the first.
+    # Shifts of the second in voxels of the first.
     factors[1] *= float(second.zooms[axis] / first.zooms[axis])
     still = _scaled(first.data)
     matrix = np.eye(4)
@@ -163,14 +165,14 @@ def epi_fieldmap(
 
 
 def _scaled(data: FloatArray) -> FloatArray:
-    """Scale the mean over the head to one: distortion moves signal, it takes none away."""
+    """Scale the mean over the head to one: distortion moves signal but removes none."""
     head = foreground(data)
     scaled: FloatArray = (data * (float(head.sum()) / float(data[head].sum()))).astype(np.float32)
     return scaled
 
 
 def _onto(image: Volume, matrix: Affine, reference: Volume) -> FloatArray:
-    """Sample an image, moved rigidly, on another's grid."""
+    """Resample a rigidly moved image onto the grid of another."""
     same = same_grid(image, reference, tolerance_mm=SAME_VOXELS_MM)
     if same and np.array_equal(matrix, np.eye(4)):
         return image.data
@@ -184,7 +186,7 @@ def _is_still(matrix: Affine, epi: Volume, head: FloatArray) -> bool:
 
 
 def _motion(one: Volume, other: Volume, seed: int) -> Affine:
-    """Rigid motion between two unwarped EPIs: points of the first to points of the other."""
+    """Estimate motion between two unwarped EPIs: points of the first to points of the other."""
     head = foreground(one.data)
     matrix = np.eye(4)
     for zoom, step in ((6.0, 0.2), (4.0, 0.05)):
@@ -204,7 +206,7 @@ class _EstimateEPIFieldmapInputSpec(BaseInterfaceInputSpec):
 
 
 class EstimateEPIFieldmap(SimpleInterface):
-    """Estimate a field from two EPIs of opposite phase-encoding polarity."""
+    """Field estimated from two EPIs of opposite phase-encoding polarity."""
 
     input_spec = _EstimateEPIFieldmapInputSpec
     output_spec = FieldMapOutputSpec

@@ -1,4 +1,4 @@
-"""Field maps from gradient-echo phase images: hertz on the scan's own grid, everywhere.
+"""Field maps from gradient-echo phase images, in hertz on the grid of the images.
 
 References
 ----------
@@ -43,23 +43,23 @@ from neuroferry.interfaces.image.images import (
 
 TWO_PI = 2.0 * np.pi
 # Units in which scanners and converters store phase: radians, half turns, milliradians,
-# Siemens' and others' integers. The smallest period that holds the image is its unit.
+# integers of Siemens and others. The smallest period that contains the image is its unit.
 PERIODS = (2.0, TWO_PI, 360.0, 4096.0, 2000.0 * np.pi, 8192.0, 16384.0, 65536.0)
-# An image of noise fills its period to within this fraction.
+# Phase noise fills its period to within this fraction.
 PERIOD_SLACK = 0.02
 UNIT_FACTORS = {"hz": 1.0, "rad/s": 1.0 / TWO_PI}
 SMOOTH_MM = 2.0
 FILL_MM = (96.0, 48.0, 24.0, 12.0, 6.0)
-# Share of valid neighbours below which a coarser neighbourhood has its say.
+# Fraction of valid neighbours below which a coarser neighbourhood contributes.
 FILL_TRUST = 0.1
 OUTLIER_MADS = 5.0
 HIGHEST_HZ = 2000.0
-AGAIN = "they are of one scan: convert it again"
+AGAIN = "the images of a field map must match: convert them again"
 
 
 @dataclass(frozen=True)
 class FieldMap:
-    """A field in hertz with the image that says where it is.
+    """Field in hertz with an image to register it by.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class FieldMap:
     magnitude : Volume
         Image on the same grid that can be registered to an EPI.
     mask : ndarray of bool, shape (I, J, K)
-        Where the field was measured rather than continued.
+        Region in which the field was measured rather than extrapolated.
     """
 
     hz: Volume
@@ -77,7 +77,7 @@ class FieldMap:
 
 
 def phase_period(values: FloatArray) -> tuple[float, float]:
-    """Find in what unit a phase image is stored.
+    """Detect the unit of a phase image.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def phase_period(values: FloatArray) -> tuple[float, float]:
     Returns
     -------
     period : float
-        One turn in the image's unit.
+        One cycle in the unit of the image.
     centre : float
         Value of phase zero.
 
@@ -102,26 +102,26 @@ def phase_period(values: FloatArray) -> tuple[float, float]:
     span = high - low
     fitting = [p for p in PERIODS if span <= p * (1 + 1e-3)]
     nearest = fitting[0] if fitting else span
-    # A narrow image in a wide unit: its own range is no period, the unit is.
+    # A narrow range in a wide unit: the period is that of the unit, not the range.
     period = nearest if span >= nearest * (1 - PERIOD_SLACK) else _likely_period(nearest, span)
     signed = low < -0.1 * period
     return period, 0.0 if signed or period == TWO_PI else period / 2
 
 
 def _likely_period(nearest: float, span: float) -> float:
-    """Unit of an image that does not fill the nearest unit: radians or integers, as it fits."""
+    """Choose radians or integers for an image that does not fill the nearest unit."""
     return TWO_PI if span <= TWO_PI else nearest
 
 
 def to_radians(values: FloatArray, units_range: tuple[float, float] | None = None) -> FloatArray:
-    """Scale a phase image to radians; one that is in radians stays as it is.
+    """Scale a phase image to radians; one already in radians stays unchanged.
 
     Parameters
     ----------
     values : ndarray of float32, shape (I, J, K)
         Phase in any unit.
     units_range : tuple of float, optional
-        Values that stand for -π and π, where the image cannot tell.
+        Values that correspond to -π and π; by default detected from the image.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def to_radians(values: FloatArray, units_range: tuple[float, float] | None = Non
     if units_range is not None:
         low, high = units_range
         if not high > low:
-            raise InputError(f"The phase's range {units_range} is empty; give (low, high).")
+            raise InputError(f"The phase range {units_range} is empty; it must be (low, high).")
         period, centre = high - low, (high + low) / 2
     else:
         period, centre = phase_period(values)
@@ -154,15 +154,15 @@ def to_radians(values: FloatArray, units_range: tuple[float, float] | None = Non
 def fill_smoothly(
     values: FloatArray, weights: FloatArray, zooms: NDArray[np.float64], smooth_mm: float
 ) -> FloatArray:
-    """Smooth a field where it is known and continue it where it is not.
+    """Smooth a field where it is known and extrapolate it where it is not.
 
-    Normalised convolutions from wide to narrow: each finer one takes over as far as there
-    are known values in its reach.
+    Normalised convolutions from wide to narrow: each finer one takes over where its kernel
+    covers known values.
 
     Parameters
     ----------
     values : ndarray of float32, shape (I, J, K)
-        Field; what has no weight may hold anything finite.
+        Field; any finite value where the weight is zero.
     weights : ndarray of float32, shape (I, J, K)
         0 (unknown) to 1.
     zooms : ndarray of float64, shape (3,)
@@ -177,13 +177,13 @@ def fill_smoothly(
     Raises
     ------
     InputError
-        If nothing is known.
+        If all weights are zero.
     """
     from scipy import ndimage
 
     total = float(weights.sum(dtype=np.float64))
     if total <= 0:
-        raise InputError("The field map has no voxel with signal.")
+        raise InputError("The field map has no voxel with signal; check its magnitude image.")
     weighted = (values * weights).astype(np.float32)
     filled = np.full(values.shape, weighted.sum(dtype=np.float64) / total, dtype=np.float32)
     for width in (*(w for w in FILL_MM if w > smooth_mm), smooth_mm):
@@ -196,7 +196,7 @@ def fill_smoothly(
 
 
 def unwrap(phase: FloatArray, magnitude: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Unwrap a phase difference where there is signal.
+    """Unwrap a phase difference in voxels with signal.
 
     Parameters
     ----------
@@ -208,10 +208,10 @@ def unwrap(phase: FloatArray, magnitude: FloatArray) -> tuple[FloatArray, NDArra
     Returns
     -------
     unwrapped : ndarray of float32, shape (I, J, K)
-        Radians, zero outside the mask; whole turns are taken off so that the median is
-        nearest to zero.
+        Radians, zero outside the mask; whole cycles are subtracted so that the median is
+        closest to zero.
     mask : ndarray of bool, shape (I, J, K)
-        The largest connected piece of foreground.
+        The largest connected component of the foreground.
     """
     from scipy import ndimage
     from skimage.restoration import unwrap_phase
@@ -229,14 +229,14 @@ def unwrap(phase: FloatArray, magnitude: FloatArray) -> tuple[FloatArray, NDArra
 
 
 def clean_weights(hz: FloatArray, magnitude: FloatArray, mask: NDArray[np.bool_]) -> FloatArray:
-    """Weigh a measured field by its signal, leaving out what its neighbours contradict.
+    """Weight a measured field by its signal, excluding voxels that contradict their neighbours.
 
     Parameters
     ----------
     hz, magnitude : ndarray of float32, shape (I, J, K)
         Field and magnitude.
     mask : ndarray of bool, shape (I, J, K)
-        Where it was measured.
+        Region in which it was measured.
 
     Returns
     -------
@@ -275,7 +275,7 @@ def gre_fieldmap(
     echo_times : tuple of float
         Echo times in s, the shorter one first.
     units_range : tuple of float, optional
-        Stored values that stand for -π and π.
+        Stored values that correspond to -π and π.
     seed : int
         Seed of the search for the brain.
 
@@ -286,18 +286,20 @@ def gre_fieldmap(
     Raises
     ------
     InputError
-        If the echo times are no pair, or there are other than one or two phase images.
+        If the echo times are not a rising pair, or there are not one or two phase images.
     GeometryError
         If the images lie on different grids.
     """
     first, second = echo_times
     if not 0 < first < second < 1:
         raise InputError(
-            f"The field map's echo times {first:g} and {second:g} s are not two rising times in"
+            f"The field map's echo times {first:g} and {second:g} must be increasing and in"
             " seconds; correct its sidecar."
         )
     if len(phases) not in (1, 2) or not magnitudes:
-        raise InputError("A field map needs one or two phase images and a magnitude image.")
+        raise InputError(
+            "A gradient-echo field map needs one or two phase images and a magnitude image."
+        )
     images = [
         (f"the magnitude image {n} of the field map", volume)
         for n, volume in enumerate(magnitudes, start=1)
@@ -320,7 +322,7 @@ def gre_fieldmap(
     turn = 1.0 / (second - first)
     hz -= np.float32(turn * np.round(np.median(hz[mask]) / turn))
     weights = clean_weights(hz, magnitude, measured)
-    # Fat and scalp have a shift of their own; they only stand in where there is no brain.
+    # Fat and scalp have a chemical shift; they are used only where there is no brain.
     weights[~mask] *= np.float32(0.02)
     return FieldMap(
         image.with_data(fill_smoothly(hz, weights, image.zooms, SMOOTH_MM)), image, mask
@@ -328,14 +330,14 @@ def gre_fieldmap(
 
 
 def brain_of(magnitude: Volume, measured: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
-    """Brain of a magnitude image; everything measured where none is recognised.
+    """Find the brain of a magnitude image; if none is found, return everything measured.
 
     Parameters
     ----------
     magnitude : Volume
         Image of the head in any contrast.
     measured : ndarray of bool, shape (I, J, K)
-        Where the field is known.
+        Region in which the field is known.
     seed : int
         Seed of the search.
 
@@ -351,7 +353,7 @@ def brain_of(magnitude: Volume, measured: NDArray[np.bool_], seed: int) -> NDArr
 
 
 def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int = 1) -> FieldMap:
-    """Take a field map that the scanner computed.
+    """Use a field map computed by the scanner.
 
     Parameters
     ----------
@@ -371,14 +373,15 @@ def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int =
     Raises
     ------
     InputError
-        If the unit is another one, or the values cannot be a field.
+        If the unit is unknown, or the values are implausible.
     GeometryError
         If the images lie on different grids.
     """
     factor = UNIT_FACTORS.get(units.strip().lower())
     if factor is None:
         raise InputError(
-            f"The field map's Units are {units!r}; they must be Hz or rad/s. Correct its sidecar."
+            f"The Units of the field map are {units!r} but must be Hz or rad/s; correct its"
+            " sidecar."
         )
     check_same_grid(("its magnitude image", magnitude), ("the field map", field), then=AGAIN)
     hz = (factor * field.data).astype(np.float32)
@@ -387,8 +390,8 @@ def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int =
     extreme = float(np.percentile(np.abs(hz[mask]), 95))
     if extreme > HIGHEST_HZ:
         raise InputError(
-            f"The field map reaches {extreme:.0f} Hz in the brain, which no shimmed scanner does;"
-            " check its Units."
+            f"The field map reaches {extreme:.0f} Hz in the brain, which is implausible; check its"
+            " Units."
         )
     weights = clean_weights(hz, magnitude.data, measured)
     weights[~mask] *= np.float32(0.02)
@@ -400,25 +403,28 @@ def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int =
 class _PrepareGREFieldmapInputSpec(BaseInterfaceInputSpec):
     magnitude = InputMultiObject(File(exists=True), mandatory=True, desc="magnitude images")
     phase = InputMultiObject(
-        File(exists=True), xor=["fieldmap"], requires=["echo_times"], desc="one or two phases"
+        File(exists=True),
+        xor=["fieldmap"],
+        requires=["echo_times"],
+        desc="one or two phase images",
     )
     echo_times = traits.Tuple(traits.Float, traits.Float, desc="echo times, s")
-    units_range = traits.Tuple(traits.Float, traits.Float, desc="values of -pi and pi")
-    fieldmap = File(exists=True, xor=["phase"], desc="field from the scanner")
+    units_range = traits.Tuple(traits.Float, traits.Float, desc="stored values of -pi and pi")
+    fieldmap = File(exists=True, xor=["phase"], desc="field map computed by the scanner")
     units = traits.Str("Hz", usedefault=True, desc="unit of the scanner's field: Hz or rad/s")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the search for the brain")
 
 
 class FieldMapOutputSpec(TraitedSpec):
-    """What every estimate of a field gives."""
+    """Outputs shared by all field map estimates."""
 
     fieldmap_hz = File(exists=True, desc="field in Hz, undistorted space")
     magnitude_ref = File(exists=True, desc="undistorted image on the same grid")
-    mask = File(exists=True, desc="where the field was measured, uint8")
+    mask = File(exists=True, desc="region in which the field was measured, uint8")
 
 
 class PrepareGREFieldmap(SimpleInterface):
-    """Make a gapless field map in hertz from gradient echoes, or from a scanner's field."""
+    """Gapless field map in hertz, from gradient echoes or from the scanner's field map."""
 
     input_spec = _PrepareGREFieldmapInputSpec
     output_spec = FieldMapOutputSpec
@@ -443,7 +449,7 @@ class PrepareGREFieldmap(SimpleInterface):
 
 
 def write_fieldmap(found: FieldMap, folder: Path) -> dict[str, str]:
-    """Write the files of a field map; their paths by output name."""
+    """Write the files of a field map; return their paths by output name."""
     return {
         "fieldmap_hz": save_volume(found.hz, folder / "fieldmap.nii.gz"),
         "magnitude_ref": save_volume(found.magnitude, folder / "magnitude.nii.gz"),

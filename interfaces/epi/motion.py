@@ -1,9 +1,9 @@
-"""Head motion of a series: every volume aligned to the reference, as precisely as noise lets.
+"""Head motion of a series: every volume aligned to the reference, weighted by noise.
 
-Which voxels tell where the head is differs from one scan to the next: eyes roll, vessels
-pulse, arteries and sinuses flicker. So a few volumes spread over the run are aligned first,
-what then remains at each voxel is its noise, and all volumes are aligned with weights of
-one over that variance: the weighted least-squares estimate.
+Which voxels are informative differs between series: eyes move, vessels pulsate, arteries and
+sinuses fluctuate. Therefore a few pilot volumes spread over the series are aligned first, the
+residuals at each voxel estimate its noise, and all volumes are aligned with inverse-variance
+weights: the weighted least-squares estimate.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from neuroferry.interfaces.image.images import Affine, FloatArray, Volume, load_
 from neuroferry.interfaces.image.series import Series, open_series, ordered_map
 
 PILOT_VOLUMES = 24
-# Below this share of the usual noise a voxel is not trusted more.
+# Lower bound of a voxel's noise, as a fraction of the typical noise.
 NOISE_FLOOR = 0.5
-# A volume that fits this much worse than the usual one is tried again from its neighbours.
+# A volume that fits this much worse than the typical one is tried again from its neighbours.
 RETRY_RATIO = 1.5
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion of a series.
+    """Head motion of a series.
 
     Attributes
     ----------
     matrices : ndarray of float64, shape (T, 4, 4)
         Points of the reference to points of each volume, RAS+ mm.
     residuals : ndarray of float64, shape (T,)
-        Robust standard deviation of what remains, in units of the reference.
+        Robust standard deviation of the residuals, in units of the reference.
     """
 
     matrices: NDArray[np.float64]
@@ -65,12 +65,12 @@ class Motion:
 
 
 def head_mask(reference: Volume) -> NDArray[np.bool_]:
-    """Find the head: what is brighter than the air around it, in one piece.
+    """Find the head: the largest connected region brighter than the air around it.
 
     Parameters
     ----------
     reference : Volume
-        Mean or one volume of a series.
+        Temporal mean or one volume of a series.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def head_mask(reference: Volume) -> NDArray[np.bool_]:
     smooth = ndimage.gaussian_filter(reference.data, 1.0, mode="nearest")
     ceiling = float(np.percentile(smooth, 98))
     if ceiling <= 0:
-        raise GeometryError("The reference of the series holds no signal.")
+        raise GeometryError("The reference of the series contains no signal; check the images.")
     values = np.minimum(smooth, ceiling)
     found = values > max(0.5 * float(threshold_otsu(values)), 0.1 * ceiling)
     labels, count = ndimage.label(found)
@@ -95,7 +95,7 @@ def head_mask(reference: Volume) -> NDArray[np.bool_]:
 
 
 def pilot_indices(n_volumes: int, n_dummy: int, count: int = PILOT_VOLUMES) -> list[int]:
-    """Volumes spread evenly over the steady part of a run.
+    """Choose volumes spread evenly over the steady part of a series.
 
     >>> pilot_indices(10, 2, 4)
     [2, 4, 7, 9]
@@ -113,25 +113,25 @@ def noise_weights(
     *,
     slice_axis: int = 2,
 ) -> FloatArray:
-    """What each voxel counts: one over the variance of what alignment leaves there.
+    """Estimate voxel weights: the inverse variance of the residuals after alignment.
 
     Parameters
     ----------
     reference : Volume
-        What volumes are aligned to.
+        Image that volumes are aligned to.
     mask : ndarray of bool, shape (I, J, K)
         Head.
     volumes : sequence of ndarray of float32
         Some volumes of the series.
     n_threads : int
-        Volumes at a time.
+        Volumes processed at a time.
     slice_axis : int
-        Axis that the slices lie along.
+        Slice axis.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        1 for a voxel with the usual noise, zero outside the head.
+        1 for a voxel with typical noise, zero outside the head.
     """
     target = prepare_target(reference, mask.astype(np.float32), slice_axis=slice_axis)
 
@@ -156,7 +156,7 @@ def noise_weights(
 def variance_weights(
     mask: NDArray[np.bool_], where: tuple[NDArray[np.int64], ...], variance: NDArray[np.floating]
 ) -> FloatArray:
-    """Turn variances at some voxels into what each voxel counts.
+    """Convert variances at some voxels to weights of all voxels.
 
     Parameters
     ----------
@@ -165,16 +165,16 @@ def variance_weights(
     where : tuple of three ndarray of int64, shape (N,)
         Voxels whose variance is known.
     variance : ndarray, shape (N,)
-        1 for a voxel with the usual noise.
+        1 for a voxel with typical noise.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        1 for a voxel with the usual noise, zero outside the head.
+        1 for a voxel with typical noise, zero outside the head.
     """
     from scipy import ndimage
 
-    # Variances of few volumes are noisy themselves: smooth them within the head.
+    # Variances estimated from few volumes are noisy themselves: smooth them within the head.
     sums = np.zeros((2, *mask.shape), dtype=np.float32)
     sums[0][where], sums[1][where] = variance, 1.0
     total, count = (ndimage.gaussian_filter(x, 0.8, mode="nearest") for x in sums)
@@ -197,16 +197,16 @@ def estimate_motion(
     Parameters
     ----------
     series : Series
-        What moves.
+        Series to align.
     reference : Volume
         On the grid of the series.
     n_dummy : int
-        Volumes at the start before the steady state: aligned too, but nothing is learnt
-        from them.
+        Volumes at the start before the steady state: aligned, but not used to estimate
+        weights.
     slice_axis : int
-        Stored axis that the slices lie along.
+        Stored slice axis.
     n_threads : int
-        Volumes at a time; changes no value.
+        Volumes processed at a time; does not change the result.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def estimate_motion(
         del pilots
         target = prepare_target(reference, weights, slice_axis=slice_axis)
 
-        # Before the steady state tissues shine differently: slices differ, and may.
+        # Before the steady state the contrast differs, so slices may legitimately differ.
         early = replace(target, slice_points=target.slice_points[:, :0])
 
         def work(item: tuple[int, FloatArray]) -> Alignment:
@@ -245,12 +245,12 @@ def estimate_motion(
 
 
 def _without_details(alignment: Alignment) -> Alignment:
-    """Forget what remains at each voxel: a long run has many volumes."""
+    """Drop the residuals of each voxel to save memory in long series."""
     return Alignment(alignment.matrix, alignment.residual, alignment.overlap, alignment.gain)
 
 
 def _retry(series: Series, target: Target, found: list[Alignment], n_dummy: int) -> None:
-    """Align volumes that fit badly once more, from where their neighbours are."""
+    """Align poorly fitting volumes again, starting from their neighbours."""
     residuals = np.array([a.residual for a in found])
     usual = float(np.median(residuals[n_dummy:])) if len(found) > n_dummy else np.inf
     for number in np.flatnonzero(residuals > RETRY_RATIO * usual):
@@ -271,10 +271,12 @@ def _retry(series: Series, target: Target, found: list[Alignment], n_dummy: int)
 
 
 def _fill_lost(found: list[Alignment]) -> None:
-    """Give volumes without a head (empty, or far outside) the place of their neighbour."""
+    """Assign the nearest volume's motion to volumes without a head (empty or far outside)."""
     known = [number for number, a in enumerate(found) if np.isfinite(a.residual)]
     if not known:
-        raise InputError("No volume of the series could be aligned to its reference.")
+        raise InputError(
+            "No volume of the series could be aligned to its reference; check the images."
+        )
     for number, alignment in enumerate(found):
         if not np.isfinite(alignment.residual):
             nearest = min(known, key=lambda other: abs(other - number))
@@ -291,11 +293,11 @@ class _EstimateMotionInputSpec(BaseInterfaceInputSpec):
 
 class _EstimateMotionOutputSpec(TraitedSpec):
     motion_xfms = File(exists=True, desc="ITK text: reference points to points of each volume")
-    motion_tsv = File(exists=True, desc="six parameters in FSL's terms, and rmsd")
+    motion_tsv = File(exists=True, desc="six parameters in FSL's convention, and rmsd")
 
 
 class EstimateMotion(SimpleInterface):
-    """Align every volume of a series to a reference by a rigid transform."""
+    """Rigid alignment of every volume of a series to a reference."""
 
     input_spec = _EstimateMotionInputSpec
     output_spec = _EstimateMotionOutputSpec

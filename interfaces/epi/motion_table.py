@@ -1,8 +1,8 @@
-"""Head motion on disk: one transform for each volume, and parameters in FSL's terms.
+"""Head motion on disk: one transform for each volume, and parameters in FSL's convention.
 
 A motion transform maps points of the reference to points of one volume (RAS+ mm), so that
-it resamples the volume onto the reference. Parameters are those that ``mcflirt`` would
-write for it, which is what fMRIPrep's ``trans_*`` and ``rot_*`` are.
+it resamples the volume onto the reference. Parameters follow the convention of ``mcflirt``,
+as fMRIPrep's ``trans_*`` and ``rot_*`` do.
 
 References
 ----------
@@ -44,7 +44,7 @@ def write_motion_xfms(matrices: Iterable[Affine], path: str | os.PathLike[str]) 
     Returns
     -------
     Path
-        Where it was written.
+        Path of the file.
     """
     path = Path(path)
     lines = ["#Insight Transform File V1.0"]
@@ -90,14 +90,14 @@ def read_motion_xfms(path: str | os.PathLike[str]) -> NDArray[np.float64]:
                 found.append(itk_matrix(values, np.array(numbers.split(), dtype=float)))
                 values = None
     except ValueError as error:
-        raise InputError(f"{Path(path).name} holds other than linear transforms.") from error
+        raise InputError(f"{Path(path).name} contains transforms that are not linear.") from error
     if not found:
-        raise InputError(f"{Path(path).name} holds no linear transform.")
+        raise InputError(f"{Path(path).name} contains no linear transform.")
     return np.stack(found)
 
 
 def fsl_frame(shape: tuple[int, int, int], affine: Affine) -> Affine:
-    """FSL's millimetres of an image: voxel index times voxel size, first axis radiological.
+    """Compute FSL's scaled-voxel coordinates: index times voxel size, first axis radiological.
 
     Parameters
     ----------
@@ -120,18 +120,18 @@ def fsl_frame(shape: tuple[int, int, int], affine: Affine) -> Affine:
 
 
 def motion_parameters(matrices: NDArray[np.float64], reference: Volume) -> NDArray[np.float64]:
-    """Translations and rotations of a series, as FSL counts them.
+    """Compute translations and rotations of a series in FSL's convention.
 
-    FSL's matrix sends points of a volume to the reference: ``R (x - c) + c + t`` with
-    ``R = Rx(-a) Ry(-b) Rz(-c)``, angles counted left-handed, about the reference's centre
-    of mass, in :func:`fsl_frame`.
+    FSL's matrix maps points of a volume to the reference: ``R (x - c) + c + t`` with
+    ``R = Rx(-a) Ry(-b) Rz(-c)``, left-handed angles, about the reference's centre of mass, in
+    the coordinates of :func:`fsl_frame`.
 
     Parameters
     ----------
     matrices : ndarray of float64, shape (T, 4, 4)
         Points of the reference to points of each volume, RAS+ mm.
     reference : Volume
-        The reference.
+        Reference image.
 
     Returns
     -------
@@ -152,14 +152,14 @@ def motion_parameters(matrices: NDArray[np.float64], reference: Volume) -> NDArr
 
 
 def rms_deviation(matrices: NDArray[np.float64], reference: Volume) -> NDArray[np.float64]:
-    """Motion from each volume to the next: RMS over a sphere of 80 mm [2]_.
+    """Compute the RMS deviation between successive volumes, over a sphere of 80 mm [2]_.
 
     Parameters
     ----------
     matrices : ndarray of float64, shape (T, 4, 4)
         Points of the reference to points of each volume, RAS+ mm.
     reference : Volume
-        The reference; the sphere lies in the middle of its field of view.
+        Reference image; the sphere is centred in its field of view.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def rms_deviation(matrices: NDArray[np.float64], reference: Volume) -> NDArray[n
 def framewise_displacement(
     parameters: NDArray[np.float64], radius: float = 50.0
 ) -> NDArray[np.float64]:
-    """Sum of the absolute changes of the six parameters, rotations on a sphere.
+    """Compute framewise displacement: sum of absolute changes, rotations on a sphere.
 
     Power JD et al. (2012), NeuroImage 59(3):2142-2154,
     doi:10.1016/j.neuroimage.2011.10.018.
@@ -190,7 +190,7 @@ def framewise_displacement(
     parameters : ndarray of float64, shape (T, 6)
         From :func:`motion_parameters`.
     radius : float
-        Of the sphere, mm.
+        Radius of the sphere, mm.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def framewise_displacement(
 def write_motion_table(
     parameters: NDArray[np.float64], rmsd: NDArray[np.float64], path: str | os.PathLike[str]
 ) -> Path:
-    """Write the parameters as a table, missing values as ``n/a``.
+    """Write motion parameters as a table, missing values as ``n/a``.
 
     Parameters
     ----------

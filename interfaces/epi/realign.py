@@ -1,29 +1,29 @@
-"""Alignment of the volumes of a series: Gauss-Newton on robustly weighted differences.
+"""Alignment of the volumes of a series by robustly weighted Gauss-Newton.
 
-The kernel of head-motion estimation: rigid, and on request stretched and sheared along one
-axis besides, as eddy currents do it to diffusion-weighted images. Design, and why:
+The kernel of head-motion estimation: rigid, and optionally with stretch and shear along one
+axis, as caused by eddy currents in diffusion-weighted images. Design decisions and reasons:
 
-- **Inverse compositional** [1]_: gradients are those of the reference, computed once; each
+- **Inverse compositional** [1]_: gradients are those of the reference and computed once; each
   step only samples the volume.
 - **Voxels as B-spline coefficients**: after a light blur a volume is sampled with the
-  cubic B-spline kernel, without the prefilter that would make it interpolate; together a
-  blur of two voxels (FWHM), smooth to the second derivative, alike for reference and
-  volume. Aliased detail is gone, and noise hardly depends on where between the voxels a
-  sample falls: what otherwise pulls an estimate towards half-voxel positions. Three times
-  more accurate than interpolating, and faster.
-- **Robust weights** (Tukey's biweight on the residuals that the current step leaves): a
-  slice with a wrong intensity, a moving eye or a lost signal loses its say.
+  cubic B-spline kernel, without the prefilter that would make it interpolate. Together this
+  is a blur of two voxels (FWHM), smooth to the second derivative and the same for reference
+  and volume. It removes aliased detail and makes noise almost independent of the sub-voxel
+  position, which would otherwise bias an estimate towards half-voxel positions. Three times
+  more accurate than interpolation, and faster.
+- **Robust weights** (Tukey's biweight of the current residuals) suppress slices with wrong
+  intensity, moving eyes and signal dropout.
 - **Gain and offset** are fitted together with the motion, the gain as a quadratic function
-  of place: the head moves through coils that stand still, so its shading does not move with
-  it. Without this, volumes after a jerk are off by up to 0.2 mm on the phantom.
-- **Slices that lost signal** (their spins saw another slice's pulse after a jerk) shift an
-  estimate by tenths of a millimetre, robust weights or not, as a whole slice has edges at
-  its faces. A slice whose gain stands out is scaled back, and the volume aligned again.
-- **Coarse first**: block means of about 7 mm carry the first steps, so a jump of a
-  centimetre is no farther than a voxel.
+  of position: the head moves relative to the stationary coils, so the shading does not move
+  with it. Without this, errors after abrupt motion reach 0.2 mm on the phantom.
+- **Slices with signal dropout** (spin-history effects after abrupt motion) shift an estimate
+  by tenths of a millimetre even with robust weights, because a whole slice has edges at its
+  faces. A slice with outlying gain is rescaled, and the volume is aligned again.
+- **Coarse first**: the first steps use block means of about 7 mm, so that a jump of a
+  centimetre is little more than a voxel.
 
-Each volume is aligned by itself, from the identity: the order of work cannot change a
-result.
+Each volume is aligned independently, from the identity, so the result does not depend on the
+order of processing.
 
 References
 ----------
@@ -48,45 +48,45 @@ from neuroferry.interfaces.image.images import Affine, FloatArray, inverse
 
 TUKEY = 4.685
 MAD_TO_SIGMA = 1.4826
-# A step that moves nothing in the head by more than this ends the search.
+# Convergence: no point of the head moves by more than this in a step.
 COARSE_TOLERANCE_MM = 0.05
 FINE_TOLERANCE_MM = 0.004
 HEAD_RADIUS_MM = 70.0
 MAX_ITERATIONS = 25
 MIN_POINTS = 200
-# A volume darker than this share of the reference shows no head.
+# A volume darker than this fraction of the reference shows no head.
 LEAST_GAIN = 0.05
-# Slices: how much they may differ in signal, how many voxels must say so, how often.
+# Slices: tolerated difference in signal, minimum number of voxels, maximum number of rounds.
 SLICE_SIGMAS = 4.0
 SLICE_CHANGE = 0.025
 SLICE_POINTS = 60
 SLICE_ROUNDS = 3
 MIN_SLICES = 5
 SLICE_SETTLED = 0.005
-# Samples nearer than this to the border of the field of view need voxels beyond it.
+# Samples closer than this to the border of the field of view need voxels beyond it.
 MARGIN_VOXELS = 1.0
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where a volume was found.
+    """Alignment of a volume to the reference.
 
     Attributes
     ----------
     matrix : ndarray of float64, shape (4, 4)
         Points of the reference to points of the volume, RAS+ mm.
     residual : float
-        Robust standard deviation of what remains, in units of the reference.
+        Robust standard deviation of the residuals, in units of the reference.
     overlap : float
-        Share of the points that lie inside the volume's field of view.
+        Fraction of the points inside the volume's field of view.
     gain : float
         Intensity of the volume relative to the reference.
     differences : ndarray of float32, shape (N,), or None
-        What remains at each point of the finest level, in units of the reference; NaN
-        outside the field of view.
+        Residual at each point of the finest level, in units of the reference; NaN outside the
+        field of view.
     stretch : ndarray of float64, shape (4, 4), or None
-        What was done to the volume after the head had moved: `matrix` is the rigid motion
-        followed by this. None where it is not looked for.
+        Distortion applied after head motion: `matrix` is the rigid motion followed by this.
+        None where it is not estimated.
     """
 
     matrix: Affine
@@ -98,12 +98,12 @@ class Alignment:
 
     @property
     def rigid(self) -> Affine:
-        """The motion alone, shape (4, 4)."""
+        """Rigid motion alone, shape (4, 4)."""
         return self.matrix if self.stretch is None else inverse(self.stretch) @ self.matrix
 
 
 def rigid_step(step: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
-    """Matrix of a translation (mm) and a rotation vector (radians) about a centre."""
+    """Build the matrix of a translation (mm) and rotation vector (radians) about a centre."""
     from scipy.spatial.transform import Rotation
 
     matrix = np.eye(4)
@@ -115,7 +115,7 @@ def rigid_step(step: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine
 def stretch_step(
     slopes: NDArray[np.float64], centre: NDArray[np.float64], along: NDArray[np.float64]
 ) -> Affine:
-    """Matrix of a displacement along an axis that grows with the distance from a centre.
+    """Build the matrix of a displacement along an axis, linear in the distance from a centre.
 
     >>> x, y = np.eye(3)[:2]
     >>> stretch_step(0.5 * x, 2.0 * x, y)[1].tolist()
@@ -134,7 +134,7 @@ def align_volume(
     start: Affine | None = None,
     stretch: Affine | None = None,
 ) -> Alignment:
-    """Find a volume's position relative to the reference.
+    """Align a volume to the reference.
 
     Parameters
     ----------
@@ -145,10 +145,10 @@ def align_volume(
     affine : ndarray of float64, shape (4, 4)
         Its affine.
     start : ndarray of float64, shape (4, 4), optional
-        Where to begin; the identity by default.
+        Initial transform; the identity by default.
     stretch : ndarray of float64, shape (4, 4), optional
-        What is known of the stretch, which `start` contains; it is only looked for if the
-        target was prepared for it.
+        Initial stretch, contained in `start`; it is estimated only if the target was prepared
+        for it.
 
     Returns
     -------
@@ -171,12 +171,12 @@ def align_volume(
 def slice_factors(
     target: Target, data: FloatArray, affine: Affine, matrix: Affine
 ) -> NDArray[np.float32]:
-    """What brings slices whose signal stands out back to that of the others.
+    """Estimate factors that rescale slices of outlying signal to match the others.
 
     Parameters
     ----------
     target : Target
-        The reference.
+        Prepared reference.
     data : ndarray of float32, shape (I, J, K)
         Volume.
     affine : ndarray of float64, shape (4, 4)
@@ -187,7 +187,7 @@ def slice_factors(
     Returns
     -------
     ndarray of float32
-        One for each slice, to be multiplied with the volume; 1 for slices like the others.
+        One factor for each slice of the volume; 1 for inlying slices.
     """
     from scipy import ndimage
 
@@ -196,7 +196,7 @@ def slice_factors(
     where = full[:3, :3] @ voxels + full[:3, 3:]
     top = np.array(target.inner.shape)[:, None] - 1
     nearest = np.clip(np.rint(where).astype(np.int64), 0, top)
-    # The outer slices of the reference are means of fewer volumes.
+    # The outer slices of the reference are averages of fewer volumes.
     seen = target.inner[tuple(nearest)] & (where[axis] >= 1) & (where[axis] <= top[axis] - 1)
     expected = ndimage.map_coordinates(
         target.coefficients, where[:, seen], order=3, mode="nearest", prefilter=False
@@ -227,7 +227,7 @@ def _align_level(
     start: Alignment,
     tolerance: float,
 ) -> Alignment:
-    """Gauss-Newton steps at one resolution."""
+    """Take the Gauss-Newton steps at one resolution."""
     n = level.weights.size
     matrix, stretch = start.matrix, start.stretch
     if level.along is not None and stretch is None:
@@ -254,7 +254,7 @@ def _align_level(
         step = solution[:6] / gain
         turned = float(np.linalg.norm(step[3:6]))
         if level.along is not None and stretch is not None:
-            # Seen from the volume: the axis and the centre stand still, the head turns.
+            # In the frame of the volume, axis and centre are fixed while the head rotates.
             slopes = solution[-3:] / gain
             rigid = inverse(stretch) @ matrix
             bend = stretch_step(slopes, centre, level.along)
@@ -283,7 +283,7 @@ def _align_level(
 def sample(
     data: FloatArray, to_voxels: Affine, index: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Sample the B-spline of a volume at transformed points."""
+    """Evaluate the B-spline of a volume at transformed points."""
     from scipy import ndimage
 
     points = to_voxels[:3, :3] @ index + to_voxels[:3, 3:]
@@ -298,7 +298,7 @@ def sample(
 def solve(
     design: NDArray[np.float64], weights: NDArray[np.float64], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Weighted least squares; columns scaled so that units do not matter."""
+    """Solve weighted least squares, with columns scaled so that units do not matter."""
     weighted = design * weights
     normal = weighted @ design.T
     scale = np.sqrt(np.maximum(np.diag(normal), np.finfo(float).tiny))
@@ -309,12 +309,12 @@ def solve(
 
 
 def robust_sigma(residuals: NDArray[np.float64]) -> float:
-    """Standard deviation from the median of the magnitudes."""
+    """Estimate the standard deviation from the median absolute value."""
     return max(float(np.median(np.abs(residuals))) * MAD_TO_SIGMA, 1e-12)
 
 
 def tukey(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Tukey's biweight of residuals in standard deviations.
+    """Compute Tukey's biweight of residuals in standard deviations.
 
     >>> tukey(np.array([0.0, 4.685, 10.0])).tolist()
     [1.0, 0.0, 0.0]

@@ -1,4 +1,4 @@
-"""A reference prepared for aligning volumes to it: points, derivatives, slices.
+"""Reference image prepared for realignment: points, derivatives, slices.
 
 Everything that :mod:`neuroferry.interfaces.epi.realign` needs of the reference, computed once.
 """
@@ -24,24 +24,24 @@ LEAST_POINTS = 150
 
 @dataclass(frozen=True)
 class Level:
-    """The reference at one resolution: points, values, derivatives.
+    """Reference at one resolution: points, values, derivatives.
 
     Attributes
     ----------
     index : ndarray of float64, shape (3, N)
         Voxel coordinates of the points on the level's grid.
     design : ndarray of float64, shape (17, N) or (20, N)
-        Change of the value for each motion parameter (mm, radians), then gain and offset:
-        the value, one, and the value times first and second powers of the place. With
-        `along`, the change for each slope of a stretch along that axis.
+        Derivative of the value with respect to each motion parameter (mm, radians), then gain
+        and offset: the value, one, and the value times first and second powers of the
+        position. With `along`, also the derivatives for each slope of a stretch along it.
     weights : ndarray of float64, shape (N,)
-        What a point counts before anything is known of the volume.
+        Prior weight of each point.
     affine : ndarray of float64, shape (4, 4)
-        Level's voxel indices to RAS+ mm.
+        Voxel indices of the level to RAS+ mm.
     blocks : tuple of int
-        Voxels of the image that make one voxel of the level, along each axis.
+        Image voxels per voxel of the level, along each axis.
     along : ndarray of float64, shape (3,), or None
-        Direction in RAS+ along which volumes are stretched besides being moved.
+        Direction in RAS+ along which volumes may also be stretched.
     """
 
     index: NDArray[np.float64]
@@ -54,7 +54,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Target:
-    """A reference prepared for aligning volumes to it.
+    """Reference image prepared for realignment.
 
     Attributes
     ----------
@@ -65,13 +65,13 @@ class Target:
     coefficients : ndarray of float32, shape (I, J, K)
         Cubic B-spline that interpolates the reference.
     affine : ndarray of float64, shape (4, 4)
-        Of the reference.
+        Affine of the reference.
     inner : ndarray of bool, shape (I, J, K)
-        Bright tissue that goes on in the slices above and below.
+        Bright tissue that continues in the slices above and below.
     slice_points : ndarray of int64, shape (3, M)
-        Voxels that tell the gain of their slice.
+        Voxels used to estimate the gain of their slice.
     slice_axis : int
-        Axis along which slices were taken.
+        Slice axis.
     """
 
     levels: tuple[Level, ...]
@@ -84,7 +84,7 @@ class Target:
 
 
 def block_mean(data: FloatArray, blocks: tuple[int, int, int]) -> FloatArray:
-    """Average blocks of voxels; what is left over at the far ends is dropped.
+    """Average blocks of voxels; incomplete blocks at the far ends are dropped.
 
     >>> block_mean(np.arange(8, dtype=np.float32).reshape(2, 2, 2), (2, 1, 2)).ravel().tolist()
     [2.5, 4.5]
@@ -99,7 +99,7 @@ def block_mean(data: FloatArray, blocks: tuple[int, int, int]) -> FloatArray:
 
 
 def soften(data: FloatArray, blocks: tuple[int, int, int]) -> FloatArray:
-    """Bring a volume to a level's resolution."""
+    """Blur a volume to the resolution of a level."""
     from scipy import ndimage
 
     if blocks != (1, 1, 1):
@@ -111,7 +111,7 @@ def soften(data: FloatArray, blocks: tuple[int, int, int]) -> FloatArray:
 
 
 def block_affine(affine: Affine, blocks: tuple[int, int, int]) -> Affine:
-    """Affine of a grid of blocks: their centres."""
+    """Compute the affine of a grid of block centres."""
     scale = np.diag([*(float(b) for b in blocks), 1.0])
     scale[:3, 3] = [(b - 1) / 2 for b in blocks]
     result: Affine = affine @ scale
@@ -119,7 +119,7 @@ def block_affine(affine: Affine, blocks: tuple[int, int, int]) -> Affine:
 
 
 def spline_values(data: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
-    """Value and derivatives at the voxels, of the B-spline whose coefficients are `data`.
+    """Evaluate the B-spline with coefficients `data` and its derivatives at the voxels.
 
     Parameters
     ----------
@@ -155,22 +155,22 @@ def prepare_target(
     coarse_mm: float = COARSE_MM,
     along: NDArray[np.float64] | None = None,
 ) -> Target:
-    """Compute once what every volume is compared with.
+    """Prepare the reference that every volume is aligned to.
 
     Parameters
     ----------
     reference : Volume
-        What volumes are aligned to.
+        Image that volumes are aligned to.
     weights : ndarray, shape (I, J, K)
-        What each voxel counts; zero outside the head.
+        Weight of each voxel; zero outside the head.
     slice_axis : int
-        Axis along which slices were taken.
+        Slice axis.
     max_points : int
-        Voxels looked at, at most; those that say least about motion are left out.
+        Maximum number of voxels used; those least informative about motion are excluded.
     coarse_mm : float
         Voxel size of the coarse level.
     along : ndarray of float64, shape (3,), optional
-        Unit vector in RAS+: volumes are also stretched and sheared along it.
+        Unit vector in RAS+ along which volumes may also be stretched and sheared.
 
     Returns
     -------
@@ -193,26 +193,26 @@ def prepare_target(
     centre = reference.affine[:3, :3] @ middle + reference.affine[:3, 3]
     sizes = voxel_sizes(reference.affine)
     wanted = np.maximum(1, np.rint(coarse_mm / sizes)).astype(int)
-    # A slab of few slices keeps them: a block of slices would leave none to move along.
+    # A thin slab keeps its slices: blocks of slices would leave none to detect motion across.
     blocks = [max(1, min(int(w), n // 8)) for w, n in zip(wanted, reference.shape, strict=True)]
     coarse = (blocks[0], blocks[1], blocks[2])
     grids = [coarse, (1, 1, 1)] if coarse != (1, 1, 1) else [(1, 1, 1)]
     levels = [_level(reference, weights, blocks, centre, max_points, along) for blocks in grids]
     if levels[-1].weights.size < LEAST_POINTS:
         raise GeometryError(
-            "The series has too little signal or too few slices to tell where the head is."
+            "The series has too little signal or too few slices to estimate head motion."
         )
     levels = [level for level in levels if level.weights.size >= LEAST_POINTS]
     coefficients = ndimage.spline_filter(reference.data, order=3, output=np.float32)
     bright = BRIGHT_SHARE * float(np.median(reference.data[np.asarray(weights) > 0]))
-    # At the vertex a small shift changes much: only where tissue goes on above and below.
+    # At the vertex a small shift changes much: use only tissue that continues above and below.
     inner = ndimage.minimum_filter1d(reference.data, 3, axis=slice_axis, mode="nearest") > bright
     points = _slice_points(inner & (np.asarray(weights) > 0), slice_axis)
     return Target(tuple(levels), centre, coefficients, reference.affine, inner, points, slice_axis)
 
 
 def _slice_points(inside: NDArray[np.bool_], axis: int) -> NDArray[np.int64]:
-    """Take up to ``SLICE_SAMPLES`` voxels of each slice, evenly, shape (3, M)."""
+    """Choose up to ``SLICE_SAMPLES`` evenly spaced voxels of each slice, shape (3, M)."""
     found = np.argwhere(inside)
     found = found[np.argsort(found[:, axis], kind="stable")]
     bounds = np.searchsorted(found[:, axis], np.arange(inside.shape[axis] + 1))
@@ -240,7 +240,7 @@ def _level(
     inner[1:-1, 1:-1, 1:-1] = True
     chosen = np.flatnonzero((weight > 0) & inner)
     slopes = np.stack([g.reshape(-1)[chosen] for g in gradient]).astype(np.float64)
-    # Derivatives per mm: an affine's inverse transposed turns gradients.
+    # Derivatives per mm: gradients transform by the inverse transpose of an affine.
     slopes = inverse(affine)[:3, :3].T @ slopes
     strength = weight.reshape(-1)[chosen] * np.einsum("ij,ij->j", slopes, slopes)
     if chosen.size > max_points:

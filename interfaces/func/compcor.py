@@ -1,4 +1,4 @@
-"""Noise components of voxels whose signal is not from neurons (CompCor).
+"""Noise components from voxels without neuronal signal (CompCor).
 
 The components are the leading left singular vectors of a matrix of time series. Here they
 come from its Gram matrix (volumes x volumes), which is summed over blocks of voxels, so
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from neuroferry.interfaces.image.voxel_store import VoxelStore
 
 HIGH_PASS_S = 128.0
-"""Longest period that is kept, s."""
+"""Longest period kept by the high-pass filter, s."""
 GM_LEVEL = 0.05
 PURE_LEVELS = (0.99, 0.95, 0.9, 0.8)
 GM_DISTANCE_MM = 3.0
@@ -40,16 +40,16 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class NoiseMask:
-    """Voxels that components are taken from, and how strict their choice could be.
+    """Voxels that components are estimated from, and how strictly they were chosen.
 
     Attributes
     ----------
     voxels : ndarray of bool, shape (I, J, K)
         May be empty.
     level : float
-        Least tissue probability of a voxel.
+        Lowest tissue probability accepted.
     apart : bool
-        Whether voxels next to grey matter were left out.
+        Whether voxels next to grey matter were excluded.
     """
 
     voxels: Mask
@@ -59,12 +59,12 @@ class NoiseMask:
 
 @dataclass(frozen=True)
 class Components:
-    """What was found in one mask.
+    """Components of one mask.
 
     Attributes
     ----------
     series : ndarray of float64, shape (T, n)
-        Orthonormal time courses, by falling variance.
+        Orthonormal time courses, by decreasing variance.
     singular_values : ndarray of float64, shape (min(T, V),)
         Of the normalised time series.
     n_voxels : int
@@ -77,14 +77,14 @@ class Components:
 
     @property
     def variance_explained(self) -> NDArray[np.float64]:
-        """Fraction of the variance that each singular value stands for."""
+        """Fraction of the variance explained by each component."""
         squares = self.singular_values**2
         total = squares.sum()
         return np.asarray(squares / total if total > 0 else squares)
 
 
 def cosine_basis(n_volumes: int, tr: float, period: float = HIGH_PASS_S) -> Matrix:
-    """Slow cosines, those of a discrete cosine transform (DCT-II) with long periods.
+    """Build the long-period cosines of a discrete cosine transform (DCT-II).
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def cosine_basis(n_volumes: int, tr: float, period: float = HIGH_PASS_S) -> Matr
     tr : float
         Repetition time, s.
     period : float
-        Cosines at least this long are given, s.
+        Shortest period of the cosines returned, s.
 
     Returns
     -------
@@ -114,33 +114,33 @@ def cosine_basis(n_volumes: int, tr: float, period: float = HIGH_PASS_S) -> Matr
 
 
 def orthonormal(columns: Matrix, n_volumes: int) -> Matrix:
-    """Orthonormal basis of a constant and further columns, shape (T, 1 + n)."""
+    """Build an orthonormal basis of a constant and further columns, shape (T, 1 + n)."""
     basis, _ = np.linalg.qr(np.column_stack([np.ones(n_volumes), columns]))
     return np.asarray(basis)
 
 
 def quadratic_basis(n_volumes: int) -> Matrix:
-    """Orthonormal constant, linear and quadratic trend, shape (T, 3)."""
+    """Build an orthonormal constant, linear and quadratic trend, shape (T, 3)."""
     place = np.linspace(-1, 1, n_volumes)
     return orthonormal(np.column_stack([place, place**2])[:, : n_volumes - 1], n_volumes)
 
 
 def residuals(block: NDArray[np.float32], basis: Matrix) -> Matrix:
-    """Take an orthonormal basis out of time series.
+    """Project an orthonormal basis out of time series.
 
     Parameters
     ----------
     block : ndarray of float32, shape (T, V)
         Time series.
     basis : ndarray of float64, shape (T, n)
-        Its first column spans the constant, so that means are gone afterwards.
+        Its first column spans the constant, so that the residuals have zero mean.
 
     Returns
     -------
     ndarray of float64, shape (T, V)
     """
     data = block.astype(np.float64)
-    # Means first: they are a thousand times what is looked for.
+    # Subtract means first: they are a thousand times larger than the fluctuations.
     data -= data.mean(axis=0)
     data -= basis @ (basis.T @ data)
     return np.asarray(data)
@@ -151,17 +151,17 @@ def noise_masks(
 ) -> dict[str, NoiseMask]:
     """Choose voxels of pure CSF and deep white matter.
 
-    A voxel counts whose probability is at least 0.99, that holds no grey matter (5% or
-    more) and, except for CSF, has none within 3 mm or one voxel. Where fewer than 30
-    voxels are left, as in coarse images, the level falls step by step to 0.8, and then
-    voxels next to grey matter count as well.
+    A voxel is chosen if its tissue probability is at least 0.99, its grey-matter probability
+    is below 5% and, except for CSF, there is no grey matter within 3 mm or one voxel. Where
+    fewer than 30 voxels are left, as in coarse images, the threshold is lowered step by step
+    to 0.8, and then voxels next to grey matter are accepted as well.
 
     Parameters
     ----------
     tpms : sequence of three ndarray of float32, shape (I, J, K)
         Probabilities of grey matter, white matter and CSF on the grid of the series.
     brain : ndarray of bool, shape (I, J, K)
-        Nothing outside counts.
+        Brain mask; voxels outside are never chosen.
     zooms : ndarray of float64, shape (3,)
         Voxel sizes, mm.
 
@@ -193,7 +193,7 @@ def noise_masks(
 def _choose(
     probability: NDArray[np.float32], allowed: Sequence[Mask], apart: Sequence[bool]
 ) -> NoiseMask:
-    """Take the strictest choice that leaves enough voxels, else the largest."""
+    """Take the strictest choice with enough voxels, otherwise the largest."""
     loosest = NoiseMask(np.zeros(probability.shape, dtype=bool), PURE_LEVELS[0], apart[0])
     for where, is_apart in zip(allowed, apart, strict=True):
         for level in PURE_LEVELS:
@@ -205,12 +205,12 @@ def _choose(
 
 
 def top_variance(deviations: NDArray[np.float64]) -> Mask:
-    """Choose the 2% of voxels that change most.
+    """Choose the 2% of voxels with the highest temporal variance.
 
     Parameters
     ----------
     deviations : ndarray of float64, shape (V,)
-        Standard deviation of each voxel after its quadratic trend is gone.
+        Standard deviation of each voxel after removal of its quadratic trend.
 
     Returns
     -------
@@ -233,23 +233,24 @@ def noise_components(
     start: int = 0,
     variance: float = VARIANCE,
 ) -> dict[str, Components]:
-    """Find the components that explain half of the variance within each mask.
+    """Estimate the components that explain half of the variance within each mask.
 
-    Time series lose their mean and slow cosines and are divided by their standard
-    deviation [1]_; as many components are kept as explain 50% of the variance [2]_.
+    Mean and slow cosines are removed from the time series, which are then divided by their
+    standard deviation [1]_; the first components that together explain 50% of the variance
+    are kept [2]_.
 
     Parameters
     ----------
     store : VoxelStore
         Time series of a brain.
     masks : mapping of str to ndarray of bool, shape (V,)
-        Which of its voxels; masks that are empty are left out of the result.
+        Masks over its voxels; empty ones are omitted from the result.
     tr : float
         Repetition time, s.
     start : int
-        First volume; the ones before get zeros.
+        First volume used; earlier ones are set to zero.
     variance : float
-        Fraction of the variance to be explained.
+        Fraction of the variance to explain.
 
     Returns
     -------
@@ -258,13 +259,13 @@ def noise_components(
 
     Notes
     -----
-    The sign of a component means nothing; its largest value is made positive.
+    The sign of a component is arbitrary; its largest value is made positive.
     """
     from threadpoolctl import threadpool_limits
 
     length = store.n_volumes - start
     found = {}
-    # Sums over several BLAS threads need not repeat to the last bit.
+    # Sums over several BLAS threads are not reproducible to the last bit.
     with threadpool_limits(1, "blas"):
         basis = orthonormal(cosine_basis(length, tr), length)
         for name, mask in masks.items():
@@ -276,7 +277,7 @@ def noise_components(
 
 
 def _gram(store: VoxelStore, mask: Mask, basis: Matrix, start: int) -> Matrix:
-    """Sum the products of all volumes with each other over the voxels of a mask."""
+    """Sum the products of all pairs of volumes over the voxels of a mask."""
     length = store.n_volumes - start
     gram = np.zeros((length, length))
     for where, block in store.blocks(start):
@@ -297,7 +298,7 @@ def mean_series(store: VoxelStore, masks: Mapping[str, Mask]) -> dict[str, NDArr
     store : VoxelStore
         Time series of a brain.
     masks : mapping of str to ndarray of bool, shape (V,)
-        Which of its voxels.
+        Masks over its voxels.
 
     Returns
     -------
@@ -312,7 +313,7 @@ def mean_series(store: VoxelStore, masks: Mapping[str, Mask]) -> dict[str, NDArr
 
 
 def _decompose(gram: Matrix, n_voxels: int, start: int, variance: float) -> Components:
-    """Give the components of one Gram matrix."""
+    """Compute the components of one Gram matrix."""
     from scipy.linalg import eigh
 
     length = len(gram)
@@ -321,7 +322,7 @@ def _decompose(gram: Matrix, n_voxels: int, start: int, variance: float) -> Comp
     if total <= 0:
         return Components(np.zeros((start + length, 0)), np.sqrt(values), n_voxels)
     count = int(np.searchsorted(np.cumsum(values) / total, variance)) + 1
-    # In a long run only the leading vectors are asked for: all take four times the memory.
+    # For a long run compute the leading vectors only: all of them take four times the memory.
     _, vectors = eigh(gram, overwrite_a=True, subset_by_index=(length - count, length - 1))
     kept = vectors[:, ::-1]
     peak = np.take_along_axis(kept, np.abs(kept).argmax(axis=0)[None], axis=0)

@@ -1,4 +1,4 @@
-"""Confounds of a BOLD series under fMRIPrep's column names, so that its readers read them."""
+"""Confounds of a BOLD series, named as in fMRIPrep so that existing tools can read them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from neuroferry.interfaces.image.voxel_store import VoxelStore
 
 EXPANDED = ("global_signal", "csf", "white_matter")
 SIGNAL_NAMES = {"CSF": "csf", "WM": "white_matter", "combined": "csf_wm", "temporal": "tcompcor"}
-"""The mean of which of CompCor's masks each column is."""
+"""Column that holds the mean of each CompCor mask."""
 PREFIXES = {
     "temporal": "t_comp_cor",
     "CSF": "c_comp_cor",
@@ -58,7 +58,7 @@ PREFIXES = {
     "combined": "a_comp_cor",
 }
 MASK_BITS = {"CSF": 1, "WM": 2, "combined": 4, "temporal": 8}
-"""What each bit of the image of CompCor's masks means."""
+"""Bit of each mask in the image of the CompCor masks."""
 MIN_STEADY_VOLUMES = 4
 
 Mask = NDArray[np.bool_]
@@ -66,16 +66,16 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Confounds:
-    """Everything that :func:`compute_confounds` finds.
+    """Results of :func:`compute_confounds`.
 
     Attributes
     ----------
     columns : dict of str to ndarray of float64, shape (T,)
         The table; NaN where there is no value.
     metadata : dict
-        What the table's sidecar says of its columns.
+        Descriptions of the columns for the table's sidecar.
     summary : dict
-        Figures for the report.
+        Summary statistics for the report.
     compcor_masks : ndarray of uint8, shape (I, J, K)
         Sum of :data:`MASK_BITS`.
     tsnr : ndarray of float32, shape (I, J, K)
@@ -106,18 +106,18 @@ def compute_confounds(
     Parameters
     ----------
     series : Series
-        Preprocessed BOLD, not smoothed.
+        Preprocessed BOLD, unsmoothed.
     brain : ndarray of bool, shape (I, J, K)
         Brain mask on its grid.
     tpms : sequence of three ndarray of float32, shape (I, J, K), or None
-        Grey matter, white matter, CSF; without them there are no tissue signals and no
-        anatomical components.
+        Grey matter, white matter, CSF; without them, tissue signals and anatomical
+        components are omitted.
     motion : mapping of str to ndarray of float64, shape (T,)
-        The six motion parameters, and ``rmsd`` where there is one.
+        The six motion parameters, and ``rmsd`` if available.
     tr : float
         Repetition time, s.
     n_dummy : int
-        Volumes at the start that are not at steady state.
+        Volumes at the start, before the steady state.
     fd_threshold, dvars_threshold : float
         Framewise displacement in mm and standardised DVARS above which a volume is a motion
         outlier.
@@ -131,14 +131,14 @@ def compute_confounds(
     Raises
     ------
     InputError
-        If the motion parameters do not fit the series, or hardly any volume is left.
+        If the motion parameters do not match the series, or too few volumes are left.
     """
     n_volumes = series.n_volumes
-    parameters = motion_parameters(motion, n_volumes, "The table of motion")
+    parameters = motion_parameters(motion, n_volumes, "The motion table")
     if n_volumes - n_dummy < MIN_STEADY_VOLUMES:
         raise InputError(
-            f"{series.path.name} has {n_volumes} volumes, of which {n_dummy} are not at steady "
-            f"state: {MIN_STEADY_VOLUMES} or more are needed for its confounds."
+            f"{series.path.name} has {n_volumes} volumes, the first {n_dummy} of them before the "
+            f"steady state; confounds need at least {MIN_STEADY_VOLUMES} steady-state volumes."
         )
     chosen = noise_masks(tpms, brain, series.zooms) if tpms is not None else {}
     masks = {name: mask.voxels[brain] for name, mask in chosen.items()}
@@ -204,7 +204,7 @@ def compute_confounds(
 
 
 def _signal_columns(signals: Mapping[str, Column]) -> dict[str, Column]:
-    """Expand the signals that fMRIPrep expands, and keep the others as they are."""
+    """Expand the signals that fMRIPrep expands; keep the others unchanged."""
     columns: dict[str, Column] = {}
     for name, values in signals.items():
         columns |= expand(name, values) if name in EXPANDED else {name: values}
@@ -216,15 +216,26 @@ def _number(series: NDArray[np.float64], prefix: str) -> dict[str, Column]:
 
 
 _ABOUT = {
-    "global_signal": ("Mean of the brain mask", None),
-    "csf": ("Mean of voxels that are cerebrospinal fluid", None),
-    "white_matter": ("Mean of deep white matter", None),
-    "csf_wm": ("Mean of deep white matter and cerebrospinal fluid", None),
-    "tcompcor": ("Mean of the 2% of the brain's voxels that change most", None),
-    "std_dvars": ("DVARS divided by what the noise of the voxels lets expect", None),
-    "dvars": ("Root mean square change since the volume before; the brain's median is 1000", None),
-    "framewise_displacement": ("Sum of the changes of all motion parameters, at 50 mm", "mm"),
-    "rmsd": ("Root mean square displacement of the head since the volume before", "mm"),
+    "global_signal": ("Mean signal within the brain mask", None),
+    "csf": ("Mean signal of cerebrospinal fluid", None),
+    "white_matter": ("Mean signal of deep white matter", None),
+    "csf_wm": ("Mean signal of deep white matter and cerebrospinal fluid", None),
+    "tcompcor": ("Mean signal of the 2% of brain voxels with the highest temporal variance", None),
+    "std_dvars": (
+        "DVARS divided by its expected value under voxelwise noise (standardized DVARS)",
+        None,
+    ),
+    "dvars": (
+        "Root mean square over brain voxels of the change in signal from the previous volume, "
+        "with the series scaled to a brain median of 1000",
+        None,
+    ),
+    "framewise_displacement": (
+        "Sum of the absolute changes in the six motion parameters from the previous volume, "
+        "rotations converted to arc length on a sphere of radius 50 mm",
+        "mm",
+    ),
+    "rmsd": ("Root mean square displacement of the head from the previous volume", "mm"),
 }
 
 
@@ -239,7 +250,7 @@ def _describe(columns: Mapping[str, Column]) -> dict[str, Any]:
 
 
 def _describe_components(name: str, prefix: str, found: Components) -> dict[str, Any]:
-    """Describe components as nilearn's ``load_confounds`` asks for it."""
+    """Describe components in the form that nilearn's ``load_confounds`` expects."""
     explained = found.variance_explained
     total = np.cumsum(explained)
     mask = {} if name == "temporal" else {"Mask": name}
@@ -301,26 +312,26 @@ def _fill(brain: Mask, statistics: TemporalStatistics) -> NDArray[np.float32]:
 
 
 class _ComputeConfoundsInputSpec(BaseInterfaceInputSpec):
-    bold = File(exists=True, mandatory=True, desc="preprocessed series, 4-D, not smoothed")
+    bold = File(exists=True, mandatory=True, desc="preprocessed 4-D series, unsmoothed")
     bold_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
     tpms = InputMultiObject(File(exists=True), desc="GM, WM, CSF probabilities on its grid")
-    motion_tsv = File(exists=True, mandatory=True, desc="six motion parameters, and rmsd")
-    n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes not at steady state")
+    motion_tsv = File(exists=True, mandatory=True, desc="six motion parameters and rmsd")
+    n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before the steady state")
     tr = traits.Range(low=0.0, exclude_low=True, mandatory=True, desc="repetition time, s")
-    fd_threshold = traits.Float(FD_THRESHOLD, usedefault=True, desc="of outliers, mm")
-    dvars_threshold = traits.Float(DVARS_THRESHOLD, usedefault=True, desc="of outliers")
+    fd_threshold = traits.Float(FD_THRESHOLD, usedefault=True, desc="outlier threshold, mm")
+    dvars_threshold = traits.Float(DVARS_THRESHOLD, usedefault=True, desc="outlier threshold")
 
 
 class _ComputeConfoundsOutputSpec(TraitedSpec):
     confounds_tsv = File(exists=True, desc="table, one row for each volume")
-    confounds_json = File(exists=True, desc="what its columns are")
-    summary_json = File(exists=True, desc="figures for the report")
+    confounds_json = File(exists=True, desc="descriptions of the columns")
+    summary_json = File(exists=True, desc="summary statistics for the report")
     compcor_masks = File(exists=True, desc="bits: 1 CSF, 2 WM, 4 combined, 8 temporal")
-    tsnr_map = File(exists=True, desc="mean over time by standard deviation over time")
+    tsnr_map = File(exists=True, desc="temporal mean divided by temporal standard deviation")
 
 
 class ComputeConfounds(SimpleInterface):
-    """Compute the table of confounds of one BOLD series; see :func:`compute_confounds`."""
+    """Confound table of one BOLD series; see :func:`compute_confounds`."""
 
     input_spec = _ComputeConfoundsInputSpec
     output_spec = _ComputeConfoundsOutputSpec

@@ -1,4 +1,4 @@
-"""DVARS, temporal signal-to-noise and drift-free variance of each voxel, in one pass.
+"""DVARS, temporal signal-to-noise ratio and detrended variance of each voxel, in one pass.
 
 References
 ----------
@@ -21,26 +21,26 @@ from neuroferry.interfaces.func.compcor import quadratic_basis, residuals
 from neuroferry.interfaces.image.voxel_store import VoxelStore, exact_median
 
 MODE = 1000.0
-"""The median of the brain after scaling, so that DVARS is in tenths of a percent."""
+"""Brain median after scaling, so that DVARS is in tenths of a percent."""
 NO_VARIANCE = 1e-7
 IQR_PER_SIGMA = 1.349
 
 
 @dataclass(frozen=True)
 class TemporalStatistics:
-    """What the time series of a brain's voxels say.
+    """Temporal statistics of the voxels of a brain.
 
     Attributes
     ----------
     dvars : ndarray of float64, shape (T,)
-        Root mean square of the change since the volume before, where the median of the
-        brain is 1000; NaN in the first volume.
+        Root mean square change from the previous volume, scaled to a brain median of 1000;
+        NaN in the first volume.
     std_dvars : ndarray of float64, shape (T,)
-        The same divided by what is expected of the voxels' noise; 1 is usual.
+        DVARS divided by its expected value under voxelwise noise; about 1 without artefacts.
     tsnr : ndarray of float32, shape (V,)
         Mean over time divided by the standard deviation over time.
     deviations : ndarray of float64, shape (V,)
-        Standard deviation after the quadratic trend is gone.
+        Standard deviation after removal of the quadratic trend.
     """
 
     dvars: NDArray[np.float64]
@@ -57,8 +57,8 @@ def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics
     store : VoxelStore
         Time series of the voxels of a brain mask.
     start : int
-        First volume at steady state: what is usual for a voxel (median, spread,
-        autocorrelation) is taken from there on. DVARS itself is given for all volumes.
+        First volume at steady state: median, spread and autocorrelation of a voxel are
+        estimated from there on. DVARS itself is computed for all volumes.
 
     Returns
     -------
@@ -66,10 +66,10 @@ def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics
 
     Notes
     -----
-    As [1]_, standardised with the expected standard deviation of the differences of each
-    voxel, ``sqrt(2 (1 - r)) s``, where ``r`` is the autocorrelation at a lag of one volume
-    and ``s`` the interquartile range divided by 1.349 [2]_. Voxels whose interquartile
-    range is zero do not count.
+    DVARS follows [1]_. It is standardised by the expected standard deviation of the
+    differences of each voxel, ``sqrt(2 (1 - r)) s``, where ``r`` is the lag-1 autocorrelation
+    and ``s`` the interquartile range divided by 1.349 [2]_. Voxels with an interquartile
+    range of zero are excluded.
     """
     from threadpoolctl import threadpool_limits
 
@@ -109,7 +109,7 @@ def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics
 
 
 def robust_deviation(block: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Standard deviation by quartiles, those at or below a quarter and three quarters.
+    """Estimate the standard deviation from the quartiles, taken without interpolation.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Several echoes of one run: the decay fitted, the echoes combined.
+"""T2* fit and optimal combination of the echoes of a BOLD run.
 
 References
 ----------
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from neuroferry.errors import InputError
 from neuroferry.interfaces.image.images import FloatArray
 
-# Outside these bounds a fit says nothing about brain tissue, s.
+# Values outside these bounds are implausible for brain tissue, s.
 T2STAR_RANGE = (0.002, 0.5)
-# An echo counts where it is this much brighter than the air.
+# An echo is used where it is this much brighter than the air.
 ABOVE_AIR = 2.0
 
 
 def check_echo_times(echo_times: Sequence[float], n_echoes: int) -> None:
-    """Refuse echo times that cannot be.
+    """Refuse impossible echo times.
 
     Parameters
     ----------
@@ -38,27 +38,27 @@ def check_echo_times(echo_times: Sequence[float], n_echoes: int) -> None:
     Raises
     ------
     InputError
-        In one plain sentence.
+        If there are too few echoes, or their times are missing, not rising or in milliseconds.
     """
     if len(echo_times) != n_echoes:
         raise InputError(f"There are {n_echoes} echoes, but {len(echo_times)} echo times.")
     if n_echoes < 2:
-        raise InputError("A T2* map needs two echoes or more.")
+        raise InputError("A T2* map needs at least two echoes.")
     if any(b <= a for a, b in zip([0.0, *echo_times], echo_times, strict=False)):
-        raise InputError("Echo times must be positive and grow from echo to echo.")
+        raise InputError("Echo times must be positive and increase from echo to echo.")
     if echo_times[-1] >= 1:
-        raise InputError(f"An EchoTime of {echo_times[-1]:g} s looks like milliseconds.")
+        raise InputError(f"An EchoTime of {echo_times[-1]:g} s seems to be in milliseconds.")
 
 
 def combination_weights(
     t2star: NDArray[np.float32], echo_times: Sequence[float]
 ) -> list[NDArray[np.float32]]:
-    """Weights of the echoes that give BOLD its best contrast [1]_.
+    """Compute the weights of the echoes that maximise BOLD contrast [1]_.
 
     Parameters
     ----------
     t2star : ndarray of float32, any shape
-        s; zero or less where it is not known: there the echoes count alike.
+        s; zero or less where unknown: there all echoes have equal weight.
     echo_times : sequence of float
         s.
 
@@ -83,11 +83,11 @@ def combination_weights(
 def fit_t2star(
     means: Sequence[FloatArray], echo_times: Sequence[float], head: NDArray[np.bool_]
 ) -> FloatArray:
-    """Fit the decay of the signal from echo to echo, voxel by voxel.
+    """Fit the mono-exponential decay of the signal across echoes, voxel by voxel.
 
-    A line through the logarithms, each weighted with the square of its signal, as noise in
-    a logarithm grows as the signal falls. Echoes that are lost in the noise of the air do
-    not take part, from the first such echo on.
+    A log-linear fit, weighted by the squared signal, because the noise of a logarithm grows
+    as the signal falls. From the first echo at the noise level of the air on, echoes are
+    excluded.
 
     Parameters
     ----------

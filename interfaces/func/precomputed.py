@@ -1,4 +1,4 @@
-"""Completes what was estimated of a BOLD run elsewhere: motion as a table, the way back."""
+"""Completion of precomputed BOLD results: motion table and inverse transform."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from neuroferry.interfaces.image.transforms import read_itk_affine, write_itk_af
 
 class _TabulateMotionInputSpec(BaseInterfaceInputSpec):
     motion_xfms = File(exists=True, mandatory=True, desc="ITK text, one affine for each volume")
-    ref_file = File(exists=True, mandatory=True, desc="reference that they lead to")
+    ref_file = File(exists=True, mandatory=True, desc="reference that they align to")
 
 
 class _TabulateMotionOutputSpec(TraitedSpec):
-    motion_tsv = File(exists=True, desc="six parameters in FSL's terms, and rmsd")
+    motion_tsv = File(exists=True, desc="six parameters in FSL's convention, and rmsd")
 
 
 class TabulateMotion(SimpleInterface):
-    """Write the parameters of motion that was estimated elsewhere."""
+    """Motion parameters of precomputed motion transforms."""
 
     input_spec = _TabulateMotionInputSpec
     output_spec = _TabulateMotionOutputSpec
@@ -49,11 +49,11 @@ class _InvertAffineInputSpec(BaseInterfaceInputSpec):
 
 
 class _InvertAffineOutputSpec(TraitedSpec):
-    out_xfm = File(exists=True, desc="the other way")
+    out_xfm = File(exists=True, desc="its inverse")
 
 
 class InvertAffine(SimpleInterface):
-    """Turn a linear transform around."""
+    """Inverse of a linear transform."""
 
     input_spec = _InvertAffineInputSpec
     output_spec = _InvertAffineOutputSpec

@@ -1,10 +1,10 @@
-"""The reference of a series: volumes before the steady state found, the others averaged.
+"""Reference image of a series: the average of aligned volumes at steady state.
 
-The reference is the mean of volumes at steady state, aligned to the one that lies most
-typically; or it is the single-band reference that was scanned with the run, which has far
-more signal and contrast. The first volumes, still saturating, often have more contrast
-between tissues; they are not used, as they are few and noisy, their contrast is not that of
-the volumes which are aligned to the reference, and coregistration does not need it.
+The reference is the mean of volumes at steady state, aligned to the one in the most typical
+position; or the single-band reference acquired with the run, which has far more signal and
+contrast. The first volumes, before saturation, often have more contrast between tissues; they
+are not used, because they are few and noisy, their contrast differs from that of the volumes
+to be aligned, and coregistration does not need it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from neuroferry.interfaces.image.series import Series, open_series, ordered_map
 LOOK_AT = 60
 SEARCH_S = 20.0
 MOST_DUMMIES = 20
-# How far the signal must lie above the steady state: robust standard deviations, share.
+# Thresholds above the steady state: robust standard deviations, and fraction of the signal.
 EXCESS_SIGMAS = 3.5
 FIRST_EXCESS = 0.01
 LEAST_EXCESS = 0.002
@@ -55,7 +55,7 @@ WORST_FIT = 1.5
 
 @dataclass(frozen=True)
 class Reference:
-    """What volumes are aligned to, and how it was made.
+    """Image that volumes are aligned to, and how it was made.
 
     Attributes
     ----------
@@ -64,9 +64,9 @@ class Reference:
     n_dummy : int
         Volumes at the start before the steady state.
     found : bool
-        Whether their number was found in the data, or given.
+        Whether their number was detected in the data rather than set by the user.
     start : int
-        Volume whose position the reference has.
+        Volume that defines the position of the reference.
     used : tuple of int
         Volumes that were averaged.
     """
@@ -79,7 +79,7 @@ class Reference:
 
 
 def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
-    """Count the volumes at the start whose signal still decays to the steady state.
+    """Count the initial volumes whose signal still decays to the steady state.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
     Returns
     -------
     int
-        Leading volumes that lie above the steady state by more than the noise. None are
-        counted unless the first is the highest, and by one percent or more: a signal that
-        drifts is no saturation.
+        Leading volumes whose signal exceeds the steady state by more than the noise. None are
+        counted unless the first is the highest, by one percent or more: a drift is not
+        saturation.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
     if steady <= 0:
         return 0
     excess = signal / steady - 1.0
-    # Noise from volume to volume: slow drifts of the signal do not hide a decay.
+    # Noise from volume to volume, so that slow drifts of the signal do not hide a decay.
     sigma = float(np.median(np.abs(np.diff(later)))) * MAD_TO_SIGMA / np.sqrt(2) / steady
     if excess[0] < FIRST_EXCESS or excess[0] < excess[1 : most + 1].max():
         return 0
@@ -127,18 +127,18 @@ def find_reference(
     slice_axis: int = 2,
     n_threads: int = 1,
 ) -> Reference:
-    """Find the steady state of a series and average volumes of it.
+    """Detect the steady state of a series and average volumes from it.
 
     Parameters
     ----------
     series : Series
         The run.
     dummy_scans : int, optional
-        Number of volumes before the steady state where it is known.
+        Number of volumes before the steady state, if known.
     slice_axis : int
-        Stored axis that the slices lie along.
+        Stored slice axis.
     n_threads : int
-        Volumes at a time; changes no value.
+        Volumes processed at a time; does not change the result.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def find_reference(
     Raises
     ------
     InputError
-        If no volume is left after the dummies.
+        If no volume is left after the dummy volumes.
     """
     from threadpoolctl import threadpool_limits
 
@@ -155,8 +155,8 @@ def find_reference(
         n_dummy = count_in(series)
     elif dummy_scans >= series.n_volumes:
         raise InputError(
-            f"{series.path.name} has {series.n_volumes} volumes: {dummy_scans} dummy volumes "
-            "leave none."
+            f"{series.path.name} has {series.n_volumes} volumes; none are left after "
+            f"{dummy_scans} dummy volumes. Reduce the number of dummy scans."
         )
     else:
         n_dummy = dummy_scans
@@ -218,13 +218,15 @@ def _average(
 
 
 def _likeness(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Correlation; of an empty volume, less than any other."""
+    """Correlate two volumes; an empty one scores lower than any other."""
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 else -1.0
 
 
 class _FindReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
-    sbref = File(exists=True, desc="single-band reference on its grid, taken as it is")
+    sbref = File(
+        exists=True, desc="single-band reference on the grid of the series, used unchanged"
+    )
     dummy_scans = traits.Range(low=0, value=0, desc="volumes before steady state, if known")
     slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
@@ -237,7 +239,7 @@ class _FindReferenceOutputSpec(TraitedSpec):
 
 
 class FindReference(SimpleInterface):
-    """Find the volumes before the steady state, and average aligned volumes after it."""
+    """Reference of a series: dummy volumes detected, aligned steady-state volumes averaged."""
 
     input_spec = _FindReferenceInputSpec
     output_spec = _FindReferenceOutputSpec
@@ -262,7 +264,7 @@ class FindReference(SimpleInterface):
         return self._report(runtime, found.n_dummy, given, about)
 
     def _take_sbref(self, runtime: Any, given: int | None) -> Any:
-        """Make the single-band reference the one of the series, on whose grid it lies."""
+        """Use the single-band reference, which lies on the grid of the series."""
         series = open_series(self.inputs.in_file)
         n_dummy = count_in(series) if given is None else given
         series.close()
@@ -278,7 +280,7 @@ class FindReference(SimpleInterface):
         self._results["n_dummy"] = n_dummy
         report = {
             "NonSteadyStateVolumes": n_dummy,
-            "NonSteadyStateSource": "found in the signal" if given is None else "given",
+            "NonSteadyStateSource": "detected" if given is None else "set by the user",
             **about,
         }
         path = out / "reference.json"

@@ -1,8 +1,8 @@
-"""Everything applied to a series in one interpolation, volume by volume.
+"""Resampling of a series in one interpolation, volume by volume.
 
-The way of a target voxel through template, anatomy and reference does not depend on time:
-it is followed once. For each volume only the head's motion and the distortion are added,
-and the volume is read once with a cubic B-spline. Slice timing is corrected on the way;
+The transforms of a target voxel through template, anatomy and reference do not depend on
+time and are applied once. For each volume only head motion and distortion are added, and
+the volume is sampled once with a cubic B-spline. Slice timing is corrected in the same pass;
 echoes are combined before anything is written.
 
 References
@@ -68,7 +68,7 @@ from neuroferry.interfaces.image.transforms import read_transform
 
 @dataclass(frozen=True)
 class SliceTiming:
-    """When the slices of a series are taken.
+    """Slice times of a series.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class SliceTiming:
     axis : int
         Slice axis.
     fraction : float
-        Where between first and last slice all are shifted to: 0 to 1.
+        Reference time to which all slices are shifted: 0 (first slice) to 1 (last slice).
     """
 
     times: tuple[float, ...]
@@ -87,7 +87,7 @@ class SliceTiming:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to each volume besides moving it.
+    """Corrections applied to each volume besides the static transforms.
 
     Attributes
     ----------
@@ -98,13 +98,13 @@ class Recipe:
     n_dummy : int
         Volumes at the start before the steady state.
     slice_timing : SliceTiming or None
-        Not corrected when None.
+        None: no correction.
     echo_times : tuple of float
-        s; for several echoes.
+        s; multi-echo runs only.
     t2star : ndarray of float32 or None
-        s, on the grid of the series; for several echoes.
+        s, on the grid of the series; multi-echo runs only.
     n_threads : int
-        Volumes worked on at a time; changes no value.
+        Volumes processed at a time; does not change the result.
     """
 
     motion: NDArray[np.float64]
@@ -126,11 +126,11 @@ def resample_series(
     echoes : sequence of Series
         One for each echo, on one grid.
     where : StaticMap
-        The way to the target.
+        From :func:`~neuroferry.interfaces.image.sampling.static_map`.
     recipe : Recipe
-        Motion and the rest.
+        Motion and other corrections.
     path : Path
-        What is written.
+        Output file.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def resample_series(
     weights: list[NDArray[np.float32]] | None = None
     if len(echoes) > 1:
         if recipe.t2star is None:
-            raise InputError("Echoes can only be combined with a map of T2*.")
+            raise InputError("Combining echoes needs a T2* map.")
         weights = combination_weights(where.carry(recipe.t2star), recipe.echo_times)
     to_voxels = inverse(first.affine)
     moves = to_voxels @ recipe.motion @ first.affine
@@ -181,7 +181,7 @@ def resample_series(
 
 
 def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
-    """Volumes of a series, their slices at one time if these are known."""
+    """Yield the volumes of a series, slice-timing corrected if slice times are known."""
     timing = recipe.slice_timing
     if timing is None:
         return series.volumes()
@@ -195,17 +195,17 @@ def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
     )
 
 
-ECHOES = "they are echoes of one run: convert it again"
+ECHOES = "the echoes of a run must match: convert it again"
 
 
 def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
-    """Refuse echoes that do not belong together, and motion of another series."""
+    """Refuse echoes that do not belong together, and motion estimated on another series."""
     first = echoes[0]
     for other in echoes[1:]:
         check_same_grid((first.path.name, first), (other.path.name, other), then=ECHOES)
         if other.n_volumes != first.n_volumes:
             raise GeometryError(
-                f"{other.path.name} has {other.n_volumes} volumes and {first.path.name}"
+                f"{other.path.name} has {other.n_volumes} volumes, but {first.path.name} has"
                 f" {first.n_volumes}; {ECHOES}."
             )
     if len(recipe.motion) != first.n_volumes:
@@ -214,7 +214,9 @@ def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
             f"{first.path.name} has {first.n_volumes}."
         )
     if len(echoes) > 1 and len(recipe.echo_times) != len(echoes):
-        raise InputError(f"{len(echoes)} echoes, but {len(recipe.echo_times)} echo times.")
+        raise InputError(
+            f"There are {len(echoes)} echoes, but {len(recipe.echo_times)} echo times."
+        )
     timing = recipe.slice_timing
     if timing is not None:
         check_slice_timing(timing.times, first.shape[timing.axis], recipe.tr)
@@ -231,16 +233,16 @@ class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):
         File(exists=True),
         value=[],
         usedefault=True,
-        desc="from the reference to the target, in the order of resampling images",
+        desc="reference to target, in the order in which images pass through them",
     )
     reference = File(exists=True, mandatory=True, desc="image whose grid is filled")
     slice_timing = traits.List(traits.Float, desc="time of each slice, s")
     slice_axis = traits.Range(0, 2, 2, usedefault=True, desc="slice axis")
-    slice_time_ref = traits.Range(0.0, 1.0, 0.5, usedefault=True, desc="where slices meet")
+    slice_time_ref = traits.Range(0.0, 1.0, 0.5, usedefault=True, desc="reference time, 0 to 1")
     tr = traits.Float(mandatory=True, desc="time between volumes, s")
-    echo_times = traits.List(traits.Float, desc="s, for several echoes")
-    t2star = File(exists=True, desc="s, on the grid of the series, for several echoes")
-    jacobian = traits.Bool(True, usedefault=True, desc="correct intensities for the distortion")
+    echo_times = traits.List(traits.Float, desc="echo times, s; multi-echo runs only")
+    t2star = File(exists=True, desc="T2* in s on the grid of the series; multi-echo runs only")
+    jacobian = traits.Bool(True, usedefault=True, desc="correct intensities for distortion")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
@@ -250,7 +252,7 @@ class _ResampleSeriesOutputSpec(TraitedSpec):
 
 
 class ResampleSeries(SimpleInterface):
-    """Resample a series onto a grid in one interpolation, one volume at a time."""
+    """Series resampled onto a grid in one interpolation, one volume at a time."""
 
     input_spec = _ResampleSeriesInputSpec
     output_spec = _ResampleSeriesOutputSpec
@@ -262,7 +264,7 @@ class ResampleSeries(SimpleInterface):
         distortion = None
         if isdefined(inputs.fieldmap):
             if not isdefined(inputs.phase_encoding):
-                raise InputError("A field map is of no use without PhaseEncodingDirection.")
+                raise InputError("A field map cannot be applied without PhaseEncodingDirection.")
             distortion = distortion_from_field(
                 load_on_grid(inputs.fieldmap, first),
                 inputs.phase_encoding,

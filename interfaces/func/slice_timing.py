@@ -1,8 +1,8 @@
-"""Slice-timing correction: every slice as if taken at one time of the TR.
+"""Slice-timing correction: every slice resampled to one time within the TR.
 
 A slice is acquired once in each TR, at its own time. Its time course is shifted by a
-windowed sinc, volume by volume in one pass: the volumes around the current one wait in a
-ring, so the length of a run does not matter.
+windowed sinc, volume by volume in one pass; the volumes around the current one are kept in
+a ring buffer, so memory does not depend on the length of a run.
 
 References
 ----------
@@ -28,7 +28,7 @@ TIMING_TOLERANCE_S = 1e-3
 
 
 def check_slice_timing(times: Sequence[float], n_slices: int, tr: float) -> None:
-    """Refuse slice times that cannot be.
+    """Refuse impossible slice times.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def check_slice_timing(times: Sequence[float], n_slices: int, tr: float) -> None
     Raises
     ------
     InputError
-        In one plain sentence: wrong number, not numbers, negative, beyond the TR (often
+        If the count is wrong, or the times are not numbers, negative, beyond the TR (often
         milliseconds), or all the same.
     """
     if len(times) != n_slices:
@@ -52,13 +52,13 @@ def check_slice_timing(times: Sequence[float], n_slices: int, tr: float) -> None
     try:
         values = np.asarray(times, dtype=float)
     except (TypeError, ValueError) as error:
-        raise InputError("SliceTiming holds something that is no number.") from error
+        raise InputError("SliceTiming holds a value that is not a number.") from error
     if not np.all(np.isfinite(values)) or values.min() < 0:
         raise InputError("SliceTiming holds negative or infinite times.")
     if tr <= 0:
-        raise InputError("Slice times cannot be used, as the repetition time is unknown.")
+        raise InputError("SliceTiming cannot be used because the repetition time is unknown.")
     if values.max() >= tr + TIMING_TOLERANCE_S:
-        hint = "; it looks like milliseconds" if values.max() > 50 else ""
+        hint = "; it seems to be in milliseconds" if values.max() > 50 else ""
         raise InputError(
             f"SliceTiming goes up to {values.max():g} s, beyond the repetition time of "
             f"{tr:g} s{hint}."
@@ -68,7 +68,7 @@ def check_slice_timing(times: Sequence[float], n_slices: int, tr: float) -> None
 
 
 def reference_time(times: Sequence[float], fraction: float = 0.5) -> float:
-    """Time within the TR to which slices are shifted.
+    """Compute the time within the TR to which slices are shifted.
 
     >>> reference_time([0.0, 1.0, 0.5, 1.5], 0.5)
     0.75
@@ -78,7 +78,7 @@ def reference_time(times: Sequence[float], fraction: float = 0.5) -> float:
 
 
 def sinc_weights(shift: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Hann-windowed sinc that reads a time course `shift` samples later.
+    """Compute the Hann-windowed sinc that samples a time course `shift` samples later.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def sinc_weights(shift: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (2 * HALF_WIDTH + 1, S)
-        Weights of the samples from ``-HALF_WIDTH`` to ``HALF_WIDTH``; they add up to 1.
+        Weights of the samples from ``-HALF_WIDTH`` to ``HALF_WIDTH``; they sum to 1.
     """
     lag = np.arange(-HALF_WIDTH, HALF_WIDTH + 1)[:, None] - shift
     window = np.where(np.abs(lag) < HALF_WIDTH + 1, np.cos(np.pi * lag / (2 * HALF_WIDTH + 2)), 0)
@@ -108,15 +108,15 @@ def shift_slices(
 ) -> Iterator[FloatArray]:
     """Shift the slices of a series to one time.
 
-    Beyond the first and last volume a course goes on as its reflection through the end
-    point, so that a drift goes on as a drift.
+    Beyond the first and last volume a time course is extended by reflection through its end
+    point, so that a drift continues as a drift.
 
     Parameters
     ----------
     volumes : iterable of ndarray of float32, shape (I, J, K)
         The series.
     slice_times : sequence or ndarray of float, shape (S,)
-        When each slice is taken within the TR, s.
+        Acquisition time of each slice within the TR, s.
     reference_time : float
         Time to which they are shifted, s.
     tr : float
@@ -124,8 +124,7 @@ def shift_slices(
     axis : int
         Slice axis.
     n_skip : int
-        Volumes at the start that are handed on as they are and say nothing about the
-        others: not yet at steady state.
+        Volumes before the steady state: passed on unchanged and not used for the others.
 
     Yields
     ------
@@ -164,7 +163,7 @@ def shift_slices(
 
 
 def _reflected(head: Sequence[FloatArray]) -> list[FloatArray]:
-    """Volumes before the first: the reflection through it, earliest first."""
+    """Extend a series before its first volume by reflection through it, earliest first."""
     return [2.0 * head[0] - later for later in head[:0:-1]]
 
 
@@ -184,7 +183,7 @@ def _short(head: Sequence[FloatArray], taps: Sequence[FloatArray]) -> Iterator[F
 
 
 def _weighted(window: Iterable[FloatArray], taps: Sequence[FloatArray]) -> FloatArray:
-    """Sum of volumes, each slice with its own weights."""
+    """Sum volumes, each slice with its own weights."""
     total: FloatArray | None = None
     for volume, weight in zip(window, taps, strict=True):
         if total is None:

@@ -18,10 +18,10 @@ from neuroferry.files import write_json
 
 
 class _SummariseRunInputSpec(BaseInterfaceInputSpec):
-    summary_json = File(exists=True, mandatory=True, desc="of the confounds")
-    reference_report = File(exists=True, desc="of the reference image")
-    sdc_report = File(exists=True, desc="of the correction of distortion")
-    coreg_report = File(exists=True, desc="of the alignment with the T1w image")
+    summary_json = File(exists=True, mandatory=True, desc="summary of the confounds")
+    reference_report = File(exists=True, desc="report of the reference image")
+    sdc_report = File(exists=True, desc="report of the distortion correction")
+    coreg_report = File(exists=True, desc="report of the registration to the T1w image")
 
 
 class _SummariseRunOutputSpec(TraitedSpec):
@@ -29,7 +29,7 @@ class _SummariseRunOutputSpec(TraitedSpec):
 
 
 class SummariseRun(SimpleInterface):
-    """Gather what the steps of a run report of themselves, for the participant's page."""
+    """Summary of the steps of a BOLD run, for the participant's page."""
 
     input_spec = _SummariseRunInputSpec
     output_spec = _SummariseRunOutputSpec

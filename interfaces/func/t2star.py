@@ -1,4 +1,4 @@
-"""T2* of a multi-echo run, from the means of its echoes with the motion taken out."""
+"""T2* map of a multi-echo run, from the motion-corrected means of its echoes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEAN_VOLUMES = 40
 def aligned_mean(
     series: Series, motion: NDArray[np.float64], n_dummy: int = 0, *, n_threads: int = 1
 ) -> FloatArray:
-    """Mean of volumes spread over the steady part of a run, motion taken out.
+    """Average motion-corrected volumes spread over the steady part of a run.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def aligned_mean(
     n_dummy : int
         Volumes before the steady state.
     n_threads : int
-        Volumes at a time; changes no value.
+        Volumes processed at a time; does not change the result.
 
     Returns
     -------
@@ -66,7 +66,9 @@ def aligned_mean(
 
 class _FitT2StarInputSpec(BaseInterfaceInputSpec):
     in_file = InputMultiObject(File(exists=True), mandatory=True, desc="series, one per echo")
-    echo_times = traits.List(traits.Float, mandatory=True, desc="s, as in_file")
+    echo_times = traits.List(
+        traits.Float, mandatory=True, desc="echo times, s, in the order of in_file"
+    )
     motion_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
@@ -77,7 +79,7 @@ class _FitT2StarOutputSpec(TraitedSpec):
 
 
 class FitT2Star(SimpleInterface):
-    """Fit T2* to the mean images of the echoes of a run."""
+    """T2* map fitted to the mean images of the echoes of a run."""
 
     input_spec = _FitT2StarInputSpec
     output_spec = _FitT2StarOutputSpec

@@ -1,4 +1,4 @@
-"""Carries the tissue maps of a T1w image onto the grid of a BOLD series."""
+"""Resampling of the tissue maps of a T1w image onto the grid of a BOLD series."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuroferry.interfaces.image.transforms import Transform, apply_transforms, 
 
 
 def tissue_on_bold(tpm: Volume, transforms: list[Transform], bold: Volume) -> Volume:
-    """Give the share of a tissue in each voxel of a coarser grid.
+    """Compute the fraction of a tissue in each voxel of a coarser grid.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ def tissue_on_bold(tpm: Volume, transforms: list[Transform], bold: Volume) -> Vo
     transforms : list
         Chain that maps points of ``bold`` to points of ``tpm``.
     bold : Volume
-        Gives the grid.
+        Image that defines the grid.
 
     Returns
     -------
     Volume
-        Between 0 and 1. Maps are blurred to the size of the voxels first: a voxel's centre
-        alone would not tell what else lies in it.
+        Between 0 and 1. Maps are blurred to the voxel size first, because the value at a
+        voxel's centre does not represent the rest of the voxel.
     """
     size = float(np.cbrt(np.prod(bold.zooms)))
     blurred = tpm.with_data(smooth_for(tpm.data, tpm.zooms, size))
@@ -54,7 +54,7 @@ class _TissuesToBoldOutputSpec(TraitedSpec):
 
 
 class TissuesToBold(SimpleInterface):
-    """Carry tissue maps onto the grid of a BOLD series; see :func:`tissue_on_bold`."""
+    """Tissue maps on the grid of a BOLD series; see :func:`tissue_on_bold`."""
 
     input_spec = _TissuesToBoldInputSpec
     output_spec = _TissuesToBoldOutputSpec

@@ -1,1 +1,1 @@
-"""Images, transforms and grids, whatever the modality."""
+"""Images, transforms and grids of any modality."""

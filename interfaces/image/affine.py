@@ -1,7 +1,7 @@
-"""Linear registration by mutual information over chosen points, in NumPy.
+"""Linear registration by mutual information at sample points, in NumPy.
 
-The metric looks only at sample points of the fixed image (a template's brain, say), so
-nothing outside them can attract or repel; a run is deterministic and takes seconds.
+The metric uses only sample points of the fixed image (such as a template's brain), so
+nothing outside them affects the result; a registration is deterministic and takes seconds.
 
 References
 ----------
@@ -31,7 +31,7 @@ STEPS = np.array([4.0, 4.0, 4.0, 0.08, 0.08, 0.08, 0.04, 0.04, 0.04, 0.04, 0.04,
 
 @dataclass(frozen=True)
 class SamplePoints:
-    """Points of the fixed image at which the metric looks.
+    """Sample points of the fixed image.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class SamplePoints:
     centre: NDArray[np.float64]
 
     def thin(self, count: int) -> SamplePoints:
-        """Keep about `count` points, evenly taken."""
+        """Keep about `count` evenly spaced points."""
         step = max(1, self.bins.size // count)
         return SamplePoints(self.world[:, ::step], self.bins[::step], self.centre)
 
@@ -64,18 +64,18 @@ def sample_points(
 ) -> SamplePoints:
     """Draw points inside a mask, about one in each cube of `zoom` mm, jittered.
 
-    The jitter takes away the artefacts of a metric whose two grids fall together.
+    The jitter removes interpolation artefacts of the metric where the two grids coincide.
 
     Parameters
     ----------
     volume : Volume
         Fixed image.
     mask : ndarray of bool, shape (I, J, K)
-        Where to look, on the same grid.
+        Region to sample, on the same grid.
     zoom : float
         Edge of the cubes, mm.
     centre : ndarray of float64, shape (3,), optional
-        Centre of rotation; the middle of the mask's box by default.
+        Centre of rotation; by default the middle of the mask's bounding box.
     blur : float, optional
         Resolution to which the image is blurred, mm; `zoom` by default.
     seed : int
@@ -106,7 +106,7 @@ def sample_points(
 
 
 def _to_bins(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Sort intensities into ``N_BINS`` classes between robust ends."""
+    """Sort intensities into ``N_BINS`` classes between robust limits."""
     low, high = np.percentile(values, (0.5, 99.5))
     scaled = (values - low) / max(float(high - low), np.finfo(np.float32).tiny)
     bins: NDArray[np.int64] = np.clip(scaled * N_BINS, 0, N_BINS - 1).astype(np.int64)
@@ -115,7 +115,7 @@ def _to_bins(values: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class MovingImage:
-    """The image that is read, its intensities scaled to bins.
+    """Moving image, its intensities scaled to bins.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ class MovingImage:
 
 
 def moving_image(volume: Volume, zoom: float) -> MovingImage:
-    """Prepare an image for the metric: blur to `zoom` mm, scale from zero to a robust top.
+    """Prepare an image for the metric: blur to `zoom` mm, scale from zero to a robust maximum.
 
     Parameters
     ----------
@@ -151,14 +151,14 @@ def moving_image(volume: Volume, zoom: float) -> MovingImage:
 
 
 def mutual_information(points: SamplePoints, image: MovingImage, matrix: Affine) -> float:
-    """Mutual information, in nats, of the fixed points and the image under a transform.
+    """Compute the mutual information, in nats, of fixed points and an image under a transform.
 
     Parameters
     ----------
     points : SamplePoints
         Points and classes of the fixed image.
     image : MovingImage
-        Image to read; zero outside its field of view.
+        Image to sample; zero outside its field of view.
     matrix : ndarray of float64, shape (4, 4)
         Fixed points to moving points, RAS+ mm.
 
@@ -182,7 +182,7 @@ def mutual_information(points: SamplePoints, image: MovingImage, matrix: Affine)
 
 
 def _information(joint: NDArray[np.float64]) -> float:
-    """Mutual information of a joint distribution, in nats.
+    """Compute the mutual information of a joint distribution, in nats.
 
     >>> round(float(_information(np.eye(4) / 4) / np.log(4)), 6)
     1.0
@@ -194,7 +194,7 @@ def _information(joint: NDArray[np.float64]) -> float:
 
 
 def _neg_entropy(p: NDArray[np.float64]) -> float:
-    """Sum of p log p."""
+    """Sum p log p."""
     positive = p[p > 0]
     return float(np.sum(positive * np.log(positive)))
 
@@ -208,7 +208,7 @@ def compose(parameters: NDArray[np.float64], centre: NDArray[np.float64]) -> Aff
         Translation in mm, rotation vector in radians, then one or three log-scales and
         three shears.
     centre : ndarray of float64, shape (3,)
-        Point of the fixed image that is turned and scaled about, RAS+ mm.
+        Centre of rotation and scaling in the fixed image, RAS+ mm.
 
     Returns
     -------
@@ -245,7 +245,7 @@ def refine(
     tolerance: float = 1e-4,
     max_iterations: int = 20,
 ) -> tuple[Affine, float]:
-    """Improve a linear transform by Powell's method.
+    """Refine a linear transform by Powell's method.
 
     Parameters
     ----------
@@ -254,15 +254,15 @@ def refine(
     image : MovingImage
         Moving image.
     start : ndarray of float64, shape (4, 4)
-        Where to begin; the parameters found act before it.
+        Initial transform; the estimated parameters act before it.
     dof : int
-        6 rigid, 7 with one scale, 12 affine.
+        6 rigid, 7 similarity, 12 affine.
     step : float
-        First step in units of 4 mm, 4.6 degrees, 4 %.
+        Initial step in units of 4 mm, 4.6 degrees, 4 %.
     tolerance : float
         Relative gain below which a sweep ends the search.
     max_iterations : int
-        Sweeps over all parameters at most.
+        Maximum number of sweeps over all parameters.
 
     Returns
     -------

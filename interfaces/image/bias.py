@@ -1,13 +1,13 @@
-"""Correction of the receive field (intensity non-uniformity, INU) by N4.
+"""N4 correction of intensity non-uniformity (INU).
 
-The observed image is the true one times a smooth field. N4 sharpens the histogram of the
-log image and fits a B-spline to what sharpening changed, again and again, on ever finer
-meshes [1]_. Voxels lie on a grid, so the fit of [2]_ separates into one small matrix for
-each axis: seconds where a fit by scattered points takes minutes, and one thread, so that
-results repeat.
+The observed image is the true one times a smooth field. N4 iteratively sharpens the
+histogram of the log image and fits a B-spline to the change, on ever finer meshes [1]_.
+Voxels lie on a grid, so the fit of [2]_ separates into one small matrix for each axis: it
+takes seconds where a scattered-data fit takes minutes, and one thread, so that results are
+reproducible.
 
-N4 cannot know the field's scale; here its geometric mean over the mask is one, so that
-intensities keep their scale and runs can be compared.
+The scale of the field is undetermined; here its geometric mean over the mask is one, so that
+intensities keep their scale and images can be compared.
 
 References
 ----------
@@ -56,20 +56,20 @@ Basis = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class N4Settings:
-    """How N4 runs.
+    """Settings of N4.
 
     Attributes
     ----------
     zoom : float
         Voxel size at which the field is estimated, mm.
     iterations : tuple of int
-        Most iterations at each level; the spline mesh halves from level to level.
+        Maximum iterations at each level; knot spacing halves from level to level.
     tolerance : float
-        A level ends when the coefficient of variation of the field's change is below.
+        A level ends when the coefficient of variation of the field's change falls below this.
     spline_mm : float
-        Distance of the spline's knots at the first level, mm.
+        Knot spacing at the first level, mm.
     fwhm : float
-        Full width at half maximum of the field's blur of the log histogram.
+        Full width at half maximum of the blur of the log histogram by the field.
     noise : float
         Noise of the Wiener filter that sharpens the histogram.
     """
@@ -87,7 +87,7 @@ HEAD_N4 = N4Settings(zoom=4.0, iterations=(50, 40, 30), tolerance=1e-5)
 
 
 def foreground(data: FloatField) -> NDArray[np.bool_]:
-    """Separate a head from air: above half of Otsu's threshold of the positive voxels.
+    """Separate the head from air at half of Otsu's threshold of the positive voxels.
 
     Parameters
     ----------
@@ -109,12 +109,12 @@ def foreground(data: FloatField) -> NDArray[np.bool_]:
 
 
 def bspline_basis(count: int, spans: int) -> NDArray[np.float64]:
-    """Cubic B-spline weights of evenly spaced points over a line.
+    """Compute cubic B-spline weights of evenly spaced points on a line.
 
     Parameters
     ----------
     count : int
-        Number of points, spread over the whole line.
+        Number of points, spread over the line.
     spans : int
         Number of knot intervals.
 
@@ -153,12 +153,12 @@ def contract(
 def fit_bspline(
     values: NDArray[np.float64], weights: NDArray[np.float64], basis: Basis
 ) -> NDArray[np.float64]:
-    """Approximate a weighted volume by a tensor product of cubic B-splines.
+    """Fit a tensor product of cubic B-splines to a weighted volume.
 
     Parameters
     ----------
     values, weights : ndarray of float64, shape (I, J, K)
-        Data, and its confidence (0: no data).
+        Data and their confidence (0: no data).
     basis : tuple of ndarray
         :func:`bspline_basis` of each axis.
 
@@ -180,12 +180,12 @@ def fit_bspline(
 def sharpen(
     log_values: NDArray[np.float64], weights: NDArray[np.float64], settings: N4Settings
 ) -> NDArray[np.float64]:
-    """Give each log intensity its expected value before the field blurred the histogram.
+    """Estimate each log intensity as it was before the field blurred the histogram.
 
     Parameters
     ----------
     log_values, weights : ndarray of float64, shape (N,)
-        Log intensities, and their confidence.
+        Log intensities and their confidence.
     settings : N4Settings
         Width of the blur and noise of the Wiener filter.
 
@@ -229,7 +229,7 @@ def _n4_control_points(
     zoom: float,
     settings: N4Settings,
 ) -> list[NDArray[np.float64]]:
-    """Run N4 on a coarse log image; the control points of each level."""
+    """Run N4 on a coarse log image; return the control points of each level."""
     inside = weights > 0
     levels: list[NDArray[np.float64]] = []
     field = np.zeros(log_image.shape)
@@ -256,7 +256,7 @@ def _n4_control_points(
 
 
 def _basis(shape: Sequence[int], spans: Sequence[int]) -> Basis:
-    """Give the B-spline weights of the three axes."""
+    """Compute the B-spline weights of the three axes."""
     a, b, c = (bspline_basis(n, s) for n, s in zip(shape, spans, strict=True))
     return a, b, c
 
@@ -270,16 +270,16 @@ def estimate_bias(
 ) -> FloatField:
     """Estimate the multiplicative field of an image with N4.
 
-    N4 runs on a grid of ``settings.zoom`` mm along the image's axes; the field is a
-    spline of far wider knots. Beyond the mask it takes the value of the nearest place
-    inside, smoothly, instead of the spline's extrapolation.
+    N4 runs on a grid of ``settings.zoom`` mm along the image's axes, which is much finer than
+    the knot spacing of the field. Outside the mask the field is extended smoothly from the
+    nearest voxels inside instead of by extrapolation of the spline.
 
     Parameters
     ----------
     volume : Volume
-        Image, not negative.
+        Non-negative image.
     mask : ndarray of bool, shape (I, J, K)
-        Where the field is estimated.
+        Region in which the field is estimated.
     settings : N4Settings
         Resolution and iterations.
     weights : ndarray of float32, shape (I, J, K), optional
@@ -306,13 +306,14 @@ def estimate_bias(
     inside = (low > (0.5 if weights is None else 0.05)) & (coarse > 0)
     if inside.sum() < MIN_MASK_VOXELS:
         raise InputError(
-            "Hardly any voxel of the mask is positive: there is no image to correct for INU."
+            "Hardly any voxel inside the mask is positive, so INU cannot be corrected; check "
+            "the image and its mask."
         )
     log_image = np.zeros(shape)
     log_image[inside] = np.log(coarse[inside])
     used = np.where(inside, low.astype(np.float64), 0.0)
     log_field = np.zeros(shape)
-    # Sums over several BLAS threads need not repeat to the last bit.
+    # Sums over several BLAS threads are not reproducible to the last bit.
     with threadpool_limits(1, "blas"):
         for lattice in _n4_control_points(log_image, used, settings.zoom, settings):
             spans = [n - 3 for n in lattice.shape]
@@ -325,7 +326,7 @@ def estimate_bias(
 
 
 def _extend(log_field: NDArray[np.float64], inside: NDArray[np.bool_], zoom: float) -> FloatField:
-    """Carry a field beyond its mask: the nearest value inside, blurred by 8 mm."""
+    """Extend a field beyond its mask: the nearest value inside, blurred by 8 mm."""
     from scipy import ndimage
 
     nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
@@ -335,7 +336,7 @@ def _extend(log_field: NDArray[np.float64], inside: NDArray[np.bool_], zoom: flo
 
 
 def _on_grid_of(field: Volume, volume: Volume) -> FloatField:
-    """Interpolate a smooth field on the grid of an image, holding it at the edges."""
+    """Interpolate a smooth field onto the grid of an image, constant beyond its edges."""
     from scipy import ndimage
 
     matrix = np.linalg.inv(field.affine) @ volume.affine
@@ -359,12 +360,12 @@ class _CorrectBiasInputSpec(BaseInterfaceInputSpec):
 
 class _CorrectBiasOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="image divided by the field, float32")
-    out_brain = File(exists=True, desc="the same, zero outside the mask")
+    out_brain = File(exists=True, desc="corrected image, zero outside the mask")
     bias_field = File(exists=True, desc="multiplicative field, geometric mean one in the mask")
 
 
 class CorrectBias(SimpleInterface):
-    """Estimate the INU field inside a brain mask and divide the image by it."""
+    """Image divided by the INU field estimated inside a brain mask."""
 
     input_spec = _CorrectBiasInputSpec
     output_spec = _CorrectBiasOutputSpec

@@ -29,7 +29,7 @@ Affine = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Volume:
-    """A three-dimensional image in memory.
+    """Three-dimensional image in memory.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Volume:
     affine : ndarray of float64, shape (4, 4)
         Voxel indices to RAS+ mm.
     header : nibabel.Nifti1Header or None
-        The header it came with, for what is kept when it is written again.
+        Header of the source file; its codes are kept when the image is written.
     """
 
     data: FloatArray
@@ -57,12 +57,12 @@ class Volume:
         return i, j, k
 
     def with_data(self, data: FloatArray) -> Volume:
-        """Give the same grid with other values."""
+        """Replace the values, keeping the grid."""
         return replace(self, data=data)
 
 
 def voxel_sizes(affine: Affine) -> NDArray[np.float64]:
-    """Lengths of the columns of an affine: voxel sizes in mm, shape (3,).
+    """Compute the voxel sizes of an affine in mm, shape (3,).
 
     >>> voxel_sizes(np.diag([2.0, -1.0, 0.5, 1.0])).tolist()
     [2.0, 1.0, 0.5]
@@ -78,7 +78,7 @@ def inverse(affine: Affine) -> Affine:
 
 
 def load_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read a three-dimensional NIfTI image and check that it can be worked on.
+    """Read and check a three-dimensional NIfTI image.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def load_volume(path: str | os.PathLike[str]) -> Volume:
     Raises
     ------
     InputError
-        If the file cannot be read, holds NaN or infinite values, or one value only.
+        If the file cannot be read, contains NaN or infinite values, or is constant.
     GeometryError
         If it is not three-dimensional, too small, or its affine is singular.
     """
@@ -105,10 +105,10 @@ def load_volume(path: str | os.PathLike[str]) -> Volume:
         data = data[..., 0]
     if data.ndim != 3:
         raise GeometryError(
-            f"{path.name} has shape {data.shape}; a three-dimensional image is needed."
+            f"{path.name} has shape {data.shape}; a three-dimensional image is required."
         )
     if data.dtype.kind not in "biuf":
-        raise InputError(f"{path.name} holds {data.dtype} values; real numbers are needed.")
+        raise InputError(f"{path.name} has data type {data.dtype}; real numbers are required.")
     volume = Volume(
         np.asarray(data, dtype=np.float32),
         np.asarray(image.affine, dtype=np.float64),
@@ -119,39 +119,39 @@ def load_volume(path: str | os.PathLike[str]) -> Volume:
 
 
 def check_volume(volume: Volume, name: str) -> None:
-    """Refuse what no step can work on.
+    """Refuse images that cannot be processed.
 
     Parameters
     ----------
     volume : Volume
         Image to check.
     name : str
-        What to call it in messages.
+        Name used in messages.
 
     Raises
     ------
     InputError
-        If it holds NaN or infinite values, or one value only.
+        If it contains NaN or infinite values, or is constant.
     GeometryError
         If it is too small or its affine is not finite and invertible.
     """
     if min(volume.data.shape) < MIN_EXTENT_VOXELS:
         raise GeometryError(
-            f"{name} has shape {volume.data.shape}; each axis needs {MIN_EXTENT_VOXELS} voxels "
-            "or more."
+            f"{name} has shape {volume.data.shape}; each axis needs at least "
+            f"{MIN_EXTENT_VOXELS} voxels."
         )
     affine = volume.affine
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise GeometryError(f"{name} has an affine that cannot be inverted; mend its header.")
+        raise GeometryError(f"{name} has a singular affine; correct its header.")
     lowest, highest = float(volume.data.min()), float(volume.data.max())
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise InputError(f"{name} holds NaN or infinite values; convert it again.")
+        raise InputError(f"{name} contains NaN or infinite values; convert it again.")
     if lowest == highest:
-        raise InputError(f"{name} holds one value ({lowest:g}) in every voxel: there is no image.")
+        raise InputError(f"{name} is constant ({lowest:g} in every voxel); check the image.")
 
 
 def to_canonical(volume: Volume) -> Volume:
-    """Reorder the axes to the closest RAS+ order; no interpolation.
+    """Reorder the axes to the closest RAS+ orientation, without interpolation.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def to_canonical(volume: Volume) -> Volume:
 def make_header(
     shape: tuple[int, ...], affine: Affine, dtype: DTypeLike, source: nb.Nifti1Header | None
 ) -> nb.Nifti1Header:
-    """Build a header with zooms, units, sform and qform that all say the same."""
+    """Build a header with consistent voxel sizes, units, sform and qform."""
     header = nb.Nifti1Header()
     header.set_data_shape(shape)
     header.set_data_dtype(np.dtype(dtype))
@@ -194,14 +194,14 @@ def save_nifti(
     header: nb.Nifti1Header | None = None,
     dtype: DTypeLike = np.float32,
 ) -> Path:
-    """Write a NIfTI image: the same values give the same bytes, and it appears whole.
+    """Write a NIfTI image reproducibly (same values, same bytes) and atomically.
 
     Parameters
     ----------
     data : ndarray, shape (I, J, K[, T])
-        Voxel values; floating values are rounded when `dtype` is an integer type.
+        Voxel values; floating-point values are rounded when `dtype` is an integer type.
     affine : ndarray of float64, shape (4, 4)
-        Voxel indices to RAS+ mm; goes into sform and qform.
+        Voxel indices to RAS+ mm; written to sform and qform.
     path : path
         ``.nii.gz`` or ``.nii``.
     header : nibabel.Nifti1Header, optional
@@ -212,7 +212,7 @@ def save_nifti(
     Returns
     -------
     Path
-        Where it was written.
+        Path of the file.
     """
     path = Path(path)
     kind = np.dtype(dtype)
@@ -233,21 +233,21 @@ def save_nifti(
 def save_volume(
     volume: Volume, path: str | os.PathLike[str], *, dtype: DTypeLike = np.float32
 ) -> str:
-    """Write a :class:`Volume` with :func:`save_nifti` and give its path as text."""
+    """Write a :class:`Volume` with :func:`save_nifti`; return its path as a string."""
     return str(save_nifti(volume.data, volume.affine, path, header=volume.header, dtype=dtype))
 
 
 def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") -> NDArray[np.bool_]:
-    """Read a mask that must lie on a given grid.
+    """Read a mask on the grid of an image.
 
     Parameters
     ----------
     path : path
-        Image whose values above 0.5 are inside.
+        Image; values above 0.5 are inside.
     like : Volume
         Image whose shape and affine it must share.
     name : str
-        What to call it in messages.
+        Name used in messages.
 
     Returns
     -------
@@ -258,13 +258,15 @@ def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") ->
     GeometryError
         If shape or affine differ.
     InputError
-        If nothing is inside.
+        If the mask is empty.
     """
     with reading_image(path):
         image: Any = nb.load(path)
         data = np.squeeze(np.asanyarray(image.dataobj))
     if data.ndim > 3:
-        raise GeometryError(f"{name} {Path(path).name} has {data.shape[3]} volumes; give it one.")
+        raise GeometryError(
+            f"{name} {Path(path).name} has {data.shape[3]} volumes; it must have one."
+        )
     about = f"{name} {Path(path).name}", Grid(data.shape, image.affine)
     check_same_grid(("the image that it belongs to", like), about)
     mask: NDArray[np.bool_] = data > 0.5
@@ -276,12 +278,12 @@ def load_mask(path: str | os.PathLike[str], like: Volume, name: str = "mask") ->
 def world_grid(
     affine: Affine, shape: tuple[int, ...], zoom: float
 ) -> tuple[tuple[int, int, int], Affine]:
-    """Lay a grid along the world's axes over the field of view of an image.
+    """Build a grid along the world axes that covers the field of view of an image.
 
     Parameters
     ----------
     affine : ndarray of float64, shape (4, 4)
-        Affine of the image, however oblique.
+        Affine of the image, oblique or not.
     shape : tuple of int
         Its numbers of voxels.
     zoom : float
@@ -304,10 +306,10 @@ def world_grid(
 
 
 def smooth_for(data: FloatArray, zooms: NDArray[np.float64], target: float) -> FloatArray:
-    """Blur before sampling on a coarser grid, so that nothing aliases.
+    """Blur an image before sampling it on a coarser grid, to avoid aliasing.
 
     The Gaussian has a full width at half maximum of ``sqrt(target² - zoom²)`` along each
-    axis, which turns the point spread of the old voxels into that of the new ones.
+    axis, which widens the point spread of the old voxels to that of the new ones.
     """
     from scipy import ndimage
 
@@ -319,7 +321,7 @@ def smooth_for(data: FloatArray, zooms: NDArray[np.float64], target: float) -> F
 
 
 def resample_isotropic(volume: Volume, zoom: float, *, order: int = 1) -> Volume:
-    """Resample to an isotropic grid along the world's axes, blurring first if coarser.
+    """Resample to an isotropic grid along the world axes, blurring first if it is coarser.
 
     Parameters
     ----------
@@ -344,7 +346,7 @@ def resample_isotropic(volume: Volume, zoom: float, *, order: int = 1) -> Volume
 def resample_to(
     volume: Volume, shape: tuple[int, int, int], affine: Affine, *, order: int = 1
 ) -> Volume:
-    """Sample an image on another grid of the same world.
+    """Resample an image onto another grid in the same space.
 
     Parameters
     ----------
@@ -381,7 +383,7 @@ def resample_to(
 def crop_to(
     mask: NDArray[np.bool_], affine: Affine, margin_mm: float
 ) -> tuple[tuple[slice, slice, slice], Affine]:
-    """Find the box around a mask, with a margin.
+    """Find the bounding box of a mask, with a margin.
 
     Parameters
     ----------
@@ -412,14 +414,14 @@ def crop_to(
 
 
 def load_map(path: str | Path) -> Volume:
-    """Read a map or a mask that may be empty, or have few slices.
+    """Read a map or a mask that may be empty or have few slices.
 
-    A tissue may lie outside the field of view of a series, which may be a thin slab.
+    A series may be a thin slab, and a tissue may lie outside its field of view.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        Three-dimensional image; what is no number counts as zero.
+        Three-dimensional image; NaN and infinite values are read as zero.
 
     Returns
     -------

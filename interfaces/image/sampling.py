@@ -1,7 +1,7 @@
-"""Where the voxels of a target come from in a series, and reading a volume there.
+"""Mapping of target voxels to a series, and sampling of its volumes there.
 
-The way through template, anatomy, reference and distortion does not depend on time; it is
-followed once and kept as a :class:`StaticMap`.
+The transforms through template, anatomy, reference and distortion do not depend on time;
+they are applied once and kept as a :class:`StaticMap`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from neuroferry.interfaces.image.transforms import Transform, map_points
 
 CHUNK_POINTS = 1_000_000
 MARGIN_VOXELS = 1.0
-# Signal is never spread or squeezed by more than this.
+# The Jacobian is limited to this range.
 JACOBIAN_RANGE = (0.1, 5.0)
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """How the field bends the images of a series along its phase-encoding axis.
+    """Distortion of a series along its phase-encoding axis.
 
     Attributes
     ----------
     shift : ndarray of float32, shape (I, J, K)
-        On the grid of the series, in undistorted space: how many voxels farther along the
-        axis the signal of a voxel lies in the distorted images.
+        Displacement in voxels along the axis, from the undistorted position of a voxel's
+        signal to its distorted one; on the grid of the series, in undistorted space.
     axis : int
         Phase-encoding axis of the stored image.
     jacobian : bool
-        Scale intensities by the local change of volume.
+        Scale intensities by the Jacobian.
     """
 
     shift: FloatArray
@@ -45,12 +45,12 @@ class Distortion:
 
 @dataclass(frozen=True)
 class StaticMap:
-    """Where the voxels of a target grid come from, but for the motion.
+    """Mapping of the voxels of a target grid to a series, except for motion.
 
     Attributes
     ----------
     shape : tuple of int
-        Voxels of the target.
+        Shape of the target.
     affine : ndarray of float64, shape (4, 4)
         Its affine.
     voxels : ndarray of int64, shape (V,)
@@ -58,11 +58,11 @@ class StaticMap:
     index : ndarray of float32, shape (3, V)
         Voxel coordinates on the grid of the series, before motion and distortion.
     shift : ndarray of float32, shape (V,) or None
-        Added along the phase-encoding axis after the motion, voxels.
+        Displacement along the phase-encoding axis, added after motion, voxels.
     axis : int
         Phase-encoding axis.
     jacobian : ndarray of float32, shape (V,) or None
-        Factor of the intensities.
+        Intensity factors.
     """
 
     shape: tuple[int, int, int]
@@ -74,11 +74,11 @@ class StaticMap:
     jacobian: NDArray[np.float32] | None = None
 
     def carry(self, data: FloatArray) -> NDArray[np.float32]:
-        """Sample a smooth map on the grid of the series at the voxels, shape (V,)."""
+        """Sample a smooth map, on the grid of the series, at the voxels; shape (V,)."""
         return sample_linear(data, self.index)
 
     def fill(self, values: NDArray[np.float32]) -> FloatArray:
-        """Put values into a volume of the target grid, zero elsewhere."""
+        """Fill a volume of the target grid with values, zero elsewhere."""
         volume = np.zeros(self.shape, dtype=np.float32)
         volume.reshape(-1)[self.voxels] = values
         return volume
@@ -87,7 +87,7 @@ class StaticMap:
 def distortion_from_field(
     fieldmap: FloatArray, direction: str, readout_time: float, *, jacobian: bool = True
 ) -> Distortion:
-    """Turn a field map into shifts.
+    """Convert a field map to voxel shifts.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def distortion_from_field(
     readout_time : float
         ``TotalReadoutTime``, s.
     jacobian : bool
-        Scale intensities by the local change of volume.
+        Scale intensities by the Jacobian.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def distortion_from_field(
 
 
 def sample_linear(data: FloatArray, index: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Linear interpolation; beyond the edge the edge's value."""
+    """Interpolate linearly, with the edge value beyond the edge."""
     from scipy import ndimage
 
     values: NDArray[np.float32] = ndimage.map_coordinates(
@@ -128,21 +128,21 @@ def static_map(
     distortion: Distortion | None = None,
     margin: float = MARGIN_VOXELS,
 ) -> StaticMap:
-    """Follow the voxels of a target to the grid of the series.
+    """Map the voxels of a target to the grid of the series.
 
     Parameters
     ----------
     grid : tuple
         Shape and affine of the series.
     target : tuple
-        Shape and affine of what will be filled.
+        Shape and affine of the target.
     transforms : sequence of Transform
         In the order in which they act on the target's points.
     distortion : Distortion, optional
-        Of the series.
+        Distortion of the series.
     margin : float
-        Target voxels farther than this (voxels of the series) outside the field of view
-        are left at zero.
+        Target voxels farther than this (in voxels of the series) outside the field of view
+        stay zero.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def static_map(
     voxels, where = np.concatenate(kept_voxels), np.concatenate(kept_index, axis=1)
     if voxels.size == 0:
         raise GeometryError(
-            "The series and the target do not overlap: check the transforms and the headers."
+            "The series and the target grid do not overlap; check the transforms and the headers."
         )
     if distortion is None:
         return StaticMap(shape, affine, voxels, where)
@@ -187,7 +187,7 @@ def static_map(
 def resample_volume(
     data: FloatArray, where: StaticMap, motion: Affine | None = None
 ) -> NDArray[np.float32]:
-    """Fill the voxels of a target from one volume.
+    """Resample one volume at the voxels of a target.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def resample_volume(
     Returns
     -------
     ndarray of float32, shape (V,)
-        Zero where the volume was not there.
+        Zero outside the field of view of the volume.
     """
     from scipy import ndimage
 
@@ -215,7 +215,7 @@ def resample_volume(
             index = motion[:3, :3] @ index + motion[:3, 3:]
         if where.shift is not None:
             index[where.axis] += where.shift[part]
-        # Half a voxel beyond the outer centres is still inside the outer voxels.
+        # Outer voxels extend half a voxel beyond their centres.
         np.clip(index, 0.0, top, out=index, where=(index > -0.5) & (index < top + 0.5))
         ndimage.map_coordinates(
             coefficients,

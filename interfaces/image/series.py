@@ -1,6 +1,6 @@
-"""Time series of volumes on disk: read and written one volume at a time.
+"""Time series of volumes on disk, read and written one volume at a time.
 
-A run can be larger than memory: nothing here holds more than a few volumes.
+A series can be larger than memory, so at most a few volumes are held at once.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ Result = TypeVar("Result")
 
 
 class Series:
-    """A four-dimensional NIfTI file, read volume by volume.
+    """Four-dimensional NIfTI file, read volume by volume.
 
-    Made by :func:`open_series`. Reading forward through a compressed file costs one
-    decompression; going back starts it again.
+    Created by :func:`open_series`. Reading a compressed file forward decompresses it once;
+    going back starts over.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Series:
     zooms : ndarray of float64, shape (3,)
         Voxel sizes, mm.
     tr : float
-        Time from one volume to the next as the header says, s; 0 where it says nothing.
+        Repetition time of the header, s; 0 if missing.
     header : nibabel.Nifti1Header
         The file's header.
     offset : int
@@ -99,12 +99,12 @@ class Series:
         return math.prod(self.shape3) * int(self._dtype.itemsize)
 
     def volumes(self, start: int = 0, stop: int | None = None) -> Iterator[FloatArray]:
-        """Read volumes one after the other.
+        """Read volumes in order.
 
         Parameters
         ----------
         start, stop : int
-            First volume, and the one after the last; all to the end by default.
+            First volume, and the one after the last; by default to the end.
 
         Yields
         ------
@@ -114,7 +114,7 @@ class Series:
         Raises
         ------
         InputError
-            If the file ends early or holds NaN or infinite values.
+            If the file ends early or contains NaN or infinite values.
         """
         stop = self.n_volumes if stop is None else min(stop, self.n_volumes)
         with self._open(start) as handle:
@@ -136,7 +136,7 @@ class Series:
         Raises
         ------
         InputError
-            If the file ends early or holds NaN or infinite values.
+            If the file ends early or contains NaN or infinite values.
         """
         index = range(self.n_volumes)[index]
         if self._handle is None or index < self._next:
@@ -155,7 +155,7 @@ class Series:
             self._handle = None
 
     def _open(self, index: int) -> IO[bytes]:
-        """Open the file in front of a volume."""
+        """Open the file at the start of a volume."""
         handle: Any = gzip.GzipFile(self.path) if _is_gzip(self.path) else self.path.open("rb")
         try:
             self._seek(handle, index)
@@ -166,7 +166,7 @@ class Series:
         return opened
 
     def _seek(self, handle: IO[bytes], index: int) -> None:
-        """Go to the first byte of a volume."""
+        """Seek to the first byte of a volume."""
         try:
             handle.seek(self.offset + index * self.volume_bytes)
         except (OSError, EOFError, zlib.error) as error:
@@ -189,25 +189,25 @@ class Series:
             data += np.float32(self._inter)
         if self._dtype.kind == "f" and not np.isfinite(data.sum(dtype=np.float64)):
             raise InputError(
-                f"{self.path.name} holds NaN or infinite values in volume {index}; "
+                f"{self.path.name} contains NaN or infinite values in volume {index}; "
                 "convert it again."
             )
         return data
 
     def _truncated(self, index: int) -> InputError:
         return InputError(
-            f"{self.path.name} ends before volume {index} of {self.n_volumes}: it is "
-            "truncated or damaged; copy or convert it again."
+            f"{self.path.name} ends before volume {index} of {self.n_volumes}; it is truncated "
+            "or damaged. Copy or convert it again."
         )
 
 
 def _is_gzip(path: Path) -> bool:
-    """Tell by the name whether a file is compressed."""
+    """Check by its name whether a file is compressed."""
     return path.name.endswith(".gz")
 
 
 def _repetition_time(header: Any) -> float:
-    """Fourth zoom of a header in seconds; 0 where it is missing or senseless."""
+    """Read the repetition time of a header in seconds; 0 if missing or implausible."""
     value = float(header["pixdim"][4])
     if not np.isfinite(value) or value <= 0:
         return 0.0
@@ -215,7 +215,7 @@ def _repetition_time(header: Any) -> float:
         unit = header.get_xyzt_units()[1]
     except KeyError:
         unit = "unknown"
-    # Seven decimals are what a float32 can mean: 2.0 s in ms is 2.0 s again.
+    # float32 has about seven significant digits: 2000 ms must become exactly 2.0 s.
     return round(value * SECONDS.get(unit, 1.0), 7)
 
 
@@ -227,7 +227,7 @@ def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series
     path : path
         ``.nii`` or ``.nii.gz``.
     min_volumes : int
-        With 1, a three-dimensional file counts as a series of one volume.
+        Minimum number of volumes; with 1, a 3-D file counts as a series of one volume.
 
     Returns
     -------
@@ -236,8 +236,8 @@ def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series
     Raises
     ------
     InputError
-        If the file cannot be read, is truncated (a compressed one shows it when it is
-        read), holds too few volumes, or other than real numbers.
+        If the file cannot be read, is truncated (of a compressed one, found on reading), has
+        too few volumes, or does not hold real numbers.
     GeometryError
         If it is not four-dimensional, too small, or its affine is singular.
     """
@@ -245,39 +245,43 @@ def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series
     with reading_image(path):
         image: Any = nb.load(path)
     if not isinstance(image, nb.Nifti1Image):
-        raise InputError(f"{path.name} is no single-file NIfTI image; convert it to .nii.gz.")
+        raise InputError(f"{path.name} is not a single-file NIfTI image; convert it to .nii.gz.")
     shape = image.shape
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (3, 4):
-        raise GeometryError(f"{path.name} has shape {shape}; a four-dimensional series is needed.")
+        raise GeometryError(
+            f"{path.name} has shape {shape}; a four-dimensional series is required."
+        )
     series = Series(path, image)
     if series.n_volumes < min_volumes:
         raise InputError(
-            f"{path.name} holds {series.n_volumes} volume(s); a time series needs "
-            f"{min_volumes} or more."
+            f"{path.name} has {series.n_volumes} volume(s); a time series needs at least "
+            f"{min_volumes}."
         )
     if min(series.shape[:2]) < MIN_EXTENT_VOXELS or series.shape[2] < 2:
-        raise GeometryError(f"{path.name} has shape {shape}; the image is too small to work on.")
+        raise GeometryError(f"{path.name} has shape {shape}; the image is too small.")
     if image.get_data_dtype().kind not in "biuf":
-        raise InputError(f"{path.name} holds {image.get_data_dtype()}; real numbers are needed.")
+        raise InputError(
+            f"{path.name} has data type {image.get_data_dtype()}; real numbers are required."
+        )
     affine = series.affine
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise GeometryError(f"{path.name} has an affine that cannot be inverted; mend its header.")
+        raise GeometryError(f"{path.name} has a singular affine; correct its header.")
     needed = series.offset + series.n_volumes * series.volume_bytes
     if not _is_gzip(path) and path.stat().st_size < needed:
         raise InputError(
-            f"{path.name} has {path.stat().st_size} bytes of {needed}: it is truncated; copy or "
-            "convert it again."
+            f"{path.name} has only {path.stat().st_size} of {needed} bytes; it is truncated. Copy "
+            "or convert it again."
         )
     return series
 
 
 class SeriesWriter:
-    """Write a series volume by volume; the file appears whole or not at all.
+    """Writer of a series, volume by volume; the file appears whole or not at all.
 
     Values are stored as int16 with one slope, ``ceiling / 32767``: the error is at most
-    half a step, 1.6e-5 of the ceiling, and values beyond the ceiling are cut. The same
+    half a step, 1.6e-5 of the ceiling, and values beyond the ceiling are clipped. The same
     values give the same bytes.
 
     Parameters
@@ -289,9 +293,9 @@ class SeriesWriter:
     affine : ndarray of float64, shape (4, 4)
         Voxel indices to RAS+ mm.
     tr : float
-        Time from one volume to the next, s.
+        Repetition time, s.
     n_volumes : int
-        Volumes that will be added.
+        Number of volumes to be added.
     ceiling : float
         Largest magnitude that can be stored.
     header : nibabel.Nifti1Header, optional
@@ -322,7 +326,7 @@ class SeriesWriter:
         header: nb.Nifti1Header | None = None,
     ) -> None:
         if not (np.isfinite(ceiling) and ceiling > 0):
-            raise InputError(f"{Path(path).name}: there is no signal to be written.")
+            raise InputError(f"{Path(path).name}: the series has no signal.")
         self.path = Path(path)
         self.shape3 = shape3
         self.n_volumes = n_volumes
@@ -331,7 +335,7 @@ class SeriesWriter:
         self._header = make_header((*shape3, n_volumes), affine, np.int16, header)
         self._header["pixdim"][4] = tr
         self._header.set_slope_inter(ceiling / INT16_TOP, 0)
-        # The header keeps the slope as float32: divide by what a reader will multiply with.
+        # The header stores the slope as float32: divide by what a reader multiplies with.
         self._slope = np.float32(self._header["scl_slope"])
 
     def __enter__(self) -> SeriesWriter:
@@ -374,23 +378,22 @@ class SeriesWriter:
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], n_threads: int = 1
 ) -> Generator[Result, None, None]:
-    """Apply a function to items in threads; results in the order of the items.
+    """Apply a function to items in threads and yield the results in order.
 
-    Only a few items wait at a time, however many there are. The values do not depend on
-    the number of threads.
+    Only a few items are queued at a time. The results do not depend on the number of threads.
 
     Parameters
     ----------
     function : callable
-        Must not share what it changes.
+        Must not modify shared state.
     items : iterable
-        Taken one by one, in the caller's thread.
+        Consumed one by one, in the caller's thread.
     n_threads : int
         With 1 everything runs in the caller's thread.
 
     Yields
     ------
-    What `function` returns for each item.
+    Result of `function` for each item.
     """
     if n_threads < 2:
         yield from map(function, items)
@@ -416,21 +419,21 @@ def temporal_mean_std(
     *,
     stop: int | None = None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Mean and standard deviation over time in one pass.
+    """Compute the mean and standard deviation over time in one pass.
 
     Parameters
     ----------
     series : Series
-        What to read.
+        Input series.
     start, stop : int
         First volume, and the one after the last.
     mask : ndarray of bool, shape (I, J, K), optional
-        Voxels to look at; the others are 0 in the results.
+        Voxels to include; all others are 0 in the results.
 
     Returns
     -------
     mean, std : ndarray of float32, shape (I, J, K)
-        The standard deviation is that of the values (divided by N).
+        The standard deviation is the population one (divided by N).
     """
     inside = np.ones(series.shape3, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     origin: NDArray[np.float64] | None = None
@@ -440,37 +443,37 @@ def temporal_mean_std(
     for volume in series.volumes(start, stop):
         values = volume[inside].astype(np.float64)
         if origin is None:
-            # Sums of differences from the first volume: no loss of digits in the squares.
+            # Sums of differences from the first volume, to avoid cancellation in the squares.
             origin = values
         values = values - origin
         total += values
         squares += values * values
         count += 1
     if origin is None:
-        raise InputError(f"{series.path.name} has no volume after volume {start}.")
+        raise InputError(f"{series.path.name} has no volumes from volume {start} on.")
     mean, std = np.zeros(series.shape3, np.float32), np.zeros(series.shape3, np.float32)
     mean[inside] = origin + total / count
     std[inside] = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
     return mean, std
 
 
-# Cubic interpolation can pass beyond its samples by about this much.
+# Cubic interpolation can overshoot its samples by about this much.
 OVERSHOOT = 1.25
 
 
 def highest(series: Series) -> float:
-    """Largest magnitude of a series."""
+    """Find the largest magnitude of a series."""
     return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
 
 
 def load_on_grid(path: str, series: Series) -> FloatArray:
-    """Read a map that must lie on the grid of a series."""
+    """Read a map on the grid of a series."""
     volume = load_volume(path)
     check_same_grid((series.path.name, series), (Path(path).name, volume))
     return volume.data
 
 
 def grid_of(path: str) -> tuple[tuple[int, int, int], Affine]:
-    """Shape and affine of an image, without reading its values."""
+    """Read the shape and affine of an image, without its values."""
     series = open_series(path, min_volumes=1)
     return series.shape3, series.affine

@@ -1,4 +1,4 @@
-"""The grids that BOLD series are resampled onto, and their brain masks there."""
+"""Target grids of BOLD series, and their brain masks."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from neuroferry.templates import load_template
 def same_field_of_view(
     anatomy: Volume, zooms: NDArray[np.float64]
 ) -> tuple[tuple[int, int, int], Affine]:
-    """Lay a grid of another voxel size over the field of view of an image.
+    """Build a grid of another voxel size over the field of view of an image.
 
     Parameters
     ----------
     anatomy : Volume
-        Image whose axes and field of view are kept.
+        Image that defines axes and field of view.
     zooms : ndarray of float64, shape (3,)
-        Voxel size along its axes, mm.
+        Voxel sizes along its axes, mm.
 
     Returns
     -------
@@ -68,12 +68,12 @@ def same_field_of_view(
 
 
 def zooms_along(affine: Affine, axes_of: Affine) -> NDArray[np.float64]:
-    """Voxel size of an image along the axes of another that they lie nearest to.
+    """Match the voxel sizes of an image to the nearest axes of another image.
 
     Parameters
     ----------
     affine, axes_of : ndarray of float64, shape (4, 4)
-        Of the image whose voxel size is asked for, and of the other.
+        Affine of the image whose voxel sizes are returned, and of the other.
 
     Returns
     -------
@@ -96,12 +96,12 @@ def zooms_along(affine: Affine, axes_of: Affine) -> NDArray[np.float64]:
 
 
 def read_chain(paths: Sequence[str]) -> list[Transform]:
-    """Read transforms that are listed in the order in which images pass through them.
+    """Read transforms listed in the order in which images pass through them.
 
     Returns
     -------
     list of Transform
-        In the order in which they act on the points of the last space.
+        In the order in which they act on points of the last space.
     """
     return [transform for path in reversed(paths) for transform in read_transform(path)]
 
@@ -124,10 +124,10 @@ class _MakeTargetGridOutputSpec(TraitedSpec):
 
 
 class MakeTargetGrid(SimpleInterface):
-    """Lay the grid of an output space.
+    """Grid of an output space.
 
-    In the space of the T1w image the grid has its field of view and the voxel size of the
-    BOLD; in a template's space it is the template's.
+    In T1w space, the grid has the field of view of the T1w image and the voxel size of the
+    BOLD series; in a template's space, it is the grid of the template.
     """
 
     input_spec = _MakeTargetGridInputSpec
@@ -152,7 +152,7 @@ class MakeTargetGrid(SimpleInterface):
 
 class _CarryMaskInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="mask")
-    reference = File(exists=True, mandatory=True, desc="image on the grid that is wanted")
+    reference = File(exists=True, mandatory=True, desc="image on the target grid")
     transforms = InputMultiObject(
         File(exists=True), mandatory=True, desc="in the order in which images pass through them"
     )
@@ -163,7 +163,7 @@ class _CarryMaskOutputSpec(TraitedSpec):
 
 
 class CarryMask(SimpleInterface):
-    """Resample a mask through transforms; a voxel that is half inside counts."""
+    """Mask resampled through transforms; voxels at least half inside are kept."""
 
     input_spec = _CarryMaskInputSpec
     output_spec = _CarryMaskOutputSpec

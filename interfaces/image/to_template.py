@@ -1,4 +1,4 @@
-"""Carries what was found in a head onto a template's grid."""
+"""Resampling of anatomical results onto a template's grid."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ OTHER_CODE = 5
 
 
 class _CarryToTemplateInputSpec(BaseInterfaceInputSpec):
-    t1w = File(exists=True, mandatory=True, desc="T1w image, carried by cubic splines")
+    t1w = File(exists=True, mandatory=True, desc="T1w image, resampled by cubic splines")
     mask = File(exists=True, mandatory=True, desc="brain mask, nearest neighbour")
     dseg = File(exists=True, mandatory=True, desc="tissue labels, nearest neighbour")
     tpms = InputMultiObject(File(exists=True), mandatory=True, desc="tissue maps, linear")
-    anat2std_xfm = File(exists=True, mandatory=True, desc="ITK .txt or .h5, head to template")
+    anat2std_xfm = File(exists=True, mandatory=True, desc="ITK .txt or .h5, T1w to template")
     resolution = traits.Range(low=1, value=1, usedefault=True, desc="template voxel size, mm")
-    template = File(exists=True, desc="image with the grid of another template, used instead")
+    template = File(exists=True, desc="image on the grid of another template")
 
 
 class _CarryToTemplateOutputSpec(TraitedSpec):
@@ -46,13 +46,13 @@ class _CarryToTemplateOutputSpec(TraitedSpec):
 
 
 class CarryToTemplate(SimpleInterface):
-    """Resample what was found in a head onto the template's grid, each in one interpolation."""
+    """Anatomical results resampled onto the template's grid, each in one interpolation."""
 
     input_spec = _CarryToTemplateInputSpec
     output_spec = _CarryToTemplateOutputSpec
 
     def load_shared(self) -> None:
-        """Load the template for all steps that are forked."""
+        """Load the template before steps are forked, so that they share it."""
         if not isdefined(self.inputs.template):
             load_template(self.inputs.resolution)
 
@@ -80,7 +80,7 @@ class CarryToTemplate(SimpleInterface):
         return runtime
 
     def _grid(self) -> tuple[tuple[int, int, int], Affine, int]:
-        """Give shape and affine of the template's grid, and the code of its space."""
+        """Return shape and affine of the template's grid, and the sform code of its space."""
         if isdefined(self.inputs.template):
             image = load_volume(self.inputs.template)
             return image.shape, image.affine, template_code(self.inputs.template)
@@ -90,7 +90,7 @@ class CarryToTemplate(SimpleInterface):
 
 
 def template_code(template: str | Path) -> int:
-    """Code of the sform for images in the space of a template's file.
+    """Return the sform code for images in the space of a template file.
 
     >>> template_code("tpl-MNI152NLin6Asym_res-02_T1w.nii.gz"), template_code("tpl-WHS_T1w.nii.gz")
     (4, 5)
@@ -101,7 +101,7 @@ def template_code(template: str | Path) -> int:
 def save_std(
     volume: Volume, path: Path, dtype: DTypeLike = np.float32, *, code: int = MNI_CODE
 ) -> str:
-    """Write an image in template space, with the code of its sform."""
+    """Write an image in template space, with the sform code of that space."""
     header = nb.Nifti1Header()
     header["sform_code"] = code
     return str(save_nifti(volume.data, volume.affine, path, header=header, dtype=dtype))

@@ -1,9 +1,9 @@
 """Spatial transforms: ITK files, composition, resampling, Jacobian determinants.
 
-A transform here maps **points** of the grid that is being filled to points of the image
-that is being read, in RAS+ mm. ITK, and so ANTs, keeps LPS+ mm on disk; the functions
-that read and write convert. ``from-A_to-B_mode-image_xfm`` in BIDS names a transform that
-resamples an image in space A onto a grid in space B, and so maps points from B to A.
+A transform here maps **points** of the target grid to points of the source image, in RAS+
+mm. ITK, and therefore ANTs, stores LPS+ mm on disk; the functions that read and write
+convert. ``from-A_to-B_mode-image_xfm`` in BIDS names a transform that resamples an image in
+space A onto a grid in space B, and therefore maps points from B to A.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SLAB_VOXELS = 500_000
 
 @dataclass(frozen=True)
 class DisplacementField:
-    """A dense displacement: ``y(x) = x + d(x)``, zero outside its grid.
+    """Dense displacement field: ``y(x) = x + d(x)``, zero outside its grid.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ def write_itk_affine(matrix: Affine, path: str | os.PathLike[str]) -> Path:
     Returns
     -------
     Path
-        Where it was written.
+        Path of the file.
     """
     path = Path(path)
     lps = LPS @ matrix @ LPS
@@ -119,7 +119,7 @@ def read_itk_affine(path: str | os.PathLike[str]) -> Affine:
     Raises
     ------
     InputError
-        If the file is no ITK text file, or holds another kind of transform.
+        If the file is not an ITK text file, or holds another kind of transform.
     """
     fields: dict[str, str] = {}
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -137,7 +137,7 @@ def read_itk_affine(path: str | os.PathLike[str]) -> Affine:
 
 
 def itk_matrix(values: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
-    """Turn ITK's parameters and centre of rotation (LPS+) into a RAS+ matrix."""
+    """Convert ITK parameters and a centre of rotation (LPS+) to a RAS+ matrix."""
     if values.size != 12 or centre.size != 3:
         raise ValueError("not a 12-parameter transform")
     lps = np.eye(4)
@@ -163,12 +163,12 @@ def write_itk_composite(transforms: Sequence[Transform], path: str | os.PathLike
     Returns
     -------
     Path
-        Where it was written.
+        Path of the file.
     """
     import h5py
 
     path = Path(path)
-    # In memory first: where the disk is full, HDF5 takes the whole process down.
+    # In memory first: on a full disk HDF5 aborts the whole process.
     with h5py.File(path.name, "w", driver="core", backing_store=False, track_order=False) as store:
         for key, value in (("ITKVersion", "5.4"), ("HDFVersion", h5py.version.hdf5_version)):
             _store_text(store, key, value)
@@ -183,7 +183,7 @@ def write_itk_composite(transforms: Sequence[Transform], path: str | os.PathLike
 
 
 def _store_text(group: Any, key: str, value: str) -> None:
-    """Store one text the way ITK does: a variable-length string in an array of one."""
+    """Store a string as ITK does: variable length, in an array of one."""
     import h5py
 
     group.create_dataset(key, data=[value], dtype=h5py.string_dtype("ascii"))
@@ -196,7 +196,7 @@ def _write_one(group: Any, transform: Transform) -> None:
         origin, spacing, direction = grid_to_itk(transform.affine)
         size = np.array(transform.data.shape[:3], dtype=float)
         fixed = np.concatenate([size, origin, spacing, direction.ravel()])
-        # ITK runs through voxels with the first axis fastest, components inside.
+        # ITK orders voxels with the first axis fastest, components innermost.
         lps = np.empty((*transform.data.shape[2::-1], 3), dtype=np.float32)
         for axis, sign in enumerate((-1, -1, 1)):
             steps = np.round(transform.data[..., axis] * np.float32(sign / FIELD_STEP_MM))
@@ -238,7 +238,7 @@ def read_itk_composite(path: str | os.PathLike[str]) -> list[Transform]:
     Raises
     ------
     InputError
-        If the file is no such composite.
+        If the file is not such a composite.
     """
     import h5py
 
@@ -258,13 +258,13 @@ def read_itk_composite(path: str | os.PathLike[str]) -> list[Transform]:
 
 
 def _text(dataset: Any) -> str:
-    """Read a stored text, whether bytes or str, in an array of one or alone."""
+    """Read a stored string: bytes or str, in an array of one or scalar."""
     value = np.asarray(dataset[()]).ravel()[0]
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
 
 
 def _read_one(group: Any) -> Transform:
-    """Read one transform of a composite; older ITK misspells the names."""
+    """Read one transform of a composite; older versions of ITK misspell the names."""
     kind = _text(group["TransformType"])
     names = ("Transform", "Tranform")
     prefix = next(name for name in names if f"{name}Parameters" in group)
@@ -275,7 +275,7 @@ def _read_one(group: Any) -> Transform:
         lps = np.eye(4)
         lps[:3, :3] = fixed[9:18].reshape(3, 3) * fixed[6:9]
         lps[:3, 3] = fixed[3:6]
-        # A field is large: it is read in slabs, so that it is in memory once.
+        # A field is large: read it in slabs, so that it is in memory only once.
         data = np.empty((i, j, k, 3), dtype=np.float32)
         step = max(1, SLAB_VOXELS // (i * j))
         for start in range(0, k, step):
@@ -288,14 +288,14 @@ def _read_one(group: Any) -> Transform:
 
 
 def read_transform(path: str | os.PathLike[str]) -> list[Transform]:
-    """Read ITK text (one matrix) or an ITK composite (a chain), by the file's name."""
+    """Read ITK text (one matrix) or an ITK composite (a chain), depending on the file's name."""
     return [read_itk_affine(path)] if Path(path).suffix == ".txt" else read_itk_composite(path)
 
 
 def map_points(
     points: NDArray[np.float64], transforms: Sequence[Transform]
 ) -> NDArray[np.float64]:
-    """Send points through a chain of transforms.
+    """Map points through a chain of transforms.
 
     Parameters
     ----------
@@ -339,7 +339,7 @@ def apply_transforms(
     Parameters
     ----------
     volume : Volume
-        Image to read from.
+        Source image.
     transforms : sequence
         In the order in which they act on the points of the new grid.
     shape : tuple of int
@@ -364,12 +364,12 @@ def apply_to_many(
     shape: tuple[int, int, int],
     affine: Affine,
 ) -> list[Volume]:
-    """Resample images of one space through the same transforms, following them once.
+    """Resample images of one space through the same transforms, computed once.
 
     Parameters
     ----------
     volumes : sequence of Volume
-        Images to read from; they may lie on different grids.
+        Source images; they may lie on different grids.
     orders : sequence of int
         Spline order for each.
     transforms, shape, affine
@@ -411,7 +411,7 @@ def _slab_points(
     affine: Affine,
     transforms: Sequence[Transform],
 ) -> NDArray[np.float64]:
-    """Where the voxels of a slab of a grid are sent, shape (3, N), RAS+ mm."""
+    """Map the voxels of a slab of a grid, shape (3, N), RAS+ mm."""
     index = np.indices((stop - start, shape[1], shape[2]), dtype=np.float64).reshape(3, -1)
     index[0] += start
     points = affine[:3, :3] @ index + affine[:3, 3:]
@@ -421,13 +421,13 @@ def _slab_points(
     own = Grid(field.data.shape, field.affine)
     if not same_grid(own, Grid(shape, affine), tolerance_mm=SAME_VOXELS_MM):
         return map_points(points, transforms)
-    # The grid is the field's own: read the displacements, do not interpolate them.
+    # The grid is that of the field: use its displacements without interpolation.
     points += field.data[start:stop].reshape(-1, 3).T
     return map_points(points, transforms[1:])
 
 
 def jacobian_determinant(field: DisplacementField) -> FloatArray:
-    """Volume change at each voxel of a displacement field.
+    """Compute the volume change at each voxel of a displacement field.
 
     Parameters
     ----------

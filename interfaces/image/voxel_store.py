@@ -1,8 +1,8 @@
-"""Time series of the voxels of a mask, kept on disk and read back in blocks of voxels.
+"""Time series of the voxels of a mask, stored on disk and read back in blocks of voxels.
 
-A series on disk is in the order of time; quantiles, autocorrelations and components need
-whole time series. Transposing through a scratch file keeps memory at one block, however
-long the run.
+A series is stored volume by volume, but quantiles, autocorrelations and components need
+whole time series. Transposing through a scratch file limits memory to one block, however
+long the series.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ BLOCK_VOXELS = 4096
 
 
 class VoxelStore:
-    """Volumes go in one after the other; blocks of whole time series come out.
+    """Scratch file that takes volumes in order and returns blocks of whole time series.
 
     Parameters
     ----------
     n_volumes, n_voxels : int
         Size of the matrix.
     folder : path, optional
-        Where the scratch file lies; it has no name and is gone when the store is closed.
+        Folder of the scratch file, which has no name and disappears when the store is closed.
     block_voxels : int, optional
         Voxels in one block; by default 4096, fewer in long series.
 
@@ -98,7 +98,7 @@ class VoxelStore:
         Yields
         ------
         where : slice
-            Which voxels.
+            Voxels of the block.
         block : ndarray of float32, shape (T - start, B)
             Their time series.
         """
@@ -112,17 +112,17 @@ class VoxelStore:
 
 
 def exact_median(store: VoxelStore, start: int = 0) -> float:
-    """Median of all values of a store, exact and in little memory.
+    """Compute the exact median of all values of a store in little memory.
 
-    The bits of floating-point numbers sort like integers: one pass counts their upper
-    halves, a second the lower halves of those that share the median's upper half.
+    The bits of floating-point numbers sort like integers: a first pass counts their upper
+    halves, a second one the lower halves of those that share the median's upper half.
 
     Parameters
     ----------
     store : VoxelStore
         The values.
     start : int
-        First volume that counts.
+        First volume used.
 
     Returns
     -------
@@ -158,14 +158,14 @@ def exact_median(store: VoxelStore, start: int = 0) -> float:
 
 
 def _sortable(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Turn floats into integers of the same order."""
+    """Convert floats to integers of the same order."""
     bits = values.reshape(-1).view(np.uint32)
     sign = np.uint32(1 << 31)
     return np.asarray(np.where(bits & sign, ~bits, bits | sign), dtype=np.uint32)
 
 
 def _from_sortable(key: int) -> float:
-    """Turn one such integer back into its float."""
+    """Convert one such integer back to its float."""
     sign = 1 << 31
     bits = key ^ sign if key & sign else ~key & 0xFFFFFFFF
     return float(np.array([bits], dtype=np.uint32).view(np.float32)[0])

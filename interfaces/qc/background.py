@@ -1,7 +1,7 @@
-"""What surrounds the head: the masks of head, air, artefacts and empty frame, and QI1, QI2.
+"""Background of the head: masks of head, air, artefacts and empty frame, and QI1, QI2.
 
-Nothing should send signal from the air, so what is found there is noise, and what stands
-out of the noise is a ghost, a spike or leakage (Mortamet et al. 2009).
+Air emits no signal, so intensities there are noise, and structure above the noise is
+ghosting, spikes or leakage (Mortamet et al. 2009).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GLABELLA = (0.0, 88.0, -15.0)
-"""Point between the eyebrows, mm in MNI152 space: above the eyes, which move."""
+"""Glabella (between the eyebrows), mm in MNI152 space: above the eyes, which move."""
 
 INION = (0.0, -118.0, -23.0)
-"""Bump at the back of the skull, mm in MNI152 space."""
+"""Inion (at the back of the skull), mm in MNI152 space."""
 
-_WORK_MM = 2.0  # masks are grown on voxels of about this size, where noise is averaged out
+_WORK_MM = 2.0  # masks are computed on voxels of about this size, to average out noise
 
 
 def rotation_frame(image: NDArray[np.floating], *, min_voxels: int = 500) -> NDArray[np.bool_]:
-    """Find the voxels that hold nothing because nothing was acquired there.
+    """Find the empty frame of voxels that were not acquired.
 
     Rotating, defacing or skull-stripping an image leaves a connected region of zeros that
     touches its border.
@@ -35,7 +35,7 @@ def rotation_frame(image: NDArray[np.floating], *, min_voxels: int = 500) -> NDA
     image : ndarray of float, shape (I, J, K)
         Intensities as acquired.
     min_voxels : int
-        A smaller region counts as none.
+        Smaller regions are ignored.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def rotation_frame(image: NDArray[np.floating], *, min_voxels: int = 500) -> NDA
     from scipy import ndimage
 
     empty = np.pad(np.asarray(image) <= 0, 3, constant_values=True)
-    # single zeros among noise are no frame: only what a brush of 3 voxels can paint is
+    # single zeros among noise are not a frame: only what a brush of 3 voxels can paint is
     empty = ndimage.binary_opening(empty, ndimage.generate_binary_structure(3, 2))
     labels, _ = ndimage.label(empty)
     frame: NDArray[np.bool_] = (labels == labels[1, 1, empty.shape[2] // 2])[3:-3, 3:-3, 3:-3]
@@ -59,7 +59,7 @@ def _shrink_factors(spacing: tuple[float, float, float]) -> tuple[int, int, int]
 
 
 def _block_mean(image: NDArray[np.floating], factors: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Average blocks of voxels; the last block of an axis is filled with edge values."""
+    """Average blocks of voxels; the last block of an axis is padded with edge values."""
     pad = [(0, -size % f) for size, f in zip(image.shape, factors, strict=True)]
     x = np.pad(np.asarray(image, dtype=np.float32), pad, mode="edge")
     shape = [n for size, f in zip(x.shape, factors, strict=True) for n in (size // f, f)]
@@ -89,7 +89,7 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _within(
     mask: NDArray[np.bool_], distance: float, sampling: tuple[float, ...]
 ) -> NDArray[np.bool_]:
-    """Voxels not farther than a distance in mm from a mask."""
+    """Find voxels within a distance in mm of a mask."""
     from scipy import ndimage
 
     if not mask.any():
@@ -99,7 +99,7 @@ def _within(
 
 
 def _fill_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill what is closed in 3-D or in any slice: sinuses, airways, ear canals."""
+    """Fill cavities closed in 3-D or in any slice: sinuses, airways, ear canals."""
     from scipy import ndimage
 
     filled = np.array(ndimage.binary_fill_holes(mask))
@@ -111,7 +111,7 @@ def _fill_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _otsu(values: NDArray[np.floating], *, bins: int = 256) -> float:
-    """Threshold that puts the most variance between the two classes it makes."""
+    """Compute Otsu's threshold, which maximises the variance between the two classes."""
     counts, edges = np.histogram(values, bins=bins)
     centres = 0.5 * (edges[:-1] + edges[1:])
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -130,11 +130,11 @@ def head_mask(
 ) -> NDArray[np.bool_]:
     """Find the head: brain, skull, scalp, face and neck, with the air inside them.
 
-    Blocks of about 2 mm are split in air and tissue by Otsu's threshold on the square
-    root of the intensities, kept between 3% and 25% of the brain's median. The brain with
-    8 mm around it belongs to the head in any case (bone is as dark as air). Gaps of 6 mm
-    are closed, cavities filled in space and in slices, specks removed, and 2 mm (at least
-    a voxel) are added, so that no partial volume of the skin is left outside.
+    Blocks of about 2 mm are split into air and tissue by Otsu's threshold on the square
+    root of the intensities, limited to 3% to 25% of the brain's median. The brain with a
+    margin of 8 mm always belongs to the head (bone is as dark as air). Gaps of 6 mm are
+    closed, cavities are filled in 3-D and in slices, specks are removed, and a margin of 2 mm
+    (at least one voxel) is added, so that no partial volume of the skin is left outside.
 
     Parameters
     ----------
@@ -165,14 +165,14 @@ def head_mask(
 
     head = (x > threshold) | _within(brain, 8.0, sampling)
     head = _fill_slices(~_within(~_within(head, 6.0, sampling), 6.0, sampling))  # closing
-    # opening comes after filling, or it would take away a scalp that bone sets apart
+    # opening comes after filling; otherwise it would remove scalp that bone separates
     head = _within(~_within(~head, 4.0, sampling), 4.0, sampling) | brain
     head = _fill_slices(_largest(head))
     return _expand(_within(head, max(2.0, *sampling), sampling), factors, image.shape)
 
 
 def above_plane(shape: tuple[int, ...], to_template: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Voxels above the plane through glabella and inion.
+    """Find voxels above the plane through glabella and inion.
 
     Below it, eyes, mouth and neck move and leak signal into the air around them.
 
@@ -205,22 +205,22 @@ def artifact_mask(
     *,
     zscore: float = 10.0,
 ) -> NDArray[np.bool_]:
-    """Voxels of the air that stand out of the noise and hang together.
+    """Find connected voxels of the air above the noise.
 
     Parameters
     ----------
     image : ndarray of float, shape (I, J, K)
         Intensities as acquired.
     hat : ndarray of bool, shape (I, J, K)
-        The air above the plane of the face.
+        Air above the plane of the face.
     head : ndarray of bool, shape (I, J, K)
-        The head. Air nearer to it than a tenth of the farthest distance is left out:
+        The head. Air closer to it than a tenth of the largest distance is excluded, because
         the skin blurs into it.
     spacing : tuple of float
         Voxel sizes in mm.
     zscore : float
-        Intensities this many scaled median absolute deviations above the median of the
-        positive air voxels stand out; single ones are removed by an opening.
+        Threshold, in scaled median absolute deviations above the median of the positive air
+        voxels; isolated voxels are removed by an opening.
 
     Returns
     -------
@@ -256,19 +256,19 @@ def artifact_mask(
 
 
 def qi_1(artifacts: NDArray[np.bool_], air: NDArray[np.bool_], *, min_voxels: int = 1000) -> float:
-    """Share of the air above the face that artefacts spoil.
+    """Compute the fraction of the air above the face affected by artefacts.
 
     Parameters
     ----------
     artifacts, air : ndarray of bool, shape (I, J, K)
         Artefacts in the air, and the air without them.
     min_voxels : int
-        With less air there is nothing to measure.
+        Smallest amount of air that can be measured.
 
     Returns
     -------
     float
-        0 to 1, or ``nan`` without air.
+        0 to 1, or ``nan`` with too little air.
 
     References
     ----------
@@ -281,7 +281,7 @@ def qi_1(artifacts: NDArray[np.bool_], air: NDArray[np.bool_], *, min_voxels: in
 
 
 def _spread_ties(values: NDArray[np.floating], count: int) -> NDArray[np.float64]:
-    """Draw equally probable quantiles; values stored as integers are spread over their bin."""
+    """Draw equally probable quantiles; integer values are spread over their bin."""
     distinct, ties = np.unique(values.astype(np.float64), return_counts=True)
     middles = 0.5 * (distinct[:-1] + distinct[1:])
     first, last = 2 * distinct[0] - middles[0], 2 * distinct[-1] - middles[-1]
@@ -297,7 +297,7 @@ def qi_2(
     min_voxels: int = 1000,
     samples: int = 20_000,
 ) -> float:
-    r"""How far the bright side of the noise is from a chi-squared distribution.
+    r"""Compute the deviation of the bright side of the noise from a chi-squared distribution.
 
     A chi-squared distribution with free degrees of freedom, location and scale is fitted
     by maximum likelihood to the positive air voxels. The metric is the mean absolute
@@ -306,9 +306,9 @@ def qi_2(
     half of its peak up to the 99th percentile. Densities are per unit of intensity:
     doubling the intensities halves the metric.
 
-    The fit differs from MRIQC's, which leaves out the brightest 5% without accounting for
-    it and does not smooth the model: there, pure noise scores worse than noise with a
-    faint ghost. Values do not compare.
+    The fit differs from MRIQC's, which excludes the brightest 5% without accounting for it and
+    does not smooth the model: there, pure noise scores worse than noise with a faint ghost.
+    The values are not comparable.
 
     Parameters
     ----------
@@ -317,9 +317,9 @@ def qi_2(
     hat : ndarray of bool, shape (I, J, K)
         Air above the plane of the face.
     min_voxels : int
-        Positive air voxels that a fit needs.
+        Minimum number of positive air voxels for a fit.
     samples : int
-        The fit uses this many quantiles of the noise (no random draw).
+        Number of quantiles of the noise used in the fit (not a random sample).
 
     Returns
     -------

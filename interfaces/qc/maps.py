@@ -1,8 +1,8 @@
-"""What a T1-weighted run is measured with, brought to the run's own voxels.
+"""Anatomical maps resampled onto the voxels of a T1w image for its quality metrics.
 
-Masks, tissue maps and bias field live on the session's reference image and come to the
-run through the inverse of the rigid transform that aligned it; nothing is interpolated
-when the run is the reference.
+Masks, tissue maps and bias field are defined on the session's reference image and resampled
+onto the T1w image through the inverse of the rigid transform that aligned it; nothing is
+interpolated when the image is the reference.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ MIN_BRAIN_VOXELS = 1000
 
 @dataclass(frozen=True)
 class RunGrid:
-    """Voxels of a run, and where they lie in the session's reference image.
+    """Grid of a T1w image, and its transform to the session's reference image.
 
     Attributes
     ----------
     shape : tuple of int
         Numbers of voxels.
     affine : ndarray of float64, shape (4, 4)
-        Voxel indices to RAS+ mm of the run.
+        Voxel indices to RAS+ mm of the image.
     to_reference : ndarray of float64, shape (4, 4)
-        Points of the run to points of the reference, RAS+ mm.
+        Points of the image to points of the reference, RAS+ mm.
     """
 
     shape: tuple[int, int, int]
@@ -57,7 +57,7 @@ class RunGrid:
     to_reference: Affine
 
     def crop(self, box: tuple[slice, slice, slice]) -> RunGrid:
-        """Give the part of the grid inside a box of indices."""
+        """Crop the grid to a box of indices."""
         affine = self.affine.copy()
         start = [s.start for s in box]
         affine[:3, 3] = self.affine[:3, :3] @ start + self.affine[:3, 3]
@@ -67,28 +67,28 @@ class RunGrid:
 
 @dataclass(frozen=True)
 class AnatMaps:
-    """What the anatomical workflow found, on the voxels of one run.
+    """Results of the anatomical workflow on the voxels of one T1w image.
 
     Attributes
     ----------
     t1w : ndarray of float32, shape (I, J, K)
         Intensities as acquired.
     corrected : ndarray of float32, shape (I, J, K)
-        Intensities divided by the bias field, negative ones set to 0.
+        Intensities divided by the bias field, negative values set to 0.
     spacing : tuple of float
         Voxel sizes, mm.
     brain : ndarray of bool, shape (I, J, K)
-        The brain.
+        Brain mask.
     above_face : ndarray of bool, shape (I, J, K)
         Voxels above the plane through glabella and inion.
     box : tuple of slice
-        Box that holds every tissue; what follows lies on its voxels.
+        Box that contains every tissue; the following maps are cropped to it.
     dseg : ndarray of uint8
         1 GM, 2 WM, 3 CSF.
     bias_field : ndarray of float32
         Multiplicative non-uniformity.
     tpms, template_tpms : mapping of str to ndarray of float32
-        Probabilities of ``csf``, ``gm`` and ``wm`` in the run and in the template.
+        Probabilities of ``csf``, ``gm`` and ``wm`` in the image and in the template.
     """
 
     t1w: FloatArray
@@ -104,33 +104,33 @@ class AnatMaps:
 
 
 def _load(path: str | os.PathLike[str]) -> Volume:
-    """Read a map; unlike an image, a map may hold one value only."""
+    """Read a map, which, unlike an image, may be constant."""
     with reading_image(path):
         image: Any = nb.load(path)
         data = np.asarray(image.dataobj, dtype=np.float32)
     if data.ndim != 3 or not np.isfinite(data).all():
-        raise InputError(f"{Path(path).name} is no three-dimensional map of finite numbers.")
+        raise InputError(f"{Path(path).name} is not a three-dimensional map of finite numbers.")
     return Volume(data, np.asarray(image.affine, dtype=np.float64))
 
 
 def to_run_grid(volume: Volume, grid: RunGrid, *, order: int, extend: bool = False) -> FloatArray:
-    """Bring a map from the session's reference image to a run.
+    """Resample a map from the session's reference image onto a T1w image.
 
     Parameters
     ----------
     volume : Volume
         Map on the grid of the reference.
     grid : RunGrid
-        The run.
+        Grid of the image.
     order : int
         0 nearest neighbour (labels), 1 linear.
     extend : bool
-        Repeat the border outside the field of view instead of 0.
+        Outside the field of view, use the border values instead of 0.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        The very same array when both grids fall together.
+        The same array (not a copy) when the grids are identical.
     """
     from scipy import ndimage
 
@@ -153,27 +153,27 @@ def to_run_grid(volume: Volume, grid: RunGrid, *, order: int, extend: bool = Fal
 def fit_to_template(
     brain: NDArray[np.bool_], grid: RunGrid, std2anat: list[Transform], *, count: int = 20_000
 ) -> Affine:
-    """Fit one affine to the non-linear way from the voxels of a run to the template.
+    """Fit an affine to the non-linear transform from the voxels of an image to the template.
 
-    The non-linear transform is known in the brain only; the affine carries landmarks on
-    the skin.
+    The non-linear transform is defined in the brain only; the affine maps landmarks on the
+    skin.
 
     Parameters
     ----------
     brain : ndarray of bool, shape (I, J, K)
-        The brain of the run.
+        Brain mask of the image.
     grid : RunGrid
-        The run.
+        Grid of the image.
     std2anat : list of transforms
-        From the template to the reference image: maps points of the reference to points
-        of the template.
+        From the template to the reference image: maps points of the reference to points of
+        the template.
     count : int
-        About this many voxels are used.
+        Approximate number of voxels used.
 
     Returns
     -------
     ndarray of float64, shape (4, 4)
-        Voxel indices of the run to mm in template space.
+        Voxel indices of the image to mm in template space.
     """
     index = np.flatnonzero(brain)
     index = index[:: max(1, index.size // count)]
@@ -190,14 +190,14 @@ def fit_to_template(
 def template_on_run(
     template: Template, grid: RunGrid, std2anat: list[Transform]
 ) -> dict[str, FloatArray]:
-    """Bring the template's tissue maps to the voxels of a run.
+    """Resample the template's tissue maps onto a T1w image.
 
     Parameters
     ----------
     template : Template
         Template with tissue maps.
     grid : RunGrid
-        The run, or a part of it.
+        Grid of the image, or a part of it.
     std2anat : list of transforms
         From the template to the reference image.
 
@@ -237,14 +237,14 @@ def gather_maps(
     std2anat_xfm: str | os.PathLike[str],
     template: Template,
 ) -> tuple[AnatMaps, Affine]:
-    """Read everything and bring it to the voxels of the run.
+    """Read all maps and resample them onto the voxels of a T1w image.
 
     Parameters
     ----------
     t1w : path
-        The run in canonical orientation.
+        T1w image in canonical orientation.
     run2ref_xfm : path
-        ITK ``.txt`` that resamples the run onto the reference.
+        ITK ``.txt`` that resamples the image onto the reference.
     bias_field, brain_mask, dseg : path
         On the grid of the reference.
     tpms : list of path
@@ -257,27 +257,27 @@ def gather_maps(
     Returns
     -------
     maps : AnatMaps
-        What the metrics need.
+        Maps for the metrics.
     affine : ndarray of float64, shape (4, 4)
-        Affine of the run.
+        Affine of the image.
 
     Raises
     ------
     GeometryError
-        If the brain does not lie in the field of view of the run.
+        If the brain lies outside the field of view of the image.
     """
     run = load_volume(t1w)
     linear = read_transform(run2ref_xfm)
     if len(linear) != 1 or not isinstance(linear[0], np.ndarray):
-        raise InputError(f"{Path(run2ref_xfm).name} must hold one rigid transform.")
+        raise InputError(f"{Path(run2ref_xfm).name} must contain one rigid transform.")
     grid = RunGrid(run.shape, run.affine, inverse(linear[0]))
     std2anat = read_transform(std2anat_xfm)
 
     brain = to_run_grid(_load(brain_mask), grid, order=0) > 0.5
     if brain.sum() < MIN_BRAIN_VOXELS:
         raise GeometryError(
-            f"The brain mask does not overlap {Path(t1w).name}: its transform to the "
-            "session's reference image is wrong."
+            f"The brain mask does not overlap {Path(t1w).name}; check its alignment to the "
+            "session's reference image."
         )
     to_template = fit_to_template(brain, grid, std2anat)
     box, _ = crop_to(_brain_of_template(template, to_template, run.shape) | brain, run.affine, 4.0)
@@ -309,7 +309,7 @@ def gather_maps(
 def _brain_of_template(
     template: Template, to_template: Affine, shape: tuple[int, int, int]
 ) -> NDArray[np.bool_]:
-    """Mark the corners of the box that the template's brain takes on a run."""
+    """Mark the corners of the bounding box of the template's brain on an image."""
     inside = np.argwhere(template.brain_mask)
     ends = np.stack([inside.min(axis=0), inside.max(axis=0)])
     corners = np.array([[ends[(n >> axis) & 1, axis] for axis in range(3)] for n in range(8)])

@@ -1,7 +1,7 @@
-"""Image quality metrics of one T1-weighted run, under the names that MRIQC publishes.
+"""Image quality metrics of a T1w image, named as in MRIQC.
 
-A metric that an image does not allow (noise of the air in a skull-stripped one) is null,
-with the reason beside it; no stand-in value is written.
+A metric that is undefined for an image (such as noise in the air of a skull-stripped one) is
+null, with the reason beside it; no placeholder value is written.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AIR_METRICS = ("cnr", "fber", "qi_1", "qi_2", "snrd_", "summary_bg_")
-"""Beginnings of the names of the metrics that need air with noise around the head."""
+"""Name prefixes of the metrics that need air with noise around the head."""
 
 SMALL_AIR_VOXELS = 500_000
 MIN_AIR_VOXELS = 1000
 NO_AIR = (
-    "The background holds no noise to measure: the image is skull-stripped, or was set to "
+    "The background contains no noise to measure: the image is skull-stripped or was set to "
     "zero around the head."
 )
 
 REGION_LABELS = {"head": 1, "air": 2, "artifact": 3, "frame": 4}
-"""Values of the label image that :class:`AnatIQMs` writes beside the metrics."""
+"""Labels of the image that :class:`AnatIQMs` writes beside the metrics."""
 
 
 @dataclass(frozen=True)
 class AnatMetrics:
-    """Metrics of one run.
+    """Metrics of one T1w image.
 
     Attributes
     ----------
     values : dict of str to float
         ``nan`` where a metric is not defined for this image.
     undefined : dict of str to str
-        Why, for each of those.
+        Reason for each of those.
     labels : ndarray of uint8, shape (I, J, K)
         Regions, :data:`REGION_LABELS`.
     """
@@ -70,7 +70,7 @@ class AnatMetrics:
 
 
 def compute_metrics(maps: AnatMaps) -> AnatMetrics:
-    """Compute every metric of a T1-weighted run.
+    """Compute all metrics of a T1w image.
 
     Smoothness and QI2 are measured on the acquired intensities, everything else on the
     bias-corrected ones, scaled so that the median of white matter is 1000.
@@ -78,7 +78,7 @@ def compute_metrics(maps: AnatMaps) -> AnatMetrics:
     Parameters
     ----------
     maps : AnatMaps
-        The run and its maps.
+        The image and its maps.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def compute_metrics(maps: AnatMaps) -> AnatMetrics:
 def _tissue_metrics(
     maps: AnatMaps, image: FloatArray, erode: bool
 ) -> tuple[dict[str, float], dict[str, regions.RegionSummary]]:
-    """Compute what each tissue map says, and summarise the intensities under it."""
+    """Compute the metrics of each tissue map and summarise the intensities in it."""
     outside = maps.t1w.size - image.size
     summaries, values, volumes = {}, {}, {}
     for name in regions.TISSUES:
@@ -137,7 +137,7 @@ def _tissue_metrics(
 
 
 def _geometry_metrics(maps: AnatMaps) -> dict[str, float]:
-    """Give size, spacing and smoothness along the three axes."""
+    """Compute size, spacing and smoothness along the three axes."""
     widths = whole.fwhm(maps.t1w, maps.brain)
     values: dict[str, float] = {"fwhm_avg": sum(widths) / 3.0}
     for axis, size, spacing, width in zip(
@@ -150,12 +150,12 @@ def _geometry_metrics(maps: AnatMaps) -> dict[str, float]:
 
 
 def explain_undefined(values: Mapping[str, float]) -> dict[str, str]:
-    """Say in a sentence why each metric that is ``nan`` is not defined.
+    """Explain in a sentence why each ``nan`` metric is undefined.
 
     Parameters
     ----------
     values : mapping of str to float
-        Metrics, with ``summary_*_n`` among them.
+        Metrics, including ``summary_*_n``.
 
     Returns
     -------
@@ -175,14 +175,14 @@ def explain_undefined(values: Mapping[str, float]) -> dict[str, str]:
         if metric.startswith(AIR_METRICS) and values.get("summary_bg_n", 0) < 2:
             reasons[metric] = NO_AIR
         elif few:
-            reasons[metric] = f"No voxel is surely {' or '.join(few)}: look at the segmentation."
+            reasons[metric] = f"No voxel is certainly {' or '.join(few)}; check the segmentation."
         else:
-            reasons[metric] = "The image does not vary where this metric looks."
+            reasons[metric] = "The image is constant in the region of this metric."
     return reasons
 
 
 def as_document(metrics: AnatMetrics, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the JSON document: metrics to nine digits, ``None`` for ``nan``, provenance.
+    """Build the JSON document: metrics to nine digits (``None`` for ``nan``) and provenance.
 
     Parameters
     ----------
@@ -225,8 +225,10 @@ def write_document(document: Mapping[str, Any], path: str | os.PathLike[str]) ->
 
 
 class _AnatIQMsInputSpec(BaseInterfaceInputSpec):
-    t1w = File(exists=True, mandatory=True, desc="one run, canonical orientation")
-    run2ref_xfm = File(exists=True, mandatory=True, desc="ITK .txt from the run to the reference")
+    t1w = File(exists=True, mandatory=True, desc="one T1w image in canonical orientation")
+    run2ref_xfm = File(
+        exists=True, mandatory=True, desc="ITK .txt from the image to the reference"
+    )
     bias_field = File(exists=True, mandatory=True, desc="multiplicative field on the reference")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on the reference")
     dseg = File(exists=True, mandatory=True, desc="1 GM, 2 WM, 3 CSF on the reference")
@@ -236,7 +238,7 @@ class _AnatIQMsInputSpec(BaseInterfaceInputSpec):
     std2anat_xfm = File(
         exists=True, mandatory=True, desc="ITK composite from template to reference"
     )
-    template_resolution = traits.Range(1, 4, 1, usedefault=True, desc="template voxels, mm")
+    template_resolution = traits.Range(1, 4, 1, usedefault=True, desc="template voxel size, mm")
 
 
 class _AnatIQMsOutputSpec(TraitedSpec):
@@ -245,13 +247,13 @@ class _AnatIQMsOutputSpec(TraitedSpec):
 
 
 class AnatIQMs(SimpleInterface):
-    """Compute the image quality metrics of one T1-weighted run."""
+    """Image quality metrics of one T1w image."""
 
     input_spec = _AnatIQMsInputSpec
     output_spec = _AnatIQMsOutputSpec
 
     def load_shared(self) -> None:
-        """Load the template for all steps that are forked."""
+        """Load the template before steps are forked, so that they share it."""
         _ = load_template(self.inputs.template_resolution).tpms
 
     def _run_interface(self, runtime: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Metrics of image regions: what white matter, grey matter, CSF and air look like.
+"""Metrics of image regions: white matter, grey matter, CSF and air.
 
 Every function takes numbers or arrays and returns numbers; a metric that is not defined
-for its input is ``nan``, never a stand-in value.
+for its input is ``nan``, never a placeholder value.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TISSUES = ("csf", "gm", "wm")
-"""Names of the tissues in metric names, in the order in which MRIQC lists them."""
+"""Tissues in metric names, in the order of MRIQC."""
 
 WM_LEVEL = 1000.0
-"""Intensity that :func:`harmonize` gives to the median of white matter."""
+"""Median intensity of white matter after :func:`harmonize`."""
 
 DIETRICH_FACTOR = math.sqrt((4.0 - math.pi) / 2.0)
 """Standard deviation of a Rayleigh variable of unit scale: sqrt((4 - pi) / 2)."""
 
 MAD_TO_SIGMA = 1.4826022185056018
-"""Standard deviation of a normal variable over its median absolute deviation."""
+"""Ratio of standard deviation to median absolute deviation of a normal variable."""
 
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class RegionSummary:
-    """Distribution of the intensities of one region; the ``summary_*`` metrics.
+    """Intensity distribution of one region; the ``summary_*`` metrics.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class RegionSummary:
 
 
 def summarize_region(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> RegionSummary:
-    """Describe the intensities of an image inside a mask.
+    """Summarise the intensities of an image inside a mask.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def summarize_region(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> Re
     Returns
     -------
     RegionSummary
-        All ``nan`` but ``n`` when the region is empty; ``k`` is also ``nan`` when all its
+        All ``nan`` except ``n`` when the region is empty; ``k`` is also ``nan`` when all
         voxels have the same intensity.
 
     Examples
@@ -105,14 +105,14 @@ def summarize_region(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> Re
 def tissue_core(
     probability: NDArray[np.floating], *, threshold: float = 0.85, erode: bool = True
 ) -> NDArray[np.bool_]:
-    """Voxels that surely belong to a tissue: high probability, away from the border.
+    """Choose voxels that certainly belong to a tissue: high probability, away from the border.
 
     Parameters
     ----------
     probability : ndarray of float, shape (I, J, K)
         Tissue probability or partial volume, 0 to 1.
     threshold : float
-        Probability above which a voxel counts.
+        Lowest probability of a voxel.
     erode : bool
         Remove every voxel with a neighbour (of the 18 that share a face or an edge)
         outside the region.
@@ -130,17 +130,17 @@ def tissue_core(
 
 
 def should_erode(spacing: tuple[float, ...]) -> bool:
-    """Whether voxels are small enough for the tissues to survive an erosion (< 1.9 mm)."""
+    """Check whether voxels are small enough (< 1.9 mm) for tissues to survive an erosion."""
     return all(size < 1.9 for size in spacing[:3])
 
 
 def harmonization_factor(
     image: NDArray[np.floating], wm_probability: NDArray[np.floating], *, erode: bool = True
 ) -> float:
-    """Factor that brings the median of white matter to 1000.
+    """Compute the factor that scales the median of white matter to 1000.
 
-    Intensities of T1-weighted images have no unit; dividing by white matter makes the
-    summaries of different scanners comparable.
+    Intensities of T1-weighted images are in arbitrary units; normalising to white matter makes
+    summaries from different scanners comparable.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def harmonization_factor(
     wm_probability : ndarray of float, shape (I, J, K)
         Probability of white matter.
     erode : bool
-        Use eroded white matter; voxels with a probability of at least 0.9 count.
+        Use eroded white matter; only voxels with a probability of at least 0.9 are used.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def harmonization_factor(
 
 
 def snr(median: float, stdv: float, n: int) -> float:
-    r"""Signal-to-noise ratio of one tissue.
+    r"""Compute the signal-to-noise ratio of one tissue.
 
     .. math:: \mathrm{SNR} = \frac{\mu}{\sigma \sqrt{n / (n - 1)}}
 
@@ -180,7 +180,7 @@ def snr(median: float, stdv: float, n: int) -> float:
     Returns
     -------
     float
-        ``nan`` for less than two voxels or no variation.
+        ``nan`` for fewer than two voxels or no variation.
 
     Examples
     --------
@@ -193,19 +193,19 @@ def snr(median: float, stdv: float, n: int) -> float:
 
 
 def snr_dietrich(median: float, mad_air: float, sigma_air: float) -> float:
-    r"""Signal-to-noise ratio with the noise measured in the air around the head.
+    r"""Compute the signal-to-noise ratio, with noise measured in the air around the head.
 
     .. math:: \mathrm{SNR}_d = \sqrt{\frac{4 - \pi}{2}} \frac{\mu}{\sigma_\mathrm{air}}
 
-    The factor undoes the Rayleigh distribution that the magnitude of pure noise has.
+    The factor corrects for the Rayleigh distribution of the magnitude of pure noise.
 
     Parameters
     ----------
     median : float
         Median intensity of the tissue, on the scale where white matter is 1000.
     mad_air, sigma_air : float
-        Spread of the air: robust (scaled median absolute deviation), used when it is
-        above 1, and standard deviation, used otherwise.
+        Spread of the air: the robust one (scaled median absolute deviation) is used if it is
+        above 1, the standard deviation otherwise.
 
     Returns
     -------
@@ -224,7 +224,7 @@ def snr_dietrich(median: float, mad_air: float, sigma_air: float) -> float:
 def cnr(
     median_wm: float, median_gm: float, sigma_air: float, sigma_wm: float, sigma_gm: float
 ) -> float:
-    r"""Contrast-to-noise ratio between white and grey matter.
+    r"""Compute the contrast-to-noise ratio between white and grey matter.
 
     .. math::
 
@@ -253,7 +253,7 @@ def cnr(
 
 
 def cjv(median_wm: float, median_gm: float, mad_wm: float, mad_gm: float) -> float:
-    r"""Coefficient of joint variation of white and grey matter.
+    r"""Compute the coefficient of joint variation of white and grey matter.
 
     .. math::
 
@@ -286,7 +286,7 @@ def cjv(median_wm: float, median_gm: float, mad_wm: float, mad_gm: float) -> flo
 
 
 def contrast_metrics(summaries: Mapping[str, RegionSummary]) -> dict[str, float]:
-    """Compute every metric that follows from the summaries of tissues and air.
+    """Compute the contrast metrics from the summaries of tissues and air.
 
     Parameters
     ----------

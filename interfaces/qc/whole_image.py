@@ -1,4 +1,4 @@
-"""Metrics of a whole image, of its bias field, its smoothness and its tissue maps."""
+"""Metrics of a whole image, its bias field, its smoothness and its tissue maps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIGMA_TO_FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
-"""Full width at half maximum of a Gaussian over its standard deviation."""
+"""Ratio of full width at half maximum to standard deviation of a Gaussian."""
 
 
 def efc(image: NDArray[np.floating], frame: NDArray[np.bool_] | None = None) -> float:
-    r"""Entropy focus criterion: how far the energy of the image is spread over its voxels.
+    r"""Compute the entropy focus criterion: how evenly energy is spread over the voxels.
 
     .. math::
 
@@ -32,14 +32,14 @@ def efc(image: NDArray[np.floating], frame: NDArray[np.bool_] | None = None) -> 
     Parameters
     ----------
     image : ndarray of float, shape (I, J, K)
-        Intensities; negative ones count as 0.
+        Intensities; negative values are set to 0.
     frame : ndarray of bool, shape (I, J, K), optional
-        Voxels to leave out: the empty frame that a rotation leaves around an image.
+        Voxels to exclude: the empty frame that a rotation leaves around an image.
 
     Returns
     -------
     float
-        ``nan`` for an image without energy or of less than two voxels.
+        ``nan`` for an image without energy or with fewer than two voxels.
 
     References
     ----------
@@ -60,14 +60,14 @@ def efc(image: NDArray[np.floating], frame: NDArray[np.bool_] | None = None) -> 
     values = x[positive].astype(np.float64)
     if n < 2 or values.size == 0:
         return NAN
-    # np.sum, not a dot product: its result does not depend on the threads of the BLAS
+    # np.sum, not a dot product: its result does not depend on the number of BLAS threads
     values /= math.sqrt(float(np.sum(values * values)))
     entropy = -float(np.sum(values * np.log(values)))
     return entropy / (math.sqrt(n) * math.log(math.sqrt(n)))
 
 
 def fber(image: NDArray[np.floating], head: NDArray[np.bool_], air: NDArray[np.bool_]) -> float:
-    r"""Foreground-background energy ratio.
+    r"""Compute the foreground-background energy ratio.
 
     .. math:: \mathrm{FBER} = \frac{\mathrm{median}_{head}\, x^2}{\mathrm{median}_{air}\, x^2}
 
@@ -76,12 +76,12 @@ def fber(image: NDArray[np.floating], head: NDArray[np.bool_], air: NDArray[np.b
     image : ndarray of float, shape (I, J, K)
         Intensities.
     head, air : ndarray of bool, shape (I, J, K)
-        The head, and what is acquired outside it.
+        The head, and the acquired voxels outside it.
 
     Returns
     -------
     float
-        ``nan`` when a region is empty or when the air holds no energy.
+        ``nan`` when a region is empty or the air has no energy.
 
     References
     ----------
@@ -97,11 +97,11 @@ def fber(image: NDArray[np.floating], head: NDArray[np.bool_], air: NDArray[np.b
 
 
 def wm2max(image: NDArray[np.floating], median_wm: float) -> float:
-    r"""White matter over the brightest of the image.
+    r"""Compute the ratio of white matter to the brightest voxels of the image.
 
     .. math:: \mathrm{WM2MAX} = \frac{\mu_\mathrm{WM}}{P_{99.95}(x)}
 
-    Fat and vessels are the brightest things of a head; a long bright tail makes it small.
+    Fat and vessels are the brightest parts of a head; a long bright tail lowers the ratio.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ def wm2max(image: NDArray[np.floating], median_wm: float) -> float:
 
 
 def inu_summary(bias_field: NDArray[np.floating], brain: NDArray[np.bool_]) -> tuple[float, float]:
-    """Median and range of the intensity non-uniformity inside the brain.
+    """Compute median and range of the intensity non-uniformity inside the brain.
 
     Parameters
     ----------
     bias_field : ndarray of float, shape (I, J, K)
         Multiplicative field: acquired image = true image x field.
     brain : ndarray of bool, shape (I, J, K)
-        Voxels that the segmentation labels.
+        Voxels labelled by the segmentation.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def inu_summary(bias_field: NDArray[np.floating], brain: NDArray[np.bool_]) -> t
 
 
 def volume_fractions(volumes: Mapping[str, float]) -> dict[str, float]:
-    """Share of each tissue in the intracranial volume; the ``icvs_*`` metrics.
+    """Compute the fraction of each tissue in the intracranial volume; the ``icvs_*`` metrics.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def volume_fractions(volumes: Mapping[str, float]) -> dict[str, float]:
 
 
 def rpve(probability: NDArray[np.floating], *, outside: int = 0, floor: float = 0.01) -> float:
-    r"""Residual partial volume error of one tissue, as MRIQC publishes it.
+    r"""Compute the residual partial volume error of one tissue as defined by MRIQC.
 
     .. math::
 
@@ -177,17 +177,17 @@ def rpve(probability: NDArray[np.floating], *, outside: int = 0, floor: float = 
 
     where :math:`N` counts the voxels with any of the tissue, and probabilities below the
     2nd or above the 98th percentile of those are set to 0 first. The second sum runs over
-    every voxel of the image, the empty ones too: the metric grows with the field of view.
+    all voxels of the image, including empty ones: the metric grows with the field of view.
 
     Parameters
     ----------
     probability : ndarray of float, shape (I, J, K)
         Probability of the tissue.
     outside : int
-        Voxels of the field of view that a cropped `probability` leaves out.
+        Number of voxels of the field of view outside a cropped `probability`.
     floor : float
-        Smaller probabilities count as none: a mixture model gives every voxel of the brain
-        some, however small, of each tissue.
+        Smaller probabilities are set to 0: a mixture model assigns every voxel of the brain a
+        small probability of each tissue.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def rpve(probability: NDArray[np.floating], *, outside: int = 0, floor: float = 
 def tpm_overlap(
     probability: NDArray[np.floating], template_probability: NDArray[np.floating]
 ) -> float:
-    r"""Fuzzy Jaccard overlap between a tissue map and the template's map of that tissue.
+    r"""Compute the fuzzy Jaccard overlap between a tissue map and that of the template.
 
     .. math:: \frac{\sum_i \min(p_i, q_i)}{\sum_i \max(p_i, q_i)}
 
@@ -235,7 +235,7 @@ def tpm_overlap(
 
 
 def fwhm(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> tuple[float, float, float]:
-    r"""Smoothness of an image along its three axes, in voxels.
+    r"""Estimate the smoothness of an image along its three axes, in voxels.
 
     For an axis, with the variance of the image and of the first differences between
     neighbours along that axis, both inside the mask:
@@ -245,9 +245,9 @@ def fwhm(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> tuple[float, f
         \mathrm{FWHM} = \sqrt{8 \ln 2}\;
         \sqrt{\frac{-1}{4 \ln \left(1 - \frac{\sigma^2_{\Delta}}{2 \sigma^2}\right)}}
 
-    which is exact for a Gaussian field of Gaussian autocorrelation. This is the estimator
-    that AFNI calls classic; MRIQC's values come from it, and those of the newer one from
-    the autocorrelation function do not compare with them.
+    which is exact for a Gaussian field with Gaussian autocorrelation. This is the "classic"
+    estimator of AFNI, which MRIQC uses; values of the newer estimator from the autocorrelation
+    function are not comparable.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def fwhm(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> tuple[float, f
     -------
     x, y, z : float
         Full width at half maximum in voxels along each axis of the array; ``nan`` where
-        there are less than six neighbours or the image is rougher than white noise.
+        there are fewer than six neighbours or the image is rougher than white noise.
 
     References
     ----------

@@ -37,7 +37,7 @@ from neuroferry.reports.scans import ScanRun, run_cells, run_facts
 from neuroferry.reports.svg import inline_svg
 from neuroferry.reports.verdict import advice, failure_sentence, judge
 
-FOLDED = ("Brightness", "Geometry")
+FOLDED = ("Intensity", "Geometry")
 """Groups of metrics that are shown when asked for."""
 _BETTER = {"higher": "higher is better", "lower": "lower is better", "none": NOTHING}
 

@@ -18,7 +18,7 @@ SHAPE = (60, 64, 58)
 
 @pytest.fixture(scope="module")
 def head():
-    """A textured ball in air at 2 mm."""
+    """Simulate a textured ball in air at 2 mm."""
     rng = np.random.default_rng(7)
     centred = (np.indices(SHAPE).T - np.array(SHAPE) / 2).T
     ball = np.sqrt((centred**2).sum(axis=0)) < 22

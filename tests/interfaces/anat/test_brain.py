@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def head(phantom_bids):
-    """A phantom head at 3 mm, and its true brain."""
+    """Phantom head at 3 mm, and its true brain."""
     t1w = to_canonical(load_volume(phantom_bids / "sub-01/anat/sub-01_T1w.nii.gz"))
     truth = phantom_bids / "derivatives/truth/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
     return t1w, to_canonical(load_volume(truth)).data > 0.5

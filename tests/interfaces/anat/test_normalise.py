@@ -31,7 +31,7 @@ def template():
 
 @pytest.fixture(scope="module")
 def bent(template):
-    """The template's brain, bent by a smooth field and moved: a head's brain."""
+    """Brain of a head: the template's brain, warped by a smooth field and moved."""
     rng = np.random.default_rng(8)
     shape = template.t1w.shape
     data = ndimage.gaussian_filter(rng.normal(size=(*shape, 3)), (5, 5, 5, 0))
@@ -106,7 +106,7 @@ def test_syn_repeats_and_points_from_static_to_moving(template, bent):
 
 
 def test_another_template_is_found_through_the_own_one(template, bent, tmp_path, monkeypatch):
-    """The moved template is the own one in another place: so is every way to it."""
+    """The other template is the built-in one, moved; transforms to it are moved likewise."""
     brain, mask, _, _ = bent
     folder = write_template(tmp_path, 4)
     (t1w,), (outline,) = folder.glob("*_T1w.nii.gz"), folder.glob("*_mask.nii.gz")

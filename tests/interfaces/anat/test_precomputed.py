@@ -16,7 +16,7 @@ AFFINE[:3, 3] = (-60.0, -64.0, -56.0)
 
 @pytest.fixture
 def given(tmp_path, monkeypatch):
-    """A reference, and a mask and tissues of it in another axis order."""
+    """Reference image, and its mask and tissues in another axis order."""
     monkeypatch.chdir(tmp_path)
     centred = (np.indices(SHAPE).T - np.array(SHAPE) / 2).T
     radius = np.sqrt((centred**2).sum(axis=0))
@@ -44,7 +44,7 @@ def test_mask_comes_to_the_grid_of_the_reference(given):
     np.testing.assert_array_equal(np.asanyarray(nb.load(found.out_mask).dataobj), labels > 0)
     score = json.loads(Path(found.out_score).read_text())
     assert score["volume_ml"] == pytest.approx((labels > 0).sum() * 0.064, abs=0.1)
-    assert "elsewhere" in score["reasons"][0]
+    assert "precomputed" in score["reasons"][0]
 
 
 def test_tissues_come_to_the_grid_of_the_reference(given):

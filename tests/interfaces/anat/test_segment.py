@@ -16,7 +16,7 @@ LEVELS = np.array([60.0, 90.0, 25.0])
 
 @pytest.fixture(scope="module")
 def scene():
-    """White matter in grey matter in fluid: three shells with noise, and blurred priors."""
+    """Simulate white matter in grey matter in fluid: noisy shells, and blurred priors."""
     centred = (np.indices(SHAPE).T - 19.5).T
     radius = np.sqrt((centred**2).sum(axis=0))
     labels = np.select([radius < 10, radius < 14, radius < 18], [2, 1, 3], 0)
@@ -76,7 +76,7 @@ def test_useless_brains_are_refused(scene):
     tiny[:3, :3, :3] = True
     with pytest.raises(InputError, match="voxels"):
         segment_tissues(volume, tiny, priors)
-    with pytest.raises(InputError, match="one intensity"):
+    with pytest.raises(InputError, match="uniform intensity"):
         segment_tissues(volume.with_data(np.full(SHAPE, 3, "f4")), labels > 0, priors)
 
 

@@ -22,7 +22,7 @@ AFFINE = np.array([[-3.5, 0, 0, 112.0], [0, 3.5, 0, -128], [0, 0, 3.8, -58], [0,
 
 @pytest.fixture(scope="module")
 def head():
-    """An EPI of a brain in a faint scalp with bright eyes, and its true mask."""
+    """Simulate an EPI of a brain with a faint scalp and bright eyes, and its true mask."""
     template = load_template(2)
     tissue = template.gm + 0.75 * template.wm + 1.5 * template.csf
     axes = np.indices(template.t1w.shape).reshape(3, -1)

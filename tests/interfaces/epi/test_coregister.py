@@ -27,14 +27,14 @@ from neuroferry.templates import load_template
 
 @pytest.fixture(scope="module")
 def anatomy():
-    """T1w image, brain mask and white matter of a head that is the template's."""
+    """Use the template as T1w image, brain mask and white matter of a head."""
     template = load_template(2)
     t1w = Volume(template.t1w * 1000, template.affine)
     return t1w, template.brain_mask, Volume(template.wm, template.affine)
 
 
 def make_epi(parameters, *, noise=0.0, shape=(64, 64, 34), contrast=(1.0, 0.75, 1.5)):
-    """An EPI of the template in another position, and T1w points to its points."""
+    """Simulate an EPI of the template in another position, and its true transform."""
     template = load_template(2)
     tissue = sum(c * t for c, t in zip(contrast, template.tpms, strict=True))
     image = np.where(template.brain_mask, tissue, 0.02).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Field maps of every kind against one head whose field is known."""
+"""All kinds of field maps against one head with a known field."""
 
 import json
 
@@ -34,7 +34,7 @@ TIMES = (0.0046, 0.0071)
 
 
 class Head:
-    """An EPI of the template, its field in hertz, and images distorted by it."""
+    """EPI of the template, its field in hertz, and images distorted by it."""
 
     def __init__(self):
         template = load_template(2)
@@ -65,7 +65,7 @@ class Head:
         return self.noisy(distort(self.flat, shift_of(self.field, direction, readout), 1))
 
     def gre(self, phase_zero=0.4):
-        """Magnitude and the phases of two echoes, wrapped."""
+        """Return the magnitude and the wrapped phases of two echoes."""
         magnitude = self.noisy(0.9 * self.flat + 100 * self.inside)
         noise = self.rng.normal(scale=0.03, size=(2, *SHAPE))
         noise[:, ~self.inside] = self.rng.uniform(-9, 9, size=(2, int((~self.inside).sum())))
@@ -76,7 +76,7 @@ class Head:
         return magnitude, [Volume(p.astype(np.float32), AFFINE) for p in phases]
 
     def error_mm(self, hz):
-        """Error of a field's shifts and the shifts themselves, mean over the brain, mm."""
+        """Return the mean error of a field's shifts in the brain, and the mean shift, mm."""
         scale = READOUT * VOXEL
         error = np.abs(hz - self.field)[self.inside].mean() * scale
         return error, np.abs(self.field)[self.inside].mean() * scale
@@ -107,7 +107,7 @@ def test_sign_of_the_shift(direction, moved):
 
 def test_signal_is_kept_and_comes_back(head):
     shift = shift_of(head.field, "j", READOUT)
-    # Smooth, so that what interpolation blurs does not hide what is tested.
+    # Smooth, so that interpolation blur does not mask the effect under test.
     flat = ndimage.gaussian_filter(head.flat, 1.5)
     distorted = distort(flat, shift, 1)
     assert distorted.sum(dtype=np.float64) == pytest.approx(flat.sum(dtype=np.float64), rel=1e-4)
@@ -152,7 +152,7 @@ def test_field_of_two_phases_and_of_their_difference(head):
     one = gre_fieldmap([magnitude], [stored], TIMES)
     assert head.error_mm(one.hz.data)[0] < 0.1 * before
     assert np.isfinite(one.hz.data).all()
-    # No cliff at the rim of what was measured.
+    # No discontinuity at the border of the measured region.
     assert np.abs(np.diff(one.hz.data, axis=1)).max() < 80
 
 
@@ -188,7 +188,7 @@ def test_gradient_echo_field_corrects_a_moved_head(head):
     direction = "j-"
     magnitude, phases = head.gre()
     found = gre_fieldmap([magnitude], phases, TIMES)
-    # The field map was taken with the head elsewhere: move its header.
+    # The head moved before the field map was acquired: move its header.
     move = compose(np.array([3.0, -2.0, 2.5, 0.05, -0.03, 0.04]), np.zeros(3))
     for volume in (found.hz, found.magnitude):
         volume.affine[...] = move @ AFFINE
@@ -219,7 +219,7 @@ def test_pair_with_motion_between(head):
     found = epi_fieldmap(
         [images[0], Volume(np.maximum(moved, 0), AFFINE)], ("j", "j-"), [READOUT] * 2
     )
-    # A shift of the head along the axis is a constant field: nobody can tell them apart.
+    # A shift of the head along the axis is indistinguishable from a constant field.
     hz = found.hz.data + np.median((head.field - found.hz.data)[head.inside])
     error, before = head.error_mm(hz)
     assert error < 0.4 * before
@@ -227,9 +227,9 @@ def test_pair_with_motion_between(head):
 
 def test_images_that_are_no_pair(head):
     epi = head.epi("j")
-    with pytest.raises(InputError, match="no opposite pair"):
+    with pytest.raises(InputError, match="not of opposite polarity"):
         epi_fieldmap([epi, epi], ("j", "j"), (0.03, 0.03))
-    with pytest.raises(InputError, match="no opposite pair"):
+    with pytest.raises(InputError, match="not of opposite polarity"):
         epi_fieldmap([epi, epi], ("j", "i-"), (0.03, 0.03))
     with pytest.raises(InputError, match="TotalReadoutTime"):
         epi_fieldmap([epi, epi], ("j", "j-"), (0.03, 30.0))

@@ -1,4 +1,4 @@
-"""Head motion is found to hundredths of a millimetre."""
+"""Head motion is estimated to hundredths of a millimetre."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_with_noise(clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path) 
 def test_spoilt_slices_dropout_and_gain(
     clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
 ) -> None:
-    """Slices that lost signal after a jerk, a hole over a sinus, a scanner that drifts."""
+    """Slice dropout after abrupt motion, dropout above a sinus, and scanner drift."""
     rng = np.random.default_rng(2)
     volumes = []
     for number, volume in enumerate(clean[0]):
@@ -71,7 +71,7 @@ def test_spoilt_slices_dropout_and_gain(
 def test_slices_along_another_axis(
     clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
 ) -> None:
-    """Slices that lost signal, stored along the first axis: the run's own axis is what counts."""
+    """Slice dropout along the first stored axis: the slice axis of the run is used."""
     rng = np.random.default_rng(2)
     volumes = []
     for number, volume in enumerate(clean[0]):
@@ -101,7 +101,7 @@ def test_slices_along_another_axis(
 
 
 def test_partial_coverage() -> None:
-    """Eleven slices of a head that goes on above and below."""
+    """Eleven slices of a head that continues above and below."""
     slab = slice(8, 19)
     affine = mh.AFFINE.copy()
     affine[:3, 3] += affine[:3, 2] * 8
@@ -145,7 +145,7 @@ def test_a_jump_of_a_centimetre() -> None:
 def test_volumes_before_the_steady_state(
     clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
 ) -> None:
-    """Fluid is far brighter in the first volumes; the reference is a later one."""
+    """Fluid is much brighter in the first volumes; the reference is a later one."""
     rng = np.random.default_rng(4)
     volumes, truth = list(clean[0]), clean[1]
     for number, excess in enumerate((0.6, 0.15)):
@@ -165,7 +165,7 @@ def test_volumes_before_the_steady_state(
 def test_reference_and_motion_of_a_run(
     clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
 ) -> None:
-    """The interfaces one after the other; the reference has the position of one volume."""
+    """Run the interfaces in sequence; the reference has the position of one volume."""
     rng = np.random.default_rng(6)
     volumes = [mh.noisy(v, 50, rng) for v in clean[0]]
     bold = mh.save(volumes, tmp_path / "bold.nii.gz")
@@ -180,7 +180,7 @@ def test_reference_and_motion_of_a_run(
     mean, worst = mh.displacement_error(matrices, truth)
     assert mean < 0.05
     assert worst < 0.15
-    # Less noise than a single volume, nothing blurred away.
+    # Less noise than a single volume, without blurring.
     inner = (slice(14, 30), slice(14, 38), slice(8, 18))
     ideal = mh.head(start, 2)
     mean_error = np.std((nb.load(made.bold_ref).get_fdata() - ideal)[inner])
@@ -201,7 +201,7 @@ def test_reference_and_motion_of_a_run(
 def test_motion_against_a_single_band_reference(
     clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
 ) -> None:
-    """Fluid is brighter in it, noise is not seen, and it lies where no volume does."""
+    """It has brighter fluid and no visible noise, and lies in a position of its own."""
     rng = np.random.default_rng(7)
     volumes = [mh.noisy(v, 50, rng) for v in clean[0]]
     bold = mh.save(volumes, tmp_path / "bold.nii.gz")
@@ -231,7 +231,7 @@ def test_dummies_are_counted() -> None:
         decay = np.zeros(60)
         decay[:3] = (150, 45, 14)
         assert count_dummies(steady + decay, 2.0) == 3
-    # A task that raises the signal early on is no decay to the steady state.
+    # An early task-related signal increase is not a decay to the steady state.
     assert count_dummies(1000 + 8 * np.sin(np.arange(60) / 5), 2.0) == 0
     assert count_dummies(np.array([1200.0, 1000.0]), 2.0) == 0
 
@@ -242,7 +242,7 @@ def test_one_volume_or_none_left(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 volume"):
         open_series(single)
     series = open_series(mh.save([volume] * 3, tmp_path / "three.nii.gz"))
-    with pytest.raises(InputError, match="leave none"):
+    with pytest.raises(InputError, match="none are left"):
         find_reference(series, 3)
     np.testing.assert_allclose(find_reference(series, 2).volume.data, volume, atol=0.5)
     with pytest.raises(GeometryError, match="another grid"):

@@ -1,4 +1,4 @@
-"""Motion transforms and parameters on disk."""
+"""Reading and writing of motion transforms and parameters."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_another_library_reads_the_transforms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("affine", [RADIOLOGICAL, NEUROLOGICAL])
 def test_translation_goes_along_fsls_axes(affine: np.ndarray) -> None:
-    # A head that has moved 2 mm to the left, 1 mm to the front: FSL brings it back.
+    # The head moved 2 mm left and 1 mm anterior: FSL's matrix moves it back.
     moved = np.eye(4)
     moved[:3, 3] = (-2.0, 1.0, 0.0)
     found = motion_parameters(moved[None], head(affine))[0]
@@ -67,7 +67,7 @@ def test_translation_goes_along_fsls_axes(affine: np.ndarray) -> None:
 def test_rotation_is_about_the_centre_of_mass() -> None:
     volume = head(RADIOLOGICAL)
     centre = RADIOLOGICAL[:3, :3] @ [30, 30, 18] + RADIOLOGICAL[:3, 3]
-    # The nose goes down by 0.1 rad: a right-handed turn by -0.1 about the axis to the right.
+    # The nose moves down by 0.1 rad: a right-handed rotation by -0.1 about the rightward axis.
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec([-0.1, 0, 0]).as_matrix()
     turn[:3, 3] = centre - turn[:3, :3] @ centre
@@ -77,7 +77,7 @@ def test_rotation_is_about_the_centre_of_mass() -> None:
 
 @pytest.mark.parametrize("affine", [RADIOLOGICAL, NEUROLOGICAL])
 def test_parameters_agree_with_an_independent_conversion(affine: np.ndarray) -> None:
-    """FSL's matrices from nitransforms, decomposed as fMRIPrep does, to second order."""
+    """Compare with FSL matrices from nitransforms, decomposed as in fMRIPrep, to second order."""
     from nitransforms.io.fsl import FSLLinearTransformArray
 
     volume = head(affine)
@@ -111,7 +111,7 @@ def test_deviation_from_volume_to_volume() -> None:
     found = rms_deviation(series, volume)
     assert np.isnan(found[0])
     np.testing.assert_allclose(found[1:], [1.0, 1.0])
-    # The same by brute force: many points in the sphere.
+    # The same by brute force, with many points in the sphere.
     series = motions(2)
     rng = np.random.default_rng(0)
     points = rng.normal(size=(3, 200_000))

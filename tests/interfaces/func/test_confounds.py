@@ -1,4 +1,4 @@
-"""Confounds against nipype's, whose numbers fMRIPrep writes, and against what was put in."""
+"""Confounds against those of nipype, which fMRIPrep writes, and against simulated truth."""
 
 import json
 import warnings
@@ -38,7 +38,7 @@ JERK = 50
 
 
 def make_run(folder, *, n_dummy=N_DUMMY, seed=0):
-    """A ball of a brain: GM shell, WM with a slow wave of its own, CSF with a beat."""
+    """Ball-shaped brain: GM shell, WM with its own slow wave, CSF with a pulse."""
     rng = np.random.default_rng(seed)
     grid = np.indices(SHAPE)
     middle = np.array(SHAPE)[:, None, None, None] / 2 - 0.5
@@ -80,7 +80,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory):
-    """The same without volumes before the steady state."""
+    """Same series without volumes before the steady state."""
     return make_run(tmp_path_factory.mktemp("steady"), n_dummy=0)
 
 
@@ -149,7 +149,7 @@ def test_framewise_displacement_is_nipypes(tmp_path):
 
 
 def lag_one(series, order):
-    """Yule-Walker for order one, the equation that nipype asks nitime for."""
+    """Solve the first-order Yule-Walker equation, as nipype does with nitime."""
     assert order == 1
     series = series - series.mean()
     return np.array([(series[1:] @ series[:-1]) / (series @ series)])
@@ -177,7 +177,7 @@ def test_std_dvars_is_not_swayed_by_volumes_before_the_steady_state(made, steady
 
 
 def aligned(ours, theirs):
-    """Correlations between components of the same rank, whatever their sign."""
+    """Correlate components of the same rank, regardless of sign."""
     return np.abs(np.sum(ours * theirs, axis=0))
 
 
@@ -353,7 +353,7 @@ def test_same_bytes_again(made, outputs, tmp_path):
 
 @pytest.fixture(scope="module")
 def derivative(made, outputs, tmp_path_factory):
-    """The files under the names that the package gives them."""
+    """Files under the names used by the package."""
     folder = tmp_path_factory.mktemp("func")
     stem = "sub-01_task-x_run-1"
     bold = folder / f"{stem}_space-T1w_desc-preproc_bold.nii.gz"
@@ -389,7 +389,7 @@ def test_nilearn_reads_motion_and_signals(derivative, model):
     n_cosines = cosine_basis(N_VOLUMES - N_DUMMY, TR).shape[1]
     assert confounds.shape == (N_VOLUMES, 9 * factor + n_cosines)
     assert np.isfinite(confounds.to_numpy()).all()
-    # nilearn looks at the change from the last volume before the steady state, too
+    # nilearn also uses the change from the last volume before the steady state
     left_out = {*range(N_DUMMY + 1), JERK, JERK + 1}
     assert mask.tolist() == [t for t in range(N_VOLUMES) if t not in left_out]
 
@@ -422,7 +422,7 @@ def test_without_tissues_the_rest_is_there(made, tmp_path):
 
 
 def test_a_slab_without_csf_has_the_other_tissue(made, tmp_path):
-    """A thin partial field of view, as for a single structure."""
+    """Thin partial field of view, as for a single structure."""
     paths = {"motion_tsv": made["paths"]["motion_tsv"], "tpms": []}
     sources = [made["paths"]["bold"], made["paths"]["bold_mask"], *made["paths"]["tpms"]]
     for number, source in enumerate(sources):

@@ -1,4 +1,4 @@
-"""Decay of the echoes and their combination."""
+"""T2* decay of the echoes and their combination."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_decay_is_fitted() -> None:
 
 
 def test_lost_echoes_take_no_part() -> None:
-    """T2* of 9 ms over a sinus: the last echo is noise and would feign a slow decay."""
+    """T2* of 9 ms above a sinus: the last echo is noise and would mimic a slow decay."""
     head = np.zeros((8, 8, 8), dtype=bool)
     head[2:6, 2:6, 2:6] = True
     noise = 12.5
@@ -62,7 +62,7 @@ def test_weights_favour_the_echo_near_t2star() -> None:
     ("times", "count", "says"),
     [
         ([0.012, 0.028], 3, "3 echoes, but 2"),
-        ([0.028, 0.012], 2, "grow"),
+        ([0.028, 0.012], 2, "increase"),
         ([12.0, 28.0], 2, "milliseconds"),
         ([0.03], 1, "two echoes"),
     ],

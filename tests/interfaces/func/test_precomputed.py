@@ -1,4 +1,4 @@
-"""What completes parts that were estimated elsewhere: the same bytes as the steps themselves."""
+"""Completion of precomputed parts yields the same bytes as the steps themselves."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A series is carried to another grid in one interpolation."""
+"""Resampling of a series onto another grid in one interpolation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AFFINE = TURN @ np.array([[-3.0, 0, 0, 40], [0, 3, 0, -44], [0, 0, 3.5, -38], [0
 
 
 def scene(points: np.ndarray) -> np.ndarray:
-    """A smooth object in RAS+ mm, points of shape (3, ...)."""
+    """Evaluate a smooth object at points in RAS+ mm, shape (3, ...)."""
     x, y, z = points
     inside = np.exp(-((x / 28) ** 4) - (y / 30) ** 4 - (z / 26) ** 4)
     return 1000 * inside * (1 + 0.3 * np.sin(x / 7) * np.cos(y / 8) + 0.2 * np.sin(z / 6))
@@ -45,7 +45,7 @@ def grid_points(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
 
 
 def moved_scene(matrix: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    """Image of the object after a motion (points of the reference to points of the volume)."""
+    """Image the object after a motion (points of the reference to points of the volume)."""
     points = grid_points(shape, affine).reshape(3, -1)
     back = np.linalg.inv(matrix)
     return scene(back[:3, :3] @ points + back[:3, 3:]).reshape(shape)
@@ -109,7 +109,7 @@ def test_motion_is_taken_away(study: dict[str, Path]) -> None:
 
 
 def test_every_transform_in_one_interpolation(study: dict[str, Path]) -> None:
-    """Reference -> anatomy (linear) -> template (field and linear), named as files are."""
+    """Write reference -> anatomy (linear) -> template (field and linear) transforms."""
     anat = np.eye(4)
     anat[:3, :3] = Rotation.from_euler("xyz", [3, 2, -6], degrees=True).as_matrix()
     anat[:3, 3] = (4.0, -3.0, 2.0)
@@ -127,7 +127,7 @@ def test_every_transform_in_one_interpolation(study: dict[str, Path]) -> None:
     )
     save_nifti(np.ones(shape, np.float32), target_affine, study["dir"] / "std.nii.gz")
     found, _ = run(study, transforms=[to_anat, to_std], reference=study["dir"] / "std.nii.gz")
-    # What the object looks like there: template point -> anatomy point -> reference point.
+    # The object in template space: template point -> anatomy point -> reference point.
     at = linear @ np.vstack([(points + np.moveaxis(field, -1, 0)).reshape(3, -1), np.ones(4320)])
     truth = scene((anat @ at)[:3]).reshape(shape)
     covered = (np.abs(found) > 0).all(axis=-1)
@@ -218,7 +218,7 @@ def test_echoes_are_combined(study: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="T2"):
         run(study, in_file=files, echo_times=times)
     short = save_series([base] * 3, study["dir"] / "short.nii.gz")
-    with pytest.raises(GeometryError, match="echoes of one run"):
+    with pytest.raises(GeometryError, match="echoes of a run"):
         run(
             study,
             in_file=[files[0], short],

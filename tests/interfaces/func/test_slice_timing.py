@@ -1,4 +1,4 @@
-"""Slices are shifted to one time."""
+"""Slice-timing correction shifts all slices to one time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TR = 2.0
 
 
 def course(t: np.ndarray) -> np.ndarray:
-    """A response-like course with a drift: nothing faster than 0.12 Hz."""
+    """Simulate a response-like time course with drift, below 0.12 Hz."""
     return 1000 + 0.5 * t + 20 * np.sin(2 * np.pi * 0.03 * t) + 10 * np.cos(2 * np.pi * 0.12 * t)
 
 
@@ -43,7 +43,7 @@ def test_courses_meet_at_the_reference_time(axis: int) -> None:
     assert np.abs(found[inner] - truth[inner]).max() < 0.25
     raw = np.stack(acquired(times, 60, axis)) - truth
     assert np.abs(raw[inner]).max() > 5
-    # At the ends half of the window is a guess, and still better than no correction.
+    # At the ends half of the window is extrapolated, which is still better than no correction.
     ends = [0, 1, -2, -1]
     assert np.std((found - truth)[ends]) < 0.5 * np.std(raw[ends])
 
@@ -64,7 +64,7 @@ def test_short_series_keep_their_length(n: int) -> None:
     times = np.array([0.0, 1.0])
     found = list(shift_slices(acquired(times, n, 2), times, 0.5, TR))
     assert len(found) == n
-    # A straight line stays one, to the ends.
+    # A straight line is preserved, including its ends.
     ramp = [np.full((2, 2, 2), k, dtype=np.float32) for k in range(n)]
     if n > HALF_WIDTH:
         shifted = np.stack(list(shift_slices(ramp, times, 0.5, TR)))
@@ -88,7 +88,7 @@ def test_no_shift_changes_nothing() -> None:
         ([0.0, 500.0, 1500.0], "milliseconds"),
         ([0.0, -0.5, 1.0], "negative"),
         ([0.5, 0.5, 0.5], "same time"),
-        ([0.0, "x", 1.0], "no number"),
+        ([0.0, "x", 1.0], "not a number"),
     ],
 )
 def test_impossible_times(times: list[float], says: str) -> None:

@@ -31,7 +31,7 @@ def test_information_of_an_image_with_itself_is_its_entropy(scene):
     mask = np.ones(scene.shape, dtype=bool)
     points = sample_points(scene, mask, 3.0)
     values = points.bins.astype(np.float32)
-    # An image that holds exactly the classes, one sample a voxel.
+    # An image that contains exactly the classes, one sample per voxel.
     line = Volume(values.reshape(-1, 1, 1) + np.zeros((1, 2, 2), np.float32), np.eye(4))
     world = np.zeros((3, values.size))
     world[0] = np.arange(values.size)

@@ -22,7 +22,7 @@ ZOOM = 3.0
 
 @pytest.fixture(scope="module")
 def scene():
-    """Three tissues in blobs under a smooth field, inside a ball."""
+    """Simulate blobs of three tissues under a smooth field, inside a ball."""
     rng = np.random.default_rng(3)
     texture = ndimage.gaussian_filter(rng.normal(size=SHAPE), 2.0)
     low, high = np.quantile(texture, (0.3, 0.65))

@@ -81,8 +81,8 @@ def test_integers_are_rounded_not_cut(tmp_path):
     ("spoil", "error", "words"),
     [
         (lambda d: np.full_like(d, np.nan), InputError, "NaN"),
-        (lambda d: np.full_like(d, 7.0), InputError, "one value"),
-        (np.zeros_like, InputError, "one value"),
+        (lambda d: np.full_like(d, 7.0), InputError, "constant"),
+        (np.zeros_like, InputError, "constant"),
         (lambda d: np.stack([d, d], axis=-1), GeometryError, "three-dimensional"),
         (lambda d: d[:4], GeometryError, "voxels"),
     ],

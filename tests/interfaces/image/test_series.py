@@ -1,4 +1,4 @@
-"""Series are read and written a volume at a time."""
+"""Reading and writing of series one volume at a time."""
 
 from __future__ import annotations
 

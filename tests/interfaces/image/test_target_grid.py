@@ -1,4 +1,4 @@
-"""Grids of the output spaces, and masks on them."""
+"""Grids of the output spaces and masks resampled onto them."""
 
 import nibabel as nb
 import numpy as np
@@ -34,7 +34,7 @@ def run(interface, folder, monkeypatch):
 def test_the_grid_in_anatomical_space(images, tmp_path, monkeypatch):
     node = MakeTargetGrid(bold_ref=str(images["bold"]), t1w_preproc=str(images["t1w"]))
     grid = nb.load(run(node, tmp_path / "a", monkeypatch).reference)
-    # voxels of 3 mm from left to right, 3.5 mm from back to front, 4 mm upwards
+    # voxels of 3 mm left-right, 3.5 mm posterior-anterior, 4 mm inferior-superior
     assert np.allclose(grid.header.get_zooms(), (3, 3.5, 4), atol=1e-4)
     assert nb.aff2axcodes(grid.affine) == ("R", "A", "S")
     size = np.array(grid.shape) * grid.header.get_zooms()

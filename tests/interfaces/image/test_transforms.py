@@ -34,7 +34,7 @@ SHAPE = (30, 32, 28)
 
 
 def fade():
-    """One inside the grid, down to zero at its border."""
+    """Return weights of one inside the grid that fall to zero at its border."""
     window = np.ones(SHAPE)
     for axis in range(3):
         ramp = np.minimum(np.arange(SHAPE[axis]), np.arange(SHAPE[axis])[::-1]) / 6
@@ -44,7 +44,7 @@ def fade():
 
 @pytest.fixture(scope="module")
 def blob():
-    """A smooth random image that fades out towards its border."""
+    """Simulate a smooth random image that fades out towards its border."""
     rng = np.random.default_rng(5)
     data = ndimage.gaussian_filter(rng.normal(size=SHAPE), 2.0)
     data = (data - data.min()) * fade()

@@ -1,4 +1,4 @@
-"""Masks of head, air, artefacts and empty frame on heads whose truth is known."""
+"""Masks of head, air, artefacts and empty frame on simulated heads with known truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _ball(shape: tuple[int, ...], radius: float, centre: tuple[float, ...]) -> N
 def _head(
     sigma: float = 8.0, seed: int = 1
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Brain (level 400) in dark bone in bright scalp, with Rician noise."""
+    """Simulate a brain (level 400) in dark bone in bright scalp, with Rician noise."""
     shape, centre = (96, 96, 96), (48.0, 48.0, 48.0)
     head, inner, brain = (_ball(shape, r, centre) for r in (36, 33, 30))
     image = np.zeros(shape)
@@ -113,7 +113,7 @@ def test_artifacts_are_the_blobs_that_stand_out_of_the_air() -> None:
     image, head, _ = _head()
     blob = _ball(image.shape, 3, (10, 10, 48))
     image[blob] += 500.0
-    image[90, 90, 90] += 500.0  # one voxel: no artefact
+    image[90, 90, 90] += 500.0  # one voxel is not an artefact
     found = background.artifact_mask(image, ~head, head, SPACING)
     opened = ndimage.binary_opening(blob, ndimage.generate_binary_structure(3, 1))
     assert np.array_equal(found, opened)

@@ -1,4 +1,4 @@
-"""The metrics of a run, from files to the JSON document."""
+"""Metrics of a T1w image, from files to the JSON document."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _write(folder: Path, name: str, data: NDArray[Any], affine: NDArray[np.float
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A head around the template's own tissues, with bias and Rician noise; files on disk."""
+    """Write a head built around the template's tissues, with bias and Rician noise."""
     folder = tmp_path_factory.mktemp("head")
     template = load_template(RESOLUTION)
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -93,7 +93,7 @@ def test_metrics_of_a_head_whose_truth_is_known(measured: iqms.AnatMetrics) -> N
     for tissue in ("csf", "gm", "wm"):
         assert values[f"tpm_overlap_{tissue}"] == pytest.approx(1.0, abs=1e-4)
     assert sum(values[f"icvs_{t}"] for t in ("csf", "gm", "wm")) == pytest.approx(1.0)
-    # noise in the air is Rayleigh: its standard deviation is 0.655 sigma, bias aside
+    # noise in the air is Rayleigh: its standard deviation is 0.655 sigma, apart from bias
     assert values["summary_bg_stdv"] == pytest.approx(0.655 * SIGMA, rel=0.1)
     assert values["snrd_wm"] == pytest.approx(1000.0 / SIGMA, rel=0.1)
     assert values["qi_1"] == 0.0
@@ -160,7 +160,7 @@ def test_tissue_that_is_missing_is_named(head: dict[str, Any]) -> None:
 def test_run_that_moved_keeps_its_voxels_and_its_metrics(
     head: dict[str, Any], measured: iqms.AnatMetrics
 ) -> None:
-    """The same head, acquired with the field of view shifted by whole voxels."""
+    """Same head, acquired with the field of view shifted by whole voxels."""
     shift = np.array([2, -3, 1])
     moved = np.roll(head["arrays"]["t1w"], shift, axis=(0, 1, 2))
     run2ref = np.eye(4)  # points of the reference to points of the run

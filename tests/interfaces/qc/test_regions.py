@@ -1,4 +1,4 @@
-"""Region metrics against closed forms, and against figures that MRIQC published."""
+"""Region metrics against closed forms and against values published by MRIQC."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from neuroferry.interfaces.qc import regions
 
 # Summaries and metrics that MRIQC 21.0.0rc2 published for two skull-stripped T1-weighted
-# images of OpenNeuro ds002748 (CC0). There was no air: MRIQC then puts the square root of
-# the summed squares of the tissues' spreads in the place of the air's.
+# images of OpenNeuro ds002748 (CC0). Without air, MRIQC replaces the spread of the air by the
+# square root of the summed squares of the spreads of the tissues.
 PUBLISHED = [
     {
         "csf": {"median": 384.782470703125, "stdv": 68.71598052978516, "n": 32971},
@@ -151,7 +151,7 @@ def test_dietrich_recovers_the_noise_of_the_receiver() -> None:
     air = np.hypot(channels[0], channels[1])
     s = regions.summarize_region(air, np.ones(air.shape, dtype=bool))
     assert regions.snr_dietrich(1000.0, 0.0, s.stdv) == pytest.approx(1000.0 / sigma, rel=0.01)
-    # the robust spread of a Rayleigh variable is not its standard deviation: 0.6647 / 0.6551
+    # the robust spread of a Rayleigh variable differs from its standard deviation: 0.6647 / 0.6551
     assert regions.snr_dietrich(1000.0, s.mad, s.stdv) == pytest.approx(
         1000.0 / sigma * regions.DIETRICH_FACTOR / 0.6647, rel=0.01
     )
@@ -188,7 +188,7 @@ def test_core_drops_the_border_and_the_unsure() -> None:
     probability[1:8, 1:8, 1:8] = 1.0
     probability[4, 4, 4] = 0.8
     core = regions.tissue_core(probability)
-    assert core.sum() == 5**3 - 19  # one unsure voxel takes its 18 neighbours along
+    assert core.sum() == 5**3 - 19  # one uncertain voxel removes itself and its 18 neighbours
     assert regions.tissue_core(probability, erode=False).sum() == 7**3 - 1
 
 
