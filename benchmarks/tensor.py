@@ -290,9 +290,11 @@ def main() -> int:
         "mean MD error",
     ]
     text = INTRODUCTION.format(
-        version=mrtrix_version(), rounds=options.rounds, load=os.getloadavg()[1]
+        notes="\n".join(notes),
+        version=mrtrix_version(),
+        rounds=options.rounds,
+        load=os.getloadavg()[1],
     )
-    text += "\n".join(notes) + "\n\n"
     text += csv_table("Tensor fit, FA and MD included", header, rows)
     if options.table:
         options.table.write_text(text, encoding="utf-8")
@@ -302,19 +304,27 @@ def main() -> int:
 
 
 INTRODUCTION = """\
-==============
-The tensor fit
-==============
+==========
+Tensor fit
+==========
 
-``python benchmarks/tensor.py WORK_DIR --series DWI``: every tool gets the same voxels in one run.
-"Arrays" is from signals in memory to tensors, FA and MD in memory; "files" from an uncompressed
-series on disk (MRtrix3 {version}: ``dwi2tensor``, with two rounds of weighted least squares as
-here, then ``tensor2metric``; here: read, fitted and mapped, the maps not yet written). DIPY's
-weighted least squares has one round. The best and the worst of {rounds} rounds are shown: two
-shared cores that do other work too (load average {load:.0f} meanwhile) make wall time differ by a
-factor of two or more between rounds, so that speed by processor time is the one to compare.
-Differences (dFA, dMD) are from the first row of the same data; errors, of synthetic voxels at a
-signal-to-noise ratio of 30, from the truth.
+::
+
+    python benchmarks/tensor.py WORK_DIR --series DWI
+
+compares the speed and accuracy of the tensor fit with those of DIPY and MRtrix3, on the same
+voxels in one run.
+
+{notes}
+
+"Arrays" means from signals in memory to tensors, FA and MD in memory; "files" from an
+uncompressed series on disk. MRtrix3 {version} runs ``dwi2tensor``, with two iterations of
+weighted least squares like neuroferry, then ``tensor2metric``; neuroferry reads, fits and
+computes the maps, but does not write them. DIPY's weighted least squares has one iteration.
+The table shows the best and the worst of {rounds} rounds: two shared cores with other work
+(load average {load:.0f}) make wall time differ by a factor of two or more between rounds, so
+compare speed by processor time. Differences (dFA, dMD) are relative to the first row of the
+same data; errors, for synthetic voxels at a signal-to-noise ratio of 30, relative to the truth.
 
 """
 

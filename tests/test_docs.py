@@ -17,9 +17,9 @@ DOCS = Path(neuroferry.__file__).resolve().parents[2] / "docs"
 SPACE = "MNI152NLin2009aSym"
 #: Pages and the headings above their tables of files.
 TABLES = {
-    "outputs.rst": "One session's anatomy",
-    "functional.rst": "What is written",
-    "diffusion.rst": "What is written",
+    "outputs.rst": "Anatomy of a session",
+    "functional.rst": "Output files",
+    "diffusion.rst": "Output files",
 }
 #: Parts of the names on the pages and what they stand for.
 PARTS = {
