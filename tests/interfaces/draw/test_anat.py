@@ -214,7 +214,7 @@ def test_the_template_meets_itself_on_another_grid(tmp_path):
     assert overlap > 0.98
     path = save(tmp_path / "std.nii.gz", np.asarray(template.t1w), affine=template.affine)
     svg = pictures.draw_normalisation(path)
-    assert views(svg) == ["Template", "This person"]
+    assert views(svg) == ["Template", "This participant"]
     template_page, person_page = (page.astype(int) for page in rasters(svg))
     assert np.abs(template_page - person_page).mean() < 8
 

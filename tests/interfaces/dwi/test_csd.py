@@ -119,9 +119,9 @@ def test_models_say_why_not():
     few = models_for(find_shells([0] + [1000] * 3), 3)
     assert all("6 gradient directions, and the run has 3" in why for why in vars(few).values())
     uneven = models_for(find_shells([0] + [1000] * 5 + [2000] * 30), 30)
-    assert "the run's have 5, 30" in uneven.kurtosis
+    assert "the run's shells have 5, 30" in uneven.kurtosis
     same = models_for(find_shells([0] + [1000] * 20 + [2000] * 20), 12)
-    assert "takes 15 directions" in same.kurtosis
+    assert "needs 15 directions" in same.kurtosis
     flat = models_for(two, 60, fits_tensor=False)
     assert all("plane" in why for why in vars(flat).values())
     without = models_for(find_shells([1000] * 30 + [2000] * 30), 60)
@@ -130,7 +130,7 @@ def test_models_say_why_not():
     assert "without diffusion weighting" in without.multi_tissue
     lone = models_for(find_shells([1000] * 30), 30)
     assert "two b-values" in lone.tensor
-    assert lone.csd.startswith("spherical deconvolution takes two b-values")
+    assert lone.csd.startswith("spherical deconvolution needs two b-values")
 
 
 def test_shells_and_orders_are_chosen():

@@ -98,7 +98,7 @@ def test_beside_dipy_with_noise():
 def test_what_cannot_be_fitted_is_said():
     for gradients, words in (
         (scheme((1000, 30)), "the run has 1"),
-        (scheme((1000, 30), (2000, 7)), "run's have 30, 7"),
+        (scheme((1000, 30), (2000, 7)), "run's shells have 30, 7"),
         (scheme((1000, 30), (5000, 30)), "the run has 1"),
         (scheme((1000, 4)), "the run has 4"),
         (scheme((1000, 30), (2000, 30), b0s=0), "without diffusion weighting"),

@@ -268,12 +268,12 @@ def test_places_next_to_a_lost_slice_are_not_shown() -> None:
 
 
 def test_files_of_another_series(scan: Scan, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not of one series"):
+    with pytest.raises(InputError, match="they do not belong to one series"):
         scan.replaced(lost=scan.lost[:-1])
     other = Patches.of({}, (3, 9), (4, 4))
     path = write_patches(other, tmp_path / "p.npz")
     assert path.read_bytes() == write_patches(other, tmp_path / "q.npz").read_bytes()
     damaged = tmp_path / "d.npz"
     damaged.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(InputError, match="holds no slices"):
+    with pytest.raises(InputError, match="does not hold replacement slices"):
         read_patches(damaged)
