@@ -307,7 +307,7 @@ def test_partial_coverage_keeps_the_top_of_the_brain(scan):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"n_volumes": 0}, "1 volume or more"),
+        ({"n_volumes": 0}, "at least 1 volume"),
         ({"resolution": 0.5}, "1.5 to 6"),
         ({"tr": 0.0}, "repetition time"),
         ({"runs": 0}, "BOLD runs"),
