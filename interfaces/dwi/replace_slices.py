@@ -301,9 +301,9 @@ def describe_slices(deviations: Floats, lost: Flags, patches: Patches) -> dict[s
     if mostly:
         found["MostlyLostVolumes"] = mostly
         found["Warning"] = (
-            "More than half of the slices have signal dropout in volume {', '.join(map(str, "
-            "mostly))} (counted from 0): their replacements rely on few slices; consider "
-            "excluding these volumes."
+            "More than half of the slices have signal dropout in volume "
+            f"{', '.join(map(str, mostly))} (counted from 0): their replacements rely on few "
+            "slices; consider excluding these volumes."
         )
     return found
 

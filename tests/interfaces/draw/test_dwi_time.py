@@ -97,5 +97,5 @@ def test_right_is_where_it_should_be() -> None:
 
 
 def test_other_tables_are_refused(run: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="no table of slices"):
+    with pytest.raises(InputError, match="not a table of slices"):
         read_outliers(run["confounds_tsv"])
