@@ -1,4 +1,4 @@
-"""The simulation itself: each effect does what it says, and nothing when it is off."""
+"""BOLD simulation: each effect acts as documented, and is absent when switched off."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scan(NamedTuple):
 
 @pytest.fixture(scope="module")
 def scan(anatomy):
-    """Draw a run; heads in the same place on the same grid are made once."""
+    """Draw a run; heads with the same pose and grid are made once."""
     sessions, heads = {}, {}
 
     def head(_, warp, pose, grid, field):
@@ -87,7 +87,7 @@ def moved_back(volume, run, motion):
 
 
 def unwarped(image, shift, axis):
-    """Read the distorted image where the definition of the field map says, x Jacobian."""
+    """Unwarp by the definition of the field map, times the Jacobian."""
     index = np.indices(image.shape, dtype=float)
     index[axis] += shift
     return ndimage.map_coordinates(image, index, order=3) * (1 + np.gradient(shift, axis=axis))

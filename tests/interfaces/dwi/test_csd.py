@@ -35,7 +35,7 @@ GREY_MD, FLUID_MD = 0.8e-3, 3.0e-3
 
 
 def sphere(n):
-    """Directions spread over half a sphere by a golden spiral."""
+    """Distribute directions over a hemisphere by a golden spiral."""
     z = (np.arange(n) + 0.5) / n
     turn = np.arange(n) * np.pi * (3 - np.sqrt(5))
     ring = np.sqrt(1 - z**2)
@@ -55,7 +55,7 @@ def bundle(gradients, direction):
 
 
 def make_run(folder, gradients, sigma=2.0):
-    """Bundles, their crossing, grey matter and CSF in four slabs; where each is."""
+    """Make bundles, their crossing, grey matter and CSF in four slabs; return their positions."""
     rng = np.random.default_rng(5)
     where = {name: np.zeros(SHAPE, bool) for name in ("first", "second", "both", "grey", "fluid")}
     where["first"][2:9, 2:9, 2:-2] = True
@@ -92,7 +92,7 @@ def run(inputs, folder, **changes):
 
 
 def peaks(fod, folder, count):
-    """Directions of the largest peaks, shape (I, J, K, count, 3), found by MRtrix."""
+    """Find the directions of the largest peaks with MRtrix, shape (I, J, K, count, 3)."""
     out = folder / "peaks.nii"
     command = ["sh2peaks", str(fod), str(out), "-num", str(count), "-quiet", "-force"]
     subprocess.run([*command, "-nthreads", "0"], check=True)

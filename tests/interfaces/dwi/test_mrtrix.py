@@ -1,4 +1,4 @@
-"""Programs of MRtrix3: found or explained, and run without anybody's settings."""
+"""Programs of MRtrix3: finding, explained failures, and runs without user configuration."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ needs_mrtrix = pytest.mark.skipif(shutil.which("mrinfo") is None, reason="MRtrix
 
 
 def script(folder, name, text):
-    """A program of our own in the place of one of MRtrix3's."""
+    """Write a script in place of a program of MRtrix3."""
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Definitions of bundles: the package's own, and what is wrong with a user's."""
+"""Bundle definitions: the built-in ones, and errors in a user's file."""
 
 import textwrap
 import tomllib
