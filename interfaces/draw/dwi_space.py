@@ -272,7 +272,7 @@ def _one_volume(path: str | Path, index: int) -> Volume:
     if index >= series.n_volumes:
         raise GeometryError(
             f"{Path(path).name} has {series.n_volumes} volumes; volume {index} (counted from "
-            f"0) does not exist."
+            "0) does not exist."
         )
     data = series.volume(index)
     series.close()

@@ -78,9 +78,8 @@ def draw_dwi_motion(
     deviations, odd = read_outliers(outliers_tsv)
     page = Page(
         "Head motion, eddy currents and signal dropout",
-        "Over the volumes: translations, rotations and framewise displacement of the head, "
-        "stretch by eddy currents, b-values, and the signal of each slice relative to its "
-        "prediction.",
+        "Translations, rotations and framewise displacement of the head, eddy-current stretch, "
+        "b-values, and the signal of each slice relative to its prediction, over the volumes.",
     )
     looks = (("x", ORANGE, ""), ("y", SKY, "7 3"), ("z", GREEN, "2 2"))
     shifts = [Line(table[f"trans_{axis}"], c, axis, d) for axis, c, d in looks]

@@ -59,8 +59,8 @@ class Outline:
 
 
 Painter = Callable[[Plane, int, Box], "NDArray[Any]"]
-"""Gives one slice as it lies on the page: float32 in [0, 1] of shape (rows, columns), or
-uint8 of shape (rows, columns, 3)."""
+"""Paints one slice in page orientation: float32 in [0, 1] of shape (rows, columns), or uint8
+of shape (rows, columns, 3)."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def dwi_confounds(
         raise InputError(
             f"{Path(bval).name} has {len(bvals)} values, {Path(bvec).name} {len(bvecs)} "
             f"directions and {Path(outliers_tsv).name} {len(deviations)} rows: they do not "
-            f"belong to one series."
+            "belong to one series."
         )
     known = np.isfinite(deviations)
     looked_at = known.any(axis=1)
@@ -114,7 +114,7 @@ def dwi_confounds(
     for name in MOTION:
         kind, axis = name.split("_")
         metadata[name] = {
-            "Description": f"{'Shift' if kind == 'trans' else 'Rotation'} of the head, {axis}",
+            "Description": f"Head {'translation' if kind == 'trans' else 'rotation'}, {axis}",
             "Units": "mm" if kind == "trans" else "rad",
         }
     return columns, metadata

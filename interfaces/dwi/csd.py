@@ -174,7 +174,7 @@ def find_tissue_voxels(
     if not best.size:
         raise InputError(
             f"No voxel of {series.path.name} looks like white matter: cannot estimate fibre "
-            f"orientations; check the FA map."
+            "orientations; check the FA map."
         )
     isotropic = signal & (fa < TISSUE_FA_MAX)
     grey = np.flatnonzero(isotropic & (md > GREY_MD[0]) & (md < GREY_MD[1]))
@@ -444,7 +444,7 @@ class FitCsd(SimpleInterface):
         if not determine_tensor(gradients.bvecs):
             raise InputError(
                 f"The {gradients.n_directions} gradient directions of {series.path.name} are "
-                f"too few, or too close to one plane, to estimate fibre orientations."
+                "too few, or too close to one plane, to estimate fibre orientations."
             )
         fod, report = fit_csd(series, gradients, mask, out, n_threads=inputs.n_procs)
         write_json(out / "report.json", report)

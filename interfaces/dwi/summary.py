@@ -87,7 +87,9 @@ class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
     eddy_report = File(exists=True, mandatory=True, desc="of motion and eddy currents")
     n_slices = traits.Range(low=1, mandatory=True, desc="of a volume")
     models = traits.List(traits.Str, desc="that were computed")
-    spaces = traits.List(traits.Str, desc="beside the run's own, that the series is written in")
+    spaces = traits.List(
+        traits.Str, desc="spaces besides native space that the series is written in"
+    )
     dwi_ref = File(exists=True, desc="mean b0 image")
     noise_map = File(exists=True, desc="of the noise, its standard deviation")
     dwi_mask = File(exists=True, desc="brain")

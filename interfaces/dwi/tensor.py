@@ -116,13 +116,13 @@ def tensor_volumes(gradients: Gradients) -> NDArray[np.int64]:
             return chosen
     if gradients.n_directions < MIN_DIRECTIONS:
         raise InputError(
-            f"Cannot fit a diffusion tensor: the number of gradient directions is "
+            "Cannot fit a diffusion tensor: the number of gradient directions is "
             f"{gradients.n_directions}, and a diffusion tensor needs {MIN_DIRECTIONS}."
         )
     raise InputError(
         f"The {gradients.n_directions} gradient directions and their b-values do not determine "
-        f"a diffusion tensor: the directions lie in a plane or on a cone, or there is one "
-        f"shell and no volume without diffusion weighting."
+        "a diffusion tensor: the directions lie in a plane or on a cone, or there is one "
+        "shell and no volume without diffusion weighting."
     )
 
 

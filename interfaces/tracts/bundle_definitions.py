@@ -302,7 +302,7 @@ class _Reader:
             raise self.wrong(
                 where,
                 f"the region lies outside the brain; use mm of {TEMPLATE_SPACE} (RAS+), not "
-                f"voxels",
+                "voxels",
             )
 
     def number(self, where: str, key: str, value: Any) -> float:

@@ -184,7 +184,7 @@ def read_profiles(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]
     if head[:3] != ["subjectID", "tractID", "nodeID"]:
         raise InputError(
             f"{path.name} begins with the columns {', '.join(head[:3])}, but a table of tract "
-            f"profiles begins with subjectID, tractID and nodeID."
+            "profiles begins with subjectID, tractID and nodeID."
         )
     gathered: dict[str, list[list[float]]] = {}
     for row in rows:
@@ -231,7 +231,7 @@ def describe_columns(
         description, unit = METRICS[name]
         columns[name] = {
             "Description": f"{description}, mean over streamlines, weighted by the distance to "
-            f"the core of the bundle",
+            "the core of the bundle",
             "Units": unit,
         }
     columns["NumberOfStreamlines"] = {b["Name"]: b["Kept"] for b in found}

@@ -220,7 +220,7 @@ def _make_room(out_dir: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(
             f"{out_dir} already holds a phantom; replace it with --overwrite, or choose "
-            f"another folder",
+            "another folder",
             exit_code=ExitCode.CANNOT_CREATE,
         )
     for folder in (*out_dir.glob("sub-*"), out_dir / "derivatives" / "truth"):

@@ -156,7 +156,7 @@ class HeadWarp:
     def from_velocity(
         cls, affine: NDArray[np.float64], grid: Grid, velocity: NDArray[np.float32]
     ) -> HeadWarp:
-        """Integrate `velocity` (3, I, J, K) both ways."""
+        """Integrate `velocity` (3, I, J, K) in both directions."""
         return cls(affine, grid, integrate(velocity, grid), integrate(-velocity, grid))
 
     def placed(self, affine: NDArray[np.float64]) -> HeadWarp:

@@ -45,7 +45,7 @@ BACKGROUND = (0.42, 7.9e-4)  # of white matter outside the bundles
 _LEAST = 1e-3  # share of brain below which a fine voxel is not brain
 _STEP = 1.0  # mm: how far apart two points are whose images give a direction
 _DEEP, _FADE = 14.0, 4.0  # mm below the hull: where bundles may run through grey matter
-_SMOOTH = 3.0  # voxels of 2 mm, of the way to the hull
+_SMOOTH = 3.0  # voxels of 2 mm: smoothing of the vectors to the hull
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class DiffusionHead:
                 name: value * float(np.exp(-bval * DIFFUSIVITY[name]))
                 for name, value in self._contrast.items()
             }
-            # Optic nerve and cord are painted too: only the brain's own tissues are left out.
+            # Optic nerve and cord are painted too: only the brain's own tissues are omitted.
             full = self.head.paint(contrast, texture=False)
             brain = np.array([contrast[name] for name in ("gm", "wm", "csf")], dtype=np.float32)
             full.reshape(-1)[self.voxels] -= brain @ self._shares

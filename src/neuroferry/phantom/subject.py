@@ -25,7 +25,7 @@ _ADULT_ML = {"M": 1580.0, "F": 1430.0}
 _SPREAD_ML = 100.0
 _AVERAGE_ML = 1505.0
 _TEMPLATE_ML = 1883.0
-# Smoothing and amplitude (mm) of what tells heads apart: the whole head's form; then,
+# Smoothing and amplitude (mm) of individual deformations: shape of the whole head; then,
 # within the skull, lobes and gyri.
 _HEAD_SCALES = ((45.0, 3.5),)
 _BRAIN_SCALES = ((16.0, 2.8), (8.0, 1.7))

@@ -117,7 +117,7 @@ def test_empty_air_is_no_obstacle(tmp_path, monkeypatch):
 
 
 def ringing(slice_axis):
-    """Make a cylinder along the slice axis with truncated high frequencies; return its interior."""
+    """Make a cylinder along the slices with truncated high frequencies; return its interior."""
     fine, coarse, factor = 144, 36, 4
     x, y = np.meshgrid(*2 * [np.arange(fine) / factor - coarse / 2], indexing="ij")
     disc = np.where(np.hypot(x, y) < 12.3, 500.0, 50.0)
