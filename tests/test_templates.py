@@ -44,7 +44,10 @@ def test_a_skull_stripped_image_will_do(tmp_path):
 @pytest.mark.parametrize(
     ("space", "missing"),
     [
-        (SpaceName("Nowhere"), "tpl-Nowhere_T1w.nii.gz and tpl-Nowhere_desc-brain_mask.nii.gz is"),
+        (
+            SpaceName("Nowhere"),
+            "lacks tpl-Nowhere_T1w.nii.gz and tpl-Nowhere_desc-brain_mask.nii.gz.",
+        ),
         (SpaceName(NAME, None, "2"), f"tpl-{NAME}_res-02_T1w.nii.gz and "),
         (SpaceName("Children", "1", "8"), "tpl-Children_cohort-1_res-08_T1w.nii.gz"),
     ],

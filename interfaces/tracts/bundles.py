@@ -80,7 +80,7 @@ class FoundBundle:
     spans: Spans
 
     def __len__(self) -> int:
-        """Number of streamlines."""
+        """Return the number of streamlines."""
         return len(self.lines)
 
     def core(self) -> Streamlines:

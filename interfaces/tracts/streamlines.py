@@ -51,7 +51,7 @@ class Streamlines:
     offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """Number of streamlines."""
+        """Return the number of streamlines."""
         return int(self.offsets.size - 1)
 
     def __getitem__(self, number: int) -> Points:
