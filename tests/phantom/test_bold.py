@@ -312,7 +312,7 @@ def test_partial_coverage_keeps_the_top_of_the_brain(scan):
         ({"tr": 0.0}, "repetition time"),
         ({"runs": 0}, "BOLD runs"),
         ({"echo_times": ()}, "echo times"),
-        ({"echo_times": (0.03, 0.01)}, "rise"),
+        ({"echo_times": (0.03, 0.01)}, "ascending"),
         ({"direction": "HF"}, "HF"),
         ({"coverage": 0.0}, "coverage"),
         ({"fieldmaps": ("magic",)}, "magic"),
