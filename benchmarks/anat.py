@@ -1,8 +1,8 @@
-"""Measure the anatomical workflow: quality on phantoms, time and memory on any head.
+"""Benchmark of the anatomical workflow: quality on phantoms, time and memory on any head.
 
-Phantoms have a known truth; on them other tools do the same step on the same input, in the
-same run. They descend from the template that they are registered to, so their template
-overlap flatters; heads of real people are given as paths.
+Phantoms have a known truth; on them other tools run the same step on the same input, in the same
+run. They are derived from the template that they are registered to, so their template overlap is
+optimistic; images of real heads are given as paths.
 
     python benchmarks/anat.py WORK_DIR --subjects 4 --resolution 1 --heads T1W ... --table T.rst
 """
@@ -44,7 +44,7 @@ from neuroferry.templates import load_template
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step took, in a process of its own.
+    """Cost of one step, in a process of its own.
 
     Attributes
     ----------
@@ -68,14 +68,14 @@ def _measured(function: Callable[..., Any], args: tuple[Any, ...], cwd: str) -> 
 
 
 def _peak_gb() -> float:
-    """Largest resident memory of this process; getrusage would count its parent's too."""
+    """Read the peak resident memory of this process; getrusage would count its parent's too."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9
 
 
 def measured(function: Callable[..., Any], *args: Any, cwd: Path) -> tuple[Any, Cost]:
-    """Call a function in a fresh process; its result and its cost."""
+    """Call a function in a fresh process; return its result and its cost."""
     cwd.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -83,7 +83,7 @@ def measured(function: Callable[..., Any], *args: Any, cwd: Path) -> tuple[Any, 
 
 
 def run_interface(kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Run one step's interface in the current folder; its outputs."""
+    """Run the interface of one step in the current folder; return its outputs."""
     interface = {
         "average_runs": AverageRuns,
         "extract_brain": ExtractBrain,
@@ -125,12 +125,12 @@ def run_workflow(t1w: Path, work: Path) -> tuple[dict[str, Any], dict[str, Cost]
 
 
 def array(path: str | Path) -> np.ndarray[Any, Any]:
-    """Values of an image in canonical axis order."""
+    """Read an image in canonical axis order."""
     return np.asanyarray(nb.as_closest_canonical(nb.load(path)).dataobj)
 
 
 def folded(outputs: dict[str, Any]) -> int:
-    """Template brain voxels where a displacement folds, both ways together."""
+    """Count template brain voxels where the displacements fold, summed over both directions."""
     inside = load_template(1).brain_mask
     chains = [*read_itk_composite(outputs["anat2std_xfm"])]
     chains += read_itk_composite(outputs["std2anat_xfm"])
@@ -138,11 +138,11 @@ def folded(outputs: dict[str, Any]) -> int:
     return sum(int(np.sum(jacobian_determinant(field)[inside] <= 0)) for field in fields)
 
 
-# Other tools, each given what our step is given. -----------------------------------------
+# Other tools, each with the inputs of our step. -----------------------------------------
 
 
 def ants_n4(t1w: str) -> np.ndarray[Any, Any]:
-    """Field by N4 of antspyx over the head; also left in the folder for the masks below."""
+    """Estimate the field by N4 of antspyx over the head; also stored for the masks below."""
     volume = to_canonical(load_volume(t1w))
     mask = foreground(volume.data)
     with ants_session() as ants:
@@ -163,7 +163,7 @@ def _corrected(t1w: str) -> Volume:
 
 
 def ants_mask(t1w: str) -> np.ndarray[Any, Any]:
-    """Brain by ``ants.get_mask`` of the N4-corrected head."""
+    """Extract the brain by ``ants.get_mask`` of the N4-corrected head."""
     volume = _corrected(t1w)
     with ants_session() as ants:
         mask = ants.get_mask(to_ants(ants, volume.data, volume.affine), cleanup=2)
@@ -171,7 +171,7 @@ def ants_mask(t1w: str) -> np.ndarray[Any, Any]:
 
 
 def otsu_mask(t1w: str) -> np.ndarray[Any, Any]:
-    """Brain by Otsu's threshold, opening and the largest piece, after N4."""
+    """Extract the brain by Otsu's threshold, opening and the largest component, after N4."""
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
@@ -185,7 +185,7 @@ def otsu_mask(t1w: str) -> np.ndarray[Any, Any]:
 
 
 def dipy_mask(t1w: str) -> np.ndarray[Any, Any]:
-    """Brain by ``median_otsu`` of DIPY."""
+    """Extract the brain by ``median_otsu`` of DIPY."""
     from dipy.segment.mask import median_otsu
 
     volume = to_canonical(load_volume(t1w))
@@ -193,7 +193,7 @@ def dipy_mask(t1w: str) -> np.ndarray[Any, Any]:
 
 
 def nilearn_mask(t1w: str) -> np.ndarray[Any, Any]:
-    """Brain by ``compute_brain_mask`` of nilearn (the template's mask, where it lies)."""
+    """Extract the brain by ``compute_brain_mask`` of nilearn (the template's mask, in place)."""
     from nilearn.masking import compute_brain_mask
 
     image = nb.as_closest_canonical(nb.load(t1w))
@@ -201,14 +201,14 @@ def nilearn_mask(t1w: str) -> np.ndarray[Any, Any]:
 
 
 def atropos(preproc: str, mask: str, std2anat: str) -> np.ndarray[Any, Any]:
-    """Tissues by Atropos of antspyx with the priors that our segmentation has."""
+    """Segment tissues by Atropos of antspyx with the priors of our segmentation."""
     from neuroferry.interfaces.anat.segment import warp_priors
     from neuroferry.interfaces.image.images import load_mask
 
     volume = load_volume(preproc)
     inside = load_mask(mask, volume)
     priors = warp_priors(volume, inside, std2anat)
-    # Atropos wants classes in the order of brightness to name them: CSF, GM, WM.
+    # Atropos numbers classes by brightness: CSF, GM, WM.
     with ants_session() as ants:
         found = ants.atropos(
             a=to_ants(ants, volume.data, volume.affine),
@@ -231,7 +231,7 @@ PEER_MASKS: dict[str, Callable[[str], np.ndarray[Any, Any]]] = {
 
 
 def rst_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in reStructuredText.
+    """Format a table in reStructuredText.
 
     >>> print(rst_table(["a", "b"], [["1", "22"]]))
     =  ==
@@ -250,7 +250,7 @@ def rst_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def measure_phantom(
     root: Path, label: str, work: Path, *, peers: bool
 ) -> tuple[list[str], list[list[str]]]:
-    """Quality of one phantom: our row, and a row for each peer."""
+    """Measure the quality on one phantom: our row, and a row for each peer."""
     t1w = root / f"sub-{label}/anat/sub-{label}_T1w.nii.gz"
     truth = root / f"derivatives/truth/sub-{label}/anat"
     brain = array(truth / f"sub-{label}_desc-brain_mask.nii.gz") > 0
@@ -297,7 +297,7 @@ def _measure_peers(
     truth: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]],
     work: Path,
 ) -> list[list[str]]:
-    """The same steps by other tools, on the same phantom."""
+    """Measure the same steps by other tools, on the same phantom."""
     brain, field, labels = truth
     folder = work / f"sub-{label}" / "peers"
     estimated, cost = measured(ants_n4, str(t1w), cwd=folder)
@@ -320,7 +320,7 @@ def _measure_peers(
 
 
 def measure_head(path: Path, work: Path) -> tuple[list[list[str]], list[str]]:
-    """Cost of each step on one head, and a row of what can be said without a truth."""
+    """Measure the cost of each step on one head, and a row of values that need no truth."""
     name = path.name.split("_")[0]
     outputs, costs = run_workflow(path, work / f"head-{path.parent.parent.name}-{name}")
     rows = [
@@ -342,13 +342,19 @@ def measure_head(path: Path, work: Path) -> tuple[list[list[str]], list[str]]:
 
 
 def main() -> int:
-    """Run what was asked for and print or write the tables."""
+    """Run the requested benchmarks and print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work_dir", type=Path)
-    parser.add_argument("--subjects", type=int, default=4, help="phantoms; every third a child")
-    parser.add_argument("--resolution", type=float, default=1.0, help="of the phantoms, mm")
+    parser.add_argument(
+        "--subjects", type=int, default=4, help="number of phantoms; every third is a child"
+    )
+    parser.add_argument(
+        "--resolution", type=float, default=1.0, help="voxel size of the phantoms, mm"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--peers", type=int, default=2, help="phantoms given to other tools too")
+    parser.add_argument(
+        "--peers", type=int, default=2, help="number of phantoms processed by other tools too"
+    )
     parser.add_argument("--heads", type=Path, nargs="*", default=[], help="T1w images")
     parser.add_argument("--table", type=Path, help="write here instead of printing")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The only door to antspyx: one ITK thread and a fixed seed, so that results repeat.
+"""Single entry point to antspyx: one ITK thread and a fixed seed for reproducible results.
 
 ANTs adds up its metrics in the order in which threads finish, and seeds its point
 sampling from the clock; antspyx's ``random_seed`` argument is never used. With one ITK
@@ -30,7 +30,7 @@ def load_ants(seed: int = DEFAULT_SEED) -> ModuleType:
     Parameters
     ----------
     seed : int
-        Seed of ANTs' random sampling; must be positive (ANTs takes 0 for the clock).
+        Seed of ANTs' random sampling; must be positive (0 makes ANTs use the clock).
 
     Returns
     -------
@@ -53,7 +53,7 @@ def load_ants(seed: int = DEFAULT_SEED) -> ModuleType:
 
 @contextmanager
 def ants_session(seed: int = DEFAULT_SEED) -> Iterator[ModuleType]:
-    """Give the ``ants`` module for a block, and put the environment back afterwards."""
+    """Provide the ``ants`` module within a block, and restore the environment afterwards."""
     before = {name: os.environ.get(name) for name in (ITK_THREADS, ANTS_SEED)}
     try:
         yield load_ants(seed)
@@ -71,7 +71,7 @@ def to_ants(ants: ModuleType, data: NDArray[Any], affine: NDArray[np.float64]) -
     Parameters
     ----------
     ants : module
-        What :func:`load_ants` returned.
+        Module from :func:`load_ants`.
     data : ndarray, shape (I, J, K)
         Voxel values; converted to float32.
     affine : ndarray of float64, shape (4, 4)

@@ -1,9 +1,9 @@
-"""Denoising of diffusion-weighted runs beside MRtrix3 and DIPY, against phantoms' truth.
+"""Benchmark of DWI denoising against MRtrix3 and DIPY, on phantoms with known truth.
 
-Every tool gets the same noisy series, the middle of a phantom's head, in one run. Errors are of
-what the workflow goes on with: the floor of the magnitude taken out with the noise level that
-the tool itself found. DIPY is slow: it gets a small block, and all tools are scored on that block
-once more. With a real series, seconds and memory are measured on it as well.
+Every tool gets the same noisy series, the middle of a phantom head, in one run. Errors are
+measured on the input of the next step: after removing the noise floor with the noise level
+estimated by the tool itself. DIPY is slow: it gets a small block, and all tools are also scored
+on that block. With a real series, time and memory are measured on it as well.
 
     python benchmarks/denoise.py WORK_DIR --series DWI
 """
@@ -41,12 +41,12 @@ PHANTOMS: dict[int, dict[str, Any]] = {
 }
 SNRS = (15.0, 30.0)
 MIDDLE = (72, 96, 16)
-"""Voxels of the phantom that are worked on."""
+"""Voxels of the phantom used."""
 BLOCK = (16, 20, 10)
-"""Voxels that DIPY gets."""
+"""Voxels given to DIPY."""
 TOOLS = ("neuroferry", "MRtrix3", "DIPY")
 PURE = 0.9
-"""Share of white matter from which on a voxel counts."""
+"""Smallest white matter share of a voxel that counts."""
 COLUMNS = (
     *("RMSE WM", "RMSE brain", "sigma bias %", "sigma RMS %"),
     *("FA error", "FA bias", "detail r", "CPU s", "wall s", "peak MB"),
@@ -59,7 +59,7 @@ def middle(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
 
 
 class Phantom:
-    """The middle of a head without noise, and what is known about it."""
+    """Noiseless middle of a head and its truth."""
 
     def __init__(self, folder: Path, volumes: int) -> None:
         base = folder / f"clean{volumes}"
@@ -85,7 +85,7 @@ class Phantom:
         return np.asarray(image.dataobj[self.cut])
 
     def noisy(self, snr: float) -> tuple[Array, float]:
-        """Add noise; also its level in each channel."""
+        """Add noise; return also its level in each channel."""
         from neuroferry.phantom.bold import SCALE
 
         sigma = SCALE / snr
@@ -94,7 +94,7 @@ class Phantom:
         return np.hypot(self.clean + noise[0], noise[1]).astype(np.float32), sigma
 
     def block(self) -> Phantom:
-        """Give the voxels that DIPY gets."""
+        """Cut out the voxels given to DIPY."""
         small = object.__new__(Phantom)
         small.__dict__ = dict(self.__dict__)
         inner = middle(self.brain.shape, BLOCK)
@@ -105,13 +105,13 @@ class Phantom:
 
 
 def fractional(data: Array, phantom: Phantom) -> Array:
-    """Anisotropy in white matter."""
+    """Compute the anisotropy in white matter."""
     signals = np.ascontiguousarray(data[phantom.white].T)
     return tensor_maps(fit_tensor(signals, phantom.gradients).tensors).fa
 
 
 def score(phantom: Phantom, noisy: Array, made: Array, level: Array, sigma: float) -> list[float]:
-    """Errors of a result: see `COLUMNS`."""
+    """Compute the errors of a result: see `COLUMNS`."""
     freed = without_noise_floor(made, np.broadcast_to(level[..., None], made.shape))
     off = (freed - phantom.clean) / sigma
     rms = [float(np.sqrt(np.mean(np.square(off[m])))) for m in (phantom.white, phantom.brain)]
@@ -150,7 +150,7 @@ def run_tool(tool: str, series: Path, folder: Path) -> list[float]:
 
 
 def spent() -> float:
-    """Processor seconds of this process and of its children so far."""
+    """Measure processor seconds of this process and of its children so far."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(sum(resource.getrusage(kind)[:2]) for kind in kinds)
 
@@ -164,7 +164,7 @@ def measure(tool: str, series: Path, folder: Path) -> list[float]:
 
 
 def results(tool: str, folder: Path) -> tuple[Array, Array]:
-    """Read what a tool made."""
+    """Read the output of a tool."""
     paths = (folder / f"{tool}.nii", folder / f"{tool}-noise.nii")
     made, level = (np.asarray(nb.load(p).dataobj, dtype=np.float32) for p in paths)
     return made, np.nan_to_num(level)

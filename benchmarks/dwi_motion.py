@@ -1,12 +1,12 @@
-"""Head motion and eddy currents of a phantom's DWI run, beside DIPY's and ANTs' registration.
+"""Benchmark of DWI motion and eddy-current estimation against DIPY and ANTs, on a phantom.
 
     neuroferry phantom BIDS --dwi 30
     python benchmarks/dwi_motion.py BIDS
 
-All tools get the same volumes and align each of them; errors are distances between where points
-of the brain are sent and where they are in truth, in mm. DIPY aligns to the mean b0 image, ANTs
-to the first b0 image or to the mean of all weighted volumes, whose own way to the first b0 image
-is then found by the same registration. Each runs on one thread.
+All tools align the same volumes; errors are distances between estimated and true positions of
+brain points, in mm. DIPY aligns to the mean b0 image, ANTs to the first b0 image or to the mean
+of all weighted volumes, which is then registered to the first b0 image in the same way. Each runs
+on one thread.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def align_dipy(series: Series, gradients: Gradients, _: str) -> Ways:
 
 
 def align_ants(kind: str, *, to_mean: bool) -> Callable[[Series, Gradients, str], Ways]:
-    """ANTs' registration of every volume, by the name of its recipe."""
+    """Register every volume with ANTs, by the name of its recipe."""
 
     def align(series: Series, gradients: Gradients, _: str) -> Ways:
         weighted = np.flatnonzero(gradients.bvals > 50)

@@ -1,17 +1,17 @@
-"""Brain extraction, denoising and tensor fit for many participants, by each of the plugins.
+"""Benchmark of brain extraction, denoising and tensor fit for many participants, by plugin.
 
-The workload on which Mehta et al. (2017, doi:10.14778/3137628.3137634) compared Dask, Spark and
-others, and Richie-Halford and Rokem (2018, doi:10.25080/Majora-4af1f417-001) Cloudknot: what
-matters here is how time grows with the number of participants. Ideal is the time of the steps
-alone, one participant after the other, in as many plain processes side by side as there are
-processors: what this machine gives to work that needs no engine.
+The workload with which Mehta et al. (2017, doi:10.14778/3137628.3137634) compared Dask, Spark and
+others, and Richie-Halford and Rokem (2018, doi:10.25080/Majora-4af1f417-001) Cloudknot: the
+question is how time grows with the number of participants. The ideal is the time of the steps
+alone, one participant after the other, in as many plain parallel processes as there are
+processors: the capacity of this machine without any engine.
 
     export SLURM_CONF=$(containers/test-cluster up)       # for --ways slurm
     python benchmarks/dwi_scale.py WORK_DIR --subjects 1 2 4 8 25
     containers/test-cluster down
 
-Phantoms are made once; with more participants than phantoms they are used again, each in steps of
-its own. All ways run one after the other, each from an empty work folder.
+Phantoms are made once; with more participants than phantoms they are reused, each in its own
+steps. All variants run one after the other, each from an empty work folder.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def run(way: str, base: Path, files: list[Path], number: int) -> None:
 
 
 def steps_alone(files: list[Path], base: Path) -> float:
-    """Give the seconds of one participant's steps without any engine, averaged."""
+    """Measure the mean time of one participant's steps without any engine, s."""
     from neuroferry.interfaces.dwi.denoise import DenoiseDwi
     from neuroferry.interfaces.dwi.tensor import FitTensor
     from neuroferry.interfaces.epi.brain_mask import MaskBold
@@ -125,23 +125,23 @@ def steps_alone(files: list[Path], base: Path) -> float:
 
 
 def measure(way: str, work: Path, number: int) -> float:
-    """Time one way in a process of its own, its start included."""
+    """Time one variant in a process of its own, including its start."""
     base = _empty(work / f"{way}-{number}")
     started = time.monotonic()
     subprocess.run(_words(work, way, number), check=True, capture_output=True, text=True)
     seconds = time.monotonic() - started
     made = len(list(base.glob("study_wf/*/fit_tensor/result_fit_tensor.pklz")))
     if made != number:
-        raise RuntimeError(f"{way}: {made} of {number} participants came to their end")
+        raise RuntimeError(f"{way}: {made} of {number} participants finished")
     return seconds
 
 
 def measure_alone(work: Path, processes: int) -> float:
-    """Time the steps of one participant in some plain processes side by side; their mean."""
+    """Time the steps of one participant in some plain parallel processes; return the mean."""
     for number in range(processes):
         _empty(work / f"alone-{number}")
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # what the engine tells malloc for each step
+    # the engine's malloc settings for each step
     kept = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
     env = {**os.environ, **one_thread, **kept}
     running = [
@@ -192,9 +192,9 @@ def main() -> None:
 
 
 def print_table(work: Path, subjects: list[int], ways: list[str]) -> None:
-    """Measure and print row by row: seconds, and how near to the ideal they are."""
+    """Measure and print row by row: seconds, and their ratio to the ideal."""
     one, each = measure_alone(work, 1), measure_alone(work, N_PROCS)
-    print(f"steps alone, s a participant: {one:.1f}, {each:.1f} in {N_PROCS} processes at once")
+    print(f"steps alone, s per participant: {one:.1f}, {each:.1f} in {N_PROCS} processes at once")
     titles = ["participants", "ideal s", *(f"{way} s (% of ideal)" for way in ways)]
     titles += [f"{name}, published s" for name in PUBLISHED]
     print(" | ".join(titles), flush=True)

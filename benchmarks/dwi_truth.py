@@ -1,4 +1,4 @@
-"""The diffusion workflow on a phantom, against its truth.
+"""Accuracy of the DWI workflow on a phantom.
 
 Usage::
 
@@ -6,11 +6,11 @@ Usage::
     neuroferry BIDS OUT participant --workflows anat dwi
     python benchmarks/dwi_truth.py BIDS OUT
 
-Motion with eddy currents, gradients, distortion before and after its correction, position
-against the T1w image, anisotropy, diffusivity and direction in white matter, slices that lost
-their signal, and profiles along the bundles. With ``--output-spaces T1w`` also the maps in the
-space of the T1w image, also of runs that were joined; with ``--ignore slice-replacement`` what
-lost slices do to the maps.
+Measures motion with eddy currents, gradients, distortion before and after correction,
+coregistration with the T1w image, anisotropy, diffusivity and direction in white matter, slices
+with signal dropout, and profiles along the bundles. With ``--output-spaces T1w`` also the maps in
+T1w space, including those of joined runs; with ``--ignore slice-replacement`` the effect of
+signal dropout on the maps.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ from neuroferry.phantom.score_dwi import (
 )
 
 PURE = 0.9
-"""Share of white matter from which on a voxel counts."""
+"""Smallest white matter share of a voxel that counts."""
 DIRECTED = 0.3
-"""Anisotropy from which on a voxel has a direction."""
+"""Smallest anisotropy of a voxel with a direction."""
 LOST_REACH = 0.75
-"""Slices from the middle of a lost one up to which voxels show it."""
+"""Distance from the middle of a slice with dropout within which voxels are affected, slices."""
 
 
 class Scan:
-    """One run with its truth, and the way between the two references."""
+    """One run with its truth, and the transform between the two references."""
 
     def __init__(self, bids: Path, out: Path, stem: str) -> None:
         self.bids, self.out, self.stem = bids, out, stem
@@ -82,7 +82,7 @@ class Scan:
         return np.asarray(nb.load(self.known / f"{self.stem}_{name}.nii.gz").dataobj)
 
     def result(self, name: str) -> Any:
-        """Sample an image that was found where the true one is, channel by channel."""
+        """Sample a result image on the grid of the true one, channel by channel."""
         image: Any = nb.load(self.found / f"{self.stem}_{name}.nii.gz")
         data = np.asarray(image.dataobj)
         if data.ndim == 3:
@@ -108,7 +108,7 @@ class Scan:
         results |= {"gradients, mean degrees": angles[0], "gradients, max degrees": angles[1]}
         raw = self.bids / self.subject / "dwi" / f"{self.stem}_dwi"
         measured = read_gradients(raw.with_suffix(".bval"), raw.with_suffix(".bvec"), affine)
-        results["gradients not turned, max degrees"] = gradient_error(measured.bvecs, head)[1]
+        results["gradients if not rotated, max degrees"] = gradient_error(measured.bvecs, head)[1]
         coreg = self._xfm(self.found, "dwiref", "T1w", "coreg")
         if coreg.exists():
             true = read_itk_affine(self._xfm(self.known, "dwiref", "T1w", "truth"))
@@ -160,12 +160,12 @@ class Scan:
             "FA, mean difference": float((fa - true_fa)[white].mean()),
             "MD, mean absolute error %": 100 * md_error(md, true_md, white),
             "MD, mean difference %": 100 * float((md[white] / true_md[white] - 1).mean()),
-            "main direction, median degrees": median,
-            "main direction, 95 % degrees": high,
+            "principal direction, median degrees": median,
+            "principal direction, 95 % degrees": high,
         }
 
     def lost_slices(self) -> dict[str, float]:
-        """Count the slices that were found, and compare FA where they lie with FA elsewhere."""
+        """Count the detected slices with dropout, and compare the FA error there and elsewhere."""
         table = pd.read_csv(self.known / f"{self.stem}_desc-truth_dropped.tsv", sep="\t")
         confounds = pd.read_csv(
             self.found / f"{self.stem}_desc-confounds_timeseries.tsv", sep="\t"
@@ -173,9 +173,9 @@ class Scan:
         counts = np.bincount(table["volume"], minlength=len(confounds))
         found = confounds["outlier_slices"].fillna(0).to_numpy()
         results = {
-            "lost slices": float(len(table)),
-            "volumes with too few found": float((found < counts).sum()),
-            "slices too many": float(np.maximum(found - counts, 0).sum()),
+            "slices with dropout": float(len(table)),
+            "volumes with missed slices": float((found < counts).sum()),
+            "false detections": float(np.maximum(found - counts, 0).sum()),
         }
         voxels = np.argwhere(self.mask).T
         affine = self.mask_image.affine
@@ -188,12 +188,12 @@ class Scan:
         fa = self.result("model-DTI_param-FA_dwimap")
         true = self.truth("model-DTI_param-FA_dwimap")
         if (white & hit).any():
-            results["FA in lost slices, mean absolute error"] = fa_error(fa, true, white & hit)
+            results["FA in dropout slices, mean absolute error"] = fa_error(fa, true, white & hit)
         results["FA elsewhere, mean absolute error"] = fa_error(fa, true, white & ~hit)
         return results
 
     def in_t1w(self) -> dict[str, float]:
-        """Compare the maps in the space of the T1w image, where they are, also of joined runs."""
+        """Compare the maps in T1w space, if any, including those of joined runs."""
         end = "_space-T1w_model-DTI_param-tensor_dwimap.nii.gz"
         own = self.found / f"{self.stem}{end}"
         found = self._in_t1w(own, "in T1w space") if own.exists() else {}
@@ -230,18 +230,17 @@ class Scan:
             f"{words}: FA, mean absolute error": fa_error(fa, true_fa, white),
             f"{words}: direction, median degrees": median,
             f"{words}: direction, 95 % degrees": high,
-            f"{words}: if not turned, median degrees": unturned,
+            f"{words}: if not rotated, median degrees": unturned,
         }
 
     def profiles(self) -> dict[str, float]:
-        """Correlate the profiles with those that a perfect tractography would give.
+        """Correlate the profiles with those of a perfect tractography.
 
-        That is: the phantom's own fibres, through the phantom's own maps, brought to the
-        template by the true deformation, and treated by the rules of the workflow (the
-        definitions of the bundles, cleaning, the part that is measured). To see that this rests
-        on no code of the workflow, also with the phantom's own profile of the bundle, at the
-        same places. And with the true map along the very streamlines that were found, which
-        compares maps alone.
+        That is: the phantom's own fibres and maps, mapped to the template by the true
+        deformation, and processed by the rules of the workflow (bundle definitions, cleaning,
+        measured part). As a check that does not depend on the workflow's code, also with the
+        phantom's own profile of the bundle at the same positions. And with the true map along the
+        estimated streamlines, which compares the maps alone.
         """
         path = self.found / f"{self.stem}_desc-profiles_tractometry.tsv"
         if not path.exists():
@@ -270,28 +269,28 @@ class Scan:
         results = {f"profile of {name}, FA": value for name, value in bundles["fa"].items()}
         for name, each in bundles.items():
             results[f"profiles of {name}, median"] = float(np.nanmedian([*each.values()]))
-        results["profiles of fa, least"] = float(np.nanmin([*bundles["fa"].values()]))
+        results["profiles of fa, minimum"] = float(np.nanmin([*bundles["fa"].values()]))
         results["phantom's own profiles of fa, median"] = float(np.median([*own.values()]))
         results["true map along the same streamlines, median"] = float(
             np.median([*along.values()])
         )
-        results["true map along the same streamlines, least"] = min(along.values())
+        results["true map along the same streamlines, minimum"] = min(along.values())
         return results
 
     def tube(self, name: str, lines: Streamlines) -> Any:
-        """Read the phantom's own profile of FA where the middle of some streamlines runs."""
+        """Sample the phantom's own FA profile along the core of some streamlines."""
         known = read_profiles(self.known / f"{self.stem}_desc-truth_tractometry.tsv")
         table = pd.read_csv(self.known / f"{self.stem}_desc-centre_streamlines.tsv", sep="\t")
         course = table[table["tractID"] == name][["x", "y", "z"]].to_numpy()
         return profile_along(lines.resampled(N_NODES).mean(axis=0), course, known[name]["fa"])
 
     def true_map(self, name: str) -> Volume:
-        """Read a true map of the tensor."""
+        """Read a true tensor map."""
         data = self.truth(f"model-DTI_param-{name.upper()}_dwimap")
         return Volume(data.astype(np.float32), self.mask_image.affine)
 
     def chain(self) -> list[Transform]:
-        """Give the true way of points of the scan to the template."""
+        """List the true transforms from points of the scan to the template."""
         to_dwi = read_itk_affine(self._xfm(self.known, "dwiref", "T1w", "truth"))
         (path,) = (self.known.parent / "anat").glob("*_from-MNI*_to-T1w_*_desc-truth_xfm.nii.gz")
         field: Any = nb.load(path)
@@ -300,12 +299,12 @@ class Scan:
 
 
 def part(bundle: FoundBundle, extent: str) -> Streamlines:
-    """Give the part of a bundle that profiles run over."""
+    """Cut the part of a bundle covered by profiles."""
     return bundle.core() if extent == "waypoints" else bundle.lines
 
 
 def measured(bundle: FoundBundle, extent: str, maps: dict[str, Volume]) -> dict[str, Any]:
-    """Measure a bundle as the workflow does; NaN where there is none."""
+    """Measure a bundle as the workflow does; NaN if there is none."""
     return measure_profile(part(bundle, extent), maps)
 
 

@@ -1,17 +1,17 @@
-"""Measure the plugins beside Nipype's own: time for trivial nodes, and what ends how.
+"""Benchmark of the plugins against Nipype's: time of trivial nodes, and handling of failures.
 
 Usage: ``python benchmarks/engine.py [--nodes 200] [--slow-nodes 20] [--skip-broken]``
 
-Each figure is one fresh Python process, imports not counted. "fan" is as many independent
-nodes, "chain" one after the other; two processes. "first" runs them all, "again" finds all
-of them done. CPU is user and system time of the process and all its children, which a busy
-machine stretches less than the clock.
+Each figure is one fresh Python process, excluding imports. "fan" means independent nodes, "chain"
+sequential ones; two processes. "first" runs them all, "again" finds all of them done. CPU is user
+and system time of the process and all its children, which a busy machine inflates less than wall
+time.
 
-Nipype's MultiProc with its default poll of 2 s takes about a second for each node, first and
-again; it is measured on ``--slow-nodes`` nodes, and the table says so.
+Nipype's MultiProc with its default poll of 2 s takes about a second per node, first and again; it
+is measured on ``--slow-nodes`` nodes, as marked in the table.
 
 The second table: a graph with one bad node and four good ones that do not depend on it, or
-the bad node alone. "hangs" means that it had not ended after ``--timeout`` seconds.
+the bad node alone. "hangs" means that it did not end within ``--timeout`` seconds.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def broken(kind: str, with_others: bool, folder: str) -> Any:
 
     workflow = Workflow("broken", base_dir=folder)
     if kind == "wrong_type":
-        # the list that it goes over is never given
+        # the list that it iterates over is never set
         bad = MapNode(Function(["x"], ["out"], add_one), iterfield=["x"], name="bad")
         workflow.add_nodes([bad])
     elif kind == "lambda":
@@ -123,7 +123,7 @@ def broken(kind: str, with_others: bool, folder: str) -> Any:
 
 
 def configure(plugin: str, folder: str) -> None:
-    """Settle Nipype's settings; a workflow takes them over when it is made."""
+    """Configure Nipype; a workflow copies the settings when it is created."""
     from nipype import config
 
     execution = {"hash_method": "content", "create_report": "false", "check_version": "false"}
@@ -134,7 +134,7 @@ def configure(plugin: str, folder: str) -> None:
 
 
 def run_workflow(workflow: Any, plugin: str) -> None:
-    """Run a workflow with the plugin of that name, as its users would."""
+    """Run a workflow with the named plugin, as its users would."""
     owner, name = plugin.split(",")[0].split()
     arguments: dict[str, Any] = {"n_procs": 2, "memory_gb": 4}
     if owner == "neuroferry":
@@ -172,7 +172,7 @@ def cpu_seconds() -> float:
 
 
 def in_process(timeout: float, *arguments: str) -> tuple[str, str]:
-    """Call this file anew; give how it ended and what it printed."""
+    """Call this file in a new process; return how it ended and what it printed."""
     process = subprocess.Popen(
         [sys.executable, __file__, *arguments],
         stdout=subprocess.PIPE,
@@ -255,7 +255,7 @@ def main() -> None:
         run_workflow(broken(kind, with_others == "1", folder), plugin)
     else:
         load = os.getloadavg()[0]
-        print(f"{os.cpu_count()} processors, load {load:.1f} when it began\n")
+        print(f"{os.cpu_count()} processors, load {load:.1f} at the start\n")
         time_table(arguments.nodes, arguments.slow_nodes)
         if not arguments.skip_broken:
             broken_table(arguments.timeout)

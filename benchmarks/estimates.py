@@ -1,15 +1,15 @@
-"""Compare what steps were expected to need with what they needed.
+"""Comparison of estimated and measured needs of steps.
 
-Usage: ``python benchmarks/estimates.py OUT [OUT ...] [--write configs/steps.toml]``. Each OUT
-is the output folder of runs that came to their end, best of images that differ in size. For
-each kind of step and each OUT the table shows the peak that was measured and, as a ratio to
-it, what was expected: by the formula that the step declares, by the table that comes with
-the package, and from the record of the other OUTs alone ("like"). A ratio below 0.9 is under
-by more than 10%; above 2 it is over by more than twice.
+Usage: ``python benchmarks/estimates.py OUT [OUT ...] [--write configs/steps.toml]``. Each OUT is
+the output folder of completed runs, best of images of different sizes. For each kind of step and
+each OUT the table shows the measured peak and, as ratios to it, the estimates: by the formula
+that the step declares, by the table in the package, and from the record of the other OUTs alone
+("like"). A ratio below 0.9 underestimates by more than 10%; above 2 it overestimates more than
+twofold.
 
-``--write`` puts what was measured into the package's table, of each kind of step what the largest
-image needed; kinds that no OUT has stay as they are. Times in it are processor seconds over
-processors, because a busy machine stretches the others.
+``--write`` updates the package's table with the measured needs of each kind of step on the largest
+image; kinds that are in no OUT stay unchanged. Its times are processor seconds over processors,
+because a busy machine inflates wall time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TABLE = Path(__file__).parents[1] / "configs" / "steps.toml"
 
 
 def measured_steps(out: Path) -> dict[str, StepSummary]:
-    """Steps that ran to their end, with the time that a quiet machine takes."""
+    """Read the completed steps, with their time on an idle machine."""
     found = {}
     for run_dir in list_runs(out):
         for step in read_run(run_dir).steps:
@@ -44,7 +44,7 @@ def measured_steps(out: Path) -> dict[str, StepSummary]:
 
 
 def write_table(outs: list[Path], path: Path) -> None:
-    """Write the table of the package; kinds that none of the runs had stay as they are."""
+    """Update the package's table; kinds that are in none of the runs stay unchanged."""
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     measured: dict[str, dict[str, float]] = {}
     size = work = 0.0
@@ -52,7 +52,7 @@ def write_table(outs: list[Path], path: Path) -> None:
     for out in outs:
         steps = measured_steps(out)
         for kind, row in _rows(steps).items():
-            # what is measured on the largest image has the least of Python in it
+            # Python's own share is smallest on the largest image
             if row["declared_gb"] >= measured.get(kind, row)["declared_gb"]:
                 measured[kind] = row
         made = [file for file in out.glob("sub-*/**/*") if file.is_file()]
@@ -69,7 +69,7 @@ def write_table(outs: list[Path], path: Path) -> None:
 
 
 def _rows(steps: dict[str, StepSummary]) -> dict[str, dict[str, float]]:
-    """Rows of the table from one run: of the steps of a kind the most of each figure."""
+    """Make the rows of one run: the maximum of each figure over the steps of a kind."""
     rows: dict[str, dict[str, float]] = {}
     for step in steps.values():
         row = {
@@ -86,7 +86,7 @@ def _rows(steps: dict[str, StepSummary]) -> dict[str, dict[str, float]]:
 
 
 def compare(outs: list[Path]) -> list[list[str]]:
-    """Rows of the table: kind of step, OUT, measured peak, three ratios, time and its ratio."""
+    """Make the rows: kind of step, OUT, measured peak, three ratios, time and its ratio."""
     runs = {out: measured_steps(out) for out in outs}
     table = read_table(tomllib.loads(TABLE.read_text(encoding="utf-8")))
     rows = []
@@ -101,7 +101,7 @@ def compare(outs: list[Path]) -> list[list[str]]:
             row = [step.kind, out.name, f"{peak:.2f}"]
             row.append(f"{declared / peak:.2f}")
             row.append(f"{from_table.mem_gb / peak:.2f}")
-            # the same participant elsewhere is another image, not the same step
+            # the same participant in another OUT is another image, not the same step
             like = by_like.estimate(_as_other(name), declared, step.volumes, kind=step.kind)
             row.append(f"{like.mem_gb / peak:.2f}" if others else "")
             row += [f"{seconds:.1f}", f"{from_table.seconds / seconds:.2f}"]

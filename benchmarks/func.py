@@ -1,4 +1,4 @@
-"""What each step of the functional workflow takes, from the record of a run.
+"""Time and memory of each step of the functional workflow, from the record of a run.
 
 Usage::
 
@@ -7,11 +7,10 @@ Usage::
     python benchmarks/func.py BIDS OUT
     python benchmarks/func.py --long WORK_DIR
 
-The first prints, for each BOLD run, wall and processor time and peak memory of every step,
-its share of the processor time, the time of the whole (from its first step to its last), and
-the largest peak beside the size of the series as float32. ``--long`` makes a series of 500 and
-one of 2,000 volumes and takes both through the steps that read a series: their peaks show
-whether memory is bounded.
+The first call prints, for each BOLD run, wall and processor time and peak memory of every step,
+its share of the processor time, the total time (from first to last step), and the largest peak
+relative to the size of the series as float32. ``--long`` makes series of 500 and of 2,000 volumes
+and passes both through the steps that read a series: their peaks show whether memory is bounded.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ LONG_SHAPE = (64, 64, 30)
 
 
 def steps_of_runs(out: Path) -> dict[tuple[str, str], dict[str, StepSummary]]:
-    """Gather the measured steps of each BOLD run: participant and run to step."""
+    """Collect the measured steps of each BOLD run, keyed by participant and run."""
     found: dict[tuple[str, str], dict[str, StepSummary]] = defaultdict(dict)
     for run_dir in list_runs(out):
         for step in read_run(run_dir).steps:
@@ -48,7 +47,7 @@ def steps_of_runs(out: Path) -> dict[tuple[str, str], dict[str, StepSummary]]:
 
 
 def wall_seconds(out: Path, subject: str, run: str) -> float:
-    """Time from the first start to the last end of the steps of a BOLD run."""
+    """Compute the time from the first start to the last end of the steps of a BOLD run."""
     moments = []
     for event in (e for d in list_runs(out) for e in read_events(d / "events.jsonl")):
         name = BOLD.search(event.get("step", "") + " ")
@@ -58,7 +57,7 @@ def wall_seconds(out: Path, subject: str, run: str) -> float:
 
 
 def series_gb(run: BoldRun) -> float:
-    """Size of a series as float32."""
+    """Compute the size of a series as float32."""
     return 4 * float(np.prod(run.shape)) * run.n_volumes * len(run.echoes) / 1e9
 
 
@@ -99,7 +98,7 @@ def report(bids: Path, out: Path) -> None:
 
 
 def print_rst(rows: list[list[str]]) -> None:
-    """Print a table; the first row is its head."""
+    """Print a table; the first row is its header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     line = "  ".join("=" * width for width in widths)
     texts = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows]
@@ -107,7 +106,7 @@ def print_rst(rows: list[list[str]]) -> None:
 
 
 def make_series(path: Path, n_volumes: int) -> Path:
-    """Write a head-like ellipsoid that drifts, with noise."""
+    """Write a series of a drifting head-like ellipsoid, with noise."""
     from neuroferry.interfaces.image.series import SeriesWriter
 
     rng = np.random.default_rng(1)
@@ -124,7 +123,7 @@ def make_series(path: Path, n_volumes: int) -> Path:
 
 
 def through_the_steps(path: Path, folder: Path) -> list[tuple[str, float, float]]:
-    """Take a series through each step that reads it; name, processor time, peak of each."""
+    """Pass a series through each step that reads it; yield name, processor time and peak."""
     context = multiprocessing.get_context("spawn")
     rows = []
     for name in ("reference", "motion", "mask", "resample", "confounds"):
@@ -134,7 +133,7 @@ def through_the_steps(path: Path, folder: Path) -> list[tuple[str, float, float]
 
 
 def one_step(name: str, path: Path, folder: Path) -> tuple[float, float]:
-    """Run one step in a process of its own; its processor time and peak memory."""
+    """Run one step in a process of its own; return its processor time and peak memory."""
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     started = time.process_time()
@@ -144,7 +143,7 @@ def one_step(name: str, path: Path, folder: Path) -> tuple[float, float]:
 
 
 def run_interface(name: str, path: str, folder: Path) -> None:
-    """Run an interface on what the ones before it have left in the folder."""
+    """Run an interface on the outputs of previous ones in the folder."""
     from neuroferry.interfaces.epi.brain_mask import MaskBold
     from neuroferry.interfaces.epi.motion import EstimateMotion
     from neuroferry.interfaces.func.confounds import ComputeConfounds

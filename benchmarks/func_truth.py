@@ -1,4 +1,4 @@
-"""The functional workflow on a phantom, against its truth.
+"""Accuracy of the functional workflow on a phantom.
 
 Usage::
 
@@ -6,9 +6,9 @@ Usage::
     neuroferry BIDS OUT participant --workflows anat func --output-spaces bold
     python benchmarks/func_truth.py BIDS OUT
 
-Head motion and framewise displacement, distortion before and after its correction, position
-against the T1w image, and how much of the known activation a model of the first level finds
-in the preprocessed series.
+Measures head motion and framewise displacement, distortion before and after correction,
+coregistration with the T1w image, and how much of the known activation a first-level model
+recovers from the preprocessed series.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ AXES = {"i": 0, "j": 1, "k": 2}
 
 
 def between_references(found: Array, truth: Array) -> Array:
-    """Map points of the true reference to points of the found one.
+    """Estimate the transform from points of the true reference to points of the estimated one.
 
-    Both references show the head in positions of their own; the volumes, which both motions
-    lead to, tell how they lie to each other.
+    Each reference has its own head position; the volumes, which both motions map to, link them.
     """
     each = np.linalg.inv(found) @ truth
     middle: Array = np.median(each, axis=0)
@@ -54,7 +53,7 @@ def between_references(found: Array, truth: Array) -> Array:
 
 
 def on_truth(data: Any, affine: Array, way: Array, like: Any, order: int = 1) -> Array:
-    """Sample an image of the found reference at the voxels of the true one."""
+    """Sample an image of the estimated reference at the voxels of the true one."""
     matrix = np.linalg.inv(affine) @ way @ like.affine
     moved: Array = ndimage.affine_transform(
         np.asarray(data, dtype=float),
@@ -68,7 +67,7 @@ def on_truth(data: Any, affine: Array, way: Array, like: Any, order: int = 1) ->
 
 
 def activation(bold: Path, events: Path) -> tuple[Any, Any]:
-    """Effect of faces and of houses in percent of the mean, on the grid of the series."""
+    """Estimate the effects of faces and houses, percent of the mean, on the series' grid."""
     about = json.loads(Path(str(bold).replace(".nii.gz", ".json")).read_text())
     confounds, sample_mask = load_confounds(str(bold), strategy=("motion", "high_pass"))
     model = FirstLevelModel(
@@ -86,7 +85,7 @@ def activation(bold: Path, events: Path) -> tuple[Any, Any]:
     maps = []
     for name in ("face", "house"):
         effect = model.compute_contrast(name, output_type="effect_size")
-        # percent at the plateau, as the truth has it
+        # percent at the plateau, as in the truth
         maps.append(np.asarray(effect.dataobj) * float(design[name].max()))
     return maps[0], maps[1]
 
@@ -120,7 +119,7 @@ def score(bids: Path, out: Path, stem: str) -> dict[str, float]:
         truth_coreg = read_itk_affine(
             folder / f"{stem}_from-boldref_to-T1w_mode-image_desc-truth_xfm.txt"
         )
-        # both take points of the reference to the T1w image
+        # both map points of the reference to the T1w image
         pair = [np.linalg.inv(read_itk_affine(coreg)) @ way, np.linalg.inv(truth_coreg)]
         mean, most = rigid_error(pair[0], pair[1], mask, mask_image.affine)
         results |= {"coregistration mean mm": mean, "coregistration max mm": most}
@@ -146,7 +145,7 @@ def score(bids: Path, out: Path, stem: str) -> dict[str, float]:
 def _distortion(
     bids: Path, out: Path, stem: str, way: Array, mask: Any, mask_image: Any
 ) -> dict[str, float]:
-    """Misplacement by distortion, without and with its correction."""
+    """Measure the misplacement by distortion, without and with correction."""
     subject = stem.split("_")[0]
     about = json.loads((bids / subject / "func" / f"{stem}_bold.json").read_text())
     folder = bids / "derivatives" / "truth" / subject / "func"

@@ -1,7 +1,7 @@
-"""Time the start on one participant of a large dataset, beside pybids on all of it.
+"""Benchmark of indexing one participant of a large dataset, against pybids on all of it.
 
-Usage: ``python benchmarks/indexing.py [--subjects 1000]``. Each figure is the wall and CPU
-time of a fresh Python process, imports included, and the peak of its memory.
+Usage: ``python benchmarks/indexing.py [--subjects 1000]``. Each figure is the wall and CPU time
+of a fresh Python process, including imports, and its peak memory.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ CASES = {
     "neuroferry, one participant": OURS.replace("{how}", "participant_labels=[{label!r}]"),
     "neuroferry, ten participants": OURS.replace("{how}", "participant_labels={labels!r}"),
     "neuroferry, all": OURS.replace("{how}", ""),
-    "neuroferry, one, database made": OURS.replace(
+    "neuroferry, one, new database": OURS.replace(
         "{how}", "participant_labels=[{label!r}], database_dir={database!r}"
     ),
-    "neuroferry, one, database there": OURS.replace(
+    "neuroferry, one, existing database": OURS.replace(
         "{how}", "participant_labels=[{label!r}], database_dir={database!r}"
     ),
 }

@@ -1,8 +1,8 @@
-"""Measure head-motion estimation beside ANTs' rigid registration on the same series.
+"""Benchmark of head-motion estimation against ANTs' rigid registration on the same series.
 
-Phantoms have a known truth; both tools align the same volumes to the same reference, each on
-one thread. Series of real heads have none: there, what is left over time after correction is
-compared (median tSNR of the head, cubic resampling alike for both).
+Phantoms have a known truth; both tools align the same volumes to the same reference, each on one
+thread. Real series have none: there, the remaining temporal variation after correction is
+compared (median tSNR of the head, with the same cubic resampling).
 
     python benchmarks/motion.py WORK_DIR --volumes 40 --series BOLD ... --table T.rst
 """
@@ -55,7 +55,7 @@ PHANTOMS: dict[str, dict[str, Any]] = {
     "half the brain covered": PLAIN | {"coverage": 0.5},
     "all effects": {"fieldmaps": ()},
 }
-# Points from which a rigid transform can be read back, mm.
+# Points from which a rigid transform can be recovered, mm.
 CORNERS = np.array([[0.0, 0, 0], [100, 0, 0], [0, 100, 0], [0, 0, 100]])
 
 
@@ -65,7 +65,7 @@ def align_ours(series: Series, reference: Reference) -> NDArray[np.float64]:
 
 
 def ants_way(ants: Any, fixed: Any, moving: Any, kind: str) -> NDArray[np.float64]:
-    """Register two images; points of the fixed one to points of the moving one, RAS+ mm."""
+    """Register two images; return the map from fixed to moving points, RAS+ mm."""
     path = ants.registration(fixed, moving, type_of_transform=kind)["fwdtransforms"][0]
     transform = ants.read_transform(path)
     sent = np.array([transform.apply_to_point(list(p)) for p in CORNERS])
@@ -78,7 +78,7 @@ def ants_way(ants: Any, fixed: Any, moving: Any, kind: str) -> NDArray[np.float6
 
 
 def align_ants(kind: str) -> Callable[[Series, Reference], NDArray[np.float64]]:
-    """ANTs' registration of every volume, by the name of its recipe."""
+    """Register every volume with ANTs, by the name of its recipe."""
 
     def align(series: Series, reference: Reference) -> NDArray[np.float64]:
         with ants_session() as ants:
@@ -97,14 +97,14 @@ TOOLS: dict[str, Callable[[Series, Reference], NDArray[np.float64]]] = {
 
 
 def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
-    """Call a function; its result and processor seconds."""
+    """Call a function; return its result and processor seconds."""
     start = time.process_time()
     result = function(*args)
     return result, time.process_time() - start
 
 
 def measure_phantom(root: Path, tools: Sequence[str]) -> list[list[str]]:
-    """Every tool on one phantom's series: errors in mm and processor seconds per volume."""
+    """Run every tool on one phantom series: errors in mm and processor seconds per volume."""
     truth_dir = root / "derivatives" / "truth" / "sub-01" / "func"
     stem = truth_dir / "sub-01_task-blocks"
     series = open_series(root / "sub-01" / "func" / "sub-01_task-blocks_bold.nii.gz")
@@ -131,7 +131,7 @@ def measure_phantom(root: Path, tools: Sequence[str]) -> list[list[str]]:
 
 
 def measure_series(path: Path, tools: Sequence[str]) -> list[list[str]]:
-    """Every tool on a real series: tSNR after correction, FD, processor seconds per volume."""
+    """Run every tool on a real series: tSNR after correction, FD, processor seconds per volume."""
     series = open_series(path)
     reference, seconds = timed(find_reference, series)
     mask = head_mask(reference.volume)
@@ -150,7 +150,7 @@ def measure_series(path: Path, tools: Sequence[str]) -> list[list[str]]:
 def median_tsnr(
     series: Series, motion: NDArray[np.float64], mask: NDArray[np.bool_], n_dummy: int
 ) -> float:
-    """Mean over standard deviation in time, median over the head, linear trend taken out."""
+    """Compute the median tSNR over the head, after linear detrending."""
     where = static_map((series.shape3, series.affine), (series.shape3, series.affine))
     moves = np.linalg.inv(series.affine) @ motion @ series.affine
     inside = mask.reshape(-1)[where.voxels]
@@ -167,7 +167,7 @@ def median_tsnr(
 
 
 def make_phantom(root: Path, n_volumes: int, options: dict[str, Any]) -> None:
-    """Write a phantom's series unless the same one is there."""
+    """Write a phantom series unless it already exists."""
     stamp = root / "made.json"
     wanted = json.dumps({"n_volumes": n_volumes, **options}, sort_keys=True)
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
@@ -177,7 +177,7 @@ def make_phantom(root: Path, n_volumes: int, options: dict[str, Any]) -> None:
 
 
 def rst_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in reStructuredText."""
+    """Format a table in reStructuredText."""
     body = [list(header), *map(list, rows)]
     widths = [max(len(row[column]) for row in body) for column in range(len(header))]
     rule = "  ".join("=" * width for width in widths)
@@ -186,10 +186,12 @@ def rst_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def main() -> int:
-    """Run what was asked for and print or write the tables."""
+    """Run the requested benchmarks and print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work_dir", type=Path)
-    parser.add_argument("--volumes", type=int, default=40, help="of each phantom; 0 for none")
+    parser.add_argument(
+        "--volumes", type=int, default=40, help="volumes of each phantom; 0 for none"
+    )
     parser.add_argument("--phantoms", nargs="*", choices=PHANTOMS, default=list(PHANTOMS))
     parser.add_argument("--series", type=Path, nargs="*", default=[], help="BOLD of real heads")
     parser.add_argument("--tools", nargs="*", choices=TOOLS, default=list(TOOLS))

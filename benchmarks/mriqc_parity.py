@@ -1,9 +1,9 @@
-"""Compare image quality metrics with those that MRIQC published for the same files.
+"""Comparison of image quality metrics with those published by MRIQC for the same files.
 
-The folder given as argument holds one folder for each subject, with ``sub-*_T1w.nii.gz``
-and ``mriqc_T1w_iqms.json``. The images become a BIDS dataset, the command ``neuroferry``
-processes it, and tables in reStructuredText put both values side by side. What lies in
-the output folder already is not computed again.
+The folder given as argument holds one folder per participant, with ``sub-*_T1w.nii.gz`` and
+``mriqc_T1w_iqms.json``. The images become a BIDS dataset, the command ``neuroferry`` processes
+it, and tables in reStructuredText show both values side by side. Existing outputs are not
+computed again.
 
     python benchmarks/mriqc_parity.py FOLDER OUTPUT_DIR --table parity.rst
 """
@@ -26,26 +26,26 @@ STATISTICS = ("mean", "median", "p05", "p95", "stdv", "mad", "k", "n")
 WM_LEVELS = tuple(f"summary_wm_{s}" for s in ("mean", "median", "p05", "p95"))
 
 WHY = {
-    "file": "decided by the file",
-    "image": "decided by the file and the bias correction",
-    "mask": "same estimator; depends on the brain mask, and MRIQC's is another one",
-    "wm": "white matter that both segmentations are sure of",
-    "spread": "narrower where the bias field takes out more of the shading",
-    "tissue": "depends on the segmentation: partial volume between tissues falls differently",
-    "air": "no air in a skull-stripped image: null here; MRIQC puts the tissues' spread in its "
-    "place, and so does this table",
+    "file": "determined by the file",
+    "image": "determined by the file and the bias correction",
+    "mask": "same estimator; depends on the brain mask, which differs from MRIQC's",
+    "wm": "white matter on which both segmentations agree with confidence",
+    "spread": "narrower where the bias field removes more of the shading",
+    "tissue": "depends on the segmentation: partial volume is assigned differently",
+    "air": "no air in a skull-stripped image: null here; MRIQC uses the tissues' spread "
+    "instead, as does this table",
     "no_air": "no air in a skull-stripped image: null here",
     "head": "MRIQC's head mask reaches into the empty background of a stripped image",
     "scale": "the overall scale of a bias field is arbitrary; here its mean in the brain is 1",
     "field": "another estimate of the bias field (mask, spline distance)",
-    "maps": "another segmentation, and voxels that are empty count",
+    "maps": "another segmentation, and empty voxels count",
     "template": "another template and another registration",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of all subjects: published and computed values."""
+    """Published and computed values of one metric for all participants."""
 
     name: str
     why: str
@@ -54,7 +54,7 @@ class Row:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Relative difference for each subject, ``nan`` where one value is missing or 0."""
+        """Compute relative differences per participant; ``nan`` if a value is missing or 0."""
         return tuple(
             (mine - theirs) / abs(theirs) if theirs else math.nan
             for theirs, mine in zip(self.published, self.computed, strict=True)
@@ -62,7 +62,7 @@ class Row:
 
 
 def reason(name: str) -> str:
-    """Say why a metric agrees or not."""
+    """Explain why a metric agrees or differs."""
     kind = name.partition("_")[0]
     if name in {"qi_1", "qi_2"}:
         return WHY["no_air"]
@@ -90,10 +90,10 @@ def reason(name: str) -> str:
 
 
 def stand_in_air(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what MRIQC publishes when there is no air.
+    """Fill in the values that MRIQC publishes if there is no air.
 
-    The spread of the air becomes the root of the summed squares of the tissues' spreads,
-    its number of voxels their sum and everything else 0; CNR and SNRd follow from that.
+    The spread of air becomes the root of the summed squares of the tissue spreads, its number of
+    voxels their sum, and everything else 0; CNR and SNRd follow from these.
     """
     from neuroferry.interfaces.qc import regions
 
@@ -109,7 +109,7 @@ def stand_in_air(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_dataset(reference: Path, bids_dir: Path) -> list[str]:
-    """Lay the images of the reference folder out as BIDS; give the subject labels."""
+    """Arrange the images of the reference folder as BIDS; return the participant labels."""
     labels = []
     for image in sorted(reference.glob("sub-*/sub-*_T1w.nii.gz")):
         folder = bids_dir / image.parent.name / "anat"
@@ -124,20 +124,20 @@ def make_dataset(reference: Path, bids_dir: Path) -> list[str]:
 
 
 def find_metrics(out_dir: Path, label: str) -> Path | None:
-    """Find the metrics of a subject below an output folder."""
+    """Find the metrics of a participant below an output folder."""
     return next(
         iter(sorted(out_dir.glob(f"sub-{label}/**/sub-{label}*_desc-iqms_T1w.json"))), None
     )
 
 
 def collect(reference: Path, out_dir: Path, labels: list[str]) -> list[Row]:
-    """Read both sides for all subjects, metrics in alphabetical order."""
+    """Read both sides for all participants, metrics in alphabetical order."""
     published, computed = [], []
     for label in labels:
         theirs = json.loads((reference / f"sub-{label}" / "mriqc_T1w_iqms.json").read_text())
         path = find_metrics(out_dir, label)
         if path is None:
-            raise SystemExit(f"There are no metrics of sub-{label} in {out_dir}.")
+            raise SystemExit(f"No metrics of sub-{label} in {out_dir}.")
         published.append(theirs)
         computed.append(stand_in_air(json.loads(path.read_text())))
     names = sorted(name for name in published[0] if isinstance(published[0][name], int | float))
@@ -171,7 +171,7 @@ def _csv_table(title: str, header: list[str], lines: list[list[str]]) -> str:
 
 
 def summary_table(rows: list[Row]) -> str:
-    """One line for each metric: medians over subjects, differences, and why."""
+    """Make one line per metric: medians over participants, differences, and reasons."""
     lines = []
     for row in rows:
         known = [d for d in row.differences if not math.isnan(d)]
@@ -188,11 +188,11 @@ def summary_table(rows: list[Row]) -> str:
             ]
         )
     header = ["metric", "MRIQC", "neuroferry", "median difference", "largest", "why"]
-    return _csv_table("Medians over the subjects", header, lines)
+    return _csv_table("Medians over participants", header, lines)
 
 
 def subject_table(rows: list[Row], index: int, label: str) -> str:
-    """Both values and their relative difference for one subject."""
+    """Make a table of both values and their relative difference for one participant."""
     lines = [
         [
             row.name,
@@ -206,7 +206,7 @@ def subject_table(rows: list[Row], index: int, label: str) -> str:
 
 
 def targets(rows: list[Row]) -> list[tuple[str, float, float]]:
-    """Largest difference over all subjects against the bound, where parity is promised."""
+    """Compare the largest difference with the bound, where parity is promised."""
     by_name = {row.name: row for row in rows}
 
     def worst(*names: str) -> float:
@@ -222,11 +222,13 @@ def targets(rows: list[Row]) -> list[tuple[str, float, float]]:
 
 
 def main() -> int:
-    """Compute what is missing, print the tables, check the targets."""
+    """Compute missing outputs, print the tables, check the targets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("reference", type=Path, help="images with the metrics of MRIQC")
-    parser.add_argument("out_dir", type=Path, help="where the derivatives go, or are")
-    parser.add_argument("--table", type=Path, help="write the tables here as well")
+    parser.add_argument(
+        "out_dir", type=Path, help="output folder of the derivatives, new or existing"
+    )
+    parser.add_argument("--table", type=Path, help="also write the tables to this file")
     arguments = parser.parse_args()
     bids_dir = arguments.out_dir.with_name(arguments.out_dir.name + "_bids")
     labels = make_dataset(arguments.reference, bids_dir)

@@ -1,15 +1,15 @@
-"""Compare the graphs and the results of two versions: what a change of layout must leave alone.
+"""Comparison of graphs and results of two versions, which a change of layout must not alter.
 
     python benchmarks/same.py graphs PHANTOMS BEFORE   # with the old checkout on PYTHONPATH
     python benchmarks/same.py graphs PHANTOMS AFTER    # with the new one
     python benchmarks/same.py compare BEFORE AFTER
 
-``graphs`` makes small phantoms once, builds the flattened graph of each case in ``CASES`` with the
-neuroferry that this Python imports, and writes one text file a case: every node with its
-interface, inputs, memory, threads and edges, then the methods text. It runs no step.
-``compare`` takes two folders of graphs, or two output folders of the same command. It exits with 1
-if anything differs. Lines that begin with ``#`` are for the reader and are not compared: modules
-that interfaces and functions live in, kinds of node, and what the program printed.
+``graphs`` makes small phantoms once, builds the flattened graph of each case in ``CASES`` with
+the neuroferry that this Python imports, and writes one text file per case: every node with its
+interface, inputs, memory, threads and edges, then the methods text. It runs no steps. ``compare``
+takes two folders of graphs, or two output folders of the same command. The exit code is 1 if
+anything differs. Lines that begin with ``#`` are informative and not compared: modules of
+interfaces and functions, kinds of nodes, and printed output.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One command whose graph is compared."""
+    """Command whose graph is compared."""
 
     dataset: str
     arguments: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ PRECOMPUTED = {
 
 
 def make_dataset(root: Path, options: Sequence[str]) -> None:
-    """Write one phantom participant, unless it was written before."""
+    """Write one phantom participant, unless it exists."""
     if root.exists():
         return
     command = ("phantom", str(root), "--subjects", "1", "--resolution", "3", "--seed", "1")
@@ -142,7 +142,7 @@ def make_dataset(root: Path, options: Sequence[str]) -> None:
 
 
 def make_template(home: Path) -> None:
-    """Write a template whose grids have 8 mm voxels; nothing is in it."""
+    """Write an empty template with 8 mm voxels."""
     folder = home / f"tpl-{OTHER}"
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, kind in (("T1w", np.float32), ("desc-brain_mask", np.uint8)):
@@ -151,7 +151,7 @@ def make_template(home: Path) -> None:
 
 
 def make_precomputed(root: Path, kinds: Sequence[str], bids: Path) -> None:
-    """Write stand-ins for derivatives, on the grids of the images that they belong to."""
+    """Write placeholder derivatives, on the grids of their images."""
     for name in (name for kind in kinds for name in PRECOMPUTED[kind]):
         path = root / "sub-01" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,9 +170,9 @@ def make_precomputed(root: Path, kinds: Sequence[str], bids: Path) -> None:
 
 @contextlib.contextmanager
 def captured() -> Iterator[list[tuple[Any, str]]]:
-    """Keep each flattened graph and methods text that is made; Nipype's own doors are watched.
+    """Record each flattened graph and methods text, by patching Nipype's entry points.
 
-    No function of neuroferry is named here, so that versions of any layout can be compared.
+    No function of neuroferry is named here, so that versions with any layout can be compared.
     """
     from nipype.pipeline.engine import Workflow
 
@@ -278,7 +278,7 @@ def _inputs(node: Any) -> Iterator[str]:
     for name, value in sorted(node.inputs.get().items()):
         if not isdefined(value):
             continue
-        if name == "function_str":  # its source names modules, which may have moved
+        if name == "function_str":  # the source names modules, which may have moved
             yield f"# source {hashlib.sha256(str(value).encode()).hexdigest()[:12]}"
             yield f"  function {str(value).partition('(')[0].rpartition(' ')[2]}"
         else:
@@ -286,7 +286,7 @@ def _inputs(node: Any) -> Iterator[str]:
 
 
 def _name(output: Any) -> str:
-    """Name an output, or the function that an edge takes it through."""
+    """Name an output, or the function that an edge applies to it."""
     return str(output) if isinstance(output, str) else f"{output[0]} via {output[1:]}"
 
 
@@ -308,7 +308,7 @@ def _value(value: Any) -> str:
 
 
 def compare(one: Path, other: Path, *, everything: bool) -> int:
-    """Print what differs between two folders; give the exit code."""
+    """Print the differences between two folders; return the exit code."""
     here, there = _files(one, everything), _files(other, everything)
     differences = 0
     for name in sorted(here | there):
@@ -327,7 +327,7 @@ def compare(one: Path, other: Path, *, everything: bool) -> int:
 
 
 def _files(root: Path, everything: bool) -> set[str]:
-    """Name the files of a folder; logs and pages tell of times and so never repeat."""
+    """List the files of a folder; logs and pages contain times and so always differ."""
     names = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     if everything:
         return names
@@ -345,7 +345,7 @@ def _differences(one: Path, other: Path) -> Iterator[str]:
     elif one.name.endswith((".txt", ".tsv", ".csv", ".bval", ".bvec", ".svg", ".html", ".md")):
         yield from _text_differences(*(part.decode("utf-8", "replace") for part in data))
     elif one.name.endswith(".gz") and gzip.decompress(data[0]) == gzip.decompress(data[1]):
-        yield "compressed in another way, the content is the same"
+        yield "compressed differently, same content"
     else:
         yield f"{len(data[0]):,} and {len(data[1]):,} bytes"
 
@@ -363,7 +363,7 @@ def _text_differences(one: str, other: str, shown: int = 40) -> Iterator[str]:
 
 
 def json_differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
-    """Name each value of two JSON documents that differs.
+    """List the values in which two JSON documents differ.
 
     Examples
     --------
@@ -399,7 +399,7 @@ def _image_differences(one: Path, other: Path) -> Iterator[str]:
         largest = np.nanmax(np.abs(np.subtract(*(a[unequal].astype(float) for a in arrays))))
         yield f"{unequal.sum():,} of {unequal.size:,} voxels, by at most {largest:.6g}"
     else:
-        yield "the values are the same"
+        yield "same values"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -409,9 +409,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     graphs = commands.add_parser("graphs", help="write the graphs of the version in use")
-    graphs.add_argument(
-        "phantoms", type=Path, help="folder for the inputs, kept for the next time"
-    )
+    graphs.add_argument("phantoms", type=Path, help="folder for the inputs, reused in later calls")
     graphs.add_argument("out", type=Path, help="folder for the descriptions")
     graphs.add_argument("--cases", nargs="+", choices=CASES, default=[], metavar="CASE")
     both = commands.add_parser("compare", help="compare two folders")

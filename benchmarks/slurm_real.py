@@ -1,18 +1,17 @@
-"""Wall time of many participants with a small graph on a real SLURM, beside the other ways.
+"""Wall time of many participants with a small graph on a real SLURM, for several variants.
 
-Six steps a participant that do nothing but write a line, so that what is measured is what a
-cluster adds to the work: jobs, and the start of Python. In one run, one after the other, on an
-idle SLURM:
+Each participant has six steps that only write a line, so that the overhead of a cluster is
+measured: jobs, and the start of Python. In one run, one after the other, on an idle SLURM:
 
-- neuroferry's SLURMGraph with its packings ``chain`` (here two jobs a participant) and
+- neuroferry's SLURMGraph with its packings ``chain`` (here two jobs per participant) and
   ``subject`` (one);
-- a job array with one job a participant and MultiProc inside, as ``neuroferry sbatch-script``
-  prints it;
-- Nipype's own SLURMGraph, which makes a job of every step, for fewer participants.
+- a job array with one job per participant and MultiProc inside, as printed by
+  ``neuroferry sbatch-script``;
+- Nipype's own SLURMGraph, which makes one job per step, for fewer participants.
 
-Before that what each job and each step costs apart: jobs that do nothing, Python with what it
-loads, and the entry into the image. Wall time is from the start of Python that plans to the
-empty queue; every participant's last file must be there then.
+Before that, the separate cost of each job and step: empty jobs, Python with its imports, and the
+entry into the image. Wall time is from the start of the planning Python to the empty queue; every
+participant's last file must exist then.
 
     export SLURM_CONF=$(containers/test-cluster up)
     python benchmarks/slurm_real.py WORK_DIR [--subjects 200] [--peer 20] [--image neuroferry.sif]
@@ -33,7 +32,7 @@ WAYS = ("chain", "subject", "array", "nipype")
 NAMES = {
     "chain": "neuroferry SLURMGraph, chain",
     "subject": "neuroferry SLURMGraph, subject",
-    "array": "one job a participant, MultiProc",
+    "array": "one job per participant, MultiProc",
     "nipype": "Nipype SLURMGraph",
 }
 COUNTING_SBATCH = '#!/usr/bin/env bash\necho "$*" >>"$COUNTER"\nexec {sbatch} "$@"\n'
@@ -43,12 +42,12 @@ PATIENCE = 3600.0
 
 
 def step(x: int) -> int:
-    """Do nothing but hand the value on."""
+    """Pass the value on."""
     return x + 1
 
 
 def last_step(a: int, b: int) -> str:
-    """Leave a file by which the benchmark knows that all steps ran."""
+    """Write a file that shows that all steps ran."""
     from pathlib import Path
 
     path = Path("ended.txt").absolute()
@@ -57,9 +56,9 @@ def last_step(a: int, b: int) -> str:
 
 
 def subject_wf(label: str) -> Any:
-    """Build one participant's steps: a chain of three, two side by side, one that ends.
+    """Build one participant's steps: a chain of three, two in parallel, a last one.
 
-    Two of them are too large to count as small, and differ in processors, so that they do not
+    Two of them exceed the limit of small steps, and differ in processors, so that they do not
     share a job.
     """
     from nipype import Function, Node, Workflow
@@ -114,7 +113,7 @@ def run_subject(base: Path, label: str) -> None:
 
 
 def submit_array(base: Path, number: int) -> None:
-    """Submit an array of one job a participant, each of which asks for what a pack asks for."""
+    """Submit an array of one job per participant, with the resources of a pack."""
     from neuroferry.config import SlurmConfig
     from neuroferry.engine.slurm.scripts import header
 
@@ -130,7 +129,7 @@ def submit_array(base: Path, number: int) -> None:
 
 
 def plan_with_nipype(base: Path, number: int) -> None:
-    """Let Nipype submit; memory as declared, for without it each job takes a whole node."""
+    """Let Nipype submit; with declared memory, as otherwise each job takes a whole node."""
     workflow = study(base, labels_of(number))
     workflow.run(plugin="SLURMGraph", plugin_args={"sbatch_args": f"--mem={MEM_GB * 1000:.0f}M"})
 
@@ -139,23 +138,23 @@ def plan_with_nipype(base: Path, number: int) -> None:
 
 
 def labels_of(number: int) -> list[str]:
-    """Give the labels of the first participants."""
+    """List the labels of the first participants."""
     return [f"{i:04d}" for i in range(1, number + 1)]
 
 
 def wait_for_empty_queue() -> None:
-    """Wait until no job is left that runs or waits."""
+    """Wait until no job is running or pending."""
     deadline = time.monotonic() + PATIENCE
     while subprocess.run(
         ["squeue", "--noheader"], capture_output=True, text=True, check=True
     ).stdout.strip():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"jobs are left in the queue after {PATIENCE:.0f} s")
+            raise TimeoutError(f"jobs are still in the queue after {PATIENCE:.0f} s")
         time.sleep(0.5)
 
 
 def measure(way: str, work: Path, number: int) -> dict[str, float]:
-    """Run one way, with a counted ``sbatch``, and see that every participant came to its end."""
+    """Run one variant, with a counted ``sbatch``, and check that every participant finished."""
     base = work / way
     shutil.rmtree(base, ignore_errors=True)
     (base / "bin").mkdir(parents=True)
@@ -174,15 +173,15 @@ def measure(way: str, work: Path, number: int) -> dict[str, float]:
     ended = time.monotonic() - started
     files = len(list(base.glob("study_wf/**/end/ended.txt")))
     if files != number:
-        raise RuntimeError(f"{NAMES[way]}: {files} of {number} participants came to their end")
-    # each job of an array has its index, and ours a steward that comes last
+        raise RuntimeError(f"{NAMES[way]}: {files} of {number} participants finished")
+    # each job of an array has its index; ours also has a final steward
     jobs = {"chain": 2 * number + 1, "subject": number + 1, "array": number, "nipype": 6 * number}
     calls = len(counter.read_text().splitlines())
     return {"jobs": jobs[way], "calls": calls, "submitted": submitted, "seconds": ended}
 
 
 def time_command(words: list[str]) -> tuple[float, float]:
-    """Give the mean wall and processor seconds of a command."""
+    """Measure the mean wall and processor seconds of a command."""
     subprocess.run(words, check=True, capture_output=True)
     started, before = time.monotonic(), os.times()
     for _ in range(REPEATS):
@@ -193,7 +192,7 @@ def time_command(words: list[str]) -> tuple[float, float]:
 
 
 def time_empty_jobs(number: int) -> float:
-    """Give the seconds that each job of an array takes that does nothing."""
+    """Measure the time per job of an array of empty jobs, s."""
     wait_for_empty_queue()
     started = time.monotonic()
     words = ["sbatch", f"--array=1-{number}", "--mem=100M", "--output=/dev/null", "--wrap=true"]
@@ -203,7 +202,7 @@ def time_empty_jobs(number: int) -> float:
 
 
 def print_costs(number: int, image: Path | None) -> None:
-    """Print what a job, a Python and an entry into the image cost."""
+    """Print the cost of a job, a Python and an entry into the image."""
     print(f"empty job, {number} in an array: {time_empty_jobs(number):.3f} s wall each")
     ours = "import neuroferry.cli.job, neuroferry.engine.slurm.job"
     commands = {
@@ -227,12 +226,12 @@ def print_costs(number: int, image: Path | None) -> None:
 
 
 def main() -> None:
-    """Print what the parts cost, then the table."""
+    """Print the cost of the parts, then the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work_dir", type=Path, help="all nodes of the cluster must see it")
     parser.add_argument("--subjects", type=int, default=200)
-    parser.add_argument("--peer", type=int, default=20, help="participants for Nipype")
-    parser.add_argument("--image", type=Path, help="time the entry into this image as well")
+    parser.add_argument("--peer", type=int, default=20, help="number of participants for Nipype")
+    parser.add_argument("--image", type=Path, help="also time the entry into this image")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--label", help=argparse.SUPPRESS)
@@ -253,8 +252,8 @@ def main() -> None:
 
 
 def print_table(work: Path, number: int, peer: int, ways: list[str]) -> None:
-    """Measure each way, and print a row of it."""
-    titles = ("participants", "steps", "jobs", "sbatch calls", "submit s", "wall s", "s a step")
+    """Measure each variant and print its row."""
+    titles = ("participants", "steps", "jobs", "sbatch calls", "submit s", "wall s", "s/step")
     print(f"{'':34}" + " | ".join(f"{title:>12}" for title in titles))
     for way in ways:
         people = peer if way == "nipype" else number

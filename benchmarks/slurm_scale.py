@@ -1,10 +1,10 @@
-"""Planning and submitting the anatomical graph for many participants.
+"""Benchmark of planning and submitting the anatomical graph for many participants.
 
-For each number of participants, in a process of its own: seconds and peak memory to plan,
-then seconds and calls of ``sbatch`` to submit, with a stand-in that only counts, for a site that
-allows arrays of a thousand jobs. CPU seconds include the start of Python. The peer is
-Nipype's own SLURMGraph with the same graph and the same stand-in, for the first number alone:
-it calls ``sbatch`` once a step and a participant.
+For each number of participants, in a process of its own: seconds and peak memory to plan, then
+seconds and calls of ``sbatch`` to submit, with a mock that only counts, for a site that allows
+arrays of a thousand jobs. CPU seconds include the start of Python. The peer is Nipype's own
+SLURMGraph with the same graph and the same mock, for the first number only: it calls ``sbatch``
+once per step and participant.
 
     python benchmarks/slurm_scale.py [NUMBER...]
 """
@@ -67,7 +67,7 @@ def measure(number: int) -> dict[str, float]:
 
 
 def measure_peer(number: int) -> dict[str, float]:
-    """Let Nipype's SLURMGraph submit the same."""
+    """Submit the same with Nipype's SLURMGraph."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ.update(stand_ins(folder))
@@ -80,7 +80,7 @@ def measure_peer(number: int) -> dict[str, float]:
 
 
 def plans(folder: Path, number: int) -> Iterator[Any]:
-    """Plan participants with one T1w image each, all the same file under names of their own."""
+    """Plan participants with one T1w image each, the same file under different names."""
     import numpy as np
 
     from neuroferry.bids.model import Image, Subject
@@ -108,7 +108,7 @@ def build(folder: Path, participants: list[Any]) -> Any:
 
 
 def build_settings(folder: Path) -> Any:
-    """Give the settings of the anatomical graph."""
+    """Make the settings of the anatomical graph."""
     from neuroferry.config import WorkflowConfig
     from neuroferry.selection.spaces import parse_output_spaces
     from neuroferry.workflows.base import BuildSettings
@@ -119,7 +119,7 @@ def build_settings(folder: Path) -> Any:
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
-    """Make programs that only count, and give the environment that finds them first."""
+    """Make mock programs that only count, and an environment that finds them first."""
     programs = folder / "bin"
     programs.mkdir()
     counter = folder / "count"

@@ -1,9 +1,9 @@
-"""Measure the diffusion tensor fit beside DIPY's and MRtrix3's, in one run.
+"""Benchmark of the diffusion tensor fit against DIPY and MRtrix3, in one run.
 
 Speed in voxels per second, from arrays and from files, on one and on two threads; agreement of
-the results; and, for synthetic voxels whose tensors are known, how far each is from the truth.
-Times are the best of several rounds, with the slowest beside it: other work on the machine
-makes them longer, never shorter.
+the results; and, for synthetic voxels with known tensors, the error of each. Times are the best
+of several rounds, with the slowest next to it: other work on the machine makes them longer, never
+shorter.
 
     python benchmarks/tensor.py WORK_DIR --series DWI --table benchmarks/tensor.rst
 """
@@ -36,12 +36,12 @@ from neuroferry.interfaces.image.series import open_series
 SYNTHETIC = (80, 80, 40)
 SNR = 30.0
 DIPY_VOXELS = 40_000
-"""DIPY is given this many, which take it seconds."""
+"""Number of voxels given to DIPY, which takes seconds for them."""
 
 
 @dataclass
 class Data:
-    """One series and where to fit; truth where it is known."""
+    """One series and its mask, with the truth if known."""
 
     name: str
     path: Path
@@ -58,7 +58,7 @@ class Data:
 
 @dataclass
 class Result:
-    """What one tool made of one series, and how long it took each time."""
+    """Result of one tool for one series, and its times."""
 
     tool: str
     threads: int
@@ -70,7 +70,7 @@ class Result:
 
 
 def spread(n: int) -> NDArray[np.float64]:
-    """Directions over half a sphere, by a golden spiral."""
+    """Distribute directions over a hemisphere by a golden spiral."""
     z = (np.arange(n) + 0.5) / n
     turn = np.arange(n) * np.pi * (3 - np.sqrt(5))
     ring = np.sqrt(1 - z**2)
@@ -78,7 +78,7 @@ def spread(n: int) -> NDArray[np.float64]:
 
 
 def synthesise(folder: Path) -> Data:
-    """Voxels of random tensors, 30 directions at b = 1000 s/mm², Rician noise."""
+    """Simulate voxels of random tensors, 30 directions at b = 1000 s/mm², Rician noise."""
     rng = np.random.default_rng(1)
     bvals = np.r_[np.zeros(3), np.full(30, 1000.0)]
     gradients = Gradients(bvals, np.vstack([np.zeros((3, 3)), spread(30)]))
@@ -102,7 +102,7 @@ def synthesise(folder: Path) -> Data:
 
 
 def prepare(series: Path, folder: Path) -> Data:
-    """A real series, denoised, with a brain mask, both by MRtrix3."""
+    """Prepare a real series: denoising and brain mask by MRtrix3."""
     stem = str(series).removesuffix(".gz").removesuffix(".nii")
     scheme = ["-fslgrad", f"{stem}.bvec", f"{stem}.bval"]
     path, mask = folder / "real.nii", folder / "real-mask.nii"
@@ -120,7 +120,7 @@ def prepare(series: Path, folder: Path) -> Data:
 def measure(
     tool: str, threads: int, data: Data, rounds: int, work: Callable[[], Any], read: Any
 ) -> Result:
-    """Run something several times; what it made, and the times."""
+    """Run a function several times; return its result and the times."""
     wall, cpu, made = [], [], None
     for _ in range(rounds):
         before, start = spent(), time.perf_counter()
@@ -132,13 +132,13 @@ def measure(
 
 
 def spent() -> float:
-    """Processor seconds of this process and of its children so far."""
+    """Measure processor seconds of this process and of its children so far."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(sum(resource.getrusage(kind)[:2]) for kind in kinds)
 
 
 def run_ours(data: Data, rounds: int) -> list[Result]:
-    """Tensors and maps from arrays, then from a file."""
+    """Fit tensors and maps from arrays, then from a file."""
     inside = np.asanyarray(nb.load(data.mask).dataobj) > 0
 
     def arrays() -> Any:
@@ -167,7 +167,7 @@ def run_ours(data: Data, rounds: int) -> list[Result]:
 
 
 def run_dipy(data: Data, rounds: int) -> list[Result]:
-    """DIPY's weighted least squares from arrays, FA and MD included."""
+    """Run DIPY's weighted least squares from arrays, including FA and MD."""
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
 
@@ -182,12 +182,12 @@ def run_dipy(data: Data, rounds: int) -> list[Result]:
 
 
 def step_of(data: Data) -> int:
-    """Of how many voxels DIPY is given one."""
+    """Choose the step with which voxels are given to DIPY."""
     return max(1, data.n_voxels // DIPY_VOXELS)
 
 
 def run_mrtrix(data: Data, folder: Path, rounds: int) -> list[Result]:
-    """``dwi2tensor`` (two rounds of weighted least squares), then FA and MD, by files."""
+    """Run ``dwi2tensor`` (two rounds of weighted least squares), then FA and MD, from files."""
     inside = np.asanyarray(nb.load(data.mask).dataobj) > 0
     bval, bvec = folder / "bval", folder / "bvec"
     write_gradients(data.gradients, open_series(data.path).affine, bval, bvec)
@@ -211,7 +211,7 @@ def run_mrtrix(data: Data, folder: Path, rounds: int) -> list[Result]:
 
 
 def compare(data: Data, results: Sequence[Result]) -> list[list[str]]:
-    """One row for each tool: speed, and distance from the first one and from the truth."""
+    """Make one row per tool: speed, difference from the first tool and error against the truth."""
     ours = results[0]
     rows = []
     for result in results:
@@ -242,7 +242,7 @@ def compare(data: Data, results: Sequence[Result]) -> list[list[str]]:
 
 
 def csv_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in reStructuredText."""
+    """Format a table in reStructuredText."""
     lines = [f".. csv-table:: {title}", "   :header-rows: 1", ""]
     lines += ["   " + ", ".join(f'"{cell}"' for cell in row) for row in (header, *rows)]
     return "\n".join(lines) + "\n"
@@ -252,7 +252,7 @@ def main() -> int:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work_dir", type=Path)
-    parser.add_argument("--series", type=Path, help="a DWI with .bval and .bvec beside it")
+    parser.add_argument("--series", type=Path, help="a DWI with .bval and .bvec next to it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--table", type=Path, help="write here instead of printing")
     options = parser.parse_args()

@@ -44,20 +44,24 @@ def test_a_skull_stripped_image_will_do(tmp_path):
 @pytest.mark.parametrize(
     ("space", "missing"),
     [
-        (SpaceName("Nowhere"), "tpl-Nowhere_T1w.nii.gz and tpl-Nowhere_desc-brain_mask.nii.gz is"),
+        (
+            SpaceName("Nowhere"),
+            "lacks tpl-Nowhere_T1w.nii.gz and tpl-Nowhere_desc-brain_mask.nii.gz.",
+        ),
         (SpaceName(NAME, None, "2"), f"tpl-{NAME}_res-02_T1w.nii.gz and "),
         (SpaceName("Children", "1", "8"), "tpl-Children_cohort-1_res-08_T1w.nii.gz"),
     ],
 )
 def test_what_is_said_of_a_template_that_is_not_there(home, space, missing):
-    with pytest.raises(InputError, match="Nothing is downloaded while it runs") as caught:
+    with pytest.raises(InputError, match="neuroferry does not download templates") as caught:
         find_templates([space], home)
     assert caught.value.exit_code == ExitCode.NO_INPUT
     text = str(caught.value)
     assert "from templateflow.api import get; get('" in text
     assert missing in text
     folder = home / f"tpl-{space.name}"
-    assert f" in {folder if space.cohort is None else folder / f'cohort-{space.cohort}'}." in text
+    place = folder if space.cohort is None else folder / f"cohort-{space.cohort}"
+    assert f", but {place} lacks tpl-" in text
     assert f"TEMPLATEFLOW_HOME={home} python" in text
 
 
@@ -65,10 +69,10 @@ def test_a_mask_that_is_missing_is_named(tmp_path):
     folder = write_template(tmp_path, 8)
     mask = folder / f"tpl-{NAME}_res-08_desc-brain_mask.nii.gz"
     mask.unlink()
-    with pytest.raises(InputError, match=f"and {mask.name} is not there in"):
+    with pytest.raises(InputError, match=f"lacks {mask.name}"):
         find_templates([SpaceName(NAME, None, "8")], tmp_path)
     mask.touch()
-    with pytest.raises(InputError, match="is an empty placeholder"):
+    with pytest.raises(InputError, match="has only empty placeholders for"):
         find_templates([SpaceName(NAME, None, "8")], tmp_path)
 
 
@@ -80,8 +84,8 @@ def test_a_file_that_is_no_image(tmp_path):
 
 
 def test_without_a_folder():
-    with pytest.raises(UsageError, match="no output space that comes with neuroferry"):
+    with pytest.raises(UsageError, match="not an output space built into neuroferry"):
         find_templates([SpaceName("MNI152NLin6Asym")], None)
     assert find_templates([], None) == ()
-    with pytest.raises(InputError, match="is not there in /nowhere/tpl-A"):
+    with pytest.raises(InputError, match="/nowhere/tpl-A lacks"):
         find_templates([SpaceName("A")], Path("/nowhere"))

@@ -1,8 +1,8 @@
-"""Pictures that show each anatomical step before and after, for the report.
+"""Reportlets of the anatomical steps, before and after each.
 
-Each ``draw_*`` function reads images and gives a complete SVG document. Colours are those
-of Okabe and Ito [1]_, which people with any kind of colour vision tell apart, and line
-styles differ too.
+Each ``draw_*`` function reads images and returns a complete SVG document. Colours are those of
+Okabe and Ito [1]_, which can be told apart with any kind of colour vision; line styles differ
+too.
 
 References
 ----------
@@ -61,16 +61,16 @@ TISSUES = ((1, "grey matter", ORANGE), (2, "white matter", SKY), (3, "CSF", PURP
 def white_level(
     data: NDArray[Any], *, among: NDArray[np.bool_] | None = None, top: float = 99.7
 ) -> float:
-    """Choose the intensity that is shown as white.
+    """Choose the intensity shown as white.
 
     Parameters
     ----------
     data : ndarray, shape (I, J, K)
         Intensities in any unit.
     among : ndarray of bool, shape (I, J, K), optional
-        Where to look; by default, wherever ``data`` is above its own mean.
+        Voxels to consider; by default, those above the mean of ``data``.
     top : float
-        Percentile that becomes white.
+        Percentile shown as white.
 
     Returns
     -------
@@ -92,22 +92,22 @@ def white_level(
 
 
 def air_level(data: NDArray[Any]) -> float | None:
-    """Give the intensity up to which noise in air is expected.
+    """Estimate the highest intensity that noise in air reaches.
 
-    Air is what lies between zero and Otsu's threshold. In magnitude images its noise is
-    Rayleigh distributed with a median of 1.18 sigma, so that three medians (3.5 sigma)
-    hold all but 0.2% of it; ghosts and rings reach higher.
+    Air is every voxel between zero and Otsu's threshold. In magnitude images its noise is
+    Rayleigh distributed with a median of 1.18 sigma, so that three medians (3.5 sigma) include
+    all but 0.2% of it; ghosts and ringing exceed this.
 
     Parameters
     ----------
     data : ndarray, shape (I, J, K)
-        Whole head, with the air around it.
+        Whole head and the surrounding air.
 
     Returns
     -------
     float or None
-        In units of ``data``; ``None`` when less than 2% of the image is air with noise in
-        it, as in images whose background was removed.
+        In units of ``data``; ``None`` if less than 2% of the image is noisy air, as in images
+        whose background was removed.
     """
     from skimage.filters import threshold_otsu
 
@@ -135,7 +135,7 @@ def draw_quality(t1w: str | Path) -> str:
     level = air_level(volume.data)
     image = grey(volume.data, white_level(volume.data))
     if level is None:
-        views = [View("Image (its background is empty: there is no air to look at)", image)]
+        views = [View("Image (its background is empty: no air to show)", image)]
     else:
         air = grey(volume.data, level, gamma=0.8)
         views = [View("Image", image), View("Air around the head, contrast stretched", air)]
@@ -147,9 +147,9 @@ def draw_quality(t1w: str | Path) -> str:
         rows,
         box,
         shown=0,
-        title="T1-weighted image as it came from the scanner",
+        title="T1-weighted image as acquired",
         description="Slices of the whole field of view in three orientations; a second view "
-        "stretches the contrast so that noise, ghosts and wrap-around in the air show.",
+        "stretches the contrast to show noise, ghosts and wrap-around in the air.",
     )
 
 
@@ -173,7 +173,7 @@ def _field_painter(field: NDArray[Any], middle: float, reach: float) -> Painter:
 
 
 def _colour_bar(reach: float) -> list[str]:
-    """Draw the key to the colours of the bias field into the heading."""
+    """Draw the colour bar of the bias field in the heading."""
     x = WIDTH - 260
     steps = np.linspace(-1, 1, 41)
     rgb = _colours(np.exp(steps * np.log(reach)), reach)
@@ -194,16 +194,16 @@ def draw_bias(
     bias_field: str | Path,
     brain_mask: str | Path | None = None,
 ) -> str:
-    """Draw the image before and after bias correction, and the field that was divided out.
+    """Draw the image before and after bias correction, and the bias field.
 
     Parameters
     ----------
     t1w_ref, t1w_preproc : str or pathlib.Path
         Before and after; after = before / field.
     bias_field : str or pathlib.Path
-        Multiplicative field, without a unit.
+        Multiplicative field, without unit.
     brain_mask : str or pathlib.Path, optional
-        What to look at; otherwise what is bright.
+        Region to show; by default, the bright voxels.
 
     Returns
     -------
@@ -243,8 +243,8 @@ def draw_bias(
         box,
         shown=1,
         title="Bias field correction",
-        description="Slices before and after the correction of slow changes of brightness, "
-        "and the field that was removed.",
+        description="Slices before and after correction of the smooth intensity "
+        "non-uniformity, and the field that was removed.",
     )
 
 
@@ -262,7 +262,7 @@ def draw_brain(t1w: str | Path, brain_mask: str | Path) -> str:
     t1w : str or pathlib.Path
         T1-weighted image with skull.
     brain_mask : str or pathlib.Path
-        Not zero inside the brain, on the same grid.
+        Non-zero inside the brain, on the same grid.
 
     Returns
     -------
@@ -301,7 +301,7 @@ def _tissue_painter(plain: Painter, codes: NDArray[np.uint8]) -> Painter:
 
 
 def _tissue_key() -> list[str]:
-    """Name the colours in the heading."""
+    """Draw the colour key of the tissues in the heading."""
     parts = []
     for n, (_, name, colour) in enumerate(TISSUES):
         x = 110 + 130 * n
@@ -355,7 +355,7 @@ def draw_tissues(t1w: str | Path, dseg: str | Path) -> str:
 
 
 def template_on(affine: NDArray[np.float64], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Bring the template onto a grid of its own space.
+    """Resample the template onto a grid in its own space.
 
     Parameters
     ----------
@@ -390,7 +390,7 @@ def template_on(affine: NDArray[np.float64], shape: tuple[int, ...]) -> dict[str
 
 
 def draw_normalisation(std_t1w: str | Path) -> str:
-    """Draw the image in template space, and the template, with the template's borders.
+    """Draw the image in template space and the template, both with the template's borders.
 
     Parameters
     ----------
@@ -416,7 +416,9 @@ def draw_normalisation(std_t1w: str | Path) -> str:
             View(
                 "Template", grey(template["t1w"], white_level(template["t1w"], among=brain)), lines
             ),
-            View("This person", grey(image.data, white_level(image.data, among=brain)), lines),
+            View(
+                "This participant", grey(image.data, white_level(image.data, among=brain)), lines
+            ),
         ],
         _brain_rows(box, dense=False),
         box,
@@ -431,7 +433,7 @@ class _QualityPictureInputSpec(BaseInterfaceInputSpec):
 
 
 class QualityPicture(Picture):
-    """Draw the whole head, and the air around it with the contrast stretched."""
+    """Reportlet of the whole head, and of the air around it with stretched contrast."""
 
     input_spec = _QualityPictureInputSpec
 
@@ -442,12 +444,12 @@ class QualityPicture(Picture):
 class _BiasPictureInputSpec(BaseInterfaceInputSpec):
     t1w_ref = File(exists=True, mandatory=True, desc="before correction")
     t1w_preproc = File(exists=True, mandatory=True, desc="after correction")
-    bias_field = File(exists=True, mandatory=True, desc="what was divided out")
-    brain_mask = File(exists=True, desc="what to look at")
+    bias_field = File(exists=True, mandatory=True, desc="estimated bias field")
+    brain_mask = File(exists=True, desc="region to show")
 
 
 class BiasPicture(Picture):
-    """Draw the image before and after bias correction, and the field."""
+    """Reportlet of the image before and after bias correction, and of the bias field."""
 
     input_spec = _BiasPictureInputSpec
 
@@ -467,7 +469,7 @@ class _BrainPictureInputSpec(BaseInterfaceInputSpec):
 
 
 class BrainPicture(Picture):
-    """Draw the outline of the brain mask on many slices."""
+    """Reportlet of the brain mask, as an outline on many slices."""
 
     input_spec = _BrainPictureInputSpec
 
@@ -481,7 +483,7 @@ class _TissuesPictureInputSpec(BaseInterfaceInputSpec):
 
 
 class TissuesPicture(Picture):
-    """Draw the borders of the tissues."""
+    """Reportlet of the tissue borders."""
 
     input_spec = _TissuesPictureInputSpec
 
@@ -494,7 +496,7 @@ class _NormalisationPictureInputSpec(BaseInterfaceInputSpec):
 
 
 class NormalisationPicture(Picture):
-    """Draw the image in template space against the template."""
+    """Reportlet of the image in template space beside the template."""
 
     input_spec = _NormalisationPictureInputSpec
 

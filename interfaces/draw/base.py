@@ -1,4 +1,4 @@
-"""Interfaces that draw the report's pictures and put them into the output folder."""
+"""Base class of the interfaces that draw reportlets, and the sink that saves them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _PictureOutputSpec(TraitedSpec):
 
 
 class Picture(SimpleInterface):
-    """Draws one SVG document; subclasses say how."""
+    """Base of the interfaces that draw one SVG document."""
 
     output_spec = _PictureOutputSpec
 
@@ -37,26 +37,26 @@ class Picture(SimpleInterface):
 
 class _SaveFigureInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="picture")
-    # Nipype would hash the file that is there, so that its own writing changed the hash
-    out_path = traits.Str(mandatory=True, hash_files=False, desc="where it is to lie")
+    # Nipype would hash the existing file, and writing it would change that hash
+    out_path = traits.Str(mandatory=True, hash_files=False, desc="path to write")
 
 
 class _SaveFigureOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="where it lies")
+    out_file = File(exists=True, desc="path of the copy")
 
 
 class SaveFigure(SimpleInterface):
-    """Copy a picture to its place; a `DerivativesNode` brings it back when it was deleted."""
+    """Sink of one reportlet; a `DerivativesNode` restores it if it was deleted."""
 
     input_spec = _SaveFigureInputSpec
     output_spec = _SaveFigureOutputSpec
 
     def output_paths(self) -> list[Path]:
-        """List the files that are written."""
+        """List the written files."""
         return [Path(self.inputs.out_path)]
 
     def sidecar_paths(self) -> list[Path]:
-        """List the sidecars that are written: none."""
+        """List the written sidecars: none."""
         return []
 
     def _run_interface(self, runtime: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Pictures of a diffusion run in space: mask, denoising, maps of models, fibre directions.
+"""Spatial reportlets of a DWI run: mask, denoising, model maps, fibre directions.
 
-Each ``draw_*`` function reads images and gives a complete SVG document; see
-`neuroferry.interfaces.draw.anat` for the colours. Directions have the field's own colours: red
-from left to right, green from back to front, blue from below to above.
+Each ``draw_*`` function reads images and returns a complete SVG document; see
+`neuroferry.interfaces.draw.anat` for the colours. Directions have their usual colours: red for
+left-right, green for anterior-posterior, blue for inferior-superior.
 """
 
 from __future__ import annotations
@@ -54,30 +54,30 @@ if TYPE_CHECKING:
 
 GREYS = ((0, 0, 0), (255, 255, 255))
 MD_WHITE = 3e-3
-"""Mean diffusivity that is white: that of water at body temperature, mm²/s."""
+"""Mean diffusivity shown as white: that of water at body temperature, mm²/s."""
 COLOUR_GAIN = 1.5
-"""Colour FA is shown brighter, so that most white matter is."""
+"""Gain of colour FA, which makes most of white matter bright."""
 STICK_FA = 0.15
-"""Directions are drawn above this anisotropy."""
+"""FA above which directions are drawn."""
 STICK_LENGTH = 0.9
-"""Of a stick that lies in the slice, in voxels."""
+"""Length of a stick that lies in the slice, in voxels."""
 SHADES = 5
-"""Steps of each colour among sticks."""
+"""Levels of each colour channel of the sticks."""
 RESIDUAL_SIGMAS = 3.0
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How a scalar map is shown: in grey, from 0 (black) to ``white``.
+    """Grey scale of a scalar map, from 0 (black) to ``white``.
 
     Attributes
     ----------
     label : str
-        What the reader chooses the map by.
+        Name of the view.
     white : float
         In units of the map.
     low, high : str
-        Written at the ends of the key.
+        Labels at the ends of the key.
     """
 
     label: str
@@ -97,18 +97,18 @@ MAPS: Mapping[str, Scale] = {
 
 
 def dwi_rows(box: Box) -> list[Row]:
-    """Choose slices for maps of a whole brain."""
+    """Choose slices for maps of the whole brain."""
     axial = rows_over(box, [(AXIAL, 14, 7)], inset=0.08)
     return axial + rows_over(box, [(CORONAL, 7, 7), (SAGITTAL, 7, 7)], inset=0.17)
 
 
 def draw_dwi_mask(dwi_ref: str | Path, mask: str | Path) -> str:
-    """Draw the brain mask on the image without diffusion weighting.
+    """Draw the brain mask on the mean b0 image.
 
     Parameters
     ----------
     dwi_ref, mask : str or pathlib.Path
-        Mean b = 0 image, and brain mask on its grid.
+        Mean b0 image, and brain mask on its grid.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def draw_dwi_mask(dwi_ref: str | Path, mask: str | Path) -> str:
         An SVG document.
     """
     image, brain = load_canonical(dwi_ref), load_canonical(mask)
-    check_same_grid(("the b = 0 image", image), ("the brain mask", brain))
+    check_same_grid(("the b0 image", image), ("the brain mask", brain))
     inside = brain.data > 0
     box = box_around(inside, image.zooms, 14)
     return draw_mosaic(
@@ -128,9 +128,8 @@ def draw_dwi_mask(dwi_ref: str | Path, mask: str | Path) -> str:
         dwi_rows(box),
         box,
         base=grey(image.data, white_level(image.data, among=inside, top=97.0)),
-        title="Brain mask of the diffusion run",
-        description="Outline of the brain mask over slices of the mean image without diffusion "
-        "weighting.",
+        title="DWI brain mask",
+        description="Outline of the brain mask over slices of the mean b0 image.",
     )
 
 
@@ -140,16 +139,16 @@ def draw_maps(
     maps: Mapping[str, str | Path],
     color_fa: str | Path | None = None,
 ) -> str:
-    """Draw maps of a model, one view each.
+    """Draw the maps of a diffusion model, one view each.
 
     Parameters
     ----------
     dwi_ref, mask : str or pathlib.Path
-        Mean b = 0 image, and brain mask on its grid.
+        Mean b0 image, and brain mask on its grid.
     maps : mapping of str to path
-        Scalar maps on the same grid, by their names in ``MAPS``.
+        Scalar maps on the same grid, keyed by their names in ``MAPS``.
     color_fa : str or pathlib.Path, optional
-        FA in the colours of the directions, 4-D, uint8.
+        Direction-encoded colour FA, 4-D, uint8.
 
     Returns
     -------
@@ -160,7 +159,7 @@ def draw_maps(
     volumes = {name: load_canonical(path) for name, path in maps.items()}
     if color_fa is not None:
         volumes["color_fa"] = load_canonical(color_fa)
-    check_same_grid(("the b = 0 image", image), ("the brain mask", brain), *volumes.items())
+    check_same_grid(("the b0 image", image), ("the brain mask", brain), *volumes.items())
     inside = brain.data > 0
     views = [View("b = 0", grey(image.data, white_level(image.data, among=inside, top=97.0)))]
     for name in maps:
@@ -183,7 +182,7 @@ def draw_maps(
 
 
 def _coloured(data: NDArray[Any]) -> Painter:
-    """Paint slices of red, green and blue in 0 to 255, brighter than they are."""
+    """Paint slices of an RGB map (0 to 255), brightened."""
 
     def paint(plane: Plane, index: int, box: Box) -> NDArray[Any]:
         tile = cut(data, plane, index, box).astype(np.float32) * np.float32(COLOUR_GAIN)
@@ -193,7 +192,7 @@ def _coloured(data: NDArray[Any]) -> Painter:
 
 
 def direction_key() -> list[str]:
-    """Draw the key to the colours of directions into the heading."""
+    """Draw the colour key of the directions in the heading."""
     parts = []
     x = WIDTH - 430.0
     for colour, text, wide in (
@@ -210,18 +209,18 @@ def direction_key() -> list[str]:
 def draw_denoising(
     before: str | Path, after: str | Path, bval: str | Path, mask: str | Path | None = None
 ) -> str:
-    """Draw the most strongly weighted volume before and after, and what was taken out.
+    """Draw the most strongly weighted volume before and after denoising, and the residual.
 
-    Anatomy in the difference would mean that signal was lost with the noise.
+    Anatomy in the residual would mean that signal was removed with the noise.
 
     Parameters
     ----------
     before, after : str or pathlib.Path
-        The series as measured, and without noise, 4-D.
+        The series before and after denoising, 4-D.
     bval : str or pathlib.Path
         Their b-values.
     mask : str or pathlib.Path, optional
-        Brain mask on their grid, for the part that is shown.
+        Brain mask on their grid; limits the part that is shown.
 
     Returns
     -------
@@ -231,7 +230,7 @@ def draw_denoising(
     bvals = read_bvals(bval)
     index = int(np.argmax(bvals))
     was, now = (_one_volume(path, index) for path in (before, after))
-    volumes = {"the series as measured": was, "the series without noise": now}
+    volumes = {"the series before denoising": was, "the denoised series": now}
     shown = was.data > 0.35 * white_level(was.data)
     if mask is not None:
         volumes["the brain mask"] = load_canonical(mask)
@@ -251,7 +250,7 @@ def draw_denoising(
             View(f"Before, {name}", grey(was.data, white)),
             View(f"After, {name}", grey(now.data, white)),
             View(
-                "Taken out",
+                "Residual",
                 _diverging(residual / reach + np.float32(0.5)),
                 notes=colour_bar(DIVERGING, low, high),
             ),
@@ -260,8 +259,8 @@ def draw_denoising(
         box,
         shown=1,
         title="Denoising",
-        description="One diffusion-weighted volume before and after denoising, and their "
-        "difference, which should show no anatomy.",
+        description="One diffusion-weighted volume before and after denoising, and the "
+        "residual, which should show no anatomy.",
     )
 
 
@@ -271,7 +270,10 @@ def _one_volume(path: str | Path, index: int) -> Volume:
 
     series = open_series(path, min_volumes=1)
     if index >= series.n_volumes:
-        raise GeometryError(f"{Path(path).name} has {series.n_volumes} volumes, not {index + 1}.")
+        raise GeometryError(
+            f"{Path(path).name} has {series.n_volumes} volumes; volume {index} (counted from "
+            "0) does not exist."
+        )
     data = series.volume(index)
     series.close()
     image = nb.as_closest_canonical(nb.Nifti1Image(data, series.affine))
@@ -279,7 +281,7 @@ def _one_volume(path: str | Path, index: int) -> Volume:
 
 
 def _diverging(place: NDArray[Any]) -> Painter:
-    """Paint slices of values in [0, 1], of which a half is nothing."""
+    """Paint slices of values in [0, 1] with a diverging colour map; 0.5 stands for zero."""
     table = np.array(DIVERGING, dtype=np.float32)
 
     def paint(plane: Plane, index: int, box: Box) -> NDArray[Any]:
@@ -293,10 +295,10 @@ def _diverging(place: NDArray[Any]) -> Painter:
 
 
 def draw_directions(fa: str | Path, tensor: str | Path, mask: str | Path) -> str:
-    """Draw the main direction of each voxel as a stick, on a few large slices.
+    """Draw the principal direction of each voxel as a stick, on a few large slices.
 
-    Sticks that follow the white matter are the proof that gradients and image have the same
-    axes: with one axis reversed they cross it.
+    Sticks that follow white matter show that gradients and image share the same axes: with one
+    axis reversed they would cross it.
 
     Parameters
     ----------
@@ -323,18 +325,18 @@ def draw_directions(fa: str | Path, tensor: str | Path, mask: str | Path) -> str
     sticks = [line for cell in cells for line in _sticks(cell, image, elements.data, inside, box)]
     return draw_mosaic(
         image,
-        [View("FA", notes=()), View("Main directions", notes=[*sticks, *direction_key()])],
+        [View("FA", notes=()), View("Principal directions", notes=[*sticks, *direction_key()])],
         rows,
         box,
         base=grey(image.data, 1.5),
-        title="Main directions of diffusion",
+        title="Principal directions of diffusion",
         description="The first eigenvector of each tensor as a stick in the colour of its "
         "direction, over fractional anisotropy.",
     )
 
 
 def _part(box: Box, axis: int, fraction: float) -> int:
-    """Index at a fraction of a box along one axis."""
+    """Find the index at a fraction of a box along one axis."""
     return round(box.low[axis] + fraction * (box.high[axis] - box.low[axis]))
 
 
@@ -371,12 +373,12 @@ def _sticks(
 
 
 class _DwiMaskPictureInputSpec(BaseInterfaceInputSpec):
-    dwi_ref = File(exists=True, mandatory=True, desc="mean b = 0 image")
+    dwi_ref = File(exists=True, mandatory=True, desc="mean b0 image")
     mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
 
 
 class DwiMaskPicture(Picture):
-    """Draw the brain mask of a diffusion run."""
+    """Reportlet of the brain mask of a DWI run."""
 
     input_spec = _DwiMaskPictureInputSpec
 
@@ -391,7 +393,7 @@ class _TensorPictureInputSpec(_DwiMaskPictureInputSpec):
 
 
 class TensorPicture(Picture):
-    """Draw b = 0 image, mean diffusivity, FA and colour FA."""
+    """Reportlet of b0 image, mean diffusivity, FA and colour FA."""
 
     input_spec = _TensorPictureInputSpec
 
@@ -409,7 +411,7 @@ class _KurtosisPictureInputSpec(_DwiMaskPictureInputSpec):
 
 
 class KurtosisPicture(Picture):
-    """Draw the maps of the kurtosis model."""
+    """Reportlet of the kurtosis maps."""
 
     input_spec = _KurtosisPictureInputSpec
 
@@ -426,7 +428,7 @@ class _DirectionsPictureInputSpec(BaseInterfaceInputSpec):
 
 
 class DirectionsPicture(Picture):
-    """Draw the main directions of diffusion as sticks."""
+    """Reportlet of the principal directions of diffusion, as sticks."""
 
     input_spec = _DirectionsPictureInputSpec
 
@@ -435,14 +437,14 @@ class DirectionsPicture(Picture):
 
 
 class _DenoisingPictureInputSpec(BaseInterfaceInputSpec):
-    before = File(exists=True, mandatory=True, desc="series as measured, 4-D")
-    after = File(exists=True, mandatory=True, desc="series without noise, 4-D")
+    before = File(exists=True, mandatory=True, desc="series before denoising, 4-D")
+    after = File(exists=True, mandatory=True, desc="denoised series, 4-D")
     bval = File(exists=True, mandatory=True, desc="their b-values")
     mask = File(exists=True, desc="brain mask on their grid")
 
 
 class DenoisingPicture(Picture):
-    """Draw a volume before and after denoising, and the difference."""
+    """Reportlet of a volume before and after denoising, and of the residual."""
 
     input_spec = _DenoisingPictureInputSpec
 

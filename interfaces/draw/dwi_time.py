@@ -1,6 +1,6 @@
-"""Pictures of a diffusion-weighted run: motion, eddy currents, spoilt slices; its gradients.
+"""Reportlets of a DWI run over time: motion, eddy currents, signal dropout, gradients.
 
-Each ``draw_*`` function gives a complete SVG document; see `neuroferry.interfaces.draw.anat`
+Each ``draw_*`` function returns a complete SVG document; see `neuroferry.interfaces.draw.anat`
 for the colours.
 """
 
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 GREEN = "#2CC295"
 GREY = "#d5dade"
 SHELL_COLOURS = (SKY, ORANGE, GREEN, PURPLE, YELLOW, VERMILION)
-"""Of the shells, b-values rising; b0 images are grey."""
+"""Colours of the shells in the order of their b-values; b0 volumes are grey."""
 EDDY_REACH_MM = 70.0
 HEAT_REACH = 6.0
-"""Standard deviations from the dark middle to full colour."""
+"""Standard deviations between the dark middle and full colour."""
 SLICE_HEIGHT = 3.2
 BALL = 210.0
 
@@ -58,16 +58,16 @@ def draw_dwi_motion(
     eddy_xfms: str | Path | None = None,
     motion_xfms: str | Path | None = None,
 ) -> str:
-    """Draw motion, eddy currents and the signal of each slice over the volumes.
+    """Draw head motion, eddy currents and the signal of each slice over the volumes.
 
     Parameters
     ----------
     confounds_tsv : path
-        Of `DwiConfounds`.
+        Output of `DwiConfounds`.
     outliers_tsv : path
-        Of `EstimateEddy`.
+        Output of `EstimateEddy`.
     eddy_xfms, motion_xfms : path, optional
-        Of `EstimateEddy`; without them eddy currents are not drawn.
+        Outputs of `EstimateEddy`; without them eddy currents are not drawn.
 
     Returns
     -------
@@ -77,10 +77,9 @@ def draw_dwi_motion(
     table = read_table(confounds_tsv)
     deviations, odd = read_outliers(outliers_tsv)
     page = Page(
-        "Head motion, eddy currents and slices without signal",
-        "Over the volumes: translations, rotations and framewise displacement of the head, "
-        "stretch by eddy currents, b-values, and the signal of each slice against what was "
-        "predicted of it.",
+        "Head motion, eddy currents and signal dropout",
+        "Translations, rotations and framewise displacement of the head, eddy-current stretch, "
+        "b-values, and the signal of each slice relative to its prediction, over the volumes.",
     )
     looks = (("x", ORANGE, ""), ("y", SKY, "7 3"), ("z", GREEN, "2 2"))
     shifts = [Line(table[f"trans_{axis}"], c, axis, d) for axis, c, d in looks]
@@ -109,11 +108,13 @@ def draw_dwi_motion(
 
 
 def _eddy_panel(matrices: NDArray[np.float64], rigid: NDArray[np.float64]) -> list[Panel]:
-    """Choose lines for the slopes of the stretch along the three axes."""
+    """Prepare the panel of eddy-current slopes along the three axes."""
     if len(matrices) != len(rigid):
-        raise InputError("The transforms of eddy currents and motion are not of one series.")
+        raise InputError(
+            "The numbers of eddy-current and motion transforms differ; both must be of one series."
+        )
     slopes = (matrices @ np.linalg.inv(rigid))[:, :3, :3] - np.eye(3)
-    # Displacement has one direction: the phase-encoding axis.
+    # Eddy currents displace along one direction: the phase-encoding axis.
     size = np.linalg.norm(slopes, axis=1)
     if not size.max() > 0:
         return []
@@ -129,14 +130,14 @@ def _eddy_panel(matrices: NDArray[np.float64], rigid: NDArray[np.float64]) -> li
 
 
 def shell_colours(shells: Sequence[Shell]) -> dict[float, str]:
-    """Give each shell its colour, b0 images grey."""
+    """Assign each shell its colour; b0 volumes are grey."""
     weighted = [shell.b for shell in shells if not shell.is_b0]
     colours = {b: SHELL_COLOURS[n % len(SHELL_COLOURS)] for n, b in enumerate(weighted)}
     return {0.0: GREY} | colours
 
 
 def _weighting_strip(page: Page, bvals: Column) -> None:
-    """Show which shell each volume is of."""
+    """Draw the shell of each volume as a strip."""
     shells = find_shells(bvals)
     colours = shell_colours(shells)
     across = (RIGHT - LEFT) / len(bvals)
@@ -162,7 +163,7 @@ def _slice_map(
     odd: NDArray[np.bool_],
     replaced: int | None = None,
 ) -> None:
-    """Show volumes as columns and slices as rows, lowest slice at the bottom."""
+    """Draw volumes as columns and slices as rows, lowest slice at the bottom."""
     n_volumes, n_slices = deviations.shape
     height = max(90.0, n_slices * SLICE_HEIGHT)
     top = page.y + 14
@@ -204,7 +205,7 @@ def _slice_map(
 
 
 def _heat(deviations: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Colour deviations: orange where signal is missing, blue where there is too much."""
+    """Colour deviations: orange for lost signal, blue for excess signal."""
     share = np.clip(np.nan_to_num(deviations) / HEAT_REACH, -1, 1)
     middle, more, less = (np.array(c) for c in ((27, 31, 35), (86, 180, 233), (230, 120, 0)))
     end = np.where((share < 0)[..., None], less, more)
@@ -216,7 +217,7 @@ def _heat(deviations: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _heat_key(page: Page, y: float) -> None:
-    """Show what the colours of slices mean."""
+    """Draw the colour key of the slices."""
     levels = np.linspace(-HEAT_REACH, HEAT_REACH, 61)[:, None]
     page.add(
         f'<image x="{LEFT:.0f}" y="{y:.1f}" width="240" height="10" preserveAspectRatio="none" '
@@ -225,11 +226,11 @@ def _heat_key(page: Page, y: float) -> None:
     for level in (-HEAT_REACH, -OUTLIER_SIGMAS, 0.0, HEAT_REACH):
         x = LEFT + 240 * (level + HEAT_REACH) / (2 * HEAT_REACH)
         page.text(x, y + 22, f"{level:g}", size=11, anchor="middle", colour=SOFT)
-    page.text(LEFT + 256, y + 9, "standard deviations; grey: not known", size=11, colour=SOFT)
+    page.text(LEFT + 256, y + 9, "standard deviations; grey: unknown", size=11, colour=SOFT)
 
 
 def draw_gradients(gradients: Gradients) -> str:
-    """Draw the directions of each shell on a sphere, seen from the front and from above.
+    """Draw the gradient directions of each shell on a sphere, from the front and from above.
 
     Parameters
     ----------
@@ -277,7 +278,7 @@ def draw_gradients(gradients: Gradients) -> str:
 def _draw_ball(
     page: Page, x: float, y: float, turn: NDArray[np.float64], letters: Sequence[str]
 ) -> None:
-    """Draw a sphere with the circles of its three planes."""
+    """Draw a sphere with its three great circles."""
     page.add(
         f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{BALL:.0f}" fill="{PAPER}" stroke="{GRID}"/>',
         f'<path d="M{x - BALL:.0f} {y:.0f}h{2 * BALL:.0f}M{x:.0f} {y - BALL:.0f}v{2 * BALL:.0f}" '
@@ -296,7 +297,7 @@ def _draw_ball(
 def _draw_direction(
     page: Page, x: float, y: float, direction: NDArray[np.float64], colour: str
 ) -> None:
-    """Draw the end of a direction that faces the viewer: filled, or the ring of its opposite."""
+    """Draw the end of a direction that faces the viewer: a ring if it is the opposite one."""
     right, up, near = direction
     opposite = near < 0
     if opposite:
@@ -309,14 +310,16 @@ def _draw_direction(
 
 
 class _DwiMotionPictureInputSpec(BaseInterfaceInputSpec):
-    confounds_tsv = File(exists=True, mandatory=True, desc="table of confounds")
-    outliers_tsv = File(exists=True, mandatory=True, desc="signal of slices, of EstimateEddy")
-    eddy_xfms = File(exists=True, requires=["motion_xfms"], desc="of EstimateEddy")
-    motion_xfms = File(exists=True, desc="of EstimateEddy")
+    confounds_tsv = File(exists=True, mandatory=True, desc="confounds table")
+    outliers_tsv = File(
+        exists=True, mandatory=True, desc="signal of each slice, from EstimateEddy"
+    )
+    eddy_xfms = File(exists=True, requires=["motion_xfms"], desc="from EstimateEddy")
+    motion_xfms = File(exists=True, desc="from EstimateEddy")
 
 
 class DwiMotionPicture(Picture):
-    """Draw motion, eddy currents and spoilt slices."""
+    """Reportlet of head motion, eddy currents and signal dropout."""
 
     input_spec = _DwiMotionPictureInputSpec
 
@@ -328,13 +331,13 @@ class DwiMotionPicture(Picture):
 
 
 class _GradientsPictureInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="image that the gradients belong to")
+    in_file = File(exists=True, mandatory=True, desc="image of these gradients")
     bval = File(exists=True, mandatory=True, desc="b-values")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
 
 
 class GradientsPicture(Picture):
-    """Draw the directions of the gradients on a sphere."""
+    """Reportlet of the gradient directions, on a sphere."""
 
     input_spec = _GradientsPictureInputSpec
 

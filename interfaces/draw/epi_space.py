@@ -1,6 +1,6 @@
-"""Pictures of a BOLD run in space: masks, tSNR, coregistration, distortion, field map.
+"""Spatial reportlets of a BOLD run: masks, tSNR, coregistration, distortion, field map.
 
-Each ``draw_*`` function reads images and gives a complete SVG document; see
+Each ``draw_*`` function reads images and returns a complete SVG document; see
 `neuroferry.interfaces.draw.anat` for the colours.
 """
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 DIVERGING = ((178, 224, 255), (40, 120, 190), (24, 26, 29), (200, 90, 20), (255, 214, 140))
 WHITE_MATTER = 2
-"""Its label in a dseg."""
+"""Label of white matter in a dseg."""
 
 
 def draw_masks(bold_ref: str | Path, bold_mask: str | Path, compcor_masks: str | Path) -> str:
-    """Draw the brain mask and the voxels that noise components are taken from.
+    """Draw the brain mask and the masks of the noise components.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def draw_masks(bold_ref: str | Path, bold_mask: str | Path, compcor_masks: str |
     bold_mask : str or pathlib.Path
         Brain mask on its grid.
     compcor_masks : str or pathlib.Path
-        Bits as `ComputeConfounds` writes them, on the same grid.
+        Bit mask written by `ComputeConfounds`, on the same grid.
 
     Returns
     -------
@@ -84,13 +84,13 @@ def draw_masks(bold_ref: str | Path, bold_mask: str | Path, compcor_masks: str |
         box,
         base=grey(image.data, white_level(image.data, among=inside)),
         title="Brain mask and noise masks",
-        description="Outlines of the brain mask and of the voxels that CompCor takes its "
-        "components from, over slices of the BOLD reference.",
+        description="Outlines of the brain mask and of the voxels used by CompCor, over slices "
+        "of the BOLD reference.",
     )
 
 
 def bold_rows(box: Box) -> list[Row]:
-    """Choose slices for an image with few of them."""
+    """Choose slices for an image with few slices."""
     axial = rows_over(box, [(AXIAL, 21, 7)])
     return axial + rows_over(box, [(CORONAL, 7, 7), (SAGITTAL, 7, 7)], inset=0.17)
 
@@ -152,7 +152,7 @@ def _painter(
     colours: Sequence[tuple[int, int, int]],
     inside: NDArray[np.bool_] | None = None,
 ) -> Painter:
-    """Paint slices of values in [0, 1] in colours, only ``inside`` where that is given."""
+    """Paint slices of values in [0, 1] in colours, only ``inside`` a mask if given."""
 
     def paint(plane: Plane, index: int, box: Box) -> NDArray[Any]:
         tile = _ramp(cut(values, plane, index, box), colours)
@@ -164,7 +164,7 @@ def _painter(
 
 
 def colour_bar(colours: Sequence[tuple[int, int, int]], low: str, high: str) -> list[str]:
-    """Draw the key to the colours into the heading."""
+    """Draw the colour bar in the heading."""
     x = WIDTH - 290
     rgb = _ramp(np.linspace(0, 1, 41), colours).tolist()
     blocks = [
@@ -186,18 +186,18 @@ def draw_coregistration(
     boldref2anat_xfm: str | Path,
     kind: str = "BOLD",
 ) -> str:
-    """Draw the reference of a run as it lies on the T1w image, and the T1w image.
+    """Draw the reference of a run resampled onto the T1w image, and the T1w image.
 
     Parameters
     ----------
     bold_ref : str or pathlib.Path
-        Reference image of the run, without distortion where that was corrected.
+        Reference image of the run, distortion-corrected if possible.
     t1w, dseg, brain_mask : str or pathlib.Path
         T1w image, its tissues (2 = white matter) and its brain mask.
     boldref2anat_xfm : str or pathlib.Path
         ITK transform that resamples the reference onto the T1w image.
     kind : str
-        What the reference is called.
+        Name of the reference, such as ``BOLD``.
 
     Returns
     -------
@@ -231,7 +231,7 @@ def draw_coregistration(
 
 
 def _carried(moving: Volume, fixed: Volume, transform: str | Path) -> Painter:
-    """Paint slices of one image as a transform lays it over another one's grid."""
+    """Paint slices of one image resampled onto the grid of another."""
     from scipy.ndimage import map_coordinates
 
     from neuroferry.interfaces.image.transforms import map_points, read_transform
@@ -262,14 +262,14 @@ def draw_distortion(
     bold_mask: str | Path,
     white_matter: str | Path | None = None,
 ) -> str:
-    """Draw the BOLD reference before and after the correction of distortion.
+    """Draw the BOLD reference before and after distortion correction.
 
     Parameters
     ----------
     before, after : str or pathlib.Path
-        The reference as measured and corrected.
+        The reference as measured, and corrected.
     bold_mask : str or pathlib.Path
-        Brain mask of the corrected one.
+        Brain mask of the corrected reference.
     white_matter : str or pathlib.Path, optional
         Probability of white matter, from the T1w image, on the same grid.
 
@@ -300,14 +300,14 @@ def draw_distortion(
         ],
         bold_rows(box),
         box,
-        title="Correction of susceptibility distortion",
-        description="The reference before and after the correction, with borders that do "
-        "not change.",
+        title="Susceptibility distortion correction",
+        description="The reference before and after distortion correction, with the same "
+        "borders in both.",
     )
 
 
 def draw_fieldmap(fieldmap: str | Path, image: str | Path, bold_mask: str | Path) -> str:
-    """Draw a field map over the image that it belongs to.
+    """Draw a field map over its image.
 
     Parameters
     ----------
@@ -339,5 +339,5 @@ def draw_fieldmap(fieldmap: str | Path, image: str | Path, bold_mask: str | Path
         bold_rows(box),
         box,
         title="Field map",
-        description="Off-resonance in Hz, in colours, and the image that it belongs to.",
+        description="Off-resonance in Hz, in colours, and the image it applies to.",
     )

@@ -1,4 +1,4 @@
-"""Interfaces that draw the report's pictures of a BOLD run."""
+"""Interfaces that draw the reportlets of a BOLD run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from neuroferry.interfaces.draw.base import Picture
 
 
 class _TableInputSpec(BaseInterfaceInputSpec):
-    confounds_tsv = File(exists=True, mandatory=True, desc="table of confounds")
-    summary_json = File(exists=True, mandatory=True, desc="figures that go with it")
+    confounds_tsv = File(exists=True, mandatory=True, desc="confounds table")
+    summary_json = File(exists=True, mandatory=True, desc="summary of the confounds")
 
 
 class _CarpetPictureInputSpec(_TableInputSpec):
@@ -25,7 +25,7 @@ class _CarpetPictureInputSpec(_TableInputSpec):
 
 
 class CarpetPicture(Picture):
-    """Draw signals, DVARS, displacement and a carpet of voxels, aligned in time."""
+    """Reportlet of signals, DVARS, displacement and a carpet of voxels, aligned in time."""
 
     input_spec = _CarpetPictureInputSpec
 
@@ -43,7 +43,7 @@ class CarpetPicture(Picture):
 
 
 class MotionPicture(Picture):
-    """Draw motion parameters and framewise displacement."""
+    """Reportlet of motion parameters and framewise displacement."""
 
     input_spec = _TableInputSpec
 
@@ -54,7 +54,7 @@ class MotionPicture(Picture):
 
 
 class CorrelationsPicture(Picture):
-    """Draw the correlations between confounds."""
+    """Reportlet of the correlations between confounds."""
 
     input_spec = _TableInputSpec
 
@@ -65,11 +65,11 @@ class CorrelationsPicture(Picture):
 
 
 class _ComponentsPictureInputSpec(BaseInterfaceInputSpec):
-    summary_json = File(exists=True, mandatory=True, desc="figures of the confounds")
+    summary_json = File(exists=True, mandatory=True, desc="summary of the confounds")
 
 
 class ComponentsPicture(Picture):
-    """Draw the variance that noise components explain."""
+    """Reportlet of the variance explained by noise components."""
 
     input_spec = _ComponentsPictureInputSpec
 
@@ -82,11 +82,11 @@ class ComponentsPicture(Picture):
 class _MasksPictureInputSpec(BaseInterfaceInputSpec):
     bold_ref = File(exists=True, mandatory=True, desc="reference image")
     bold_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
-    compcor_masks = File(exists=True, mandatory=True, desc="bits of ComputeConfounds")
+    compcor_masks = File(exists=True, mandatory=True, desc="bit mask of ComputeConfounds")
 
 
 class MasksPicture(Picture):
-    """Draw the brain mask and the masks of noise components."""
+    """Reportlet of the brain mask and the masks of noise components."""
 
     input_spec = _MasksPictureInputSpec
 
@@ -103,7 +103,7 @@ class _TSNRPictureInputSpec(BaseInterfaceInputSpec):
 
 
 class TSNRPicture(Picture):
-    """Draw the temporal signal-to-noise ratio."""
+    """Reportlet of the temporal signal-to-noise ratio."""
 
     input_spec = _TSNRPictureInputSpec
 
@@ -114,16 +114,18 @@ class TSNRPicture(Picture):
 
 
 class _CoregistrationPictureInputSpec(BaseInterfaceInputSpec):
-    bold_ref = File(exists=True, mandatory=True, desc="reference image, undistorted if it is")
+    bold_ref = File(
+        exists=True, mandatory=True, desc="reference image, distortion-corrected if available"
+    )
     t1w = File(exists=True, mandatory=True, desc="T1w image")
     dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask of the T1w image")
     boldref2anat_xfm = File(exists=True, mandatory=True, desc="ITK, resamples BOLD onto T1w")
-    kind = traits.Str("BOLD", usedefault=True, desc="what the reference is called")
+    kind = traits.Str("BOLD", usedefault=True, desc="name of the reference")
 
 
 class CoregistrationPicture(Picture):
-    """Draw the BOLD reference on the T1w image."""
+    """Reportlet of the BOLD reference on the T1w image."""
 
     input_spec = _CoregistrationPictureInputSpec
 
@@ -142,13 +144,13 @@ class CoregistrationPicture(Picture):
 
 class _DistortionPictureInputSpec(BaseInterfaceInputSpec):
     bold_ref = File(exists=True, mandatory=True, desc="reference image as measured")
-    bold_ref_sdc = File(exists=True, mandatory=True, desc="the same without distortion")
-    bold_mask = File(exists=True, mandatory=True, desc="brain mask of the latter")
+    bold_ref_sdc = File(exists=True, mandatory=True, desc="distortion-corrected reference image")
+    bold_mask = File(exists=True, mandatory=True, desc="brain mask of the corrected image")
     bold_tpms = InputMultiObject(File(exists=True), desc="GM, WM, CSF on the same grid")
 
 
 class DistortionPicture(Picture):
-    """Draw the BOLD reference before and after the correction of distortion."""
+    """Reportlet of the BOLD reference before and after distortion correction."""
 
     input_spec = _DistortionPictureInputSpec
 
@@ -171,7 +173,7 @@ class _FieldmapPictureInputSpec(BaseInterfaceInputSpec):
 
 
 class FieldmapPicture(Picture):
-    """Draw the field map."""
+    """Reportlet of the field map."""
 
     input_spec = _FieldmapPictureInputSpec
 

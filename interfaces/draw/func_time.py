@@ -1,6 +1,6 @@
-"""Pictures of a BOLD run over time: carpet, head motion, components, correlations.
+"""Reportlets of a BOLD run over time: carpet, head motion, components, correlations.
 
-Each ``draw_*`` function gives a complete SVG document; see `neuroferry.interfaces.draw.anat`
+Each ``draw_*`` function returns a complete SVG document; see `neuroferry.interfaces.draw.anat`
 for the colours.
 
 References
@@ -50,7 +50,7 @@ CARPET_ROWS = 420
 MIN_TISSUE_ROWS = 24
 CARPET_COLUMNS = 1500
 CARPET_REACH = 2.0
-"""Standard deviations from black to white, either way."""
+"""Standard deviations shown as black (below) and white (above)."""
 TISSUE_ROWS = (("grey matter", ORANGE), ("white matter", SKY), ("CSF", PURPLE))
 MASKS = (
     ("combined", "WM and CSF", ORANGE, ""),
@@ -68,7 +68,7 @@ def draw_carpet(
     summary_json: str | Path,
     tpms: Sequence[str | Path] | None = None,
 ) -> str:
-    """Draw a sample of voxels as rows of a carpet [1]_ below the signals that explain it.
+    """Draw a carpet plot [1]_ of sampled voxels below the confounds that explain it.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ def draw_carpet(
     bold_mask : str or pathlib.Path
         Brain mask on its grid.
     confounds_tsv, summary_json : str or pathlib.Path
-        As `ComputeConfounds` writes them.
+        Outputs of `ComputeConfounds`.
     tpms : sequence of three str or pathlib.Path, optional
-        Grey matter, white matter and CSF on the grid of the series, which sort the rows.
+        Grey matter, white matter and CSF on the grid of the series, used to sort the rows.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def draw_carpet(
 
 
 def shade(summary: Mapping[str, Any]) -> list[tuple[int, int, str]]:
-    """Give the spans behind panels: volumes before the steady state, and outliers."""
+    """Find the shaded spans: volumes before the steady state, and outliers."""
     start = int(summary["NonSteadyStateVolumes"])
     spans = [(0, start, "#9aa4ad")] if start else []
     outliers = [int(volume) for volume in summary["MotionOutliers"]["Volumes"]]
@@ -143,7 +143,7 @@ def shade(summary: Mapping[str, Any]) -> list[tuple[int, int, str]]:
 
 
 def _percent(values: Column, start: int) -> Column:
-    """Give a signal in percent of its mean at steady state."""
+    """Express a signal in percent of its steady-state mean."""
     mean = float(values[start:].mean())
     return 100 * (values / mean - 1) if mean else values * 0
 
@@ -151,7 +151,7 @@ def _percent(values: Column, start: int) -> Column:
 def _signal_panels(
     table: Mapping[str, Column], summary: Mapping[str, Any], start: int
 ) -> list[Panel]:
-    """Choose the panels above the carpet; their axes fit the volumes at steady state."""
+    """Prepare the panels above the carpet; their axes fit the steady-state volumes."""
     limits = summary["MotionOutliers"]
     named = (
         ("global_signal", "whole brain", GREY, ""),
@@ -169,7 +169,7 @@ def _signal_panels(
         Panel("Signals", "% of their mean", lines, low, high, height=92),
         Panel(
             "DVARS",
-            "1 is usual",
+            "1 is expected",
             [Line(dvars, GREEN)],
             *reach([dvars[start + 1 :]], zero=True, least=2.0),
             limit=limits["StandardisedDVARSThreshold"],
@@ -197,7 +197,7 @@ def _mean_and_top(values: Column, unit: str) -> str:
 def _carpet_groups(
     series: Series, bold_mask: str | Path, tpms: Sequence[str | Path] | None
 ) -> list[tuple[str, str, NDArray[np.int64]]]:
-    """Choose voxels for each tissue: name, colour, indices, lowest slice first."""
+    """Sample voxels of each tissue: name, colour, indices, lowest slice first."""
     inside = load_map(bold_mask).data > 0.5
     if inside.shape != series.shape3:
         raise GeometryError(f"{Path(bold_mask).name} lies on another grid than the series.")
@@ -221,7 +221,7 @@ def _carpet_groups(
 
 
 def _carpet(series: Series, rows: NDArray[np.int64], start: int) -> NDArray[np.uint8]:
-    """Read some voxels, without trend, in units of their standard deviation, as grey."""
+    """Read some voxels, detrended, in units of their standard deviation, as grey levels."""
     values = np.empty((series.n_volumes, rows.size), dtype=np.float32)
     for row, volume in zip(values, series.volumes(), strict=True):
         np.take(volume.reshape(-1), rows, out=row)
@@ -237,18 +237,18 @@ def _carpet(series: Series, rows: NDArray[np.int64], start: int) -> NDArray[np.u
         sizes = np.diff(np.append(edges, series.n_volumes))
         whole = np.add.reduceat(whole, edges, axis=0) / sizes[:, None]
     shades = np.clip((whole + CARPET_REACH) / (2 * CARPET_REACH), 0, 1)
-    # Pixels as wide as volumes: compression would blur volumes into each other.
+    # Each volume gets several pixels, or compression would blur neighbouring volumes.
     repeat = max(1, round(1200 / len(shades)))
     return np.repeat((shades * 255 + 0.5).astype(np.uint8).T, repeat, axis=1)
 
 
 def draw_motion(confounds_tsv: str | Path, summary_json: str | Path) -> str:
-    """Draw the motion parameters and framewise displacement.
+    """Draw motion parameters and framewise displacement.
 
     Parameters
     ----------
     confounds_tsv, summary_json : str or pathlib.Path
-        As `ComputeConfounds` writes them.
+        Outputs of `ComputeConfounds`.
 
     Returns
     -------
@@ -281,12 +281,12 @@ def draw_motion(confounds_tsv: str | Path, summary_json: str | Path) -> str:
 
 
 def draw_components(summary_json: str | Path) -> str:
-    """Draw how much variance CompCor's components explain in each mask.
+    """Draw the variance that CompCor's components explain in each mask.
 
     Parameters
     ----------
     summary_json : str or pathlib.Path
-        As `ComputeConfounds` writes it.
+        Output of `ComputeConfounds`.
 
     Returns
     -------
@@ -296,7 +296,7 @@ def draw_components(summary_json: str | Path) -> str:
     about = read_json(Path(summary_json))["CompCor"]
     page = Page(
         "Variance explained by noise components",
-        "For each mask, the variance that the first components explain together.",
+        "For each mask, the cumulative variance explained by the components.",
     )
     top, bottom = 40.0, 330.0
     page.add(
@@ -343,12 +343,12 @@ def draw_components(summary_json: str | Path) -> str:
 
 
 def correlated(table: Mapping[str, Column], start: int) -> tuple[list[str], NDArray[np.float64]]:
-    """Correlate the confounds that most analyses use, at steady state.
+    """Correlate the confounds that most analyses use, over steady-state volumes.
 
     Returns
     -------
     names : list of str
-        Columns that change at all.
+        Columns that vary.
     matrix : ndarray of float64, shape (N, N)
         Pearson's correlations.
     """
@@ -372,7 +372,7 @@ def draw_correlations(confounds_tsv: str | Path, summary_json: str | Path) -> st
     Parameters
     ----------
     confounds_tsv, summary_json : str or pathlib.Path
-        As `ComputeConfounds` writes them.
+        Outputs of `ComputeConfounds`.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""Slices of a brain side by side, as one SVG with compressed rasters and vector outlines.
+"""Mosaics of brain slices, as one SVG with compressed rasters and vector outlines.
 
-nireports draws the same kind of picture through nilearn and matplotlib: 12 processor
-seconds (half of them imports), 0.9 GB of memory and 3.9 MB of SVG for a flicker pair of 21
-slices at 1 mm, with random identifiers inside. Here slices are laid out with numpy and
-compressed as WebP, and outlines become paths: less of each, and the same bytes each time.
+nireports draws the same kind of picture through nilearn and matplotlib: 12 processor seconds
+(half of them imports), 0.9 GB of memory and 3.9 MB of SVG for a flicker pair of 21 slices at 1
+mm, with random identifiers inside. Here slices are laid out with numpy and compressed as WebP,
+and outlines become paths: less of each, and the same bytes every time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUBUNIT = 10
 
 @dataclass(frozen=True)
 class Outline:
-    """Borders of the region where ``data`` is larger than ``level``.
+    """Border of the region where ``data`` exceeds ``level``.
 
     Attributes
     ----------
@@ -54,25 +54,25 @@ class Outline:
     dashes: tuple[float, ...] = ()
 
     def dashed(self, scale: float = 1.0) -> str:
-        """Give the dashes as an SVG attribute's value, in units of ``1 / scale``."""
+        """Format the dashes as an SVG attribute, in units of ``1 / scale``."""
         return " ".join(f"{dash * scale:g}" for dash in self.dashes) or "none"
 
 
 Painter = Callable[[Plane, int, Box], "NDArray[Any]"]
-"""Gives one slice as it lies on the page: float32 in [0, 1] of shape (rows, columns), or
-uint8 of shape (rows, columns, 3)."""
+"""Paints one slice in page orientation: float32 in [0, 1] of shape (rows, columns), or uint8
+of shape (rows, columns, 3)."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One of the layers of a picture, of which one is seen at a time.
+    """One of the layers of a picture; one is visible at a time.
 
     Attributes
     ----------
     label : str
-        What the reader chooses it by.
+        Name by which the reader selects it.
     paint : Painter or None
-        Gives the slices; ``None`` leaves the picture beneath as it is.
+        Paints the slices; ``None`` shows the base picture.
     outlines : sequence of Outline
         Drawn over it.
     notes : sequence of str
@@ -87,7 +87,7 @@ class View:
 
 @dataclass(frozen=True)
 class Cell:
-    """Where one slice stands on the page, in SVG units."""
+    """Position of one slice on the page, in SVG units."""
 
     plane: Plane
     index: int
@@ -101,7 +101,7 @@ class Cell:
 def place_cells(
     volume: Volume, rows: Sequence[Row], box: Box, top: float
 ) -> tuple[list[Cell], float]:
-    """Give each slice its place below ``top``; also gives the height of the page."""
+    """Place each slice below ``top``; also return the height of the page."""
     extent = (np.array(box.high) - np.array(box.low) + 1) * volume.zooms
     cells: list[Cell] = []
     for row in rows:
@@ -140,7 +140,7 @@ def grey(data: NDArray[Any], white: float, *, gamma: float = 1.0) -> Painter:
 
 
 def _raster(paint: Painter, cells: Sequence[Cell], box: Box, height: float) -> str:
-    """Lay all slices on one page and give it as a data URI of a WebP image."""
+    """Lay all slices out on one page; return a data URI of a WebP image."""
     from PIL import Image
 
     scale = PIXELS_PER_UNIT
@@ -159,7 +159,7 @@ def _raster(paint: Painter, cells: Sequence[Cell], box: Box, height: float) -> s
 
 
 def _path(outline: Outline, cells: Sequence[Cell], box: Box) -> str:
-    """Trace an outline in every slice; gives the ``d`` of one SVG path."""
+    """Trace an outline in every slice; return the ``d`` of one SVG path."""
     from skimage.measure import approximate_polygon, find_contours
 
     parts = []
@@ -194,7 +194,7 @@ FIGURE_STYLE = (
 
 
 def _marks(cells: Sequence[Cell]) -> list[str]:
-    """Write what is left and right on the first slice of each line, and where each lies."""
+    """Label left and right on the first slice of each line, and the position of each slice."""
     texts = []
     for cell in cells:
         texts.append(
@@ -214,7 +214,7 @@ def _marks(cells: Sequence[Cell]) -> list[str]:
 
 
 def _key(view: View, y: float = 17.0) -> list[str]:
-    """Write the key of a view: its label, then each outline's colour and name."""
+    """Draw the key of a view: its label, then each outline's colour and name."""
     parts = [
         f'<text x="{GAP + 2}" y="{y}" font-size="14" font-weight="bold">'
         f"{escape(view.label)}</text>"
@@ -246,20 +246,20 @@ def draw_mosaic(
     Parameters
     ----------
     volume : Volume
-        Gives the grid that every view and outline lies on.
+        Defines the grid of every view and outline.
     views : sequence of View
-        One is seen at a time. A viewer without scripts shows ``views[shown]`` and, while
+        One is visible at a time. A viewer without scripts shows ``views[shown]`` and, while
         the pointer rests on the picture, flickers between it and the first.
     rows : sequence of Row
         The slices.
     box : Box
         The part of the grid that is shown.
     title, description : str
-        Text for those who do not see the picture.
+        Text for readers who cannot see the picture.
     base : Painter, optional
-        Lies beneath all views.
+        Painted beneath all views.
     shown : int
-        Which view is seen first.
+        Index of the view shown first.
 
     Returns
     -------

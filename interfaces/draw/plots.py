@@ -1,7 +1,7 @@
-"""Panels of lines, drawn as SVG in the style of the report's pictures.
+"""Panels of line plots, drawn as SVG in the style of the reportlets.
 
-Everything is text and paths, so that the same numbers give the same bytes; no fonts are
-measured and no drawing library is asked.
+Everything is text and paths, so that the same numbers give the same bytes; no fonts are measured
+and no plotting library is used.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Line:
     Attributes
     ----------
     values : ndarray of float64, shape (N,)
-        NaN leaves a gap.
+        NaN makes a gap.
     colour : str
         Any SVG colour.
     name : str
         Shown in the panel's key; empty for a panel of one line.
     dashes : str
-        SVG dash pattern: lines differ by more than their colour.
+        SVG dash pattern, so that lines differ in more than colour.
     """
 
     values: NDArray[np.float64]
@@ -60,7 +60,7 @@ class Panel:
     lines : sequence of Line
         All of the same length.
     low, high : float
-        Ends of the vertical axis; what lies beyond is cut at the edge.
+        Ends of the vertical axis; values beyond are clipped.
     limit : float, optional
         Drawn as a dashed horizontal line.
     note : str
@@ -81,7 +81,7 @@ class Panel:
 
 @dataclass
 class Page:
-    """Collects the elements of a picture from top to bottom."""
+    """Elements of a picture, collected from top to bottom."""
 
     title: str
     description: str
@@ -89,7 +89,7 @@ class Page:
     elements: list[str] = field(default_factory=list)
 
     def add(self, *elements: str) -> None:
-        """Put elements on top of what is there."""
+        """Add elements on top of the existing ones."""
         self.elements.extend(elements)
 
     def text(
@@ -112,7 +112,7 @@ class Page:
         )
 
     def document(self) -> str:
-        """Give the complete SVG document."""
+        """Compose the complete SVG document."""
         height = math.ceil(self.y + 8)
         head = [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="nf-figure" role="img" '
@@ -127,12 +127,12 @@ class Page:
 def reach(
     values: Sequence[NDArray[np.float64]], *, zero: bool = False, least: float = 0.0
 ) -> tuple[float, float]:
-    """Choose the ends of an axis that shows all values with a little room.
+    """Choose the ends of an axis that shows all values with a small margin.
 
     Parameters
     ----------
     values : sequence of ndarray of float64
-        What is to be shown; NaN counts for nothing.
+        Values to show; NaN is ignored.
     zero : bool
         Begin at zero.
     least : float
@@ -172,14 +172,14 @@ def ticks(low: float, high: float, count: int = 3) -> list[float]:
 
 
 def draw_panel(page: Page, panel: Panel, shaded: Sequence[tuple[int, int, str]] = ()) -> None:
-    """Draw a panel at the page's current height and move on below it.
+    """Draw a panel at the page's current height and advance below it.
 
     Parameters
     ----------
     page : Page
-        Where to.
+        Page to draw on.
     panel : Panel
-        What.
+        Panel to draw.
     shaded : sequence of (int, int, str)
         Spans of volumes, first and one after the last, and the colour behind them.
     """
@@ -225,7 +225,7 @@ def draw_panel(page: Page, panel: Panel, shaded: Sequence[tuple[int, int, str]] 
 def _trace(
     values: NDArray[np.float64], panel: Panel, across: float, top: float, bottom: float
 ) -> str:
-    """Write a line as the ``d`` of an SVG path, in tenths of a unit."""
+    """Format a line as the ``d`` of an SVG path, in tenths of a unit."""
     down = (bottom - top) / (panel.high - panel.low)
     heights = np.clip(bottom - (values - panel.low) * down, top, bottom)
     parts, pen = [], "M"
@@ -251,7 +251,7 @@ def _key(page: Page, lines: Sequence[Line], y: float) -> None:
 
 
 def draw_time_axis(page: Page, n_volumes: int, tr: float) -> None:
-    """Write seconds and volumes below the panels."""
+    """Draw the axis of seconds and volumes below the panels."""
     across = (RIGHT - LEFT) / n_volumes
     for row, (unit, step) in enumerate((("time (s)", tr), ("volume", 1.0))):
         y = page.y + 12 + 15 * row
@@ -265,7 +265,7 @@ def draw_time_axis(page: Page, n_volumes: int, tr: float) -> None:
 
 
 def raster(pixels: NDArray[Any], *, lossless: bool = True) -> str:
-    """Give an image as a data URI of WebP.
+    """Encode an image as a WebP data URI.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Slices of an image as they lie on a page: which ones, which part, which way up.
+"""Choice, extent and orientation of image slices on a page.
 
 Slices follow the voxel axes of the image in its closest RAS+ orientation and are shown in
 the neurological convention: the left of the picture is the left of the person.
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plane:
-    """How slices across one voxel axis of an RAS+ image are shown.
+    """Orientation of the slices across one voxel axis of an RAS+ image.
 
     Attributes
     ----------
     name : str
         ``Axial``, ``Coronal`` or ``Sagittal``.
     axis : int
-        The voxel axis that is held still.
+        Voxel axis normal to the slices.
     right, up : int
-        Voxel axes that run to the right and upwards on the page.
+        Voxel axes that point right and up on the page.
     marks : tuple of str
-        What lies at the left and at the right edge.
+        Labels of the left and the right edge.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Numbers of voxels, and of values in each where there are several."""
+        """Number of voxels along each axis, then of values per voxel if several."""
         return self.data.shape
 
     @property
@@ -76,7 +76,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Box:
-    """Part of the grid that is shown, first and last voxel along each axis."""
+    """Visible part of the grid, first and last voxel along each axis."""
 
     low: tuple[int, int, int]
     high: tuple[int, int, int]
@@ -84,7 +84,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Row:
-    """Slices of one plane: ``indices`` along its axis, ``columns`` of them beside each other."""
+    """Slices of one plane: ``indices`` along its axis, ``columns`` of them side by side."""
 
     plane: Plane
     indices: tuple[int, ...]
@@ -97,7 +97,7 @@ def load_canonical(path: str | Path) -> Volume:
     Parameters
     ----------
     path : str or pathlib.Path
-        A three-dimensional NIfTI file; a fourth dimension of one is dropped.
+        A three-dimensional NIfTI file; a fourth dimension of length one is dropped.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def load_canonical(path: str | Path) -> Volume:
 
 
 def whole_box(shape: Sequence[int]) -> Box:
-    """Give the box of the whole grid.
+    """Make the box of the whole grid.
 
     Examples
     --------
@@ -127,12 +127,12 @@ def whole_box(shape: Sequence[int]) -> Box:
 
 
 def box_around(mask: NDArray[Any], zooms: NDArray[np.float64], margin_mm: float = 12.0) -> Box:
-    """Give the box that holds a mask and ``margin_mm`` around it, within the grid.
+    """Make the box around a mask with a margin of ``margin_mm``, within the grid.
 
     Parameters
     ----------
     mask : ndarray, shape (I, J, K)
-        Not zero inside. When it is empty, the whole grid is given.
+        Non-zero inside. If it is empty, the box of the whole grid is returned.
     zooms : ndarray of float64, shape (3,)
         Voxel sizes in mm.
     margin_mm : float
@@ -178,11 +178,11 @@ def rows_over(
     Parameters
     ----------
     box : Box
-        What is shown.
+        Visible part of the grid.
     counts : sequence of (Plane, int, int)
-        For each plane the number of slices and how many stand beside each other.
+        For each plane the number of slices, and how many are placed side by side.
     inset : float
-        Fraction of the box that is left out at either end.
+        Fraction of the box omitted at either end.
     """
     rows = []
     for plane, count, columns in counts:
@@ -193,7 +193,7 @@ def rows_over(
 
 
 def cut(data: NDArray[Any], plane: Plane, index: int, box: Box) -> NDArray[Any]:
-    """Take one slice as it lies on the page: first row on top.
+    """Cut one slice in page orientation: first row on top.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Pictures of bundles over the brain, and of the profiles along them.
+"""Reportlets of bundles over the brain, and of the profiles along them.
 
-Each ``draw_*`` function gives a complete SVG document; see `neuroferry.interfaces.draw.anat`
-for the colours. Streamlines are drawn into the raster of a slice, the far ones first and
-darker: as paths they would take megabytes.
+Each ``draw_*`` function returns a complete SVG document; see `neuroferry.interfaces.draw.anat`
+for the colours. Streamlines are drawn into the raster of a slice, distant ones first and darker:
+as paths they would take megabytes.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 LINES_TOGETHER = 120
 LINES_ALONE = 250
-"""Streamlines of a bundle that are drawn, evenly taken."""
+"""Streamlines drawn per bundle, evenly sampled."""
 POINTS = 60
 FINER = 2
-"""Lines are drawn this much finer than they are shown."""
+"""Supersampling factor of the lines."""
 DIM = 0.62
 """Brightness of the slice behind streamlines."""
 FAR = 0.45
@@ -59,30 +59,30 @@ VIEWS = (
     ("From behind", CORONAL, 0, -1),
     ("Right side", SAGITTAL, 1, 1),
 )
-"""Name, plane, side of the bundles, and which end of the third axis is near."""
+"""Name, plane, side of the bundles, and the near end of the third axis."""
 BEST_PLANES = {"Corticospinal": CORONAL, "Forceps": AXIAL, "IFOF": AXIAL}
-"""How bundles are best seen, by a word of their name; others from the side."""
+"""Best view of a bundle, by a word of its name; others are seen from the side."""
 SCALES = {"fa": (1.0, "FA"), "md": (1e3, "MD"), "rd": (1e3, "RD"), "ad": (1e3, "AD")}
-"""For each metric, the factor of what is shown and its short name."""
+"""For each metric, its display factor and short name."""
 UNITS = {"fa": "", "md": "µm²/ms", "rd": "µm²/ms", "ad": "µm²/ms"}
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A bundle as it is drawn.
+    """Drawable form of a bundle.
 
     Attributes
     ----------
     name : str
-        Of the bundle.
+        Name of the bundle.
     colour : tuple of int
         Red, green, blue.
     lines : ndarray of float64, shape (N, POINTS, 3)
-        Voxel indices of the picture's image.
+        Voxel indices in the background image.
     side : int
         -1 left, 1 right, 0 both.
     count : int
-        Streamlines of the bundle, drawn or not.
+        All streamlines of the bundle, drawn or not.
     """
 
     name: str
@@ -99,19 +99,19 @@ def draw_bundles(
     report: str | Path,
     dwi2anat_xfm: str | Path | None = None,
 ) -> str:
-    """Draw bundles over an image of the brain: all of them from four sides, then each alone.
+    """Draw bundles over a brain image: all of them from four sides, then each separately.
 
     Parameters
     ----------
     image, brain_mask : str or pathlib.Path
-        T1w image, or another of the same head, and its brain mask.
+        T1w image, or another image of the same head, and its brain mask.
     bundles : sequence of str or pathlib.Path
-        Streamlines of each bundle that was found.
+        Streamlines of each bundle found.
     report : str or pathlib.Path
-        As `SegmentBundles` writes it.
+        Report of `SegmentBundles`.
     dwi2anat_xfm : str or pathlib.Path, optional
-        ITK affine that resamples the diffusion images onto the image; without it they lie in
-        one space.
+        ITK affine that resamples the diffusion images onto the image; without it they are in the
+        same space.
 
     Returns
     -------
@@ -125,13 +125,13 @@ def draw_bundles(
     shade = np.clip(volume.data / white, 0, 1).astype(np.float32)
     to_voxels = inverse(volume.affine)
     if dwi2anat_xfm is not None:
-        # Points go the other way than images.
+        # Points map in the opposite direction to images.
         to_voxels = to_voxels @ inverse(read_itk_affine(dwi2anat_xfm))
     drawn = _load(bundles, read_json(Path(report)), to_voxels)
     page = Page(
         "Bundles",
         "Streamlines of each bundle over slices of the brain: all together from four sides, "
-        "then each bundle alone.",
+        "then each bundle separately.",
     )
     _draw_together(page, volume, shade, box, drawn)
     _draw_alone(page, volume, shade, box, drawn)
@@ -141,7 +141,7 @@ def draw_bundles(
 def _load(
     bundles: Sequence[str | Path], report: Mapping[str, Any], to_voxels: NDArray[np.float64]
 ) -> list[_Drawn]:
-    """Read the bundles of a report; those that were not found have no lines."""
+    """Read the bundles of a report; bundles that were not found have no lines."""
     files = {Path(path).name: path for path in bundles}
     drawn = []
     for bundle in report["Bundles"]:
@@ -171,7 +171,7 @@ def _tile(
     most: int,
     near: int = 1,
 ) -> str:
-    """Draw bundles over one slice; gives the picture as a data URI."""
+    """Draw bundles over one slice; return the picture as a data URI."""
     from PIL import Image, ImageDraw
 
     shown = [bundle for bundle in drawn if len(bundle.lines)]
@@ -212,7 +212,7 @@ def _tile(
 
 
 def _extent(volume: Volume, plane: Plane, box: Box) -> tuple[float, float]:
-    """Width and height of a slice in mm."""
+    """Compute the width and height of a slice in mm."""
     extent = (np.array(box.high) - np.array(box.low) + 1) * volume.zooms
     return float(extent[plane.right]), float(extent[plane.up])
 
@@ -231,7 +231,7 @@ def _draw_together(
     box: Box,
     drawn: Sequence[_Drawn],
 ) -> None:
-    """Draw all bundles from four sides, in one row of equal scale."""
+    """Draw all bundles from four sides, in one row at the same scale."""
     extents = [_extent(volume, plane, box) for _, plane, _, _ in VIEWS]
     scale = (WIDTH - GAP * (len(VIEWS) + 1)) / sum(width for width, _ in extents)
     row = max(height for _, height in extents) * scale
@@ -259,7 +259,7 @@ def _draw_alone(
     box: Box,
     drawn: Sequence[_Drawn],
 ) -> None:
-    """Draw each bundle alone; left and right stand below each other."""
+    """Draw each bundle separately, left above right."""
     width = (WIDTH - GAP * (COLUMNS + 1)) / COLUMNS
     height = width
     # Pairs first, so that both sides share a column.
@@ -312,14 +312,14 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def draw_profiles(profiles_tsv: str | Path, report: str | Path) -> str:
-    """Draw what the maps read along each bundle, both sides in one panel.
+    """Draw the tract profiles of each bundle, both sides in one panel.
 
     Parameters
     ----------
     profiles_tsv : str or pathlib.Path
-        As `MeasureProfiles` writes it.
+        Output of `MeasureProfiles`.
     report : str or pathlib.Path
-        As `SegmentBundles` writes it.
+        Report of `SegmentBundles`.
 
     Returns
     -------
@@ -351,14 +351,14 @@ def _draw_metric(
     metric: str,
     scale: float,
 ) -> None:
-    """Draw the panels of one metric, all with the same axis."""
+    """Draw the panels of one metric, all with the same scale."""
     groups = _pairs(list(profiles))
     shown = [profiles[name][metric] * scale for group in groups for name in group]
     low, high = reach(shown, zero=metric == "fa", least=0.2)
     description = METRICS[metric][0]
     unit = f" ({UNITS[metric]})" if UNITS[metric] else ""
     page.text(8, page.y + 12, f"{description}{unit}", size=14, bold=True)
-    key = (("left", ORANGE, ""), ("right", SKY, "7 3"), ("across the midline", GREEN, ""))
+    key = (("left", ORANGE, ""), ("right", SKY, "7 3"), ("crosses the midline", GREEN, ""))
     x = 420.0
     for name, colour, dashes in key:
         page.add(_stroke(f"M{x:.0f} {page.y + 8:.0f}h26", colour, dashes, 2.4))
@@ -404,7 +404,7 @@ def _stroke(path: str, colour: str, dashes: str, width: float) -> str:
 def _draw_axes(
     page: Page, frame: tuple[float, float, float, float], ends: tuple[float, float]
 ) -> None:
-    """Draw the paper of a panel with its horizontal lines."""
+    """Draw the background of a panel with its horizontal grid lines."""
     left, top, width, height = frame
     page.add(
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" '
@@ -421,7 +421,7 @@ def _course(
     frame: tuple[float, float, float, float],
     ends: tuple[float, float],
 ) -> str:
-    """Write a profile as the ``d`` of an SVG path; empty where there is none."""
+    """Format a profile as the ``d`` of an SVG path; empty if there is none."""
     left, top, width, height = frame
     if not np.isfinite(values).all():
         return ""
@@ -431,15 +431,15 @@ def _course(
 
 
 class _BundlesPictureInputSpec(BaseInterfaceInputSpec):
-    image = File(exists=True, mandatory=True, desc="T1w image, or another of the same head")
+    image = File(exists=True, mandatory=True, desc="T1w image, or another image of the same head")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
-    bundles = InputMultiObject(File(exists=True), desc="a .trk for each bundle that was found")
-    report = File(exists=True, mandatory=True, desc="of the segmentation")
+    bundles = InputMultiObject(File(exists=True), desc="a .trk for each bundle found")
+    report = File(exists=True, mandatory=True, desc="report of the segmentation")
     dwi2anat_xfm = File(exists=True, desc="ITK affine: diffusion images onto the image")
 
 
 class BundlesPicture(Picture):
-    """Draw bundles over the brain."""
+    """Reportlet of bundles over the brain."""
 
     input_spec = _BundlesPictureInputSpec
 
@@ -455,12 +455,12 @@ class BundlesPicture(Picture):
 
 
 class _ProfilesPictureInputSpec(BaseInterfaceInputSpec):
-    profiles_tsv = File(exists=True, mandatory=True, desc="table of profiles")
-    report = File(exists=True, mandatory=True, desc="of the segmentation")
+    profiles_tsv = File(exists=True, mandatory=True, desc="table of tract profiles")
+    report = File(exists=True, mandatory=True, desc="report of the segmentation")
 
 
 class ProfilesPicture(Picture):
-    """Draw the profiles along bundles."""
+    """Reportlet of the profiles along bundles."""
 
     input_spec = _ProfilesPictureInputSpec
 

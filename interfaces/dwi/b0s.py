@@ -1,7 +1,7 @@
-"""Mean of the volumes of an EPI without diffusion weighting, for another run's field map.
+"""Mean b0 image of an EPI that serves as another run's field map.
 
-A head that moves between them would blur their mean, so they are aligned first, rigidly, as the
-b0 images of a run are; the mean lies where the first of them does.
+Head motion between the b0 volumes would blur their mean, so they are first aligned rigidly, like
+the b0 volumes of a DWI run; the mean is in the position of the first of them.
 
 Memory at its peak: 130 bytes for each voxel of one volume.
 """
@@ -27,14 +27,14 @@ from neuroferry.interfaces.image.series import Series, open_series
 
 
 def aligned_mean(series: Series, volumes: Sequence[int]) -> Volume:
-    """Average volumes of one contrast, each brought to where the first lies.
+    """Average volumes of one contrast, each aligned to the first.
 
     Parameters
     ----------
     series : Series
-        What they are volumes of.
+        Series that holds the volumes.
     volumes : sequence of int
-        Their indices, from 0.
+        Indices of the volumes, from 0.
 
     Returns
     -------
@@ -43,13 +43,13 @@ def aligned_mean(series: Series, volumes: Sequence[int]) -> Volume:
     Raises
     ------
     InputError
-        If one of them is not there, or none is named.
+        If a volume does not exist, or no volume is given.
     """
     chosen = sorted(set(volumes))
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < series.n_volumes:
         raise InputError(
-            f"{series.path.name} has {series.n_volumes} volumes; volumes {list(volumes)} of it"
-            " cannot be averaged."
+            f"{series.path.name} has {series.n_volumes} volumes; cannot average its volumes "
+            f"{list(volumes)} (counted from 0)."
         )
     first = series.volume(chosen[0])
     series.close()
@@ -62,11 +62,11 @@ def aligned_mean(series: Series, volumes: Sequence[int]) -> Volume:
 
 class _AverageB0sInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="EPI, 3-D or a series")
-    volumes = traits.List(traits.Int, mandatory=True, desc="those without diffusion weighting")
+    volumes = traits.List(traits.Int, mandatory=True, desc="volumes without diffusion weighting")
 
 
 class _AverageB0sOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="their mean, where the first lies")
+    out_file = File(exists=True, desc="their mean, aligned to the first")
 
 
 class AverageB0s(SimpleInterface):

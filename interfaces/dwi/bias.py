@@ -1,8 +1,8 @@
-"""One receive field for a whole diffusion-weighted run, from the mean of its b0 volumes.
+"""Receive-field correction of a whole DWI run, estimated on its mean b0 image.
 
-The coil's field is the same in every volume, and ratios of volumes, which diffusion models
-rest on, do not change when all are divided by it. The b0 volumes show it best: they have the
-most signal, and their contrast does not depend on the direction of fibres.
+The coil's field is the same in every volume, and the ratios of volumes that diffusion models rely
+on do not change when all are divided by it. The b0 volumes show it best: they have the most
+signal, and their contrast does not depend on fibre orientation.
 
 Memory: 100 bytes for each voxel of one volume, however many volumes there are.
 """
@@ -34,16 +34,16 @@ B0_N4 = N4Settings(zoom=3.0)
 
 
 def mean_b0(series: Series, bvals: NDArray[np.float64], threshold: float = B0_THRESHOLD) -> Volume:
-    """Mean of the volumes that are not diffusion-weighted.
+    """Average the b0 volumes.
 
     Parameters
     ----------
     series : Series
-        Diffusion-weighted run.
+        DWI run.
     bvals : ndarray of float64, shape (N,)
         s/mm2.
     threshold : float
-        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+        Volumes up to this b-value are b0 volumes, s/mm2.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def mean_b0(series: Series, bvals: NDArray[np.float64], threshold: float = B0_TH
     Raises
     ------
     InputError
-        If there is none, or the numbers of b-values and volumes differ.
+        If there are no b0 volumes, or the numbers of b-values and volumes differ.
     """
     if len(bvals) != series.n_volumes:
         raise InputError(
@@ -70,7 +70,7 @@ def mean_b0(series: Series, bvals: NDArray[np.float64], threshold: float = B0_TH
 
 
 def b0_field(b0: Volume, mask: NDArray[np.bool_], *, sloppy: bool = False) -> FloatArray:
-    """Estimate the receive field of a run.
+    """Estimate the receive field of a DWI run.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def b0_field(b0: Volume, mask: NDArray[np.bool_], *, sloppy: bool = False) -> Fl
 
 
 class _CorrectB0BiasInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="diffusion-weighted run, aligned")
+    in_file = File(exists=True, mandatory=True, desc="DWI run, aligned")
     bval = File(exists=True, mandatory=True, desc="its b-values, s/mm2")
     mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")

@@ -1,13 +1,13 @@
-"""Checks of diffusion gradients: of their files, and of their axes against the data.
+"""Checks of diffusion gradients: their files, and their axes against the data.
 
-Converters and scanners sometimes write directions in other axes than those of the image:
-one negated, two exchanged. The files look sound, fractional anisotropy does not change, and
-every streamline goes astray. The data tell: along a bundle, the main direction of a voxel
-points to a neighbour that points back. The more neighbours do so, the more coherent the
-field of directions [1]_. Of the 24 ways to exchange and negate axes (opposite directions
-are one), the true one is the most coherent.
+Converters and scanners sometimes write directions in axes other than those of the image: one
+flipped, two swapped. The files look sound, fractional anisotropy does not change, but every
+streamline goes astray. The data reveal it: along a bundle, the principal direction of a voxel
+points to a neighbour that points back. The more neighbours do so, the more coherent the field of
+directions [1]_. Of the 24 permutations and flips of the axes (opposite directions count as one),
+the true one is the most coherent.
 
-A change of axes turns each tensor as a whole, so one fit serves all 24.
+A change of axes rotates each tensor as a whole, so one fit serves all 24.
 
 Memory: 280 bytes for each voxel inside the mask and 10 for each voxel of the image.
 
@@ -75,20 +75,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Coherence:
-    """How coherent a field of directions is in each frame.
+    """Coherence of a field of directions in each frame.
 
     Attributes
     ----------
     frames : ndarray of float64, shape (24, 3, 3)
-        Each turns directions as written into another frame; the first leaves them.
+        Each maps directions as written into another frame; the first is the identity.
     index : ndarray of float64, shape (24,)
-        0 to 1, for each frame.
+        Coherence index of each frame, 0 to 1.
     lead : ndarray of float64, shape (24,)
         Largest index minus that of each frame.
     error : ndarray of float64, shape (24,)
         Standard error of `lead`.
     n_voxels : int
-        Voxels that count as white matter.
+        Number of voxels that count as white matter.
     """
 
     frames: Floats
@@ -99,7 +99,7 @@ class Coherence:
 
     @property
     def best(self) -> int:
-        """Number of the most coherent frame."""
+        """Index of the most coherent frame."""
         return int(np.argmax(self.index))
 
     @property
@@ -112,8 +112,8 @@ class Coherence:
     def verdict(self) -> str:
         """``right``, ``wrong`` or ``undecided`` of the directions as written.
 
-        Right where they lead clearly, wrong where another frame leads them by three standard
-        errors and by 2%.
+        Right if they lead clearly, wrong if another frame leads them by three standard errors and
+        by 2%.
         """
         if self.best == 0:
             return "right" if self.is_clear else "undecided"
@@ -127,7 +127,7 @@ class Coherence:
 
 
 def frame_variants() -> Floats:
-    """List the ways to exchange and negate three axes; opposite directions are one.
+    """List the permutations and flips of three axes; opposite directions count as one.
 
     Returns
     -------
@@ -148,13 +148,13 @@ def frame_variants() -> Floats:
 
 
 def _fewest_signs(frames: Floats) -> Floats:
-    """Negate frames that are simpler that way round; directions have no sign."""
+    """Negate frames that have fewer minus signs that way; directions have no sign."""
     many = (frames < 0).sum(axis=(1, 2)) > 1
     return np.where(many[:, None, None], -frames, frames) + 0.0
 
 
 def describe_frame(frame: Floats) -> str:
-    """Write a frame as what stands in the place of x, y and z.
+    """Format a frame as the axes that take the place of x, y and z.
 
     Examples
     --------
@@ -171,7 +171,7 @@ def describe_frame(frame: Floats) -> str:
 def main_directions(
     series: Series, bvals: Floats, bvecs: Floats, mask: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """Main direction and anisotropy of each voxel, by ordinary least squares.
+    """Estimate the principal direction and anisotropy of each voxel by ordinary least squares.
 
     Parameters
     ----------
@@ -182,12 +182,12 @@ def main_directions(
     bvecs : ndarray of float64, shape (N, 3)
         Unit vectors in any axes; zero for b0 volumes.
     mask : ndarray of bool, shape (I, J, K)
-        Where to look.
+        Voxels to fit.
 
     Returns
     -------
     fa : ndarray of float64, shape (V,)
-        Fractional anisotropy; 0 where a fit makes no sense.
+        Fractional anisotropy; 0 where the fit is not meaningful.
     directions : ndarray of float64, shape (V, 3)
         Unit vectors in the axes of `bvecs`.
     """
@@ -214,21 +214,21 @@ def main_directions(
 def measure_coherence(
     fa: Floats, directions: Floats, mask: NDArray[np.bool_], zooms: Floats
 ) -> Coherence:
-    """Measure how coherent directions are in each of the 24 frames.
+    """Measure the coherence of the directions in each of the 24 frames.
 
-    A voxel counts with its anisotropy times the fourth power of the cosine between its main
+    A voxel contributes its anisotropy times the fourth power of the cosine between its principal
     direction and the line to a neighbour. The index is the sum of the products over all
-    neighbours, as a share of what it were if every neighbour were its voxel's equal: the
-    grid favours some directions, and both sums alike.
+    neighbours, relative to its value if every neighbour equalled its voxel: the grid favours some
+    directions, but does so in both sums.
 
     Parameters
     ----------
     fa : ndarray of float64, shape (V,)
         Fractional anisotropy of the voxels of the mask.
     directions : ndarray of float64, shape (V, 3)
-        Their main directions, along the stored axes.
+        Their principal directions, along the stored axes.
     mask : ndarray of bool, shape (I, J, K)
-        Where they are.
+        Mask of these voxels.
     zooms : ndarray of float64, shape (3,)
         Voxel size, mm.
 
@@ -256,7 +256,7 @@ def measure_coherence(
 
 
 def _with_errors(frames: Floats, shares: Floats, wholes: Floats, n_voxels: int) -> Coherence:
-    """Add up the blocks; the error of a difference, from leaving out one block at a time."""
+    """Sum over blocks; estimate standard errors of differences by a jackknife over blocks."""
     kept = wholes[0] > 0
     shares, wholes = shares[:, kept], wholes[:, kept]
     total, whole = shares.sum(axis=1), np.maximum(wholes.sum(axis=1), 1e-30)
@@ -273,7 +273,7 @@ def _with_errors(frames: Floats, shares: Floats, wholes: Floats, n_voxels: int) 
 
 
 def _half_of_neighbours() -> list[tuple[int, int, int]]:
-    """One of each two opposite ways to the 26 neighbours."""
+    """List one of each pair of opposite offsets to the 26 neighbours."""
     steps = (-1, 0, 1)
     ways = [(i, j, k) for i in steps for j in steps for k in steps]
     return [way for way in ways if way > (0, 0, 0)]
@@ -282,7 +282,7 @@ def _half_of_neighbours() -> list[tuple[int, int, int]]:
 def _pairs(
     place: NDArray[np.int32], offset: tuple[int, int, int]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Numbers of the voxels that have each other as neighbours."""
+    """Index the pairs of voxels that are neighbours."""
     here = tuple(
         slice(max(0, -o), n - max(0, o)) for o, n in zip(offset, place.shape, strict=True)
     )
@@ -295,7 +295,7 @@ def _pairs(
 
 
 def _block_numbers(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number of the block that each voxel of a mask lies in."""
+    """Number the block of each voxel of a mask."""
     across = [n // _BLOCK + 1 for n in mask.shape]
     i, j, k = (axis // _BLOCK for axis in np.nonzero(mask))
     numbers: NDArray[np.int64] = (i * across[1] + j) * across[2] + k
@@ -303,7 +303,7 @@ def _block_numbers(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def check_orientation(series: Series, gradients: Gradients, mask: NDArray[np.bool_]) -> Coherence:
-    """Compare the axes that gradients were written in with the data.
+    """Check the axes of the gradients against the data.
 
     Parameters
     ----------
@@ -317,37 +317,37 @@ def check_orientation(series: Series, gradients: Gradients, mask: NDArray[np.boo
     Returns
     -------
     Coherence
-        Its frames act on directions as they are written in a file.
+        Its frames act on directions as written in a file.
     """
     written = world_to_fsl(gradients.bvecs, series.affine)
     fa, directions = main_directions(series, gradients.bvals, written, mask)
-    # From the axes of the file to those of the voxels; both are the same but for a sign.
+    # From the axes of the file to those of the voxels; they differ only by a sign.
     flip = np.array([-1.0 if np.linalg.det(series.affine[:3, :3]) > 0 else 1.0, 1.0, 1.0])
     found = measure_coherence(fa, directions * flip, mask, series.zooms)
-    # The frames commute with the sign of an axis but for signs: bring them into the file's axes.
+    # Flipping an axis only changes signs within the frames: express them in the file's axes.
     frames = _fewest_signs(found.frames * flip[:, None] * flip)
     return replace(found, frames=frames)
 
 
 def orientation_report(found: Coherence, *, corrected: bool) -> dict[str, Any]:
-    """Say what was found, for the report of a participant."""
+    """Describe the findings for the participant's report."""
     best = describe_frame(found.frames[found.best])
     if corrected:
         then = "They were corrected."
     elif found.is_clear:
         then = (
-            "They were left as they are; look at the colour-coded directions, and give"
-            " --fix-gradients to have them corrected."
+            "They were not changed; check the colour-coded directions, and use --fix-gradients "
+            "to correct them."
         )
     else:
-        then = "They were left as they are, as others fit about as well."
+        then = "They were not changed because other axes fit about equally well."
     texts = {
         "right": "The axes of the gradients agree with the data.",
         "wrong": (
             f"The axes of the gradients do not agree with the data: ({best}) in the place of"
             f" (x, y, z) of the .bvec file fits better. {then}"
         ),
-        "undecided": "Whether the axes of the gradients are right cannot be told from the data.",
+        "undecided": "The data cannot show whether the axes of the gradients are right.",
     }
     order = np.argsort(-found.index, kind="stable")
     return {
@@ -372,13 +372,13 @@ def orientation_report(found: Coherence, *, corrected: bool) -> dict[str, Any]:
 def gradient_report(
     bval: Path, bvec: Path, b0_threshold: float
 ) -> tuple[Gradients, dict[str, Any]]:
-    """Settle the gradients of two files, in their own axes, and say what was found."""
+    """Normalise the gradients of two files, in their own axes, and describe the findings."""
     vectors, notes = read_bvecs(bvec)
     try:
         bvals, unit, more = settle_gradients(read_bvals(bval), vectors, b0_threshold)
     except InputError as error:
         raise InputError(f"{bval.name} and {bvec.name}: {error}") from error
-    # What counts as b0 is written as b0, so that no later step needs to know the threshold.
+    # Volumes that count as b0 are written as b0, so that no later step needs the threshold.
     found = Gradients(np.where(bvals <= b0_threshold, 0.0, bvals), unit, b0_threshold)
     report = {
         "b0_threshold": b0_threshold,
@@ -397,20 +397,20 @@ def gradient_report(
 
 
 class _CheckGradientsInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="diffusion-weighted run")
+    in_file = File(exists=True, mandatory=True, desc="DWI run")
     bval = File(exists=True, mandatory=True, desc="b-values, FSL's format")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's format")
     b0_threshold = traits.Float(B0_THRESHOLD, usedefault=True, desc="s/mm2")
 
 
 class _CheckGradientsOutputSpec(TraitedSpec):
-    out_bval = File(exists=True, desc="b-values in one row; 0 for what counts as b0")
+    out_bval = File(exists=True, desc="b-values in one row; 0 for b0 volumes")
     out_bvec = File(exists=True, desc="unit vectors in three rows; 0 for b0 volumes")
-    report = File(exists=True, desc="shells, directions and what was settled, JSON")
+    report = File(exists=True, desc="shells, directions and changes made, JSON")
 
 
 class CheckGradients(SimpleInterface):
-    """Settle the gradients of a run and write them as FSL would."""
+    """Normalise the gradients of a DWI run and write them as FSL would."""
 
     input_spec = _CheckGradientsInputSpec
     output_spec = _CheckGradientsOutputSpec
@@ -423,8 +423,8 @@ class CheckGradients(SimpleInterface):
         )
         if len(written) != series.n_volumes:
             raise InputError(
-                f"{Path(inputs.bval).name} holds {len(written)} b-values, and"
-                f" {series.path.name} {series.n_volumes} volumes."
+                f"{Path(inputs.bval).name} has {len(written)} b-values, but {series.path.name} "
+                f"has {series.n_volumes} volumes."
             )
         world = written.bvecs @ image_axes(series.affine).T
         bval, bvec = write_gradients(
@@ -440,22 +440,22 @@ class CheckGradients(SimpleInterface):
 
 
 class _CheckOrientationInputSpec(BaseInterfaceInputSpec):
-    dwi = File(exists=True, mandatory=True, desc="diffusion-weighted run")
+    dwi = File(exists=True, mandatory=True, desc="DWI run")
     bval = File(exists=True, mandatory=True, desc="b-values, FSL's format")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's format")
     mask = File(
-        exists=True, desc="brain mask on the grid of the run; by default the head is found"
+        exists=True, desc="brain mask on the grid of the run; by default the head is segmented"
     )
-    correct = traits.Bool(False, usedefault=True, desc="write the better axes, where found")
+    correct = traits.Bool(False, usedefault=True, desc="write the better axes if there are any")
 
 
 class _CheckOrientationOutputSpec(TraitedSpec):
-    report = File(exists=True, desc="which axes fit the data, JSON")
-    out_bvec = File(exists=True, desc="directions; others than before only with `correct`")
+    report = File(exists=True, desc="axes that fit the data, JSON")
+    out_bvec = File(exists=True, desc="directions; changed only with `correct`")
 
 
 class CheckOrientation(SimpleInterface):
-    """Find flipped or exchanged axes of gradients from the data; correct them on request."""
+    """Detect flipped or swapped gradient axes from the data; correct them on request."""
 
     input_spec = _CheckOrientationInputSpec
     output_spec = _CheckOrientationOutputSpec
@@ -484,7 +484,7 @@ class CheckOrientation(SimpleInterface):
 
 
 def _mask_of(series: Series, gradients: Gradients, path: str | None) -> NDArray[np.bool_]:
-    """Read the brain mask, or find the head on the b0 volumes."""
+    """Read the brain mask, or segment the head on the b0 volumes."""
     if path is not None:
         return load_mask(path, Volume(series.volume(0), series.affine), "brain mask")
     if gradients.b0s.any():

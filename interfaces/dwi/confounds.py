@@ -1,4 +1,4 @@
-"""Confounds of a diffusion-weighted series: motion, displacement, spoilt slices, gradients."""
+"""Confounds of a DWI run: motion, displacement, signal dropout, gradients."""
 
 from __future__ import annotations
 
@@ -29,22 +29,26 @@ from neuroferry.interfaces.epi.confound_table import (
 from neuroferry.interfaces.epi.motion_table import framewise_displacement
 
 _ABOUT = {
-    "framewise_displacement": ("Sum of the changes of all motion parameters, at 50 mm", "mm"),
-    "rmsd": ("Root mean square displacement of the head since the volume before", "mm"),
+    "framewise_displacement": (
+        "Framewise displacement: sum of the absolute changes of the six "
+        "motion parameters, rotations on a sphere of 50 mm radius",
+        "mm",
+    ),
+    "rmsd": ("Root mean square displacement of the head relative to the previous volume", "mm"),
     "outlier_slices": (
         f"Number of slices more than {OUTLIER_SIGMAS:g} standard deviations and "
-        f"{100 * LEAST_LOSS:g}% darker than the other volumes predict",
+        f"{100 * LEAST_LOSS:g}% below the signal predicted from the other volumes",
         "",
     ),
     "replaced_slices": (
-        "Number of these that were replaced by what the others predict",
+        "Number of these slices that were replaced by their prediction from the other volumes",
         "",
     ),
-    "worst_slice": ("Signal of the slice that lost most, in standard deviations", ""),
+    "worst_slice": ("Lowest slice signal relative to its prediction, in standard deviations", ""),
     "bval": ("b-value", "s/mm2"),
-    "bvec_x": ("Gradient direction as measured, first component, FSL's convention", ""),
-    "bvec_y": ("Gradient direction as measured, second component, FSL's convention", ""),
-    "bvec_z": ("Gradient direction as measured, third component, FSL's convention", ""),
+    "bvec_x": ("Gradient direction as acquired, first component, FSL's convention", ""),
+    "bvec_y": ("Gradient direction as acquired, second component, FSL's convention", ""),
+    "bvec_z": ("Gradient direction as acquired, third component, FSL's convention", ""),
 }
 
 
@@ -55,40 +59,40 @@ def dwi_confounds(
     outliers_tsv: str | Path,
     patches: str | Path | None = None,
 ) -> tuple[dict[str, Column], dict[str, Any]]:
-    """Gather the confounds of a diffusion-weighted series.
+    """Collect the confounds of a DWI run.
 
     Parameters
     ----------
     bval, bvec : path
-        Gradients as measured, in FSL's format.
+        Gradients as acquired, in FSL's format.
     motion_tsv : path
         Six motion parameters, and ``rmsd``.
     outliers_tsv : path
-        Slices of each volume, of `neuroferry.interfaces.dwi.outliers`.
+        Slices of each volume, from `neuroferry.interfaces.dwi.outliers`.
     patches : path, optional
-        Slices that replaced others, of `neuroferry.interfaces.dwi.replace_slices`.
+        Replacement slices, from `neuroferry.interfaces.dwi.replace_slices`.
 
     Returns
     -------
     columns : dict of str to ndarray of float64, shape (T,)
         NaN where there is no value.
     metadata : dict
-        What the columns are.
+        Descriptions of the columns.
 
     Raises
     ------
     InputError
-        If the files are not of one series.
+        If the files do not belong to one series.
     """
     bvals, (bvecs, _) = read_bvals(Path(bval)), read_bvecs(Path(bvec))
     table = read_table(motion_tsv)
-    parameters = motion_parameters(table, len(bvals), "The table of motion")
+    parameters = motion_parameters(table, len(bvals), "The motion table")
     deviations, odd = read_outliers(outliers_tsv)
     if not len(bvecs) == len(deviations) == len(bvals):
         raise InputError(
             f"{Path(bval).name} has {len(bvals)} values, {Path(bvec).name} {len(bvecs)} "
-            f"directions and {Path(outliers_tsv).name} {len(deviations)} rows: they are not of "
-            "one series."
+            f"directions and {Path(outliers_tsv).name} {len(deviations)} rows: they do not "
+            "belong to one series."
         )
     known = np.isfinite(deviations)
     looked_at = known.any(axis=1)
@@ -110,7 +114,7 @@ def dwi_confounds(
     for name in MOTION:
         kind, axis = name.split("_")
         metadata[name] = {
-            "Description": f"{'Shift' if kind == 'trans' else 'Rotation'} of the head, {axis}",
+            "Description": f"Head {'translation' if kind == 'trans' else 'rotation'}, {axis}",
             "Units": "mm" if kind == "trans" else "rad",
         }
     return columns, metadata
@@ -118,19 +122,19 @@ def dwi_confounds(
 
 class _DwiConfoundsInputSpec(BaseInterfaceInputSpec):
     bval = File(exists=True, mandatory=True, desc="b-values")
-    bvec = File(exists=True, mandatory=True, desc="directions as measured, FSL's convention")
+    bvec = File(exists=True, mandatory=True, desc="directions as acquired, FSL's convention")
     motion_tsv = File(exists=True, mandatory=True, desc="six motion parameters, and rmsd")
-    outliers_tsv = File(exists=True, mandatory=True, desc="slices, of EstimateEddy")
-    patches = File(exists=True, desc="slices that replaced others, of ReplaceSlices")
+    outliers_tsv = File(exists=True, mandatory=True, desc="slices, from EstimateEddy")
+    patches = File(exists=True, desc="replacement slices, from ReplaceSlices")
 
 
 class _DwiConfoundsOutputSpec(TraitedSpec):
     confounds_tsv = File(exists=True, desc="table, one row for each volume")
-    confounds_json = File(exists=True, desc="what its columns are")
+    confounds_json = File(exists=True, desc="descriptions of its columns")
 
 
 class DwiConfounds(SimpleInterface):
-    """Gather the confounds of a diffusion-weighted series; see :func:`dwi_confounds`."""
+    """Collect the confounds of a DWI run; see :func:`dwi_confounds`."""
 
     input_spec = _DwiConfoundsInputSpec
     output_spec = _DwiConfoundsOutputSpec

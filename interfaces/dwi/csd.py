@@ -1,20 +1,20 @@
-"""Fibre orientations by constrained spherical deconvolution, with MRtrix3's ``dwi2fod``.
+"""Fibre orientation distributions by constrained spherical deconvolution (MRtrix3 ``dwi2fod``).
 
-The response of a single bundle of fibres is taken from the voxels whose tensors are most
-anisotropic and most linear, deep in the brain [1]_: their signals, turned so that the first
-eigenvector is the pole, are fitted with zonal harmonics. This takes well under a second;
-``dwi2response tournier``, which deconvolves the whole brain over and over, took more than
-two minutes of processor time for one run with 16 directions, and gave nearly the same shape
-(ratios to the mean of -0.368 and 0.073 at orders 2 and 4, and -0.38 and 0.08 here).
+The single-fibre response is estimated from the voxels whose tensors are most anisotropic and most
+linear, deep in the brain [1]_: their signals, rotated so that the first eigenvector is the pole,
+are fitted with zonal harmonics. This takes well under a second; ``dwi2response tournier``, which
+deconvolves the whole brain repeatedly, took more than two minutes of processor time for one run
+with 16 directions, and returned nearly the same shape (ratios to the mean of -0.368 and 0.073 at
+orders 2 and 4; here -0.38 and 0.08).
 
-With one shell, or too few directions for more, one tissue is deconvolved [2]_; with two
-shells or more, white matter beside grey matter and CSF [3]_, whose responses come from
-voxels that are isotropic and diffuse like tissue or like water, and the three are brought to
-a common intensity [4]_. Orientations are in the world's axes (RAS+), as coefficients of
-MRtrix's real spherical harmonics.
+With one shell, or too few directions for more, a single tissue is deconvolved [2]_; with two
+shells or more, white matter together with grey matter and CSF [3]_, whose responses come from
+isotropic voxels that diffuse like tissue or like water, followed by intensity normalisation of
+the three [4]_. Orientations are in world axes (RAS+), as coefficients of MRtrix's real spherical
+harmonics.
 
-Memory at peak, for each voxel of the grid: 80 bytes and 4 for each coefficient here, and after
-one another 6 in ``dwi2fod`` for each of its volumes and coefficients (15 at order 4, 28 at 6,
+Peak memory, for each voxel of the grid: 80 bytes plus 4 for each coefficient here, then (not at
+the same time) 6 in ``dwi2fod`` for each of its volumes and coefficients (15 at order 4, 28 at 6,
 45 at 8; two more with three tissues). Disk: 4 bytes for each of those while it runs.
 
 References
@@ -74,24 +74,24 @@ TISSUE_FA_MAX = 0.2
 GREY_MD = (0.5e-3, 1.1e-3)
 """Mean diffusivity of grey matter, mm²/s."""
 FLUID_MD_MIN = 2.2e-3
-"""Mean diffusivity above which there is only water, mm²/s."""
-INSTEAD = ", or leave out tractography"
+"""Mean diffusivity above which a voxel is free water, mm²/s."""
+INSTEAD = ", or skip tractography"
 
 
 @dataclass(frozen=True)
 class TissueVoxels:
-    """Voxels that stand for tissues.
+    """Representative voxels of the tissues.
 
     Attributes
     ----------
     fibres : ndarray of int64
-        Flat indices of voxels of a single bundle, most typical first.
+        Flat indices of single-fibre voxels, most typical first.
     directions : ndarray of float64, shape (F, 3)
-        Their bundles' directions, RAS+ world.
+        Their fibre directions, RAS+ world.
     grey, fluid : ndarray of int64
         Flat indices of voxels of grey matter and of CSF.
     median_fa : float
-        Of ``fibres``.
+        Median FA of ``fibres``.
     """
 
     fibres: NDArray[np.int64]
@@ -103,14 +103,14 @@ class TissueVoxels:
 
 @dataclass(frozen=True)
 class Responses:
-    """Signals of pure tissues, one row for each shell.
+    """Response functions of pure tissues, one row for each shell.
 
     Attributes
     ----------
     white : ndarray of float64, shape (S, 1 + lmax / 2)
-        Coefficients of the zonal harmonics of even order, for a bundle along the pole.
+        Coefficients of the zonal harmonics of even order, for fibres along the pole.
     grey, fluid : ndarray of float64, shape (S, 1)
-        Of order 0; empty where only white matter is deconvolved.
+        Coefficients of order 0; empty if only white matter is deconvolved.
     """
 
     white: Matrix
@@ -126,20 +126,20 @@ def find_tissue_voxels(
     scratch: str | os.PathLike[str] | None = None,
     n_threads: int = 1,
 ) -> TissueVoxels:
-    """Find voxels that stand for a bundle of fibres, for grey matter and for CSF.
+    """Find representative voxels of single fibres, grey matter and CSF.
 
     Parameters
     ----------
     series : Series
         Preprocessed diffusion-weighted volumes.
     gradients : Gradients
-        Of its volumes.
+        Gradients of its volumes.
     mask : ndarray of bool, shape (I, J, K)
-        Brain; two voxels from its border nothing is looked at where enough is left.
+        Brain; voxels within two voxels of its border are skipped if enough others are left.
     scratch : path, optional
         Folder for a scratch file.
     n_threads : int
-        Changes no value.
+        Does not change the result.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def find_tissue_voxels(
     found = np.concatenate([part for _, part in parts], axis=1)
     fa, md, linear, s0 = found[:4]
     where = np.flatnonzero(core)
-    # neither noise nor where the signal is lost
+    # neither noise nor signal dropout
     signal = s0 > 0.3 * np.median(s0)
     score = np.where(signal & (md < FIBRE_MD_MAX), fa * linear, 0)
     count = min(N_FIBRE_VOXELS, max(10, where.size // 50))
@@ -173,13 +173,13 @@ def find_tissue_voxels(
     best = best[score[best] > 0]
     if not best.size:
         raise InputError(
-            f"No voxel of {series.path.name} looks like white matter: no fibre orientations can "
-            "be estimated; look at the FA map."
+            f"No voxel of {series.path.name} looks like white matter: cannot estimate fibre "
+            "orientations; check the FA map."
         )
     isotropic = signal & (fa < TISSUE_FA_MAX)
     grey = np.flatnonzero(isotropic & (md > GREY_MD[0]) & (md < GREY_MD[1]))
     if grey.size:
-        # those nearest to the typical one
+        # those nearest to the median
         grey = grey[np.argsort(np.abs(md[grey] - np.median(md[grey])), kind="stable")]
     fluid = np.flatnonzero(isotropic & (md > FLUID_MD_MIN))
     fluid = fluid[np.argsort(-md[fluid], kind="stable")]
@@ -193,12 +193,12 @@ def find_tissue_voxels(
 
 
 def zonal_harmonics(cosines: Matrix, lmax: int) -> Matrix:
-    """Real spherical harmonics of degree 0 and even order.
+    """Evaluate the zonal harmonics of even order.
 
     Parameters
     ----------
     cosines : ndarray of float64, shape (N,)
-        Of the angle from the pole.
+        Cosines of the angle from the pole.
     lmax : int
         Highest order.
 
@@ -227,20 +227,20 @@ def estimate_responses(
     voxels: TissueVoxels,
     lmax: int,
 ) -> Responses:
-    """Measure the signals of pure tissues.
+    """Estimate the response functions of pure tissues.
 
     Parameters
     ----------
     series : Series
         Preprocessed diffusion-weighted volumes.
     gradients : Gradients
-        Of its volumes.
+        Gradients of its volumes.
     shells : sequence of Shell
-        One row of the responses each.
+        One row of the responses for each.
     voxels : TissueVoxels
-        Where to look.
+        Voxels to use.
     lmax : int
-        Highest order of white matter's response.
+        Highest order of the white matter response.
 
     Returns
     -------
@@ -269,14 +269,14 @@ def estimate_responses(
 
 
 def choose_shells(gradients: Gradients) -> tuple[tuple[Shell, ...], bool]:
-    """Choose the shells that are deconvolved.
+    """Choose the shells to deconvolve.
 
     Returns
     -------
     tuple of Shell
-        All of them, or the one with the most directions, of several the highest.
+        All of them, or the one with the most directions (the highest of several).
     bool
-        Whether grey matter and CSF can be told apart.
+        Whether grey matter and CSF can be separated.
     """
     shells = gradients.shells
     allowed = models_for(shells, gradients.n_directions)
@@ -301,20 +301,20 @@ def fit_csd(
     series : Series
         Preprocessed diffusion-weighted volumes.
     gradients : Gradients
-        Of its volumes.
+        Gradients of its volumes.
     mask : ndarray of bool, shape (I, J, K)
-        Where to look.
+        Voxels to use.
     out : path
-        Folder of the result.
+        Output folder.
     n_threads : int
-        Changes no value.
+        Does not change the result.
 
     Returns
     -------
     fod : Path
-        Coefficients of white matter's orientations, 4-D.
+        Coefficients of the white matter FODs, 4-D.
     report : dict
-        What was deconvolved with what.
+        Shells, responses and method.
 
     Raises
     ------
@@ -371,10 +371,10 @@ def _deconvolve(
     several: bool,
     n_threads: int,
 ) -> Path:
-    """Run ``dwi2fod`` on some shells; white matter's orientations."""
+    """Run ``dwi2fod`` on some shells; return the white matter FODs."""
     bvals = np.zeros(len(gradients))
     for shell in shells:
-        # one b-value a shell, so that the program sees the same shells
+        # one b-value per shell, so that the program finds the same shells
         bvals[list(shell.volumes)] = shell.b
     volumes = sorted(index for shell in shells for index in shell.volumes)
     part = scratch / "dwi.nii"
@@ -427,12 +427,12 @@ def _deconvolve(
 
 
 class _FitCsdOutputSpec(TraitedSpec):
-    fod = File(exists=True, desc="fibre orientations, MRtrix's harmonics, world axes, 4-D")
+    fod = File(exists=True, desc="FODs, MRtrix's spherical harmonics, world axes, 4-D")
     report = File(exists=True, desc="JSON: method, order, responses")
 
 
 class FitCsd(SimpleInterface):
-    """Estimate fibre orientations by constrained spherical deconvolution in a brain mask."""
+    """Estimate fibre orientation distributions by CSD in a brain mask."""
 
     input_spec = DwiFitInputSpec
     output_spec = _FitCsdOutputSpec
@@ -443,8 +443,8 @@ class FitCsd(SimpleInterface):
         series, gradients, mask = open_dwi(inputs.in_file, inputs.bval, inputs.bvec, inputs.mask)
         if not determine_tensor(gradients.bvecs):
             raise InputError(
-                f"The {gradients.n_directions} gradient directions of {series.path.name} are too "
-                "few, or too near one plane, for fibre orientations."
+                f"The {gradients.n_directions} gradient directions of {series.path.name} are "
+                "too few, or too close to one plane, to estimate fibre orientations."
             )
         fod, report = fit_csd(series, gradients, mask, out, n_threads=inputs.n_procs)
         write_json(out / "report.json", report)

@@ -1,15 +1,16 @@
-"""Noise, ringing and the noise floor of diffusion-weighted runs, in this order.
+"""Removal of noise, Gibbs ringing and the noise floor from DWI runs, in this order.
 
-Noise goes first, as it is told from signal by its being independent from voxel to voxel,
-which every interpolation spoils: principal components of small patches that are what noise
-alone makes are left out (:mod:`neuroferry.interfaces.dwi.pca`). Ringing is taken out slice by
-slice by shifts of less than a voxel [1]_ (MRtrix's ``mrdegibbs``); the method expects the whole
-of k-space, and with partial Fourier it is an approximation. Magnitudes of noise never fall below
-a floor, which makes low signals, and so diffusion, look wrong: the mean that a magnitude of a
-given noise level has is inverted (:mod:`neuroferry.interfaces.dwi.rician`).
+Denoising comes first, because it identifies noise by its independence between voxels, which any
+interpolation destroys: principal components of small patches that are consistent with pure noise
+are removed (:mod:`neuroferry.interfaces.dwi.pca`). Gibbs ringing is removed slice by slice with
+subvoxel shifts [1]_ (MRtrix's ``mrdegibbs``); the method assumes full k-space coverage, and is an
+approximation with partial Fourier. Noise magnitudes never fall below a floor, which biases low
+signals and hence diffusion: the relation between the mean magnitude and the noise level is
+inverted (:mod:`neuroferry.interfaces.dwi.rician`).
 
-What the header says of the axes plays no part, and results are stored as 16-bit numbers with one
-slope (an error of 1.6e-5 of the largest value at most). The number of threads changes nothing.
+The orientation in the header is not used, and results are stored as 16-bit integers with one
+slope (an error of at most 1.6e-5 of the largest value). The number of threads does not change the
+result.
 
 Memory: 5 bytes for each voxel and volume, and 30 MB for each thread, for noise; 9 bytes and 60 MB
 for ringing; 60 bytes for each voxel of one volume for the noise floor. Disk: 8 bytes for each
@@ -51,12 +52,12 @@ MIN_VOLUMES = 7
 
 
 def write_plain(series: Series, path: Path) -> Path:
-    """Write a series as uncompressed float32 with axes of no orientation.
+    """Write a series as uncompressed float32 with plain axes, without orientation.
 
     Parameters
     ----------
     series : Series
-        What to write, one volume at a time.
+        Series to write, one volume at a time.
     path : path
         ``.nii`` file.
 
@@ -81,14 +82,14 @@ def write_plain(series: Series, path: Path) -> Path:
 
 
 def store_like(result: Path, series: Series, path: Path) -> Path:
-    """Store what a program made of a plain series on the grid that it came from.
+    """Store the output of a program for a plain series on the original grid.
 
     Parameters
     ----------
     result : path
-        Series of the same shape, without orientation.
+        Output series of the same shape, without orientation.
     series : Series
-        Where it came from.
+        Original series.
     path : path
         ``.nii.gz`` file; appears whole or not at all.
 
@@ -101,12 +102,12 @@ def store_like(result: Path, series: Series, path: Path) -> Path:
     GeometryError
         If the program changed the shape.
     InputError
-        If it gave nothing but zeros, or other than numbers.
+        If the output is all zeros, or is not finite.
     """
     made = open_series(result)
     if made.shape != series.shape:
         raise GeometryError(
-            f"a program made {made.shape} voxels of {series.path.name}, which has {series.shape}."
+            f"the processed {series.path.name} has shape {made.shape} instead of {series.shape}."
         )
     ceiling = largest(made.volumes())
     return store_volumes(made.volumes(), series, path, ceiling)
@@ -120,14 +121,14 @@ def largest(volumes: Iterable[FloatArray]) -> float:
 def store_volumes(
     volumes: Iterable[FloatArray], series: Series, path: Path, ceiling: float
 ) -> Path:
-    """Write volumes on the grid of a series, as 16-bit numbers with one slope.
+    """Write volumes on the grid of a series, as 16-bit integers with one slope.
 
     Parameters
     ----------
     volumes : iterable of ndarray of float32, shape (I, J, K)
-        As many as the series has.
+        As many volumes as the series has.
     series : Series
-        Whose grid they lie on.
+        Series that defines the grid.
     path : path
         ``.nii.gz`` file; appears whole or not at all.
     ceiling : float
@@ -152,26 +153,26 @@ def store_volumes(
 
 
 def denoise(series: Series, out: Path, *, n_threads: int = 1) -> tuple[Path, Path]:
-    """Take the noise out of a run.
+    """Denoise a DWI run.
 
     Parameters
     ----------
     series : Series
-        As measured, never interpolated.
+        As acquired, never interpolated.
     out : path
-        Folder of the results.
+        Output folder.
     n_threads : int
-        Changes no value.
+        Does not change the result.
 
     Returns
     -------
     Path, Path
-        The run, and the noise's standard deviation on the grid of a volume.
+        The denoised run, and the noise standard deviation on the grid of a volume.
 
     Raises
     ------
     InputError
-        If the file is damaged, holds NaN or infinite values, or nothing but zeros.
+        If the file is damaged, holds NaN or infinite values, or only zeros.
     """
     data = np.empty(series.shape, dtype=np.float32)
     for index, volume in enumerate(series.volumes()):
@@ -185,18 +186,18 @@ def denoise(series: Series, out: Path, *, n_threads: int = 1) -> tuple[Path, Pat
 
 
 def unring(series: Series, axes: Iterable[int], out: Path, *, n_threads: int = 1) -> Path:
-    """Take the ringing at edges out of a run.
+    """Remove Gibbs ringing from a DWI run.
 
     Parameters
     ----------
     series : Series
         Never interpolated.
     axes : iterable of int
-        The two stored axes within a slice.
+        The two in-plane stored axes.
     out : path
-        Folder of the result.
+        Output folder.
     n_threads : int
-        Changes no value.
+        Does not change the result.
 
     Returns
     -------
@@ -205,7 +206,7 @@ def unring(series: Series, axes: Iterable[int], out: Path, *, n_threads: int = 1
     Raises
     ------
     InputError
-        If `axes` are not two of three.
+        If `axes` are not two of the three.
     ToolError
         If ``mrdegibbs`` is missing or fails.
     """
@@ -219,24 +220,24 @@ def unring(series: Series, axes: Iterable[int], out: Path, *, n_threads: int = 1
             ["mrdegibbs", plain, made, "-axes", f"{pair[0]},{pair[1]}"],
             folder=scratch,
             n_threads=n_threads,
-            instead=", or leave ringing where it is: --ignore unringing",
+            instead=", or skip this step with --ignore unringing",
         )
         return store_like(made, series, out / "unringed.nii.gz")
 
 
 class _DenoiseDwiInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="diffusion-weighted run as measured")
+    in_file = File(exists=True, mandatory=True, desc="DWI run as acquired")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads")
 
 
 class _DenoiseDwiOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="run without noise; the run itself where it is too short")
-    noise_map = File(exists=True, desc="standard deviation of the noise; 0 where not estimated")
-    note = traits.Str(desc="why nothing was done; empty where it was")
+    out_file = File(exists=True, desc="denoised run; the run itself if it is too short")
+    noise_map = File(exists=True, desc="noise standard deviation; 0 where not estimated")
+    note = traits.Str(desc="why the run was not denoised; empty if it was")
 
 
 class DenoiseDwi(SimpleInterface):
-    """Take noise out of a diffusion-weighted run; one of fewer than 7 volumes stays as it is."""
+    """Denoise a DWI run; runs of fewer than 7 volumes stay unchanged."""
 
     input_spec = _DenoiseDwiInputSpec
     output_spec = _DenoiseDwiOutputSpec
@@ -247,8 +248,8 @@ class DenoiseDwi(SimpleInterface):
         note = ""
         if series.n_volumes < MIN_VOLUMES:
             note = (
-                f"The run has {series.n_volumes} volumes, and noise cannot be told from signal"
-                f" with fewer than {MIN_VOLUMES}; it was not denoised."
+                f"The run has {series.n_volumes} volumes and was not denoised: separating "
+                f"noise from signal needs at least {MIN_VOLUMES}."
             )
             denoised = Path(self.inputs.in_file)
             none = np.zeros(series.shape3, dtype=np.float32)
@@ -261,9 +262,9 @@ class DenoiseDwi(SimpleInterface):
 
 
 class _UnringDwiInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="run that was never interpolated")
+    in_file = File(exists=True, mandatory=True, desc="run, never interpolated")
     axes = traits.List(
-        traits.Range(low=0, high=2), [0, 1], usedefault=True, desc="stored axes within a slice"
+        traits.Range(low=0, high=2), [0, 1], usedefault=True, desc="in-plane stored axes"
     )
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads")
 
@@ -273,7 +274,7 @@ class _UnringDwiOutputSpec(TraitedSpec):
 
 
 class UnringDwi(SimpleInterface):
-    """Take the ringing at edges out of every slice of a diffusion-weighted run."""
+    """Remove Gibbs ringing from every slice of a DWI run."""
 
     input_spec = _UnringDwiInputSpec
     output_spec = _UnringDwiOutputSpec
@@ -296,7 +297,7 @@ class _CorrectRicianOutputSpec(TraitedSpec):
 
 
 class CorrectRician(SimpleInterface):
-    """Take the noise floor out of the magnitudes of a denoised run."""
+    """Remove the Rician noise floor from a denoised run."""
 
     input_spec = _CorrectRicianInputSpec
     output_spec = _CorrectRicianOutputSpec
@@ -309,7 +310,7 @@ class CorrectRician(SimpleInterface):
         if not (sigma > 0).any():
             self._results["out_file"] = self.inputs.in_file
             return runtime
-        # The correction makes nothing larger.
+        # The correction never increases a value.
         ceiling = largest(series.volumes())
         corrected = (without_noise_floor(volume, sigma) for volume in series.volumes())
         path = store_volumes(corrected, series, Path(runtime.cwd) / "unbiased.nii.gz", ceiling)

@@ -1,24 +1,24 @@
-"""Head motion and eddy-current distortion of a diffusion-weighted series.
+"""Head motion and eddy-current distortion of a DWI run.
 
-Images of different b-values share no contrast, so each shell is aligned by itself
+Images of different b-values differ in contrast, so each shell is aligned separately
 (:mod:`neuroferry.interfaces.dwi.eddy_align`: each volume to a prediction of itself), the b0
-images are aligned to their mean, and then the mean of each shell is tied to what is known
-already (:mod:`neuroferry.interfaces.dwi.register_b0`). The frame of everything is the first b0.
+volumes are aligned to their mean, and then the mean of each shell is registered to the images
+aligned so far (:mod:`neuroferry.interfaces.dwi.register_b0`). The common reference is the first
+b0 volume.
 
-A volume's way has two parts: the head's motion, rigid, which also turns the gradients; and
-the stretch and shears along the phase-encoding axis that eddy currents make, which turn
-nothing. Both together resample the volume. Without a known phase-encoding axis only the
-first is estimated.
+A volume's transform has two parts: head motion, rigid, which also rotates the gradients; and the
+stretch and shears along the phase-encoding axis caused by eddy currents, which do not. The volume
+is resampled with both. Without a known phase-encoding axis only the first is estimated.
 
-In the end the order of the volumes settles what images alone leave open
-(:mod:`neuroferry.interfaces.dwi.eddy_time`): how a shell lies to the b0s, and which shifts are the
-head's.
+Finally, the order of the volumes resolves what images alone leave open
+(:mod:`neuroferry.interfaces.dwi.eddy_time`): the position of a shell relative to the b0 volumes,
+and which shifts are head motion.
 
-Measured on the phantom (30 directions, 4 b0s, 2 mm, with drift, jerks, eddy currents of 2 mm and
-distortion): 0.1 mm on average and 0.3 at most; 12 directions, 2 b0s, 4 mm: 0.52 and 1.4.
+Error on the phantom (30 directions, 4 b0 volumes, 2 mm, with drift, jerks, eddy currents of 2 mm
+and distortion): 0.1 mm on average, 0.3 at most; 12 directions, 2 b0 volumes, 4 mm: 0.52 and 1.4.
 
-Memory at its peak: 4 bytes for each volume and each voxel in and around the head (a third
-of the field of view or less), and 60 bytes a voxel of the grid for each thread.
+Peak memory: 4 bytes for each volume and each voxel in and around the head (a third of the field
+of view or less), and 60 bytes per voxel of the grid for each thread.
 
 References
 ----------
@@ -85,9 +85,9 @@ from neuroferry.interfaces.image.images import (
 from neuroferry.interfaces.image.sampling import StaticMap, resample_volume, static_map
 from neuroferry.interfaces.image.series import Series, open_series
 
-# Fewer volumes than this are each tied to the b0 by itself: there is nothing to predict from.
+# Fewer volumes than this are registered to the b0 one by one: too few for predictions.
 MIN_SHELL = 6
-# Kept around the head, mm, so that a moved head is seen whole.
+# Margin around the head, mm, so that a moved head stays inside.
 AROUND_MM = 8.0
 
 Floats = NDArray[np.float64]
@@ -95,20 +95,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Eddy:
-    """What was found of a series.
+    """Estimated motion and eddy currents of a series.
 
     Attributes
     ----------
     rigid : ndarray of float64, shape (T, 4, 4)
         Head motion: points of the reference to points of each volume, RAS+ mm.
     stretch : ndarray of float64, shape (T, 4, 4)
-        What eddy currents did to the image after that.
+        Distortion of the image by eddy currents, applied after the motion.
     reference : Volume
-        Mean of the aligned b0 images (without any, of the first shell).
+        Mean of the aligned b0 volumes (without any, of the first shell).
     deviations : ndarray of float64, shape (T, S)
-        Signal of slices in standard deviations from what was predicted; NaN if unknown.
+        Signal of slices relative to its prediction, in standard deviations; NaN if unknown.
     odd : ndarray of bool, shape (T, S)
-        Slices that lost signal.
+        Slices with signal dropout.
     methods : tuple of str
         How each volume was aligned: "reference", "prediction" or "single".
     """
@@ -122,13 +122,13 @@ class Eddy:
 
     @property
     def matrices(self) -> Floats:
-        """Both parts together, shape (T, 4, 4)."""
+        """Product of both parts, shape (T, 4, 4)."""
         both: Floats = self.stretch @ self.rigid
         return both
 
 
 def axis_in_world(direction: str, affine: Affine) -> Floats:
-    """Unit vector of a phase-encoding axis in RAS+.
+    """Find the unit vector of a phase-encoding axis in RAS+.
 
     >>> axis_in_world("j-", np.diag([2.0, 2, 2, 1])).tolist()
     [0.0, 1.0, 0.0]
@@ -141,18 +141,18 @@ def axis_in_world(direction: str, affine: Affine) -> Floats:
 def prepare_head(
     series: Series, images: Sequence[FloatArray], along: Floats | None, n_threads: int = 1
 ) -> Head:
-    """Find the head in some images of a series, and a margin around it.
+    """Segment the head in some images of a series, and a margin around it.
 
     Parameters
     ----------
     series : Series
-        What moves.
+        Series to be aligned.
     images : sequence of ndarray of float32, shape (I, J, K)
-        The head is what any of them shows.
+        The head is the union over these images.
     along : ndarray of float64, shape (3,), or None
         Phase-encoding axis in RAS+.
     n_threads : int
-        Volumes at a time.
+        Volumes processed in parallel.
 
     Returns
     -------
@@ -180,21 +180,20 @@ def estimate_eddy(
     eddy: bool = True,
     n_threads: int = 1,
 ) -> Eddy:
-    """Estimate head motion and eddy-current distortion of a series.
+    """Estimate head motion and eddy-current distortion of a DWI run.
 
     Parameters
     ----------
     series : Series
-        Diffusion-weighted images, noise reduced.
+        Denoised DWI.
     gradients : Gradients
-        One for each volume.
+        Gradients, one per volume.
     phase_encoding : str, optional
-        ``PhaseEncodingDirection``; its sign does not matter. Without it volumes are moved
-        rigidly.
+        ``PhaseEncodingDirection``; its sign does not matter. Without it alignment is rigid.
     eddy : bool
         Estimate eddy-current distortion if the axis is known.
     n_threads : int
-        Volumes at a time; changes no value.
+        Volumes processed in parallel; does not change the result.
 
     Returns
     -------
@@ -203,7 +202,7 @@ def estimate_eddy(
     Raises
     ------
     InputError
-        If there are not as many gradients as volumes.
+        If the numbers of gradients and volumes differ.
     """
     from threadpoolctl import threadpool_limits
 
@@ -220,7 +219,7 @@ def estimate_eddy(
 
 
 class _Estimate:
-    """Goes through the shells of a series, lowest b-value first."""
+    """Alignment of the shells of a series, lowest b-value first."""
 
     def __init__(
         self, series: Series, gradients: Gradients, along: Floats | None, n_threads: int
@@ -239,7 +238,7 @@ class _Estimate:
         self.odd = np.zeros(self.deviations.shape, dtype=bool)
 
     def run(self) -> Eddy:
-        """Align everything."""
+        """Align all volumes."""
         reference: Volume | None = None
         known: Volume | None = None
         for shell in self.shells:
@@ -252,7 +251,7 @@ class _Estimate:
                 self._align_shell(volumes, known)
             mean = self.head.fill(mean_of(self.head, volumes, self._poses(volumes)))
             reference = reference or mean
-            # A shell resembles the next one more than the b0 does.
+            # The next shell resembles this shell more than the b0.
             if known is None or shell.is_b0 or len(volumes) >= MIN_SHELL:
                 known = mean
         self._settle_in_time()
@@ -268,7 +267,7 @@ class _Estimate:
         )
 
     def _settle_in_time(self) -> None:
-        """Use the order of the volumes: shifts by eddy currents, and the way to the b0s."""
+        """Use the order of the volumes: eddy-current shifts, and the offset to the b0 volumes."""
         b0s = [v for shell in self.shells if shell.is_b0 for v in shell.volumes]
         for shell in self.shells:
             volumes = sorted(shell.volumes)
@@ -280,7 +279,7 @@ class _Estimate:
             self.found.rigid[volumes] = self.found.rigid[volumes] @ offset
 
     def _part_shifts(self, volumes: list[int], along: Floats) -> None:
-        """Move what eddy currents shifted from the motion to the stretch; their product stays."""
+        """Move eddy-current shifts from the motion to the stretch; their product stays."""
         rigid, centre = self.found.rigid[volumes], self.head.centre
         shifts = (rigid[:, :3, :3] @ centre + rigid[:, :3, 3] - centre) @ along
         caused = caused_shifts(shifts, self.gradients.bvecs[volumes], volumes)
@@ -291,7 +290,7 @@ class _Estimate:
             self.found.rigid[volume] = inverse(there) @ self.found.rigid[volume]
 
     def _poses(self, volumes: list[int]) -> Poses:
-        """What is known of some volumes."""
+        """Collect the estimates of some volumes."""
         found = self.found
         return Poses(
             found.rigid[volumes],
@@ -301,7 +300,7 @@ class _Estimate:
         )
 
     def _keep(self, volumes: list[int], poses: Poses, method: str) -> None:
-        """Note what was found of some volumes."""
+        """Store the estimates of some volumes."""
         self.found.rigid[volumes] = poses.rigid
         self.found.stretch[volumes] = poses.stretch
         self.found.residuals[volumes] = poses.residuals
@@ -310,14 +309,14 @@ class _Estimate:
             self.methods[volume] = method
 
     def _align_b0s(self, volumes: list[int]) -> None:
-        """Align b0 images to their mean; the first stays where it is."""
+        """Align the b0 volumes to their mean; the first stays in place."""
         poses, reference = align_b0s(self.head, volumes)
         if len(volumes) > 1:
             poses = replace(poses, losses=self._compare(volumes, poses, reference))
         self._keep(volumes, poses, "reference")
 
     def _align_singles(self, volumes: list[int], known: Volume | None) -> None:
-        """Tie volumes one by one, rigidly."""
+        """Register volumes one by one, rigidly."""
         poses = still(len(volumes), self.series.shape[2])
         affine, header = self.series.affine, self.series.header
         for number, data in enumerate(read(self.series, volumes)):
@@ -328,7 +327,7 @@ class _Estimate:
         self._keep(volumes, poses, "single")
 
     def _align_shell(self, volumes: list[int], known: Volume | None) -> None:
-        """Align volumes among themselves, and their mean to what is known."""
+        """Align volumes to one another, and their mean to the volumes aligned so far."""
         head = self.head
         poses, prediction = align_shell(head, volumes, self.gradients.bvecs[volumes])
         self._compare(volumes, poses, prediction)
@@ -340,7 +339,7 @@ class _Estimate:
     def _compare(
         self, volumes: list[int], poses: Poses, reference: NDArray[np.float32] | Prediction
     ) -> Floats:
-        """Note which slices lost their signal; give what they lost, shape (N, S)."""
+        """Store the slices with dropout; return their losses, shape (N, S)."""
         found = compare_slices(self.head, volumes, poses, reference)
         self.deviations[volumes] = found.deviations
         self.odd[volumes] = found.odd
@@ -348,7 +347,7 @@ class _Estimate:
 
 
 def _mean(images: Any, count: int) -> FloatArray:
-    """Mean of images."""
+    """Average images."""
     total: Any = 0.0
     for image in images:
         total = total + image.astype(np.float64)
@@ -357,21 +356,21 @@ def _mean(images: Any, count: int) -> FloatArray:
 
 
 def align_b0s(head: Head, volumes: list[int]) -> tuple[Poses, NDArray[np.float32]]:
-    """Align volumes of one contrast to their mean; the first stays where it is.
+    """Align volumes of one contrast to their mean; the first stays in place.
 
     Parameters
     ----------
     head : Head
         The series.
     volumes : list of int
-        Which volumes, in rising order.
+        Indices of the volumes, ascending.
 
     Returns
     -------
     Poses
-        Of each of them.
+        Pose of each volume.
     ndarray of float32, shape (V,)
-        Kept voxels of the mean, before the first was put back where it is.
+        Kept voxels of the mean, before the frame was moved back to the first volume.
     """
     poses = still(len(volumes), head.series.shape[2])
     reference = mean_of(head, volumes[:1], still(1, head.series.shape[2]))
@@ -385,7 +384,7 @@ def align_b0s(head: Head, volumes: list[int]) -> tuple[Poses, NDArray[np.float32
 
 
 def whole_mean(head: Head, volumes: list[int], poses: Poses) -> Volume:
-    """Mean of aligned volumes over the whole field of view."""
+    """Average aligned volumes over the whole field of view."""
     series = head.series
     if len(volumes) == 1 and np.array_equal(poses.matrices[0], np.eye(4)):
         return Volume(next(read(series, volumes)), series.affine, series.header)
@@ -403,7 +402,7 @@ def whole_mean(head: Head, volumes: list[int], poses: Poses) -> Volume:
 def describe(
     eddy: Eddy, gradients: Gradients, phase_encoding: str | None, along: Floats | None
 ) -> dict[str, Any]:
-    """Figures for the report."""
+    """Summarise motion and eddy currents for the report."""
     parameters = motion_parameters(eddy.rigid, eddy.reference)
     fd = framewise_displacement(parameters)[1:]
     report: dict[str, Any] = {
@@ -434,27 +433,31 @@ def describe(
         }
     elif phase_encoding is None:
         report["Warning"] = (
-            "The phase-encoding axis is not known: distortion by eddy currents was not corrected, "
-            "only head motion."
+            "The phase-encoding axis is not known: only head motion was corrected, not "
+            "eddy-current distortion."
         )
     return report
 
 
 class _EstimateEddyInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="diffusion-weighted series")
+    in_file = File(exists=True, mandatory=True, desc="DWI run")
     bval = File(exists=True, mandatory=True, desc="b-values")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
     phase_encoding = traits.Str(desc="PhaseEncodingDirection; only its axis matters")
-    eddy = traits.Bool(True, usedefault=True, desc="estimate distortion by eddy currents")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
+    eddy = traits.Bool(True, usedefault=True, desc="estimate eddy-current distortion")
+    n_procs = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="volumes processed in parallel"
+    )
 
 
 class _EstimateEddyOutputSpec(TraitedSpec):
-    dwi_ref = File(exists=True, desc="mean b0 image, in the place of the first")
+    dwi_ref = File(exists=True, desc="mean b0 image, aligned to the first b0 volume")
     eddy_xfms = File(exists=True, desc="ITK text: reference points to points of each volume")
-    motion_xfms = File(exists=True, desc="the rigid part of it: the motion of the head")
-    motion_tsv = File(exists=True, desc="six parameters in FSL's terms, and rmsd")
-    outliers_tsv = File(exists=True, desc="signal of slices in standard deviations")
+    motion_xfms = File(exists=True, desc="rigid part of it: head motion")
+    motion_tsv = File(exists=True, desc="six motion parameters in FSL's convention, and rmsd")
+    outliers_tsv = File(
+        exists=True, desc="signal of slices relative to its prediction, in standard deviations"
+    )
     report = File(exists=True, desc="JSON object")
 
 

@@ -1,16 +1,16 @@
 """Alignment of the volumes of one shell: each to a prediction of itself from the others.
 
-A volume's way is a rigid motion of the head followed by what eddy currents do to the image:
-a displacement along the phase-encoding axis that is linear in place, so a stretch along the
-axis and two shears (the constant part cannot be told from a motion in one volume).
+A volume's transform is a rigid head motion followed by the eddy-current distortion: a
+displacement along the phase-encoding axis that is linear in position, that is a stretch along the
+axis and two shears (the constant part cannot be separated from motion in one volume).
 
-1. All volumes to their mean, rigidly; then to the mean of the aligned ones, stretched too.
+1. Align all volumes to their mean, rigidly; then to the new mean, including the stretch.
 2. A few rounds: predict each volume from the others (:mod:`neuroferry.interfaces.dwi.eddy_model`),
-   align it to that, resample. Voxels that the predictions miss more count less.
-3. After each round what the volumes have in common is taken off, as nothing within a shell
-   tells it: the mean motion, and the stretch of a gradient of zero. Eddy currents are
-   proportional to the gradient that causes them, and change sign with it: the stretches are
-   fitted as a linear function of the direction, and its constant is not theirs.
+   align it to its prediction, resample. Voxels with larger prediction errors count less.
+3. After each round remove what the volumes have in common, because a shell alone does not
+   determine it: the mean motion, and the stretch at zero gradient. Eddy currents are proportional
+   to the gradient that causes them, and change sign with it: the stretches are fitted as a linear
+   function of the direction, whose constant is not caused by them.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from neuroferry.interfaces.image.series import Series, ordered_map
 
 ROUNDS = 3
 JOINT_POINTS = 12_000
-# Of the usual signal of the shell: half-way between a logarithm and none.
+# As a fraction of the median signal of the shell: half-way between logarithmic and linear.
 FLOOR_SHARE = 1.0
-# Common movements that a round would bring less than this far are left alone.
+# Joint steps whose relative singular value is below this are skipped.
 LEAST_GRIP = 0.03
 POINTS = 40_000
-# Share of a slope's variance that a shell must show before the direction explains it.
+# Ridge penalty: variance of the directions below which they explain no slopes.
 RIDGE = 1e-3
 ROBUST_STEPS = 8
-# Usual error of a slope found in one volume, mm per mm.
+# Typical error of a slope estimated from one volume, mm per mm.
 SLOPE_ERROR = 0.007
 
 Floats = NDArray[np.float64]
@@ -61,22 +61,22 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Head:
-    """What the volumes of a series have in common.
+    """Settings that the volumes of a series share.
 
     Attributes
     ----------
     series : Series
-        Where they are read.
+        Series that the volumes are read from.
     mask : ndarray of bool, shape (I, J, K)
-        Head: what counts.
+        Head: the voxels that count.
     where : StaticMap
-        Voxels in and around the head: what is kept of each volume.
+        Voxels in and around the head, kept of each volume.
     centre : ndarray of float64, shape (3,)
-        Middle of the head, RAS+ mm; eddy currents move nothing there.
+        Centre of the head, RAS+ mm; eddy currents cause no displacement there.
     along : ndarray of float64, shape (3,), or None
-        Phase-encoding axis in RAS+; without it volumes are moved rigidly.
+        Phase-encoding axis in RAS+; without it alignment is rigid.
     n_threads : int
-        Volumes at a time; changes no value.
+        Volumes processed in parallel; does not change the result.
     """
 
     series: Series = field(repr=False)
@@ -93,7 +93,7 @@ class Head:
 
 @dataclass
 class Poses:
-    """Where the volumes of a group were found.
+    """Estimated transforms of the volumes of a group.
 
     Attributes
     ----------
@@ -101,9 +101,9 @@ class Poses:
         Points of the group's frame to the head's place in each volume, RAS+ mm, and from
         there to where the image shows them.
     residuals : ndarray of float64, shape (N,)
-        Robust standard deviation of what remains; infinite for a volume without a head.
+        Robust standard deviation of the residual; infinite for a volume without a head.
     losses : ndarray of float64, shape (N, S)
-        Logarithm of what is left of the signal of spoilt slices, zero for the others.
+        Logarithm of the remaining signal fraction of slices with dropout, zero for others.
     """
 
     rigid: Floats
@@ -113,13 +113,13 @@ class Poses:
 
     @property
     def matrices(self) -> Floats:
-        """Both together, shape (N, 4, 4)."""
+        """Product of both, shape (N, 4, 4)."""
         both: Floats = self.stretch @ self.rigid
         return both
 
 
 def still(n_volumes: int, n_slices: int) -> Poses:
-    """Poses of volumes that nothing is known of."""
+    """Make the initial poses of volumes: identity."""
     identity = np.tile(np.eye(4), (n_volumes, 1, 1))
     return Poses(
         identity, identity.copy(), np.full(n_volumes, np.inf), np.zeros((n_volumes, n_slices))
@@ -127,7 +127,7 @@ def still(n_volumes: int, n_slices: int) -> Poses:
 
 
 def read(series: Series, volumes: Sequence[int]) -> Iterator[FloatArray]:
-    """Read some volumes of a series, in rising order, in one pass."""
+    """Read some volumes of a series, in ascending order, in one pass."""
     try:
         for number in volumes:
             yield series.volume(number)
@@ -137,12 +137,12 @@ def read(series: Series, volumes: Sequence[int]) -> Iterator[FloatArray]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicts each volume of a shell from the others.
+    """Prediction of each volume of a shell from the others.
 
-    Signals are combined as logarithms above a floor. In a voxel with one direction of
-    fibres the logarithm is a polynomial of degree two in the direction; at the border of
-    two tissues the signal itself is a mixture. A floor of about the usual signal lies
-    between, and keeps the noise of dark voxels small.
+    Signals are combined as logarithms with an added floor. In a voxel with one fibre direction
+    the logarithm is a polynomial of degree two in the gradient direction; at the border of two
+    tissues the signal itself is a mixture. A floor of about the median signal is a compromise,
+    and keeps the noise of dark voxels small.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class Prediction:
     combination : ndarray of float64, shape (N, N)
         Weights of the others, from :func:`leave_out_weights`.
     floor : float
-        What was added.
+        Added signal.
     """
 
     logs: NDArray[np.float32] = field(repr=False)
@@ -168,7 +168,7 @@ class Prediction:
         return made
 
     def measured(self, voxels: slice) -> NDArray[np.float32]:
-        """Give the aligned volumes at some voxels, shape (N, M)."""
+        """Return the aligned volumes at some voxels, shape (N, M)."""
         made: NDArray[np.float32] = np.exp(self.logs[:, voxels]) - np.float32(self.floor)
         return made
 
@@ -189,20 +189,20 @@ def align_group(
     head : Head
         The series.
     volumes : sequence of int
-        Which volumes, in rising order.
+        Indices of the volumes, ascending.
     poses : Poses
-        Where to begin.
+        Initial poses.
     reference : ndarray of float32, shape (V,), or Prediction
-        Kept voxels of the image that all are aligned to, or what predicts each.
+        Kept voxels of the common target image, or a prediction of each volume.
     weights : ndarray, shape (I, J, K)
-        What each voxel counts.
+        Weight of each voxel.
     stretched : bool
-        Look for stretches as well.
+        Estimate the stretch as well.
 
     Returns
     -------
     Poses
-        A volume that could not be found stays where it was.
+        A volume that could not be aligned keeps its pose.
     """
     affine = head.series.affine
     along = head.along if stretched else None
@@ -246,18 +246,18 @@ def compare_slices(
     poses: Poses,
     reference: NDArray[np.float32] | Prediction,
 ) -> Slices:
-    """Look for slices that lost their signal; see :mod:`neuroferry.interfaces.dwi.outliers`.
+    """Detect slices with signal dropout; see :mod:`neuroferry.interfaces.dwi.outliers`.
 
     Parameters
     ----------
     head : Head
         The series.
     volumes : sequence of int
-        Which volumes, in rising order.
+        Indices of the volumes, ascending.
     poses : Poses
-        Where they are, and what was known of their slices when the reference was made.
+        Their poses, and the slice losses known when the reference was made.
     reference : ndarray of float32, shape (V,), or Prediction
-        What all, or each, should look like.
+        Expected image, common or of each volume.
 
     Returns
     -------
@@ -287,7 +287,7 @@ def compare_slices(
 def resample_group(
     head: Head, volumes: Sequence[int], poses: Poses
 ) -> Iterator[NDArray[np.float32]]:
-    """Bring volumes into the common frame, each of shape (V,)."""
+    """Resample volumes into the common frame, each of shape (V,)."""
     affine = head.series.affine
     moves = inverse(affine) @ poses.matrices @ affine
     gains = np.linalg.det(poses.stretch[:, :3, :3])
@@ -305,7 +305,7 @@ def resample_group(
 
 
 def mean_of(head: Head, volumes: Sequence[int], poses: Poses) -> NDArray[np.float32]:
-    """Mean of aligned volumes, shape (V,)."""
+    """Average aligned volumes, shape (V,)."""
     total = np.zeros(head.where.voxels.size)
     for values in resample_group(head, volumes, poses):
         total += values
@@ -316,7 +316,7 @@ def mean_of(head: Head, volumes: Sequence[int], poses: Poses) -> NDArray[np.floa
 def predict_group(
     head: Head, volumes: Sequence[int], poses: Poses, bvecs: Floats, floor: float
 ) -> Prediction:
-    """Learn from aligned volumes how to predict each from the others."""
+    """Fit the model that predicts each aligned volume from the others."""
     logs = np.empty((len(volumes), head.where.voxels.size), dtype=np.float32)
     for number, values in enumerate(resample_group(head, volumes, poses)):
         np.log(np.maximum(values, 0.0) + np.float32(floor), out=logs[number])
@@ -328,25 +328,25 @@ def predict_group(
 def align_shell(
     head: Head, volumes: Sequence[int], bvecs: Floats, rounds: int = ROUNDS
 ) -> tuple[Poses, Prediction]:
-    """Align the volumes of one shell among themselves.
+    """Align the volumes of one shell to one another.
 
     Parameters
     ----------
     head : Head
         The series.
     volumes : sequence of int
-        Volumes of the shell, in rising order.
+        Volumes of the shell, ascending.
     bvecs : ndarray of float64, shape (N, 3)
         Their directions.
     rounds : int
-        How often volumes are predicted.
+        Number of prediction rounds.
 
     Returns
     -------
     poses : Poses
-        In a frame of the shell's own.
+        Relative to the shell's own frame.
     prediction : Prediction
-        Of the volumes in that frame.
+        Model of the volumes in that frame.
     """
     poses = still(len(volumes), head.series.shape[2])
     mean = mean_of(head, volumes, poses)
@@ -365,7 +365,7 @@ def align_shell(
 
 
 def rotate_gradients(bvecs: Floats, rigid: Floats) -> Floats:
-    """Turn gradients with the head, to where it was in the reference.
+    """Rotate gradients with the head, into the frame of the reference.
 
     Parameters
     ----------
@@ -381,14 +381,14 @@ def rotate_gradients(bvecs: Floats, rigid: Floats) -> Floats:
 
     Notes
     -----
-    A motion ``x -> R x + t`` carries a fibre that points along ``f`` in the reference to
-    ``R f`` in the volume. The scanner's gradient ``g`` weights it by ``(g . R f)^2``, which
-    is ``(R^T g . f)^2``: in the reference's frame the gradient is ``R^T g``. The stretch by
-    eddy currents moves the image and not the head, and turns nothing.
+    A motion ``x -> R x + t`` rotates a fibre along ``f`` in the reference to ``R f`` in the
+    volume. The scanner's gradient ``g`` weights it by ``(g . R f)^2``, which is ``(R^T g .
+    f)^2``: in the reference frame the gradient is ``R^T g``. The eddy-current stretch distorts
+    the image, not the head, and rotates no gradient.
 
     Examples
     --------
-    A head turned by 90 degrees about z: what pointed along x points along y in the volume.
+    Head rotated by 90 degrees about z: a fibre along x points along y in the volume.
 
     >>> turned = np.eye(4)
     >>> turned[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
@@ -406,13 +406,12 @@ def move_together(
     prediction: Prediction,
     weights: NDArray[np.floating],
 ) -> Poses:
-    """Let volumes move knowing that their predictions move as well.
+    """Solve for all poses jointly, as the predictions depend on the poses.
 
-    A volume's prediction shares the misalignment of the volumes that it is made of: moving
-    each volume to its own prediction, again and again, gets there slowly where neighbouring
-    directions are off alike. With ``J_i`` the change of volume ``i`` with its pose, ``w`` the
-    weights, ``P`` the combination and ``d_i`` the step that aligns it to its prediction, the
-    steps ``q`` that align all at once solve
+    A volume's prediction shares the misalignment of the volumes behind it: aligning each volume
+    to its own prediction converges slowly if neighbouring directions are misaligned alike. With
+    ``J_i`` the derivative of volume ``i`` with respect to its pose, ``w`` the weights, ``P`` the
+    combination and ``d_i`` the step that aligns it to its prediction, the joint steps ``q`` solve
 
         ``A_ii q_i - sum_j P_ij A_ij q_j = A_ii d_i``  with  ``A_ij = J_i w J_j^T``.
 
@@ -421,11 +420,11 @@ def move_together(
     head : Head
         The series.
     before, found : Poses
-        Before and after aligning each volume to its prediction.
+        Poses before and after aligning each volume to its prediction.
     prediction : Prediction
-        What volumes were aligned to.
+        Targets of the alignment.
     weights : ndarray, shape (I, J, K)
-        What each voxel counts.
+        Weight of each voxel.
 
     Returns
     -------
@@ -460,7 +459,7 @@ def move_together(
 
 
 def pose_steps(head: Head, before: Poses, after: Poses) -> Floats:
-    """Steps between poses: shift (mm), rotation vector and slopes, shape (N, 6) or (N, 9)."""
+    """Compute steps between poses: shift (mm), rotation vector, slopes; shape (N, 6) or (N, 9)."""
     from scipy.spatial.transform import Rotation
 
     old, new = centre_stretch(head, before), centre_stretch(head, after)
@@ -477,14 +476,14 @@ def pose_steps(head: Head, before: Poses, after: Poses) -> Floats:
 def pose_slopes(
     head: Head, prediction: Prediction, weights: NDArray[np.floating]
 ) -> tuple[NDArray[np.float32], Floats]:
-    """Change of predicted volumes with the pose at some voxels of the head.
+    """Differentiate predicted volumes by the pose, at some voxels of the head.
 
     Returns
     -------
     slopes : ndarray of float32, shape (N, 6 or 9, M)
-        For a shift (mm), a rotation vector and the slopes of a stretch.
+        Derivatives by shift (mm), rotation vector and slopes of the stretch.
     counts : ndarray of float64, shape (M,)
-        What each voxel counts.
+        Weight of each voxel.
     """
     inner = np.zeros(head.mask.shape, dtype=bool)
     inner[1:-1, 1:-1, 1:-1] = head.mask[1:-1, 1:-1, 1:-1]
@@ -514,7 +513,7 @@ def combine(combination: Floats, signals: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def trust(head: Head, prediction: Prediction) -> FloatArray:
-    """What each voxel counts: one over the variance of what the predictions miss."""
+    """Weight each voxel by the inverse variance of the prediction error."""
     variance = np.empty(head.where.voxels.size)
     for start in range(0, variance.size, CHUNK_VOXELS):
         part = slice(start, start + CHUNK_VOXELS)
@@ -529,22 +528,22 @@ def trust(head: Head, prediction: Prediction) -> FloatArray:
 
 
 def settle(head: Head, poses: Poses, bvecs: Floats) -> Poses:
-    """Take off what the volumes of a shell have in common.
+    """Remove the common motion and stretch of a shell.
 
     Parameters
     ----------
     head : Head
         The series.
     poses : Poses
-        As found.
+        Estimated poses.
     bvecs : ndarray of float64, shape (N, 3)
         Directions.
 
     Returns
     -------
     Poses
-        Stretches leave the middle of the head where it is, and have no part that all share;
-        motions are zero on average.
+        Stretches leave the centre of the head in place and have no common part; motions average
+        to zero.
     """
     poses = centre_stretch(head, poses)
     stretch = poses.stretch
@@ -557,7 +556,7 @@ def settle(head: Head, poses: Poses, bvecs: Floats) -> Poses:
 
 
 def centre_stretch(head: Head, poses: Poses) -> Poses:
-    """Count shifts as motion: stretches leave the middle of the head where it is."""
+    """Assign shifts to the motion, so that stretches leave the centre of the head in place."""
     if head.along is None:
         return poses
     rigid, stretch = poses.rigid.copy(), poses.stretch.copy()
@@ -572,27 +571,27 @@ def centre_stretch(head: Head, poses: Poses) -> Poses:
 
 
 def stretch_slopes(stretch: Floats, along: Floats) -> Floats:
-    """Displacement along the axis per mm along x, y, z, shape (N, 3)."""
+    """Compute the displacement along the axis per mm along x, y, z, shape (N, 3)."""
     slopes: Floats = np.einsum("i,nij->nj", along, stretch[:, :3, :3] - np.eye(3))
     return slopes
 
 
 def caused_slopes(slopes: Floats, bvecs: Floats) -> Floats:
-    """Keep of stretches what gradients can have caused.
+    """Keep the part of the stretches that gradients can have caused.
 
     Parameters
     ----------
     slopes : ndarray of float64, shape (N, 3)
-        Of the stretches as found.
+        Slopes of the estimated stretches.
     bvecs : ndarray of float64, shape (N, 3)
         Directions.
 
     Returns
     -------
     ndarray of float64, shape (N, 3)
-        A linear function of the direction without a constant, and as much of the rest as is
-        more than the usual error. Directions that all point one way cannot tell the
-        constant; it is the mean then.
+        A linear function of the direction without a constant, plus the part of the remainder that
+        exceeds the typical error. If all directions are alike the constant is undetermined; the
+        mean is used.
     """
     design = np.column_stack([np.ones(len(bvecs)), bvecs])
     ridge = np.diag([0.0, 1.0, 1.0, 1.0]) * RIDGE * len(bvecs)
@@ -614,7 +613,7 @@ def caused_slopes(slopes: Floats, bvecs: Floats) -> Floats:
 
 
 def mean_motion(rigid: Floats, centre: Floats) -> Affine:
-    """Mean of motions about a centre: of their shifts there and rotation vectors."""
+    """Average motions about a centre, by their shifts there and rotation vectors."""
     from scipy.spatial.transform import Rotation
 
     turns = Rotation.from_matrix(rigid[:, :3, :3]).as_rotvec()

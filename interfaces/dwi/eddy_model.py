@@ -1,16 +1,15 @@
-"""What a diffusion-weighted volume should look like, from the others of its shell.
+"""Prediction of a diffusion-weighted volume from the others of its shell.
 
-Volumes of different directions show different contrast: aligning them to a common image is
-biased towards what they share. So each is aligned to a prediction of itself. The signal of
-a voxel on a shell is taken for a Gaussian process on the sphere [1]_ whose covariance
-depends on the angle between two directions alone, as a sum of Legendre polynomials of even
-degree: the power of the signal in spherical harmonics of that degree [2]_. How much power
-each degree has, and how much is noise, comes from the covariance of the volumes. The
-prediction that leaves the volume out is then a fixed combination of the others, the same in
-every voxel.
+Volumes of different directions differ in contrast: aligning them to a common image is biased
+towards their common features. So each is aligned to a prediction of itself. The signal of a voxel
+on a shell is modelled as a Gaussian process on the sphere [1]_ whose covariance depends only on
+the angle between two directions, as a sum of Legendre polynomials of even degree: the power of
+the signal in spherical harmonics of that degree [2]_. The power of each degree and the noise are
+estimated from the covariance of the volumes. The leave-one-out prediction is then a fixed
+combination of the other volumes, the same in every voxel.
 
-With few directions, little power is found in the higher degrees, and the prediction falls
-back to the mean by itself.
+With few directions, little power is found in the higher degrees, and the prediction reduces to
+the mean.
 
 References
 ----------
@@ -29,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEGREES = (2, 4, 6)
-# The common part of all directions may be anything; in units of the rest's variance.
+# Prior variance of the mean over directions, in units of the variance of the rest.
 MEAN_VARIANCE = 1e4
 LEAST_NOISE = 0.02
 CHUNK_VOXELS = 65_536
@@ -38,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 def direction_kernels(bvecs: Floats) -> Floats:
-    """Legendre polynomials of the cosines between directions.
+    """Evaluate Legendre polynomials of the cosines between directions.
 
     Parameters
     ----------
@@ -62,14 +61,14 @@ def direction_kernels(bvecs: Floats) -> Floats:
 
 
 def volume_covariance(signals: NDArray[np.float32], chosen: NDArray[np.bool_]) -> Floats:
-    """Covariance between volumes over voxels, each voxel's mean taken off.
+    """Compute the covariance between volumes over voxels, with each voxel's mean removed.
 
     Parameters
     ----------
     signals : ndarray of float32, shape (N, V)
         Aligned volumes.
     chosen : ndarray of bool, shape (V,)
-        Voxels that count.
+        Voxels to use.
 
     Returns
     -------
@@ -87,19 +86,19 @@ def volume_covariance(signals: NDArray[np.float32], chosen: NDArray[np.bool_]) -
 
 
 def modelled_covariance(covariance: NDArray[np.floating], bvecs: Floats) -> Floats:
-    """Covariance of measurements that the model finds: power of each degree, noise, mean.
+    """Model the covariance of measurements: power of each degree, noise, mean.
 
     Parameters
     ----------
     covariance : ndarray of float64, shape (N, N)
-        From :func:`volume_covariance`.
+        Output of :func:`volume_covariance`.
     bvecs : ndarray of float64, shape (N, 3)
-        Unit vectors; zero for images without a gradient, which differ by noise alone.
+        Unit vectors; zero for b0 volumes, which differ only by noise.
 
     Returns
     -------
     ndarray of float64, shape (N, N)
-        In units of the variance of what is not common.
+        In units of the variance about the mean.
     """
     from scipy.optimize import nnls
 
@@ -116,19 +115,19 @@ def modelled_covariance(covariance: NDArray[np.floating], bvecs: Floats) -> Floa
 
 
 def leave_out_weights(covariance: NDArray[np.floating], bvecs: Floats) -> Floats:
-    """How to combine the volumes of a shell to predict each without itself.
+    """Compute the weights that predict each volume of a shell from the others.
 
     Parameters
     ----------
     covariance : ndarray of float64, shape (N, N)
-        From :func:`volume_covariance`.
+        Output of :func:`volume_covariance`.
     bvecs : ndarray of float64, shape (N, 3)
         Unit vectors.
 
     Returns
     -------
     ndarray of float64, shape (N, N)
-        One row for each volume; zero on the diagonal; rows add up to one.
+        One row per volume; zero on the diagonal; rows sum to one.
 
     Notes
     -----
@@ -143,21 +142,21 @@ def leave_out_weights(covariance: NDArray[np.floating], bvecs: Floats) -> Floats
 
 
 def weights_from(modelled: Floats, volume: int, others: NDArray[np.intp]) -> Floats:
-    """How to combine some of the volumes of a shell to predict one.
+    """Compute the weights that predict one volume of a shell from some others.
 
     Parameters
     ----------
     modelled : ndarray of float64, shape (N, N)
-        From :func:`modelled_covariance`.
+        Output of :func:`modelled_covariance`.
     volume : int
-        Which is predicted.
+        Index of the predicted volume.
     others : ndarray of int, shape (M,)
-        What it is predicted from.
+        Indices of the volumes used.
 
     Returns
     -------
     ndarray of float64, shape (M,)
-        They add up to one.
+        Weights that sum to one.
 
     Examples
     --------

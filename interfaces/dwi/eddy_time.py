@@ -1,12 +1,11 @@
-"""What the order of the volumes tells of a head that moves little from one to the next.
+"""Use of the order of the volumes: the head moves little from one to the next.
 
-Two things cannot be told from images alone. Eddy currents shift an image along the phase-encoding
-axis as a whole, just as motion does; but their shift follows the gradient, which jumps from
-volume to volume, and motion does not. And a b0 image and weighted ones have contrasts of their
-own, so that registration of one to the other is off by some tenths of a millimetre up to one;
-but a volume that was taken right before or after a b0 shows the head where the b0 shows it, up
-to what a head moves in between. Both are judged by how much the head moves from one weighted
-volume to the next, which is known well.
+Images alone leave two ambiguities. Eddy currents shift the whole image along the phase-encoding
+axis, just as motion does; but their shift follows the gradient, which jumps from volume to
+volume, whereas motion does not. And b0 and weighted volumes differ in contrast, so that
+registration between them is off by some tenths of a millimetre up to one; but a volume acquired
+right before or after a b0 volume shows the head in the same position, up to the motion in
+between. Both are judged by the motion from one weighted volume to the next, which is known well.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ MAD_TO_SIGMA = 1.4826
 ROUNDS = 10
 RIDGE = 1e-2
 MIN_STEPS = 7
-# Volumes farther apart than this say nothing of each other.
+# Volumes farther apart than this are not compared.
 MOST_APART = 4
-# Usual error of registering images of two contrasts: mm, and radians.
+# Typical error of registering images of two contrasts: mm, and radians.
 CONTRAST_ERROR = np.array([0.6, 0.6, 0.6, 0.0045, 0.0045, 0.0045])
-# Beyond so many standard deviations the head has moved in between.
+# Beyond this many standard deviations the head has moved in between.
 MOVED = 2.5
-# What a step is known by at best: mm, and radians.
+# Smallest error assumed for a step: mm, and radians.
 LEAST_ERROR = np.array([0.03, 0.03, 0.03, 3e-4, 3e-4, 3e-4])
 # Variance of a median, in units of that of a mean; and what a single pair, which no median
 # protects from a jerk, is worth less.
@@ -41,22 +40,22 @@ Floats = NDArray[np.float64]
 
 
 def caused_shifts(shifts: Floats, bvecs: Floats, volumes: Sequence[int]) -> Floats:
-    """Tell shifts by eddy currents from those of the head.
+    """Separate eddy-current shifts from head motion.
 
     Parameters
     ----------
     shifts : ndarray of float64, shape (N,)
-        Of volumes of one shell along the phase-encoding axis, mm.
+        Shifts of the volumes of one shell along the phase-encoding axis, mm.
     bvecs : ndarray of float64, shape (N, 3)
         Their directions.
     volumes : sequence of int
-        Their places in the series, rising.
+        Their indices in the series, ascending.
 
     Returns
     -------
     ndarray of float64, shape (N,)
-        A linear function of the direction, fitted robustly to the steps from each volume to
-        the next; zero where there are too few steps.
+        A linear function of the direction, fitted robustly to the steps from each volume to the
+        next; zero if there are too few steps.
 
     Examples
     --------
@@ -85,7 +84,7 @@ def caused_shifts(shifts: Floats, bvecs: Floats, volumes: Sequence[int]) -> Floa
 
 
 def parameters_of(matrix: Affine, centre: Floats) -> Floats:
-    """Shift at a centre (mm) and rotation vector (radians) of a rigid motion."""
+    """Compute the shift at a centre (mm) and rotation vector (radians) of a rigid motion."""
     from scipy.spatial.transform import Rotation
 
     shift = matrix[:3, :3] @ centre + matrix[:3, 3] - centre
@@ -96,23 +95,23 @@ def parameters_of(matrix: Affine, centre: Floats) -> Floats:
 def offset_in_time(
     rigid: Floats, b0s: Sequence[int], volumes: Sequence[int], centre: Floats
 ) -> Affine:
-    """Find how the volumes of a shell lie to the b0 images that were taken beside them.
+    """Estimate the offset of a shell from the b0 volumes acquired next to its volumes.
 
     Parameters
     ----------
     rigid : ndarray of float64, shape (T, 4, 4)
-        Motion of each volume of the series, as far as it is known.
+        Motion of each volume of the series, as estimated so far.
     b0s, volumes : sequence of int
-        Places in the series of the b0 images, and of the shell's volumes, rising.
+        Indices in the series of the b0 volumes and of the shell's volumes, ascending.
     centre : ndarray of float64, shape (3,)
-        Middle of the head, RAS+ mm.
+        Centre of the head, RAS+ mm.
 
     Returns
     -------
     ndarray of float64, shape (4, 4)
-        What the motion of each of the shell's volumes has to be multiplied with from the
-        right: the middle of what neighbours say, drawn towards no change by what each of the
-        two is worth; no change at all where the head has moved in between.
+        Matrix to multiply the motion of each of the shell's volumes with from the right: the
+        median over neighbours, shrunk towards the identity by their relative precision; the
+        identity if the head moved in between.
     """
     none: Affine = np.eye(4)
     steps = [
@@ -135,7 +134,7 @@ def offset_in_time(
 
 
 def _beside(b0: int, volumes: Sequence[int]) -> list[int]:
-    """The nearest volumes before and after a b0, if they are near."""
+    """Find the nearest volumes before and after a b0, if close enough."""
     before = max((v for v in volumes if v < b0), default=None)
     after = min((v for v in volumes if v > b0), default=None)
     return [v for v in (before, after) if v is not None and abs(v - b0) <= MOST_APART]

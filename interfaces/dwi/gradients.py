@@ -1,8 +1,8 @@
 """Diffusion gradients in world coordinates, and on disk.
 
-Files hold directions in the axes of the image's voxels, the first component negated where
-the affine's determinant is positive (FSL's convention: FSL looks at such an image with its
-first axis reversed). In memory they are unit vectors in RAS+ world coordinates.
+Files hold directions along the voxel axes of the image, the first component negated if the
+affine's determinant is positive (FSL's convention: FSL reads such an image with its first axis
+reversed). In memory they are unit vectors in RAS+ world coordinates.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gradients:
-    """b-value and direction of each volume of a run.
+    """b-value and gradient direction of each volume of a run.
 
     Attributes
     ----------
     bvals : ndarray of float64, shape (N,)
         s/mm2.
     bvecs : ndarray of float64, shape (N, 3)
-        Unit vectors, RAS+ world; zero for volumes that are not diffusion-weighted.
+        Unit vectors, RAS+ world; zero for b0 volumes.
     b0_threshold : float
-        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+        Volumes up to this b-value are b0 volumes, s/mm2.
     """
 
     bvals: Floats
@@ -66,7 +66,7 @@ class Gradients:
 
     @property
     def b0s(self) -> NDArray[np.bool_]:
-        """Which volumes are not diffusion-weighted, shape (N,)."""
+        """Mask of the b0 volumes, shape (N,)."""
         mask: NDArray[np.bool_] = self.bvals <= self.b0_threshold
         return mask
 
@@ -77,7 +77,7 @@ class Gradients:
 
     @property
     def n_directions(self) -> int:
-        """Number of directions that differ; opposite ones are one."""
+        """Number of distinct directions; opposite ones count as one."""
         return len(distinct_directions(self.bvecs))
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Gradients:
 
 
 def image_axes(affine: Affine) -> Floats:
-    """Directions of the voxel axes in the world, as FSL counts them.
+    """Find the world directions of the voxel axes in FSL's convention.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def image_axes(affine: Affine) -> Floats:
     -------
     ndarray of float64, shape (3, 3)
         Orthogonal; its columns are the axes, the first reversed where the determinant of
-        `affine` is positive. Of a sheared affine, the nearest orthogonal matrix.
+        `affine` is positive. For a sheared affine, the nearest orthogonal matrix.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def image_axes(affine: Affine) -> Floats:
     """
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
-        raise GeometryError("the affine of the image cannot be inverted; mend its header")
+        raise GeometryError("the affine of the image cannot be inverted; repair its header")
     left, _, right = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0))
     axes: Floats = left @ right
     if np.linalg.det(matrix) > 0:
@@ -114,7 +114,7 @@ def image_axes(affine: Affine) -> Floats:
 
 
 def fsl_to_world(bvecs: Floats, affine: Affine) -> Floats:
-    """Turn directions from a file into world coordinates.
+    """Convert directions from a file to world coordinates.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def fsl_to_world(bvecs: Floats, affine: Affine) -> Floats:
 
 
 def world_to_fsl(bvecs: Floats, affine: Affine) -> Floats:
-    """Turn directions in world coordinates into FSL's convention; undoes `fsl_to_world`."""
+    """Convert world directions to FSL's convention, the inverse of `fsl_to_world`."""
     written: Floats = np.asarray(bvecs, dtype=np.float64) @ image_axes(affine)
     return written + 0.0
 
@@ -151,26 +151,26 @@ def read_gradients(
     affine: Affine,
     b0_threshold: float = B0_THRESHOLD,
 ) -> Gradients:
-    """Read and settle the gradients of a run.
+    """Read and normalise the gradients of a run.
 
     Parameters
     ----------
     bval, bvec : path
         Files in FSL's format.
     affine : ndarray of float64, shape (4, 4)
-        Of their image, voxel indices to RAS+ mm.
+        Affine of their image, voxel indices to RAS+ mm.
     b0_threshold : float
-        Volumes up to this b-value are not diffusion-weighted, s/mm2.
+        Volumes up to this b-value are b0 volumes, s/mm2.
 
     Returns
     -------
     Gradients
-        Settled as `neuroferry.bids.gradients.settle_gradients` says.
+        Normalised by `neuroferry.bids.gradients.settle_gradients`.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or the two do not go together.
+        If a file cannot be read, or the two do not match.
     """
     values = read_bvals(Path(bval))
     vectors, _ = read_bvecs(Path(bvec))
@@ -192,11 +192,11 @@ def write_gradients(
     Parameters
     ----------
     gradients : Gradients
-        What to write.
+        Gradients to write.
     affine : ndarray of float64, shape (4, 4)
-        Of the image that they belong to, voxel indices to RAS+ mm.
+        Affine of their image, voxel indices to RAS+ mm.
     bval, bvec : path
-        Where to.
+        Output files.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""Puts the DWI runs of a session together, once they lie on one grid.
+"""Concatenation of the DWI runs of a session, once they are on one grid.
 
 Each run keeps its own correction: motion, eddy currents, distortion and coregistration are
-found for it alone, and its volumes are resampled once. What is left is that a scanner may scale
-one run otherwise than the next: every run is multiplied by one number, so that its mean b0 image
-is as bright as that of the first, by the median over the brain.
+estimated per run, and its volumes are resampled once. A scanner may still scale runs differently:
+every run is multiplied by one factor, so that its mean b0 image matches that of the first run in
+the median over the brain.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ LEAST_VOXELS = 100
 
 @dataclass(frozen=True)
 class Part:
-    """One run on the grid of all.
+    """One run on the common grid.
 
     Attributes
     ----------
     series : Series
-        Its volumes.
+        Volumes of the run.
     gradients : Gradients
-        Of its volumes, turned with the head.
+        Gradients of its volumes, rotated with the head.
     factor : float
-        What its values are multiplied by.
+        Factor that its values are multiplied by.
     """
 
     series: Series
@@ -57,24 +57,24 @@ class Part:
 def brightness(
     reference: FloatArray, first: FloatArray, brain: NDArray[np.bool_]
 ) -> tuple[float, float]:
-    """Say what a run is multiplied by to be as bright as the first one.
+    """Estimate the factor that scales a run to the brightness of the first.
 
     Parameters
     ----------
     reference, first : ndarray of float32, shape (I, J, K)
         Mean b0 images of the run and of the first run.
     brain : ndarray of bool, shape (I, J, K)
-        Where to look.
+        Voxels to compare.
 
     Returns
     -------
     factor, spread : float
-        Median of the ratio, and half the range between its quartiles, as a part of it.
+        Median of the ratio, and half its interquartile range relative to it.
 
     Raises
     ------
     InputError
-        If the two images have hardly any voxel of the brain in common.
+        If the two images share hardly any brain voxels.
 
     Examples
     --------
@@ -84,30 +84,30 @@ def brightness(
     """
     there = brain & (reference > 0) & (first > 0)
     if np.count_nonzero(there) < LEAST_VOXELS:
-        raise InputError("The runs that are to be joined show no common part of the brain.")
+        raise InputError("The runs to be joined have no common part of the brain.")
     low, middle, high = np.percentile(first[there] / reference[there], [25, 50, 75])
     return float(middle), float((high - low) / 2 / middle)
 
 
 def join_runs(parts: Sequence[Part], path: Path) -> FloatArray:
-    """Write the volumes of several runs one after the other.
+    """Concatenate the volumes of several runs.
 
     Parameters
     ----------
     parts : sequence of Part
-        All on one grid.
+        Runs, all on one grid.
     path : Path
-        What is written.
+        Output file.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        Mean of the b0 volumes of all.
+        Mean of all b0 volumes.
 
     Raises
     ------
     GeometryError
-        If a run lies on another grid than the first.
+        If a run is on another grid than the first.
     """
     first = parts[0].series
     for part in parts[1:]:
@@ -142,21 +142,21 @@ class _JoinDwiInputSpec(BaseInterfaceInputSpec):
     bvecs = InputMultiObject(File(exists=True), mandatory=True, desc="directions of each")
     references = InputMultiObject(File(exists=True), mandatory=True, desc="mean b0 image of each")
     masks = InputMultiObject(File(exists=True), mandatory=True, desc="brain in each")
-    names = traits.List(traits.Str, mandatory=True, desc="of the images that the runs come from")
+    names = traits.List(traits.Str, mandatory=True, desc="of the source images of the runs")
 
 
 class _JoinDwiOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="volumes of all, int16 with a slope")
+    out_file = File(exists=True, desc="volumes of all runs, int16 with a slope")
     out_bval = File(exists=True, desc="their b-values")
     out_bvec = File(exists=True, desc="their directions, FSL's convention")
-    out_ref = File(exists=True, desc="mean of the b0 volumes of all")
-    out_mask = File(exists=True, desc="brain that all runs show, uint8")
-    identity_xfm = File(exists=True, desc="ITK affine that moves nothing")
-    report = File(exists=True, desc="JSON: what was joined")
+    out_ref = File(exists=True, desc="mean of all b0 volumes")
+    out_mask = File(exists=True, desc="brain covered by all runs, uint8")
+    identity_xfm = File(exists=True, desc="ITK identity transform")
+    report = File(exists=True, desc="JSON: the joined runs")
 
 
 class JoinDwi(SimpleInterface):
-    """Put the DWI runs of a session together on one grid."""
+    """Concatenate the DWI runs of a session on one grid."""
 
     input_spec = _JoinDwiInputSpec
     output_spec = _JoinDwiOutputSpec

@@ -1,12 +1,11 @@
-"""Diffusion kurtosis: how far diffusion is from Gaussian, from two shells or more.
+"""Diffusion kurtosis, the deviation from Gaussian diffusion, from two or more shells.
 
-The logarithm of the signal is expanded to second order in the b-value [1]_; its 22
-coefficients are fitted by weighted least squares (see `neuroferry.interfaces.dwi.loglinear`).
-Mean, axial and radial kurtosis follow in closed form [2]_, as DIPY computes them, and the
-anisotropy of the kurtosis tensor [3]_. The expansion holds up to about b = 3000 s/mm²:
-shells above stay out.
+The logarithm of the signal is expanded to second order in the b-value [1]_; its 22 coefficients
+are fitted by weighted least squares (see `neuroferry.interfaces.dwi.loglinear`). Mean, axial and
+radial kurtosis follow in closed form [2]_, as in DIPY, as does the anisotropy of the kurtosis
+tensor [3]_. The expansion holds up to about b = 3000 s/mm²: higher shells are not used.
 
-Memory at peak: 50 bytes for each voxel of the grid and 25 MB for each thread, however many
+Peak memory: 50 bytes for each voxel of the grid and 25 MB for each thread, however many
 volumes there are. A scratch file takes 4 bytes for each volume and voxel of the brain.
 
 References
@@ -53,14 +52,14 @@ ELEMENTS = (
     *("xxxx", "yyyy", "zzzz", "xxxy", "xxxz", "xyyy", "yyyz", "xzzz", "yzzz"),
     *("xxyy", "xxzz", "yyzz", "xxyz", "xyyz", "xyzz"),
 )
-"""Of the kurtosis tensor, in DIPY's order."""
+"""Elements of the kurtosis tensor, in DIPY's order."""
 SMALLEST_MD = 1e-3
-"""Mean diffusivity below which kurtosis means nothing, µm²/ms."""
+"""Mean diffusivity below which kurtosis is meaningless, µm²/ms."""
 MAPS = ("mk", "ak", "rk", "kfa", "fa", "md")
 
 
 def repeats(element: str) -> int:
-    """Count how often an element stands in the full tensor.
+    """Count how often an element occurs in the full tensor.
 
     >>> [repeats(element) for element in ("xxxx", "xxxy", "xxyy", "xxyz")]
     [1, 4, 6, 12]
@@ -70,7 +69,7 @@ def repeats(element: str) -> int:
 
 
 def kurtosis_design(gradients: Gradients) -> Matrix:
-    """Give the matrix that makes log signals of log S0, the tensor and the kurtosis.
+    """Build the design matrix from log S0, tensor and kurtosis to log signals.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ def kurtosis_design(gradients: Gradients) -> Matrix:
     Returns
     -------
     ndarray of float64, shape (N, 22)
-        Seven columns as `tensor_design` gives them, then fifteen for the kurtosis tensor
+        Seven columns of `tensor_design`, then fifteen for the kurtosis tensor
         times the squared mean diffusivity, (µm²/ms)², in the order of ``ELEMENTS``;
         equation 3 of Jensen et al. (2005).
     """
@@ -94,7 +93,7 @@ def kurtosis_design(gradients: Gradients) -> Matrix:
 
 
 def kurtosis_volumes(gradients: Gradients) -> NDArray[np.int64]:
-    """Choose the volumes up to b = 3000 s/mm²; refuse gradients that are not enough.
+    """Choose the volumes up to b = 3000 s/mm²; refuse insufficient gradients.
 
     Raises
     ------
@@ -106,9 +105,9 @@ def kurtosis_volumes(gradients: Gradients) -> NDArray[np.int64]:
     fits = determine_tensor(used.bvecs)
     why = models_for(used.shells, used.n_directions, fits).kurtosis
     if why:
-        raise InputError(f"No kurtosis can be fitted: {why}.")
+        raise InputError(f"Cannot fit diffusion kurtosis: {why}.")
     if np.linalg.matrix_rank(kurtosis_design(used), tol=1e-3) < 22:
-        raise InputError("No kurtosis can be fitted: the gradients do not determine it.")
+        raise InputError("Cannot fit diffusion kurtosis: the gradients do not determine it.")
     return chosen
 
 
@@ -120,20 +119,20 @@ def fit_kurtosis(
     Parameters
     ----------
     signals : ndarray of float, shape (N, V)
-        N measurements of V voxels. What is not positive and finite is left out.
+        N measurements of V voxels. Values that are not positive and finite are skipped.
     gradients : Gradients
         b-values and directions of the N measurements.
     n_iterations : int
-        Rounds of weighted least squares after the ordinary one.
+        Rounds of weighted least squares after ordinary least squares.
 
     Returns
     -------
     maps : dict of ndarray of float32, shape (V,)
         ``mk``, ``ak``, ``rk``, ``kfa``, ``fa``, and ``md`` in mm²/s; zero where there is no
         fit. Mean kurtosis is kept within -3/7 and 3, axial and radial within -3/7 and 10:
-        beyond there is only noise.
+        values beyond are noise.
     fitted : ndarray of bool, shape (V,)
-        Where there is one.
+        Voxels that were fitted.
     """
     from dipy.reconst import dki
 
@@ -175,25 +174,25 @@ def fit_kurtosis_series(
     series : Series
         Preprocessed diffusion-weighted volumes.
     gradients : Gradients
-        Of its volumes.
+        Gradients of its volumes.
     mask : ndarray of bool, shape (I, J, K)
-        Where to fit.
+        Voxels to fit.
     scratch : path, optional
         Folder for the scratch file.
     n_threads : int
-        Blocks of voxels at a time; changes no value.
+        Blocks of voxels processed in parallel; does not change the result.
 
     Returns
     -------
     maps : dict of ndarray of float32, shape (V,)
         See :func:`fit_kurtosis`; of the V voxels of the mask.
     report : dict
-        What was fitted to what.
+        Volumes used, and method.
 
     Raises
     ------
     InputError
-        If the gradients are not enough.
+        If the gradients are insufficient.
     """
     volumes = kurtosis_volumes(gradients)
     used = take_volumes(gradients, volumes)
@@ -231,11 +230,11 @@ class _FitKurtosisOutputSpec(TraitedSpec):
     kfa = File(exists=True, desc="anisotropy of the kurtosis tensor")
     fa = File(exists=True, desc="fractional anisotropy of the kurtosis model's tensor")
     md = File(exists=True, desc="mean diffusivity of the kurtosis model, mm²/s")
-    report = File(exists=True, desc="JSON: what was fitted")
+    report = File(exists=True, desc="JSON: report of the fit")
 
 
 class FitKurtosis(SimpleInterface):
-    """Fit diffusion kurtosis in a brain mask, and write its maps."""
+    """Fit diffusion kurtosis in a brain mask and write its maps."""
 
     input_spec = DwiFitInputSpec
     output_spec = _FitKurtosisOutputSpec

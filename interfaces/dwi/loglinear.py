@@ -1,15 +1,15 @@
-"""Models whose logarithm is linear: weighted least squares for all voxels at once.
+"""Log-linear models, fitted to all voxels at once by weighted least squares.
 
-The logarithm of a diffusion-weighted signal is linear in the elements of the diffusion (and
-the kurtosis) tensor [1]_. Taking it stretches the noise of weak signals, so each measurement
-counts by its squared signal [2]_; the signal that the last estimate predicts serves better
-for that than the measured one, whose own noise biases the result [3]_. Here ordinary least
-squares comes first, then two rounds of weighted least squares.
+The logarithm of a diffusion-weighted signal is linear in the elements of the diffusion (and the
+kurtosis) tensor [1]_. The logarithm amplifies the noise of weak signals, so each measurement is
+weighted by its squared signal [2]_; the signal predicted by the last estimate serves better than
+the measured one, whose noise biases the result [3]_. Here ordinary least squares is followed by
+two rounds of weighted least squares.
 
-Small systems of equations by the ten thousand: the normal equations of a chunk of voxels come
-from one matrix product, and one Cholesky factorisation works on all of them at once, with
-voxels along the contiguous axis. Chunks always have the same size, so that no result depends
-on how voxels are shared out among blocks and threads.
+Each voxel is a small system of equations: the normal equations of a chunk of voxels come from one
+matrix product, and one Cholesky factorisation works on all of them at once, with voxels along the
+contiguous axis. Chunks always have the same size, so that no result depends on how voxels are
+distributed over blocks and threads.
 
 References
 ----------
@@ -38,7 +38,7 @@ from neuroferry.interfaces.image.voxel_store import VoxelStore
 
 N_ITERATIONS = 2
 CHUNK = 2048
-"""Voxels that are worked on at once; a matter of speed, and of the last digit."""
+"""Voxels fitted at once; affects speed and the last digit."""
 SINGULAR = 1e-10
 """Smallest pivot of a normal matrix, as a fraction of its diagonal."""
 
@@ -73,10 +73,10 @@ def fit_log_linear(
     Parameters
     ----------
     signals : ndarray of float, shape (N, V)
-        N measurements of V voxels, any unit. What is not positive, infinite or NaN is left
-        out: a magnitude of zero was never measured.
+        N measurements of V voxels, any unit. Values that are not positive, infinite or NaN are
+        skipped: a magnitude of zero was never measured.
     design : ndarray of float64, shape (N, P)
-        Of full rank; columns should be of the same order of magnitude.
+        Full rank; columns should be of the same order of magnitude.
     n_iterations : int
         Rounds with weights from the last prediction; 0 is ordinary least squares.
 
@@ -109,7 +109,7 @@ def fit_log_linear(
 
 @dataclass(frozen=True)
 class _Model:
-    """A design matrix and what is made of it once."""
+    """Design matrix and the quantities derived from it once."""
 
     design: Matrix
     inverse: Matrix
@@ -131,7 +131,7 @@ class _Model:
 def _fit_chunk(
     signals: Matrix, model: _Model, n_iterations: int
 ) -> tuple[Matrix, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Fit one chunk; coefficients, which are determined, which had all measurements."""
+    """Fit one chunk; return coefficients, which are determined, and which had all measurements."""
     usable = (signals > 0) & (signals < np.inf)
     whole = np.asarray(usable.all(axis=0))
     fitted = np.ones_like(whole)
@@ -149,13 +149,13 @@ def _fit_chunk(
         if not whole.all():
             weights *= usable
         better, solved = _solve(weights, logs, model)
-        # where weights leave too little, the last estimate stays
+        # where the weights leave too little, keep the last estimate
         coefficients = np.where(solved & fitted, better, coefficients)
     return coefficients, fitted, whole
 
 
 def _solve(weights: Matrix, logs: Matrix, model: _Model) -> tuple[Matrix, NDArray[np.bool_]]:
-    """Solve the weighted normal equations of every voxel by Cholesky's factorisation.
+    """Solve the weighted normal equations of every voxel by Cholesky factorisation.
 
     Each step works on one element of all voxels' matrices. Elements of the factor replace
     those of the matrix, with the inverse on its diagonal.
@@ -201,36 +201,36 @@ def over_voxels(
 ) -> Iterator[tuple[slice, Result]]:
     """Apply a function to blocks of whole voxels of a series.
 
-    Volumes are read once, one at a time, into a scratch file of ``4 * volumes * voxels``
-    bytes; memory does not grow with their number.
+    Volumes are read once, one at a time, into a scratch file of ``4 * volumes * voxels`` bytes;
+    memory does not grow with the number of volumes.
 
     Parameters
     ----------
     function : callable
         Takes an array of float32, shape (N, B): the chosen volumes of a block of voxels.
     series : Series
-        What to read.
+        Series to read.
     mask : ndarray of bool, shape (I, J, K)
-        Voxels to look at.
+        Voxels to process.
     volumes : sequence of int
-        Volumes to look at, in increasing order.
+        Volumes to process, in increasing order.
     scratch : path, optional
         Folder of the scratch file.
     n_threads : int
-        Blocks at a time; changes no value.
+        Blocks processed in parallel; does not change the result.
 
     Yields
     ------
     where : slice
         Which voxels of the mask.
     result : object
-        What `function` gives for them.
+        Result of `function` for them.
     """
     from threadpoolctl import threadpool_limits
 
     n_voxels = int(np.count_nonzero(mask))
     if not n_voxels:
-        raise InputError(f"The brain mask of {series.path.name} is empty.")
+        raise InputError(f"The brain mask of {series.path.name} is empty; check the mask.")
 
     def work(
         item: tuple[slice, NDArray[np.float32]],

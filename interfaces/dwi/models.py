@@ -1,4 +1,4 @@
-"""Which models of diffusion a run's gradients allow, and why not the others."""
+"""Diffusion models that the gradients of a run allow, and why not the others."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from neuroferry.bids.gradients import MIN_DIRECTIONS, Shell
 KURTOSIS_DIRECTIONS = 15
 """A kurtosis tensor has fifteen elements."""
 KURTOSIS_B_MAX = 3150.0
-"""Up to here the expansion with kurtosis holds, s/mm²: 3000 and what scanners add."""
+"""Highest b-value for which the kurtosis expansion holds, s/mm²: 3000 plus scanner deviations."""
 LMAX_DIRECTIONS = {8: 45, 6: 28}
-"""Directions from which fibre orientations are described up to this order: as many as
-coefficients. Below them the order is 4, which constrained deconvolution bears from six."""
+"""Directions needed for FODs of each order, as many as coefficients. With fewer the order is 4."""
 LOWEST_LMAX = 4
 
 
 @dataclass(frozen=True)
 class Models:
-    """What can be fitted: each attribute is empty, or says in a sentence why not.
+    """Models that can be fitted: each attribute is empty, or a sentence that says why not.
 
     Attributes
     ----------
@@ -30,7 +29,7 @@ class Models:
     csd : str
         Fibre orientations by constrained spherical deconvolution.
     multi_tissue : str
-        The same with grey matter and CSF apart.
+        The same with grey matter and CSF as separate tissues.
     """
 
     tensor: str = ""
@@ -40,16 +39,16 @@ class Models:
 
 
 def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = True) -> Models:
-    """Decide which models the shells of a run allow.
+    """Determine the models that the shells of a run allow.
 
     Parameters
     ----------
     shells : sequence of Shell
-        Volumes of about one b-value, as `find_shells` gives them.
+        Volumes of about one b-value, from `find_shells`.
     n_directions : int
-        Directions that differ, over all shells.
+        Distinct directions over all shells.
     fits_tensor : bool
-        Whether the directions determine a tensor, beside being many enough.
+        Whether the directions also determine a tensor.
 
     Returns
     -------
@@ -60,11 +59,11 @@ def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = T
     >>> from neuroferry.bids.gradients import find_shells
     >>> found = models_for(find_shells([0] + 16 * [1000]), 16)
     >>> found.tensor, found.kurtosis
-    ('', 'diffusion kurtosis takes two shells above b = 0, and the run has 1')
+    ('', 'diffusion kurtosis needs two shells above b = 0; the run has 1')
     """
     weighted = [shell for shell in shells if not shell.is_b0]
     if n_directions < MIN_DIRECTIONS:
-        few = f"takes {MIN_DIRECTIONS} gradient directions, and the run has {n_directions}"
+        few = f"needs {MIN_DIRECTIONS} gradient directions; the run has {n_directions}"
         return Models(
             *(
                 f"{what} {few}"
@@ -82,7 +81,7 @@ def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = T
     has_b0 = len(weighted) < len(shells)
     tensor = ""
     if not has_b0 and len(weighted) < 2:
-        tensor = "a diffusion tensor takes two b-values, and the run has 1"
+        tensor = "a diffusion tensor needs two b-values; the run has 1"
     low = [shell for shell in weighted if shell.b <= KURTOSIS_B_MAX]
     return Models(
         tensor=tensor,
@@ -93,22 +92,22 @@ def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = T
 
 
 def _why_not(what: str, shells: Sequence[Shell], has_b0: bool, n_directions: int) -> str:
-    """Say why shells are not enough for a model of several; empty if they are."""
+    """Explain why shells do not suffice for a multi-shell model; empty if they do."""
     if len(shells) < 2:
-        return f"{what} takes two shells above b = 0, and the run has {len(shells)}"
+        return f"{what} needs two shells above b = 0; the run has {len(shells)}"
     if not has_b0:
-        return f"{what} takes volumes without diffusion weighting, and the run has none"
+        return f"{what} needs volumes without diffusion weighting; the run has none"
     if sum(len(shell.volumes) >= KURTOSIS_DIRECTIONS for shell in shells) < 2:
         counts = ", ".join(str(len(shell.volumes)) for shell in shells)
-        least = f"two shells of {KURTOSIS_DIRECTIONS} volumes or more"
-        return f"{what} takes {least}, and the run's have {counts}"
+        least = f"two shells of at least {KURTOSIS_DIRECTIONS} volumes"
+        return f"{what} needs {least}; the run's shells have {counts}"
     if n_directions < KURTOSIS_DIRECTIONS:
-        return f"{what} takes {KURTOSIS_DIRECTIONS} directions, and the run has {n_directions}"
+        return f"{what} needs {KURTOSIS_DIRECTIONS} directions; the run has {n_directions}"
     return ""
 
 
 def order_for(n_directions: int) -> int:
-    """Order of spherical harmonics (lmax) for a number of directions.
+    """Choose the order of spherical harmonics (lmax) for a number of directions.
 
     >>> [order_for(n) for n in (6, 16, 30, 64)]
     [4, 4, 6, 8]

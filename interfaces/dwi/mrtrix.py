@@ -1,8 +1,8 @@
-"""The only door to MRtrix3's programs: found, run with settings of their own, and explained.
+"""Single entry point to the programs of MRtrix3: finding, running, explaining failures.
 
-They run without the settings files of the user and of the machine, which could change what
-they compute, with their number of threads said, and with their scratch files in the folder
-of the step. A program that fails becomes an error with its own last words.
+They run without the configuration files of the user and the machine, which could change what they
+compute, with an explicit number of threads, and with their scratch files in the folder of the
+step. A failing program raises an error with its last lines of output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def find_program(name: str, *, instead: str = "") -> str:
     name : str
         Such as ``mrdegibbs``.
     instead : str
-        What can be done without it, as the end of a sentence.
+        Alternative without it, as the end of a sentence.
 
     Returns
     -------
@@ -45,14 +45,14 @@ def find_program(name: str, *, instead: str = "") -> str:
     path = shutil.which(name)
     if path is None:
         raise ToolError(
-            f"{name} is not there: it belongs to MRtrix3, which is part of the image; elsewhere"
-            f" install it (Debian and Ubuntu: the package mrtrix3){instead}."
+            f"{name} was not found. It belongs to MRtrix3, which the container image includes; "
+            f"elsewhere install it (Debian and Ubuntu: package mrtrix3){instead}."
         )
     return path
 
 
 def mrtrix_version() -> str:
-    """Version of MRtrix3, such as ``3.0.3``.
+    """Read the version of MRtrix3, such as ``3.0.3``.
 
     Raises
     ------
@@ -74,25 +74,25 @@ def run_mrtrix(
     seed: int | None = None,
     instead: str = "",
 ) -> str:
-    """Run a program of MRtrix3 to its end.
+    """Run a program of MRtrix3 and wait for it.
 
     Parameters
     ----------
     command : sequence of str or path
         Program and arguments, paths absolute; ``-quiet``, ``-force`` and ``-nthreads`` are added.
     folder : path
-        Where it runs.
+        Working folder.
     n_threads : int
-        Threads; 1 is one thread in all.
+        Threads; 1 means one thread in total.
     seed : int, optional
-        Of its random numbers. Programs that draw some repeat themselves on one thread only.
+        Seed of its random numbers. Programs that draw any are reproducible on one thread only.
     instead : str
-        What can be done where it is not installed, as the end of a sentence.
+        Alternative if it is not installed, as the end of a sentence.
 
     Returns
     -------
     str
-        What it printed.
+        Its standard output.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def run_mrtrix(
 
 
 def _environment(scratch: str, seed: int | None) -> dict[str, str]:
-    """Environment without the user's choices; the settings file is one that is empty."""
+    """Make an environment without the user's choices, with an empty configuration file."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MRTRIX_")}
     empty = Path(scratch) / "mrtrix.conf"
     empty.touch()
@@ -134,9 +134,10 @@ def _explain(name: str, code: int, said: str) -> str:
         text = f"{name} was killed ({signal.Signals(-code).name})"
         if -code == signal.SIGKILL:
             text += (
-                ", as happens when memory runs out: give it more, or the run fewer steps at once"
+                ", which happens when memory runs out: provide more memory, or run fewer steps "
+                "at once"
             )
         return f"{text}."
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    words = " / ".join(lines[-_LAST_LINES:]) or "without a word"
+    words = " / ".join(lines[-_LAST_LINES:]) or "without a message"
     return f"{name} failed (exit code {code}): {words}"

@@ -1,14 +1,14 @@
-"""Slices of diffusion-weighted volumes that lost signal, as the head moved during their turn.
+"""Detection of signal dropout in slices of DWI volumes, caused by head motion.
 
-A slice is compared with what its volume was predicted to be, where the volume shows it: the
-signal of all its voxels together, so that noise hardly counts. What a slice or a volume
-always has (its distance from the coil, the drift of the scanner) is taken off; the rest, in
-robust standard deviations, tells the odd ones.
+Each slice is compared with its prediction, in the volume's own position: the signal summed over
+all its voxels, so that noise hardly matters. The effects common to a slice or a volume (distance
+from the coil, scanner drift) are removed; the remainder, in robust standard deviations,
+identifies the outliers.
 
-A slice without its signal also spoils the predictions that are made of it: others seem too
-bright then. With ``l`` the logarithm of what the volumes lost in one slice and ``P`` the
-combination that predicts each from the others, what is seen is ``(I - P) l``; the odd slices
-are looked for one after the other in these terms, the one that explains most first.
+A slice with dropout also biases the predictions made from it, so that other volumes seem too
+bright. With ``l`` the logarithm of the signal loss of the volumes in one slice position and ``P``
+the combination that predicts each volume from the others, the observed deviation is ``(I - P)
+l``; outlier slices are fitted one after the other in these terms, the most explanatory first.
 
 References
 ----------
@@ -32,7 +32,7 @@ from neuroferry.interfaces.epi.realign import MAD_TO_SIGMA
 from neuroferry.interfaces.image.images import Affine, FloatArray, inverse
 
 OUTLIER_SIGMAS = 4.0
-# A slice that lost less than this share of its signal is none, however quiet the others are.
+# A slice that lost less than this share of its signal is not an outlier, whatever the noise.
 LEAST_LOSS = 0.05
 LEAST_LOSS_LOG = math.log(1 - LEAST_LOSS)
 LEAST_SIGNAL = 0.02
@@ -42,7 +42,7 @@ BRIGHT_SHARE = 0.85
 MOST_LOST = -math.log(1 - 0.2)
 MIN_SLICE_VOXELS = 60
 MIN_VOLUMES = 5
-# What choosing and fitting a loss takes of the volumes that tell the noise.
+# Degrees of freedom that choosing and fitting a loss takes from the noise estimate.
 SPENT_VOLUMES = 4
 
 Floats = NDArray[np.float64]
@@ -61,25 +61,25 @@ def slice_losses(
     Parameters
     ----------
     prediction : ndarray of float32, shape (I, J, K)
-        What the volume should look like, in the frame of the reference.
+        Predicted volume, in the frame of the reference.
     mask : ndarray of bool, shape (I, J, K)
         Head, in that frame.
     data : ndarray of float32, shape (I, J, K)
-        Volume as measured.
+        Volume as acquired.
     affine : ndarray of float64, shape (4, 4)
-        Of both.
+        Affine of both.
     matrix : ndarray of float64, shape (4, 4)
         Points of the reference to points of the volume, RAS+ mm.
     slice_axis : int
-        Axis along which slices were taken.
+        Slice axis.
 
     Returns
     -------
     difference : ndarray of float64, shape (S,)
-        Logarithm of the signal of each slice relative to its prediction; NaN where it shows
+        Logarithm of the signal of each slice relative to its prediction; NaN if it contains
         little of the head.
     count : ndarray of int64, shape (S,)
-        Voxels that were compared.
+        Number of voxels compared.
     """
     from scipy import ndimage
 
@@ -104,16 +104,16 @@ def slice_losses(
 
 @dataclass(frozen=True)
 class Slices:
-    """What is known of the slices of some volumes.
+    """Signal of the slices of some volumes, relative to its prediction.
 
     Attributes
     ----------
     deviations : ndarray of float64, shape (N, S)
-        Signal relative to what was predicted, in standard deviations; NaN if unknown.
+        Signal relative to the prediction, in standard deviations; NaN if unknown.
     odd : ndarray of bool, shape (N, S)
-        Slices that lost signal.
+        Slices with signal dropout.
     losses : ndarray of float64, shape (N, S)
-        Logarithm of what is left of the signal of these, zero elsewhere.
+        Logarithm of the remaining signal fraction of these, zero elsewhere.
     """
 
     deviations: Floats
@@ -124,18 +124,18 @@ class Slices:
 def judge_slices(
     differences: Floats, counts: NDArray[np.int64], combination: Floats, undone: Floats
 ) -> Slices:
-    """Find the slices of a shell that lost signal.
+    """Detect the slices of a shell with signal dropout.
 
     Parameters
     ----------
     differences : ndarray of float64, shape (N, S)
         From :func:`slice_losses`.
     counts : ndarray of int64, shape (N, S)
-        Voxels that were compared.
+        Number of voxels compared.
     combination : ndarray of float64, shape (N, N)
-        How the volumes make up the predictions.
+        Weights that predict each volume from the others.
     undone : ndarray of float64, shape (N, S)
-        Losses that were undone in the volumes that made up the predictions.
+        Losses already corrected in the volumes behind the predictions.
 
     Returns
     -------
@@ -162,12 +162,12 @@ def judge_slices(
 def _explain(
     seen: Floats, counts: NDArray[np.int64], patterns: Floats, mostly: NDArray[np.bool_]
 ) -> tuple[Floats, Floats, Floats]:
-    """Find the losses that explain what is seen, one volume a slice position after the other.
+    """Fit the losses that explain the deviations, adding one volume per slice position at a time.
 
     Returns
     -------
     losses, rest, spread : ndarray of float64, shape (N, S)
-        Logarithms; what they leave; and its usual size.
+        Logarithms of the losses, residuals, and typical size of the residuals.
     """
     n, root = len(seen), np.sqrt(np.maximum(counts, 1))
     losses = np.zeros(seen.shape)
@@ -177,7 +177,7 @@ def _explain(
             rest -= _levels(rest, mostly)
             rest -= _median(rest, axis=0)
         pooled = MAD_TO_SIGMA * float(np.nanmedian(np.abs(rest * root)))
-        # What each volume alone would have lost, if it were the one that did.
+        # Loss of each volume if it alone had lost signal.
         again = rest + patterns @ losses
         fresh = _next_losses(np.nan_to_num(again), losses, patterns, pooled / root)
         if (fresh == (losses != 0)).all():
@@ -187,7 +187,7 @@ def _explain(
 
 
 def _spread(rest: Floats, least: Floats) -> Floats:
-    """Usual size of what is not explained: of all slices, or more where a position has more."""
+    """Estimate the typical residual: over all slices, or larger at positions with more."""
     own = MAD_TO_SIGMA * _median(np.abs(rest), axis=0)
     spread: Floats = np.maximum(np.maximum(least, own), 1e-6)
     return spread
@@ -196,11 +196,11 @@ def _spread(rest: Floats, least: Floats) -> Floats:
 def _next_losses(
     seen: Floats, losses: Floats, patterns: Floats, least: Floats
 ) -> NDArray[np.bool_]:
-    """Add to each slice position the volume that explains most of what is left there.
+    """Add to each slice position the volume that explains most of the residual there.
 
-    How certain it is follows from what is left after it, as a loss is seen in all the volumes
-    that it spoils the prediction of, which is not their noise. Of few volumes, the one that was
-    chosen for fitting best leaves less than the noise.
+    Its significance follows from the residual after it, because a loss shows in all volumes whose
+    prediction it biases, which is not their noise. With few volumes, the one chosen for fitting
+    best leaves less than the noise.
     """
     rest = seen - patterns @ losses
     power = np.square(patterns).sum(axis=0)[:, None]
@@ -231,10 +231,10 @@ def _fit_losses(seen: Floats, chosen: NDArray[np.bool_], patterns: Floats) -> Fl
 def _mostly_lost(
     seen: Floats, rest: Floats, explained: Floats, mostly: NDArray[np.bool_]
 ) -> int | None:
-    """Find another volume that lost most of its slices, so that its usual slice is a lost one.
+    """Find another volume with dropout in most slices, so that its median slice is affected.
 
-    It is darker than the others as a whole, and some of its slices are not. Where there are
-    several it is the one in which these stand out most.
+    It is darker than the others overall, except in some slices. Among several, it is the one in
+    which these slices stand out most.
     """
     levels = _median(seen - explained - _median(seen - explained, axis=0), axis=1)[:, 0]
     usual = MAD_TO_SIGMA * float(np.median(np.abs(levels - np.median(levels))))
@@ -248,7 +248,7 @@ def _mostly_lost(
 
 
 def _levels(rest: Floats, mostly: NDArray[np.bool_]) -> Floats:
-    """Brightness of each volume, shape (N, 1): of its usual slice, or of its brighter part."""
+    """Measure the brightness of each volume, of its median or brighter slices, shape (N, 1)."""
     middle = _median(rest, axis=1)
     for number in np.flatnonzero(mostly):
         row = rest[number]
@@ -258,14 +258,14 @@ def _levels(rest: Floats, mostly: NDArray[np.bool_]) -> Floats:
 
 
 def _median(values: Floats, axis: int) -> Floats:
-    """Median without what is unknown; zero where all is."""
+    """Compute the median without unknown values; zero if all are unknown."""
     known = np.isfinite(values).any(axis=axis, keepdims=True)
     middle: Floats = np.nanmedian(np.where(known, values, 0.0), axis=axis, keepdims=True)
     return middle
 
 
 def write_outliers(path: Path, deviations: Floats, odd: NDArray[np.bool_]) -> Path:
-    """Write a row for each volume: deviation of each slice, then the outliers among them."""
+    """Write one row per volume: the deviation of each slice, then the outliers."""
     names = (f"slice{number:03d}" for number in range(deviations.shape[1]))
     lines = ["\t".join([*names, "outliers"])]
     for row, marks in zip(deviations, odd, strict=True):
@@ -277,7 +277,7 @@ def write_outliers(path: Path, deviations: Floats, odd: NDArray[np.bool_]) -> Pa
 
 
 def read_outliers(path: str | Path) -> tuple[Floats, NDArray[np.bool_]]:
-    """Read what :func:`write_outliers` wrote.
+    """Read a table of :func:`write_outliers`.
 
     Returns
     -------
@@ -287,11 +287,11 @@ def read_outliers(path: str | Path) -> tuple[Floats, NDArray[np.bool_]]:
     Raises
     ------
     InputError
-        If the file is another table.
+        If the file is not such a table.
     """
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     if not lines or not lines[0].endswith("outliers"):
-        raise InputError(f"{Path(path).name} is no table of slices.")
+        raise InputError(f"{Path(path).name} is not a table of slices.")
     rows = [line.split("\t") for line in lines[1:]]
     n_slices = len(lines[0].split("\t")) - 1
     deviations, odd = np.empty((len(rows), n_slices)), np.zeros((len(rows), n_slices), dtype=bool)
@@ -300,5 +300,5 @@ def read_outliers(path: str | Path) -> tuple[Floats, NDArray[np.bool_]]:
             deviations[number] = [math.nan if c == "n/a" else float(c) for c in row[:-1]]
             odd[number, [int(c) for c in row[-1].split(",") if c != "n/a"]] = True
     except (ValueError, IndexError) as error:
-        raise InputError(f"{Path(path).name} is no table of slices ({error}).") from error
+        raise InputError(f"{Path(path).name} is not a table of slices ({error}).") from error
     return deviations, odd

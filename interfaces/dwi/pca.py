@@ -1,21 +1,21 @@
-"""Noise of a diffusion-weighted run, found and taken out by principal components of patches.
+"""Local PCA denoising of a DWI run, with a Marchenko-Pastur threshold.
 
-In a small patch of voxels the signals of all volumes differ from their mean in a few ways; noise
-that is independent from voxel to voxel makes components of its own, whose eigenvalues follow the
-law of Marchenko and Pastur. The most of them that fit the law are taken for noise [1]_, with the
-degrees of freedom that the others use up taken into account [2]_. Two passes go over the run:
+In a small patch of voxels the signals of all volumes vary about their mean in only a few ways;
+noise that is independent between voxels adds components whose eigenvalues follow the
+Marchenko-Pastur law. The largest set that fits the law is taken as noise [1]_, accounting for the
+degrees of freedom that the others use [2]_. There are two passes:
 
-#. **Level.** Patches of a coarse lattice give a smooth map of the noise. The spread of magnitudes
-   is turned into that of the noise in each channel; air counts only where there is nothing else.
-#. **Filter.** Of each patch of 27 voxels on a fine lattice the mean stays, and the components
-   beyond the edge of the law. A voxel lies in several patches; what they say of it is averaged,
-   the simpler patch having the greater weight [3]_. Patches in which no volume has more energy
-   than noise have no components, and are not decomposed.
+#. **Level.** Patches of a coarse lattice yield a smooth noise map. The spread of magnitudes is
+   converted to the noise in each channel; air is used only where there is nothing else.
+#. **Filter.** Each patch of 27 voxels on a fine lattice keeps its mean and the components above
+   the Marchenko-Pastur edge. A voxel lies in several patches; their estimates are averaged, with
+   greater weight for patches with fewer components [3]_. Patches in which no volume has more
+   energy than noise have no components, and are not decomposed.
 
-With the mean kept apart a patch needs no component for what its voxels have in common, and with
-the average small patches are enough, which blur less: both make anisotropy more exact. Singular
-values are cut and not shrunk [4]_: that would lower the mean squared error further, but it draws
-signals to the mean of their patch, and what is taken out then looks like anatomy.
+Keeping the mean separate, a patch needs no component for what its voxels share, and with
+averaging small patches suffice, which blur less: both improve the accuracy of anisotropy.
+Singular values are truncated, not shrunk [4]_: shrinkage would lower the mean squared error
+further, but pulls signals to the mean of their patch, and the residual then shows anatomy.
 
 References
 ----------
@@ -59,7 +59,7 @@ _CHUNK_VALUES = 500_000
 
 
 def noise_variance(values: NDArray[np.floating], rows: Indices, columns: int) -> Floats:
-    """Tell the variance of noise from the eigenvalues of patches.
+    """Estimate the noise variance from the eigenvalues of patches.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def noise_variance(values: NDArray[np.floating], rows: Indices, columns: int) ->
         Eigenvalues of ``X'X`` or ``XX'``, largest first; X has voxels as rows and volumes as
         columns.
     rows : ndarray of int, shape (P,)
-        Rows of each patch that are free: one less than its voxels if their mean was taken away.
+        Independent rows of each patch: one less than its voxels if their mean was removed.
     columns : int
         Volumes.
 
@@ -78,9 +78,9 @@ def noise_variance(values: NDArray[np.floating], rows: Indices, columns: int) ->
 
     Notes
     -----
-    With p components of signal taken away, noise has ``(rows - p) (columns - p)`` degrees of
-    freedom, and the law predicts that its eigenvalues spread over ``4 sqrt(that)`` variances.
-    The fewest components are signal for which the rest spreads over no more.
+    With p signal components removed, noise has ``(rows - p) (columns - p)`` degrees of freedom,
+    and the law predicts that its eigenvalues spread over ``4 sqrt(that)`` variances. Signal is
+    the smallest number of components for which the rest spreads over no more than that.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def noise_variance(values: NDArray[np.floating], rows: Indices, columns: int) ->
 
 @dataclass(frozen=True)
 class Patches:
-    """Where patches lie on a grid.
+    """Positions of patches on a grid.
 
     Attributes
     ----------
@@ -113,8 +113,8 @@ class Patches:
     width : tuple of int
         Voxels of a patch along each axis.
     layers : tuple of (int, ndarray of int64)
-        First plane of each layer of patches, ascending, and within the plane the number of
-        the first voxel of each patch.
+        First plane of each layer of patches, ascending, and the in-plane index of the first voxel
+        of each patch.
     """
 
     shape: tuple[int, int, int]
@@ -123,23 +123,23 @@ class Patches:
 
     @property
     def offsets(self) -> list[tuple[int, int]]:
-        """Plane and number within the plane of each voxel of a patch, from its first."""
+        """Plane and in-plane index of each voxel of a patch, relative to its first."""
         steps = product(*map(range, self.width))
         return [(i, j * self.shape[2] + k) for i, j, k in steps]
 
     @property
     def middle(self) -> tuple[int, int]:
-        """The same of the voxel in the middle of a patch, or just behind it."""
+        """Plane and in-plane index of the central voxel of a patch, or the one just after it."""
         i, j, k = (width // 2 for width in self.width)
         return i, j * self.shape[2] + k
 
     def jobs(self, n_volumes: int) -> Iterator[tuple[int, Indices]]:
-        """Yield layers in pieces of a size that does not depend on anything but the run."""
+        """Yield layers in pieces whose size depends only on the run."""
         for plane, firsts in self.layers:
             yield from ((plane, piece) for piece in self.pieces(firsts, n_volumes))
 
     def pieces(self, firsts: Indices, n_volumes: int) -> Iterator[Indices]:
-        """Cut the patches of a layer in pieces."""
+        """Split the patches of a layer into pieces."""
         size = max(1, _CHUNK_VALUES // (len(self.offsets) * n_volumes))
         yield from (firsts[at : at + size] for at in range(0, len(firsts), size))
 
@@ -152,11 +152,11 @@ def place_patches(
     Parameters
     ----------
     shape : tuple of int
-        Voxels of the grid; where it is thinner than a patch, so is the patch.
+        Voxels of the grid; a patch is never thicker than the grid.
     width, step : int
-        Of a patch, and from one to the next, in voxels.
+        Width of a patch, and distance from one to the next, in voxels.
     centred : bool
-        A second lattice lies between: twice as many patches.
+        Add a second lattice in between: twice as many patches.
 
     Returns
     -------
@@ -177,26 +177,26 @@ def place_patches(
 
 
 def _starts(last: int, step: int) -> list[int]:
-    """First voxels of patches along an axis, of which the last one starts at `last`."""
+    """List the first voxels of patches along an axis; the last patch starts at `last`."""
     return [*range(0, last, step), last]
 
 
 def remove_noise(data: FloatArray, *, n_threads: int = 1) -> FloatArray:
-    """Take the noise out of a run, in place.
+    """Denoise a DWI run in place.
 
     Parameters
     ----------
     data : ndarray of float32, shape (I, J, K, T)
-        C order, finite magnitudes as measured; overwritten by the result. Voxels that are 0
-        in all volumes stay so and count as not measured.
+        C order, finite magnitudes as acquired; overwritten by the result. Voxels that are 0 in
+        all volumes stay 0 and count as not measured.
     n_threads : int
-        Changes no value.
+        Does not change the result.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        Standard deviation of the noise in each channel, in the unit of `data`; 0 in empty
-        voxels and where nothing can be told.
+        Noise standard deviation in each channel, in the unit of `data`; 0 in empty voxels and
+        where it cannot be estimated.
     """
     from threadpoolctl import threadpool_limits
 
@@ -211,7 +211,7 @@ def remove_noise(data: FloatArray, *, n_threads: int = 1) -> FloatArray:
 
 
 def noise_map(planes: FloatArray, shape: tuple[int, int, int], *, n_threads: int = 1) -> Floats:
-    """Map the noise in each channel, smoothly.
+    """Estimate a smooth map of the noise in each channel.
 
     Parameters
     ----------
@@ -219,12 +219,12 @@ def noise_map(planes: FloatArray, shape: tuple[int, int, int], *, n_threads: int
     shape : tuple of int
         (I, J, K).
     n_threads : int
-        Changes no value.
+        Does not change the result.
 
     Returns
     -------
     ndarray of float64, shape (I, J, K)
-        0 where nothing can be told.
+        0 where it cannot be estimated.
     """
     patches = place_patches(shape, _LEVEL_WIDTH, _LEVEL_STEP)
     offsets, volumes = patches.offsets, planes.shape[2]
@@ -263,7 +263,7 @@ def noise_map(planes: FloatArray, shape: tuple[int, int, int], *, n_threads: int
 def _gather(
     planes: FloatArray, job: tuple[int, Indices], offsets: list[tuple[int, int]]
 ) -> FloatArray:
-    """Collect patches, shape (P, voxels, T)."""
+    """Gather patches, shape (P, voxels, T)."""
     plane, firsts = job
     values = np.empty((len(firsts), len(offsets), planes.shape[2]), np.float32)
     for number, (layer, offset) in enumerate(offsets):
@@ -272,7 +272,7 @@ def _gather(
 
 
 def _gram(values: FloatArray) -> Floats:
-    """Products of volumes, or of voxels where these are fewer."""
+    """Compute Gram matrices over volumes, or over voxels if these are fewer."""
     exact = values.astype(np.float64)
     turned = exact.transpose(0, 2, 1)
     by_volume = exact.shape[2] <= exact.shape[1]
@@ -283,7 +283,7 @@ def _gram(values: FloatArray) -> Floats:
 def _centre(
     values: FloatArray, there: NDArray[np.bool_]
 ) -> tuple[FloatArray, FloatArray, Indices]:
-    """Take from patches the mean of the voxels that are there; it has shape (P, 1, T)."""
+    """Subtract the mean of the measured voxels of each patch; the mean has shape (P, 1, T)."""
     rows = there.sum(axis=1)
     total = values.sum(axis=1, keepdims=True, dtype=np.float64)
     means = (total / np.maximum(rows, 1)[:, None, None]).astype(np.float32)
@@ -291,7 +291,7 @@ def _centre(
 
 
 def _is_air(values: FloatArray, rows: Indices, sigma: Floats) -> NDArray[np.bool_]:
-    """Tell which patches hold noise alone: no volume has more energy than it has."""
+    """Find patches of pure noise: no volume has more energy than noise."""
     energy = np.einsum("pvt,pvt->pt", values, values)
     noise = 2 * np.square(sigma) * rows
     spread = 1 / np.sqrt(np.maximum(rows, 1))
@@ -302,20 +302,20 @@ def _is_air(values: FloatArray, rows: Indices, sigma: Floats) -> NDArray[np.bool
 
 
 def filter_patches(values: FloatArray, sigma: Floats) -> tuple[FloatArray, FloatArray]:
-    """Keep the components of patches that noise does not explain.
+    """Keep the components of patches that exceed noise.
 
     Parameters
     ----------
     values : ndarray of float32, shape (P, V, T)
         Signals of V voxels in T volumes.
     sigma : ndarray of float64, shape (P,)
-        Noise in each channel, by which air is told.
+        Noise in each channel, used to detect air.
 
     Returns
     -------
     result : ndarray of float32, shape (P, V, T)
-        Without any component a patch is the mean of its voxels; one that is empty for the most
-        part stays as it is.
+        A patch without components is the mean of its voxels; a mostly empty patch stays
+        unchanged.
     weight : ndarray of float32, shape (P,)
         ``1 / (1 + components)``.
     """
@@ -329,7 +329,7 @@ def filter_patches(values: FloatArray, sigma: Floats) -> tuple[FloatArray, Float
         eigenvalues, vectors = np.linalg.eigh(_gram(some))
         variance = noise_variance(np.maximum(eigenvalues[:, ::-1], 0), rows - 1, volumes)
         edge = variance * np.square(np.sqrt(rows - 1) + np.sqrt(volumes))
-        # Too few voxels tell nothing: all of them stays.
+        # Too few voxels for an estimate: keep them as they are.
         kept = (eigenvalues > edge[:, None]) | (2 * rows < values.shape[1])[:, None]
         parts[found] += kept.sum(axis=1)
         onto = ((vectors * kept[:, None]) @ vectors.transpose(0, 2, 1)).astype(np.float32)
@@ -364,7 +364,7 @@ def _filter(planes: FloatArray, patches: Patches, sigma: Floats, n_threads: int)
 def _settle(
     planes: FloatArray, total: FloatArray, weights: FloatArray, between: tuple[int, int]
 ) -> int:
-    """Write the averages of finished planes and make room for as many new ones."""
+    """Write the averages of finished planes and make room for new ones."""
     first, stop = between
     count = stop - first
     if count:

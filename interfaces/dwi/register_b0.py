@@ -1,19 +1,18 @@
-"""Rigid alignment of two images of a head whose contrasts have nothing in common.
+"""Rigid registration of two images of a head with unrelated contrasts.
 
-A mean diffusion-weighted image is dark where a b0 image is bright. Registering one to the
-other by similar intensities is off by a millimetre or two. Here the b0's intensity is taken
-for an unknown function of the other's, with a spread that depends on it too: what is made
-small is the entropy of one image where the other is known [1]_, as mutual information does
-it, but by Gauss-Newton steps. In each step the function's values at its nodes are unknowns
-beside the six of the motion, so that it fits the head where it will be after the step and
-does not hold it where it was [2]_; points count by one over the variance at their node.
+A mean diffusion-weighted image is dark where a b0 image is bright. Registration by similarity of
+intensities is off by a millimetre or two. Here the b0 intensity is modelled as an unknown
+function of the other intensity, with a spread that also depends on it: the conditional entropy of
+one image given the other is minimised [1]_, as with mutual information, but by Gauss-Newton
+steps. In each step the values of the function at its nodes are unknowns in addition to the six of
+the motion, so that the function fits the head in its new position and does not hold it in the old
+one [2]_; points are weighted by the inverse variance at their node.
 
-Fluid is left out in the end: at the surface of the brain it is bright in the one image and as
-dark as the skull in the other, and pulls the brain towards the skull by a millimetre or two
-(b0 images before and after a weighted volume tell). What is left is grey and white matter.
-
-With equal weights (the correlation ratio) the steps go astray: fluid and skull are alike in
-the one image and far apart in the other, and their large differences rule the fit.
+In the final step fluid is excluded: at the surface of the brain it is bright in one image and as
+dark as the skull in the other, and pulls the brain towards the skull by a millimetre or two (as
+b0 volumes before and after a weighted volume show). Grey and white matter remain. With equal
+weights (the correlation ratio) the steps diverge: fluid and skull are alike in one image and far
+apart in the other, and their large differences dominate the fit.
 
 References
 ----------
@@ -51,13 +50,13 @@ from neuroferry.interfaces.image.images import Affine, FloatArray, Volume, inver
 NODES = 24
 MAX_STEPS = 40
 POINTS = 60_000
-# No node's variance counts for less than this share of the usual one.
+# Lower limit of a node's variance, relative to the median one.
 LEAST_VARIANCE = 0.05
-# Fluid is brighter than this, relative to the usual signal of the head.
+# Fluid is brighter than this, relative to the median signal of the head.
 BRIGHT = 1.35
 RIM_MM = 4.0
 APART_MM = 3.0
-# Fluid pulls less than this; a refinement that moves the head farther has lost its way.
+# Fluid pulls less than this; a refinement that moves the head farther has failed.
 MOST_PULL_MM = 5.0
 SMOOTH_VOXELS = 0.7
 LEAST_TISSUE = 0.1
@@ -66,18 +65,18 @@ LEAST_TISSUE = 0.1
 def tie_images(
     fixed: Volume, moving: Volume, mask: NDArray[np.bool_], start: Affine | None = None
 ) -> Affine:
-    """Find the rigid motion between two images of different contrast.
+    """Register two images of different contrast rigidly.
 
     Parameters
     ----------
     fixed : Volume
-        Image whose intensity is explained.
+        Image whose intensity is predicted.
     moving : Volume
-        Image that explains it.
+        Image that predicts it.
     mask : ndarray of bool, shape (I, J, K)
         Head in `fixed`.
     start : ndarray of float64, shape (4, 4), optional
-        Where to begin; the identity by default.
+        Initial transform; the identity by default.
 
     Returns
     -------
@@ -99,7 +98,7 @@ def tie_images(
 
 
 def _apart(one: Affine, other: Affine, centre: NDArray[np.float64]) -> float:
-    """How far apart two motions send the head, mm."""
+    """Measure how far two motions differ over the head, mm."""
     difference = inverse(one) @ other - np.eye(4)
     shift = np.linalg.norm(difference[:3, :3] @ centre + difference[:3, 3])
     turn = np.linalg.norm(difference[:3, :3]) / np.sqrt(2)
@@ -107,12 +106,12 @@ def _apart(one: Affine, other: Affine, centre: NDArray[np.float64]) -> float:
 
 
 def solid_tissue(image: Volume, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Find what is neither fluid nor next to it, nor at the rim of the head.
+    """Find voxels that are neither fluid nor next to it, nor at the rim of the head.
 
     Parameters
     ----------
     image : Volume
-        In which fluid is bright.
+        Image with bright fluid.
     mask : ndarray of bool, shape (I, J, K)
         Head.
 
@@ -133,7 +132,7 @@ def solid_tissue(image: Volume, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _tie_level(
     level: Level, target: Target, moving: Volume, start: Affine, tolerance: float
 ) -> Affine:
-    """Gauss-Newton steps at one resolution."""
+    """Run Gauss-Newton steps at one resolution."""
     data: FloatArray = soften(moving.data, level.blocks)
     to_voxels = inverse(block_affine(moving.affine, level.blocks))
     matrix, known = start, level.design[6]
@@ -162,7 +161,7 @@ def _tie_level(
 def conditional_spread(
     residuals: NDArray[np.float64], weights: NDArray[np.float64], basis: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Standard deviation of residuals where the intensity is that of each point, shape (N,)."""
+    """Estimate the standard deviation of residuals at the intensity of each point, shape (N,)."""
     shares = basis * weights
     variance = (shares @ np.square(residuals)) / np.maximum(shares.sum(axis=1), 1e-9)
     each = variance @ basis
@@ -173,19 +172,19 @@ def conditional_spread(
 
 
 def hats(values: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Piecewise linear basis over intensities, its nodes at even shares of the points.
+    """Build a piecewise linear basis over intensities, with nodes at quantiles of the points.
 
     Parameters
     ----------
     values : ndarray of float64, shape (N,)
         Intensities.
     inside : ndarray of bool, shape (N,)
-        Those that say where the nodes lie.
+        Points that determine the quantiles.
 
     Returns
     -------
     ndarray of float64, shape (K, N)
-        Adds up to one in each point.
+        Sums to one at each point.
     """
     nodes = np.unique(np.quantile(values[inside], np.linspace(0.005, 0.995, NODES)))
     if nodes.size < 2:

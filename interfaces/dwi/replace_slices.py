@@ -1,18 +1,17 @@
-"""Slices that lost their signal, replaced by what the other volumes predict of them.
+"""Replacement of slices with signal dropout by their prediction from the other volumes.
 
-The model is that of the alignment (:mod:`neuroferry.interfaces.dwi.eddy_model`). Each lost slice
-is predicted where it was measured, on the volume's own grid: the other volumes of the shell are
-read, in one interpolation each, at the places that the head's points of the slice have in them.
-What they lost themselves has no part in it: a voxel is predicted from those volumes alone that
-show its place in a whole slice. The prediction gets the brightness of its volume, from the whole
-slices around it.
+The model is that of the alignment (:mod:`neuroferry.interfaces.dwi.eddy_model`). Each affected
+slice is predicted in its acquired position, on the volume's own grid: the other volumes of the
+shell are sampled, with one interpolation each, at the positions of the slice's head points in
+them. Their own dropout has no influence: a voxel is predicted only from volumes that show its
+position in an intact slice. The prediction is scaled to the brightness of its volume, measured in
+the intact slices around it.
 
-The distortion by the head's own field is that of the scanner's grid in all volumes, and so in
-what they predict.
+Susceptibility distortion is the same on the scanner's grid in all volumes, and hence in their
+predictions.
 
-Memory at its peak: five bytes for each voxel of a volume and each volume of a shell, as slices
-are predicted in groups that are no larger than a volume; and of each voxel 60 bytes, and 100 for
-each thread.
+Peak memory: five bytes for each voxel of a volume and each volume of a shell, as slices are
+predicted in groups no larger than a volume; plus 60 bytes per voxel, and 100 for each thread.
 
 References
 ----------
@@ -63,10 +62,10 @@ from neuroferry.interfaces.image.images import FloatArray, Volume, inverse, load
 from neuroferry.interfaces.image.sampling import StaticMap, resample_volume
 from neuroferry.interfaces.image.series import Series, open_series, ordered_map
 
-# Places in the head that the model and the brightness of volumes are learnt at.
+# Head points used to estimate the model and the brightness of volumes.
 MODEL_POINTS = 50_000
 MIN_POINTS = 500
-# Of a slice's head this share must be predictable.
+# Share of a slice's head voxels that must be predictable.
 LEAST_KNOWN = 0.9
 
 Floats = NDArray[np.float64]
@@ -82,32 +81,32 @@ def replace_slices(
     *,
     n_threads: int = 1,
 ) -> Patches:
-    """Predict the lost slices of a series from its other volumes.
+    """Predict the slices with dropout of a DWI run from its other volumes.
 
     Parameters
     ----------
     series : Series
-        As measured, noise reduced.
+        DWI run on its acquired grid, denoised.
     gradients : Gradients
         As measured.
     ways : Ways
-        From the reference to each volume.
+        Transforms from the reference to each volume.
     lost : ndarray of bool, shape (T, K)
-        Slices that lost their signal.
+        Slices with signal dropout.
     reference : Volume
         Image that the series was aligned to.
     n_threads : int
-        Volumes at a time; changes no value.
+        Volumes processed in parallel; does not change the result.
 
     Returns
     -------
     Patches
-        A slice that cannot be predicted, as too few volumes are left, is not among them.
+        Omits slices that cannot be predicted because too few volumes are left.
 
     Raises
     ------
     InputError
-        If there are not as many gradients, transforms or rows of slices as volumes.
+        If the numbers of gradients, transforms or rows of slices differ from that of volumes.
     """
     from threadpoolctl import threadpool_limits
 
@@ -119,7 +118,7 @@ def replace_slices(
         raise InputError(
             f"{series.path.name} has {n} volumes of {series.shape[2]} slices, but there are "
             f"{len(gradients)} gradients, {len(ways.matrices)} transforms and a table of "
-            f"{lost.shape[0]} x {lost.shape[1]} slices: they are not of one series."
+            f"{lost.shape[0]} x {lost.shape[1]} slices: they do not belong to one series."
         )
     found: dict[tuple[int, int], FloatArray] = {}
     if lost.any():
@@ -135,7 +134,7 @@ def replace_slices(
 
 
 class _Shell:
-    """Predicts the lost slices of one shell."""
+    """Prediction of the affected slices of one shell."""
 
     def __init__(
         self,
@@ -155,7 +154,7 @@ class _Shell:
         self.places = chosen[:: max(1, len(chosen) // MODEL_POINTS)].T.astype(np.float64)
 
     def run(self, n_threads: int) -> dict[tuple[int, int], FloatArray]:
-        """Predict all, a volume's worth of slices at a time."""
+        """Predict all slices, a volume's worth at a time."""
         signals, shown, _ = self._gather(self.places, n_threads)
         self.floor = np.float32(FLOOR_SHARE * max(float(np.median(signals.mean(axis=0))), 1e-6))
         logs = self._log(signals.copy())
@@ -185,7 +184,7 @@ class _Shell:
         signals: NDArray[np.float32],
         shown: Flags,
     ) -> Floats:
-        """Signal of a volume relative to what the others predict, around each of its slices."""
+        """Measure the signal of a volume relative to its prediction, around each of its slices."""
         n_slices = self.lost.shape[1]
         here = np.flatnonzero(shown[number])
         if here.size < MIN_POINTS:
@@ -205,7 +204,7 @@ class _Shell:
     def _gather(
         self, places: Floats, n_threads: int, keep: Sequence[tuple[int, int]] = ()
     ) -> tuple[NDArray[np.float32], Flags, dict[tuple[int, int], FloatArray]]:
-        """Read all volumes at places of the reference; keep some slices as measured."""
+        """Sample all volumes at points of the reference; keep some slices as acquired."""
         series, n = self.series, len(self.volumes)
         where = StaticMap(
             series.shape3,
@@ -264,7 +263,7 @@ class _Shell:
         return made
 
     def _in_head(self, places: Floats) -> Flags:
-        """Tell which places of the reference lie in the head."""
+        """Select the points of the reference inside the head."""
         nearest = np.rint(places).astype(np.intp)
         top = np.array(self.mask.shape)[:, None]
         inside = ((nearest >= 0) & (nearest < top)).all(axis=0)
@@ -274,22 +273,22 @@ class _Shell:
 
 
 def describe_slices(deviations: Floats, lost: Flags, patches: Patches) -> dict[str, Any]:
-    """Say for the report and the sidecar what was replaced.
+    """Describe the replaced slices for the report and the sidecar.
 
     Parameters
     ----------
     deviations : ndarray of float64, shape (T, K)
-        Of the slices; NaN where nothing is known of them.
+        Deviations of the slices; NaN if unknown.
     lost : ndarray of bool, shape (T, K)
-        Slices that lost their signal.
+        Slices with signal dropout.
     patches : Patches
-        What replaces them.
+        Replacement slices.
 
     Returns
     -------
     dict
-        ``LostSlices``, ``ReplacedSlices``, ``Volumes`` (number of replaced slices, by the
-        volume's number), and where they are some, ``MostlyLostVolumes`` and ``Warning``.
+        ``LostSlices``, ``ReplacedSlices``, ``Volumes`` (number of replaced slices, keyed by the
+        volume's index), and if there are any, ``MostlyLostVolumes`` and ``Warning``.
     """
     counts = patches.replaced.sum(axis=1)
     found: dict[str, Any] = {
@@ -302,31 +301,33 @@ def describe_slices(deviations: Floats, lost: Flags, patches: Patches) -> dict[s
     if mostly:
         found["MostlyLostVolumes"] = mostly
         found["Warning"] = (
-            "More than half of the slices have lost their signal in volume "
-            f"{', '.join(map(str, mostly))} (counted from 0): what replaces them rests on few "
-            "slices; consider leaving such volumes out."
+            "More than half of the slices have signal dropout in volume "
+            f"{', '.join(map(str, mostly))} (counted from 0): their replacements rely on few "
+            "slices; consider excluding these volumes."
         )
     return found
 
 
 class _ReplaceSlicesInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="diffusion-weighted series, as measured")
+    in_file = File(exists=True, mandatory=True, desc="DWI run on its acquired grid")
     bval = File(exists=True, mandatory=True, desc="b-values")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
     eddy_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
-    motion_xfms = File(exists=True, mandatory=True, desc="the rigid part of it")
-    outliers_tsv = File(exists=True, mandatory=True, desc="slices, of EstimateEddy")
+    motion_xfms = File(exists=True, mandatory=True, desc="rigid part of it")
+    outliers_tsv = File(exists=True, mandatory=True, desc="slices, from EstimateEddy")
     reference = File(exists=True, mandatory=True, desc="image that the series was aligned to")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
+    n_procs = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="volumes processed in parallel"
+    )
 
 
 class _ReplaceSlicesOutputSpec(TraitedSpec):
-    patches = File(exists=True, desc="slices that take the place of lost ones (NumPy)")
+    patches = File(exists=True, desc="replacement slices (NumPy)")
     report = File(exists=True, desc="JSON object")
 
 
 class ReplaceSlices(SimpleInterface):
-    """Predict slices that lost their signal; see :func:`replace_slices`."""
+    """Predict slices with signal dropout; see :func:`replace_slices`."""
 
     input_spec = _ReplaceSlicesInputSpec
     output_spec = _ReplaceSlicesOutputSpec

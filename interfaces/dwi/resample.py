@@ -1,15 +1,14 @@
-"""A diffusion-weighted series without motion and distortion, in one interpolation.
+"""Motion and distortion correction of a DWI run in one interpolation.
 
-The signal of a voxel of the reference lies, in a volume, where the head's motion carried it,
-then where eddy currents stretched the image to, then where the field bent it to; it is read
-there once with a cubic B-spline. What was spread out or squeezed on the way gets its
-brightness back. Gradients are turned with the head (see
-:func:`neuroferry.interfaces.dwi.eddy_align.rotate_gradients`) and written for the grid that is
-filled. On a grid in the space of another image, such as the T1w image, the way there is part of
-the same interpolation, and its rotation of the turn of the gradients.
+The position of a reference voxel in a volume follows from head motion, then the eddy-current
+stretch, then the field distortion; the signal is interpolated there once with a cubic B-spline,
+and corrected for local stretching or compression (Jacobian modulation). Gradients are rotated
+with the head (see :func:`neuroferry.interfaces.dwi.eddy_align.rotate_gradients`) and written for
+the target grid. For a grid in the space of another image, such as the T1w image, the transform to
+that image is part of the same interpolation, and its rotation is applied to the gradients too.
 
-Memory at its peak: 40 bytes for each voxel of the filled grid, and 24 bytes a voxel of the
-series for each thread; it does not depend on the number of volumes.
+Peak memory: 40 bytes for each voxel of the target grid, and 24 bytes per voxel of the series for
+each thread; it does not depend on the number of volumes.
 """
 
 from __future__ import annotations
@@ -56,13 +55,13 @@ from neuroferry.interfaces.image.series import (
 )
 from neuroferry.interfaces.image.transforms import Transform, read_transform
 
-# A transform is rigid if it changes no length by more than this share.
+# A transform is rigid if it changes lengths by at most this fraction.
 RIGID_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Ways:
-    """Where each volume shows the points of the reference.
+    """Transforms from the reference to each volume.
 
     Attributes
     ----------
@@ -89,48 +88,48 @@ def resample_dwi(
     jacobian: bool = True,
     n_threads: int = 1,
 ) -> FloatArray:
-    """Resample a diffusion-weighted series and write it.
+    """Resample a DWI run and write it.
 
     Parameters
     ----------
     series : Series
-        What is read.
+        DWI run to resample.
     where : StaticMap
-        The way from the target to the reference, and the distortion by the field.
+        Map from the target to the reference, and the field distortion.
     ways : Ways
-        From the reference to each volume.
+        Transforms from the reference to each volume.
     path : Path
-        What is written; no value is below zero.
+        Output file; negative values are set to zero.
     averaged : ndarray of bool, shape (T,)
-        Volumes whose mean is given back; without any, that of all.
+        Volumes whose mean is returned; if none, the mean of all.
     patches : Patches, optional
-        Slices of the series that are replaced before it is resampled.
+        Replacement slices, inserted before resampling.
     brightness : ndarray of float32, shape (I, J, K), optional
-        On the grid of the reference: all volumes are divided by it.
+        Field on the grid of the reference that all volumes are divided by.
     jacobian : bool
-        Scale each volume by how much eddy currents stretched it.
+        Scale each volume by the eddy-current stretch.
     n_threads : int
-        Volumes at a time; changes no value.
+        Volumes processed in parallel; does not change the result.
 
     Returns
     -------
     ndarray of float32, shape of the target
-        Mean of the volumes that were chosen.
+        Mean of the selected volumes.
 
     Raises
     ------
     InputError
-        If there are not as many transforms as volumes, or `patches` are of another series.
+        If the numbers of transforms and volumes differ, or `patches` belong to another series.
     """
     if patches is not None and (
         patches.replaced.shape != (series.n_volumes, series.shape[2])
         or patches.slices.shape[1:] != series.shape[:2]
     ):
-        raise InputError(f"The slices that were predicted are not of {series.path.name}.")
+        raise InputError(f"The replacement slices do not belong to {series.path.name}.")
     if not len(ways.matrices) == len(ways.rigid) == series.n_volumes:
         raise InputError(
-            f"{series.path.name} has {series.n_volumes} volumes, but there are transforms for "
-            f"{len(ways.matrices)} and motions for {len(ways.rigid)}."
+            f"{series.path.name} has {series.n_volumes} volumes, but there are "
+            f"{len(ways.matrices)} transforms and {len(ways.rigid)} rigid motions."
         )
     moves = inverse(series.affine) @ ways.matrices @ series.affine
     gains = np.linalg.det(ways.matrices[:, :3, :3]) if jacobian else np.ones(len(moves))
@@ -173,12 +172,12 @@ def resample_dwi(
 
 
 def rigid_way(transforms: Sequence[Transform]) -> Affine:
-    """Join transforms that must be rigid.
+    """Compose transforms that must be rigid.
 
     Parameters
     ----------
     transforms : sequence of Transform
-        In the order in which they act on points.
+        In the order in which they are applied to points.
 
     Returns
     -------
@@ -187,54 +186,58 @@ def rigid_way(transforms: Sequence[Transform]) -> Affine:
     Raises
     ------
     InputError
-        If one bends or stretches: what a gradient becomes then differs from place to place, or
-        is no gradient.
+        If one is not rigid: gradients would then vary over space or lose their length.
     """
     way: Affine = np.eye(4)
     for transform in transforms:
         if not isinstance(transform, np.ndarray):
-            raise InputError("Gradients can be turned by a rigid transform alone, not by a field.")
+            raise InputError("Gradients can be rotated only by a rigid transform, not by a field.")
         way = transform @ way
     turn = way[:3, :3]
     if np.abs(turn.T @ turn - np.eye(3)).max() > RIGID_TOLERANCE or np.linalg.det(turn) < 0:
-        raise InputError("Gradients can be turned by a rigid transform alone; this one stretches.")
+        raise InputError("Gradients can be rotated only by a rigid transform; this one stretches.")
     return way
 
 
 def turn_with_head(gradients: Gradients, rigid: NDArray[np.float64]) -> Gradients:
-    """Give gradients as the head of the reference saw them."""
+    """Rotate gradients into the frame of the reference head."""
     return replace(gradients, bvecs=rotate_gradients(gradients.bvecs, rigid))
 
 
 class _ResampleDwiInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="diffusion-weighted series")
+    in_file = File(exists=True, mandatory=True, desc="DWI run")
     bval = File(exists=True, mandatory=True, desc="b-values")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
     eddy_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
-    motion_xfms = File(exists=True, mandatory=True, desc="the rigid part of it")
-    reference = File(exists=True, mandatory=True, desc="image whose grid is filled")
+    motion_xfms = File(exists=True, mandatory=True, desc="rigid part of it")
+    reference = File(exists=True, mandatory=True, desc="image that defines the target grid")
     transforms = InputMultiObject(
         File(exists=True),
-        desc="rigid, from the series to where `reference` is, in the order of resampling images",
+        desc="rigid, from the series to the space of `reference`, in the order of resampling "
+        "images",
     )
-    bias_field = File(exists=True, desc="what brightness is divided by, on the grid of the series")
-    patches = File(exists=True, desc="slices that take the place of lost ones, of ReplaceSlices")
+    bias_field = File(
+        exists=True, desc="field that intensities are divided by, on the grid of the series"
+    )
+    patches = File(exists=True, desc="replacement slices, from ReplaceSlices")
     fieldmap = File(exists=True, desc="off-resonance, Hz, on the grid of the series")
     phase_encoding = traits.Str(requires=["readout_time"], desc="PhaseEncodingDirection")
     readout_time = traits.Float(desc="TotalReadoutTime, s")
-    jacobian = traits.Bool(True, usedefault=True, desc="correct intensities for the distortion")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
+    jacobian = traits.Bool(True, usedefault=True, desc="correct intensities for distortion")
+    n_procs = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="volumes processed in parallel"
+    )
 
 
 class _ResampleDwiOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="series on the grid of the reference, int16 with a slope")
-    out_bval = File(exists=True, desc="b-values, as they were")
-    out_bvec = File(exists=True, desc="directions turned with the head, FSL's convention")
+    out_bval = File(exists=True, desc="b-values, unchanged")
+    out_bvec = File(exists=True, desc="directions rotated with the head, FSL's convention")
     out_ref = File(exists=True, desc="mean of its b0 volumes")
 
 
 class ResampleDwi(SimpleInterface):
-    """Resample a diffusion-weighted series in one interpolation and turn its gradients."""
+    """Resample a DWI run in one interpolation and rotate its gradients."""
 
     input_spec = _ResampleDwiInputSpec
     output_spec = _ResampleDwiOutputSpec
@@ -245,7 +248,10 @@ class ResampleDwi(SimpleInterface):
         distortion = None
         if isdefined(inputs.fieldmap):
             if not isdefined(inputs.phase_encoding):
-                raise InputError("A field map is of no use without PhaseEncodingDirection.")
+                raise InputError(
+                    "A field map cannot be applied without "
+                    "PhaseEncodingDirection; add it to the sidecar."
+                )
             distortion = distortion_from_field(
                 load_on_grid(inputs.fieldmap, series),
                 inputs.phase_encoding,

@@ -1,8 +1,9 @@
-"""Magnitudes of complex signals with Gaussian noise: their mean, their spread, and back.
+"""Rician magnitudes: mean and variance from signal and noise, and the inverse.
 
-A magnitude follows the Rice distribution. Its mean lies above the true signal, by more the
-weaker the signal, and its variance is less than that of the noise in each channel, down to
-0.43 of it where there is no signal. Both depend on the ratio of signal and noise alone [1]_.
+The magnitude of a complex signal with Gaussian noise follows the Rice distribution. Its mean
+exceeds the true signal, the more so the weaker the signal, and its variance is below that of the
+noise in each channel, down to 0.43 of it without signal. Both depend only on the signal-to-noise
+ratio [1]_.
 
 References
 ----------
@@ -28,7 +29,7 @@ _HALVINGS = 14
 
 
 def magnitude_mean(snr: Floats) -> Floats:
-    """Mean of the magnitude of a complex signal with Gaussian noise, in units of the noise.
+    """Compute the mean magnitude of a complex signal with Gaussian noise, in units of the noise.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ def magnitude_mean(snr: Floats) -> Floats:
 
 
 def magnitude_variance(mean: Floats) -> Floats:
-    """Variance of a magnitude, in units of the noise, from its mean.
+    """Compute the variance of a magnitude from its mean, in units of the noise variance.
 
     Parameters
     ----------
@@ -75,19 +76,19 @@ def magnitude_variance(mean: Floats) -> Floats:
 
 
 def channel_sigma(spread: Floats, means: Floats) -> Floats:
-    """Noise in each channel, from what it leaves in magnitudes.
+    """Estimate the noise in each channel from the spread of magnitudes.
 
     Parameters
     ----------
     spread : ndarray of float64, shape (P,)
-        Standard deviation of magnitudes about their means, over values of several signals.
+        Standard deviation of magnitudes about their means, pooled over several signals.
     means : ndarray of float64, shape (P, T)
         Mean magnitudes of these signals, in the same unit.
 
     Returns
     -------
     ndarray of float64, shape (P,)
-        `spread` at high signals, 1.53 times as much where there is noise alone.
+        `spread` at high signals, 1.53 times `spread` for pure noise.
     """
     low, high = spread.copy(), spread / np.sqrt(2 - np.pi / 2)
     for _ in range(_HALVINGS):
@@ -99,26 +100,26 @@ def channel_sigma(spread: Floats, means: Floats) -> Floats:
 
 
 def without_noise_floor(signal: FloatArray, sigma: FloatArray) -> FloatArray:
-    """Turn mean magnitudes into the signals that they come from.
+    """Recover true signals from mean magnitudes.
 
     Parameters
     ----------
     signal : ndarray of float32, any shape
-        Magnitudes whose noise was averaged out.
+        Mean (denoised) magnitudes.
     sigma : ndarray of float32, same shape
-        Standard deviation of the noise in each channel; where it is not positive nothing
-        changes.
+        Noise standard deviation in each channel; where it is not positive, the signal is
+        unchanged.
 
     Returns
     -------
     ndarray of float32
-        0 where a magnitude is not above that of noise alone.
+        0 where a magnitude does not exceed that of pure noise.
 
     Notes
     -----
-    The mean of a magnitude is inverted exactly. ``sqrt(signal² - sigma²)``, which is often
-    used, leaves 0.18 sigma at a true signal of one sigma and 0.04 sigma at two, where this
-    leaves less than 0.01.
+    The mean of a magnitude is inverted exactly. The common ``sqrt(signal² - sigma²)`` leaves a
+    bias of 0.18 sigma at a true signal of one sigma and 0.04 sigma at two, where this leaves less
+    than 0.01.
     """
     known = np.isfinite(sigma) & (sigma > 0)
     ratio = np.divide(signal, sigma, out=np.zeros(signal.shape, np.float64), where=known)
@@ -131,7 +132,7 @@ def without_noise_floor(signal: FloatArray, sigma: FloatArray) -> FloatArray:
 
 @cache
 def _table() -> tuple[Floats, Floats, Floats]:
-    """Tabulate signals with the mean and the variance of their magnitudes."""
+    """Tabulate signals with the mean and variance of their magnitudes."""
     steps = np.linspace(0.0, _TABLE_TOP, 2001)
     means = magnitude_mean(steps)
     return steps, means, 2 + np.square(steps) - np.square(means)

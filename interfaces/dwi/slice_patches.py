@@ -1,4 +1,4 @@
-"""Slices that take the place of others when a series is read."""
+"""Replacement slices, inserted when a series is read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from neuroferry.interfaces.image.images import FloatArray
 
 @dataclass(frozen=True)
 class Patches:
-    """Slices of some volumes.
+    """Replacement slices of some volumes.
 
     Attributes
     ----------
     replaced : ndarray of bool, shape (T, K)
-        Which slices of the series are replaced.
+        Mask of the replaced slices of the series.
     slices : ndarray of float32, shape (R, I, J)
-        What by, volume after volume, and in each from the first slice to the last.
+        Replacements, volume by volume, and in each from the first slice to the last.
 
     Examples
     --------
@@ -47,12 +47,12 @@ class Patches:
         shape: tuple[int, int],
         plane: tuple[int, int],
     ) -> Patches:
-        """Gather slices that are named by volume and number.
+        """Collect slices keyed by volume and slice index.
 
         Parameters
         ----------
         found : mapping of (int, int) to ndarray of float32, shape (I, J)
-            By volume and slice.
+            Slices keyed by volume and slice index.
         shape : tuple of int
             Volumes and slices of the series.
         plane : tuple of int
@@ -67,7 +67,7 @@ class Patches:
         return cls(replaced, slices)
 
     def apply(self, volume: int, data: FloatArray) -> FloatArray:
-        """Put the slices of a volume, shape (I, J, K), in their place; it is changed."""
+        """Insert the slices of a volume, shape (I, J, K), in place."""
         first = int(np.count_nonzero(self.replaced[:volume]))
         for number, k in enumerate(np.flatnonzero(self.replaced[volume]), start=first):
             data[..., k] = self.slices[number]
@@ -75,22 +75,24 @@ class Patches:
 
 
 def write_patches(patches: Patches, path: Path) -> Path:
-    """Write slices; the same ones give the same bytes."""
+    """Write slices; the same slices give the same bytes."""
     with whole_file(path) as beside, beside.open("xb") as stream:
         np.savez(stream, replaced=patches.replaced, slices=patches.slices)
     return path
 
 
 def read_patches(path: str | Path) -> Patches:
-    """Read what :func:`write_patches` wrote.
+    """Read a file of :func:`write_patches`.
 
     Raises
     ------
     InputError
-        If the file is another one, or damaged.
+        If the file is of another kind, or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as held:
             return Patches(held["replaced"], held["slices"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{Path(path).name} holds no slices ({error}).") from error
+        raise InputError(
+            f"{Path(path).name} does not hold replacement slices ({error})."
+        ) from error

@@ -1,4 +1,4 @@
-"""What a slice of a diffusion-weighted volume should look like, from the volumes that show it."""
+"""Prediction of a slice of a diffusion-weighted volume from the volumes that show it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from neuroferry.interfaces.dwi.eddy_model import weights_from
 from neuroferry.interfaces.dwi.outliers import MIN_VOLUMES
 from neuroferry.interfaces.image.images import FloatArray
 
-# How far around a slice its brightness is learnt, in slices, and what all the others count.
+# Width of the neighbourhood for the brightness of a slice, in slices; weight of all others.
 NEAR_SLICES = 1.0
 FAR_SHARE = 1e-4
-# From fewer volumes than this nothing is predicted.
+# No prediction from fewer volumes than this.
 LEAST_OTHERS = MIN_VOLUMES
-# A place this near to a slice, in slices, shows nothing of the next one.
+# A position this close to a slice, in slices, is not affected by the next one.
 ON_SLICE = 0.01
 
 Floats = NDArray[np.float64]
@@ -22,21 +22,21 @@ Flags = NDArray[np.bool_]
 
 
 def bridge(data: FloatArray, lost: Flags) -> FloatArray:
-    """Fill slices from the nearest whole ones on both sides.
+    """Fill slices by interpolating between the nearest intact ones.
 
-    Interpolation beside a lost slice would otherwise ring.
+    Interpolation next to a slice with dropout would otherwise ring.
 
     Parameters
     ----------
     data : ndarray of float32, shape (I, J, K)
-        Volume; it is changed.
+        Volume; changed in place.
     lost : ndarray of bool, shape (K,)
-        Which slices.
+        Slices to fill.
 
     Returns
     -------
     ndarray of float32, shape (I, J, K)
-        The volume; as it was where no slice is whole.
+        The volume; unchanged if no slice is intact.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def bridge(data: FloatArray, lost: Flags) -> FloatArray:
 
 
 def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags) -> Flags:
-    """Tell which places a volume shows in slices that are whole.
+    """Find the points that a volume shows in intact slices.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags) -> Flags
     shape : tuple of int
         Its voxels.
     lost : ndarray of bool, shape (K,)
-        Its lost slices.
+        Its slices with dropout.
 
     Returns
     -------
@@ -81,21 +81,21 @@ def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags) -> Flags
 
 
 def local_ratio(measured: Floats, predicted: Floats) -> Floats:
-    """Compare sums over slices, around each slice.
+    """Compute the ratio of measured to predicted sums, around each slice.
 
-    The model shrinks what differs between directions, and brightness may change along the
-    head: the slices around a lost one tell what the prediction misses there.
+    The model shrinks differences between directions, and brightness may change along the head:
+    the slices around a missing one show the error of the prediction there.
 
     Parameters
     ----------
     measured, predicted : ndarray of float64, shape (K,)
-        Of each slice; both zero where there is nothing to compare.
+        Sums over each slice; both zero where there is nothing to compare.
 
     Returns
     -------
     ndarray of float64, shape (K,)
-        Ratio of their means, weighted with a Gaussian of the distance; of all slices together
-        far from those that are known.
+        Ratio of their means, weighted by a Gaussian of the distance; far from known slices, the
+        ratio over all slices.
 
     Examples
     --------
@@ -111,24 +111,24 @@ def local_ratio(measured: Floats, predicted: Floats) -> Floats:
 def predict_slice(
     logs: NDArray[np.float32], shown: Flags, modelled: Floats, volume: int
 ) -> tuple[NDArray[np.float32], Flags]:
-    """Predict the logarithm of a volume from what the others show.
+    """Predict the logarithm of a volume from the other volumes.
 
     Parameters
     ----------
     logs : ndarray of float32, shape (N, P)
-        Logarithms of the volumes at the places to predict.
+        Logarithms of the volumes at the points to predict.
     shown : ndarray of bool, shape (N, P)
-        Where they are of use.
+        Where they are valid.
     modelled : ndarray of float64, shape (N, N)
-        From :func:`neuroferry.interfaces.dwi.eddy_model.modelled_covariance`.
+        Output of :func:`neuroferry.interfaces.dwi.eddy_model.modelled_covariance`.
     volume : int
-        Which is predicted; it has no part in it.
+        Index of the predicted volume; not used for the prediction.
 
     Returns
     -------
     values : ndarray of float32, shape (P,)
     known : ndarray of bool, shape (P,)
-        False, and the value zero, where too few volumes show the place.
+        False, with value zero, where too few volumes show the point.
     """
     use = shown.copy()
     use[volume] = False

@@ -1,4 +1,4 @@
-"""Gathers what the steps of a DWI run report of themselves, for the participant's page."""
+"""Summary of the steps of a DWI run for the participant's report."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _PARTS = {
 def signal_to_noise(
     reference: FloatArray, noise: FloatArray, brain: NDArray[np.bool_]
 ) -> float | None:
-    """Give the median over the brain of the b0 signal divided by the noise.
+    """Compute the median over the brain of the b0 signal divided by the noise.
 
     Parameters
     ----------
     reference, noise : ndarray of float32, shape (I, J, K)
         Mean b0 image; standard deviation of the noise.
     brain : ndarray of bool, shape (I, J, K)
-        Where to look.
+        Voxels to use.
 
     Returns
     -------
     float or None
-        None where no voxel has noise.
+        None if no voxel has a noise estimate.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def signal_to_noise(
 
 
 def summarise_eddy(report: Mapping[str, Any], n_slices: int) -> dict[str, Any]:
-    """Pick what the page shows of motion, eddy currents and lost slices.
+    """Select the report's values of motion, eddy currents and signal dropout.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def summarise_eddy(report: Mapping[str, Any], n_slices: int) -> dict[str, Any]:
 
 
 def count_bundles(report: Path) -> dict[str, int]:
-    """Read how many streamlines each bundle has, by its name."""
+    """Read the number of streamlines of each bundle, keyed by its name."""
     return {bundle["Name"]: bundle["Kept"] for bundle in read_json(report)["Bundles"]}
 
 
@@ -87,7 +87,9 @@ class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
     eddy_report = File(exists=True, mandatory=True, desc="of motion and eddy currents")
     n_slices = traits.Range(low=1, mandatory=True, desc="of a volume")
     models = traits.List(traits.Str, desc="that were computed")
-    spaces = traits.List(traits.Str, desc="beside the run's own, that the series is written in")
+    spaces = traits.List(
+        traits.Str, desc="spaces besides native space that the series is written in"
+    )
     dwi_ref = File(exists=True, desc="mean b0 image")
     noise_map = File(exists=True, desc="of the noise, its standard deviation")
     dwi_mask = File(exists=True, desc="brain")
@@ -107,7 +109,7 @@ class _SummariseDwiOutputSpec(TraitedSpec):
 
 
 class SummariseDwi(SimpleInterface):
-    """Gather what the steps of a run report of themselves."""
+    """Collect the reports of the steps of a DWI run."""
 
     input_spec = _SummariseDwiInputSpec
     output_spec = _SummariseDwiOutputSpec
@@ -127,7 +129,7 @@ class SummariseDwi(SimpleInterface):
         if all(isdefined(path) for path in (inputs.noise_map, inputs.dwi_ref, inputs.dwi_mask)):
             reference = load_volume(inputs.dwi_ref)
             brain = load_mask(inputs.dwi_mask, reference, "brain mask")
-            # a map that says nothing has one value only, which no image may have
+            # an unused map holds a single value, which no image can
             snr = signal_to_noise(reference.data, load_map(inputs.noise_map).data, brain)
             if snr is not None:
                 content["SNR"] = snr
@@ -138,7 +140,7 @@ class SummariseDwi(SimpleInterface):
 
 
 class _SummariseJoinedDwiInputSpec(BaseInterfaceInputSpec):
-    join_report = File(exists=True, mandatory=True, desc="what was joined")
+    join_report = File(exists=True, mandatory=True, desc="the joined runs")
     models = traits.List(traits.Str, desc="that were computed")
     bundles_report = File(exists=True, desc="of the bundles")
 
@@ -148,7 +150,7 @@ class _SummariseJoinedDwiOutputSpec(TraitedSpec):
 
 
 class SummariseJoinedDwi(SimpleInterface):
-    """Gather what the page shows of runs that were joined."""
+    """Collect the report's values of concatenated runs."""
 
     input_spec = _SummariseJoinedDwiInputSpec
     output_spec = _SummariseJoinedDwiOutputSpec

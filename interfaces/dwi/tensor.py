@@ -1,10 +1,10 @@
 """Diffusion tensors, fitted to every voxel of a brain mask by weighted least squares.
 
-How the fit works is told in `neuroferry.interfaces.dwi.loglinear`. The tensor model holds where
-diffusion is close to Gaussian, so only volumes up to about b = 1500 s/mm² enter, unless
-they are too few for six directions.
+The fit is described in `neuroferry.interfaces.dwi.loglinear`. The tensor model holds where
+diffusion is close to Gaussian, so only volumes up to about b = 1500 s/mm² are used, unless they
+have fewer than six directions.
 
-Memory at peak: 125 bytes for each voxel of the grid and 10 MB for each thread, however many
+Peak memory: 125 bytes for each voxel of the grid and 10 MB for each thread, however many
 volumes there are. A scratch file takes 4 bytes for each volume and voxel of the brain.
 """
 
@@ -42,9 +42,9 @@ from neuroferry.interfaces.image.series import Series, open_series
 Matrix = NDArray[np.float64]
 
 TENSOR_B_MAX = 1575.0
-"""Up to here diffusion in tissue is taken for Gaussian, s/mm²: 1500 and what scanners add."""
+"""Highest b-value of approximately Gaussian diffusion, s/mm²: 1500 plus scanner deviations."""
 B_UNIT = 1000.0
-"""The fit works in ms/µm² and µm²/ms: numbers near one."""
+"""Scale to ms/µm² and µm²/ms, for numbers near one."""
 SHELL_WIDTH = 1.1
 LARGEST_LOG = 80.0
 
@@ -60,9 +60,9 @@ class TensorFit:
     s0 : ndarray of float64, shape (V,)
         Signal without diffusion weighting, in the unit of the signals.
     fitted : ndarray of bool, shape (V,)
-        Voxels that could be fitted; the others are zero.
+        Voxels that were fitted; the others are zero.
     complete : ndarray of bool, shape (V,)
-        Voxels none of whose measurements had to be left out.
+        Voxels whose measurements were all used.
     """
 
     tensors: Matrix
@@ -72,7 +72,7 @@ class TensorFit:
 
 
 def tensor_design(gradients: Gradients) -> Matrix:
-    """Give the matrix that makes log signals of log S0 and six elements in µm²/ms.
+    """Build the design matrix from log S0 and six elements in µm²/ms to log signals.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def tensor_design(gradients: Gradients) -> Matrix:
     Returns
     -------
     ndarray of float64, shape (N, 7)
-        For log S0, Dxx, Dxy, Dxz, Dyy, Dyz, Dzz; equation 7 of Basser et al. (1994).
+        Columns for log S0, Dxx, Dxy, Dxz, Dyy, Dyz, Dzz; equation 7 of Basser et al. (1994).
     """
     x, y, z = gradients.bvecs.T
     weighting = -gradients.bvals / B_UNIT
@@ -91,7 +91,7 @@ def tensor_design(gradients: Gradients) -> Matrix:
 
 
 def tensor_volumes(gradients: Gradients) -> NDArray[np.int64]:
-    """Choose the volumes that tensors are fitted to.
+    """Choose the volumes for the tensor fit.
 
     Parameters
     ----------
@@ -101,12 +101,12 @@ def tensor_volumes(gradients: Gradients) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int64
-        Those up to b = 1500 s/mm², and as many shells above as a tensor needs.
+        Indices of volumes up to b = 1500 s/mm², and of as many higher shells as a tensor needs.
 
     Raises
     ------
     InputError
-        If all together have fewer than six directions or do not determine a tensor.
+        If all volumes together have fewer than six directions or do not determine a tensor.
     """
     bvals = gradients.bvals
     limits = [TENSOR_B_MAX, *(b * SHELL_WIDTH for b, _ in gradients.shells if b > TENSOR_B_MAX)]
@@ -116,25 +116,25 @@ def tensor_volumes(gradients: Gradients) -> NDArray[np.int64]:
             return chosen
     if gradients.n_directions < MIN_DIRECTIONS:
         raise InputError(
-            f"The number of gradient directions is {gradients.n_directions}, and a diffusion "
-            f"tensor needs {MIN_DIRECTIONS}: no tensor can be fitted."
+            "Cannot fit a diffusion tensor: the number of gradient directions is "
+            f"{gradients.n_directions}, and a diffusion tensor needs {MIN_DIRECTIONS}."
         )
     raise InputError(
-        f"The {gradients.n_directions} gradient directions and their b-values do not determine a "
-        "diffusion tensor: directions lie in a plane or on a cone, or there is one shell and no "
-        "volume without diffusion weighting."
+        f"The {gradients.n_directions} gradient directions and their b-values do not determine "
+        "a diffusion tensor: the directions lie in a plane or on a cone, or there is one "
+        "shell and no volume without diffusion weighting."
     )
 
 
 def _determined(gradients: Gradients) -> bool:
-    """Tell whether a tensor and S0 follow from the gradients."""
+    """Check whether the gradients determine a tensor and S0."""
     if not determine_tensor(gradients.bvecs):
         return False
     return bool(gradients.b0s.any() or len(gradients.shells) > 1)
 
 
 def take_volumes(gradients: Gradients, volumes: NDArray[np.int64]) -> Gradients:
-    """Keep some of the volumes."""
+    """Select some of the volumes."""
     return replace(gradients, bvals=gradients.bvals[volumes], bvecs=gradients.bvecs[volumes])
 
 
@@ -146,12 +146,12 @@ def fit_tensor(
     Parameters
     ----------
     signals : ndarray of float, shape (N, V)
-        N measurements of V voxels. What is not positive and finite is left out.
+        N measurements of V voxels. Values that are not positive and finite are skipped.
     gradients : Gradients
-        b-values and directions of the N measurements. The tensors are in the directions'
-        frame: RAS+ world coordinates everywhere in this package.
+        b-values and directions of the N measurements. The tensors are in the frame of the
+        directions: RAS+ world coordinates throughout this package.
     n_iterations : int
-        Rounds of weighted least squares after the ordinary one.
+        Rounds of weighted least squares after ordinary least squares.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def fit_tensor_series(
     scratch: str | os.PathLike[str] | None = None,
     n_threads: int = 1,
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-    """Fit tensors to a series and make their maps.
+    """Fit tensors to a series and compute their maps.
 
     Parameters
     ----------
@@ -189,11 +189,11 @@ def fit_tensor_series(
     gradients : Gradients
         b-values and world directions of its volumes.
     mask : ndarray of bool, shape (I, J, K)
-        Where to fit.
+        Voxels to fit.
     scratch : path, optional
         Folder for the scratch file.
     n_threads : int
-        Blocks of voxels at a time; changes no value.
+        Blocks of voxels processed in parallel; does not change the result.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def fit_tensor_series(
         Of the V voxels of the mask: ``fa``, ``md``, ``ad``, ``rd`` (mm²/s), ``s0``,
         ``tensor`` (six elements, mm²/s) and ``color_fa`` (red, green, blue in [0, 1]).
     report : dict
-        What was fitted to what, and how many voxels were out of the ordinary.
+        Volumes used, method, and numbers of unusual voxels.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def fit_tensor_series(
 
 
 def fill(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
-    """Put values of the voxels of a mask, shape (V,) or (V, n), on its grid; zero elsewhere."""
+    """Place values of the voxels of a mask, shape (V,) or (V, n), on its grid; zero elsewhere."""
     grid = np.zeros((*mask.shape, *values.shape[1:]), values.dtype)
     grid[mask] = values
     return grid
@@ -259,25 +259,25 @@ def write_maps(
     mask: NDArray[np.bool_],
     out: Path,
 ) -> dict[str, str]:
-    """Write the maps of a model on the grid of its series, and what it reports.
+    """Write the maps of a model on the grid of its series, and its report.
 
     Parameters
     ----------
     maps : mapping of str to ndarray, shape (V,) or (V, n)
-        Of the V voxels of the mask, in the type that they are stored in.
+        Values of the V voxels of the mask, in their stored data type.
     report : mapping
-        Becomes ``report.json``.
+        Written to ``report.json``.
     series : Series
-        What was fitted.
+        Fitted series.
     mask : ndarray of bool, shape (I, J, K)
-        Where.
+        Fitted voxels.
     out : Path
-        Folder.
+        Output folder.
 
     Returns
     -------
     dict of str to str
-        Paths by the names of the maps, and of ``report``.
+        Paths keyed by the names of the maps, and ``report``.
     """
     paths = {}
     for name, values in maps.items():
@@ -299,14 +299,14 @@ def open_dwi(
     bvec: str | os.PathLike[str],
     mask: str | os.PathLike[str],
 ) -> tuple[Series, Gradients, NDArray[np.bool_]]:
-    """Open a diffusion-weighted series, its gradients and its brain mask.
+    """Open a DWI run, its gradients and its brain mask.
 
     Raises
     ------
     InputError
-        If the gradients are not as many as the volumes, or the mask is empty.
+        If the numbers of gradients and volumes differ, or the mask is empty.
     GeometryError
-        If the mask lies on another grid.
+        If the mask is on another grid.
     """
     series = open_series(in_file)
     gradients = read_gradients(bval, bvec, series.affine)
@@ -320,13 +320,15 @@ def open_dwi(
 
 
 class DwiFitInputSpec(BaseInterfaceInputSpec):
-    """What every model of diffusion is fitted to."""
+    """Inputs of every diffusion model."""
 
     in_file = File(exists=True, mandatory=True, desc="preprocessed DWI, 4-D")
     bval = File(exists=True, mandatory=True, desc="b-values, s/mm²")
     bvec = File(exists=True, mandatory=True, desc="gradient directions, FSL's convention")
     mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
-    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="blocks at a time")
+    n_procs = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="blocks processed in parallel"
+    )
 
 
 class _FitTensorOutputSpec(TraitedSpec):
@@ -337,14 +339,14 @@ class _FitTensorOutputSpec(TraitedSpec):
     s0 = File(exists=True, desc="signal without diffusion weighting")
     tensor = File(exists=True, desc="Dxx Dxy Dxz Dyy Dyz Dzz, mm²/s, RAS+ world axes, 4-D")
     color_fa = File(exists=True, desc="FA in red (x), green (y), blue (z), uint8, 4-D")
-    report = File(exists=True, desc="JSON: what was fitted, voxels out of the ordinary")
+    report = File(exists=True, desc="JSON: report of the fit, numbers of unusual voxels")
 
 
 class FitTensor(SimpleInterface):
-    """Fit diffusion tensors in a brain mask, and write their maps.
+    """Fit diffusion tensors in a brain mask and write their maps.
 
-    The elements of the tensor refer to the axes of the world (right, anterior, superior),
-    whatever the axes of the image are.
+    The tensor elements refer to the world axes (right, anterior, superior), regardless of the
+    axes of the image.
     """
 
     input_spec = DwiFitInputSpec

@@ -1,4 +1,4 @@
-"""Eigenvalues of diffusion tensors, and the maps that are made of them.
+"""Eigenvalues of diffusion tensors, and the maps derived from them.
 
 References
 ----------
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 SWEEPS = 4
-"""Of Jacobi's method: three leave errors of 1e-9, four none in double precision."""
+"""Sweeps of Jacobi's method: three leave errors of 1e-9, four none in double precision."""
 PAIRS = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 ELEMENTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-"""Where each of the six stored elements stands in the matrix."""
+"""Row and column of each of the six stored elements."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class TensorMaps:
     tensors : ndarray of float64, shape (6, V)
         Dxx, Dxy, Dxz, Dyy, Dyz, Dzz, without negative eigenvalues.
     eigenvalues : ndarray of float64, shape (3, V)
-        Largest first, none negative.
+        Largest first, non-negative.
     vectors : ndarray of float64, shape (3, 3, V)
-        ``vectors[:, n]`` is the unit eigenvector of eigenvalue ``n``; its sign means nothing.
+        ``vectors[:, n]`` is the unit eigenvector of eigenvalue ``n``; its sign is arbitrary.
     fa, md, ad, rd : ndarray of float64, shape (V,)
         Fractional anisotropy; mean, axial and radial diffusivity [1]_.
     color_fa : ndarray of float64, shape (3, V)
@@ -59,7 +59,7 @@ class TensorMaps:
 
 
 def eigen_symmetric(tensors: Matrix) -> tuple[Matrix, Matrix]:
-    """Find eigenvalues and eigenvectors of symmetric 3x3 matrices, all at once.
+    """Compute eigenvalues and eigenvectors of symmetric 3x3 matrices, all at once.
 
     Jacobi's method [3]_ with a fixed number of sweeps: accurate to the last digits, equal
     eigenvalues included, and two to three times as fast as calling LAPACK for each.
@@ -125,7 +125,7 @@ def _turn(a: Matrix, b: Matrix, cosine: Matrix, sine: Matrix) -> tuple[Matrix, M
 
 
 def tensor_maps(tensors: Matrix) -> TensorMaps:
-    """Make all maps of tensors; negative eigenvalues, which noise gives, become zero.
+    """Compute all tensor maps; negative eigenvalues, caused by noise, are set to zero.
 
     Parameters
     ----------
@@ -163,12 +163,12 @@ def tensor_maps(tensors: Matrix) -> TensorMaps:
 
 
 def compose_tensors(eigenvalues: Matrix, vectors: Matrix) -> Matrix:
-    """Build tensors of eigenvalues (3, V) and eigenvectors (3, 3, V); shape (6, V)."""
+    """Compose tensors from eigenvalues (3, V) and eigenvectors (3, 3, V); shape (6, V)."""
     return np.stack([(vectors[i] * vectors[j] * eigenvalues).sum(axis=0) for i, j in ELEMENTS])
 
 
 def fractional_anisotropy(eigenvalues: Matrix) -> Matrix:
-    """Fractional anisotropy of eigenvalues (3, V), in [0, 1]; 0 where all are zero.
+    """Compute fractional anisotropy from eigenvalues (3, V), in [0, 1]; 0 where all are zero.
 
     >>> fractional_anisotropy(np.array([[1.0, 2.0], [0.0, 2.0], [0.0, 2.0]])).round(12).tolist()
     [1.0, 0.0]

@@ -1,1 +1,1 @@
-"""Tractography, bundles of white matter and profiles along them."""
+"""Tractography, white matter bundles and profiles along them."""

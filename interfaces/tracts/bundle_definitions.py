@@ -1,8 +1,8 @@
-"""What a bundle of white matter is: regions of the template that its streamlines pass.
+"""Definitions of white matter bundles: template regions that their streamlines pass.
 
-Definitions are data (``configs/bundles.toml``, or a user's file of the same form): shapes in
-mm of MNI152NLin2009aSym, RAS+. A bundle with a left and a right side is defined on the left;
-the template is symmetric, so that the right side is its mirror image.
+Definitions are data (``configs/bundles.toml``, or a user's file in the same format): shapes in mm
+of MNI152NLin2009aSym, RAS+. A bundle with a left and a right side is defined on the left; the
+template is symmetric, so the right side is its mirror image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from neuroferry.templates import TEMPLATE_SPACE
 DEFAULT_DEFINITIONS = Path(str(files("neuroferry.configs"))) / "bundles.toml"
 SIDES = ("Left", "Right")
 ROLES = ("include", "exclude", "start", "end")
-# About the template's brain, mm: a region to pass that lies beyond is in other units or axes.
+# Bounds of the template's brain, mm: a region beyond them has other units or axes.
 BRAIN = ((-76.0, -112.0, -75.0), (76.0, 80.0, 88.0))
 
 Vector = tuple[float, float, float]
@@ -34,14 +34,14 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the template.
+    """Region of the template.
 
     Attributes
     ----------
     name : str
-        What lies there.
+        Name of the region.
     kind : {"box", "ellipsoid"}
-        A box along the axes, or an ellipsoid (a sphere is one with equal radii).
+        Axis-aligned box, or ellipsoid (a sphere has equal radii).
     first, second : tuple of float
         Lowest and highest corner of a box, or centre and radii of an ellipsoid; mm, RAS+.
 
@@ -58,7 +58,7 @@ class Region:
     second: Vector
 
     def contains(self, points: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-        """Tell which points lie inside.
+        """Find the points inside the region.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Region:
         return np.asarray(distance <= 1.0)
 
     def mirrored(self) -> Region:
-        """Give the region on the other side of the midline.
+        """Mirror the region across the midline.
 
         >>> Region("a", "box", (-9.0, 0.0, 0.0), (-3.0, 1.0, 1.0)).mirrored().first
         (3.0, 0.0, 0.0)
@@ -94,24 +94,24 @@ class Region:
 
 @dataclass(frozen=True)
 class BundleDefinition:
-    """Which streamlines make up a bundle.
+    """Criteria for the streamlines of a bundle.
 
     Attributes
     ----------
     name : str
-        As AFQ and AFQ-Browser spell it, such as ``Left Arcuate``.
+        Name as spelt by AFQ and AFQ-Browser, such as ``Left Arcuate``.
     colour : tuple of int
         Red, green and blue, 0 to 255.
     include : tuple of Region
-        All must be passed, in this order or the reverse; the first is where the bundle starts.
+        All must be passed, in this order or in reverse; the bundle starts at the first.
     exclude : tuple of Region
         None may be passed.
     start, end : tuple of Region
-        The bundle's first and last point lie in one of them; anywhere when there are none.
+        The bundle's first and last points lie in one of these; anywhere if empty.
     min_length, max_length : float
-        Length of a streamline, mm of the person's own brain.
+        Length of a streamline, mm in the participant's brain.
     sources : tuple of str
-        Keys of the literature in ``configs/references.toml``.
+        Keys of the references in ``configs/references.toml``.
     """
 
     name: str
@@ -126,7 +126,7 @@ class BundleDefinition:
 
     @property
     def label(self) -> str:
-        """The name without what a file name cannot hold.
+        """The name without characters that a file name cannot hold.
 
         >>> load_bundles()[0].label
         'LeftCorticospinal'
@@ -146,13 +146,13 @@ _BUNDLE_KEYS = (
 
 
 def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
-    """Read the definitions of bundles and check them.
+    """Read and check bundle definitions.
 
     Parameters
     ----------
     path : pathlib.Path, optional
-        TOML file; the package's own definitions otherwise. With ``extend = true`` its bundles
-        come after the package's own, and one of the same name takes that one's place.
+        TOML file; by default, the built-in definitions. With ``extend = true`` its bundles are
+        added to the built-in ones, replacing those of the same name.
 
     Returns
     -------
@@ -162,8 +162,8 @@ def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
     Raises
     ------
     InputError
-        If the file cannot be read, or holds what is no definition: the message says which
-        bundle, what is wrong and, for an unknown key, the nearest that there is.
+        If the file cannot be read or is not valid: the message names the bundle, the error and,
+        for an unknown key, the nearest known one.
     """
     path = DEFAULT_DEFINITIONS if path is None else path
     values = read_toml(path, "file of bundles")
@@ -176,7 +176,7 @@ def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
         raise check.wrong("the file", f"space must be '{TEMPLATE_SPACE}'")
     entries = values.get("bundles")
     if not isinstance(entries, list) or not entries:
-        raise check.wrong("the file", "there is no [[bundles]]")
+        raise check.wrong("the file", "it has no [[bundles]] table")
     bundles = [bundle for entry in entries for bundle in check.bundle(entry)]
     names = [bundle.name for bundle in bundles]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -188,14 +188,16 @@ def load_bundles(path: Path | None = None) -> tuple[BundleDefinition, ...]:
     for bundle in bundles:
         other = labels.setdefault(bundle.label.lower(), bundle.name)
         if other != bundle.name:
-            raise check.wrong(bundle.name, f"its files would be named as those of '{other}'")
+            raise check.wrong(
+                bundle.name, f"its files would have the same names as those of '{other}'"
+            )
     return tuple(bundles)
 
 
 def _extended(
     own: Sequence[BundleDefinition], more: Sequence[BundleDefinition]
 ) -> list[BundleDefinition]:
-    """Put bundles behind others, those of the same name in their place."""
+    """Add bundles to others, replacing those of the same name."""
     given = {bundle.name: bundle for bundle in more}
     first = [given.get(bundle.name, bundle) for bundle in own]
     taken = {bundle.name for bundle in first}
@@ -203,19 +205,21 @@ def _extended(
 
 
 def digest_definitions(path: Path | None = None) -> str:
-    """Give the SHA-256 of a file of bundles, by default the package's own."""
+    """Compute the SHA-256 of a bundle definition file, by default the built-in one."""
     path = DEFAULT_DEFINITIONS if path is None else path
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns what a TOML file holds into definitions, and says what is wrong with it."""
+    """Parser of the content of a TOML file, with errors that name the place."""
 
     file: str
 
     def wrong(self, where: str, what: str) -> InputError:
-        return InputError(f"{self.file}, {where}: {what}. docs/bundles.rst has the format.")
+        return InputError(
+            f"{self.file}, {where}: {what}. The format is described in docs/bundles.rst."
+        )
 
     def keys(self, where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
         known = tuple(known)
@@ -225,12 +229,12 @@ class _Reader:
                 raise self.wrong(where, f"the key '{key}' is unknown; the nearest is '{near}'")
 
     def bundle(self, values: Any) -> list[BundleDefinition]:
-        """Read one entry: one bundle, or its left and right side."""
+        """Parse one entry: one bundle, or its left and right side."""
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             raise self.wrong("a bundle", "it has no name")
         name = values["name"]
         if not name.isprintable() or not re.search("[0-9A-Za-z]", name):
-            raise self.wrong(repr(name), "a name is one line with letters or digits")
+            raise self.wrong(repr(name), "a name must be one line with letters or digits")
         self.keys(name, values, _BUNDLE_KEYS)
         regions = {role: self.regions(name, role, values.get(role, [])) for role in ROLES}
         if len(regions["include"]) < 2:
@@ -256,15 +260,15 @@ class _Reader:
         return [_side(one, side) for side in SIDES] if paired else [one]
 
     def regions(self, bundle: str, role: str, values: Any) -> tuple[Region, ...]:
-        """Read the regions of one role."""
+        """Parse the regions of one role."""
         if not isinstance(values, list):
             raise self.wrong(bundle, f"{role} must be a list of regions")
         return tuple(self.region(f"{bundle}, {role}", value) for value in values)
 
     def region(self, where: str, values: Any) -> Region:
-        """Read one region."""
+        """Parse one region."""
         if not isinstance(values, dict):
-            raise self.wrong(where, "a region is a table such as {name = ..., box = [...]}")
+            raise self.wrong(where, "a region must be a table such as {name = ..., box = [...]}")
         name = values.get("name")
         if not isinstance(name, str):
             raise self.wrong(where, "a region has no name")
@@ -272,33 +276,33 @@ class _Reader:
         self.keys(where, values, ("name", "box", "sphere", "ellipsoid"))
         shapes = [key for key in ("box", "sphere", "ellipsoid") if key in values]
         if len(shapes) != 1:
-            raise self.wrong(where, "a region is one of box, sphere and ellipsoid")
+            raise self.wrong(where, "a region must have one of box, sphere and ellipsoid")
         kind = shapes[0]
         numbers = values[kind]
         count = 4 if kind == "sphere" else 6
         if not isinstance(numbers, list) or len(numbers) != count:
-            raise self.wrong(where, f"{kind} takes {count} numbers, mm")
+            raise self.wrong(where, f"{kind} needs {count} numbers (mm)")
         mm = [self.number(where, kind, number) for number in numbers]
         first: Vector = (mm[0], mm[1], mm[2])
         second: Vector = (mm[3],) * 3 if kind == "sphere" else (mm[3], mm[4], mm[5])
         if kind == "box":
             if any(low >= high for low, high in zip(first, second, strict=True)):
-                raise self.wrong(where, "box is the lowest corner, then the highest")
+                raise self.wrong(where, "box must be the lowest corner, then the highest")
             return Region(name, "box", first, second)
         if min(second) <= 0:
             raise self.wrong(where, "a radius must be above zero")
         return Region(name, "ellipsoid", first, second)
 
     def within(self, where: str, region: Region) -> None:
-        """Refuse a region that the brain of the template cannot reach."""
+        """Refuse a region outside the template's brain."""
         low, high = np.array(region.first), np.array(region.second)
         if region.kind == "ellipsoid":
             low, high = low - high, low + high
         if np.any(high < BRAIN[0]) or np.any(low > BRAIN[1]):
             raise self.wrong(
                 where,
-                f"the region lies beside the brain; numbers are mm of {TEMPLATE_SPACE}, RAS+, "
-                "not voxels",
+                f"the region lies outside the brain; use mm of {TEMPLATE_SPACE} (RAS+), not "
+                "voxels",
             )
 
     def number(self, where: str, key: str, value: Any) -> float:
@@ -310,7 +314,7 @@ class _Reader:
 
     def colour(self, where: str, value: Any) -> tuple[int, int, int]:
         if not isinstance(value, str) or not re.fullmatch("#[0-9a-fA-F]{6}", value):
-            raise self.wrong(where, "colour must be a text such as '#E69F00'")
+            raise self.wrong(where, "colour must be a string such as '#E69F00'")
         red, green, blue = (int(value[n : n + 2], 16) for n in (1, 3, 5))
         return red, green, blue
 
@@ -321,7 +325,7 @@ class _Reader:
 
 
 def _side(bundle: BundleDefinition, side: str) -> BundleDefinition:
-    """Give the left or the right one of a pair that is defined on the left."""
+    """Make the left or the right bundle of a pair defined on the left."""
     if side == "Left":
         return replace(bundle, name=f"Left {bundle.name}")
     include, exclude, start, end = (

@@ -1,11 +1,11 @@
-"""Bundles out of streamlines: way-points in the template, one direction, outliers removed.
+"""Bundle segmentation: streamlines selected by template waypoints, oriented and cleaned.
 
-The points of the streamlines are brought to the template, where the regions are exact shapes;
-the streamlines themselves stay where they are. A streamline belongs to the first bundle whose
-definition it fits, so that no streamline counts twice. What remains is cleaned: streamlines
+The points of the streamlines are mapped to the template, where the regions are exact shapes; the
+streamlines themselves stay in native space. A streamline belongs to the first bundle whose
+definition it meets, so that no streamline counts twice. The bundles are then cleaned: streamlines
 far from the bundle's core, or much longer than the others, are outliers.
 
-Peak memory is 80 bytes a point of the tractogram and 150 MB for the way to the template.
+Peak memory is 80 bytes per point of the tractogram and 150 MB for the template transform.
 
 References
 ----------
@@ -60,56 +60,56 @@ N_NODES = 100
 PORTION_POINTS = 500_000
 
 
-# What a file of a bundle says of each streamline: where its profile begins and ends, mm.
+# Properties of each streamline in a bundle file: where its profile begins and ends, mm.
 SPAN = ("profile_start", "profile_end")
 
 
 @dataclass(frozen=True)
 class FoundBundle:
-    """Streamlines of a bundle, all running in the same direction.
+    """Streamlines of a bundle, all oriented in the same direction.
 
     Attributes
     ----------
     lines : Streamlines
-        From end to end, RAS+ mm.
+        Whole streamlines, RAS+ mm.
     spans : ndarray of float64, shape (N, 2)
-        What lies between the first and the last way-point, mm from the beginning.
+        Part between the first and the last waypoint, mm from the beginning.
     """
 
     lines: Streamlines
     spans: Spans
 
     def __len__(self) -> int:
-        """Number of streamlines."""
+        """Return the number of streamlines."""
         return len(self.lines)
 
     def core(self) -> Streamlines:
-        """Give what lies between the first and the last way-point."""
+        """Cut the part between the first and the last waypoint."""
         return self.lines.between(self.spans)
 
     def take(self, which: NDArray[np.bool_]) -> FoundBundle:
-        """Keep some streamlines."""
+        """Select some streamlines."""
         return FoundBundle(self.lines.take(which), self.spans[which])
 
 
 @dataclass(frozen=True)
 class Cleaning:
-    """How outliers of a bundle are found [2]_.
+    """Settings of the removal of outlier streamlines [2]_.
 
     Attributes
     ----------
     distance : float
-        A streamline goes when one of its nodes between the first and the last way-point lies
+        A streamline is removed if one of its nodes between the first and the last waypoint is
         further from the core than this, in standard deviations (Mahalanobis distance).
     length : float
-        It goes as well when it is longer than the mean by more than this, in standard
+        It is also removed if it is longer than the mean by more than this, in standard
         deviations.
     rounds : int
-        At most so many times, each with the core of those that stayed.
+        Maximum number of rounds, each with the core of the remaining streamlines.
     fewest : int
-        Bundles of fewer streamlines are left alone, and none is cleaned to fewer.
+        Bundles of fewer streamlines are not cleaned, and none is cleaned to fewer.
     nodes : int
-        Nodes at which distances are measured.
+        Number of nodes at which distances are measured.
     """
 
     distance: float = 4.0
@@ -120,12 +120,12 @@ class Cleaning:
 
 
 def points_to_template(dwi2anat_xfm: str | Path, std2anat_xfm: str | Path) -> list[Transform]:
-    """Give the way of a point of the diffusion images to the template.
+    """List the transforms that map points of the diffusion images to the template.
 
     A transform that resamples an image onto a grid maps points of that grid to points of the
-    image. Points go the other way than images: from the diffusion images to the T1w image
-    with the inverse of what brings the b0 there, and from the T1w image to the template with
-    what brings the template to the T1w image.
+    image. Points therefore map in the opposite direction: from the diffusion images to the T1w
+    image with the inverse of the transform that resamples the b0 image onto it, and from the T1w
+    image to the template with the transform that resamples the template onto the T1w image.
 
     Parameters
     ----------
@@ -137,20 +137,20 @@ def points_to_template(dwi2anat_xfm: str | Path, std2anat_xfm: str | Path) -> li
     Returns
     -------
     list of Transform
-        In the order in which they act.
+        In the order of application.
     """
     return [inverse(read_itk_affine(dwi2anat_xfm)), *read_itk_composite(std2anat_xfm)]
 
 
 def move_points(points: Points, transforms: Sequence[Transform]) -> Points:
-    """Send many points through a chain of transforms, in portions.
+    """Apply a chain of transforms to many points, in chunks.
 
     Parameters
     ----------
     points : ndarray of float32, shape (M, 3)
         RAS+ mm.
     transforms : sequence
-        In the order in which they act.
+        In the order of application.
 
     Returns
     -------
@@ -174,17 +174,16 @@ def segment(
     Parameters
     ----------
     streamlines : Streamlines
-        In the person's own space.
+        In native space.
     transforms : sequence
-        Bring its points to the template, in the order in which they act.
+        Map its points to the template, in the order of application.
     bundles : sequence of BundleDefinition
-        A streamline that fits several belongs to the first of them.
+        A streamline that meets several definitions belongs to the first of them.
 
     Returns
     -------
     list of FoundBundle
-        For each bundle, all running from its first region to its last; in the person's own
-        space.
+        For each bundle, all oriented from its first region to its last; in native space.
     """
     points = move_points(streamlines.points, transforms)
     free = np.ones(len(streamlines), dtype=np.bool_)
@@ -201,7 +200,7 @@ def segment(
 
 
 def core_distances(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Measure how far the nodes of streamlines lie from the core of their bundle.
+    """Measure the distance of streamline nodes from the core of their bundle.
 
     Parameters
     ----------
@@ -211,28 +210,28 @@ def core_distances(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (N, P)
-        Mahalanobis distance of each node to the mean of its kind, in standard deviations;
-        zero for bundles too small to have a covariance.
+        Mahalanobis distance of each node to the mean of corresponding nodes, in standard
+        deviations; zero for bundles too small to have a covariance.
     """
     if len(nodes) < 5:
         return np.zeros(nodes.shape[:2])
     apart = nodes - nodes.mean(axis=0)
     covariance = np.einsum("npi,npj->pij", apart, apart) / (len(nodes) - 1)
-    # A bundle thinner than a tenth of a millimetre is none: keeps the inverse finite.
+    # No bundle is thinner than a tenth of a millimetre: keeps the inverse finite.
     covariance += 0.01 * np.eye(3)
     squared = np.einsum("npi,pij,npj->np", apart, np.linalg.inv(covariance), apart)
     return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
 
 
 def clean(bundle: FoundBundle, settings: Cleaning) -> NDArray[np.bool_]:
-    """Tell which streamlines of a bundle are no outliers.
+    """Find the streamlines of a bundle that are not outliers.
 
     Parameters
     ----------
     bundle : FoundBundle
-        What was found of it.
+        Streamlines found.
     settings : Cleaning
-        What counts as an outlier.
+        Criteria for outliers.
 
     Returns
     -------
@@ -254,29 +253,35 @@ def clean(bundle: FoundBundle, settings: Cleaning) -> NDArray[np.bool_]:
 
 class _SegmentBundlesInputSpec(BaseInterfaceInputSpec):
     tractogram = File(exists=True, mandatory=True, desc="streamlines, RAS+ mm")
-    reference = File(exists=True, mandatory=True, desc="image on the grid of the tractogram")
+    reference = File(
+        exists=True, mandatory=True, desc="image that defines the grid of the tractogram"
+    )
     dwi2anat_xfm = File(
         exists=True, mandatory=True, desc="ITK affine: diffusion images onto the T1w image"
     )
     std2anat_xfm = File(
         exists=True, mandatory=True, desc="ITK composite: template onto the T1w image"
     )
-    definitions = File(exists=True, desc="TOML of bundles; the package's own otherwise")
+    definitions = File(exists=True, desc="TOML bundle definitions; built-in ones by default")
     distance = traits.Range(
-        low=0.0, value=4.0, exclude_low=True, usedefault=True, desc="outliers, SD"
+        low=0.0,
+        value=4.0,
+        exclude_low=True,
+        usedefault=True,
+        desc="distance of outliers from the core, SD",
     )
-    rounds = traits.Range(low=0, value=5, usedefault=True, desc="of removing outliers")
-    fewest = traits.Range(low=1, value=20, usedefault=True, desc="streamlines that stay")
+    rounds = traits.Range(low=0, value=5, usedefault=True, desc="rounds of outlier removal")
+    fewest = traits.Range(low=1, value=20, usedefault=True, desc="fewest streamlines to keep")
 
 
 class _SegmentBundlesOutputSpec(TraitedSpec):
-    bundles = traits.List(File(exists=True), desc="a .trk for each bundle that was found")
-    labels = traits.List(traits.Str, desc="for each, its name for a file")
-    report = File(exists=True, desc="JSON: for each defined bundle, how many streamlines")
+    bundles = traits.List(File(exists=True), desc="a .trk for each bundle found")
+    labels = traits.List(traits.Str, desc="file name label of each")
+    report = File(exists=True, desc="JSON: number of streamlines of each defined bundle")
 
 
 class SegmentBundles(SimpleInterface):
-    """Sort streamlines into bundles by way-points in the template, and remove outliers."""
+    """Sort streamlines into bundles by template waypoints, and remove outliers."""
 
     input_spec = _SegmentBundlesInputSpec
     output_spec = _SegmentBundlesOutputSpec
@@ -319,12 +324,12 @@ class SegmentBundles(SimpleInterface):
 
 
 def read_bundle(path: str | Path) -> FoundBundle:
-    """Read a file of a bundle.
+    """Read a bundle file.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        As :class:`SegmentBundles` writes it.
+        Written by :class:`SegmentBundles`.
 
     Returns
     -------
@@ -333,19 +338,19 @@ def read_bundle(path: str | Path) -> FoundBundle:
     Raises
     ------
     InputError
-        If it does not say which part of each streamline is measured.
+        If it lacks the part of each streamline that is measured.
     """
     lines, properties = read_streamlines(path), read_properties(path)
     if not set(SPAN) <= set(properties):
         raise InputError(
-            f"{Path(path).name} does not say where profiles begin and end; it needs "
-            f"{' and '.join(SPAN)} (mm) of each streamline."
+            f"{Path(path).name} does not say where profiles begin and end; it needs the "
+            f"properties {' and '.join(SPAN)} (mm) of each streamline."
         )
     return FoundBundle(lines, np.stack([properties[name] for name in SPAN], axis=-1))
 
 
 def describe(bundle: BundleDefinition, found: FoundBundle, kept: FoundBundle) -> dict[str, Any]:
-    """Say in plain values what was found of a bundle."""
+    """Describe a bundle that was found in plain values."""
     lengths = kept.lines.lengths()
     return {
         "Name": bundle.name,

@@ -1,9 +1,9 @@
-"""Which streamlines pass the regions of a bundle, and where.
+"""Passages of streamlines through the regions of a bundle.
 
-A streamline passes a region where one of its points lies inside; points are a millimetre
-apart, and regions are thicker. What is measured of a bundle runs from its first way-point to
-its last, as in [1]_: from where a streamline leaves the one to where it enters the other. There
-its streamlines are together and correspond to each other, wherever beyond they begin and end.
+A streamline passes a region if one of its points lies inside; points are a millimetre apart, and
+regions are thicker. The measured part of a bundle runs from its first waypoint to its last, as in
+[1]_: from where a streamline leaves the first to where it enters the last. There its streamlines
+are compact and correspond to each other, wherever they begin and end beyond.
 
 References
 ----------
@@ -28,23 +28,23 @@ NEVER = np.iinfo(np.int64).max
 def first_passage(
     points: Points, owners: NDArray[np.int64], count: int, regions: Sequence[Region]
 ) -> NDArray[np.int64]:
-    """Find where each streamline first lies in one of some regions.
+    """Find the first point of each streamline in any of some regions.
 
     Parameters
     ----------
     points : ndarray of float32, shape (M, 3)
         Points of all streamlines, mm of the template.
     owners : ndarray of int64, shape (M,)
-        Which streamline each belongs to, rising.
+        Index of the streamline of each point, ascending.
     count : int
         Number of streamlines.
     regions : sequence of Region
-        Any of them will do.
+        Regions, any of which counts.
 
     Returns
     -------
     ndarray of int64, shape (count,)
-        Index of the point; ``NEVER`` where there is none.
+        Index of the point; ``NEVER`` if there is none.
     """
     inside = np.zeros(len(points), dtype=np.bool_)
     columns = np.ascontiguousarray(points.T)
@@ -60,16 +60,16 @@ def first_passage(
 def fits(
     bundle: BundleDefinition, points: Points, streamlines: Streamlines
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tell which streamlines belong to a bundle, and which run backwards.
+    """Find the streamlines that belong to a bundle, and those oriented backwards.
 
     Parameters
     ----------
     bundle : BundleDefinition
-        What to look for.
+        Bundle to find.
     points : ndarray of float32, shape (M, 3)
-        Where the points of the streamlines lie in the template, mm.
+        Points of the streamlines in template space, mm.
     streamlines : Streamlines
-        In the person's own space.
+        In native space.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def _ends_fit(
     streamlines: Streamlines,
     backwards: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Tell which streamlines begin and end where the bundle does."""
+    """Find the streamlines that begin and end where the bundle does."""
     fit = np.ones(len(streamlines), dtype=np.bool_)
     if not len(points):
         return fit
@@ -111,22 +111,22 @@ def _ends_fit(
 
 
 def spans(bundle: BundleDefinition, points: Points, streamlines: Streamlines) -> Spans:
-    """Find the part of each streamline between the first and the last way-point.
+    """Find the part of each streamline between the first and the last waypoint.
 
     Parameters
     ----------
     bundle : BundleDefinition
-        To which all belong.
+        Bundle to which all belong.
     points : ndarray of float32, shape (M, 3)
-        Where the points of the streamlines lie in the template, mm.
+        Points of the streamlines in template space, mm.
     streamlines : Streamlines
-        In the person's own space, all running from the first way-point to the last.
+        In native space, all oriented from the first waypoint to the last.
 
     Returns
     -------
     ndarray of float64, shape (N, 2)
-        Where each leaves the first region for the last time before it enters the last region,
-        and where it enters that, mm from the beginning of the streamline.
+        Positions where each leaves the first region for the last time before entering the last
+        region, and where it enters that, mm from the beginning of the streamline.
     """
     enters = first_passage(points, streamlines.owners, len(streamlines), bundle.include[-1:])
     inside = np.flatnonzero(bundle.include[0].contains(np.ascontiguousarray(points.T)))

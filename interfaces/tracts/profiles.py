@@ -1,18 +1,18 @@
-r"""Tract profiles: what the diffusion maps read along each bundle.
+r"""Tract profiles: diffusion maps sampled along each bundle.
 
-What is measured of a bundle runs from its first way-point to its last [1]_: beyond them its
-streamlines fan out, end anywhere, and mix with others. That part of every streamline gets 100
-nodes at equal distances; at each node the maps are read by linear interpolation and averaged
-over streamlines with weights that fall off with the distance to the core of the bundle [1]_:
+The measured part of a bundle runs from its first waypoint to its last [1]_: beyond them its
+streamlines fan out, end anywhere, and mix with others. That part of every streamline is resampled
+to 100 equidistant nodes; at each node the maps are interpolated linearly and averaged over
+streamlines with weights that decrease with the distance to the core of the bundle [1]_:
 
 .. math:: w_{ij} \propto \exp(-d_{ij}^2 / 2), \quad
           d_{ij}^2 = (x_{ij} - \mu_j)^T \Sigma_j^{-1} (x_{ij} - \mu_j)
 
-with :math:`x_{ij}` node `j` of streamline `i`, :math:`\mu_j` and :math:`\Sigma_j` the mean
-and the covariance of node `j`. The table is the one that AFQ-Browser and pyAFQ read: a row
-for each participant, bundle and node.
+with :math:`x_{ij}` node `j` of streamline `i`, :math:`\mu_j` and :math:`\Sigma_j` the mean and
+the covariance of node `j`. The table has the format that AFQ-Browser and pyAFQ read: one row per
+participant, bundle and node.
 
-Peak memory is 5 kB a streamline and the maps.
+Peak memory is 5 kB per streamline, plus the maps.
 
 References
 ----------
@@ -50,15 +50,15 @@ METRICS = {
     "rd": ("Radial diffusivity", "mm^2/s"),
     "ad": ("Axial diffusivity", "mm^2/s"),
 }
-# What profiles run over, and how that is said in a sidecar.
+# Extents of profiles, and their wording in sidecars.
 EXTENTS = {
-    "waypoints": "between the first and the last way-point region",
+    "waypoints": "between the first and the last waypoint region",
     "whole": "from end to end of each streamline",
 }
 
 
 def core_weights(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weigh the nodes of streamlines by their distance to the core.
+    """Weight the nodes of streamlines by their distance to the core.
 
     Parameters
     ----------
@@ -68,19 +68,19 @@ def core_weights(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (N, P)
-        One in sum over the streamlines at each node.
+        Sums to one over the streamlines at each node.
     """
     weights = np.exp(-0.5 * core_distances(nodes) ** 2)
     return np.asarray(weights / weights.sum(axis=0))
 
 
 def sample(volume: Volume, nodes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Read a map at points by linear interpolation.
+    """Sample a map at points by linear interpolation.
 
     Parameters
     ----------
     volume : Volume
-        Map; its own edge is continued outside.
+        Map; edge values are extended outside.
     nodes : ndarray of float64, shape (..., 3)
         RAS+ mm.
 
@@ -106,16 +106,16 @@ def measure_profile(
     Parameters
     ----------
     bundle : Streamlines
-        All running in the same direction.
+        All oriented in the same direction.
     maps : mapping of str to Volume
-        By name.
+        Maps keyed by name.
     count : int
         Number of nodes.
 
     Returns
     -------
     dict of str to ndarray of float64, shape (count,)
-        By the names of the maps; NaN for a bundle without streamlines.
+        Profiles keyed by the names of the maps; NaN for a bundle without streamlines.
     """
     if not len(bundle):
         return {name: np.full(count, np.nan) for name in maps}
@@ -128,20 +128,19 @@ def measure_profile(
 
 
 def profiles_table(subject: str, profiles: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> str:
-    """Write profiles as tab-separated text.
+    """Format profiles as tab-separated text.
 
     Parameters
     ----------
     subject : str
         Label of the participant, with ``sub-``.
     profiles : mapping
-        By the name of the bundle, then of the map; values of shape (P,).
+        Values of shape (P,), keyed by the name of the bundle, then of the map.
 
     Returns
     -------
     str
-        Columns ``subjectID tractID nodeID`` and one for each map; ``n/a`` where there is no
-        value.
+        Columns ``subjectID tractID nodeID`` and one for each map; ``n/a`` for missing values.
 
     Examples
     --------
@@ -162,29 +161,29 @@ def profiles_table(subject: str, profiles: Mapping[str, Mapping[str, NDArray[np.
 
 
 def read_profiles(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Read one participant's table of profiles.
+    """Read one participant's table of tract profiles.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        As :func:`profiles_table` writes it.
+        Written from :func:`profiles_table`.
 
     Returns
     -------
     dict
-        By the name of the bundle, then of the map; arrays of float64, shape (P,), NaN where
-        the table says ``n/a``.
+        Arrays of float64, shape (P,), keyed by the name of the bundle, then of the map; NaN for
+        ``n/a``.
 
     Raises
     ------
     InputError
-        If the columns are others.
+        If the columns differ.
     """
     path = Path(path)
     head, *rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     if head[:3] != ["subjectID", "tractID", "nodeID"]:
         raise InputError(
-            f"{path.name} begins with the columns {', '.join(head[:3])}; a table of tract "
+            f"{path.name} begins with the columns {', '.join(head[:3])}, but a table of tract "
             "profiles begins with subjectID, tractID and nodeID."
         )
     gathered: dict[str, list[list[float]]] = {}
@@ -200,16 +199,16 @@ def read_profiles(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]
 def describe_columns(
     report: Mapping[str, Any], metrics: Sequence[str], extent: str = "waypoints"
 ) -> dict[str, Any]:
-    """Describe the columns of a table of profiles, for its sidecar.
+    """Describe the columns of a table of tract profiles, for its sidecar.
 
     Parameters
     ----------
     report : mapping
-        Of :class:`~neuroferry.interfaces.tracts.bundles.SegmentBundles`.
+        Report of :class:`~neuroferry.interfaces.tracts.bundles.SegmentBundles`.
     metrics : sequence of str
         Maps in the table.
     extent : {"waypoints", "whole"}
-        What the profiles run over.
+        Extent of the profiles.
 
     Returns
     -------
@@ -224,14 +223,15 @@ def describe_columns(
             "Levels": {b["Name"]: f"from: {b['From']}; to: {b['To']}" for b in found},
         },
         "nodeID": {
-            "Description": f"Node along the bundle, at equal distances {EXTENTS[extent]}, from 0"
+            "Description": f"Index (from 0) of the node along the bundle; nodes are "
+            f"equidistant {EXTENTS[extent]}"
         },
     }
     for name in metrics:
         description, unit = METRICS[name]
         columns[name] = {
-            "Description": f"{description}, mean over streamlines weighted by their distance "
-            "to the core of the bundle",
+            "Description": f"{description}, mean over streamlines, weighted by the distance to "
+            "the core of the bundle",
             "Units": unit,
         }
     columns["NumberOfStreamlines"] = {b["Name"]: b["Kept"] for b in found}
@@ -241,20 +241,20 @@ def describe_columns(
 
 
 class _MeasureProfilesInputSpec(BaseInterfaceInputSpec):
-    bundles = InputMultiObject(File(exists=True), desc="a .trk for each bundle that was found")
-    report = File(exists=True, mandatory=True, desc="of the segmentation")
+    bundles = InputMultiObject(File(exists=True), desc="a .trk for each bundle found")
+    report = File(exists=True, mandatory=True, desc="report of the segmentation")
     subject = traits.Str(mandatory=True, desc="label of the participant, with sub-")
     fa = File(exists=True, mandatory=True, desc="fractional anisotropy")
     md = File(exists=True, mandatory=True, desc="mean diffusivity, mm2/s")
     rd = File(exists=True, mandatory=True, desc="radial diffusivity, mm2/s")
     ad = File(exists=True, mandatory=True, desc="axial diffusivity, mm2/s")
-    extent = traits.Enum(*EXTENTS, usedefault=True, desc="what profiles run over")
-    n_nodes = traits.Range(low=2, value=N_NODES, usedefault=True, desc="nodes of a bundle")
+    extent = traits.Enum(*EXTENTS, usedefault=True, desc="extent of the profiles")
+    n_nodes = traits.Range(low=2, value=N_NODES, usedefault=True, desc="number of nodes")
 
 
 class _MeasureProfilesOutputSpec(TraitedSpec):
     profiles_tsv = File(exists=True, desc="subjectID tractID nodeID fa md rd ad")
-    profiles_json = File(exists=True, desc="its sidecar")
+    profiles_json = File(exists=True, desc="sidecar of the table")
 
 
 class MeasureProfiles(SimpleInterface):

@@ -1,7 +1,7 @@
 """Streamlines in memory and on disk.
 
-All points of all streamlines lie in one array, so that whatever is done to them is done to
-all at once. In memory they take 12 bytes a point.
+All points of all streamlines are in one array, so that operations apply to all at once. In memory
+they take 12 bytes per point.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from neuroferry.files import whole_file
 from neuroferry.interfaces.image.images import Volume
 
 Points = NDArray[np.float32]
-# Laid between one streamline and the next where all are interpolated as one line, mm.
+# Gap between consecutive streamlines when all are interpolated as one line, mm.
 GAP_MM = 1.0
 
 
 @dataclass(frozen=True)
 class Streamlines:
-    """Streamlines of a brain.
+    """Set of streamlines.
 
     Attributes
     ----------
@@ -51,24 +51,24 @@ class Streamlines:
     offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """Number of streamlines."""
+        """Return the number of streamlines."""
         return int(self.offsets.size - 1)
 
     def __getitem__(self, number: int) -> Points:
-        """Give the points of one streamline, shape (P, 3)."""
+        """Return the points of one streamline, shape (P, 3)."""
         return self.points[self.offsets[number] : self.offsets[number + 1]]
 
     def __iter__(self) -> Iterator[Points]:
-        """Give the streamlines one by one."""
+        """Iterate over the streamlines."""
         return (self[number] for number in range(len(self)))
 
     @property
     def owners(self) -> NDArray[np.int64]:
-        """Which streamline each point belongs to, shape (M,)."""
+        """Index of the streamline of each point, shape (M,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def lengths(self) -> NDArray[np.float64]:
-        """Give the length of each streamline in mm, shape (N,)."""
+        """Measure the length of each streamline in mm, shape (N,)."""
         along = self._along()
         first, last = self.offsets[:-1], np.maximum(self.offsets[1:] - 1, self.offsets[:-1])
         if not along.size:
@@ -76,7 +76,7 @@ class Streamlines:
         return np.asarray(along[last] - along[first])
 
     def _along(self) -> NDArray[np.float64]:
-        """Measure how far each point lies along the line through all streamlines, mm."""
+        """Measure the position of each point along the line through all streamlines, mm."""
         if not len(self.points):
             return np.zeros(0)
         steps = np.sqrt(np.sum(np.diff(self.points.astype(np.float64), axis=0) ** 2, axis=1))
@@ -85,12 +85,12 @@ class Streamlines:
         return np.concatenate([[0.0], np.cumsum(steps)])
 
     def take(self, which: NDArray[Any]) -> Streamlines:
-        """Keep some streamlines.
+        """Select some streamlines.
 
         Parameters
         ----------
         which : ndarray of bool, shape (N,), or of int
-            Which ones, in which order.
+            Streamlines to select, in this order.
         """
         numbers = np.flatnonzero(which) if which.dtype == np.bool_ else which
         return join_lines([self[int(n)] for n in numbers])
@@ -101,31 +101,31 @@ class Streamlines:
         Parameters
         ----------
         which : ndarray of bool, shape (N,)
-            Which ones.
+            Streamlines to reverse.
         """
         return join_lines(
             [line[::-1] if turn else line for line, turn in zip(self, which, strict=True)]
         )
 
     def distances(self) -> NDArray[np.float64]:
-        """Measure how far each point lies from the beginning of its streamline.
+        """Measure the distance of each point from the beginning of its streamline.
 
         Returns
         -------
         ndarray of float64, shape (M,)
-            mm along the streamline.
+            Distance in mm along the streamline.
         """
         along = self._along()
         begins = np.minimum(self.offsets[:-1], max(len(along) - 1, 0))
         return along - np.repeat(along[begins], np.diff(self.offsets)) if along.size else along
 
     def between(self, spans: NDArray[np.float64]) -> Streamlines:
-        """Keep a part of each streamline.
+        """Cut out a part of each streamline.
 
         Parameters
         ----------
         spans : ndarray of float64, shape (N, 2)
-            Where the part begins and ends, mm from the beginning of the streamline.
+            Beginning and end of the part, mm from the beginning of the streamline.
 
         Returns
         -------
@@ -148,17 +148,17 @@ class Streamlines:
         return join_lines(parts)
 
     def resampled(self, count: int) -> NDArray[np.float64]:
-        """Give each streamline the same number of points, at equal distances along it.
+        """Resample each streamline to the same number of equidistant points.
 
         Parameters
         ----------
         count : int
-            Number of points, two or more.
+            Number of points, at least two.
 
         Returns
         -------
         ndarray of float64, shape (N, count, 3)
-            RAS+ mm; the first and the last point are those of the streamline.
+            RAS+ mm; the end points are those of the streamline.
         """
         if not len(self):
             return np.zeros((0, count, 3))
@@ -170,7 +170,7 @@ class Streamlines:
 
 
 def join_lines(lines: Sequence[NDArray[Any]]) -> Streamlines:
-    """Put single streamlines, each of shape (P, 3), into one array."""
+    """Combine single streamlines, each of shape (P, 3), into one array."""
     sizes = np.array([len(line) for line in lines], dtype=np.int64)
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
     points = np.concatenate(lines) if lines else np.zeros((0, 3))
@@ -178,7 +178,7 @@ def join_lines(lines: Sequence[NDArray[Any]]) -> Streamlines:
 
 
 def join(parts: Sequence[Streamlines]) -> Streamlines:
-    """Put several sets of streamlines behind each other."""
+    """Concatenate several sets of streamlines."""
     return join_lines([line for part in parts for line in part])
 
 
@@ -188,7 +188,7 @@ def read_streamlines(path: str | os.PathLike[str]) -> Streamlines:
     Parameters
     ----------
     path : path
-        Written by MRtrix, DIPY, TrackVis or here.
+        File of MRtrix, DIPY, TrackVis or this package.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def read_streamlines(path: str | os.PathLike[str]) -> Streamlines:
         sequence = nb.streamlines.load(path).streamlines
     except (OSError, ValueError, KeyError, HeaderError) as error:
         raise InputError(
-            f"{Path(path).name} cannot be read as streamlines ({error}); .tck and .trk are."
+            f"{Path(path).name} cannot be read as streamlines ({error}); use .tck or .trk."
         ) from error
     sizes = np.asarray(sequence._lengths, dtype=np.int64)
     if sizes.size == 0:
@@ -214,7 +214,7 @@ def read_streamlines(path: str | os.PathLike[str]) -> Streamlines:
 
 
 def write_tck(streamlines: Streamlines, path: str | os.PathLike[str]) -> Path:
-    """Write streamlines as MRtrix does; the same streamlines give the same bytes.
+    """Write a ``.tck`` file as MRtrix does; the same streamlines give the same bytes.
 
     Parameters
     ----------
@@ -226,23 +226,23 @@ def write_tck(streamlines: Streamlines, path: str | os.PathLike[str]) -> Path:
     Returns
     -------
     Path
-        Where it was written.
+        Path of the file.
     """
     return _save(TckFile(_tractogram(streamlines)), path)
 
 
 def read_properties(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:
-    """Read the numbers that a ``.trk`` file holds for each streamline.
+    """Read the per-streamline properties of a ``.trk`` file.
 
     Parameters
     ----------
     path : path
-        As :func:`write_trk` writes it.
+        Written by :func:`write_trk`.
 
     Returns
     -------
     dict of str to ndarray of float64, shape (N,)
-        By name; only those of one number for a streamline.
+        Keyed by name; only scalar properties.
     """
     held = nb.streamlines.load(path).tractogram.data_per_streamline
     numbers = {name: np.asarray(held[name], dtype=np.float64) for name in sorted(held)}
@@ -255,23 +255,23 @@ def write_trk(
     path: str | os.PathLike[str],
     properties: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Path:
-    """Write streamlines as TrackVis and DIPY do; the same streamlines give the same bytes.
+    """Write a ``.trk`` file as TrackVis and DIPY do; the same streamlines give the same bytes.
 
     Parameters
     ----------
     streamlines : Streamlines
         RAS+ mm.
     like : Volume
-        Image that the streamlines lie in: its grid goes into the header.
+        Reference image of the streamlines: its grid is stored in the header.
     path : path
         ``.trk`` file; it appears whole or not at all.
     properties : mapping of str to ndarray, shape (N,), optional
-        Numbers of each streamline, by a name of at most 18 letters; stored as float32.
+        Per-streamline values, keyed by a name of at most 18 characters; stored as float32.
 
     Returns
     -------
     Path
-        Where it was written.
+        Path of the file.
     """
     header = {
         "voxel_to_rasmm": like.affine.astype(np.float32),
@@ -285,7 +285,7 @@ def write_trk(
 def _tractogram(
     streamlines: Streamlines, properties: Mapping[str, NDArray[np.float64]] | None = None
 ) -> Any:
-    """Give streamlines in nibabel's own form."""
+    """Convert streamlines to nibabel's tractogram."""
     held = {name: values[:, None] for name, values in (properties or {}).items()}
     return Tractogram(list(streamlines), data_per_streamline=held, affine_to_rasmm=np.eye(4))
 

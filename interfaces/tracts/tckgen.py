@@ -1,8 +1,8 @@
-"""MRtrix's ``tckgen``: what it is asked, and streamlines that repeat themselves.
+"""Reproducible tracking with MRtrix's ``tckgen``.
 
-``tckgen`` repeats itself only on one thread. So the work is cut into parts, each with a seed
-of its own, on one thread, and joined in order: the result depends neither on the number of
-processors nor on how long a part takes.
+``tckgen`` is reproducible only on one thread. So the work is split into parts, each with its own
+seed and one thread, and joined in order: the result depends neither on the number of processors
+nor on the duration of a part.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 from neuroferry.interfaces.dwi.mrtrix import run_mrtrix
 from neuroferry.interfaces.tracts.streamlines import Streamlines, read_streamlines
 
-# Seeds of the parts are this far apart from run to run.
+# Distance between the random seeds of consecutive runs.
 SEED_STRIDE = 4096
 
 
 @dataclass(frozen=True)
 class Source:
-    """What streamlines follow.
+    """Source that streamlines follow.
 
     Attributes
     ----------
     image : pathlib.Path
-        Fibre orientation distributions (spherical harmonics of MRtrix), or diffusion images.
+        Fibre orientation distributions (MRtrix's spherical harmonics), or diffusion images.
     gradients : tuple of pathlib.Path, optional
-        bvec and bval of diffusion images, as FSL writes them.
+        bvec and bval of the diffusion images, in FSL's format.
     """
 
     image: Path
@@ -42,20 +42,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Tracking:
-    """How streamlines are followed.
+    """Tracking parameters.
 
     Attributes
     ----------
     step : float
         mm.
     angle : float
-        Largest change of direction in a step, degrees.
+        Largest change of direction per step, degrees.
     cutoff : float
         Amplitude of the FOD, or FA, below which a streamline ends.
     min_length, max_length : float
         mm.
     seed : int
-        Of all random numbers.
+        Random seed.
     """
 
     step: float
@@ -68,20 +68,20 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Part:
-    """One call of ``tckgen``.
+    """Settings of one call of ``tckgen``.
 
     Attributes
     ----------
     name : str
-        Of its files.
+        Name of its files.
     seeds : pathlib.Path
-        Mask in which streamlines start.
+        Seed mask.
     include, exclude : tuple of pathlib.Path
         Masks that streamlines must, and must not, pass.
     n_seeds : int
-        How many streamlines are started at most.
+        Maximum number of seeds.
     n_streamlines : int
-        How many are kept at most; 0 for all.
+        Maximum number of streamlines kept; 0 for all.
     min_length, max_length : float
         mm.
     """
@@ -99,18 +99,18 @@ class Part:
 def tckgen_command(
     source: Source, mask: Path, part: Part, tracking: Tracking, out: Path
 ) -> list[str]:
-    """Write the command of one part.
+    """Build the command of one part.
 
     Parameters
     ----------
     source : Source
-        What streamlines follow.
+        Source that streamlines follow.
     mask : pathlib.Path
-        Where they end.
+        Mask outside which streamlines end.
     part : Part
-        Which streamlines.
+        Seeds and criteria of the streamlines.
     tracking : Tracking
-        How.
+        Tracking parameters.
     out : pathlib.Path
         ``.tck`` file.
 
@@ -148,7 +148,7 @@ def run_part(
     Raises
     ------
     ToolError
-        If ``tckgen`` is not there or fails.
+        If ``tckgen`` is missing or fails.
     """
     out = folder / f"{part.name}.tck"
     command = tckgen_command(source, mask, part, tracking, out)
@@ -166,27 +166,27 @@ def track(
     folder: Path,
     n_procs: int = 1,
 ) -> list[Streamlines]:
-    """Track all parts, several at a time.
+    """Track all parts, several in parallel.
 
     Parameters
     ----------
     source : Source
-        What streamlines follow.
+        Source that streamlines follow.
     mask : pathlib.Path
-        Where they end.
+        Mask outside which streamlines end.
     parts : sequence of Part
-        Which streamlines.
+        Seeds and criteria of the streamlines.
     tracking : Tracking
-        How.
+        Tracking parameters.
     folder : pathlib.Path
-        For what lies between.
+        Folder for intermediate files.
     n_procs : int
-        Parts at a time; does not change the result.
+        Parts in parallel; does not change the result.
 
     Returns
     -------
     list of Streamlines
-        Of each part.
+        Streamlines of each part.
     """
 
     def one(numbered: tuple[int, Part]) -> Streamlines:

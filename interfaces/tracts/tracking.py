@@ -1,17 +1,17 @@
-"""Streamlines by probabilistic tractography with MRtrix's ``tckgen``.
+"""Probabilistic tractography with MRtrix's ``tckgen``.
 
-With fibre orientation distributions the second-order integration iFOD2 is used [1]_;
-without them (too few directions), tensors that are fitted anew at every step to a bootstrap
-of the diffusion images [2]_.
+With fibre orientation distributions, tracking uses second-order integration (iFOD2) [1]_; without
+them (too few directions), tensors refitted at every step to a bootstrap of the diffusion images
+[2]_.
 
-Streamlines are started where bundles are looked for: for each definition, in the smallest of
-the regions that its streamlines pass, and only those are kept that pass the other regions as
-well, until there are enough or the seeds are used up. A rare bundle so gets as many seeds as
-a thick one, and nothing else is written. Without a way to the template they start everywhere
-in the white matter.
+Seeds are placed where bundles are expected: for each definition, in the smallest of the regions
+that its streamlines pass, keeping only streamlines that also pass the other regions, until there
+are enough or the seeds are used up. A small bundle thus gets as many seeds as a large one, and
+nothing else is written. Without a transform to the template, seeds are placed throughout the
+white matter.
 
-Peak memory is 60 MB and 8 bytes for each voxel and each volume or coefficient of the source, for
-each processor, and 24 bytes a point of the streamlines.
+Peak memory is, for each processor, 60 MB and 8 bytes for each voxel and each volume or
+coefficient of the source, plus 24 bytes per point of the streamlines.
 
 References
 ----------
@@ -53,12 +53,12 @@ from neuroferry.interfaces.tracts.streamlines import (
 )
 from neuroferry.interfaces.tracts.tckgen import Part, Source, Tracking, track
 
-# Where the whole white matter is seeded, the seeds are shared out to so many parts.
+# Number of parts among which the seeds of whole-white-matter tracking are divided.
 PARTS = 16
 # Where a streamline ends (amplitude of the FOD, or FA), and its largest change of direction in
 # a step of 1 mm, degrees: sharper turns lead from one bundle into another.
 FOD_CUTOFF, FA_CUTOFF = 0.1, 0.2
-# FODs of noise in grey matter reach any usual cutoff: anisotropy ends streamlines as well.
+# Noise FODs in grey matter reach any usual cutoff: low anisotropy ends streamlines as well.
 STOP_FA = 0.15
 FOD_ANGLE, TENSOR_ANGLE = 30.0, 20.0
 SEED_FA = 0.2
@@ -68,21 +68,21 @@ MIN_SEED_VOXELS = 5
 def regions_on_grid(
     bundle: BundleDefinition, places: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
-    """Draw the regions of a bundle on the grid of the diffusion images.
+    """Rasterise the regions of a bundle on the grid of the diffusion images.
 
     Parameters
     ----------
     bundle : BundleDefinition
-        In the template.
+        Definition in template space.
     places : ndarray of float32, shape (M, 3)
-        Where the voxels of `mask` lie in the template, mm.
+        Template coordinates of the voxels of `mask`, mm.
     mask : ndarray of bool, shape (I, J, K)
-        The brain.
+        Brain mask.
 
     Returns
     -------
     include, exclude : list of ndarray of bool, shape (I, J, K)
-        For each region.
+        One mask per region.
     """
     columns = np.ascontiguousarray(places.T)
 
@@ -105,27 +105,27 @@ def bundle_parts(
     counts: tuple[int, int],
     folder: Path,
 ) -> list[Part | None]:
-    """Prepare tracking inside the regions of bundles.
+    """Prepare the tracking of each bundle from its regions.
 
     Parameters
     ----------
     bundles : sequence of BundleDefinition
-        What to look for.
+        Bundles to track.
     brain : Volume
         Brain mask on the grid of the diffusion images.
     transforms : sequence
-        Bring its points to the template, in the order in which they act.
+        Map its points to the template, in the order of application.
     white : ndarray of bool, shape (I, J, K)
-        Where streamlines may start.
+        Allowed seeds.
     counts : tuple of int
-        Streamlines to find and seeds to use for each bundle, at most.
+        Maximum numbers of streamlines and of seeds for each bundle.
     folder : pathlib.Path
-        For the masks.
+        Folder for the masks.
 
     Returns
     -------
     list of Part or None
-        None for a bundle of which a region holds no white matter.
+        None for a bundle with a region that contains no white matter.
     """
     from scipy import ndimage
 
@@ -141,7 +141,7 @@ def bundle_parts(
             parts.append(None)
             continue
         smallest = int(np.argmin(sizes))
-        # Voxels are coarser than the regions: let nothing be lost that just touches one.
+        # Voxels are coarser than the regions: keep streamlines that just touch one.
         wide = [ndimage.binary_dilation(region) for region in include]
         named = {"seeds": include[smallest] & white}
         named |= {f"include-{n}": region for n, region in enumerate(wide)}
@@ -168,7 +168,7 @@ def bundle_parts(
 
 
 def whole_parts(seeds: Path, n_seeds: int, tracking: Tracking) -> list[Part]:
-    """Prepare tracking from everywhere in a mask.
+    """Prepare tracking with seeds throughout a mask.
 
     >>> tracking = Tracking(1.0, 45.0, 0.1, 40.0, 250.0, 1)
     >>> sum(part.n_seeds for part in whole_parts(Path("white.nii"), 1001, tracking))
@@ -191,44 +191,49 @@ class _TrackStreamlinesInputSpec(BaseInterfaceInputSpec):
     bvec = File(exists=True, desc="directions of the diffusion images")
     mask = File(exists=True, mandatory=True, desc="brain; streamlines end at its border")
     fa = File(exists=True, mandatory=True, desc="fractional anisotropy")
-    seed_fa = traits.Range(0.0, 1.0, SEED_FA, usedefault=True, desc="streamlines start above")
+    seed_fa = traits.Range(
+        0.0, 1.0, SEED_FA, usedefault=True, desc="FA above which seeds are placed"
+    )
     stop_fa = traits.Range(
-        0.0, 1.0, STOP_FA, usedefault=True, desc="with FODs, streamlines end below"
+        0.0, 1.0, STOP_FA, usedefault=True, desc="with FODs, FA below which streamlines end"
     )
     dwi2anat_xfm = File(
         exists=True, requires=["std2anat_xfm"], desc="diffusion images onto the T1w image"
     )
     std2anat_xfm = File(exists=True, requires=["dwi2anat_xfm"], desc="template onto the T1w image")
-    definitions = File(exists=True, desc="TOML of bundles; the package's own otherwise")
+    definitions = File(exists=True, desc="TOML bundle definitions; built-in ones by default")
     n_streamlines = traits.Range(
         low=1, value=1000, usedefault=True, desc="of each bundle, at most"
     )
     n_seeds = traits.Range(low=1, value=5_000, usedefault=True, desc="of each bundle, at most")
     n_whole = traits.Range(
-        low=1, value=200_000, usedefault=True, desc="seeds where no bundles are looked for"
+        low=1, value=200_000, usedefault=True, desc="seeds of whole-white-matter tracking"
     )
     step = traits.Range(
         low=0.0, value=1.0, exclude_low=True, usedefault=True, desc="of a streamline, mm"
     )
     angle = traits.Range(
-        0.0, 90.0, exclude_low=True, desc="largest in a step, degrees; usual for the algorithm"
+        0.0,
+        90.0,
+        exclude_low=True,
+        desc="largest change of direction per step, degrees; by default that of the algorithm",
     )
-    cutoff = traits.Float(desc="FOD amplitude or FA at which a streamline ends")
+    cutoff = traits.Float(desc="FOD amplitude or FA below which a streamline ends")
     min_length = traits.Range(low=0.0, value=40.0, usedefault=True, desc="mm")
     max_length = traits.Range(low=1.0, value=250.0, usedefault=True, desc="mm")
-    seed = traits.Range(low=0, value=1, usedefault=True, desc="of all random numbers")
+    seed = traits.Range(low=0, value=1, usedefault=True, desc="random seed")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="processors")
 
 
 class _TrackStreamlinesOutputSpec(TraitedSpec):
     tractogram = File(exists=True, desc="streamlines, .tck, RAS+ mm")
-    report = File(exists=True, desc="JSON: how, and how many from which part")
+    report = File(exists=True, desc="JSON: settings, and number of streamlines per part")
 
 
 class TrackStreamlines(SimpleInterface):
-    """Follow streamlines through the white matter, where bundles are looked for.
+    """Track streamlines through the white matter, seeded where bundles are expected.
 
-    Without transforms to the template they start everywhere in the white matter.
+    Without transforms to the template, seeds are placed throughout the white matter.
     """
 
     input_spec = _TrackStreamlinesInputSpec
@@ -243,7 +248,7 @@ class TrackStreamlines(SimpleInterface):
         return Source(Path(self.inputs.dwi), gradients)
 
     def _anisotropic(self, folder: Path) -> Path:
-        """Draw where streamlines may run along FODs; crossings of low anisotropy are filled."""
+        """Mask where streamlines may follow FODs; crossings of low anisotropy are filled."""
         from scipy import ndimage
 
         fa = load_volume(self.inputs.fa)
@@ -252,7 +257,7 @@ class TrackStreamlines(SimpleInterface):
         return save_nifti(inside, fa.affine, folder / "within.nii", dtype=np.uint8)
 
     def _parts(self, folder: Path, tracking: Tracking) -> dict[str, Part | None]:
-        """Prepare the parts, by name."""
+        """Prepare the parts, keyed by name."""
         brain = load_volume(self.inputs.mask)
         fa = load_volume(self.inputs.fa)
         mask = load_mask(self.inputs.mask, fa, "brain mask")

@@ -1,9 +1,9 @@
-"""The template that is always there, and those that a user has in a folder of TemplateFlow.
+"""The built-in template, and templates from a user's TemplateFlow folder.
 
-Nothing is downloaded. MNI152NLin2009aSym comes out of nilearn's own files: the
-skull-stripped T1-weighted template and its grey- and white-matter maps at 1 mm. Images are
-cached for the life of the process. Others are files ``tpl-<space>_..._T1w.nii.gz`` with a
-brain mask beside them.
+Nothing is downloaded. MNI152NLin2009aSym comes from the files of nilearn: the skull-stripped
+T1-weighted template and its grey- and white-matter maps at 1 mm. Images are cached for the life
+of the process. Other templates are files ``tpl-<space>_..._T1w.nii.gz`` with a brain mask next to
+them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SPACE = re.compile(
 
 @dataclass(frozen=True)
 class TemplateBrain:
-    """The brain of a template on one voxel grid.
+    """Brain of a template on one voxel grid.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class TemplateBrain:
     t1w : ndarray of float32, shape (I, J, K)
         Skull-stripped T1-weighted intensities, scaled to [0, 1].
     brain_mask : ndarray of bool, shape (I, J, K)
-        The undilated mask of the brain.
+        Undilated brain mask.
     affine : ndarray of float64, shape (4, 4)
         Voxel indices to RAS+ mm.
     """
@@ -57,7 +57,7 @@ class TemplateBrain:
 
 @dataclass(frozen=True)
 class Template(TemplateBrain):
-    """A template with its tissues, which are read when they are first asked for.
+    """Template with its tissue maps, which are read on first use.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Template(TemplateBrain):
     def tpms(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Tissue probabilities, each of shape (I, J, K): GM, WM, CSF.
 
-        Cerebrospinal fluid is what grey and white matter leave of the brain mask.
+        Cerebrospinal fluid is the part of the brain mask that is neither grey nor white matter.
         """
         return _load_tissues(self.resolution)
 
@@ -104,12 +104,12 @@ def load_template(resolution: int = 1) -> Template:
     Parameters
     ----------
     resolution : int
-        Isotropic voxel size in mm; other than 1 is resampled by nilearn.
+        Isotropic voxel size in mm; resampled by nilearn unless 1.
 
     Returns
     -------
     Template
-        The arrays are read-only: they are shared by every caller in the process.
+        The arrays are read-only, as they are shared by all callers in the process.
     """
     from nilearn import datasets
 
@@ -138,16 +138,16 @@ def _load_tissues(
 
 @dataclass(frozen=True)
 class SpaceName:
-    """A template's space as the user writes it: ``NAME[:cohort-N][:res-N]``.
+    """Template space as written by the user: ``NAME[:cohort-N][:res-N]``.
 
     Attributes
     ----------
     name : str
-        Of the template.
+        Name of the template.
     cohort : str or None
-        Group of people that the template was made of, where there are several.
+        Cohort of the template, if it has several.
     resolution : str or None
-        Label of the grid, without leading zeros.
+        Resolution label, without leading zeros.
     """
 
     name: str
@@ -156,7 +156,7 @@ class SpaceName:
 
 
 def parse_space(text: str) -> SpaceName | None:
-    """Take the name of a template's space apart; None where it is none.
+    """Parse the name of a template space; None if it is not one.
 
     Examples
     --------
@@ -173,14 +173,14 @@ def parse_space(text: str) -> SpaceName | None:
 
 @dataclass(frozen=True)
 class TemplateGrid:
-    """One voxel grid of a template, as files.
+    """Files of one voxel grid of a template.
 
     Attributes
     ----------
     t1w, mask : pathlib.Path
-        T1-weighted image, with or without skull, and the mask of its brain.
+        T1-weighted image, with or without skull, and its brain mask.
     shape : tuple of int
-        Numbers of voxels.
+        Number of voxels along each axis.
     zooms : tuple of float
         Voxel size, mm.
     """
@@ -197,7 +197,7 @@ class TemplateGrid:
 
     @property
     def size(self) -> str:
-        """Voxel size, for sidecars.
+        """Voxel size as text, for sidecars.
 
         >>> TemplateGrid(Path("t1w"), Path("mask"), (9, 9, 9), (2.0, 2.0, 2.0)).size
         '2 mm isotropic'
@@ -209,18 +209,18 @@ class TemplateGrid:
 
 @dataclass(frozen=True, eq=False)
 class OtherTemplate:
-    """A template of a folder of TemplateFlow, with the grids that are wanted.
+    """Template from a TemplateFlow folder, with the requested grids.
 
     Attributes
     ----------
     name : str
-        Of the template.
+        Name of the template.
     cohort : str or None
         As in `SpaceName`.
     registration : TemplateGrid
-        What brains are registered to: the grid whose voxels are nearest to 1 mm.
+        Registration target: the grid whose voxel size is closest to 1 mm.
     grids : dict of str to TemplateGrid
-        By the label of their resolution; all that the folder has.
+        All grids in the folder, keyed by resolution label.
     """
 
     name: str
@@ -230,7 +230,7 @@ class OtherTemplate:
 
     @property
     def label(self) -> str:
-        """Its space in the names of transforms, which have no entity for a cohort.
+        """Space in the names of transforms, which have no entity for a cohort.
 
         >>> grid = TemplateGrid(Path("t1w"), Path("mask"), (1, 1, 1), (1, 1, 1))
         >>> OtherTemplate("MNIPediatricAsym", "1", grid, {}).label
@@ -240,49 +240,49 @@ class OtherTemplate:
 
     @property
     def node(self) -> str:
-        """Its name in a graph."""
+        """Name in a graph."""
         return self.label.lower().replace("+", "_cohort_")
 
     @property
     def entities(self) -> dict[str, str]:
-        """What a file's name says of its space, beside the resolution."""
+        """Entities of the space in file names, except the resolution."""
         cohort = {} if self.cohort is None else {"cohort": self.cohort}
         return {"space": self.name, **cohort}
 
     def grid(self, resolution: str | None) -> TemplateGrid:
-        """Choose a grid by its label; without one that of the registration."""
+        """Choose a grid by its label; without a label, that of the registration."""
         return self.registration if resolution is None else self.grids[resolution]
 
 
 def find_templates(spaces: Sequence[SpaceName], home: Path | None) -> tuple[OtherTemplate, ...]:
-    """Find templates in a folder of TemplateFlow; the network is never asked.
+    """Find templates in a TemplateFlow folder, without network access.
 
     Parameters
     ----------
     spaces : sequence of SpaceName
-        What is wanted, without `TEMPLATE_SPACE`.
+        Requested spaces, without `TEMPLATE_SPACE`.
     home : pathlib.Path or None
-        The folder, with ``tpl-<name>`` in it.
+        Folder that holds ``tpl-<name>``.
 
     Returns
     -------
     tuple of OtherTemplate
-        Each template once, in the order in which they are wanted first.
+        Each template once, in the order of first request.
 
     Raises
     ------
     UsageError
-        Where no folder was named.
+        If no folder was given.
     InputError
-        With exit code 66, naming the file that is missing or empty, and how it is had.
+        With exit code 66, naming the missing or empty file, and how to get it.
     """
     found: dict[tuple[str, str | None], OtherTemplate] = {}
     for space in spaces:
         if home is None:
             raise UsageError(
-                f"'{space.name}' is not an output space that comes with neuroferry: "
-                f"{_own_spaces()}. Templates of TemplateFlow are taken from your own folder of "
-                "them: name it with --templateflow-home or TEMPLATEFLOW_HOME."
+                f"'{space.name}' is not an output space built into neuroferry: "
+                f"{_own_spaces()}. Other templates are read from your own TemplateFlow folder: "
+                "set it with --templateflow-home or TEMPLATEFLOW_HOME."
             )
         key = space.name, space.cohort
         if key not in found:
@@ -302,7 +302,7 @@ def _folder(space: SpaceName, home: Path) -> Path:
 
 
 def _find_template(space: SpaceName, home: Path) -> OtherTemplate:
-    """Gather the grids that a template has both files of."""
+    """Find the grids of a template that have both files."""
     folder = _folder(space, home)
     cohort = "" if space.cohort is None else f"_cohort-{space.cohort}"
     stem = f"tpl-{space.name}{cohort}"
@@ -330,7 +330,7 @@ def _mask_name(t1w: str) -> str:
 
 
 def _holds_something(path: Path) -> bool:
-    """Whether a file is there: TemplateFlow keeps empty ones for what was not downloaded."""
+    """Check that a file exists and is not one of TemplateFlow's empty placeholders."""
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -348,22 +348,21 @@ def _read_grid(t1w: Path, mask: Path) -> TemplateGrid:
 
 
 def _missing(space: SpaceName, home: Path, folder: Path) -> InputError:
-    """Say which files are missing, where they were looked for, and how they are had."""
+    """Make an error that names the missing files, where they were sought and how to get them."""
     cohort = "" if space.cohort is None else f"_cohort-{space.cohort}"
     label = "" if space.resolution is None else f"_res-{int(space.resolution):02d}"
     stem = f"tpl-{space.name}{cohort}{label}"
     names = [f"{stem}_T1w.nii.gz", f"{stem}_desc-brain_mask.nii.gz"]
     absent = [name for name in names if not (folder / name).is_file()]
-    state = "is not there" if absent else "is an empty placeholder"
+    state = "lacks" if absent else "has only empty placeholders for"
     wanted = f"'{space.name}', resolution=" + (space.resolution or "1")
     wanted += "" if space.cohort is None else f", cohort='{space.cohort}'"
     return InputError(
-        f"The output space {space.name} needs {' and '.join(names)}, and "
-        f"{' and '.join(absent or names)} {state} in {folder}. Nothing is downloaded while it "
-        "runs. Where there is a network, get them into that folder before: TEMPLATEFLOW_HOME="
+        f"The output space {space.name} needs {' and '.join(names)}, but {folder} {state} "
+        f"{' and '.join(absent or names)}. neuroferry does not download templates. On a machine "
+        "with network access, download them into that folder first: TEMPLATEFLOW_HOME="
         f'{home} python -c "from templateflow.api import get; get({wanted}, desc=None, '
         f"suffix='T1w', extension='nii.gz'); get({wanted}, desc='brain', suffix='mask', "
-        f"extension='nii.gz')\". Otherwise choose one of neuroferry's own spaces: "
-        f"{_own_spaces()}.",
+        f"extension='nii.gz')\". Or choose a built-in space: {_own_spaces()}.",
         exit_code=ExitCode.NO_INPUT,
     )

@@ -1,4 +1,4 @@
-"""One small dataset, written once, that the phantom's tests read."""
+"""Small datasets for the phantom's tests, each written once."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Dataset(NamedTuple):
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> Dataset:
-    """Three subjects (the second a child, the third defaced) at 3 mm."""
+    """Write three subjects (the second a child, the third defaced) at 3 mm."""
     root = tmp_path_factory.mktemp("phantom") / "bids"
     return Dataset(root, write_phantom_dataset(root, subjects=3, resolution=3.0, seed=11))
 
 
 @pytest.fixture(scope="session")
 def functional(tmp_path_factory) -> Dataset:
-    """The first of the three subjects again, with a small multi-echo run and field maps."""
+    """Write the first of the three subjects again, with a small multi-echo run and field maps."""
     root = tmp_path_factory.mktemp("functional") / "bids"
     options = BoldOptions(
         8,
@@ -46,7 +46,7 @@ def functional(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="session")
 def diffusion(tmp_path_factory) -> Dataset:
-    """The first of the three subjects again, with a small diffusion scan of two shells."""
+    """Write the first of the three subjects again, with a small diffusion scan of two shells."""
     root = tmp_path_factory.mktemp("diffusion") / "bids"
     options = DwiOptions(7, bvals=(1000.0, 2000.0), n_b0=2, resolution=6.0)
     subjects = write_phantom_dataset(root, subjects=1, resolution=3.0, seed=11, dwi=options)
@@ -55,5 +55,5 @@ def diffusion(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="session")
 def anatomy() -> SubjectAnatomy:
-    """The first subject's head."""
+    """Make the first subject's head."""
     return grow_subject(draw_subject(0, seed=11, label="01"))

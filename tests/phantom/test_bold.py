@@ -1,4 +1,4 @@
-"""The simulation itself: each effect does what it says, and nothing when it is off."""
+"""BOLD simulation: each effect acts as documented, and is absent when switched off."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scan(NamedTuple):
 
 @pytest.fixture(scope="module")
 def scan(anatomy):
-    """Draw a run; heads in the same place on the same grid are made once."""
+    """Draw a run; heads with the same pose and grid are made once."""
     sessions, heads = {}, {}
 
     def head(_, warp, pose, grid, field):
@@ -87,7 +87,7 @@ def moved_back(volume, run, motion):
 
 
 def unwarped(image, shift, axis):
-    """Read the distorted image where the definition of the field map says, x Jacobian."""
+    """Unwarp by the definition of the field map, times the Jacobian."""
     index = np.indices(image.shape, dtype=float)
     index[axis] += shift
     return ndimage.map_coordinates(image, index, order=3) * (1 + np.gradient(shift, axis=axis))
@@ -307,12 +307,12 @@ def test_partial_coverage_keeps_the_top_of_the_brain(scan):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"n_volumes": 0}, "1 volume or more"),
+        ({"n_volumes": 0}, "at least 1 volume"),
         ({"resolution": 0.5}, "1.5 to 6"),
         ({"tr": 0.0}, "repetition time"),
         ({"runs": 0}, "BOLD runs"),
         ({"echo_times": ()}, "echo times"),
-        ({"echo_times": (0.03, 0.01)}, "rise"),
+        ({"echo_times": (0.03, 0.01)}, "ascending"),
         ({"direction": "HF"}, "HF"),
         ({"coverage": 0.0}, "coverage"),
         ({"fieldmaps": ("magic",)}, "magic"),

@@ -1,4 +1,4 @@
-"""The functional files on disk: valid, described rightly, and consistent with their truth."""
+"""Functional files on disk: valid, correctly described, and consistent with their truth."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_truth_lies_on_the_grid_of_the_run(run):
 
 
 def test_the_way_to_the_t1w_is_the_way_to_the_t1w(functional, run):
-    """Tissues carried from the anatomical truth are those of the functional truth."""
+    """Tissues resampled from the anatomical truth equal those of the functional truth."""
     subject = functional.subjects[0]
     anatomical, functional_gm = nb.load(subject.truth["gm"]), nb.load(run.truth["gm"])
     matrix = files.read_affines(run.truth["boldref_to_t1w"])[0]

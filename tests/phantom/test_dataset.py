@@ -101,7 +101,7 @@ def test_the_bias_field_is_as_strong_as_at_3_tesla(phantom):
 
 
 def test_noise_is_rician(phantom):
-    """Rayleigh in the air (mean over spread 1.91), as bright as the signal-to-noise says."""
+    """Rayleigh in the air (mean over spread 1.91), with the level given by the SNR."""
     for subject in phantom.subjects:
         t1w, head = load(subject.t1w), load(subject.truth["head_mask"]) > 0
         scan = json.loads(subject.truth["parameters"].read_text())["scan"]
@@ -123,7 +123,7 @@ def test_contrast_is_t1_weighted(phantom):
 
 
 def in_template(subject):
-    """Template points of each voxel of a subject's brain, shape (N, 3), and their labels."""
+    """Map each brain voxel of a subject to the template, shape (N, 3); return labels too."""
     dseg_img = nb.load(subject.truth["dseg"])
     labels = np.asarray(dseg_img.dataobj)
     voxels = np.argwhere(labels > 0)
@@ -141,7 +141,7 @@ def template_labels(points):
 
 
 def test_the_true_deformation_beats_the_best_affine_by_far(phantom):
-    """Registering badly has to cost: what affine registration reaches between real heads."""
+    """Bad registration must cost as much as affine registration between real heads."""
     for subject in phantom.subjects:
         world, points, labels = in_template(subject)
         design = np.column_stack([world, np.ones(len(world))])
@@ -168,7 +168,7 @@ def test_the_true_deformation_does_not_fold_and_brings_the_template_mask(phantom
 
 
 def kmeans(values, start):
-    """Lloyd's algorithm on intensities from fixed starts; labels 0, 1, 2 by brightness."""
+    """Run Lloyd's algorithm on intensities from fixed starts; labels 0, 1, 2 by brightness."""
     centres = np.quantile(values, start)
     for _ in range(40):
         labels = np.abs(values[:, None] - centres).argmin(axis=1)

@@ -1,4 +1,4 @@
-"""The simulated diffusion scan: each effect does what it says, and nothing when it is off."""
+"""DWI simulation: each effect acts as documented, and is absent when switched off."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Scan(NamedTuple):
 
 @pytest.fixture(scope="module")
 def scan(anatomy):
-    """Draw a series; heads in the same place on the same grid are made once."""
+    """Draw a series; heads with the same pose and grid are made once."""
     sessions, heads, wet = {}, {}, {}
 
     def head(_, warp, pose, grid, field):
@@ -96,7 +96,7 @@ def scan(anatomy):
 
 @pytest.fixture(scope="module")
 def plain(scan):
-    """Every effect off, 12 directions."""
+    """Simulate 12 directions with every effect off."""
     return scan(12)
 
 
@@ -143,7 +143,7 @@ def test_fsl_vectors_run_along_the_voxel_axes(flip):
     affine[:3, :3] = axes @ np.diag([-flip * 2.0, 2.0, 3.0])
     row = axes[:, 1]  # along j
     np.testing.assert_allclose(to_fsl(row[None], affine), [[0, 1, 0]], atol=1e-12)
-    # FSL's first axis runs to the left, whichever way the voxels are stored.
+    # FSL's first axis points to the left, regardless of the stored orientation.
     np.testing.assert_allclose(to_fsl(axes[:, :1].T, affine), [[-1, 0, 0]], atol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""The diffusion files on disk: valid, described rightly, and consistent with their truth."""
+"""Diffusion files on disk: valid, correctly described, and consistent with their truth."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_diffusion_scans_leave_the_anatomical_bytes_as_they_were(phantom, diffus
 
 
 def test_the_same_arguments_give_the_same_bytes(anatomy, diffusion, run, tmp_path):
-    """Another process would draw the same: all that it starts from is drawn again here."""
+    """Another process would draw the same: all initial draws are repeated here."""
     drawn = json.loads(diffusion.subjects[0].truth["parameters"].read_text())["scan"]
     options = DwiOptions(7, bvals=(1000.0, 2000.0), n_b0=2, resolution=6.0, fieldmaps=())
     pose = scan_pose(ScanParameters(**drawn))
@@ -112,7 +112,7 @@ def test_header_sidecar_and_gradient_files_agree(run):
 
 
 def test_the_gradient_file_is_the_true_table_along_the_voxel_axes(run):
-    """By FSL's definition, written out: components along i, j, k, the first reversed if needed."""
+    """By FSL's definition: components along i, j, k, the first reversed if needed."""
     image = nb.load(run.dwi)
     axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
     components = np.loadtxt(run.bvec).T
@@ -159,7 +159,7 @@ def test_the_truth_lies_on_the_grid_of_the_run(run):
 
 
 def test_fibres_run_along_the_centre_lines(run):
-    """In voxels that one bundle fills, the main direction is that of its line there."""
+    """In voxels filled by one bundle, the principal direction is that of its centre line."""
     affine = nb.load(run.dwi).affine
     labels, fraction = load(run.truth["bundles"]), load(run.truth["fraction"])
     alone = (load(run.truth["fibres"]) == 1) & (fraction > 0.6)
@@ -182,7 +182,7 @@ def test_fibres_run_along_the_centre_lines(run):
 
 
 def test_the_way_to_the_t1w_is_the_way_to_the_t1w(diffusion, run):
-    """The brain's middle in the T1w lies where the transform sends it."""
+    """The transform maps the centre of the brain to its position in the T1w image."""
     middles = []
     for path in (diffusion.subjects[0].truth["wm"], run.truth["wm"]):
         image = nb.load(path)

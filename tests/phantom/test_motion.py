@@ -54,7 +54,7 @@ def test_the_reference_does_not_move():
 
 @pytest.mark.parametrize("affine", [LAS, RAS])
 def test_translation_has_the_signs_of_fsl(affine):
-    """Of the way back to the reference, x to the left, y forwards, z upwards."""
+    """For the motion back to the reference: x to the left, y forwards, z upwards."""
     shift = rigid((0, 0, 0), (1.0, 2.0, 3.0))
     found = motion_parameters(shift[None], affine, SHAPE, MASS)[0]
     np.testing.assert_allclose(found, [1, -2, -3, 0, 0, 0], atol=1e-12)
@@ -68,7 +68,7 @@ def test_turning_about_the_centre_is_no_translation(affine, axis):
     found = motion_parameters(rigid(turn, (0, 0, 0), centre(affine))[None], affine, SHAPE, MASS)[0]
     np.testing.assert_allclose(found[:3], 0, atol=1e-10)
     expected = np.zeros(3)
-    # x is mirrored: turns about y and z change their sign, and the way is the way back.
+    # x is mirrored: rotations about y and z change sign, and the motion is inverted.
     expected[axis] = np.radians(2.0) * (1 if axis == 0 else -1)
     np.testing.assert_allclose(found[3:], expected, atol=1e-10)
 

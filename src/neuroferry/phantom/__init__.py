@@ -1,4 +1,4 @@
-"""A digital head whose truth is known: the example and the test data that need no download."""
+"""Digital heads with a known truth: example and test data that need no download."""
 
 from neuroferry.phantom.bold_dataset import PhantomBold
 from neuroferry.phantom.bold_options import BoldOptions

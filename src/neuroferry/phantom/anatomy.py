@@ -1,9 +1,9 @@
-"""Crisp brain tissues in template space, folded differently for each subject.
+"""Sharp brain tissues in template space, with individual folding for each subject.
 
-The template's tissue maps are averages over people: soft, with most sulci washed out. They
-are sharpened into tissues as one person has them, with sulci opened where the average T1w
-shows a valley, and further sulci and gyral white matter drawn at random for each subject,
-so that no deformation of the template reproduces a subject exactly.
+The template's tissue maps are averages over people: soft, with most sulci blurred. They are
+sharpened to the tissues of an individual, with sulci opened where the average T1w shows a valley,
+and further sulci and gyral white matter drawn at random for each subject, so that no deformation
+of the template reproduces a subject exactly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VALLEY = 12.0  # what a dip of the template's T1w adds to the log-odds of CSF, 
 
 @dataclass(frozen=True)
 class BrainTemplate:
-    """What every phantom brain starts from; arrays are on `grid`, 1 mm.
+    """Common starting point of every phantom brain; arrays are on `grid`, 1 mm.
 
     Attributes
     ----------
@@ -42,16 +42,16 @@ class BrainTemplate:
     logits : ndarray of float32, shape (3, I, J, K)
         Log-odds of GM, WM, CSF, sharpened.
     detail : ndarray of float32
-        T1w brightness (fraction of white matter) that tissues alone do not explain:
+        T1w brightness (fraction of white matter) not explained by tissue class:
         pallidum, thalamus, densely myelinated cortex.
     cortex : ndarray of float32
         Where folds may be drawn: 1 over the cerebrum, 0 in cerebellum and brainstem.
     coarse : Grid
-        2 mm grid of the two following.
+        2 mm grid of the next two arrays.
     depth : ndarray of float32
-        Distance below the brain's hull, mm.
+        Depth below the brain's hull, mm.
     hull_points : ndarray of float32, shape (3, ...)
-        Nearest point of the hull, RAS+ mm.
+        Nearest point on the hull, RAS+ mm.
     ventricles : ndarray of float32
         Smooth membership of the ventricles, on `coarse`.
     """
@@ -86,7 +86,7 @@ class Brain:
 
 
 def hull_of(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Close `mask` with a ball of `radius` voxels (distance transforms, so any radius)."""
+    """Close `mask` with a ball of `radius` voxels (by distance transforms, for any radius)."""
     pad = int(np.ceil(radius)) + 1
     padded = np.pad(mask, pad)
     grown = ndimage.distance_transform_edt(~padded) <= radius
@@ -129,7 +129,7 @@ def brain_template() -> BrainTemplate:
 
 
 def _cerebrum(grid: Grid) -> NDArray[np.float32]:
-    """Soft membership of the cerebrum: above the tentorium, off the brainstem."""
+    """Compute a soft membership of the cerebrum: above the tentorium, without the brainstem."""
     x, y, z = grid.axes()
     above_tentorium = z - (-4 + np.minimum(y + 45, 0) * np.float32(0.45))
     behind = -24 - y
@@ -170,9 +170,9 @@ def _sharpen(
 def _thin_cortex(
     logits: NDArray[np.float32], cortex: NDArray[np.float32], depth: NDArray[np.float32]
 ) -> None:
-    """Open a sulcus in the middle of cortex that averaging made thicker than it can be.
+    """Open a sulcus in the middle of cortex that averaging made implausibly thick.
 
-    Not at the crowns, where the brain mask ends, and not in the deep grey matter.
+    Excludes the crowns, where the brain mask ends, and the deep grey matter.
     """
     white = (logits[1] > logits[0]) & (logits[1] > logits[2])
     from_white = ndimage.distance_transform_edt(~white).astype(np.float32)
@@ -208,7 +208,7 @@ def _ventricles(
 
 
 def grow_brain(rng: np.random.Generator, *, fold_depth: float) -> Brain:
-    """Draw one subject's folds over the template's sharpened tissues.
+    """Add one subject's folds to the template's sharpened tissues.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A functional scan of a phantom person: what is drawn, and how volumes follow one another."""
+"""Simulation of a BOLD run of a phantom participant, volume by volume."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ SCALE = 1000.0  # value of white matter in the file, first echo
 ECHO_SPACING = 0.00025  # s, effective
 _ORIENTATIONS = ("LAS", "RAS", "LPS")
 _FOV = 224.0  # mm, in plane
-_BOLD_TE = 0.030  # s: at this echo time `activation` is what it says
+_BOLD_TE = 0.030  # s: echo time at which `activation` is defined
 _TRANSIENT = 4  # volumes that differ from the steady state by more than the noise
 _STEEPEST = 0.5  # voxels of shift that change from one voxel to the next
 
 
 @dataclass(frozen=True)
 class BoldSession:
-    """Where a person lies during the functional scans of a session.
+    """Position of a participant during the functional scans of a session.
 
     Attributes
     ----------
     pose : ndarray of float64, shape (4, 4)
-        Upright head to scanner, at the reference volume of the first run.
+        Upright head to scanner, in the reference volume of the first run.
     warp : HeadWarp
-        Placed there.
+        Placed in that pose.
     grid : EpiGrid
     field : FieldModel or None
     """
@@ -62,18 +62,18 @@ class BoldSession:
     field: FieldModel | None
 
     def moved(self, motion: NDArray[np.float64]) -> tuple[NDArray[np.float64], HeadWarp]:
-        """Pose and warp after a rigid motion (4, 4) of the head, RAS+ mm."""
+        """Return pose and warp after a rigid motion (4, 4) of the head, RAS+ mm."""
         return motion @ self.pose, self.warp.placed(motion @ self.warp.affine)
 
 
 @dataclass(frozen=True)
 class BoldRun:
-    """One run: everything drawn, and the head it is drawn for.
+    """One run: all random draws, and the head they apply to.
 
     Attributes
     ----------
     head : EpiHead
-        In the position of the reference volume.
+        Head in the position of the reference volume.
     reference : int
         Volume whose motion is the identity.
     motion : ndarray of float64, shape (T, 4, 4)
@@ -100,7 +100,7 @@ def draw_session(
     options: EpiOptions,
     rng: np.random.Generator,
 ) -> BoldSession:
-    """Lay the person down for the echo-planar scans of one kind.
+    """Position the participant for one kind of echo-planar scan.
 
     Parameters
     ----------
@@ -147,18 +147,18 @@ def lay_slab(
     zoom: float,
     coverage: float,
 ) -> EpiGrid:
-    """Lay the slices over the brain.
+    """Place the slices over the brain.
 
     Parameters
     ----------
     warp : HeadWarp
         Placed in the scanner.
     orientation : str
-        Directions in which the voxel axes run; slices lie along the third.
+        Orientation of the voxel axes; slices are stacked along the third.
     axes : ndarray of float64, shape (3, 3)
         Rotation of the slab.
     direction : str
-        Of the phase encoding, from ... to.
+        Phase-encoding direction, from ... to.
     zoom : float
         Voxel size, mm.
     coverage : float
@@ -196,7 +196,7 @@ def draw_run(
     *,
     first: bool,
 ) -> BoldRun:
-    """Draw one run; in all but the first of a session the head lies a little elsewhere."""
+    """Draw one run; after the first run of a session the head position differs slightly."""
     rotation, shift = rng.normal(0, 0.8, 3), rng.normal(0, 0.8, 3)
     between = np.eye(4) if first else rigid(rotation, shift, session.pose[:3, 3])
     pose, warp = session.moved(between)
@@ -230,7 +230,7 @@ def draw_run(
 
 
 def slice_times(n_slices: int, tr: float) -> NDArray[np.float64]:
-    """Seconds after the volume's start: first, third, fifth ... then the slices between."""
+    """Compute slice times after the start of the volume, s, for interleaved acquisition."""
     times = np.zeros(n_slices)
     order = np.concatenate([np.arange(0, n_slices, 2), np.arange(1, n_slices, 2)])
     times[order] = np.arange(n_slices) * tr / n_slices
@@ -240,7 +240,7 @@ def slice_times(n_slices: int, tr: float) -> NDArray[np.float64]:
 def volumes(
     run: BoldRun, options: BoldOptions, rng: np.random.Generator
 ) -> Iterator[list[NDArray[np.float32]]]:
-    """Scan a run: for each volume, one image an echo.
+    """Scan a run: for each volume, one image per echo.
 
     Parameters
     ----------
@@ -273,10 +273,10 @@ def volumes(
 
 
 def spin_history(run: BoldRun, options: BoldOptions) -> NDArray[np.float32]:
-    """Factor of each slice in each volume, shape (T, K).
+    """Compute the spin-history factor of each slice in each volume, shape (T, K).
 
-    A slice that the head moved through holds some spins that were excited later or
-    earlier than its others. What is left of it in the next volume is a fifth.
+    After motion across slices, a slice holds some spins that were excited later or earlier than
+    the others. A fifth of the effect remains in the next volume.
 
     References
     ----------
@@ -297,7 +297,7 @@ def spin_history(run: BoldRun, options: BoldOptions) -> NDArray[np.float32]:
 def noiseless_reference(
     run: BoldRun, options: BoldOptions, *, distorted: bool
 ) -> list[NDArray[np.float32]]:
-    """Scan the head in its reference position in the steady state, at rest; one an echo."""
+    """Scan the head in its reference position in the steady state, at rest; one image per echo."""
     head = run.head
     still = np.eye(4)
     voxels = head.signal_voxels()
@@ -309,7 +309,7 @@ def noiseless_reference(
 
 
 def noise_level(run: BoldRun, options: BoldOptions) -> float:
-    """Standard deviation of the noise in each channel, in the units of the file."""
+    """Compute the noise standard deviation in each channel, in the units of the file."""
     if options.snr == 0:
         return 0.0
     te = min(options.echo_times, key=lambda t: abs(t - _BOLD_TE))
@@ -317,7 +317,7 @@ def noise_level(run: BoldRun, options: BoldOptions) -> float:
 
 
 def _brightness(options: BoldOptions, te: float, pulses: int | None) -> dict[str, float]:
-    """Contrast relative to white matter in the steady state, first echo."""
+    """Compute the contrast relative to white matter in the steady state, first echo."""
     unit = gradient_echo(echo_time=options.echo_times[0], tr=options.tr, flip=options.flip)["wm"]
     contrast = gradient_echo(echo_time=te, tr=options.tr, flip=options.flip, pulses=pulses)
     return relative(contrast, unit)

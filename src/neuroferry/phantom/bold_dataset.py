@@ -1,4 +1,4 @@
-"""Write a session's functional scans as BIDS, and the truth about them."""
+"""BOLD runs of a session written as BIDS, with their truth."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TASK = "blocks"
 
 @dataclass(frozen=True)
 class PhantomBold:
-    """One functional run of a phantom dataset, and where its truth is.
+    """Files of one functional run of a phantom dataset and of its truth.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class PhantomBold:
         Label without ``ses-``.
     run : int or None
     echoes : tuple of Path
-        One 4-D file an echo.
+        One 4-D file per echo.
     events : Path
     truth : mapping of str to Path
         On the run's grid, head as in the reference volume, undistorted: ``fieldmap`` (Hz),
@@ -85,7 +85,7 @@ def write_bold_session(
     anatomical: NDArray[np.float64],
     options: BoldOptions,
 ) -> tuple[tuple[PhantomBold, ...], PhantomFieldmaps | None]:
-    """Scan and write all functional runs of a session, and its field maps.
+    """Simulate and write all functional runs of a session, and its field maps.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def _write_truth(
 def _decay_time(
     echoes: list[NDArray[np.float32]], echo_times: tuple[float, ...]
 ) -> NDArray[np.float32]:
-    """T2* in seconds of the line through the logarithms of noiseless echoes; 0 in air."""
+    """Estimate T2* in seconds by a log-linear fit to the noiseless echoes; 0 in air."""
     times = np.array(echo_times) - np.mean(echo_times)
     bright = np.min(echoes, axis=0) > 1
     logs = [np.log(np.where(bright, echo, 1)) for echo in echoes]
@@ -222,7 +222,7 @@ def _decay_time(
 
 
 def _bent_mask(run: BoldRun, brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Brain mask where the distorted reference shows the brain."""
+    """Compute the brain mask of the distorted reference."""
     head = run.head
     origin = trace(head, head.grid, np.eye(4), head.signal_voxels())
     share = ndimage.map_coordinates(

@@ -1,4 +1,4 @@
-"""What can be asked of a phantom's functional scans."""
+"""Options of a phantom's functional scans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIRECTIONS = ("AP", "PA", "LR", "RL")
 
 @dataclass(frozen=True)
 class BoldOptions:
-    """What a phantom's functional scans look like. Each effect has a switch: 0 or False.
+    """Options of a phantom's functional scans. 0 or False switches an effect off.
 
     Attributes
     ----------
@@ -22,41 +22,41 @@ class BoldOptions:
     tr : float
         Seconds.
     runs : int
-        Runs a session; with more than one they carry a run label.
+        Runs per session; several runs get run labels.
     echo_times : tuple of float
         Seconds; more than one makes the scan multi-echo.
     flip : float
         Degrees.
     snr : float
-        Grey matter over the standard deviation of the noise in each channel, at the echo
-        nearest to 30 ms; 0 leaves the noise out.
+        Grey matter signal over the noise standard deviation in each channel, at the echo nearest
+        to 30 ms; 0 omits the noise.
     drift : float
-        Multiplies slow drift of the head and the small motion of breathing.
+        Scales slow head drift and the small motion of breathing.
     jerk : float
         Largest jerk, mm and degrees.
     spin_history : float
-        Signal that a slice gains or loses when the head moves through it by its whole
-        thickness, as a fraction: neighbouring slices in turn.
+        Fractional signal change of a slice when the head moves by one slice thickness; its sign
+        alternates between neighbouring slices.
     activation : float
         Percent signal change of the task at 30 ms.
     physiology : float
-        Multiplies heart, breath, signal drift and slow fluctuations.
+        Scales cardiac and respiratory effects, signal drift and slow fluctuations.
     slice_timing : bool
-        Slices follow one another (odd ones first); off, all are taken at once.
+        Slices are acquired one after the other (odd ones first); if off, all at once.
     transient : bool
-        The first volumes are brighter, before the magnetisation is steady.
+        The first volumes are brighter, before the magnetisation reaches its steady state.
     distortion : float
         Largest shift in the brain (in 99.9 % of it), mm.
     dropout : bool
-        Signal is lost where the field changes across a slice.
+        Signal dropout where the field changes across a slice.
     bias : float
-        Spread of the logarithm of the coil's sensitivity in the brain.
+        Standard deviation of the logarithm of the coil sensitivity in the brain.
     direction : str
-        Phase encoding, from ... to: AP, PA, LR or RL.
+        Phase-encoding direction, from ... to: AP, PA, LR or RL.
     fieldmaps : tuple of str
-        Of `FIELDMAPS`.
+        Kinds of field maps, from `FIELDMAPS`.
     coverage : float
-        Share of the brain's height that the slices cover, counted from the top.
+        Share of the brain's height covered by the slices, from the top.
     """
 
     n_volumes: int
@@ -81,33 +81,36 @@ class BoldOptions:
     coverage: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
+        """Refuse values out of range."""
         kinds = ", ".join(FIELDMAPS)
         checks = (
-            (self.n_volumes >= 1, f"a BOLD run needs 1 volume or more, not {self.n_volumes}"),
+            (self.n_volumes >= 1, f"a BOLD run needs at least 1 volume, not {self.n_volumes}"),
             (
                 1.5 <= self.resolution <= 6,
-                f"the BOLD resolution must be 1.5 to 6 mm: {self.resolution}",
+                f"the BOLD resolution must be 1.5 to 6 mm, not {self.resolution}",
             ),
-            (self.tr > 0, f"the repetition time must be positive: {self.tr}"),
+            (self.tr > 0, f"the repetition time must be positive, not {self.tr}"),
             (self.runs >= 1, f"the number of BOLD runs must be at least 1, not {self.runs}"),
             (
                 bool(self.echo_times) and all(0 < t < 0.2 for t in self.echo_times),
-                f"echo times are seconds between 0 and 0.2: {self.echo_times}",
+                f"echo times must be between 0 and 0.2 s, not {self.echo_times}",
             ),
             (
                 list(self.echo_times) == sorted(set(self.echo_times)),
-                f"echo times must rise: {self.echo_times}",
+                f"echo times must be ascending, not {self.echo_times}",
             ),
-            (self.direction in DIRECTIONS, f"no phase-encoding direction: {self.direction}"),
-            (0.2 <= self.coverage <= 1, f"the coverage must be 0.2 to 1: {self.coverage}"),
+            (
+                self.direction in DIRECTIONS,
+                f"the phase-encoding direction must be AP, PA, LR or RL, not {self.direction}",
+            ),
+            (0.2 <= self.coverage <= 1, f"the coverage must be 0.2 to 1, not {self.coverage}"),
             (
                 set(self.fieldmaps) <= set(FIELDMAPS),
-                f"field maps are {kinds}; not {', '.join(self.fieldmaps)}",
+                f"field maps must be among {kinds}, not {', '.join(self.fieldmaps)}",
             ),
             (
                 not {"phasediff", "phases"} <= set(self.fieldmaps),
-                "phasediff and phases are two ways to store the same scan: choose one",
+                "phasediff and phases are two formats of the same scan: choose one",
             ),
         )
         strengths = (
@@ -123,7 +126,7 @@ class BoldOptions:
         for passed, message in (
             *checks,
             *(
-                (getattr(self, name) >= 0, f"{name} must be 0 or more: {getattr(self, name)}")
+                (getattr(self, name) >= 0, f"{name} must be 0 or more, not {getattr(self, name)}")
                 for name in strengths
             ),
         ):

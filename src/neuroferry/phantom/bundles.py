@@ -1,10 +1,10 @@
-"""The large fibre bundles, as tubes around a centre curve in the template's space.
+"""Major fibre bundles, as tubes around centre curves in template space.
 
-Each curve was laid through the white matter of MNI152NLin2009aSym along the course that the
-atlases below describe. A tube widens towards its ends, where its fibres fan out to the
-cortex; in between a fibre keeps its place within the tube's cross-section. Along each
-bundle anisotropy and mean diffusivity take a smooth course that differs between bundles and
-between people: there are true tract profiles to find.
+Each curve was placed in the white matter of MNI152NLin2009aSym along the course described by the
+atlases below. A tube widens towards its ends, where its fibres fan out to the cortex; in between
+a fibre keeps its relative position in the cross-section. Along each bundle anisotropy and mean
+diffusivity vary smoothly, differently between bundles and between participants: these are the
+true tract profiles.
 
 References
 ----------
@@ -41,12 +41,12 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class BundleField:
-    """A bundle at some points.
+    """Membership, position and direction of a bundle at some points.
 
     Attributes
     ----------
     index : ndarray of intp, shape (N,)
-        Which of the points lie in the bundle.
+        Indices of the points in the bundle.
     weight : ndarray of float32, shape (N,)
         0 to 1: membership.
     position : ndarray of float32, shape (N,)
@@ -66,22 +66,22 @@ class BundleField:
 
 @dataclass(frozen=True)
 class Bundle:
-    """One bundle.
+    """Geometry and diffusion properties of one bundle.
 
     Attributes
     ----------
     name : str
-        As AFQ writes it.
+        Name as spelt by AFQ.
     waypoints : tuple of points
         The centre curve is a cubic spline through these, template RAS+ mm.
     radius : float
-        Of the tube's middle, mm.
+        Radius of the middle of the tube, mm.
     fan : tuple of two floats
         Radius at the first and at the other end, mm.
     fa, md : float
         Fractional anisotropy and mean diffusivity (mm2/s) of its fibres, before the course.
     dip : float
-        What the course takes from anisotropy where it is lowest (less than 0: adds).
+        Reduction of anisotropy at its lowest point (negative: increase).
     through_grey : bool
         Runs through the brainstem and between the basal ganglia, where the template's maps
         show grey matter or a sheet of white matter thinner than the bundle.
@@ -107,17 +107,17 @@ class Bundle:
 
     @property
     def length(self) -> float:
-        """Of the centre curve, mm."""
+        """Length of the centre curve, mm."""
         return self._spline[1]
 
     def curve(self, count: int = NODES) -> NDArray[np.float64]:
-        """Points at equal distances along the centre curve, shape (count, 3), RAS+ mm."""
+        """Sample equidistant points on the centre curve, shape (count, 3), RAS+ mm."""
         spline, length = self._spline
         points: NDArray[np.float64] = spline(np.linspace(0, length, count))
         return points
 
     def wall(self, way: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Radius of the tube (mm) at distances along the curve (mm)."""
+        """Compute the radius of the tube (mm) at distances along the curve (mm)."""
         share = way / self.length
         ends = [np.clip(1 - share / _FAN, 0, 1), np.clip(1 - (1 - share) / _FAN, 0, 1)]
         grown = [end**2 * (3 - 2 * end) for end in ends]
@@ -127,12 +127,12 @@ class Bundle:
         return radius
 
     def fibres(self, count: int) -> NDArray[np.float64]:
-        """Give fibres spread evenly over the cross-section, from end to end.
+        """Generate fibres evenly distributed over the cross-section, from end to end.
 
         Parameters
         ----------
         count : int
-            How many.
+            Number of fibres.
 
         Returns
         -------
@@ -143,7 +143,7 @@ class Bundle:
         way = np.linspace(0, length, round(length) + 1)
         line, tangent = spline(way), spline(way, 1)
         tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-        # axes of the cross-section, carried along the curve without turning about it
+        # axes of the cross-section, transported along the curve without rotation about it
         up = np.empty_like(tangent)
         across = np.eye(3)[np.abs(tangent[0]).argmin()]
         for here, ahead in enumerate(tangent):
@@ -159,11 +159,11 @@ class Bundle:
         return spread
 
     def field(self, points: NDArray[np.floating]) -> BundleField:
-        """Find which of the points (N, 3), template RAS+ mm, lie in the bundle.
+        """Evaluate the bundle at points (N, 3), template RAS+ mm.
 
-        Fibres keep their relative place in the cross-section: where the radius r grows
-        along the way s, a fibre at an offset v from the curve runs along
-        ``t + v (dr/ds) / r``, with t the curve's tangent.
+        Fibres keep their relative position in the cross-section: where the radius r grows along
+        the arc length s, a fibre at an offset v from the curve runs along ``t + v (dr/ds) / r``,
+        with t the curve's tangent.
         """
         spline, length = self._spline
         dense = np.arange(0.0, length, _STEP)
@@ -198,14 +198,14 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Course:
-    """Anisotropy and diffusivity along one person's bundle.
+    """Anisotropy and diffusivity along one participant's bundle.
 
     Attributes
     ----------
     fa, md : float
         Away from the changes; md in mm2/s.
     changes : tuple of (centre, width, of anisotropy, of diffusivity)
-        Bell curves that are added, by position from 0 to 1; diffusivity as a fraction.
+        Gaussian changes that are added, by position from 0 to 1; diffusivity as a fraction.
     """
 
     fa: float
@@ -213,7 +213,7 @@ class Course:
     changes: tuple[tuple[float, float, float, float], ...]
 
     def at(self, position: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Anisotropy and mean diffusivity (mm2/s) at positions from 0 to 1.
+        """Evaluate anisotropy and mean diffusivity (mm2/s) at positions from 0 to 1.
 
         Examples
         --------
@@ -231,7 +231,7 @@ class Course:
 
 
 def draw_course(bundle: Bundle, rng: np.random.Generator) -> Course:
-    """Draw how anisotropy and diffusivity run along one person's bundle.
+    """Draw the course of anisotropy and diffusivity along one participant's bundle.
 
     Parameters
     ----------
@@ -255,13 +255,13 @@ def draw_course(bundle: Bundle, rng: np.random.Generator) -> Course:
 
 
 def _mirrored(bundle: Bundle) -> Bundle:
-    """Give the same bundle of the right side."""
+    """Mirror a bundle to the right side."""
     waypoints = tuple((-x, y, z) for x, y, z in bundle.waypoints)
     return replace(bundle, name=bundle.name.replace("Left", "Right"), waypoints=waypoints)
 
 
 def _across(half: tuple[Point, ...]) -> tuple[Point, ...]:
-    """Waypoints from the left end to the midline, and on to the right end."""
+    """Mirror waypoints from the left end to the midline on to the right end."""
     return (*half, *((-x, y, z) for x, y, z in half[-2::-1]))
 
 

@@ -1,4 +1,4 @@
-"""Write a BIDS dataset of phantom people, and the truth about them beside it."""
+"""BIDS dataset of phantom participants, with the truth as derivatives."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _RESOLUTIONS = (0.5, 6.0)
 
 @dataclass(frozen=True)
 class PhantomScan:
-    """One T1w file of a phantom dataset, and where its truth is.
+    """One T1w image of a phantom dataset and the files of its truth.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class PhantomScan:
     run : int or None
     t1w : Path
     truth : mapping of str to Path
-        ``gm``, ``wm``, ``csf``, ``dseg``, ``brain_mask``, ``head_mask``, ``bias``,
-        ``noiseless``, ``to_template`` (the transform that carries template images to the
-        scan: maps scan points to the template), ``to_scan`` (the reverse), ``parameters``.
+        ``gm``, ``wm``, ``csf``, ``dseg``, ``brain_mask``, ``head_mask``, ``bias``, ``noiseless``,
+        ``to_template`` (the transform that resamples template images onto the scan: maps scan
+        points to the template), ``to_scan`` (the reverse), ``parameters``.
     """
 
     session: str | None
@@ -67,7 +67,7 @@ class PhantomScan:
 
 @dataclass(frozen=True)
 class PhantomSubject:
-    """A phantom person as written to disk.
+    """Files of a phantom participant.
 
     Attributes
     ----------
@@ -79,11 +79,11 @@ class PhantomSubject:
     bold : tuple of PhantomBold
         Functional runs, in the same order.
     fieldmaps : tuple of PhantomFieldmaps
-        One a session, where functional scans have any.
+        One per session, where functional scans have any.
     dwi : tuple of PhantomDwi
         Diffusion scans, in the order of sessions and runs.
     dwi_fieldmaps : tuple of PhantomFieldmaps
-        One a session, where diffusion scans have any.
+        One per session, where diffusion scans have any.
     """
 
     label: str
@@ -96,12 +96,12 @@ class PhantomSubject:
 
     @property
     def t1w(self) -> Path:
-        """The first T1w file."""
+        """The first T1w image."""
         return self.scans[0].t1w
 
     @property
     def truth(self) -> Mapping[str, Path]:
-        """The truth of the first T1w file."""
+        """The truth of the first T1w image."""
         return self.scans[0].truth
 
 
@@ -120,31 +120,31 @@ def write_phantom_dataset(
 ) -> list[PhantomSubject]:
     """Write a BIDS dataset of digital heads with known truth.
 
-    The same arguments give the same bytes. A subject does not depend on how many others
-    there are, nor its anatomy on the resolution.
+    The same arguments give the same bytes. A participant does not depend on the number of others,
+    nor its anatomy on the resolution.
 
     Parameters
     ----------
     out_dir : Path
         Becomes the BIDS dataset; the truth goes to ``out_dir/derivatives/truth``.
     subjects : int
-        Number of people; the second, fifth, eighth … are children.
+        Number of participants; the second, fifth, eighth … are children.
     resolution : float
         Isotropic voxel size in mm, 0.5 to 6.
     seed : int
-        Seed of everything random, 0 or more.
+        Random seed, 0 or more.
     sessions : int
-        Sessions a subject; 0 leaves the session level out.
+        Sessions per participant; 0 omits the session level.
     runs : int
-        T1w scans a session; with more than one they carry a run label.
+        T1w scans per session; several scans get run labels.
     bold : BoldOptions, optional
-        Functional scans of each session, with their field maps; None writes none.
+        Options of each session's functional scans and field maps; None writes none.
     dwi : DwiOptions, optional
-        Diffusion scans of each session, with their field maps; None writes none.
+        Options of each session's diffusion scans and field maps; None writes none.
     overwrite : bool
-        Replace a phantom that is already in `out_dir`. Anything else there stays.
+        Replace an existing phantom in `out_dir`. All other files are kept.
     progress : callable, optional
-        Called with each subject once its files are there.
+        Called with each participant once its files are written.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def write_phantom_dataset(
     Raises
     ------
     UsageError
-        A number out of range.
+        A value out of range.
     InputError
         `out_dir` holds something else, or a phantom and `overwrite` is false.
     """
@@ -192,7 +192,10 @@ def _check_numbers(subjects: int, resolution: float, seed: int, sessions: int, r
     low, high = _RESOLUTIONS
     checks = (
         (subjects >= 1, f"the number of subjects must be at least 1, not {subjects}"),
-        (low <= resolution <= high, f"the resolution must be {low} to {high} mm: {resolution}"),
+        (
+            low <= resolution <= high,
+            f"the resolution must be {low} to {high} mm, not {resolution}",
+        ),
         (seed >= 0, f"the seed must be 0 or more, not {seed}"),
         (sessions >= 0, f"the number of sessions must be 0 or more, not {sessions}"),
         (runs >= 1, f"the number of runs must be at least 1, not {runs}"),
@@ -206,18 +209,18 @@ def _make_room(out_dir: Path, *, overwrite: bool) -> None:
     if not out_dir.exists():
         return
     if not out_dir.is_dir():
-        raise InputError(f"{out_dir} is a file; name a folder", exit_code=ExitCode.CANNOT_CREATE)
+        raise InputError(f"{out_dir} is a file; choose a folder", exit_code=ExitCode.CANNOT_CREATE)
     if not any(out_dir.iterdir()):
         return
     if not _is_phantom(out_dir):
         raise InputError(
-            f"{out_dir} is not empty and holds no phantom; name a new or empty folder",
+            f"{out_dir} is not empty and does not hold a phantom; choose a new or empty folder",
             exit_code=ExitCode.CANNOT_CREATE,
         )
     if not overwrite:
         raise InputError(
-            f"{out_dir} holds a phantom already; replace it with --overwrite, "
-            "or name another folder",
+            f"{out_dir} already holds a phantom; replace it with --overwrite, or choose "
+            "another folder",
             exit_code=ExitCode.CANNOT_CREATE,
         )
     for folder in (*out_dir.glob("sub-*"), out_dir / "derivatives" / "truth"):
@@ -397,7 +400,7 @@ _LABEL_TABLE = {"1": "grey matter", "2": "white matter", "3": "cerebrospinal flu
 _TRUTH_SIDECARS: dict[str, dict[str, Any]] = {
     "dseg": {"Labels": _LABEL_TABLE, "Manual": False},
     "brain_mask": {"Type": "Brain"},
-    "head_mask": {"Description": "Inside the skin, cavities included"},
+    "head_mask": {"Description": "Inside the skin, including cavities"},
     "bias": {"SkullStripped": False, "Description": "Multiplicative field, mean 1 in the brain"},
     "noiseless": {"SkullStripped": False, "Description": "Before bias field and noise"},
 }

@@ -1,7 +1,7 @@
-"""How one person's head differs from the template: size, shape, and smooth folding.
+"""Deformation of the template to an individual head: size, shape, smooth warping.
 
 The map from the subject to the template is an affine transform followed by the flow of a
-stationary velocity field, so it can be inverted and never folds. The velocity is a sum of
+stationary velocity field, so it is invertible and never folds. The velocity is a sum of
 Gaussian random fields at several scales (lobes, gyri) and of a field that opens or closes
 the ventricles.
 
@@ -30,12 +30,12 @@ _STEPS = 6  # squarings: velocities of up to 20 mm start from a third of a milli
 
 @dataclass(frozen=True)
 class DisplacementField:
-    """A dense map ``x -> x + u(x)`` on a grid that may be oblique.
+    """Dense map ``x -> x + u(x)`` on a grid that may be oblique.
 
     Attributes
     ----------
     data : ndarray of float32, shape (I, J, K, 3)
-        Displacements u in RAS+ mm at the nodes; linear in between, held beyond the border.
+        Displacements u in RAS+ mm at the nodes; linear in between, constant beyond the border.
     affine : ndarray of float64, shape (4, 4)
         Node indices to RAS+ mm.
     """
@@ -58,7 +58,7 @@ class DisplacementField:
 def compose_affine(
     scales: Sequence[float], shears: Sequence[float], rotation: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Rotation x shear x scale, shape (3, 3).
+    """Compose rotation x shear x scale, shape (3, 3).
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def random_velocity(
 
 
 def integrate(velocity: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """Flow along a stationary velocity for unit time, by scaling and squaring.
+    """Integrate a stationary velocity field over unit time, by scaling and squaring.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def integrate(velocity: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class HeadWarp:
-    """The map from a subject's scanner space to the template, and back.
+    """Map from a subject's scanner space to the template, and its inverse.
 
     ``template = z + forward(z)`` with ``z = inverse(affine) @ subject``.
 
@@ -142,7 +142,7 @@ class HeadWarp:
     affine : ndarray of float64, shape (4, 4)
         Template to subject: size, shape and position in the scanner, RAS+ mm.
     grid : Grid
-        Where the two displacements live (template space).
+        Grid of the two displacements (template space).
     forward, backward : ndarray of float32, shape (3, I, J, K)
         Flow of the velocity and of its opposite, mm.
     """
@@ -156,11 +156,11 @@ class HeadWarp:
     def from_velocity(
         cls, affine: NDArray[np.float64], grid: Grid, velocity: NDArray[np.float32]
     ) -> HeadWarp:
-        """Integrate `velocity` (3, I, J, K) both ways."""
+        """Integrate `velocity` (3, I, J, K) in both directions."""
         return cls(affine, grid, integrate(velocity, grid), integrate(-velocity, grid))
 
     def placed(self, affine: NDArray[np.float64]) -> HeadWarp:
-        """Put the same head at another place: `affine` replaces the present one."""
+        """Move the same head: `affine` replaces the present one."""
         return HeadWarp(affine, self.grid, self.forward, self.backward)
 
     def to_template(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -185,7 +185,7 @@ class HeadWarp:
     def field_on(
         self, affine: NDArray[np.float64], shape: Sequence[int], *, spacing: float
     ) -> DisplacementField:
-        """Tabulate subject -> template along the axes of a subject image.
+        """Tabulate the subject-to-template map along the axes of a subject image.
 
         Parameters
         ----------
@@ -209,15 +209,15 @@ class HeadWarp:
 
 
 def inverse_field(warp: HeadWarp, forward: DisplacementField, grid: Grid) -> DisplacementField:
-    """Tabulate template -> subject at the nodes of a template grid.
+    """Tabulate the template-to-subject map at the nodes of a template grid.
 
     Parameters
     ----------
     warp : HeadWarp
-        Gives the first guess.
+        Provides the initial guess.
     forward : DisplacementField
-        Subject -> template; at every node the result inverts this field, not the warp
-        that it was tabulated from.
+        Subject to template; at every node the result inverts this field, not the warp it was
+        tabulated from.
     grid : Grid
     """
     targets = np.stack(np.broadcast_arrays(*grid.axes()), axis=-1).astype(np.float64)
@@ -229,7 +229,7 @@ def inverse_field(warp: HeadWarp, forward: DisplacementField, grid: Grid) -> Dis
 def _solve(
     forward: DisplacementField, targets: NDArray[np.float64], points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Newton's method for ``forward(x) = target``, each point (N, 3) by itself."""
+    """Solve ``forward(x) = target`` by Newton's method, independently for each point (N, 3)."""
     step = 0.25  # mm
     misses = targets - forward.apply(points)
     for _ in range(15):
@@ -241,7 +241,7 @@ def _solve(
         slopes = (ahead - (targets[open_] - miss)[..., None]) / step
         trial = x + np.linalg.solve(slopes, miss[..., None])[..., 0]
         left = targets[open_] - forward.apply(trial)
-        # The field is linear in pieces: where a full step overshoots, half of it does not.
+        # The field is piecewise linear: where a full step overshoots, half a step does not.
         worse = np.linalg.norm(left, axis=1) > np.linalg.norm(miss, axis=1)
         trial[worse] = (x[worse] + trial[worse]) / 2
         left[worse] = targets[open_][worse] - forward.apply(trial[worse])
@@ -254,7 +254,7 @@ def upsample_field(
     image_affine: NDArray[np.float64],
     indices: Sequence[NDArray[np.float64]],
 ) -> NDArray[np.float32]:
-    """Evaluate ``x + u(x)`` on a block of an image whose axes the field shares.
+    """Evaluate ``x + u(x)`` on a block of an image with the same axes as the field.
 
     Parameters
     ----------

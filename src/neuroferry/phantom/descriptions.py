@@ -1,4 +1,4 @@
-"""What a phantom dataset says about itself."""
+"""Descriptions and README files of a phantom dataset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ GENERATOR = "neuroferry phantom"
 _BIDS_VERSION = "1.10.0"
 
 CAVEAT = (
-    "The phantom descends from MNI152NLin2009aSym, the very template that workflows register\n"
-    "it to, and its T1w contrast follows the tissue maps exactly. Whatever is measured on it\n"
-    "is therefore optimistic: read its figures as an upper bound of what real heads allow."
+    "The phantom is derived from MNI152NLin2009aSym, the template that workflows register it to,\n"
+    "and its T1w contrast follows the tissue maps exactly. Measurements on it are therefore\n"
+    "optimistic: treat its figures as an upper bound of the performance on real heads."
 )
 
 
@@ -32,7 +32,7 @@ def write_descriptions(
     functional: bool,
     diffusion: bool,
 ) -> None:
-    """Write the descriptions of the dataset and of its truth, and the table of people.
+    """Write the descriptions of the dataset and of its truth, and the participants table.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def write_descriptions(
         Of the T1w scans, mm.
     seed : int
     functional : bool
-        The dataset holds BOLD runs.
+        Whether the dataset holds BOLD runs.
     diffusion : bool
-        The dataset holds diffusion scans.
+        Whether the dataset holds diffusion scans.
     """
     generated = [{"Name": GENERATOR, "Version": __version__}]
     description = {
@@ -82,9 +82,9 @@ def write_descriptions(
 
 
 _PARTICIPANTS: dict[str, Any] = {
-    "age": {"Description": "Age of the phantom person", "Units": "year"},
+    "age": {"Description": "Age of the phantom participant", "Units": "year"},
     "sex": {
-        "Description": "Sex that the head size was drawn for",
+        "Description": "Sex assumed when drawing the head size",
         "Levels": {"M": "male", "F": "female"},
     },
     "size": {
@@ -101,11 +101,11 @@ Digital heads with a known truth, made by `neuroferry phantom` {__version__}
 
 {CAVEAT}
 
-Each head is grown from the template's tissue maps: sharpened, given sulci of its own,
-wrapped in meninges, skull, scalp, face and neck, deformed smoothly at several scales,
+Each head is generated from the template's tissue maps: sharpened, given individual sulci,
+surrounded by meninges, skull, scalp, face and neck, deformed smoothly at several scales,
 and scanned with a T1w contrast, partial volume, a bias field, Rician noise, and a rotated
-and shifted field of view. Some subjects are children, some are defaced, and the voxel
-axes run in different directions.
+and shifted field of view. Some participants are children, some images are defaced, and
+voxel orientations differ.
 
 The truth is the derivatives dataset in derivatives/truth; its README defines each file.
 """
@@ -131,104 +131,105 @@ _TRUTH_IGNORED = """\
 """
 
 _TRUTH_README = f"""\
-The truth behind each T1w image of the phantom, on that image's own voxels.
+The truth of each T1w image of the phantom, on the voxel grid of that image.
 
 label-{{GM,WM,CSF}}_probseg  fraction of the voxel that each tissue fills (GM includes deep
                            grey matter; CSF is ventricles and sulci within the brain mask)
 dseg                       the largest of the three within the brain mask: 1 GM, 2 WM, 3 CSF
-desc-brain_mask            voxels of which at least half lies inside the deformed, undilated
+desc-brain_mask            voxels at least half of which lies inside the deformed, undilated
                            brain mask of {TEMPLATE_SPACE}. Fluid between this hull and
                            the skull, and the spinal cord below the template's box, are
                            not brain.
-desc-head_mask             inside the skin, sinuses and throat included; without what
+desc-head_mask             inside the skin, including sinuses and throat, without what
                            defacing removed
 desc-biasfield_T1w         multiplicative field, mean 1 within the brain mask
 desc-noiseless_T1w         the image before bias field and noise, in the T1w's units
 from-{TEMPLATE_SPACE}_to-T1w_mode-image_desc-truth_xfm
-                           displacement field as ITK and ANTs read it (LPS mm, every 4 mm,
+                           displacement field in the format of ITK and ANTs (LPS mm, every 4 mm,
                            linear in between): resamples template images onto the T1w, so
-                           it maps T1w points to template points. The T1w was made with
-                           exactly this field.
+                           it maps T1w points to template points. The T1w image was simulated
+                           with exactly this field.
 from-T1w_to-{TEMPLATE_SPACE}_mode-image_desc-truth_xfm
-                           the reverse, exact at its nodes, every 4 mm of the template
-parameters.json            what was drawn for the subject and for the scan, and volumes
+                           the inverse, exact at its nodes, every 4 mm of the template
+parameters.json            drawn parameters of the participant and the scan, and volumes
 
 {CAVEAT}
 """
 
 _BOLD_README = """
 Functional scans show the same heads in T2*-weighted echo-planar images: blocks of faces and
-houses in a random order, a moving head, heart, breath and drift, slices taken one after the
-other, first volumes before the steady state, distortion and lost signal where air in the head
-disturbs the field, a coil's sensitivity, and Rician noise. Field maps of several kinds
-measure the same field. What was switched off is in the truth's parameters.json.
+houses in random order, head motion, cardiac and respiratory effects, drift, slices acquired one
+after the other, first volumes before the steady state, distortion and signal dropout where air
+in the head disturbs the field, coil sensitivity, and Rician noise. Field maps of several kinds
+measure the same field. parameters.json of the truth shows which effects were switched off.
 """
 
 _BOLD_TRUTH_README = """
-Functional runs: images on the run's voxels, the head as in the reference volume
-(reference_volume in parameters.json, counted from 0), without distortion unless said.
+Functional runs: images on the voxel grid of the run, head position of the reference volume
+(reference_volume in parameters.json, counted from 0), undistorted unless stated otherwise.
 
 from-orig_to-boldref_mode-image_desc-truth_xfm
-                           one linear transform a volume (ITK text): maps points of the
+                           one linear transform per volume (ITK text): maps points of the
                            reference to points of the volume
 from-boldref_to-T1w_mode-image_desc-truth_xfm
                            maps points of the session's first T1w to points of the reference
-desc-truth_motion          the same motion as shifts (mm) and turns (radians) in the
+desc-truth_motion          the same motion as translations (mm) and rotations (radians) in the
                            convention of FSL and fMRIPrep, and framewise displacement
-desc-truth_fieldmap        Hz. The signal of a point lies in the distorted image at the
-                           point plus field x TotalReadoutTime voxels along the phase
-                           encoding, minus where its direction ends in a minus
+desc-truth_fieldmap        Hz. In the distorted image the signal of a point is displaced by
+                           field x TotalReadoutTime voxels along the phase-encoding axis,
+                           with opposite sign if the direction ends in a minus
 desc-brain_mask, dseg, label-{GM,WM,CSF}_probseg
                            as for the T1w
-desc-brainDistorted_mask   where the distorted reference shows the brain
+desc-brainDistorted_mask   brain mask of the distorted reference
 desc-undistorted_boldref, desc-distorted_boldref
                            the reference in the steady state, without noise and physiology
-desc-{face,house}_effect   percent of the signal at an echo time of 30 ms where a block that
-                           never ends would settle
-desc-truth_T2starmap       seconds, of runs with several echoes: the line through the
-                           logarithms of the undistorted noiseless echoes
-desc-truth_timeseries      courses of what modulates the signal, in the middle of each volume
+desc-{face,house}_effect   percent signal change at an echo time of 30 ms at the plateau of an
+                           endless block
+desc-truth_T2starmap       seconds, for multi-echo runs: log-linear fit to the undistorted
+                           noiseless echoes
+desc-truth_timeseries      time courses that modulate the signal, at the middle of each volume
 
-Field maps: desc-truth_fieldmap and desc-brain_mask on the voxels of the gradient echoes;
+Field maps: desc-truth_fieldmap and desc-brain_mask on the grid of the gradient echoes;
 from-{gre,epi}_to-boldref maps points of the first run's reference to points of the scan.
 """
 
 _DWI_README = """
-Diffusion scans show the same heads in spin-echo echo-planar images whose diffusion gradients
-point in many directions: fibres of the large bundles, which cross, white matter between them,
-grey matter and free water, with a moving head, eddy currents, distortion, slices that lost
-their signal, a coil's sensitivity, and Rician noise. Field maps marked acq-dwi measure the
-same field. What was switched off is in the truth's parameters.json.
+Diffusion scans show the same heads in spin-echo echo-planar images with many diffusion gradient
+directions: fibres of the major bundles, which cross, white matter between them, grey matter and
+free water, with head motion, eddy currents, distortion, slices with signal dropout, coil
+sensitivity, and Rician noise. Field maps labelled acq-dwi measure the same field.
+parameters.json of the truth shows which effects were switched off.
 """
 
 _DWI_TRUTH_README = """
-Diffusion scans: images on the scan's voxels, the head as in the first volume, without
-distortion unless said. Directions are along the scanner's axes (RAS+).
+Diffusion scans: images on the voxel grid of the scan, head position of the first volume,
+undistorted unless stated otherwise. Directions are along the scanner axes (RAS+).
 
 from-orig_to-dwiref_mode-image_desc-truthRigid_xfm
-                           motion, one linear transform a volume (ITK text): maps points of
-                           the first volume to points of the volume. It alone turns gradients
+                           motion, one linear transform per volume (ITK text): maps points of
+                           the first volume to points of the volume. Only this part rotates
+                           gradients
 from-orig_to-dwiref_mode-image_desc-truth_xfm
-                           the same, then the shift by eddy currents along the phase encoding
+                           the same, followed by the eddy-current shift along the phase encoding
 from-dwiref_to-T1w_mode-image_desc-truth_xfm
                            maps points of the session's first T1w to points of the reference
 desc-truth_motion, desc-truth_fieldmap, desc-brain_mask, dseg, label-{GM,WM,CSF}_probseg
                            as for functional runs
 desc-undistorted_dwiref, desc-distorted_dwiref
-                           the reference without diffusion weighting and without noise
+                           the noiseless b0 reference
 model-DTI_param-{FA,MD,AD,RD,tensor,direction}_dwimap
-                           of the tensor fitted by weighted least squares to the voxel's own
-                           noiseless signal along 32 directions at the scan's lowest b-value;
-                           mm2/s. Where compartments share a voxel no tensor describes it, so
-                           this is what a perfect scan would find
-desc-fibres_dwimap         bundles that fill at least a tenth of the voxel
+                           of the tensor fitted by weighted least squares to the noiseless
+                           signal of the voxel along 32 directions at the lowest b-value;
+                           mm2/s. No tensor describes a voxel with several compartments, so
+                           this is the result of a perfect scan
+desc-fibres_dwimap         number of bundles that fill at least a tenth of the voxel
 desc-fraction_dwimap       share of the voxel that the largest of them fills
-desc-bundles_dseg          that bundle; its tsv names the labels
-desc-truth_gradients       b-value, and gradient along the scanner's axes as played out and as
-                           the head saw it: a head turned by R sees R^T g
-desc-truth_dropped         slices that lost signal (counted from 0), and the share they kept
+desc-bundles_dseg          label of that bundle; its tsv names the labels
+desc-truth_gradients       b-value, and gradient along the scanner axes as played out and in
+                           the frame of the head: rotated by R it sees R^T g
+desc-truth_dropped         slices with signal dropout (counted from 0), and the remaining share
 desc-centre_streamlines    points of each bundle's centre line, RAS+ mm
 desc-truth_tractometry     profile of the true maps along each bundle: 100 nodes, each the mean
-                           over the voxels there by the share that the bundle fills
-desc-fibre_tractometry     profile of the bundle's own fibres, as they were drawn
+                           over voxels weighted by the share that the bundle fills
+desc-fibre_tractometry     profile of the bundle's own fibres, as drawn
 """

@@ -1,8 +1,8 @@
-"""How water diffuses in a phantom head: compartments in each fine voxel, and their signal.
+"""Water diffusion in a phantom head: compartments of each fine voxel, and their signal.
 
-A voxel holds fluid, grey matter, white matter and what surrounds the brain, in the shares
-that its tissues fill. White matter is shared out among the bundles that pass; what they
-leave runs towards the brain's hull. Each compartment is an axially symmetric tensor::
+A voxel holds fluid, grey matter, white matter and tissue around the brain, in their volume
+fractions. White matter is divided among the bundles that pass; the rest runs towards the brain's
+hull. Each compartment is an axially symmetric tensor::
 
     S(b, g) = sum of a exp(-b (d_r + (d_a - d_r) (g . u)^2))
 
@@ -45,19 +45,19 @@ BACKGROUND = (0.42, 7.9e-4)  # of white matter outside the bundles
 _LEAST = 1e-3  # share of brain below which a fine voxel is not brain
 _STEP = 1.0  # mm: how far apart two points are whose images give a direction
 _DEEP, _FADE = 14.0, 4.0  # mm below the hull: where bundles may run through grey matter
-_SMOOTH = 3.0  # voxels of 2 mm, of the way to the hull
+_SMOOTH = 3.0  # voxels of 2 mm: smoothing of the vectors to the hull
 
 
 @dataclass(frozen=True)
 class Compartment:
-    """One kind of fibre, or of tissue, in some of the brain's fine voxels.
+    """One fibre population, or tissue, in some of the brain's fine voxels.
 
     Attributes
     ----------
     voxels : ndarray of intp, shape (N,)
         Positions in :attr:`DiffusionHead.voxels`.
     signal : ndarray of float32, shape (N,)
-        Without diffusion weighting, relative to white matter.
+        Signal at b = 0, relative to white matter.
     direction : ndarray of float32, shape (3, N)
         Unit vectors, scanner axes, head in its own position.
     axial, radial : ndarray of float32, shape (N,)
@@ -71,7 +71,7 @@ class Compartment:
     radial: NDArray[np.float32]
 
     def weighted(self, bval: float, bvec: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Signal with diffusion weighting along a unit vector (3,), head's axes."""
+        """Compute the signal with diffusion weighting along a unit vector (3,), head axes."""
         x, y, z = (np.float32(component) for component in bvec)
         along = x * self.direction[0] + y * self.direction[1] + z * self.direction[2]
         rate = self.radial + (self.axial - self.radial) * along**2
@@ -80,7 +80,7 @@ class Compartment:
 
 
 def eigenvalues(fa: ArrayLike, md: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Axial and radial diffusivity of a symmetric tensor of this anisotropy and mean.
+    """Compute axial and radial diffusivity of an axially symmetric tensor from FA and MD.
 
     Examples
     --------
@@ -95,13 +95,13 @@ def eigenvalues(fa: ArrayLike, md: ArrayLike) -> tuple[NDArray[np.float64], NDAr
 
 
 class DiffusionHead:
-    """A head in one position whose water diffuses.
+    """Diffusion properties of a head in one position.
 
     Parameters
     ----------
     head : EpiHead
     contrast : mapping of tissue name to brightness
-        Without diffusion weighting, white matter 1.
+        Contrast at b = 0, white matter 1.
     """
 
     def __init__(self, head: EpiHead, contrast: Mapping[str, float]) -> None:
@@ -120,7 +120,7 @@ class DiffusionHead:
         self.compartments = self._fill()
 
     def _brightness(self) -> NDArray[np.float32]:
-        """Texture of the brain as a factor of its tissues' signal."""
+        """Compute the texture of the brain as a factor of its tissue signal."""
         brain = self.head.anatomy.brain
         smooth = self._contrast_of("gm", "wm", "csf") @ self._shares
         detail = brain.grid.sample(brain.detail, self._places)
@@ -131,7 +131,7 @@ class DiffusionHead:
         return np.array([self._contrast[name] for name in names], dtype=np.float32)
 
     def _fill(self) -> list[Compartment]:
-        """Share the tissues out among compartments."""
+        """Divide the tissues among compartments."""
         grey, white, fluid = self._shares.copy()
         grey_signal, white_signal, fluid_signal = self._contrast_of("gm", "wm", "csf")
         fields = [bundle.field(self._places.T) for bundle in BUNDLES]
@@ -185,13 +185,13 @@ class DiffusionHead:
         )
 
     def surroundings(self, bval: float) -> NDArray[np.float32]:
-        """Fine image of everything but the brain; kept for each b-value."""
+        """Paint the fine image of everything except the brain; cached for each b-value."""
         if bval not in self._surroundings:
             contrast = {
                 name: value * float(np.exp(-bval * DIFFUSIVITY[name]))
                 for name, value in self._contrast.items()
             }
-            # Optic nerve and cord are painted too: only the brain's own tissues are left out.
+            # Optic nerve and cord are painted too: only the brain's own tissues are omitted.
             full = self.head.paint(contrast, texture=False)
             brain = np.array([contrast[name] for name in ("gm", "wm", "csf")], dtype=np.float32)
             full.reshape(-1)[self.voxels] -= brain @ self._shares
@@ -199,7 +199,7 @@ class DiffusionHead:
         return self._surroundings[bval]
 
     def image(self, bval: float, bvec: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Fine image, not yet blurred, white matter near 1.
+        """Compute the fine image, not yet blurred, white matter near 1.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class DiffusionHead:
         return whole
 
     def shares(self) -> NDArray[np.float32]:
-        """What part of each voxel of the grid each bundle fills, shape (len(BUNDLES), I, J, K)."""
+        """Compute the share of each bundle in each voxel, shape (len(BUNDLES), I, J, K)."""
         parts = []
         for field, share in self.bundles:
             fine = np.zeros(self.head.fine_shape, dtype=np.float32)
@@ -226,7 +226,7 @@ class DiffusionHead:
 
 
 def draw_courses(person: SubjectParameters) -> dict[str, Course]:
-    """Draw a person's course along each bundle, by name: the same in all scans."""
+    """Draw a participant's course along each bundle, keyed by name: the same in all scans."""
     return {
         bundle.name: draw_course(bundle, person.stream(STREAM_BUNDLES, number))
         for number, bundle in enumerate(BUNDLES)
@@ -236,7 +236,7 @@ def draw_courses(person: SubjectParameters) -> dict[str, Course]:
 def carry(
     warp: HeadWarp, places: NDArray[np.floating], directions: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Carry directions from the template to the subject, with the warp's own slope.
+    """Reorient directions from the template to the subject, by the Jacobian of the warp.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def carry(
 
 
 def towards_hull(places: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Unit vectors (3, N) from places (3, N) in the template towards the brain's hull."""
+    """Compute unit vectors (3, N) from points (3, N) in the template towards the brain's hull."""
     grid = brain_template().coarse
     ways = np.stack([grid.sample(part, places, outside=None) for part in _hull_ways()])
     length = np.sqrt((ways**2).sum(axis=0))
@@ -268,7 +268,7 @@ def towards_hull(places: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def _hull_ways() -> NDArray[np.float32]:
-    """Way to the nearest point of the hull, smoothed, shape (3, I, J, K), mm."""
+    """Compute the smoothed vectors to the nearest hull point, shape (3, I, J, K), mm."""
     base = brain_template()
     here = np.stack(np.broadcast_arrays(*base.coarse.axes()))
     ways = np.where(base.depth > 0, base.hull_points - here, 0).astype(np.float32)
@@ -278,7 +278,7 @@ def _hull_ways() -> NDArray[np.float32]:
 
 
 def _passable(places: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far grey matter lets bundles through: 1 in the brainstem and deep down."""
+    """Compute how far grey matter lets bundles pass: 1 in the brainstem and deep regions."""
     base = brain_template()
     depth = base.coarse.sample(base.depth, places)
     stem = 1 - base.grid.sample(base.cortex, places, outside=1.0)
@@ -287,7 +287,7 @@ def _passable(places: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _places(head: EpiHead, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Places in the template of the fine voxels in a mask, shape (3, N)."""
+    """Map the fine voxels of a mask to the template, shape (3, N)."""
     box = [
         np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
         for axis in range(3)
@@ -301,7 +301,7 @@ def _places(head: EpiHead, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
 def fit_tensor(
     signals: NDArray[np.floating], bvals: NDArray[np.float64], bvecs: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Fit one tensor a voxel by weighted least squares, as is usual, without noise in mind.
+    """Fit one tensor per voxel by weighted least squares to noiseless signals.
 
     Parameters
     ----------
@@ -337,7 +337,7 @@ def fit_tensor(
 
 
 def tensor_maps(tensor: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """FA, MD, AD, RD (mm2/s) and the unit vector of the largest eigenvalue.
+    """Compute FA, MD, AD, RD (mm2/s) and the principal eigenvector.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ def signals_at_rest(
     bvecs: NDArray[np.float64],
     brain: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
-    """Noiseless signal of the brain's voxels, head in its own position, undistorted.
+    """Compute the noiseless signal of the brain voxels, head at rest, undistorted.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A diffusion scan of a phantom person: what is drawn, and how volumes follow one another."""
+"""Simulation of a DWI run of a phantom participant, volume by volume."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ _LEFT = (0.2, 0.6)  # of the signal of a dropped slice
 
 @dataclass(frozen=True)
 class DwiRun:
-    """One series: everything drawn, and the head it is drawn for.
+    """One series: all random draws, and the head they apply to.
 
     Attributes
     ----------
     head : DiffusionHead
-        In the position of the first volume.
+        Head in the position of the first volume.
     table : GradientTable
         Scanner axes.
     motion : ndarray of float64, shape (T, 4, 4)
         Points of the first volume to points of each volume, rigid, RAS+ mm.
     eddy : ndarray of float64, shape (T, 4, 4)
-        Where eddy currents move points of each volume to, along the phase encoding, RAS+ mm.
+        Eddy-current transform of points of each volume, along the phase encoding, RAS+ mm.
     slice_times : ndarray of float64, shape (K,)
         Seconds.
     kept : ndarray of float32, shape (T, K)
@@ -72,7 +72,7 @@ class DwiRun:
 
     @property
     def grid(self) -> EpiGrid:
-        """Of the series."""
+        """Grid of the series."""
         return self.head.head.grid
 
     @property
@@ -100,16 +100,16 @@ def draw_dwi_run(
     ----------
     anatomy : SubjectAnatomy
     session : BoldSession
-        Where the person lies.
+        Position of the participant.
     options : DwiOptions
     rng : numpy.random.Generator
     coil : ndarray of float32, shape (I, J, K), optional
-        That of another run of the session, as it stays with the scanner.
+        Coil sensitivity of another run of the session, as it is fixed to the scanner.
     """
     still = EpiHead(anatomy, session.warp, session.pose, session.grid, session.field)
     head = DiffusionHead(still, _contrast(options))
     table = draw_table(options.directions, options.bvals, options.n_b0)
-    # Drawn whether used or not, so that one switch leaves the other effects as they were.
+    # Always drawn, so that switching one effect off does not change the others.
     position = draw_motion(
         rng, options.n_volumes, tr=options.tr, drift=options.drift, jerk=options.jerk
     )
@@ -137,21 +137,21 @@ def eddy_transforms(
     brain: NDArray[np.bool_],
     largest: float,
 ) -> NDArray[np.float64]:
-    """Shift, scale and shears along the phase encoding, linear in b and in the gradient.
+    """Compute eddy-current transforms along the phase encoding, linear in b and the gradient.
 
-    Eddy currents leave a field that changes linearly over the head, about the middle of the
-    grid; on an echo-planar image it is an affine shift along the phase encoding.
+    Eddy currents leave a field that varies linearly over the head, about the centre of the grid;
+    in an echo-planar image it causes an affine shift along the phase encoding.
 
     Parameters
     ----------
     table : GradientTable
     grid : EpiGrid
     coefficients : ndarray of float64, shape (4, 3)
-        Of the shift, and of its slope along the three voxel axes (one over 80 mm), for each
-        component of the gradient; their scale is left to `largest`.
+        Coefficients of the shift and of its slope along the three voxel axes (per 80 mm), for
+        each component of the gradient; scaled to `largest`.
     brain : ndarray of bool, shape (I, J, K)
     largest : float
-        mm: no point of the brain moves further at b = 1000 s/mm2.
+        Largest displacement of any brain point at b = 1000 s/mm2, mm.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def eddy_transforms(
 def dwi_volumes(
     run: DwiRun, options: DwiOptions, rng: np.random.Generator
 ) -> Iterator[NDArray[np.float32]]:
-    """Scan a series, volume by volume.
+    """Simulate a series, volume by volume.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def dwi_volumes(
 
 
 def noiseless_b0(run: DwiRun, *, distorted: bool) -> NDArray[np.float32]:
-    """Scan the head in the first volume's position without diffusion weighting or noise."""
+    """Simulate a noiseless b0 image of the head in the position of the first volume."""
     head = run.head.head
     voxels, still = head.signal_voxels(), np.eye(4)
     origin = trace(head, head.grid, still, voxels) if distorted else undistorted(voxels)
@@ -215,16 +215,16 @@ def noiseless_b0(run: DwiRun, *, distorted: bool) -> NDArray[np.float32]:
 
 
 def dwi_noise_level(options: DwiOptions) -> float:
-    """Standard deviation of the noise in each channel, in the units of the file."""
+    """Compute the noise standard deviation in each channel, in the units of the file."""
     return SCALE / options.snr if options.snr else 0.0
 
 
 def true_tensor(run: DwiRun) -> NDArray[np.float64]:
-    """Tensor of each voxel of the brain: fitted to its noiseless signal at the lowest shell.
+    """Fit the tensor of each brain voxel to its noiseless signal at the lowest shell.
 
-    The signal is taken along `TRUE_DIRECTIONS` axes at the series' lowest b-value: where
-    several compartments share a voxel, their signal is that of no tensor, and what a perfect
-    scan would find depends on b.
+    The signal is computed along `TRUE_DIRECTIONS` axes at the lowest b-value of the series: where
+    several compartments share a voxel, no tensor describes their signal, and the result of a
+    perfect scan depends on b.
 
     Returns
     -------
@@ -238,7 +238,7 @@ def true_tensor(run: DwiRun) -> NDArray[np.float64]:
 
 
 def true_maps(run: DwiRun) -> dict[str, NDArray[np.float32]]:
-    """Images of the true tensor and of the fibres, zero outside the brain.
+    """Compute images of the true tensor and of the fibres, zero outside the brain.
 
     Returns
     -------

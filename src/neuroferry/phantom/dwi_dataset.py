@@ -1,4 +1,4 @@
-"""Write a session's diffusion scans as BIDS, and the truth about them."""
+"""DWI runs of a session written as BIDS, with their truth."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _SCALARS = ("fa", "md", "ad", "rd")
 
 @dataclass(frozen=True)
 class PhantomDwi:
-    """One diffusion series of a phantom dataset, and where its truth is.
+    """Files of one DWI run of a phantom dataset and of its truth.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ def write_dwi_session(
     anatomical: NDArray[np.float64],
     options: DwiOptions,
 ) -> tuple[tuple[PhantomDwi, ...], PhantomFieldmaps | None]:
-    """Scan and write the diffusion series of a session, and its field maps.
+    """Simulate and write the DWI runs of a session, and its field maps.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def write_dwi_session(
 
 
 def _run_names(directions: Sequence[str]) -> list[str]:
-    """Tell the runs of a session apart by their entities; one alone has none.
+    """Name the runs of a session by their entities; a single run has none.
 
     >>> _run_names(["AP", "PA"]), _run_names(["AP", "AP"]), _run_names(["AP"])
     (['dir-AP', 'dir-PA'], ['dir-AP_run-1', 'dir-AP_run-2'], [''])
@@ -137,7 +137,7 @@ def _run_names(directions: Sequence[str]) -> list[str]:
 
 
 def _lie_again(session: BoldSession, rng: np.random.Generator) -> BoldSession:
-    """Lay the person down a little differently, as the head moves between two runs."""
+    """Change the head position slightly, as between two runs."""
     pose, warp = session.moved(between_scans(rng, session))
     return replace(session, pose=pose, warp=warp)
 
@@ -230,7 +230,7 @@ def _write_bundles(
     maps: Mapping[str, NDArray[np.float32]],
     shares: NDArray[np.float32],
 ) -> dict[str, Path]:
-    """Tables of the bundles (labels, centre lines and profiles), and their fibres."""
+    """Write tables of the bundles (labels, centre lines and profiles), and their fibres."""
 
     def table(name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
         return files.write_table(place.truth("dwi", f"{name}.tsv"), columns, rows)

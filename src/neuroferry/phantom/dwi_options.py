@@ -1,4 +1,4 @@
-"""What can be asked of a phantom's diffusion scans."""
+"""Options of a phantom's diffusion scans."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from neuroferry.phantom.bold_options import DIRECTIONS, FIELDMAPS
 
 @dataclass(frozen=True)
 class DwiOptions:
-    """What a phantom's diffusion scans look like. Each effect has a switch: 0.
+    """Options of a phantom's diffusion scans. 0 switches an effect off.
 
     Attributes
     ----------
     directions : int
         Gradient directions of each shell.
     bvals : tuple of float
-        One a shell, s/mm2.
+        One per shell, s/mm2.
     n_b0 : int
-        Volumes without diffusion weighting, spread over the series; the first is one.
+        Number of b0 volumes, spread over the series; the first volume is a b0.
     resolution : float
         Isotropic voxel size, mm.
     tr, echo_time : float
         Seconds.
     snr : float
-        White matter without diffusion weighting over the standard deviation of the noise in
-        each channel; 0 leaves the noise out.
+        White matter signal at b = 0 over the noise standard deviation in each channel; 0 omits
+        the noise.
     drift : float
-        Multiplies slow drift of the head and the small motion of breathing.
+        Scales slow head drift and the small motion of breathing.
     jerk : float
         Largest jerk, mm and degrees.
     eddy : float
-        Largest shift in the brain by eddy currents at b = 1000 s/mm2, mm.
+        Largest eddy-current shift in the brain at b = 1000 s/mm2, mm.
     distortion : float
-        Largest shift in the brain (in 99.9 % of it) by the head's own field, mm.
+        Largest susceptibility shift in the brain (in 99.9 % of it), mm.
     dropped : float
-        Share of the diffusion-weighted slices that lose most of their signal.
+        Share of the diffusion-weighted slices with signal dropout.
     bias : float
-        Spread of the logarithm of the coil's sensitivity in the brain.
+        Standard deviation of the logarithm of the coil sensitivity in the brain.
     direction : str
-        Phase encoding, from ... to: AP, PA, LR or RL.
+        Phase-encoding direction, from ... to: AP, PA, LR or RL.
     more_runs : tuple of str
-        Phase encoding of the runs after the first, each the same way or the opposite one.
+        Phase-encoding direction of each further run, the same or the opposite one.
     fieldmaps : tuple of str
-        Of `FIELDMAPS`.
+        Kinds of field maps, from `FIELDMAPS`.
     coverage : float
-        Share of the brain's height that the slices cover, counted from the top.
+        Share of the brain's height covered by the slices, from the top.
     """
 
     directions: int = 30
@@ -68,7 +68,7 @@ class DwiOptions:
     coverage: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
+        """Refuse values out of range."""
         kinds = ", ".join(FIELDMAPS)
         checks = (
             (
@@ -77,39 +77,42 @@ class DwiOptions:
             ),
             (
                 bool(self.bvals) and all(50 < b <= 10000 for b in self.bvals),
-                f"b-values are more than 50 and at most 10000 s/mm2: {self.bvals}",
+                f"b-values must be more than 50 and at most 10000 s/mm2, not {self.bvals}",
             ),
-            (self.n_b0 >= 1, f"a diffusion scan needs 1 b0 volume or more, not {self.n_b0}"),
+            (self.n_b0 >= 1, f"a diffusion scan needs at least 1 b0 volume, not {self.n_b0}"),
             (
                 1.5 <= self.resolution <= 6,
-                f"the DWI resolution must be 1.5 to 6 mm: {self.resolution}",
+                f"the DWI resolution must be 1.5 to 6 mm, not {self.resolution}",
             ),
-            (self.tr > 0, f"the repetition time must be positive: {self.tr}"),
+            (self.tr > 0, f"the repetition time must be positive, not {self.tr}"),
             (
                 0 < self.echo_time < 0.2,
-                f"the echo time is between 0 and 0.2 seconds: {self.echo_time}",
+                f"the echo time must be between 0 and 0.2 s, not {self.echo_time}",
             ),
             (
                 0 <= self.dropped <= 0.5,
-                f"the share of dropped slices must be 0 to 0.5: {self.dropped}",
+                f"the share of dropped slices must be 0 to 0.5, not {self.dropped}",
             ),
-            (self.direction in DIRECTIONS, f"no phase-encoding direction: {self.direction}"),
+            (
+                self.direction in DIRECTIONS,
+                f"the phase-encoding direction must be AP, PA, LR or RL, not {self.direction}",
+            ),
             (
                 set(self.more_runs) <= {self.direction, self.direction[::-1]},
-                f"runs are encoded {self.direction} or {self.direction[::-1]}; not "
+                f"further runs must be encoded {self.direction} or {self.direction[::-1]}, not "
                 f"{', '.join(self.more_runs)}",
             ),
-            (0.2 <= self.coverage <= 1, f"the coverage must be 0.2 to 1: {self.coverage}"),
+            (0.2 <= self.coverage <= 1, f"the coverage must be 0.2 to 1, not {self.coverage}"),
             (
                 set(self.fieldmaps) <= set(FIELDMAPS),
-                f"field maps are {kinds}; not {', '.join(self.fieldmaps)}",
+                f"field maps must be among {kinds}, not {', '.join(self.fieldmaps)}",
             ),
             (
                 not {"phasediff", "phases"} <= set(self.fieldmaps),
-                "phasediff and phases are two ways to store the same scan: choose one",
+                "phasediff and phases are two formats of the same scan: choose one",
             ),
             *(
-                (getattr(self, name) >= 0, f"{name} must be 0 or more: {getattr(self, name)}")
+                (getattr(self, name) >= 0, f"{name} must be 0 or more, not {getattr(self, name)}")
                 for name in ("snr", "drift", "jerk", "eddy", "distortion", "bias")
             ),
         )
@@ -119,15 +122,15 @@ class DwiOptions:
 
     @property
     def dropout(self) -> bool:
-        """Gradient-echo field maps lose signal where the field changes across a slice."""
+        """Signal dropout in gradient-echo field maps where the field changes across a slice."""
         return True
 
     @property
     def run_directions(self) -> tuple[str, ...]:
-        """Phase encoding of each run."""
+        """Phase-encoding direction of each run."""
         return (self.direction, *self.more_runs)
 
     @property
     def n_volumes(self) -> int:
-        """Length of the series."""
+        """Number of volumes of the series."""
         return self.n_b0 + self.directions * len(self.bvals)

@@ -1,4 +1,4 @@
-"""What changes the BOLD signal over time: task, heart, breath, drift."""
+"""Time-varying effects on the BOLD signal: task, cardiac, respiratory, drift."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _REGIONS = (
 
 @dataclass(frozen=True)
 class Effect:
-    """One thing that multiplies the signal by ``1 + map x course``.
+    """Effect that multiplies the signal by ``1 + map x course``.
 
     Attributes
     ----------
     name : str
     weights : ndarray of float32, shape (I, J, K)
-        Change of the signal, as a fraction, where the course is 1.
+        Fractional signal change at a course of 1.
     course : callable
         Seconds since the first volume began (ndarray) to values.
     bold : bool
-        Comes from blood oxygenation, and so grows with the echo time.
+        Caused by blood oxygenation, and so increases with the echo time.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Effect:
 
 
 def haemodynamic_response(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Response to a brief event, a difference of two gamma densities; its sum is not scaled.
+    """Evaluate the response to a brief event, an unscaled difference of two gamma densities.
 
     Parameters
     ----------
@@ -74,9 +74,9 @@ def haemodynamic_response(times: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def draw_events(rng: np.random.Generator, seconds: float) -> list[tuple[float, float, str]]:
-    """Blocks of the conditions in random order: onset (s), duration (s), condition.
+    """Draw blocks of the conditions in random order: onset (s), duration (s), condition.
 
-    Every two blocks hold each condition once. The last block ends 4 s before the scan.
+    Each pair of blocks holds each condition once. The last block ends 4 s before the scan.
     """
     events: list[tuple[float, float, str]] = []
     onset = _FIRST_S
@@ -91,7 +91,7 @@ def draw_events(rng: np.random.Generator, seconds: float) -> list[tuple[float, f
 def task_course(
     events: Sequence[tuple[float, float, str]], condition: str, seconds: float
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Response to a condition's blocks: 1 is where a block that never ends would settle."""
+    """Compute the response to a condition's blocks; 1 is the plateau of an endless block."""
     axis = np.arange(0, seconds + 40, _STEP)
     boxes = np.zeros_like(axis)
     for onset, duration, kind in events:
@@ -105,17 +105,17 @@ def task_course(
 def activation_weights(
     to_template: NDArray[np.float32], gm: NDArray[np.float32], percent: float
 ) -> dict[str, NDArray[np.float32]]:
-    """Where each condition raises the signal, and by what fraction.
+    """Compute the fractional signal increase of each condition.
 
     Parameters
     ----------
     to_template : ndarray of float32, shape (3, I, J, K)
-        Each voxel's place in the template, mm.
+        Template coordinates of each voxel, mm.
     gm : ndarray of float32, shape (I, J, K)
         Grey-matter share of each voxel.
     percent : float
-        Signal change in a voxel full of grey matter in the middle of a region that likes
-        the condition best.
+        Signal change in a pure grey matter voxel in the middle of the condition's preferred
+        region.
     """
     maps = {name: np.zeros(gm.shape, dtype=np.float32) for name in CONDITIONS}
     for centre, width, shares in _REGIONS:
@@ -133,7 +133,7 @@ def physiology(
     *,
     strength: float,
 ) -> list[Effect]:
-    """Draw heart, breath, drift and slow fluctuations of grey matter.
+    """Draw cardiac, respiratory, drift and slow grey-matter fluctuations.
 
     Parameters
     ----------
@@ -141,9 +141,9 @@ def physiology(
     tissues : ndarray of float32, shape (3, I, J, K)
         Shares of GM, WM, CSF.
     to_template : ndarray of float32, shape (3, I, J, K)
-        Each voxel's place in the template, mm.
+        Template coordinates of each voxel, mm.
     strength : float
-        Multiplies all four.
+        Scale of all four.
     """
     shape = tissues.shape[1:]
     gm, wm, csf = tissues
@@ -164,7 +164,7 @@ def physiology(
 def _rhythm(
     rng: np.random.Generator, rate: float, wander: float, overtone: float
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Quasi-periodic course of about 1 in size: `rate` in Hz, which itself wanders slowly."""
+    """Draw a quasi-periodic course of amplitude about 1; `rate` in Hz drifts slowly."""
     rate = rate * float(np.exp(rng.normal(0, 0.1)))
     offsets = rng.uniform(0, 2 * np.pi, 4)
     slow = rng.uniform(0.005, 0.03, 3)
@@ -182,7 +182,7 @@ def _rhythm(
 def _band(
     rng: np.random.Generator, low: float, high: float
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Sum of ten waves between two frequencies (Hz), spread 1."""
+    """Draw a sum of ten sine waves between two frequencies (Hz), standard deviation 1."""
     frequencies = rng.uniform(low, high, 10)
     phases = rng.uniform(0, 2 * np.pi, 10)
 

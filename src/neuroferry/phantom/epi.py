@@ -1,4 +1,4 @@
-"""An echo-planar scanner for phantom heads: one volume after the other.
+"""Echo-planar scanner for phantom heads, one volume at a time.
 
 A voxel of the distorted image at y holds the signal of the point p of the scanner with
 ``p + shift(p) = y`` along the phase-encoding axis, divided by ``1 + d shift / d p``. The
@@ -37,7 +37,7 @@ _FIELD_SPACING = 4.0  # mm between the nodes of the deformation
 
 
 class EpiOptions(Protocol):
-    """What the options of every kind of echo-planar scan say."""
+    """Options common to all echo-planar scans."""
 
     @property
     def resolution(self) -> float:
@@ -45,7 +45,7 @@ class EpiOptions(Protocol):
 
     @property
     def snr(self) -> float:
-        """Signal over noise; 0 leaves the noise out."""
+        """Signal-to-noise ratio; 0 omits the noise."""
 
     @property
     def distortion(self) -> float:
@@ -53,15 +53,15 @@ class EpiOptions(Protocol):
 
     @property
     def dropout(self) -> bool:
-        """Gradient echoes lose signal where the field changes across a slice."""
+        """Signal dropout of gradient echoes where the field changes across a slice."""
 
     @property
     def bias(self) -> float:
-        """Spread of the logarithm of the coil's sensitivity."""
+        """Standard deviation of the logarithm of the coil sensitivity."""
 
     @property
     def direction(self) -> str:
-        """Phase encoding, from ... to."""
+        """Phase-encoding direction, from ... to."""
 
     @property
     def fieldmaps(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class EpiOptions(Protocol):
 
 @dataclass(frozen=True)
 class EpiGrid:
-    """How an echo-planar image is laid and read out.
+    """Grid and readout of an echo-planar image.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class EpiGrid:
         Voxel indices to RAS+ mm.
     shape : tuple of int
     direction : str
-        BIDS' PhaseEncodingDirection, such as ``j-``.
+        PhaseEncodingDirection of BIDS, such as ``j-``.
     readout : float
         Total readout time, s.
     """
@@ -109,13 +109,13 @@ class EpiGrid:
         return sizes
 
     def reversed(self) -> EpiGrid:
-        """Give the same grid read out the other way."""
+        """Return the same grid with the opposite readout."""
         other = self.direction[0] if self.direction.endswith("-") else f"{self.direction}-"
         return EpiGrid(self.affine, self.shape, other, self.readout)
 
 
 class EpiHead:
-    """A head in one position, ready to be scanned on a grid.
+    """Head in one position, ready to be scanned on a grid.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class EpiHead:
         Upright head to scanner, with which `warp` was placed.
     grid : EpiGrid
     field : FieldModel or None
-        None: no distortion.
+        None means no distortion.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class EpiHead:
         self.places = np.moveaxis(warp.to_template(world), -1, 0).astype(np.float32)
 
     def coarse(self, fine: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mean of the eight fine voxels in each voxel of the grid."""
+        """Average the eight fine voxels in each voxel of the grid."""
         inner = fine[tuple(slice(2 * _PAD, n - 2 * _PAD) for n in fine.shape)]
         a, b, c = self.grid.shape
         mean: NDArray[np.float32] = inner.reshape(a, 2, b, 2, c, 2).mean(
@@ -168,14 +168,14 @@ class EpiHead:
         return mean
 
     def field_on_grid(self) -> NDArray[np.float32]:
-        """Field in Hz at the grid's voxels, head in this position, undistorted space."""
+        """Sample the field in Hz at the grid's voxels, in undistorted space."""
         if self.field is None:
             return np.zeros(self.grid.shape, dtype=np.float32)
         index = np.indices(self.grid.shape, dtype=np.float32)
         return self.field.sample(np.linalg.inv(self.pose) @ self.grid.affine, index)
 
     def dephasing(self, echo_time: float, slice_axis: int) -> NDArray[np.float32]:
-        """Signal left at `echo_time` (s) where the field changes across a slice, fine grid.
+        """Compute the signal left at `echo_time` (s) after through-slice dephasing, fine grid.
 
         References
         ----------
@@ -199,7 +199,7 @@ class EpiHead:
     def image(
         self, contrast: Mapping[str, float], weight: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Spline coefficients of the fine image in a contrast, blurred by the point spread.
+        """Compute spline coefficients of the fine, blurred image in a contrast.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class EpiHead:
         return self.blurred(image)
 
     def paint(self, contrast: Mapping[str, float], *, texture: bool = True) -> NDArray[np.float32]:
-        """Fine image in a contrast; `texture` is brightness beyond what the tissues explain."""
+        """Paint the fine image in a contrast; `texture` adds brightness within tissues."""
         image, _ = render_head(
             self.anatomy,
             contrast,
@@ -227,24 +227,24 @@ class EpiHead:
 
     @staticmethod
     def blurred(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Spline coefficients of a fine image, blurred by the point spread."""
+        """Compute spline coefficients of a fine image, blurred by the point spread."""
         soft = ndimage.gaussian_filter(image, _BLUR, truncate=5)
         return np.asarray(ndimage.spline_filter(soft, order=3, mode="mirror", output=np.float32))
 
     def at_rest(
         self, image: NDArray[np.float32], low: Sequence[int], high: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Scan a fine image in the head's own position, in a box of the grid's voxels.
+        """Scan a fine image with the head at rest, in a box of the grid's voxels.
 
         The same as :func:`render_volume` on :meth:`blurred`, undistorted and without a coil
-        (to a ten-thousandth), for a tenth of the time.
+        (to 1e-4), in a tenth of the time.
 
         Parameters
         ----------
         image : ndarray of float32
             On the fine grid, not blurred.
         low, high : sequence of 3 ints
-            First voxel along each axis, and the one after the last.
+            First voxel along each axis, and one past the last.
 
         Returns
         -------
@@ -265,7 +265,7 @@ class EpiHead:
         return np.ascontiguousarray(part, dtype=np.float32)
 
     def signal_voxels(self) -> NDArray[np.float32]:
-        """Indices (3, N) of voxels that the head may reach, moved and distorted."""
+        """Find the indices (3, N) of voxels that the moved and distorted head may reach."""
         skin = self.anatomy.head.skin(defaced=False)
         near = self.anatomy.head.grid.sample(skin, self.places, outside=100.0) < _REACH
         return np.stack(np.nonzero(near)).astype(np.float32)
@@ -273,7 +273,7 @@ class EpiHead:
 
 @lru_cache(maxsize=1)
 def _reading() -> tuple[float, ...]:
-    """Weights of the fine voxels around a voxel's centre, along one axis."""
+    """Compute the weights of the fine voxels around a voxel's centre, along one axis."""
     line = np.zeros(65)
     line[32] = 1.0
     soft = ndimage.spline_filter1d(ndimage.gaussian_filter1d(line, _BLUR, truncate=5), order=3)
@@ -284,13 +284,13 @@ def _reading() -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the signal of some voxels of one volume comes from.
+    """Origin of the signal of some voxels of one volume.
 
     Attributes
     ----------
     voxels : ndarray of intp, shape (3, N)
     points : ndarray of float32, shape (3, N)
-        Undistorted place in the scanner, voxel indices.
+        Undistorted position in the scanner, voxel indices.
     jacobian : ndarray of float32, shape (N,)
         ``1 + d shift / d p``.
     """
@@ -301,7 +301,7 @@ class Origin:
 
 
 def undistorted(voxels: NDArray[np.float32]) -> Origin:
-    """Voxels (3, N) whose signal comes from where they are."""
+    """Make the origin of voxels (3, N) without distortion."""
     return Origin(voxels.astype(np.intp), voxels, np.ones(voxels.shape[1], dtype=np.float32))
 
 
@@ -313,21 +313,21 @@ def trace(
     eddy: NDArray[np.float64] | None = None,
     start: Origin | None = None,
 ) -> Origin:
-    """Find where the signal of each voxel comes from.
+    """Find the origin of the signal of each voxel.
 
     Parameters
     ----------
     head : EpiHead
     grid : EpiGrid
-        The head's, or that read out the other way.
+        Grid of the head, or the one with opposite readout.
     motion : ndarray of float64, shape (4, 4)
-        Points of the head's own position to points of this volume, RAS+ mm.
+        Points of the head at rest to points of this volume, RAS+ mm.
     voxels : ndarray of float32, shape (3, N)
     eddy : ndarray of float64, shape (4, 4), optional
-        Where eddy currents of the diffusion gradients move points of the scanner to, along
-        the phase encoding, RAS+ mm; adds to the shift of the field.
+        Eddy-current transform of scanner points, along the phase encoding, RAS+ mm; adds to the
+        shift of the field.
     start : Origin, optional
-        Of the same voxels in a volume that differs little: saves a third of the time.
+        Origin of the same voxels in a similar volume: saves a third of the time.
     """
     field = head.field
     if field is None and eddy is None:
@@ -358,7 +358,7 @@ def trace(
             jacobian = 1 + 2 * (above - below)
             points[axis] -= (points[axis] + (above + below) / 2 - voxels[axis]) / jacobian
         return Origin(start.voxels, points, jacobian)
-    for _ in range(2):  # Newton's method, the slope at every other step
+    for _ in range(2):  # Newton's method, with the slope updated at every other step
         above, below = shifts(0.25), shifts(-0.25)
         slope = 2 * (above - below)
         points[axis] -= (points[axis] + (above + below) / 2 - voxels[axis]) / (1 + slope)
@@ -387,7 +387,7 @@ def render_volume(
     motion : ndarray of float64, shape (4, 4)
         As for :func:`trace`.
     changes : sequence of (Effect, values, factor)
-        What modulates the signal, its course at each slice, and what multiplies it.
+        Effect, its course at each slice, and a scale factor.
     slice_axis : int
     coil : ndarray of float32, shape (I, J, K), optional
         Sensitivity, fixed to the scanner.
@@ -430,7 +430,7 @@ def render_volume(
 def add_noise(
     volume: NDArray[np.float32], sigma: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Magnitude of the signal with complex noise of spread `sigma` in each channel."""
+    """Add complex noise of standard deviation `sigma` per channel and take the magnitude."""
     if sigma == 0:
         return volume
     real = volume + np.float32(sigma) * rng.standard_normal(volume.shape, dtype=np.float32)

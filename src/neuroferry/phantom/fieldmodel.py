@@ -1,9 +1,9 @@
-"""The magnetic field that air in the head disturbs: what bends echo-planar images.
+"""Off-resonance field caused by air in and around the head, which distorts EPI.
 
-The disturbance is that of magnetic dipoles wherever air is, computed from the phantom's own
-sinuses, ear canals and outline, then shimmed over the brain as a scanner does. It is
-smooth but for hot spots over the sinuses and the ear canals, as in a real head. It moves
-with the head (its change with the head's direction in the magnet is left out).
+Air acts as magnetic dipoles: the field is computed from the phantom's own sinuses, ear canals and
+outline, then shimmed over the brain as on a scanner. It is smooth except for hot spots above the
+sinuses and the ear canals, as in a real head. It moves with the head (its dependence on the
+head's orientation in the magnet is ignored).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REACH = 14.0  # mm around the brain within which the field is that of the head
 
 @dataclass(frozen=True)
 class FieldModel:
-    """Off-resonance in Hz, a cubic spline over nodes that are fixed to the head.
+    """Off-resonance in Hz, a cubic spline over nodes fixed to the head.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class FieldModel:
 
     @cached_property
     def coefficients(self) -> NDArray[np.float32]:
-        """Of the spline."""
+        """Coefficients of the spline."""
         raised: NDArray[np.float32] = ndimage.spline_filter(
             self.nodes, order=3, mode="nearest", output=np.float32
         )
@@ -59,7 +59,7 @@ class FieldModel:
     def sample(
         self, to_head: NDArray[np.float64], index: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Evaluate at points of an image.
+        """Evaluate the field at points of an image.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class FieldModel:
 
 
 def move_index(matrix: NDArray[np.float64], index: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Apply a (4, 4) matrix to (3, ...) indices, in the same order on every machine."""
+    """Apply a (4, 4) matrix to (3, ...) indices, reproducibly across machines."""
     m = matrix.astype(np.float32)
     moved = np.empty_like(index)
     for row in range(3):
@@ -97,7 +97,7 @@ def susceptibility_field(
     largest: float,
     steepest: float,
 ) -> FieldModel:
-    """Compute a head's field, shimmed over its brain.
+    """Compute the field of a head, shimmed over its brain.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def susceptibility_field(
     pose : ndarray of float64, shape (4, 4)
         Upright head to scanner, with which `warp` was placed.
     largest : float
-        Hz: what the field's absolute value stays under in 99.9 % of the brain.
+        Hz; 99.9 % of the brain has a smaller absolute field.
     steepest : float
-        Hz a millimetre: no change in or near the brain is steeper.
+        Largest gradient in or near the brain, Hz/mm.
 
     References
     ----------
@@ -125,7 +125,7 @@ def susceptibility_field(
     contrast = {**dict.fromkeys(TISSUES, 1.0), "air": 0.0}
     none = np.zeros((3, *shape), dtype=np.float32)
     tissue, _ = render_head(anatomy, contrast, affine, to_template, none, defaced=False)
-    # Tissues are painted with some texture, which is no air.
+    # Tissues are painted with some texture, which is not air.
     tissue = np.clip(tissue * np.float32(1.25), 0, 1)
     air = (1 - tissue).astype(np.float32)
     field = _dipoles(air) * np.float32(AIR_PPM * 1e-6 * GAMMA_HZ * TESLA)
@@ -137,9 +137,9 @@ def susceptibility_field(
 
 
 def _dipoles(air: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Field along z of magnetised air, in units of its susceptibility; padded twice over."""
+    """Compute the z field of magnetised air, in units of its susceptibility, with zero padding."""
     size = [2 * n for n in air.shape]
-    # What lies outside the box is air, too: measure from it.
+    # Outside the box is air, too: use it as the baseline.
     spectrum = fft.rfftn(air - 1, size)
     kx, ky, kz = (np.fft.fftfreq(size[0]), np.fft.fftfreq(size[1]), np.fft.rfftfreq(size[2]))
     square = kx[:, None, None] ** 2 + ky[None, :, None] ** 2 + kz[None, None, :] ** 2
@@ -160,7 +160,7 @@ def _brain(
 
 
 def _shim(field: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Take away the best polynomial of second order over the brain."""
+    """Subtract the best-fitting second-order polynomial over the brain."""
     axes = [np.linspace(-1, 1, n) for n in field.shape]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     terms = np.stack(
@@ -175,10 +175,9 @@ def _shim(field: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.f
 def _extended(
     field: NDArray[np.float32], inside: NDArray[np.bool_], tissue: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Keep the field in and near the brain, and let it fade smoothly beyond.
+    """Keep the field in and near the brain, fading smoothly beyond.
 
-    In the air around the head, where nothing gives a signal, the field is huge and of no
-    consequence.
+    In the air around the head, which gives no signal, the field is huge and irrelevant.
     """
     away = ndimage.distance_transform_edt(~inside) * _SPACING
     kept = tissue & (away < _REACH)
@@ -195,7 +194,7 @@ def _extended(
 def _scaled(
     field: NDArray[np.float32], inside: NDArray[np.bool_], *, largest: float, steepest: float
 ) -> NDArray[np.float32]:
-    """Bring to the strength that is asked for, smoothed where it would be too steep."""
+    """Scale to the requested strength, smoothed where it would be too steep."""
     near = ndimage.binary_dilation(inside, iterations=2)
     both = [near[1:] & near[:-1], near[:, 1:] & near[:, :-1], near[:, :, 1:] & near[:, :, :-1]]
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, with the same bytes on each run."""
+"""Writers of files that appear whole or not at all, with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file; give its path."""
+    """Write a file; return its path."""
     files.write_bytes(path, content)
     return path
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write UTF-8 text; give its path."""
+    """Write UTF-8 text; return its path."""
     return write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write JSON with its keys as they come, indented by two; give its path."""
+    """Write JSON with keys in the given order, indented by two; return its path."""
     return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -67,7 +67,7 @@ def write_image(
         Voxel indices to RAS+ mm; becomes both sform and qform.
     dtype : dtype_like
     slope : float
-        Value of one stored unit.
+        Value of one stored integer step.
     """
     kind = np.dtype(dtype)
     stored = data
@@ -78,7 +78,7 @@ def write_image(
 
 
 def write_displacement(path: Path, field: DisplacementField) -> Path:
-    """Write a dense transform as ITK reads it: 5-D float32 NIfTI, vectors in LPS mm."""
+    """Write a dense transform in ITK's format: 5-D float32 NIfTI, vectors in LPS mm."""
     data = (field.data * _LPS)[:, :, :, None, :].astype(np.float32)
     return _write(path, data, field.affine, intent="vector")
 
@@ -94,12 +94,12 @@ def write_streamlines(path: Path, lines: Sequence[NDArray[np.floating]]) -> Path
 
 
 class SeriesFile:
-    """A compressed 4-D NIfTI of int16, written volume by volume; a context manager.
+    """Context manager that writes a compressed 4-D int16 NIfTI volume by volume.
 
     Parameters
     ----------
     path : Path
-        Ends in ``.nii.gz``; appears when the last volume is in, or not at all.
+        Ends in ``.nii.gz``; appears after the last volume, or not at all.
     affine : ndarray of float64, shape (4, 4)
         Voxel indices to RAS+ mm.
     shape : sequence of 4 ints
@@ -130,7 +130,7 @@ class SeriesFile:
         return self
 
     def add(self, volume: NDArray[np.float32]) -> None:
-        """Append the next volume, rounded to whole numbers."""
+        """Append the next volume, rounded to integers."""
         if volume.shape != self._shape[:3] or self._left == 0:
             raise ValueError(f"{self.path.name} takes {self._shape}, not more {volume.shape}")
         stored = np.clip(np.rint(volume), -32768, 32767).astype(np.int16)
@@ -153,7 +153,7 @@ class SeriesFile:
 
 
 def write_affines(path: Path, matrices: NDArray[np.float64]) -> Path:
-    """Write one linear transform after the other as ITK reads them (text, LPS mm).
+    """Write a series of linear transforms in ITK's format (text, LPS mm).
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def write_affines(path: Path, matrices: NDArray[np.float64]) -> Path:
 
 
 def read_affines(path: Path) -> NDArray[np.float64]:
-    """Read what :func:`write_affines` wrote; shape (T, 4, 4), RAS+ mm."""
+    """Read a file of :func:`write_affines`; shape (T, 4, 4), RAS+ mm."""
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     matrices = []
     for line in path.read_text().splitlines():
@@ -189,7 +189,7 @@ def read_affines(path: Path) -> NDArray[np.float64]:
 
 
 def read_displacement(path: Path) -> DisplacementField:
-    """Read what :func:`write_displacement` wrote; displacements come back in RAS+ mm."""
+    """Read a file of :func:`write_displacement`; displacements are returned in RAS+ mm."""
     image: Any = nb.load(path)
     data = np.asarray(image.dataobj, dtype=np.float32)[:, :, :, 0, :] * _LPS
     return DisplacementField(data, np.asarray(image.affine, dtype=np.float64))

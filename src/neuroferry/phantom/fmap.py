@@ -1,4 +1,4 @@
-"""Scans that measure a session's field: two gradient echoes, or images bent both ways."""
+"""Field map scans of a session: dual gradient echoes, or EPI with opposite phase encoding."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _GRE_RESOLUTION = 3.0  # mm, or that of the BOLD where it is coarser
 
 @dataclass(frozen=True)
 class GradientEchoes:
-    """A dual-echo field map scan.
+    """Dual-echo field map scan.
 
     Attributes
     ----------
     head : EpiHead
-        In the position of this scan, on its grid.
+        Head in the position of this scan, on its grid.
     motion : ndarray of float64, shape (4, 4)
         Points of the first run's reference to points of this scan, RAS+ mm.
     magnitude : list of ndarray of float32
-        One an echo.
+        One per echo.
     phase : list of ndarray of float32
-        Radians, -pi to pi, one an echo.
+        Radians, -pi to pi, one per echo.
     difference : ndarray of float32
-        Phase of the second echo less that of the first, wrapped, radians.
+        Phase of the second echo minus that of the first, wrapped, radians.
     field : ndarray of float32
-        What a scanner would store as a field map, with the same noise, unwrapped; Hz.
+        Field map as stored by a scanner, with the same noise, unwrapped; Hz.
     """
 
     head: EpiHead
@@ -66,7 +66,7 @@ class OpposedEpi:
     motion : ndarray of float64, shape (4, 4)
         Points of the first run's reference to points of this scan, RAS+ mm.
     grids : tuple of two EpiGrid
-        Read out as the BOLD is, and the other way.
+        Readout of the BOLD series, and the opposite one.
     series : tuple of two lists of ndarray of float32
         Volumes of each.
     """
@@ -80,7 +80,7 @@ class OpposedEpi:
 def scan_gradient_echoes(
     anatomy: SubjectAnatomy, session: BoldSession, options: EpiOptions, rng: np.random.Generator
 ) -> GradientEchoes:
-    """Scan a dual-echo field map; the head has moved by about a millimetre.
+    """Simulate a dual-echo field map; the head has moved by about a millimetre.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def scan_gradient_echoes(
 def scan_opposed(
     anatomy: SubjectAnatomy, session: BoldSession, options: EpiOptions, rng: np.random.Generator
 ) -> OpposedEpi:
-    """Scan spin-echo EPI in both phase-encoding directions, on the grid of the BOLD.
+    """Simulate spin-echo EPI in both phase-encoding directions, on the BOLD grid.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def scan_opposed(
 
 
 def between_scans(rng: np.random.Generator, session: BoldSession) -> NDArray[np.float64]:
-    """Draw how the head moved between two scans of a session, shape (4, 4), RAS+ mm."""
+    """Draw the head motion between two scans of a session, shape (4, 4), RAS+ mm."""
     return rigid(rng.normal(0, 0.6, 3), rng.normal(0, 0.6, 3), session.pose[:3, 3])
 
 
@@ -160,7 +160,7 @@ def _sigma(options: EpiOptions) -> float:
 
 
 def _receiver_phase(rng: np.random.Generator, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Smooth phase that both echoes share, radians."""
+    """Draw the smooth phase that both echoes share, radians."""
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     terms = np.stack([np.ones(shape), x, y, z, x * y, y * z, x * x + y * y])
     weights = rng.normal(0, 1.5, len(terms))

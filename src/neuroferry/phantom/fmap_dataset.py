@@ -1,4 +1,4 @@
-"""Write a session's field maps as BIDS, and the truth about them."""
+"""Field maps of a session written as BIDS, with their truth."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ GRE_FIELD, EPI_FIELD = "gre", "epi"
 
 @dataclass(frozen=True)
 class FieldmapNames:
-    """What the field maps of one kind of scan are called, and where their numbers come from.
+    """Names and random streams of the field maps of one kind of scan.
 
     Attributes
     ----------
     field : str
-        Before each B0FieldIdentifier.
+        Prefix of each B0FieldIdentifier.
     acquisition : str
-        Before each file's other entities; empty, or ends in an underscore.
+        Prefix of each file's other entities; empty, or ends in an underscore.
     reference : str
-        The space that transforms lead to.
+        Target space of the transforms.
     streams : tuple of two ints
-        Streams of random numbers for the gradient echoes and for the spin echoes.
+        Random streams of the gradient echoes and of the spin echoes.
     """
 
     field: str
@@ -66,20 +66,20 @@ DWI_NAMES = FieldmapNames("dwi", "acq-dwi_", "dwiref", (3, 4))
 
 @dataclass(frozen=True)
 class PhantomFieldmaps:
-    """Field maps of one session, and where their truth is.
+    """Files of the field maps of one session and of their truth.
 
     Attributes
     ----------
     session : str or None
         Label without ``ses-``.
     images : mapping of str to Path
-        By suffix: ``magnitude1``, ``magnitude2``, ``phasediff``, ``phase1``, ``phase2``,
+        Keyed by suffix: ``magnitude1``, ``magnitude2``, ``phasediff``, ``phase1``, ``phase2``,
         ``magnitude``, ``fieldmap``; ``epi-AP`` and the like by direction.
     truth : mapping of str to Path
         ``gre_fieldmap`` (Hz) and ``gre_mask`` on the gradient echoes' grid;
         ``gre_to_boldref`` and ``epi_to_boldref``: transforms that map points of the first
         run's reference to points of the field map scan (``gre_to_dwiref`` and
-        ``epi_to_dwiref`` where they are meant for a diffusion scan).
+        ``epi_to_dwiref`` if they are intended for a diffusion scan).
     """
 
     session: str | None
@@ -88,7 +88,7 @@ class PhantomFieldmaps:
 
 
 def field_sources(options: EpiOptions, names: FieldmapNames = BOLD_NAMES) -> dict[str, Any]:
-    """Sidecar field of a run that names the field maps meant for it."""
+    """Make the sidecar field of a run that names its field maps."""
     sources = [names.field + GRE_FIELD] if set(options.fieldmaps) - {"epi"} else []
     sources += [names.field + EPI_FIELD] if "epi" in options.fieldmaps else []
     if not sources:
@@ -104,7 +104,7 @@ def write_fieldmaps(
     targets: Sequence[Path],
     names: FieldmapNames = BOLD_NAMES,
 ) -> PhantomFieldmaps:
-    """Scan and write the field maps that `options` asks for.
+    """Simulate and write the field maps that `options` requests.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def write_fieldmaps(
     session : BoldSession
     options : EpiOptions
     targets : sequence of Path
-        Files that the maps are meant for.
+        Files that the field maps are intended for.
     names : FieldmapNames
     """
     number = int(place.session or 0)
@@ -233,7 +233,7 @@ def _write_opposed(
 
 
 def readout_metadata(direction: str, readout: float) -> dict[str, Any]:
-    """Sidecar fields of an echo-planar readout."""
+    """Make the sidecar fields of an echo-planar readout."""
     return {
         "PhaseEncodingDirection": direction,
         "EffectiveEchoSpacing": ECHO_SPACING,

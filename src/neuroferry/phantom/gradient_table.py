@@ -1,4 +1,4 @@
-"""Diffusion gradients: axes that repel one another, their order, FSL's way to write them."""
+"""Diffusion gradient tables: directions by electrostatic repulsion, order, FSL's format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STEPS = 400
 
 @dataclass(frozen=True)
 class GradientTable:
-    """What the scanner plays out, one row a volume.
+    """Gradients played out by the scanner, one row per volume.
 
     Attributes
     ----------
@@ -33,13 +33,13 @@ class GradientTable:
 
 
 def spread_directions(count: int, seed: int) -> NDArray[np.float64]:
-    """Spread axes over the sphere as charges at both their ends would lie.
+    """Distribute axes over the sphere by electrostatic repulsion of their end points.
 
     Parameters
     ----------
     count : int
     seed : int
-        Same seed, same directions.
+        The same seed gives the same directions.
 
     Returns
     -------
@@ -78,12 +78,12 @@ def spread_directions(count: int, seed: int) -> NDArray[np.float64]:
 
 
 def draw_table(directions: int, bvals: Sequence[float], n_b0: int) -> GradientTable:
-    """Lay out a series: shells mixed, b0 volumes spread over it, the first volume a b0.
+    """Order a series: shells interleaved, b0 volumes spread evenly, the first volume a b0.
 
     Parameters
     ----------
     directions : int
-        Of each shell; every shell has its own.
+        Directions per shell; every shell has its own.
     bvals : sequence of float
         s/mm2.
     n_b0 : int
@@ -107,7 +107,7 @@ def draw_table(directions: int, bvals: Sequence[float], n_b0: int) -> GradientTa
 
 
 def in_head(bvecs: NDArray[np.float64], motion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gradients as the head sees them: one turned by R sees ``R^T g``.
+    """Rotate gradients into the frame of the head: rotated by R it sees ``R^T g``.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def in_head(bvecs: NDArray[np.float64], motion: NDArray[np.float64]) -> NDArray[
     Returns
     -------
     ndarray of float64, shape (T, 3)
-        Axes of the scanner as the head in the reference lies in it.
+        Gradients in the frame of the reference head.
 
     References
     ----------
@@ -144,11 +144,11 @@ def to_fsl(bvecs: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[n
 
 
 def bval_text(bvals: NDArray[np.float64]) -> str:
-    """Content of a ``.bval`` file."""
+    """Format the content of a ``.bval`` file."""
     return " ".join(f"{b:g}" for b in bvals) + "\n"
 
 
 def bvec_text(bvecs: NDArray[np.float64], affine: NDArray[np.float64]) -> str:
-    """Content of a ``.bvec`` file."""
+    """Format the content of a ``.bvec`` file."""
     rows = np.round(to_fsl(bvecs, affine), 8).T + 0.0
     return "".join(" ".join(f"{value:.8g}" for value in row) + "\n" for row in rows)

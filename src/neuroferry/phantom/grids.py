@@ -1,8 +1,7 @@
-"""Regular grids in millimetres: interpolation that is exact, cheap and repeatable.
+"""Regular grids in millimetres, with exact, fast and reproducible interpolation.
 
-Coordinates are RAS+ mm. Fields that live on coarse grids are raised to fine ones by
-separable linear interpolation, which is the definition of every phantom quantity: the
-same numbers are written to disk as the truth.
+Coordinates are RAS+ mm. Fields on coarse grids are upsampled by separable linear interpolation,
+which defines every phantom quantity: the same numbers are written to disk as the truth.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grid:
-    """A box of isotropic voxels along the template's axes.
+    """Box of isotropic voxels along the template's axes.
 
     Attributes
     ----------
@@ -39,7 +38,7 @@ class Grid:
 
     @classmethod
     def covering(cls, low: ArrayLike, high: ArrayLike, spacing: float) -> Grid:
-        """Lay the smallest grid whose voxel centres reach from `low` to `high` (mm).
+        """Make the smallest grid whose voxel centres reach from `low` to `high` (mm).
 
         Examples
         --------
@@ -99,13 +98,13 @@ class Grid:
 def lerp_axis(
     volume: NDArray[np.float32], index: NDArray[np.float64], axis: int
 ) -> NDArray[np.float32]:
-    """Interpolate linearly along one axis, holding the border values beyond the ends.
+    """Interpolate linearly along one axis, with constant extrapolation.
 
     Parameters
     ----------
     volume : ndarray of float32
     index : ndarray of float64, shape (N,)
-        Where to read along `axis`, in voxels.
+        Positions along `axis`, in voxels.
     axis : int
 
     Returns
@@ -133,15 +132,15 @@ def lerp_axis(
 def lerp_grid(
     volume: NDArray[np.float32], indices: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float32]:
-    """Interpolate linearly on the outer product of one index vector an axis."""
-    # The axis that grows least goes first: less to carry through the others.
+    """Interpolate linearly on the outer product of one index vector per axis."""
+    # The axis that grows least goes first: less work for the others.
     for axis in sorted(range(len(indices)), key=lambda i: len(indices[i]) / volume.shape[i]):
         volume = lerp_axis(volume, indices[axis], axis)
     return volume
 
 
 def resample_grid(volume: NDArray[np.float32], source: Grid, target: Grid) -> NDArray[np.float32]:
-    """Carry a volume from one grid to another by linear interpolation, borders held."""
+    """Resample a volume to another grid by linear interpolation, constant beyond borders."""
     raised: NDArray[np.float32] = lerp_grid(
         volume,
         [
@@ -155,7 +154,7 @@ def resample_grid(volume: NDArray[np.float32], source: Grid, target: Grid) -> ND
 def smooth_noise(
     rng: np.random.Generator, shape: Sequence[int], sigma: float
 ) -> NDArray[np.float32]:
-    """Gaussian random field: white noise smoothed by `sigma` voxels, mean 0 and variance 1."""
+    """Draw a Gaussian random field: noise smoothed by `sigma` voxels, mean 0 and variance 1."""
     pad = int(np.ceil(2 * sigma))
     white = rng.standard_normal([n + 2 * pad for n in shape], dtype=np.float32)
     field = ndimage.gaussian_filter(white, sigma, mode="wrap")

@@ -1,8 +1,8 @@
-"""What surrounds the brain: meninges, skull, scalp, face, neck, painted in template space.
+"""Tissues around the brain (meninges, skull, scalp, face, neck), painted in template space.
 
-The head is a list of solids painted one over the other, each with the tissue it is made
-of. A :class:`Contrast` says how bright each tissue is, so that another kind of image of
-the same head is the same painting in other colours.
+The head is a list of solids painted one over the other, each of one tissue. A :class:`Contrast`
+defines the brightness of each tissue, so that another kind of image of the same head is the same
+painting with other intensities.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TEXTURE = 0.06  # how much brightness varies within a tissue, as a fraction
 
 @dataclass(frozen=True)
 class HeadShape:
-    """How one head differs from another outside the brain; lengths in mm.
+    """Individual shape of a head outside the brain; lengths in mm.
 
     Attributes
     ----------
@@ -66,12 +66,12 @@ class HeadShape:
 
 @lru_cache(maxsize=1)
 def _cranium() -> tuple[Grid, NDArray[np.float32]]:
-    """Signed distance (mm) to the template's closed brain mask, with the spinal cord."""
+    """Compute the signed distance (mm) to the closed brain mask with the spinal cord."""
     template = load_template(1)
     grid = Grid.covering(_LOW, _HIGH, _COARSE)
     mask = template.brain_mask.astype(np.float32)
     source = Grid(template.affine[:3, 3], 1.0, _shape3(mask))
-    # Beyond the template's box there is no brain, though its stem touches the border.
+    # There is no brain beyond the template's box, although the brainstem touches its border.
     inside = resample_grid(np.pad(mask, ((1, 1),) * 3), _padded(source), grid) > 0.5
     hull = hull_of(inside, 4.5)
     outside = ndimage.distance_transform_edt(~hull) - ndimage.distance_transform_edt(hull)
@@ -86,13 +86,13 @@ def _padded(grid: Grid) -> Grid:
 
 
 class HeadModel:
-    """One subject's head in template space.
+    """Head of one subject in template space.
 
     Parameters
     ----------
     shape : HeadShape
     rng : numpy.random.Generator
-        Draws how thickness varies over the head.
+        Random generator of the variation of thickness over the head.
     """
 
     def __init__(self, shape: HeadShape, rng: np.random.Generator) -> None:
@@ -119,7 +119,7 @@ class HeadModel:
         self.surface = self._surface()
 
     def _surface(self) -> NDArray[np.float32]:
-        """Signed distance to the skin, on the coarse grid."""
+        """Compute the signed distance to the skin, on the coarse grid."""
         axes = self.grid.axes()
         surface = self.cranium - self.scalp
         for solid, width in _outline(self.shape):
@@ -132,10 +132,10 @@ class HeadModel:
         return rounded
 
     def skin(self, *, defaced: bool) -> NDArray[np.float32]:
-        """Signed distance (mm, negative inside) to the outer surface, on `self.grid`.
+        """Compute the signed distance (mm, negative inside) to the outer surface, on `self.grid`.
 
-        Defacing takes what lies in front of a plane from the brow to the throat and is
-        further than 8 mm from the skull's inside.
+        Defacing removes everything in front of a plane from the brow to the throat that is more
+        than 8 mm from the inside of the skull.
         """
         if not defaced:
             return self.surface
@@ -165,7 +165,7 @@ class HeadModel:
         low, high : array_like, shape (3,)
             Box to render, mm; cut to the head.
         defaced : bool
-            Leave the face out.
+            Omit the face.
 
         Returns
         -------
@@ -221,7 +221,7 @@ class HeadModel:
 
 
 class Canvas:
-    """An image under construction: each solid covers what was painted before it."""
+    """Image under construction: each solid covers earlier ones."""
 
     def __init__(self, grid: Grid, contrast: Contrast) -> None:
         self.grid = grid
@@ -258,7 +258,7 @@ class Canvas:
 
 
 def _outline(shape: HeadShape) -> list[tuple[Solid, float]]:
-    """Solids that join the cranium to make the outer surface, each with its blend width."""
+    """List the solids that form the outer surface with the cranium, each with its blend width."""
     face = [
         (ellipsoid((0, 36, -72), (66, 54, 72)), 14.0),
         (ellipsoid((0, 76, -118), (24, 18, 17)), 14.0),  # chin
@@ -277,7 +277,7 @@ def _outline(shape: HeadShape) -> list[tuple[Solid, float]]:
 
 
 def _face_and_neck(shape: HeadShape) -> list[tuple[str, Solid]]:
-    """Tissues of face and neck, in the order in which they cover one another."""
+    """List the tissues of face and neck, in the order of painting."""
     solids: list[tuple[str, Solid]] = []
     for s in (-1.0, 1.0):
         solids += [
@@ -321,7 +321,7 @@ def _face_and_neck(shape: HeadShape) -> list[tuple[str, Solid]]:
 
 
 def _skull_openings(shape: HeadShape) -> list[tuple[str, Solid]]:
-    """What lies in or against the skull: orbits, sinuses, mastoids, clivus."""
+    """List the structures in or at the skull: orbits, sinuses, mastoids, clivus."""
     solids: list[tuple[str, Solid]] = [
         ("bone", ellipsoid((0, 40, -40), (26, 34, 12))),
         ("marrow", ellipsoid((0, 4, -46), (13, 10, 12))),  # clivus
@@ -359,7 +359,7 @@ def _skull_openings(shape: HeadShape) -> list[tuple[str, Solid]]:
 
 
 def _canal() -> list[tuple[str, Solid]]:
-    """Spinal canal and cord, from the template's brainstem downwards."""
+    """List the spinal canal and cord, from the template's brainstem downwards."""
     top, bottom = (0.0, -44.0, -66.0), (0.0, -80.0, -230.0)
     return [
         ("csf", capsule(top, bottom, 9.0, 8.0)),

@@ -1,4 +1,4 @@
-"""How a head moves during a scan, and the numbers in which others express it."""
+"""Head motion during a scan, and its parameters in FSL's convention."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 _DRIFT_MM, _DRIFT_DEG = 0.5, 0.5  # spread of the slow drift at the end of 5 minutes
 _BREATH_MM, _BREATH_DEG = 0.02, 0.02
-_RADIUS = 50.0  # mm: from rotation to way, for framewise displacement
+_RADIUS = 50.0  # mm: converts rotation to distance, for framewise displacement
 
 
 def rigid(
     rotation: ArrayLike, translation: ArrayLike, centre: ArrayLike = (0, 0, 0)
 ) -> NDArray[np.float64]:
-    """Turn about `centre`, then shift; shape (4, 4).
+    """Compose a rotation about `centre` and a translation; shape (4, 4).
 
     Parameters
     ----------
@@ -62,19 +62,19 @@ def draw_motion(
     tr : float
         Seconds between volumes.
     drift : float
-        Multiplies slow drift and the small to and fro of breathing; 0 switches both off.
+        Scales slow drift and the small oscillation of breathing; 0 switches both off.
     jerk : float
-        Size of the largest jerk, mm and degrees; 0 switches jerks off. There is one for
-        each 20 volumes, none among the first five: the first at full size, the others at
-        30 to 100 % of it. Half of them stay for a volume or two, the others for good,
-        less most of their size.
+        Size of the largest jerk, mm and degrees; 0 switches jerks off. There is one for each 20
+        volumes, none among the first five: the first at full size, the others at 30 to 100 % of
+        it. Half of them last for a volume or two, the others persist at a small part of their
+        size.
 
     Returns
     -------
     ndarray of float64, shape (T, 6)
         Shifts (mm) and turns (degrees) along and about x, y, z; RAS+.
     """
-    # Drawn whether used or not, so that one switch leaves the other effect as it was.
+    # Always drawn, so that switching one effect off does not change the other.
     steps = rng.normal(size=(n_volumes, 6))
     phases = rng.uniform(0, 2 * np.pi, 6)
     n_jerks = n_volumes // 20
@@ -90,7 +90,7 @@ def draw_motion(
     breath = np.sin(2 * np.pi * 60 * 0.27 * minutes[:, None] + phases)
     position = drift * (walk * spread + breath * np.repeat([_BREATH_MM, _BREATH_DEG], 3))
     for number, (start, size) in enumerate(zip(starts, sizes, strict=False)):
-        # Not larger than `jerk` along any direction: the norm of shift and of turn.
+        # The norms of shift and rotation do not exceed `jerk`.
         way = directions[number] / np.linalg.norm(directions[number], axis=1, keepdims=True)
         move = jerk * size * way.ravel()
         if number % 2 == 0:
@@ -104,7 +104,7 @@ def draw_motion(
 def motion_matrices(
     position: NDArray[np.float64], reference: int, centre: ArrayLike
 ) -> NDArray[np.float64]:
-    """Turn positions into maps from points of the reference volume to points of each volume.
+    """Convert positions to maps from points of the reference volume to points of each volume.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def motion_matrices(
     reference : int
         Volume whose matrix is the identity.
     centre : array_like, shape (3,)
-        What the head turns about in the reference volume, RAS+ mm.
+        Centre of rotation of the head in the reference volume, RAS+ mm.
 
     Returns
     -------
@@ -131,12 +131,12 @@ def motion_parameters(
     shape: Sequence[int],
     centre: ArrayLike,
 ) -> NDArray[np.float64]:
-    """Express motion as fMRIPrep's confounds do, that is as FSL's MCFLIRT does.
+    """Express motion as in fMRIPrep's confounds, which is the convention of FSL's MCFLIRT.
 
     The parameters are those of the map from each volume to the reference, in FSL's
     coordinates: voxel indices times voxel size, the first axis reversed where the affine
     has a positive determinant. The rotation is ``Rx Ry Rz``, each with the sine above the
-    diagonal positive; the translation is the way of the reference's centre of mass.
+    diagonal positive; the translation is the displacement of the reference's centre of mass.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def motion_parameters(
 
 
 def framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of the six absolute changes, rotations on a sphere of 50 mm; the first is NaN.
+    """Compute framewise displacement, rotations on a sphere of 50 mm; the first is NaN.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Names of a phantom dataset's files."""
+"""File names of a phantom dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a session's files go.
+    """Location of a session's files.
 
     Attributes
     ----------
@@ -42,10 +42,10 @@ class Place:
         return f"{names}_{self.run}" if self.run else names
 
     def raw(self, datatype: str, name: str) -> Path:
-        """Path of a raw file."""
+        """Build the path of a raw file."""
         return self.root / self.within / datatype / f"{self.prefix}_{name}"
 
     def truth(self, datatype: str, name: str) -> Path:
-        """Path of a file of the truth."""
+        """Build the path of a truth file."""
         folder = self.root / "derivatives" / "truth" / self.within / datatype
         return folder / f"{self.prefix}_{name}"

@@ -27,11 +27,11 @@ def true_profile(
     maps: Mapping[str, NDArray[np.float32]],
     share: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """Mean of the true maps over a bundle at each of 100 nodes along it.
+    """Average the true maps over a bundle at each of 100 nodes along it.
 
-    A voxel counts with the share of it that the bundle fills, less towards the tube's wall,
-    and at the nodes next to it. This is what a perfect analysis of a perfect scan with these
-    voxels finds, crossing fibres and partial volume included.
+    A voxel is weighted by the share that the bundle fills, less towards the tube's wall, and
+    contributes to the nodes next to it. This is the result of a perfect analysis of a perfect
+    scan with these voxels, including crossing fibres and partial volume.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def true_profile(
     maps : mapping of str to ndarray of float32, shape (I, J, K)
         From :func:`true_maps`.
     share : ndarray of float32, shape (I, J, K)
-        Of each voxel that the bundle fills.
+        Share of each voxel that the bundle fills.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def true_profile(
 
 
 def fibre_profile(course: Course) -> NDArray[np.float64]:
-    """Profile of a bundle's own fibres, as they were drawn.
+    """Compute the profile of a bundle's own fibres, as drawn.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How bright each tissue is in echo-planar and gradient-echo images at 3 T."""
+"""Tissue brightness in echo-planar and gradient-echo images at 3 T."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class Relaxation:
     Attributes
     ----------
     density : float
-        Protons that the sequence sees, relative to water; fat is suppressed.
+        Visible proton density relative to water; fat is suppressed.
     t1, t2, t2star : float
-        Seconds. T2* is that of the tissue; what a voxel loses to the field's gradient
-        comes on top.
+        Seconds. T2* is that of the tissue; dephasing by field gradients adds to it.
     """
 
     density: float
@@ -54,7 +53,7 @@ if set(RELAXATION) != set(TISSUES):
 
 
 def magnetisation(t1: float, *, tr: float, flip: float, pulses: int | None) -> float:
-    """Longitudinal magnetisation right before an excitation, relative to equilibrium.
+    """Compute the longitudinal magnetisation before an excitation, relative to equilibrium.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ def magnetisation(t1: float, *, tr: float, flip: float, pulses: int | None) -> f
     flip : float
         Degrees.
     pulses : int or None
-        Excitations that went before; None is the steady state.
+        Number of previous excitations; None for the steady state.
 
     References
     ----------
@@ -87,7 +86,7 @@ def magnetisation(t1: float, *, tr: float, flip: float, pulses: int | None) -> f
 def gradient_echo(
     *, echo_time: float, tr: float, flip: float, pulses: int | None = None
 ) -> dict[str, float]:
-    """Brightness of each tissue in a gradient echo, relative to water at equilibrium.
+    """Compute the brightness of each tissue in a gradient echo, relative to water at equilibrium.
 
     Parameters
     ----------
@@ -107,7 +106,7 @@ def gradient_echo(
 
 
 def spin_echo(*, echo_time: float, tr: float) -> dict[str, float]:
-    """Brightness of each tissue in a spin echo (90 degrees), relative to water."""
+    """Compute the brightness of each tissue in a spin echo (90 degrees), relative to water."""
     return {
         name: tissue.density
         * float((1 - np.exp(-tr / tissue.t1)) * np.exp(-echo_time / tissue.t2))
@@ -116,5 +115,5 @@ def spin_echo(*, echo_time: float, tr: float) -> dict[str, float]:
 
 
 def relative(contrast: Mapping[str, float], unit: float) -> dict[str, float]:
-    """Divide by `unit`: what :func:`render_head` expects has white matter near 1."""
+    """Divide by `unit`, as :func:`render_head` expects white matter near 1."""
     return {name: value / unit for name, value in contrast.items()}

@@ -1,4 +1,4 @@
-"""What a grid of voxels sees of a head: tissue shares, and brightness in a given contrast."""
+"""Rendering of a head on a voxel grid: tissue fractions, and brightness in a given contrast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tissue_shares(
     shape: Sequence[int],
     to_template: DisplacementField,
 ) -> NDArray[np.float32]:
-    """Fractions of GM, WM and CSF in each voxel.
+    """Compute the fractions of GM, WM and CSF in each voxel.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def render_head(
     defaced: bool,
     texture: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Paint a head as one kind of image shows it, without noise.
+    """Render a head in one contrast, without noise.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def render_head(
     tissues : ndarray of float32, shape (3, I, J, K)
         From :func:`tissue_shares` for this grid.
     defaced : bool
-        Leave the face out.
+        Omit the face.
     texture : bool
-        Add brightness of the brain beyond what its tissues explain.
+        Add brightness of the brain that its tissues do not explain.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def _resolution(affine: NDArray[np.float64]) -> float:
 
 
 def _offsets(resolution: float) -> list[tuple[float, float, float]]:
-    """Sampling positions within a voxel, at most 1 mm and at most half a voxel apart."""
+    """Choose sampling positions within a voxel, at most 1 mm and half a voxel apart."""
     n = max(2, int(np.ceil(resolution - 1e-6)))
     line = (np.arange(n) + 0.5) / n - 0.5
     return [(float(a), float(b), float(c)) for a in line for b in line for c in line]
@@ -138,7 +138,7 @@ def _touching(
     points: NDArray[np.float32],
     resolution: float,
 ) -> NDArray[np.bool_]:
-    """Voxels whose corners may reach the brain, from a look-up on a coarse grid."""
+    """Find voxels whose corners may reach the brain, from a look-up on a coarse grid."""
     step = 4
     pads = [(0, -n % step) for n in near.shape]
     blocks = np.pad(near, pads)
@@ -162,7 +162,7 @@ def _touching(
 def _blocks(
     shape: Sequence[int],
 ) -> Iterator[tuple[tuple[slice, slice, slice], list[NDArray[np.float64]]]]:
-    """Slabs of the first axis: slices, and the voxel indices along each axis."""
+    """Yield slabs of the first axis: slices, and the voxel indices along each axis."""
     thick = max(1, _BLOCK_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], thick):
         block = (

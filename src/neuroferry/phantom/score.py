@@ -1,4 +1,4 @@
-"""How far a result is from the truth: plain functions over arrays."""
+"""Errors of results against the truth, as plain functions of arrays."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TISSUE_LABELS = {"GM": 1, "WM": 2, "CSF": 3}
 
 
 def dice(a: ArrayLike, b: ArrayLike) -> float:
-    """Overlap of two masks: twice what they share over the sum of their sizes.
+    """Compute the Dice overlap of two masks.
 
     Parameters
     ----------
     a, b : array_like of bool, same shape
-        Anything but 0 counts as inside.
+        Non-zero voxels are inside.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def dice(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def tissue_dice(found: ArrayLike, truth: ArrayLike) -> dict[str, float]:
-    """Dice of GM, WM and CSF in two segmentations labelled 1, 2, 3.
+    """Compute the Dice overlap of GM, WM and CSF in two segmentations labelled 1, 2, 3.
 
     Examples
     --------
@@ -55,32 +55,32 @@ def tissue_dice(found: ArrayLike, truth: ArrayLike) -> dict[str, float]:
 
 
 def template_overlap(warped: ArrayLike, template: ArrayLike, *, threshold: float = 0.5) -> float:
-    """Dice of a subject's grey matter, carried to the template, with the template's own.
+    """Compute the Dice overlap of warped and template grey matter.
 
     Parameters
     ----------
     warped, template : array_like of float, same shape
         Probabilities on the template's grid.
     threshold : float
-        What counts as grey matter.
+        Threshold of grey matter.
     """
     return dice(np.asarray(warped) > threshold, np.asarray(template) > threshold)
 
 
 def bias_error(estimated: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float:
-    """Relative root-mean-square error of a multiplicative field, its scale left free.
+    """Compute the relative RMS error of a multiplicative field, up to its scale.
 
     Parameters
     ----------
     estimated, truth : array_like of float, same shape
     mask : array_like of bool
-        Where to compare: the brain.
+        Voxels to compare: the brain.
 
     Returns
     -------
     float
-        Coefficient of variation of the ratio estimated / truth; 0 when the two differ by
-        a constant factor. What is left of the field after dividing by the estimate.
+        Coefficient of variation of the ratio estimated / truth; 0 if the two differ only by a
+        constant factor. This is the field that remains after dividing by the estimate.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def bias_error(estimated: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float
     first, second = same_shape(np.asarray(estimated, float), np.asarray(truth, float))
     first, inside = same_shape(first, np.asarray(mask).astype(bool))
     if not inside.any():
-        raise GeometryError("the mask for the bias error is empty; give the brain mask")
+        raise GeometryError("the mask for the bias error is empty; pass the brain mask")
     ratio = first[inside] / second[inside]
     return float(ratio.std() / ratio.mean())
 
@@ -103,7 +103,7 @@ def bias_error(estimated: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float
 def jacobian_determinant(
     displacement: NDArray[np.floating], affine: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Local change of volume of ``x -> x + u(x)``.
+    """Compute the local volume change of ``x -> x + u(x)``.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def folded_voxels(
     affine: NDArray[np.float64],
     mask: ArrayLike | None = None,
 ) -> int:
-    """Count the nodes at which a map turns space inside out (Jacobian not positive)."""
+    """Count the nodes at which a map folds space (Jacobian not positive)."""
     folded = jacobian_determinant(displacement, affine) <= 0
     if mask is not None:
         folded, inside = same_shape(folded, np.asarray(mask).astype(bool))
@@ -142,7 +142,7 @@ def folded_voxels(
 
 
 def map_error(found: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
-    """Distance between where two maps send the same points.
+    """Measure the distance between the images of the same points under two maps.
 
     Parameters
     ----------
@@ -170,16 +170,16 @@ def rigid_error(
     mask: ArrayLike,
     affine: NDArray[np.float64],
 ) -> tuple[float, float]:
-    """Distance between where two matrices send the points of a mask.
+    """Measure the distance between the points of a mask under two matrices.
 
     Parameters
     ----------
     found, truth : ndarray of float64, shape (4, 4)
         RAS+ mm.
     mask : array_like of bool, shape (I, J, K)
-        On the grid whose points the matrices map.
+        Mask on the grid whose points the matrices map.
     affine : ndarray of float64, shape (4, 4)
-        Of that grid.
+        Affine of that grid.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def motion_error(
     *,
     same_reference: bool = False,
 ) -> tuple[float, float]:
-    """Distance between found and true places of brain voxels, over all volumes.
+    """Measure the distance between estimated and true positions of brain voxels, over all volumes.
 
     Parameters
     ----------
@@ -216,9 +216,9 @@ def motion_error(
     affine : ndarray of float64, shape (4, 4)
         Of the series.
     same_reference : bool
-        Both references show the head in the same position. Else the one rigid motion
-        between the references that fits best (by medians over the volumes) is taken
-        away first: which position the reference has is no error.
+        Both references show the head in the same position. Otherwise the best-fitting rigid
+        motion between the references (by medians over the volumes) is removed first: the position
+        of the reference is not an error.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def motion_error(
 def shift_error(
     found: ArrayLike, truth: ArrayLike, mask: ArrayLike, *, readout: float, voxel: float
 ) -> tuple[float, float]:
-    """Distance by which a field map misplaces voxels of an echo-planar image.
+    """Measure the distance by which a field map misplaces voxels of an echo-planar image.
 
     Parameters
     ----------
@@ -255,7 +255,7 @@ def shift_error(
     Returns
     -------
     mean, percentile : float
-        mm: mean, and what 95 % of the voxels stay under.
+        mm: mean, and 95th percentile over voxels.
 
     Examples
     --------
@@ -265,25 +265,25 @@ def shift_error(
     first, second = same_shape(np.asarray(found, float), np.asarray(truth, float))
     first, inside = same_shape(first, np.asarray(mask).astype(bool))
     if not inside.any():
-        raise GeometryError("the mask for the shift error is empty; give the brain mask")
+        raise GeometryError("the mask for the shift error is empty; pass the brain mask")
     miss = np.abs(first - second)[inside] * (readout * voxel)
     return float(miss.mean()), float(np.percentile(miss, 95))
 
 
 def effect_recovery(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> tuple[float, float]:
-    """How much of a known activation an analysis finds.
+    """Measure how much of a known activation an analysis recovers.
 
     Parameters
     ----------
     found, truth : array_like of float, same shape
         Effect in percent.
     mask : array_like of bool
-        Where to compare.
+        Voxels to compare.
 
     Returns
     -------
     slope, correlation : float
-        Of the found on the true effect; 1 and 1 at best.
+        Regression of the estimated on the true effect; 1 and 1 are ideal.
 
     Examples
     --------
@@ -298,7 +298,7 @@ def effect_recovery(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> tupl
 
 
 def course_correlation(found: ArrayLike, truth: ArrayLike) -> float:
-    """Correlation of two time courses, such as framewise displacement; NaN is left out.
+    """Correlate two time courses, such as framewise displacement; NaN is ignored.
 
     Examples
     --------
@@ -311,17 +311,17 @@ def course_correlation(found: ArrayLike, truth: ArrayLike) -> float:
 
 
 def _points(mask: ArrayLike, affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Every n-th voxel of a mask, at most some 4000, homogeneous RAS+ mm, shape (N, 4)."""
+    """Sample every n-th voxel of a mask, at most about 4000, homogeneous RAS+ mm, shape (N, 4)."""
     index = np.argwhere(np.asarray(mask).astype(bool))
     if not len(index):
-        raise GeometryError("the mask to measure an error in is empty; give the brain mask")
+        raise GeometryError("the mask of the error measure is empty; pass the brain mask")
     index = index[:: max(1, len(index) // 4000)]
     points: NDArray[np.float64] = np.c_[index, np.ones(len(index))] @ affine.T
     return points
 
 
 def _fit_rigid(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rigid motion (4, 4) that brings points (N, 3) closest to others.
+    """Fit the rigid motion (4, 4) that brings points (N, 3) closest to others.
 
     References
     ----------
@@ -338,7 +338,7 @@ def _fit_rigid(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDAr
 
 
 def same_shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give both arrays back; refuse them where their shapes differ."""
+    """Return both arrays; refuse arrays of different shapes."""
     if a.shape != b.shape:
         raise GeometryError(
             f"images of shapes {a.shape} and {b.shape} cannot be compared; "

@@ -1,4 +1,4 @@
-"""How far the result of a diffusion workflow is from the truth: plain functions over arrays."""
+"""Errors of DWI results against the truth, as plain functions of arrays."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def fa_error(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float:
-    """Mean absolute difference of fractional anisotropy, or of anything without a unit.
+    """Compute the mean absolute difference of fractional anisotropy, or another unitless map.
 
     Parameters
     ----------
     found, truth : array_like of float, same shape
     mask : array_like of bool
-        Where to compare: white matter.
+        Voxels to compare: white matter.
 
     Examples
     --------
@@ -32,14 +32,14 @@ def fa_error(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float:
 
 
 def md_error(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float:
-    """Mean absolute difference of a diffusivity, as a fraction of the true one.
+    """Compute the mean absolute difference of a diffusivity, as a fraction of the true one.
 
     Parameters
     ----------
     found, truth : array_like of float, same shape
         In the same unit.
     mask : array_like of bool
-        Where to compare: white matter.
+        Voxels to compare: white matter.
 
     Examples
     --------
@@ -51,19 +51,19 @@ def md_error(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> float:
 
 
 def direction_error(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> tuple[float, float]:
-    """Angle between axes; which end of an axis points forward does not matter.
+    """Measure the angle between axes, regardless of sign.
 
     Parameters
     ----------
     found, truth : array_like of float, shape (..., 3)
-        Of any length but 0, along the same axes.
+        Non-zero vectors, along the same axes.
     mask : array_like of bool, shape (...)
-        Where to compare: where the true tensor has a direction.
+        Voxels to compare: those whose true tensor has a direction.
 
     Returns
     -------
     median, percentile : float
-        Degrees: the median, and what 95 % of the voxels stay under.
+        Degrees: median, and 95th percentile over voxels.
 
     Examples
     --------
@@ -79,12 +79,12 @@ def direction_error(found: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> tupl
 
 
 def gradient_error(found: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
-    """Angle between two tables of gradients, volume by volume, their signs left free.
+    """Measure the angle between two gradient tables, volume by volume, regardless of sign.
 
     Parameters
     ----------
     found, truth : array_like of float, shape (T, 3)
-        Along the same axes; rows of zeros (b0) must agree and are left out.
+        Along the same axes; rows of zeros (b0) must agree and are skipped.
 
     Returns
     -------
@@ -105,10 +105,10 @@ def gradient_error(found: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
 
 
 def profile_correlation(found: ArrayLike, truth: ArrayLike) -> float:
-    """Correlation of two profiles along a bundle, node by node; NaN is left out.
+    """Correlate two profiles along a bundle, node by node; NaN is ignored.
 
-    Where the found bundle begins or ends elsewhere, or runs the other way, take the truth
-    at its own nodes first: :func:`profile_along`.
+    If the estimated bundle begins or ends elsewhere, or runs in the opposite direction, sample
+    the truth at its nodes first: :func:`profile_along`.
 
     Examples
     --------
@@ -119,12 +119,12 @@ def profile_correlation(found: ArrayLike, truth: ArrayLike) -> float:
 
 
 def profile_along(points: ArrayLike, centre: ArrayLike, profile: ArrayLike) -> NDArray[np.float64]:
-    """Read a true profile at the nodes of another line: at the nearest point of its own.
+    """Sample a true profile at the nodes of another line, at its nearest own points.
 
     Parameters
     ----------
     points : array_like of float, shape (M, 3)
-        Nodes of the found bundle's core, mm.
+        Nodes of the estimated bundle's core, mm.
     centre : array_like of float, shape (N, 3)
         Nodes of the true centre line, in the same space.
     profile : array_like of float, shape (N,)
@@ -152,7 +152,7 @@ def profile_along(points: ArrayLike, centre: ArrayLike, profile: ArrayLike) -> N
 
 
 def _angles(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Degrees between axes (N, 3), 0 to 90."""
+    """Compute the angles between axes (N, 3), 0 to 90 degrees."""
     along = np.abs((first * second).sum(axis=1))
     across = np.linalg.norm(np.cross(first, second), axis=1)
     angles: NDArray[np.float64] = np.degrees(np.arctan2(across, along))
@@ -165,5 +165,5 @@ def _inside(
     first, second = same_shape(np.asarray(found, float), np.asarray(truth, float))
     first, inside = same_shape(first, np.asarray(mask).astype(bool))
     if not inside.any():
-        raise GeometryError("the mask to compare maps in is empty; give the white matter")
+        raise GeometryError("the mask for comparing maps is empty; pass the white matter mask")
     return first[inside], second[inside]

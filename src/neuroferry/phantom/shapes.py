@@ -1,4 +1,4 @@
-"""Signed distances (mm, negative inside) of the solids that a head is made of.
+"""Signed distances (mm, negative inside) of the solids that make up a head.
 
 Each function takes three coordinate arrays that broadcast together, so that a solid is
 evaluated only in the box that holds it.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Solid:
-    """A signed distance and the box (mm) outside which it need not be evaluated."""
+    """Signed distance, and the box (mm) outside which it need not be evaluated."""
 
     def __init__(self, distance: Distance, low: Point, high: Point) -> None:
         self.distance = distance
@@ -49,7 +49,7 @@ class Solid:
 
 
 def ellipsoid(centre: Point, radii: Point, *, pitch: float = 0.0) -> Solid:
-    """Ellipsoid, turned by `pitch` degrees about the left-right axis.
+    """Make an ellipsoid, rotated by `pitch` degrees about the left-right axis.
 
     The distance is exact to first order at the surface.
 
@@ -69,7 +69,7 @@ def ellipsoid(centre: Point, radii: Point, *, pitch: float = 0.0) -> Solid:
         y, z = c * y + s * z, c * z - s * y
         k0 = np.sqrt((x / rx) ** 2 + (y / ry) ** 2 + (z / rz) ** 2)
         k1 = np.sqrt((x / rx**2) ** 2 + (y / ry**2) ** 2 + (z / rz**2) ** 2)
-        # At the very centre both vanish; their ratio stays between the radii.
+        # At the centre both vanish; their ratio stays between the radii.
         k0, k1 = np.maximum(k0, tiny * smallest), np.maximum(k1, tiny)
         result: NDArray[np.float32] = k0 * (k0 - 1) / k1
         return result
@@ -80,7 +80,7 @@ def ellipsoid(centre: Point, radii: Point, *, pitch: float = 0.0) -> Solid:
 
 
 def capsule(start: Point, end: Point, radius: float, end_radius: float | None = None) -> Solid:
-    """Rod with round ends from `start` to `end`, its radius changing linearly on the way.
+    """Make a rod with round ends from `start` to `end` whose radius changes linearly.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def capsule(start: Point, end: Point, radius: float, end_radius: float | None = 
 def smooth_union(
     a: NDArray[np.float32], b: NDArray[np.float32], width: float
 ) -> NDArray[np.float32]:
-    """Join two signed distances, rounding the groove between them over `width` mm."""
+    """Join two signed distances with a rounded transition of `width` mm."""
     w = np.float32(width)
     blend = np.maximum(w - np.abs(a - b), 0) / w
     result: NDArray[np.float32] = np.minimum(a, b) - blend**2 * w * np.float32(0.25)
@@ -117,7 +117,7 @@ def smooth_union(
 
 
 def coverage(distance: NDArray[np.float32], voxel: float) -> NDArray[np.float32]:
-    """Fraction of a voxel of size `voxel` mm that lies inside a surface.
+    """Compute the fraction of a voxel of size `voxel` mm that lies inside a surface.
 
     Exact for a plane that faces the voxel: partial volume without supersampling.
 

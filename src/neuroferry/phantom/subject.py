@@ -1,4 +1,4 @@
-"""Who is in the phantom dataset: drawn parameters, and the anatomy that they make."""
+"""Participants of the phantom dataset: their drawn parameters and anatomy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuroferry.phantom.score import jacobian_determinant
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Streams of random numbers: each purpose has its own, so that adding one changes no other.
+# Random streams: one for each purpose, so that adding one does not change the others.
 STREAM_PERSON, STREAM_BRAIN, STREAM_HEAD, STREAM_WARP, STREAM_SCAN = range(5)
 STREAM_BOLD, STREAM_FMAP, STREAM_DWI, STREAM_BUNDLES = 5, 6, 7, 8
 
@@ -25,7 +25,7 @@ _ADULT_ML = {"M": 1580.0, "F": 1430.0}
 _SPREAD_ML = 100.0
 _AVERAGE_ML = 1505.0
 _TEMPLATE_ML = 1883.0
-# Smoothing and amplitude (mm) of what tells heads apart: the whole head's form; then,
+# Smoothing and amplitude (mm) of individual deformations: shape of the whole head; then,
 # within the skull, lobes and gyri.
 _HEAD_SCALES = ((45.0, 3.5),)
 _BRAIN_SCALES = ((16.0, 2.8), (8.0, 1.7))
@@ -35,14 +35,14 @@ _WARP_GRID = ((-112.0, -158.0, -218.0), (112.0, 134.0, 112.0), 4.0)
 
 @dataclass(frozen=True)
 class SubjectParameters:
-    """What makes one phantom person.
+    """Drawn parameters of one phantom participant.
 
     Attributes
     ----------
     label : str
         Without ``sub-``.
     index, seed : int
-        Where the random numbers come from.
+        Source of the random numbers.
     age : float
         Years.
     sex : str
@@ -50,12 +50,12 @@ class SubjectParameters:
     size : float
         Brain volume relative to the average adult of the phantom population.
     scales, shears : tuple of 3 floats
-        Of the template, left-right, posterior-anterior, inferior-superior; multiplied by a
-        common factor so that the deformed brain has the volume that `size` says.
+        Of the template, left-right, posterior-anterior, inferior-superior; multiplied by a common
+        factor so that the deformed brain has the volume of `size`.
     ventricles : float
-        How far the walls of the lateral ventricles move outwards, mm.
+        Outward displacement of the walls of the lateral ventricles, mm.
     fold_depth : float
-        Depth of the deepest sulci that are this subject's own, mm.
+        Depth of the deepest individual sulci, mm.
     head : HeadShape
     """
 
@@ -77,13 +77,13 @@ class SubjectParameters:
         return self.age < 13
 
     def stream(self, purpose: int, *more: int) -> np.random.Generator:
-        """Random numbers for one purpose of this subject."""
+        """Make the random generator for one purpose of this subject."""
         return np.random.default_rng([self.seed, self.index, purpose, *more])
 
 
 @dataclass(frozen=True)
 class SubjectAnatomy:
-    """A subject's head: what any kind of image of this person is rendered from.
+    """Head of a subject, from which all kinds of images are rendered.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class SubjectAnatomy:
     brain : Brain
         Tissues in template space.
     head : HeadModel
-        What surrounds them, in template space.
+        Surrounding tissues, in template space.
     warp : HeadWarp
         From the subject, head upright at the scanner's centre, to the template.
     """
@@ -103,7 +103,7 @@ class SubjectAnatomy:
 
 
 def draw_subject(index: int, *, seed: int, label: str) -> SubjectParameters:
-    """Draw a person; every third is a child.
+    """Draw a participant; every third is a child.
 
     Parameters
     ----------
@@ -161,13 +161,13 @@ def grow_subject(parameters: SubjectParameters) -> SubjectAnatomy:
     affine = np.eye(4)
     affine[:3, :3] = compose_affine(parameters.scales, parameters.shears, (0, 0, 0))
     warp = HeadWarp.from_velocity(affine, grid, velocity)
-    # The flow itself makes brains larger or smaller: give the volume that was drawn.
+    # The flow itself changes the brain volume: restore the drawn volume.
     affine[:3, :3] *= (parameters.size * _AVERAGE_ML / _volume_ml(warp)) ** (1 / 3)
     return SubjectAnatomy(parameters, brain, head, warp.placed(affine))
 
 
 def _volume_ml(warp: HeadWarp) -> float:
-    """Volume of the template's brain mask after the warp to the subject."""
+    """Compute the volume of the template's brain mask after the warp to the subject."""
     base = brain_template()
     share = resample_grid(base.mask.astype(np.float32), base.grid, warp.grid)
     growth = jacobian_determinant(np.moveaxis(warp.backward, 0, -1), warp.grid.affine)
@@ -176,7 +176,7 @@ def _volume_ml(warp: HeadWarp) -> float:
 
 
 def _ventricle_velocity(grid: Grid) -> NDArray[np.float32]:
-    """Velocity whose flow opens the ventricles by about 1 mm, shape (3, I, J, K)."""
+    """Compute a velocity whose flow opens the ventricles by about 1 mm, shape (3, I, J, K)."""
     base = brain_template()
     slopes = np.stack(np.gradient(base.ventricles, base.coarse.spacing)).astype(np.float32)
     slopes /= np.sqrt((slopes**2).sum(axis=0)).max()

@@ -1,4 +1,4 @@
-"""A T1-weighted scan of a phantom subject, and the truth behind it."""
+"""Simulation of a T1-weighted scan of a phantom participant, with its truth."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ LANDMARKS = np.array(
 
 @dataclass(frozen=True)
 class ScanParameters:
-    """How the subject lay in the scanner, and how good the scan is.
+    """Position of the participant in the scanner, and quality of the scan.
 
     Attributes
     ----------
     rotation : tuple of 3 floats
-        Of the head in the scanner: pitch, roll, yaw in degrees.
+        Rotation of the head in the scanner: pitch, roll, yaw in degrees.
     position : tuple of 3 floats
-        Of the head's origin in the scanner, mm.
+        Position of the head's origin in the scanner, mm.
     tilt : tuple of 3 floats
-        Rotation of the field of view against the scanner, degrees.
+        Rotation of the field of view relative to the scanner, degrees.
     orientation : str
-        Directions in which the three voxel axes run, such as ``RAS``.
+        Orientation of the three voxel axes, such as ``RAS``.
     resolution : float
         Voxel size, mm.
     fov : tuple of 3 floats
@@ -57,15 +57,15 @@ class ScanParameters:
     margin : float
         Air above the head, mm; the rest of the field of view reaches down the neck.
     offset : tuple of 2 floats
-        How far the field of view misses the head's middle, left-right and
+        Offset of the field of view from the centre of the head, left-right and
         posterior-anterior, mm.
     defaced : bool
     bias : float
         Standard deviation of the logarithm of the bias field within the brain.
     snr : float
-        White matter over the standard deviation of the noise in each channel.
+        White matter signal over the noise standard deviation in each channel.
     scale : float
-        Value of white matter in the file.
+        Stored value of white matter.
     contrast : mapping of str to float
         Brightness of each tissue relative to white matter.
     """
@@ -87,7 +87,7 @@ class ScanParameters:
 
 @dataclass(frozen=True)
 class T1wScan:
-    """One scan and its truth, all on the scan's grid.
+    """Simulated scan and its truth, all on the scan's grid.
 
     Attributes
     ----------
@@ -99,10 +99,10 @@ class T1wScan:
     bias : ndarray of float32
         Multiplicative; its mean within the brain is 1.
     tissues : ndarray of float32, shape (3, I, J, K)
-        Fractions of GM, WM, CSF in each voxel. Their sum is the share of the voxel
-        inside the brain.
+        Fractions of GM, WM, CSF in each voxel. Their sum is the fraction of the voxel inside the
+        brain.
     head_mask : ndarray of bool
-        Inside the skin (air-filled cavities included), less what defacing took.
+        Inside the skin (including air-filled cavities), without what defacing removed.
     to_template : DisplacementField
         Scan to template.
     to_scan : DisplacementField
@@ -120,27 +120,27 @@ class T1wScan:
 
     @property
     def brain_mask(self) -> NDArray[np.bool_]:
-        """At least half of the voxel inside the (deformed) template brain mask."""
+        """Voxels with at least half their volume inside the (deformed) template brain mask."""
         mask: NDArray[np.bool_] = self.tissues.sum(axis=0) >= 0.5
         return mask
 
 
 def template_grid() -> Grid:
-    """Nodes of the stored template-to-scan deformation: the template's box, every 4 mm."""
+    """Make the nodes of the stored template-to-scan deformation, every 4 mm."""
     return Grid.covering((-98, -134, -72), (98, 98, 116), _FIELD_SPACING)
 
 
 def draw_scan(
     anatomy: SubjectAnatomy, rng: np.random.Generator, *, resolution: float
 ) -> ScanParameters:
-    """Draw how one scan of a subject goes."""
+    """Draw the parameters of one scan of a subject."""
     index = anatomy.parameters.index
     contrast = {
         tissue: float(value * np.exp(rng.normal(0, 0.03 if tissue in ("gm", "wm") else 0.08)))
         for tissue, value in T1W_CONTRAST.items()
     }
     contrast = {tissue: value / contrast["wm"] for tissue, value in contrast.items()}
-    if anatomy.parameters.child:  # myelin still comes: less contrast
+    if anatomy.parameters.child:  # incomplete myelination: less contrast
         contrast["gm"] *= 1.04
     tilted = rng.random() < 0.5
     return ScanParameters(
@@ -161,7 +161,7 @@ def draw_scan(
 
 
 def scan_pose(scan: ScanParameters) -> NDArray[np.float64]:
-    """From the upright head at the scanner's centre to where it lay, shape (4, 4)."""
+    """Compute the transform from the upright, centred head to its scan position, shape (4, 4)."""
     pose = np.eye(4)
     pose[:3, :3] = compose_affine((1, 1, 1), (0, 0, 0), scan.rotation)
     pose[:3, 3] = scan.position
@@ -171,7 +171,7 @@ def scan_pose(scan: ScanParameters) -> NDArray[np.float64]:
 def simulate_t1w(
     anatomy: SubjectAnatomy, scan: ScanParameters, rng: np.random.Generator
 ) -> T1wScan:
-    """Scan a subject.
+    """Simulate a T1-weighted scan of a subject.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def simulate_t1w(
 def field_of_view(
     scan: ScanParameters, landmarks: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Lay the voxels over the head.
+    """Place the voxel grid over the head.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def field_of_view(
     Returns
     -------
     affine : ndarray of float64, shape (4, 4)
-        Voxel indices to RAS+ mm, axes running as `scan.orientation` says.
+        Voxel indices to RAS+ mm, axes oriented as in `scan.orientation`.
     shape : tuple of int
     """
     axes = compose_affine((1, 1, 1), (0, 0, 0), scan.tilt)
@@ -252,14 +252,14 @@ def bias_field(
     brain: NDArray[np.bool_],
     spread: float,
 ) -> NDArray[np.float32]:
-    """Draw a smooth multiplicative field: a few coils' sensitivities around the head.
+    """Draw a smooth multiplicative field: sensitivities of a few coils around the head.
 
     Parameters
     ----------
     rng : numpy.random.Generator
     affine : ndarray of float64, shape (4, 4)
     brain : ndarray of bool, shape (I, J, K)
-        Where `spread` and the mean of 1 hold.
+        Mask where `spread` and the mean of 1 apply.
     spread : float
         Standard deviation of the field's logarithm within the brain.
 

@@ -1,4 +1,4 @@
-"""The report's pictures: which way up, where the lines run, the same bytes each time."""
+"""Reportlets: orientation, position of the outlines, same bytes every time."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ def ball(radius, centre=(20, 24, 22)):
 
 @pytest.fixture
 def head(tmp_path):
-    """A head of 16, brain of 12 and white matter of 7 voxels' radius, brighter on the right."""
+    """Make a head, brain and white matter of 16, 12 and 7 voxels radius, brighter on the right."""
     rng = np.random.default_rng(1)
     labels = np.zeros(SHAPE, np.uint8)
     labels[ball(12)] = 1
@@ -214,7 +214,7 @@ def test_the_template_meets_itself_on_another_grid(tmp_path):
     assert overlap > 0.98
     path = save(tmp_path / "std.nii.gz", np.asarray(template.t1w), affine=template.affine)
     svg = pictures.draw_normalisation(path)
-    assert views(svg) == ["Template", "This person"]
+    assert views(svg) == ["Template", "This participant"]
     template_page, person_page = (page.astype(int) for page in rasters(svg))
     assert np.abs(template_page - person_page).mean() < 8
 

@@ -1,4 +1,4 @@
-"""Pictures of a diffusion run: what they show of data whose truth is known."""
+"""Spatial reportlets of a DWI run, drawn from data with known truth."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ def save(path, data, kind=np.float32, affine=AFFINE):
 
 
 def tensors_along(direction, affine=AFFINE):
-    """The same tensor in every voxel, its main direction in the world."""
+    """Make the same tensor in every voxel, with its principal direction in world axes."""
     v = np.asarray(direction, float) / np.linalg.norm(direction)
     full = 0.3e-3 * np.eye(3) + 1.4e-3 * np.outer(v, v)
     return np.broadcast_to([full[i, j] for i, j in ELEMENTS], (*SHAPE, 6))
@@ -85,7 +85,7 @@ def pixels(root, n=-1):
 
 
 def sticks(text):
-    """Steps of all sticks, shape (N, 2): to the right and down on the page."""
+    """Read the steps of all sticks, shape (N, 2): to the right and down on the page."""
     paths = re.findall(r'<path d="([^"]*)" stroke="rgb', text)
     steps = [step for path in paths for step in re.findall(r"l(-?[\d.]+) (-?[\d.]+)", path)]
     return np.array(steps, float)
@@ -109,7 +109,7 @@ def test_maps_have_a_view_each_and_a_key_to_the_colours(files):
 
 
 def test_colour_fa_lies_where_it_belongs(files):
-    """The image's first axis runs to the left: its first half is right in the picture."""
+    """The image's first axis points to the left: its first half is on the right of the picture."""
     picture = pixels(parse(draw_maps(files["dwi_ref"], files["mask"], {}, files["color_fa"])))
     # the fourth of seven slices beside each other
     first = picture[45:200, round(516.6 * 1.5) : round(683.4 * 1.5)]

@@ -1,4 +1,4 @@
-"""Pictures of a diffusion run over its volumes, and of its gradients."""
+"""Reportlets of a DWI run over its volumes, and of its gradients."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_directions_and_their_opposites(run: dict[str, Path], tmp_path: Path) ->
 
 
 def test_right_is_where_it_should_be() -> None:
-    """A direction to the right lies on the left from the front, on the right from above."""
+    """A direction to the right is on the left from the front, on the right from above."""
     one = draw_gradients(Gradients(np.array([1000.0]), np.array([[0.8, 0.36, 0.48]])))
     first, second = (float(x) for x in re.findall(r'cx="([\d.]+)" cy="[\d.]+" r="5.5"', one))
     assert first < 300
@@ -97,5 +97,5 @@ def test_right_is_where_it_should_be() -> None:
 
 
 def test_other_tables_are_refused(run: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="no table of slices"):
+    with pytest.raises(InputError, match="not a table of slices"):
         read_outliers(run["confounds_tsv"])

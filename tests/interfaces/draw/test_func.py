@@ -1,4 +1,4 @@
-"""Pictures of a BOLD run: what they show of data whose truth is known."""
+"""Reportlets of a BOLD run, drawn from data with known truth."""
 
 import base64
 import io

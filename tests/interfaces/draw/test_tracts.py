@@ -1,4 +1,4 @@
-"""Pictures of bundles and profiles: what they show, and that they repeat to the byte."""
+"""Reportlets of bundles and profiles: content, and same bytes every time."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ SHIFT = np.array([7.0, -3.0, 5.0])
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A ball with a pair of bundles, of which the left one was found, and one across."""
+    """Make a ball with a pair of bundles, of which the left one was found, and one across."""
     root = tmp_path_factory.mktemp("tracts")
     index = np.indices((41, 41, 41))
     x = np.einsum("ij,j...->i...", AFFINE[:3, :3], index) + AFFINE[:3, 3][:, None, None, None]
@@ -78,7 +78,7 @@ def data(tmp_path_factory):
 
 
 def pictures(svg):
-    """The rasters of a document as arrays, with their place and size."""
+    """Read the rasters of a document as arrays, with their position and size."""
     out = []
     numbers = "".join(rf'{key}="([\d.]+)" ' for key in ("x", "y", "width", "height"))
     pattern = rf'<image {numbers}href="data:image/webp;base64,([^"]+)"'
@@ -89,7 +89,7 @@ def pictures(svg):
 
 
 def coloured(pixels, channel):
-    """Where a picture is of one pure colour."""
+    """Find the pixels of one pure colour."""
     others = [c for c in range(3) if c != channel]
     return pixels[..., channel] > pixels[..., others].max(axis=-1) + 50
 

@@ -15,7 +15,7 @@ CHOSEN = [0, 2, 3]
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
-    """Three b0s of a head that turns between them, and something else in between."""
+    """Make three b0 volumes of a head that rotates between them, and another volume in between."""
     rigid = md.movements(5, 3, drift=4.0)[[0, 2, 4]]
     rng = np.random.default_rng(1)
     b0s = [md.noisy(md.image(0, np.zeros(3), r, np.eye(4)), 20, rng) for r in rigid]

@@ -1,4 +1,4 @@
-"""The receive field of a diffusion-weighted run."""
+"""The receive field of a DWI run."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ BVALS = np.array([0.0, 1000, 2, 1000, 1000])
 
 
 def head():
-    """A ball of three tissues, a smooth field on it, and the mask of the ball."""
+    """Make a ball of three tissues, a smooth field on it, and its mask."""
     place = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij"))
     radius = np.sqrt((place**2).sum(axis=0))
     folds = np.sin(9 * place[0]) * np.sin(8 * place[1] + 1) * np.sin(7 * place[2])

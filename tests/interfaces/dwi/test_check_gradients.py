@@ -1,4 +1,4 @@
-"""Gradients checked against the data: flipped and exchanged axes are found, and undone."""
+"""Gradients checked against the data: flipped and swapped axes are detected and corrected."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ TURN = Rotation.from_euler("xyz", [12, -8, 20], degrees=True).as_matrix()
 
 
 def even_directions(count):
-    """Directions on a spiral over half a sphere, shape (count, 3)."""
+    """Make directions on a spiral over a hemisphere, shape (count, 3)."""
     z = (np.arange(count) + 0.5) / count
     angle = np.arange(count) * np.pi * (3 - 5**0.5)
     r = np.sqrt(1 - z**2)
@@ -38,7 +38,7 @@ def even_directions(count):
 
 
 def grid(sign):
-    """An oblique affine of unequal voxels with a determinant of the given sign."""
+    """Make an oblique affine of anisotropic voxels with a determinant of the given sign."""
     affine = np.eye(4)
     affine[:3, :3] = TURN @ np.diag([sign * 2.0, 2.2, 2.5])
     affine[:3, 3] = affine[:3, :3] @ (np.array(SHAPE) - 1) / -2
@@ -46,7 +46,7 @@ def grid(sign):
 
 
 def curved_bundles(affine, snr=None):
-    """Signals of tensors along three tubes that close to rings; true gradients; the head."""
+    """Simulate tensors along three ring-shaped tubes; return signals, true gradients, head."""
     voxels = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
     place = voxels @ affine[:3, :3].T + affine[:3, 3]
     along, inside = np.zeros(place.shape), np.zeros(SHAPE, dtype=bool)
@@ -78,7 +78,7 @@ def curved_bundles(affine, snr=None):
 
 @pytest.fixture(scope="module", params=[1, -1], ids=["determinant above 0", "below 0"])
 def run(request, tmp_path_factory):
-    """A noisy run of curved bundles on an oblique grid."""
+    """Write a noisy run of curved bundles on an oblique grid."""
     affine = grid(request.param)
     signal, gradients, inside = curved_bundles(affine, snr=20)
     path = tmp_path_factory.mktemp("dwi") / "dwi.nii.gz"
@@ -87,14 +87,14 @@ def run(request, tmp_path_factory):
 
 
 def spoil(gradients, affine, frame):
-    """Write the directions in another frame than that of the data, in the file's axes."""
+    """Write the directions in a frame other than that of the data, in the file's axes."""
     return Gradients(
         gradients.bvals, fsl_to_world(world_to_fsl(gradients.bvecs, affine) @ frame.T, affine)
     )
 
 
 def axis_angle(one, other):
-    """Largest angle between directions whatever their sign, degrees."""
+    """Measure the largest angle between directions regardless of sign, degrees."""
     cosines = np.abs((one * other).sum(axis=1))[1:]
     return np.degrees(np.arccos(np.minimum(cosines, 1))).max()
 
@@ -150,7 +150,7 @@ def test_the_step_corrects_only_on_request(run, tmp_path, monkeypatch):
 
 
 def test_what_the_data_cannot_tell(tmp_path):
-    """Noise, and bundles along one axis, which look alike when other axes are negated."""
+    """Noise, and bundles along one axis, which look the same when other axes are flipped."""
     affine = np.diag([2.0, 2, 2, 1])
     signal, gradients, _ = curved_bundles(affine)
     mask = np.ones(SHAPE, dtype=bool)
@@ -164,7 +164,7 @@ def test_what_the_data_cannot_tell(tmp_path):
         found = check_orientation(open_series(path), gradients, mask)
         assert found.verdict == "undecided"
         report = orientation_report(found, corrected=False)
-        assert "cannot be told" in report["text"]
+        assert "cannot show whether" in report["text"]
 
 
 def test_too_few_directions_are_not_judged(run, tmp_path, monkeypatch):
@@ -198,5 +198,5 @@ def test_files_are_settled_and_written_as_fsl_does(run, tmp_path, monkeypatch):
     assert ["three columns" in note for note in report["notes"]] == [True, False]
     np.savetxt("x.bval", bvals[:8], fmt="%g")
     np.savetxt("x.bvec", vectors[:8].T)
-    with pytest.raises(InputError, match=r"holds 8 b-values, and dwi\.nii\.gz 16"):
+    with pytest.raises(InputError, match=r"has 8 b-values, but dwi\.nii\.gz has 16 volumes"):
         CheckGradients(in_file=str(path), bval="x.bval", bvec="x.bvec").run()

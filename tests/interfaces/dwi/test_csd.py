@@ -35,7 +35,7 @@ GREY_MD, FLUID_MD = 0.8e-3, 3.0e-3
 
 
 def sphere(n):
-    """Directions spread over half a sphere by a golden spiral."""
+    """Distribute directions over a hemisphere by a golden spiral."""
     z = (np.arange(n) + 0.5) / n
     turn = np.arange(n) * np.pi * (3 - np.sqrt(5))
     ring = np.sqrt(1 - z**2)
@@ -55,7 +55,7 @@ def bundle(gradients, direction):
 
 
 def make_run(folder, gradients, sigma=2.0):
-    """Bundles, their crossing, grey matter and CSF in four slabs; where each is."""
+    """Make bundles, their crossing, grey matter and CSF in four slabs; return their positions."""
     rng = np.random.default_rng(5)
     where = {name: np.zeros(SHAPE, bool) for name in ("first", "second", "both", "grey", "fluid")}
     where["first"][2:9, 2:9, 2:-2] = True
@@ -92,7 +92,7 @@ def run(inputs, folder, **changes):
 
 
 def peaks(fod, folder, count):
-    """Directions of the largest peaks, shape (I, J, K, count, 3), found by MRtrix."""
+    """Find the directions of the largest peaks with MRtrix, shape (I, J, K, count, 3)."""
     out = folder / "peaks.nii"
     command = ["sh2peaks", str(fod), str(out), "-num", str(count), "-quiet", "-force"]
     subprocess.run([*command, "-nthreads", "0"], check=True)
@@ -117,11 +117,11 @@ def test_models_say_why_not():
     assert "the run has 1" in single.kurtosis
     assert "the run has 1" in single.multi_tissue
     few = models_for(find_shells([0] + [1000] * 3), 3)
-    assert all("6 gradient directions, and the run has 3" in why for why in vars(few).values())
+    assert all("6 gradient directions; the run has 3" in why for why in vars(few).values())
     uneven = models_for(find_shells([0] + [1000] * 5 + [2000] * 30), 30)
-    assert "the run's have 5, 30" in uneven.kurtosis
+    assert "the run's shells have 5, 30" in uneven.kurtosis
     same = models_for(find_shells([0] + [1000] * 20 + [2000] * 20), 12)
-    assert "takes 15 directions" in same.kurtosis
+    assert "needs 15 directions" in same.kurtosis
     flat = models_for(two, 60, fits_tensor=False)
     assert all("plane" in why for why in vars(flat).values())
     without = models_for(find_shells([1000] * 30 + [2000] * 30), 60)
@@ -130,7 +130,7 @@ def test_models_say_why_not():
     assert "without diffusion weighting" in without.multi_tissue
     lone = models_for(find_shells([1000] * 30), 30)
     assert "two b-values" in lone.tensor
-    assert lone.csd.startswith("spherical deconvolution takes two b-values")
+    assert lone.csd.startswith("spherical deconvolution needs two b-values")
 
 
 def test_shells_and_orders_are_chosen():

@@ -1,4 +1,4 @@
-"""Noise, ringing and the noise floor of diffusion-weighted runs, against what is known."""
+"""Removal of noise, ringing and the noise floor from DWI runs, against known truth."""
 
 import hashlib
 import shutil
@@ -36,7 +36,7 @@ def save(path, data, affine=RADIOLOGICAL):
 
 
 def clean_run(count=16):
-    """Smooth signals of two tissues, shape (*SHAPE, count)."""
+    """Make smooth signals of two tissues, shape (*SHAPE, count)."""
     i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
     rng = np.random.default_rng(3)
     decay = rng.uniform(0.3, 1.0, size=(3, count))
@@ -117,7 +117,7 @@ def test_empty_air_is_no_obstacle(tmp_path, monkeypatch):
 
 
 def ringing(slice_axis):
-    """A cylinder along the slices whose high frequencies were not measured; its flat inside."""
+    """Make a cylinder along the slices with truncated high frequencies; return its interior."""
     fine, coarse, factor = 144, 36, 4
     x, y = np.meshgrid(*2 * [np.arange(fine) / factor - coarse / 2], indexing="ij")
     disc = np.where(np.hypot(x, y) < 12.3, 500.0, 50.0)

@@ -1,4 +1,4 @@
-"""Head motion and eddy currents of diffusion series are found, each apart from the other."""
+"""Head motion and eddy currents of DWI runs are estimated separately."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neuroferry.interfaces.epi.motion_table import read_motion_xfms, write_motio
 
 N = 12
 SPOILT = (5, 17)
-# A volume that lost a third of its slices.
+# A volume with dropout in a third of its slices.
 DARK = (8, [6, 8, 9, 10, 13, 20, 22, 23])
 
 
@@ -33,7 +33,7 @@ def measure(folder: Path, gradients: Gradients, volumes: list[np.ndarray]) -> di
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], md.Truth, Gradients]:
-    """One b0 and twelve directions of a moving head; slices of two volumes lost their signal."""
+    """Make one b0 and twelve directions of a moving head; slices of two volumes have dropout."""
     bvals = np.r_[0, np.full(N, 1000.0)]
     bvecs = np.vstack([np.zeros((1, 3)), md.directions(N)])
     volumes, truth = md.scan(bvals, bvecs, 3)
@@ -138,7 +138,7 @@ def test_several_b0s_and_a_shell_of_one(tmp_path: Path) -> None:
 
 
 def fitted_direction(data: np.ndarray, gradients: Gradients) -> np.ndarray:
-    """Main direction of the tensor in the mean of some voxels, by least squares."""
+    """Fit the principal direction of the tensor in the mean of some voxels."""
     signal = np.log(data / data[..., :1]).reshape(-1, data.shape[-1]).mean(axis=0)[1:]
     x, y, z = gradients.bvecs[1:].T
     design = -gradients.bvals[1:, None] * np.stack(
@@ -151,7 +151,7 @@ def fitted_direction(data: np.ndarray, gradients: Gradients) -> np.ndarray:
 
 @pytest.mark.parametrize("flip", [1, -1])
 def test_gradients_turn_with_the_head(tmp_path: Path, flip: int) -> None:
-    """A head of one fibre direction turns by ten degrees; only the right turn finds it."""
+    """A head of one fibre direction rotates by ten degrees; only the correct sign recovers it."""
     affine = md.AFFINE @ np.diag([flip, 1, 1, 1])
     fibre = np.array([0.8, 0.36, 0.48])
     bvals, bvecs = np.r_[0, np.full(20, 1000.0)], np.vstack([np.zeros(3), md.directions(20, 1)])

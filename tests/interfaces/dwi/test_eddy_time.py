@@ -1,4 +1,4 @@
-"""What the order of volumes tells: shifts by eddy currents, and the way to the b0 images."""
+"""Use of the order of volumes: eddy-current shifts, and the offset to the b0 volumes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ OFFSET = np.array([0.4, -0.9, 0.7, 0.004, -0.006, 0.002])
 
 
 def head(count=34, every=9, seed=0, step=0.05, jerk=()):
-    """True motion of a drifting head, and which volumes are b0s; it jumps before some volumes."""
+    """Make the true motion of a drifting head with jerks before some volumes, and the b0 mask."""
     rng = np.random.default_rng(seed)
     change = rng.normal(size=(count, 6)) * np.array([step] * 3 + [step / 100] * 3)
     for volume in jerk:
@@ -25,7 +25,7 @@ def head(count=34, every=9, seed=0, step=0.05, jerk=()):
 
 
 def spoil(truth, shell):
-    """Move a shell as a whole, as a registration of other contrast does."""
+    """Move a shell as a whole, as registration between contrasts does."""
     found = truth.copy()
     found[shell] = found[shell] @ inverse(rigid_step(OFFSET, CENTRE))
     return found

@@ -1,4 +1,4 @@
-"""Gradients: read, settled, turned into the world and back, as MRtrix turns them."""
+"""Gradients: reading, normalisation, conversion to world axes and back, as in MRtrix."""
 
 import shutil
 import subprocess
@@ -22,20 +22,20 @@ BVALS = np.array([0.0, 1000, 1000, 1000, 1000])
 
 
 def directions(count, seed=1):
-    """Random unit vectors, shape (count, 3)."""
+    """Draw random unit vectors, shape (count, 3)."""
     vectors = np.random.default_rng(seed).normal(size=(count, 3))
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def turned(angles=(20, -10, 35)):
-    """A rotation as a 3 x 3 matrix."""
+    """Make a rotation as a 3 x 3 matrix."""
     from scipy.spatial.transform import Rotation
 
     return Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
 
 
 def grid(signs=(1, 1, 1), rotation=None, order=(0, 1, 2)):
-    """An affine of unequal voxels with flipped, permuted and oblique axes."""
+    """Make an affine of anisotropic voxels with flipped, permuted and oblique axes."""
     affine = np.eye(4)
     axes = np.eye(3) if rotation is None else rotation
     affine[:3, :3] = (axes @ np.diag(signs))[:, list(order)] @ np.diag([2.0, 2.5, 3.0])
@@ -55,7 +55,7 @@ GRIDS = {
 
 
 def write(folder, bvals, bvecs):
-    """Write the two files as they are given."""
+    """Write the two files as given."""
     np.savetxt(folder / "x.bval", np.atleast_2d(bvals), fmt="%g")
     np.savetxt(folder / "x.bvec", np.asarray(bvecs).T, fmt="%.8f")
     return folder / "x.bval", folder / "x.bvec"

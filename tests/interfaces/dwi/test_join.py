@@ -1,4 +1,4 @@
-"""Runs put together on one grid: order, brightness, gradients, brain."""
+"""Concatenation of runs on one grid: order, brightness, gradients, brain."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def unit(vectors):
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes a run that is so many times as bright as the head, with so many directions."""
+    """Write a run with a brightness factor relative to the head and a number of directions."""
 
     def write(name, gain, count, *, affine=AFFINE, masked=None):
         folder = tmp_path / name

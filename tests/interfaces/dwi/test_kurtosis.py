@@ -1,4 +1,4 @@
-"""Diffusion kurtosis: against closed forms, and beside DIPY."""
+"""Diffusion kurtosis, against closed forms and DIPY."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SHAPE = (12, 10, 9)
 
 
 def sphere(n):
-    """Directions spread over half a sphere by a golden spiral."""
+    """Distribute directions over a hemisphere by a golden spiral."""
     z = (np.arange(n) + 0.5) / n
     turn = np.arange(n) * np.pi * (3 - np.sqrt(5))
     ring = np.sqrt(1 - z**2)
@@ -35,7 +35,7 @@ def scheme(*shells, b0s=2):
 
 
 def two_compartments(gradients, rng, n):
-    """Two tensors along random axes, half of the water each: real kurtosis."""
+    """Make two tensors along random axes with half of the water each: true kurtosis."""
     q, _ = np.linalg.qr(rng.normal(size=(n, 3, 3)))
     signals = 0.0
     for along, across in ((1.8e-3, 0.1e-3), (1.2e-3, 0.7e-3)):
@@ -61,7 +61,7 @@ def test_isotropic_kurtosis_is_exact():
 
 
 def test_kurtosis_along_one_axis_has_its_place():
-    """Only along x diffusion is not Gaussian: W is one element."""
+    """Diffusion is non-Gaussian only along x: W has one element."""
     gradients = scheme((1000, 20), (2000, 25))
     coefficients = np.zeros(22)
     coefficients[:7] = np.log(300), 1.0, 0, 0, 0.5, 0, 0.5
@@ -98,7 +98,7 @@ def test_beside_dipy_with_noise():
 def test_what_cannot_be_fitted_is_said():
     for gradients, words in (
         (scheme((1000, 30)), "the run has 1"),
-        (scheme((1000, 30), (2000, 7)), "run's have 30, 7"),
+        (scheme((1000, 30), (2000, 7)), "run's shells have 30, 7"),
         (scheme((1000, 30), (5000, 30)), "the run has 1"),
         (scheme((1000, 4)), "the run has 4"),
         (scheme((1000, 30), (2000, 30), b0s=0), "without diffusion weighting"),

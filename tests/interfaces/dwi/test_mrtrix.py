@@ -1,4 +1,4 @@
-"""Programs of MRtrix3: found or explained, and run without anybody's settings."""
+"""Programs of MRtrix3: finding, explained failures, and runs without user configuration."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ needs_mrtrix = pytest.mark.skipif(shutil.which("mrinfo") is None, reason="MRtrix
 
 
 def script(folder, name, text):
-    """A program of our own in the place of one of MRtrix3's."""
+    """Write a script in place of a program of MRtrix3."""
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolError, match=r"mrdegibbs is not there: .* the package mrtrix3") as err:
+    with pytest.raises(ToolError, match=r"mrdegibbs was not found\. .*: package mrtrix3") as err:
         find_program("mrdegibbs", instead=", or give --ignore unringing")
     assert str(err.value).endswith("or give --ignore unringing.")
 
@@ -40,7 +40,7 @@ def test_a_failure_ends_in_the_programs_last_words(folder, tmp_path):
         str(err.value) == "tool failed (exit code 3): line 3 / line 4 / line 5 / line 6 / line 7"
     )
     script(folder, "tool", "kill -9 $$")
-    with pytest.raises(ToolError, match=r"tool was killed \(SIGKILL\), as happens when memory"):
+    with pytest.raises(ToolError, match=r"tool was killed \(SIGKILL\), which happens when memory"):
         run_mrtrix(["tool"], folder=tmp_path)
 
 

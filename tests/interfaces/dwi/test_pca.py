@@ -1,4 +1,4 @@
-"""Local principal components against noise and signals that are known."""
+"""Local PCA denoising, against known noise and signals."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SIGMA = 20.0
 
 
 def run_of(shape, count, rng):
-    """A smooth run of three kinds of tissue, signals of 100 to 1000."""
+    """Make a smooth run of three kinds of tissue, signals of 100 to 1000."""
     grids = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     i, j, k = grids
     decay = rng.uniform(0.3, 1.0, size=(3, count))
@@ -148,7 +148,7 @@ def test_a_stripped_brain_keeps_its_edge():
     axis = np.linspace(-1, 1, 20)
     ball = np.sqrt(sum(np.square(g) for g in np.meshgrid(axis, axis, axis))) < 0.8
     noisy = with_noise(clean, SIGMA, rng) * ball[..., None].astype(np.float32)
-    noisy[0, 0, 0] = 700  # a voxel by itself has no neighbours to learn from
+    noisy[0, 0, 0] = 700  # an isolated voxel has no neighbours to learn from
     made = noisy.copy()
     sigma = remove_noise(made)
     assert not made[~ball][1:].any()

@@ -1,4 +1,4 @@
-"""Lost slices are replaced by what the other volumes predict, and nothing else is touched."""
+"""Slices with dropout are replaced by their prediction, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ GAIN = {7: 1.15}
 
 
 class Scan:
-    """A moving head of which some slices are dark, one volume brighter than the others."""
+    """A moving head with some dark slices and one brighter volume."""
 
     def __init__(self, folder: Path) -> None:
         bvals = np.r_[np.zeros(N_B0), np.full(N, 1000.0)]
         self.gradients = Gradients(bvals, np.vstack([np.zeros((N_B0, 3)), md.directions(N)]))
-        # The noise is low, so that what is wrong shows.
+        # The noise is low, so that errors show.
         volumes, truth = md.scan(bvals, self.gradients.bvecs, 3, sigma=5.0, jerk=2.0)
         for volume, gain in GAIN.items():
             volumes[volume] *= gain
@@ -89,7 +89,7 @@ def patches(scan: Scan) -> Patches:
 
 
 def error(scan: Scan, made: np.ndarray) -> float:
-    """Mean relative error in the head of the lost slices."""
+    """Compute the mean relative error in the head of the slices with dropout."""
     shares = []
     for volume, k in np.argwhere(scan.lost):
         here = scan.head(volume, k)
@@ -119,7 +119,7 @@ def test_nothing_else_changes(scan: Scan, patches: Patches) -> None:
 
 
 def test_it_goes_back_to_where_the_volume_is(scan: Scan) -> None:
-    """Without motion, or with it the wrong way, the prediction is worse."""
+    """Without motion, or with inverted motion, the prediction is worse."""
     right = error(scan, scan.patched(scan.replaced()))
     still = np.tile(np.eye(4), (N + N_B0, 1, 1))
     others = {
@@ -131,7 +131,7 @@ def test_it_goes_back_to_where_the_volume_is(scan: Scan) -> None:
 
 
 def test_the_model_leaves_lost_slices_out(scan: Scan) -> None:
-    """A slice that most other volumes have lost is predicted from the few that show it."""
+    """A slice missing in most other volumes is predicted from the few that show it."""
     lost = scan.lost.copy()
     measured = scan.measured.copy()
     dark = [2, 4, 5, 8, 9, 10, 12]
@@ -148,7 +148,7 @@ def test_the_model_leaves_lost_slices_out(scan: Scan) -> None:
 
 
 def test_too_few_volumes_replace_nothing(scan: Scan) -> None:
-    """Where all other volumes have lost a slice too it stays as it was measured."""
+    """A slice that is missing in all other volumes stays as acquired."""
     lost = scan.lost.copy()
     lost[N_B0 + 2 :, 10:16] = True
     found = scan.replaced(lost=lost).replaced
@@ -158,7 +158,7 @@ def test_too_few_volumes_replace_nothing(scan: Scan) -> None:
 
 
 def test_no_lost_slice_no_change(scan: Scan, tmp_path: Path) -> None:
-    """Byte for byte: the same series whether slices are looked at or not."""
+    """The series is identical byte for byte with and without slice replacement."""
     bval, bvec = write_gradients(scan.gradients, md.AFFINE, tmp_path / "b", tmp_path / "v")
     eddy = write_motion_xfms(scan.ways.matrices, tmp_path / "e.txt")
     rigid = write_motion_xfms(scan.ways.rigid, tmp_path / "m.txt")
@@ -218,7 +218,7 @@ def test_volumes_that_are_mostly_lost_are_named() -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_a_volume_that_lost_many_slices(share: float) -> None:
-    """They are found as well where they are the larger part."""
+    """They are also detected if they are the majority."""
     rng = np.random.default_rng(1)
     n, n_slices = 20, 40
     differences = rng.normal(0, 0.01, (n, n_slices)) + rng.normal(0, 0.05, (n, 1))
@@ -246,7 +246,7 @@ def test_weights_of_all_others_are_those_of_the_alignment() -> None:
 
 
 def test_a_place_is_predicted_from_those_that_show_it() -> None:
-    """Images without a gradient: the mean of those that are of use."""
+    """b0 volumes: the mean of the valid ones."""
     modelled = modelled_covariance(np.eye(8), np.zeros((8, 3)))
     logs = np.arange(16, dtype=np.float32).reshape(8, 2)
     shown = np.ones((8, 2), dtype=bool)
@@ -268,12 +268,12 @@ def test_places_next_to_a_lost_slice_are_not_shown() -> None:
 
 
 def test_files_of_another_series(scan: Scan, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not of one series"):
+    with pytest.raises(InputError, match="they do not belong to one series"):
         scan.replaced(lost=scan.lost[:-1])
     other = Patches.of({}, (3, 9), (4, 4))
     path = write_patches(other, tmp_path / "p.npz")
     assert path.read_bytes() == write_patches(other, tmp_path / "q.npz").read_bytes()
     damaged = tmp_path / "d.npz"
     damaged.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(InputError, match="holds no slices"):
+    with pytest.raises(InputError, match="does not hold replacement slices"):
         read_patches(damaged)

@@ -1,4 +1,4 @@
-"""A diffusion series in the space of another image: one interpolation, gradients turned."""
+"""DWI in the space of another image: one interpolation, rotated gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from neuroferry.interfaces.image.transforms import DisplacementField, write_itk_
 
 N = 20
 FIBRE = np.array([0.8, 0.36, 0.48])
-"""Of the head in the position of the reference, RAS+: no two components alike."""
+"""Fibre direction of the head in the position of the reference, RAS+: all components differ."""
 
 
 def turned(degrees: list[float], shift: list[float]) -> np.ndarray:
@@ -39,11 +39,11 @@ SCANNED = turned([12.0, -9.0, 5.0], [-25.0, -19.0, -30.0]) @ np.diag([2.0, 2.0, 
 WAY = turned([-14.0, 10.0, 21.0], [3.0, -4.0, 6.0])
 """Points of the T1w image to points of the reference."""
 MOVED = turned([3.0, 4.0, -5.0], [0.0, 0.0, 0.0])
-"""What the head did after the first volume, about its middle."""
+"""Motion of the head after the first volume, about its centre."""
 
 
 class Ball:
-    """A head of one fibre direction that has moved, and a T1w image of it elsewhere."""
+    """A moved head of one fibre direction, and its T1w image in another position."""
 
     def __init__(self, folder: Path, flip: int) -> None:
         middle = SCANNED[:3, :3] @ np.full(3, 9.5) + SCANNED[:3, 3]
@@ -83,7 +83,7 @@ def ball(request: pytest.FixtureRequest, tmp_path: Path) -> Ball:
 
 
 def main_direction(folder: Path, series: str, gradients: Gradients, affine: np.ndarray):
-    """Main direction of the tensor in the middle of the ball, in the world of the image."""
+    """Fit the principal direction in the middle of the ball, in world axes of the image."""
     bval, bvec = write_gradients(gradients, affine, folder / "g.bval", folder / "g.bvec")
     mask = np.zeros((24, 24, 24), np.uint8)
     mask[10:14, 10:14, 10:14] = 1
@@ -104,11 +104,11 @@ def test_directions_are_those_of_the_other_space(ball: Ball) -> None:
     true = WAY[:3, :3].T @ FIBRE
     series = made.out_file
     assert angle(main_direction(ball.folder, series, found, ball.axes), true) < 0.5
-    # the file is along the image's own axes, as FSL reads it
+    # the file is along the image axes, as FSL reads it
     raw = np.loadtxt(made.out_bvec).T
     np.testing.assert_allclose(fsl_to_world(raw, ball.axes), found.bvecs, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(raw[1:], axis=1), 1, atol=1e-6)
-    # and what would be wrong is seen to be wrong
+    # wrong alternatives are detected as wrong
     played = ball.gradients.bvecs
     head = np.einsum("tji,tj->ti", ball.rigid[:, :3, :3], played)
     wrong = {
@@ -137,7 +137,7 @@ def test_the_head_lies_where_the_t1w_image_has_it(ball: Ball) -> None:
 
 
 def test_brightness_is_divided_out_where_the_head_was(ball: Ball) -> None:
-    """A field on the grid of the series, carried along."""
+    """A field on the grid of the series, resampled along with it."""
     index = np.indices((20, 20, 20)).astype("f4")
     field = 1 + 0.02 * (index[0] - 9.5) + 0.01 * (index[2] - 9.5)
     nb.save(nb.Nifti1Image(field, SCANNED), ball.folder / "field.nii.gz")

@@ -1,4 +1,4 @@
-"""Magnitudes with noise: their mean and spread against simulation, and the way back."""
+"""Noisy magnitudes: mean and spread against simulation, and the inverse."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_the_mean_of_a_magnitude():
 
 @pytest.mark.parametrize("snr", [2.0, 3, 4, 5, 7, 10])
 def test_the_bias_of_denoised_magnitudes(snr):
-    """Means of ten magnitudes stand for what denoising leaves."""
+    """Means of ten magnitudes stand for denoised magnitudes."""
     noise = np.random.default_rng(8).normal(size=(2, 50_000, 10))
     denoised = np.hypot(snr + noise[0], noise[1]).mean(axis=1).astype(np.float32)
     made = without_noise_floor(denoised, np.ones_like(denoised))

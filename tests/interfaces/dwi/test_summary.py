@@ -1,4 +1,4 @@
-"""What a participant's page is told of a DWI run."""
+"""Summary of a DWI run for the participant's report."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Diffusion tensors: against closed forms, in noise, in turned frames, and beside DIPY."""
+"""Diffusion tensors: against closed forms, with noise, in rotated frames, and against DIPY."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ SHAPE = (14, 12, 10)
 
 
 def sphere(n):
-    """Directions spread over half a sphere by a golden spiral."""
+    """Distribute directions over a hemisphere by a golden spiral."""
     z = (np.arange(n) + 0.5) / n
     turn = np.arange(n) * np.pi * (3 - np.sqrt(5))
     ring = np.sqrt(1 - z**2)
@@ -37,7 +37,7 @@ def sphere(n):
 
 
 def scheme(*shells, b0s=2):
-    """Gradients of shells given as (b, directions)."""
+    """Make gradients of shells given as (b, directions)."""
     bvals = np.concatenate([np.zeros(b0s), *(np.full(n, float(b)) for b, n in shells)])
     bvecs = np.concatenate([np.zeros((b0s, 3)), *(sphere(n) for _, n in shells)])
     return Gradients(bvals, bvecs)
@@ -49,7 +49,7 @@ def rotations(rng, n):
 
 
 def random_tensors(rng, n, eigenvalues=None):
-    """Tensors (6, V) of random directions; eigenvalues (V, 3), largest first, mm²/s."""
+    """Draw tensors (6, V) of random directions; eigenvalues (V, 3), largest first, mm²/s."""
     if eigenvalues is None:
         eigenvalues = np.sort(rng.uniform(0.2e-3, 2.5e-3, (n, 3)))[:, ::-1]
     turn = rotations(rng, n)
@@ -62,7 +62,7 @@ def signal(tensors, gradients, s0=500.0):
 
 
 def rician(rng, clean, sigma):
-    """Magnitudes of signals with complex noise."""
+    """Compute magnitudes of signals with complex noise."""
     real, imaginary = rng.normal(0, sigma, (2, *clean.shape))
     return np.hypot(clean + real, imaginary)
 
@@ -266,7 +266,7 @@ AFFINE = np.array([[-2.0, 0.3, 0, 9], [0.3, 1.9, -0.4, -12], [0, 0.4, 2.1, 4], [
 
 @pytest.fixture
 def dwi(tmp_path):
-    """A run whose tensors are known, on an oblique grid."""
+    """Write a run with known tensors, on an oblique grid."""
     rng = np.random.default_rng(11)
     gradients = scheme((1000, 12))
     mask = np.zeros(SHAPE, bool)

@@ -1,4 +1,4 @@
-"""Definitions of bundles: the package's own, and what is wrong with a user's."""
+"""Bundle definitions: the built-in ones, and errors in a user's file."""
 
 import textwrap
 import tomllib
@@ -100,18 +100,18 @@ def test_shapes(tmp_path):
         ("exclude =", "exlude =", "Cord: the key 'exlude' is unknown; the nearest is 'exclude'"),
         ("sphere =", "sphre =", "above: the key 'sphre' is unknown; the nearest is 'sphere'"),
         ("MNI152NLin2009aSym", "Talairach", "space must be 'MNI152NLin2009aSym'"),
-        ("[-9, -1, 0, -3, 1, 2]", "[-3, -1, 0, -9, 1, 2]", "box is the lowest corner"),
-        ("[-9, -1, 0, -3, 1, 2]", "[-9, -1, 0, -3]", "box takes 6 numbers"),
+        ("[-9, -1, 0, -3, 1, 2]", "[-3, -1, 0, -9, 1, 2]", "box must be the lowest corner"),
+        ("[-9, -1, 0, -3, 1, 2]", "[-9, -1, 0, -3]", "box needs 6 numbers"),
         ("[-6, 0, 9, 2]", '[-6, 0, 9, "2"]', "sphere must be a number"),
         ("[-6, 0, 9, 2]", "[-6, 0, 9, 0]", "a radius must be above zero"),
-        ('"#E69F00"', '"orange"', "colour must be a text"),
+        ('"#E69F00"', '"orange"', "colour must be a string"),
         ("paired = true", "paired = 1", "paired must be true or false"),
         ("paired = true", "min_length = 300", "min_length must be below max_length"),
         ('    { name = "above", sphere = [-6, 0, 9, 2] },\n', "", "at least two regions"),
         ('name = "Cord"\n', "", "it has no name"),
-        ("[-6, 0, 9, 2]", "[90, 0, 90, 2]", "above: the region lies beside the brain"),
-        ('"Cord"', '"Co\\nrd"', "a name is one line with letters or digits"),
-        ('"Cord"', '"?!"', "a name is one line with letters or digits"),
+        ("[-6, 0, 9, 2]", "[90, 0, 90, 2]", "above: the region lies outside the brain"),
+        ('"Cord"', '"Co\\nrd"', "a name must be one line with letters or digits"),
+        ('"Cord"', '"?!"', "a name must be one line with letters or digits"),
         ("space =", "extend = 1\nspace =", "extend must be true or false"),
         ("[[bundles]]", "[[bundle]]", "the key 'bundle' is unknown; the nearest is 'bundles'"),
     ],
@@ -128,7 +128,9 @@ def test_the_same_bundle_twice(tmp_path):
     body = GOOD.split("[[bundles]]")[1]
     with pytest.raises(InputError, match="Left Cord: it is defined twice"):
         load(tmp_path, GOOD + "[[bundles]]" + body)
-    with pytest.raises(InputError, match="its files would be named as those of 'Left Cord'"):
+    with pytest.raises(
+        InputError, match="its files would have the same names as those of 'Left Cord'"
+    ):
         load(tmp_path, GOOD + "[[bundles]]" + body.replace('"Cord"', '"C o.rd"'))
 
 

@@ -1,4 +1,4 @@
-"""Streamlines and bundles: files, way-points, direction, outliers, and the way to the template."""
+"""Streamlines and bundles: files, waypoints, orientation, outliers, template transforms."""
 
 import hashlib
 import json
@@ -61,7 +61,7 @@ def bundle(name="Line", *, include=None, exclude=(), start=(), end=(), lengths=(
 
 
 def measured(lines, begin=0.0, end=1000.0):
-    """Lines as a bundle, measured between two distances from where they begin."""
+    """Make a bundle of lines, measured between two distances from their beginning."""
     lines = join_lines(lines)
     ends = np.minimum(end, lines.lengths())
     return FoundBundle(lines, np.column_stack([np.full(len(lines), begin), ends]))
@@ -159,7 +159,7 @@ def test_exclusion_ends_and_lengths():
 
 
 def test_profiles_run_from_leaving_the_first_way_point_to_entering_the_last():
-    """Whatever the direction, and wherever beyond a streamline begins, ends or turns."""
+    """Regardless of orientation, and of where a streamline begins, ends or turns beyond."""
     starts_inside = straight(-37)
     slanted = straight()
     slanted[:, 1] = 0.05 * slanted[:, 0]
@@ -200,7 +200,7 @@ def test_a_streamline_belongs_to_the_first_bundle_that_it_fits():
 
 
 def test_points_go_the_other_way_than_images(tmp_path):
-    """A blob of the diffusion image is where the template's image of it says."""
+    """A blob of the diffusion image maps to its position in the template."""
     rng = np.random.default_rng(3)
     turn = np.radians(12)
     rigid = np.eye(4)
@@ -257,7 +257,7 @@ def test_outliers_go_and_the_core_stays():
 
 
 def test_what_lies_beyond_the_way_points_makes_no_outlier():
-    """Ends fan out to the cortex; in the middle the same detour is one."""
+    """Ends fan out to the cortex; in the middle the same detour is an outlier."""
     rng = np.random.default_rng(1)
     lines = [straight(y=y, z=z) for y, z in rng.normal(0, 1, (60, 2))]
     fans, detour = straight(), straight()

@@ -27,7 +27,7 @@ def volume(values):
 
 
 def bundle(rng, line, count=200, spread=2.0):
-    """Streamlines beside each other, some with more points than others."""
+    """Make parallel streamlines with different numbers of points."""
     shifts = rng.normal(0, spread, (count, 3))
     return join_lines([line[:: 1 + n % 3] + shift for n, shift in enumerate(shifts)])
 

@@ -1,4 +1,4 @@
-"""Probabilistic streamlines with MRtrix: where they run, and that they repeat themselves."""
+"""Probabilistic tracking with MRtrix: course of the streamlines, and reproducibility."""
 
 import json
 
@@ -36,7 +36,7 @@ include = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Fibres along x, noise, and what goes with them."""
+    """Make a series of fibres along x with noise, and the files that go with it."""
     root = tmp_path_factory.mktemp("tracking")
     rng = np.random.default_rng(0)
     z = (np.arange(12) + 0.5) / 12
