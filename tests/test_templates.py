@@ -80,7 +80,7 @@ def test_a_file_that_is_no_image(tmp_path):
 
 
 def test_without_a_folder():
-    with pytest.raises(UsageError, match="no output space that comes with neuroferry"):
+    with pytest.raises(UsageError, match="not an output space that comes with neuroferry"):
         find_templates([SpaceName("MNI152NLin6Asym")], None)
     assert find_templates([], None) == ()
     with pytest.raises(InputError, match="is not there in /nowhere/tpl-A"):

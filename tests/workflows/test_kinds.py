@@ -13,10 +13,10 @@ from other_template import NAME, write_template
 from plans import workflow_of
 
 import neuroferry.workflows
-from neuroferry.app.estimates import steps_table
 from neuroferry.bids.index import index_subjects
 from neuroferry.engine.flatten import flatten
 from neuroferry.engine.names import StepName, kind_of
+from neuroferry.files import package_toml
 
 SPACE = "MNI152NLin2009aSym"
 BOLD = {"RepetitionTime": 2.0, "PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.03}
@@ -158,7 +158,7 @@ def _node_names(tree):
 
 
 def test_every_kind_of_step_has_measured_figures(graph):
-    table = steps_table()["steps"]
+    table = package_toml("steps.toml")["steps"]
     assert {kind_of(node) for node in steps(graph)} - set(table) == set()
 
 
