@@ -343,7 +343,8 @@ def _differences(one: Path, other: Path) -> Iterator[str]:
     elif one.name.endswith((".nii", ".nii.gz")):
         yield from _image_differences(one, other)
     elif one.name.endswith((".txt", ".tsv", ".csv", ".bval", ".bvec", ".svg", ".html", ".md")):
-        yield from _text_differences(*(part.decode("utf-8", "replace") for part in data))
+        before, after = (part.decode("utf-8", "replace") for part in data)
+        yield from _text_differences(before, after)
     elif one.name.endswith(".gz") and gzip.decompress(data[0]) == gzip.decompress(data[1]):
         yield "compressed differently, same content"
     else:
@@ -351,10 +352,10 @@ def _differences(one: Path, other: Path) -> Iterator[str]:
 
 
 def _text_differences(one: str, other: str, shown: int = 40) -> Iterator[str]:
-    lines = [[ln for ln in text.splitlines() if ln[:1] != "#"] for text in (one, other)]
+    before, after = ([ln for ln in text.splitlines() if ln[:1] != "#"] for text in (one, other))
     changes = [
         line
-        for line in difflib.unified_diff(*lines, lineterm="", n=0)
+        for line in difflib.unified_diff(before, after, lineterm="", n=0)
         if not line.startswith(("---", "+++"))
     ]
     yield from (f"{line:.400}" for line in changes[:shown])
@@ -387,14 +388,14 @@ def json_differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
 
 def _image_differences(one: Path, other: Path) -> Iterator[str]:
     images = nb.nifti1.load(one), nb.nifti1.load(other)
-    headers = [
+    before, after = (
         {key: np.asarray(image.header[key]).tolist() for key in image.header} for image in images
-    ]
-    yield from json_differences(*headers)
+    )
+    yield from json_differences(before, after)
     arrays = [np.asarray(image.dataobj) for image in images]
     if arrays[0].shape != arrays[1].shape:
         return
-    unequal = ~np.isclose(*arrays, rtol=0, atol=0, equal_nan=True)
+    unequal = ~np.isclose(arrays[0], arrays[1], rtol=0, atol=0, equal_nan=True)
     if unequal.any():
         largest = np.nanmax(np.abs(np.subtract(*(a[unequal].astype(float) for a in arrays))))
         yield f"{unequal.sum():,} of {unequal.size:,} voxels, by at most {largest:.6g}"

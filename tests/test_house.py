@@ -109,7 +109,7 @@ def imported_packages(*folders):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
     return found - sys.stdlib_module_names - {"neuroferry"}
 
@@ -118,7 +118,7 @@ def test_requirements_are_what_the_code_imports():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     lines = config["options"]["install_requires"] + config["options.extras_require"]["dask"]
-    required = {re.match(r"[\w.-]+", line)[0] for line in lines.split() if line[0].isalpha()}
+    required = {re.findall(r"^[\w.-]+", line)[0] for line in lines.split() if line[0].isalpha()}
     holders = packages_distributions()
     imported = {
         re.sub(r"[-_.]+", "-", holders[name][0]).lower()
