@@ -337,7 +337,7 @@ def fit_csd(
         responses = estimate_responses(series, gradients, shells, voxels, lmax)
         made = _deconvolve(series, gradients, mask, shells, responses, scratch, several, n_threads)
         image: Any = nb.nifti1.load(made)
-        coefficients = np.array(image.dataobj, dtype=np.float32, order="F")
+        coefficients = np.asfortranarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
         np.nan_to_num(coefficients, copy=False)
         fod = save_nifti(
             coefficients,
