@@ -40,7 +40,7 @@ class ExitCode(IntEnum):
     IO = 74, "disk or file error, such as a full disk"
     TEMPORARY = (
         75,
-        "too little memory or disk, another active run, or a scheduler: try again later",
+        "not possible now (memory, disk, another run, a scheduler): try again later",
     )
     NO_PERMISSION = 77, "a file that another user owns or can write to, or an unsigned image"
     INTERRUPTED = 130, "interrupted by Ctrl-C (143: by SIGTERM)"

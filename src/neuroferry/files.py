@@ -128,8 +128,8 @@ def _is_about(error: OSError, beside: Path) -> bool:
 def _explain(path: Path, error: OSError) -> NeuroferryError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
-            f"{path} could not be written: no space is left on its disk. Make room and run the same"
-            " command again; finished steps are kept.",
+            f"{path} could not be written: no space is left on its disk. Make room and run the"
+            " same command again; finished steps are kept.",
             exit_code=ExitCode.IO,
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

@@ -193,9 +193,9 @@ class MultiProcPlugin(RecordingPlugin):
         )
         used = running[victim].watch.now_gb
         why = (
-            f"Memory ran short: the steps that ran together used {total:.1f} GB of "
-            f"{self.memory_gb:.1f} GB, this one {used:.1f} GB where {booked[victim]:.1f} GB were "
-            "expected, so it was stopped."
+            f"Memory ran short: all running steps together used {total:.1f} GB of "
+            f"{self.memory_gb:.1f} GB, this one {used:.1f} GB instead of the expected "
+            f"{booked[victim]:.1f} GB, so it was stopped."
         )
         running[victim].stop(Stop(why, out_of_memory=True))
 
