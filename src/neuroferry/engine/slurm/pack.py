@@ -114,7 +114,7 @@ class _Packs:
         return self._merge_siblings()
 
     def _is_chain(self, first: int, second: int) -> bool:
-        """Find two consecutive packs without other neighbours and with similar needs."""
+        """Tell whether two consecutive packs have no other neighbours and similar needs."""
         if self._after[first] != {second} or self._before[second] != {first}:
             return False
         one, two = self._need(first), self._need(second)
@@ -122,7 +122,7 @@ class _Packs:
         return not wasteful or self._small(first) or self._small(second)
 
     def _joins(self, first: int, second: int) -> bool:
-        """Find a small pack and a neighbour, if nothing waits longer for their merger."""
+        """Tell whether one of two packs is small and nothing waits longer once they merge."""
         if self._small(second):
             others = self._before[second] - {first}
             if others <= self._reach(first, self._before) and self._affordable(second, first):
@@ -133,7 +133,7 @@ class _Packs:
         return False
 
     def _merge_siblings(self) -> bool:
-        """Find small packs with the same predecessors or the same successors."""
+        """Merge two small packs with the same predecessors or successors; tell if any were."""
         for neighbours in (self._before, self._after):
             seen: dict[frozenset[int], int] = {}
             for pack in self.in_order_of_keys():
@@ -147,7 +147,7 @@ class _Packs:
         return False
 
     def _affordable(self, small: int, other: int) -> bool:
-        """Check that merged small steps stay small; a big step may take any small ones."""
+        """Tell whether merged small steps stay small; a big step may take any small ones."""
         return not self._small(other) or self._minutes(small) + self._minutes(other) <= self._limit
 
     def _small(self, pack: int) -> bool:

@@ -294,7 +294,7 @@ def _all_after(group: Group, steps: set[int]) -> set[int]:
 
 
 def _in_order(group: Group) -> list[int]:
-    """List the positions of the steps that each of a group's steps waits for."""
+    """Sort the positions of a group's steps, each after those that it waits for."""
     waits = Counter({i: len(before) for i, before in enumerate(group.before)})
     after: dict[int, list[int]] = defaultdict(list)
     for i, before in enumerate(group.before):

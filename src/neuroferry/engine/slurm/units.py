@@ -58,12 +58,12 @@ class Unit:
 
     @property
     def size_class(self) -> int:
-        """Power of two of the largest step's memory; units of one array are alike in it."""
+        """Power of two of the largest step's memory, the same for all units of an array."""
         return math.ceil(math.log2(max(0.5, *(step.mem_gb for step in self.steps), 0.5)))
 
 
 def structure_of(steps: tuple[StepPlan, ...]) -> str:
-    """Digest over the steps' base names, processors and order; iterables differ between units."""
+    """Compute a digest of the steps' base names (without iterables), processors and order."""
     text = json.dumps([[StepName(step.generic).base, step.n_procs, step.after] for step in steps])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
