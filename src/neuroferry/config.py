@@ -1,10 +1,10 @@
-"""The settings of a run, as values that can be printed, written and read again.
+"""Settings of a run, as values that can be printed, written and read back.
 
-They come from the defaults, then a TOML file, then the flags of the command line, each over
-the one before. The settings that a run was started with are written beside its record, and
-are enough to run it again: ``neuroferry --config <out>/logs/<run>/config.toml``.
+Defaults come first, then a TOML file, then command-line flags; each overrides the one before.
+The settings of a run are written beside its record and suffice to repeat it:
+``neuroferry --config <out>/logs/<run>/config.toml``.
 
-Each field says all that is known of its setting (:mod:`neuroferry.setting`). After a change,
+Each field describes its setting completely (:mod:`neuroferry.setting`). After a change,
 ``python -m neuroferry.cli.options --write`` brings the launcher, the settings files and the
 documentation up to date.
 """
@@ -22,7 +22,7 @@ from neuroferry.setting import read_values, required, setting
 
 LEVELS = {
     "participant": "process the participants",
-    "group": "write the overview and the table of quality metrics again",
+    "group": "rewrite the overview and the table of quality metrics",
 }
 _WORKFLOWS = {
     "anat": "T1w images",
@@ -32,21 +32,21 @@ _WORKFLOWS = {
 }
 WORKFLOWS = tuple(_WORKFLOWS)
 PACKINGS = {
-    "node": "each step a job of its own",
-    "chain": "chains of steps, and small steps with what they depend on",
+    "node": "one job per step",
+    "chain": "chains of steps, and small steps with the steps that they depend on",
     "subject": "all steps of a participant",
 }
 PROFILE_EXTENTS = {
-    "waypoints": "from the first way-point to the last",
+    "waypoints": "from the first waypoint to the last",
     "whole": "along whole streamlines",
 }
-FINISHED_WORK = {"keep": "", "pack": "into one file", "remove": ""}
+FINISHED_WORK = {"keep": "", "pack": "archive in one file", "remove": ""}
 PLUGINS = {
     "MultiProc": "processes on this machine",
-    "Linear": "one step after the other, for debugging",
+    "Linear": "one step at a time, for debugging",
     "Dask": "a Dask cluster",
     "SLURMGraph": "SLURM jobs",
-    "auto": "SLURMGraph where there is sbatch, MultiProc elsewhere",
+    "auto": "SLURMGraph if sbatch is available, otherwise MultiProc",
 }
 
 BOLD, DWI = "BOLD runs", "DWI runs"
@@ -54,14 +54,14 @@ BOLD, DWI = "BOLD runs", "DWI runs"
 
 @dataclass(frozen=True)
 class IgnorableStep:
-    """A step that can be left out.
+    """A step that can be skipped.
 
     Attributes
     ----------
     modalities : tuple of str
-        ``BOLD``, ``DWI``: runs that have the step.
+        Kinds of run that have the step: ``BOLD``, ``DWI``.
     leaves_out : str
-        The processing that is left out.
+        Processing that is skipped.
     """
 
     modalities: tuple[str, ...]
@@ -69,18 +69,18 @@ class IgnorableStep:
 
 
 IGNORABLE = {
-    "fieldmaps": IgnorableStep(("BOLD", "DWI"), "correction of susceptibility distortion"),
-    "slicetiming": IgnorableStep(("BOLD",), "slice timing correction"),
+    "fieldmaps": IgnorableStep(("BOLD", "DWI"), "susceptibility distortion correction"),
+    "slicetiming": IgnorableStep(("BOLD",), "slice-timing correction"),
     "sbref": IgnorableStep(("BOLD",), "single-band references"),
     "fmap-jacobian": IgnorableStep(
-        ("BOLD", "DWI"), "scaling of intensities by the distortion's Jacobian"
+        ("BOLD", "DWI"), "Jacobian intensity modulation in distortion correction"
     ),
-    "denoising": IgnorableStep(("DWI",), "denoising, and the noise floor with it"),
+    "denoising": IgnorableStep(("DWI",), "denoising, and with it noise-floor correction"),
     "unringing": IgnorableStep(("DWI",), "removal of Gibbs ringing"),
     "rician": IgnorableStep(("DWI",), "correction of the Rician noise floor"),
-    "eddy": IgnorableStep(("DWI",), "correction of eddy currents; that of head motion stays"),
+    "eddy": IgnorableStep(("DWI",), "eddy-current correction (head motion is still corrected)"),
     "slice-replacement": IgnorableStep(("DWI",), "replacement of slices with signal dropout"),
-    "b0-bias": IgnorableStep(("DWI",), "correction of the bias field"),
+    "b0-bias": IgnorableStep(("DWI",), "bias field correction"),
     "dwi-joining": IgnorableStep(("DWI",), "joining of a session's runs in T1w space"),
 }
 
@@ -116,7 +116,7 @@ class InputConfig:
     )
     echo_idx: int | None = setting(
         None,
-        help="of multi-echo BOLD runs, use this echo alone, counted from 1",
+        help="use only this echo of multi-echo BOLD runs, counted from 1",
         metavar="N",
         minimum=1,
         unset="combine all echoes",
@@ -124,26 +124,26 @@ class InputConfig:
     )
     bids_filter_file: Path | None = setting(
         None,
-        help="JSON file that narrows the search for each kind of image, as in fMRIPrep",
+        help="JSON file with filters for each kind of image, as in fMRIPrep",
         metavar="JSON",
         example="filters.json",
     )
     bids_database_dir: Path | None = setting(
-        None, help="folder to keep the pybids index in", metavar="DIR", example="/scratch/index"
+        None, help="folder for the pybids index", metavar="DIR", example="/scratch/index"
     )
     derivatives: dict[str, Path] = setting(
         {},
-        help="precomputed derivative datasets by name; the steps whose results they hold are not"
-        " computed",
+        help="precomputed derivative datasets, by name; results found there are not computed"
+        " again",
         flags=("-d", "--derivatives"),
         metavar="NAME=PATH",
         example={"mine": "/data/derivatives/mine"},
     )
     templateflow_home: Path | None = setting(
         None,
-        help="folder with your templates of TemplateFlow, for --output-spaces",
+        help="your TemplateFlow folder, for --output-spaces",
         metavar="DIR",
-        unset="the variable TEMPLATEFLOW_HOME",
+        unset="the environment variable TEMPLATEFLOW_HOME",
         example="/data/templateflow",
     )
     skip_bids_validation: bool = setting(False, help="do not run the BIDS validator")
@@ -157,7 +157,7 @@ class WorkflowConfig:
 
     workflows: tuple[str, ...] = setting(
         (),
-        help="workflows to run; each computes what it needs of the others",
+        help="workflows to run; each also runs the parts of the others that it needs",
         metavar="NAME",
         choices=_WORKFLOWS,
         unset="all that the data allow",
@@ -174,7 +174,7 @@ class WorkflowConfig:
     )
     ignore: tuple[str, ...] = setting(
         (),
-        help="steps to leave out",
+        help="steps to skip",
         metavar="STEP",
         choices={
             name: f"{' and '.join(step.modalities)}: {step.leaves_out}"
@@ -184,17 +184,16 @@ class WorkflowConfig:
     )
     dummy_scans: int | None = setting(
         None,
-        help="volumes before the steady state",
+        help="non-steady-state volumes at the start of a run",
         section=BOLD,
         metavar="N",
         minimum=0,
-        unset="found from the global signal",
+        unset="detected from the global signal",
         example=0,
     )
     slice_time_ref: float = setting(
         0.5,
-        help="moment that slices are shifted to, as a fraction of the time from the first slice"
-        " (0) to the last (1)",
+        help="reference time of slice-timing correction, from the first slice (0) to the last (1)",
         section=BOLD,
         metavar="N",
         minimum=0,
@@ -202,7 +201,7 @@ class WorkflowConfig:
     )
     fd_spike_threshold: float = setting(
         0.5,
-        help="framewise displacement in mm above which a volume is marked as an outlier",
+        help="framewise displacement (mm) above which a volume is marked as an outlier",
         section=BOLD,
         metavar="MM",
         above=0,
@@ -216,45 +215,44 @@ class WorkflowConfig:
     )
     b0_threshold: float = setting(
         50.0,
-        help="highest b-value, in s/mm2, of a volume that counts as b0",
+        help="highest b-value (s/mm2) of a b0 volume",
         section=DWI,
         metavar="B",
         minimum=0,
     )
     fix_gradients: bool = setting(
         False,
-        help="correct gradients whose axes are flipped or exchanged; by default they are only"
-        " reported",
+        help="correct gradients with flipped or swapped axes; by default they are only reported",
         section=DWI,
     )
     streamlines: int = setting(
         1000,
-        help="streamlines of each bundle, at most; 0: no tractography",
+        help="maximum number of streamlines per bundle; 0: no tractography",
         section=DWI,
         metavar="N",
         minimum=0,
     )
     bundles: Path | None = setting(
         None,
-        help="TOML file with your own definitions of bundles (docs/bundles.rst)",
+        help="TOML file with your own bundle definitions (docs/bundles.rst)",
         section=DWI,
         metavar="TOML",
-        unset="those of neuroferry",
+        unset="the built-in definitions",
         example="bundles.toml",
     )
     profile_extent: str = setting(
         "waypoints",
-        help="extent of the profiles along bundles",
+        help="extent of tract profiles",
         section=DWI,
         metavar="EXTENT",
         choices=PROFILE_EXTENTS,
     )
-    sloppy: bool = setting(False, help="fast processing of low quality, for tests")
-    random_seed: int = setting(1, help="seed of all random numbers", metavar="N", minimum=1)
+    sloppy: bool = setting(False, help="fast, low-quality processing, for tests")
+    random_seed: int = setting(1, help="seed for all random numbers", metavar="N", minimum=1)
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """Workflows that participants are taken through: those asked for, or all."""
+        """Requested workflows, or all of them by default."""
         return self.workflows or WORKFLOWS
 
 
@@ -266,8 +264,7 @@ class ExecutionConfig:
 
     work_dir: Path | None = setting(
         None,
-        help="folder of the intermediate results; with the same folder finished steps are not run"
-        " again",
+        help="folder for intermediate results; steps finished there are not run again",
         flags=("-w", "--work-dir"),
         metavar="DIR",
         unset="OUTPUT_DIR-work",
@@ -282,54 +279,56 @@ class ExecutionConfig:
     )
     nprocs: int | None = setting(
         None,
-        help="processors in all, at most",
+        help="maximum number of processors",
         flags=("--nprocs", "--nthreads"),
         metavar="N",
         minimum=1,
-        unset="all that the process may use",
+        unset="all available to the process",
         example=4,
     )
     omp_nthreads: int | None = setting(
         None,
-        help="processors of one step, at most",
+        help="maximum number of processors per step",
         metavar="N",
         minimum=1,
-        unset="as many as in all",
+        unset="as --nprocs",
         example=2,
     )
     mem: str | None = setting(
         None,
-        help="memory in all, at most, with its unit, such as 8GB or 8000MB",
+        help="maximum memory, with its unit, such as 8GB or 8000MB",
         flags=("--mem", "--mem-gb"),
         metavar="AMOUNT",
-        unset="90% of what the process may use",
+        unset="90% of the memory available to the process",
         example="8GB",
     )
-    stop_on_first_crash: bool = setting(False, help="start nothing more once a step has failed")
+    stop_on_first_crash: bool = setting(False, help="start no further steps once one has failed")
     finished_work: str = setting(
         "keep",
-        help="treatment of a participant's intermediate results once the last step is done; those"
-        " of failed participants stay",
-        metavar="WAY",
+        help="what to do with a participant's intermediate results after the last step; those of"
+        " failed participants are kept",
+        metavar="ACTION",
         choices=FINISHED_WORK,
         shortcuts={"--clean-workdir": "remove"},
     )
-    write_graph: bool = setting(False, help="draw the graph into the log folder")
-    reports_only: bool = setting(False, help="only write the reports of the last run again")
+    write_graph: bool = setting(False, help="write the workflow graph to the log folder")
+    reports_only: bool = setting(False, help="only rewrite the reports of the latest run")
     dry_run: bool = setting(
-        False, help="report what the run will take and whether this machine can do it; run nothing"
+        False,
+        help="report the decisions for each participant, the resources needed and whether this"
+        " machine has them; run nothing",
     )
     json: bool = setting(False, help="with --dry-run: print the plan as JSON")
     dask_scheduler: str | None = setting(
         None,
-        help="with --plugin Dask: address of a running scheduler, or the file that it wrote",
+        help="address or scheduler file of a running Dask scheduler, for --plugin Dask",
         metavar="ADDRESS|FILE",
         unset="a cluster on this machine",
         example="tcp://node1:8786",
     )
     stall_minutes: float = setting(
         60.0,
-        help="a step that used no processor time for so long has failed; 0: never",
+        help="minutes without processor time after which a step counts as failed; 0: never",
         metavar="N",
         minimum=0,
     )
@@ -371,21 +370,21 @@ class SlurmConfig:
     )
     constraint: str = setting(
         "",
-        help="features of the nodes, as for sbatch",
+        help="node features, as for sbatch",
         flags=("--slurm-constraint",),
         metavar="NAME",
         unset="left to the site",
     )
     extra: tuple[str, ...] = setting(
         (),
-        help="more options for sbatch, such as --reservation=mine",
+        help="additional options for sbatch, such as --reservation=mine",
         flags=("--slurm-extra",),
         metavar="OPTION",
         action="append",
     )
     prolog: tuple[str, ...] = setting(
         (),
-        help="lines of shell that each job starts with, such as 'module load apptainer'",
+        help="shell lines to run at the start of each job, such as 'module load apptainer'",
         flags=("--slurm-prolog",),
         metavar="LINE",
         action="append",
@@ -394,58 +393,71 @@ class SlurmConfig:
         "chain",
         help="steps that share a job",
         flags=("--slurm-packing",),
-        metavar="WAY",
+        metavar="NAME",
         choices=PACKINGS,
     )
     small_gb: float = setting(
         0.5,
-        help="most memory, in GB, of a small step; it also uses one processor and ends within"
+        help="maximum memory (GB) of a small step, which also uses one processor and takes at most"
         " small_minutes",
         flags=(),
         minimum=0,
     )
     small_minutes: float = setting(
         10.0,
-        help="longest expected time of a small step, and of the small steps that share a job,"
-        " together",
+        help="maximum expected minutes of a small step, and of all small steps that share a job",
         flags=(),
         minimum=0,
     )
     default_minutes: int = setting(
         60,
-        help="expected time of a step that is not small and was never measured",
+        help="expected minutes of a step that is not small and has never been measured",
         flags=(),
         minimum=0,
     )
     mem_margin: float = setting(
-        0.2, help="memory to ask for above the estimate; 0.2: a fifth more", flags=(), minimum=0
+        0.2,
+        help="memory requested beyond the estimate, as a fraction of it (0.2: a fifth more)",
+        flags=(),
+        minimum=0,
     )
     mem_overhead_gb: float = setting(
-        0.6, help="memory of each job beside its largest step, in GB", flags=(), minimum=0
+        0.6,
+        help="memory (GB) requested for each job in addition to its largest step",
+        flags=(),
+        minimum=0,
     )
     time_margin: float = setting(
-        1.0, help="time to ask for above the estimate; 1: as much again", flags=(), minimum=0
+        1.0,
+        help="time requested beyond the estimate, as a fraction of it (1: twice the estimate)",
+        flags=(),
+        minimum=0,
     )
     retries: int = setting(
         2,
-        help="how often a job that ran out of memory or time, or whose node died, is run again,"
-        " with twice as much, and how often one that SLURM could not start is released",
+        help="how often a job that ran out of memory or time, or whose node failed, is run again"
+        " with twice as much, and how often a job that SLURM could not start is released",
         flags=(),
         minimum=0,
     )
     watch_minutes: int = setting(
         30,
-        help="how often a small job looks for jobs that SLURM could not start; 0: never",
+        help="minutes between checks for jobs that SLURM could not start; 0: never",
         flags=(),
         minimum=0,
     )
     max_mem: str = setting(
-        "", help="most memory to ask for, with its unit, such as 180GB", flags=(), unset="no limit"
+        "",
+        help="maximum memory to request, with its unit, such as 180GB",
+        flags=(),
+        unset="no limit",
     )
-    max_minutes: int = setting(0, help="longest time to ask for; 0: no limit", flags=(), minimum=0)
+    max_minutes: int = setting(
+        0, help="maximum minutes to request; 0: no limit", flags=(), minimum=0
+    )
     tasks_at_once: int = setting(
         0,
-        help="most tasks of one job array that run at the same time; 0: no limit",
+        help="maximum number of tasks of a job array that run at the same time; 0: no limit",
         flags=(),
         minimum=0,
     )
@@ -459,9 +471,9 @@ class SlurmConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings that a run is started with."""
+    """All settings of a run."""
 
-    bids_dir: Path = required(help="dataset to read", metavar="BIDS_DIR", example="/data/bids")
+    bids_dir: Path = required(help="BIDS dataset", metavar="BIDS_DIR", example="/data/bids")
     output_dir: Path = required(
         help="folder for the derivatives", metavar="OUTPUT_DIR", example="/data/derivatives"
     )
@@ -479,14 +491,14 @@ class Config:
 
     @property
     def work_dir(self) -> Path:
-        """Folder of the intermediate results."""
+        """Folder for intermediate results."""
         if self.execution.work_dir is not None:
             return self.execution.work_dir
         return self.output_dir.parent / f"{self.output_dir.name}-work"
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay nested settings over each other, the last on top.
+    """Merge nested settings; later ones override earlier ones.
 
     Examples
     --------
@@ -509,7 +521,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "The settings") -> C
     Parameters
     ----------
     values : mapping
-        Nested as the TOML file is.
+        Nested like the TOML file.
     source : str
         Where they come from, for messages.
 
@@ -521,7 +533,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "The settings") -> C
     """
     config = read_values(Config, values, source)
     if config.execution.json and not config.execution.dry_run:
-        raise UsageError("--json prints the plan of a dry run as JSON: give --dry-run as well.")
+        raise UsageError("--json prints the plan of a dry run as JSON: add --dry-run.")
     return config
 
 
@@ -537,7 +549,7 @@ def make_slurm_config(values: Mapping[str, Any], *, source: str = "The settings"
 
 
 def write_config(config: Config) -> str:
-    """Give a ``Config`` as TOML that ``read_toml`` and ``make_config`` read again."""
+    """Format a ``Config`` as TOML that ``read_toml`` and ``make_config`` can read back."""
     import tomli_w
 
     return tomli_w.dumps(_plain(dataclasses.asdict(config)))

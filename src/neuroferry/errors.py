@@ -1,4 +1,4 @@
-"""The errors that neuroferry raises, and the exit codes that they end in.
+"""Errors of neuroferry and their exit codes.
 
 Every message says what is wrong, in which file, and what to do about it.
 """
@@ -14,13 +14,13 @@ class ExitCode(IntEnum):
     Attributes
     ----------
     meaning : str
-        When the program, or the launcher, ends with it.
+        When the program or the launcher exits with it.
     """
 
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> ExitCode:
-        """Make a code with its meaning."""
+        """Create a code with its meaning."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -38,13 +38,16 @@ class ExitCode(IntEnum):
     SOFTWARE = 70, "a defect of neuroferry, or a tool that failed"
     CANNOT_CREATE = 73, "an output cannot be created"
     IO = 74, "disk or file error, such as a full disk"
-    TEMPORARY = 75, "try again later: not enough memory or disk now, another run, a scheduler"
-    NO_PERMISSION = 77, "a file of another user or that others can write; or an unsigned image"
+    TEMPORARY = (
+        75,
+        "not possible now (memory, disk, another run, a scheduler): try again later",
+    )
+    NO_PERMISSION = 77, "a file that another user owns or can write to, or an unsigned image"
     INTERRUPTED = 130, "interrupted by Ctrl-C (143: by SIGTERM)"
 
 
 class NeuroferryError(Exception):
-    """Anything that neuroferry can explain; ``exit_code`` is what the program ends with."""
+    """Base class of all errors that neuroferry explains; the program ends with ``exit_code``."""
 
     exit_code: ExitCode = ExitCode.SOFTWARE
 
@@ -55,47 +58,47 @@ class NeuroferryError(Exception):
 
 
 class InputError(NeuroferryError):
-    """An input that is missing, unreadable or contradicts itself."""
+    """A missing, unreadable or contradictory input."""
 
     exit_code = ExitCode.DATA
 
 
 class GeometryError(InputError):
-    """An image whose dimensions, affine or orientation cannot be used."""
+    """An image with unusable dimensions, affine or orientation."""
 
 
 class UsageError(NeuroferryError):
-    """Arguments or settings that do not make sense together."""
+    """Invalid or contradictory arguments or settings."""
 
     exit_code = ExitCode.USAGE
 
 
 class ResourceError(NeuroferryError):
-    """Memory, processors or disk that are not there."""
+    """Too little memory, too few processors or a full disk."""
 
     exit_code = ExitCode.TEMPORARY
 
 
 class SchedulerError(NeuroferryError):
-    """A scheduler that refused or lost work."""
+    """Work that a scheduler refused or lost."""
 
     exit_code = ExitCode.TEMPORARY
 
 
 class ToolError(NeuroferryError):
-    """An external program or library that failed."""
+    """A failed external program or library."""
 
     exit_code = ExitCode.SOFTWARE
 
 
 class StepsFailedError(NeuroferryError):
-    """A run that came to its end with steps that failed."""
+    """A finished run with failed steps."""
 
     exit_code = ExitCode.STEP_FAILED
 
 
-class RunInterrupted(NeuroferryError):  # noqa: N818 - an interruption is no error
-    """A run that was stopped by Ctrl-C or by the system; ``signal_number`` says by what."""
+class RunInterrupted(NeuroferryError):  # noqa: N818 - an interruption is not an error
+    """A run stopped by Ctrl-C or by the system, through the signal ``signal_number``."""
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, files of settings, and what unreadable images raise."""
+"""Atomic writing of files, reading of TOML files, and the errors of unreadable images."""
 
 import errno
 import filecmp
@@ -19,17 +19,17 @@ from neuroferry.errors import ExitCode, InputError, NeuroferryError, ResourceErr
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with its keys in order, so that equal content has equal bytes."""
+    """Write a JSON object with sorted keys, so that equal content has equal bytes."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all."""
+    """Write a UTF-8 text file, whole or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, whole or not at all; one that has these bytes already is left alone."""
+    """Write a file, whole or not at all; a file with the same bytes is left untouched."""
     path = Path(path)
     try:
         if path.read_bytes() == data:
@@ -41,7 +41,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
-    """Write a text file line by line as UTF-8, whole or not at all: for tables of any length."""
+    """Write a UTF-8 text file line by line, whole or not at all, for tables of any length."""
     with (
         whole_file(path) as beside,
         beside.open("x", encoding="utf-8", newline="\n") as stream,
@@ -50,7 +50,7 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
 
 
 def copy_file(source: str | Path, path: str | Path) -> None:
-    """Copy a file's bytes, whole or not at all; never a link, as work folders are deleted."""
+    """Copy a file, whole or not at all; never link it, as work folders are deleted."""
     source, path = Path(source), Path(path)
     try:
         if filecmp.cmp(source, path, shallow=False):
@@ -67,16 +67,16 @@ def copy_file(source: str | Path, path: str | Path) -> None:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Let a file be written under another name in its folder, then give it its own.
+    """Write a file under a temporary name in its folder, then rename it.
 
-    The one way in which a file comes into being: readers see the file before or the file
-    after, never a part of it. Missing folders are made. The bytes are on the disk before the
-    name is given, as quotas and network file systems report a full disk only then.
+    Every file is written this way: readers see the old file or the new one, never a part of it.
+    Missing folders are made. The bytes are flushed to disk before the file is renamed, as quotas
+    and network file systems report a full disk only then.
 
     Parameters
     ----------
     path : path
-        Where the file will lie.
+        Final path of the file.
 
     Yields
     ------
@@ -120,7 +120,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def _is_about(error: OSError, beside: Path) -> bool:
-    """Tell the system's refusal to write from a failure to read what is written."""
+    """Tell whether an error is about writing this file, not about reading its source."""
     named = error.filename is None or str(error.filename) == str(beside)
     return named and error.errno is not None  # gzip's and nibabel's own have no number
 
@@ -128,14 +128,14 @@ def _is_about(error: OSError, beside: Path) -> bool:
 def _explain(path: Path, error: OSError) -> NeuroferryError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
-            f"{path} could not be written: no space is left on its disk; make room and start the"
-            " same command again, finished steps are kept",
+            f"{path} could not be written: no space is left on its disk. Make room and run the"
+            " same command again; finished steps are kept.",
             exit_code=ExitCode.IO,
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return NeuroferryError(
             f"{path} could not be written: {error.strerror}; make its folder writable, or choose"
-            " another output folder",
+            " another output folder.",
             exit_code=ExitCode.CANNOT_CREATE,
         )
     return NeuroferryError(
@@ -144,10 +144,10 @@ def _explain(path: Path, error: OSError) -> NeuroferryError:
 
 
 def image_errors() -> tuple[type[Exception], ...]:
-    """List what nibabel raises on a file that it cannot read.
+    """List the errors that nibabel raises on an unreadable file.
 
-    Which of them depends on where the damage lies: in the file, its compression, or a number of
-    the header that makes no sense as a type, a length, an offset or a quaternion.
+    Which one depends on where the damage is: in the file, its compression, or a header value
+    that is not a valid type, length, offset or quaternion.
     """
     import nibabel as nb
 

@@ -1,9 +1,8 @@
-"""A setting: what its field carries, and how its values are read and checked.
+"""Metadata of a setting, and how its values are read and checked.
 
-A field of a dataclass of settings is the only place that knows the setting: its type and
-default are the field's own, and :func:`setting` adds its help, its flags, its choices and its
-range. The command line, the checks, the settings files and the documentation are made from
-these.
+Each setting is described in one place, the field of a dataclass: type and default are those of
+the field, and :func:`setting` adds help, flags, choices and range. The command line, the checks,
+the settings files and the documentation are generated from these.
 """
 
 from __future__ import annotations
@@ -34,36 +33,36 @@ _KINDS = {
 
 
 class About(TypedDict, total=False):
-    """Metadata of the field of a setting.
+    """Metadata of a setting's field.
 
     Attributes
     ----------
     help : str
-        Meaning, in a few words of plain English, from a small letter and without a full stop.
+        Meaning in a few words of plain English, in lower case and without a full stop.
     flags : tuple of str
         Spellings on the command line; by default the field's name with hyphens, after ``no-``
-        where the default is True. Empty for a setting that only files have.
+        where the default is True. Empty for a setting that is set in files only.
     metavar : str
         Name of the value in the help.
     section : str
         Heading in the help; by default that of the dataclass.
     choices : mapping of str to str
-        Values that are allowed, each with its meaning or an empty text.
+        Allowed values, each with its meaning or an empty text.
     minimum, maximum, above : float
-        Range; the first two belong to it, the last does not.
+        Range; the first two are inclusive, the last is exclusive.
     unset : str
         Meaning of the default where this is None or empty, such as ``all``.
     example : object
-        A value, for settings files, where the default is None or empty.
+        Example value for settings files, where the default is None or empty.
     prefix : str
-        Part of a label that may be given and is removed, such as ``sub-``.
+        Optional prefix of a label, which is removed, such as ``sub-``.
     action : str
-        ``append``: the flag is repeated, with one value each; ``count``: how often it is
-        given.
+        ``append``: the flag is repeated, with one value each; ``count``: the value is the number
+        of times that the flag is given.
     shortcuts : mapping of str to object
-        More flags, without a value, that stand for one.
+        Additional flags without a value, each standing for a value.
     exit_code : ExitCode
-        Code that a wrong value ends with.
+        Exit code for an invalid value.
     """
 
     help: Required[str]
@@ -83,7 +82,7 @@ class About(TypedDict, total=False):
 
 
 def setting(default: T, **about: Unpack[About]) -> T:
-    """Make the field of a setting.
+    """Create the dataclass field of a setting.
 
     Parameters
     ----------
@@ -98,13 +97,13 @@ def setting(default: T, **about: Unpack[About]) -> T:
 
 
 def required(**about: Unpack[About]) -> Any:
-    """Make the field of a setting that has no default."""
+    """Create the dataclass field of a setting without a default."""
     return field(metadata=about)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A setting as the command line, the files and the documentation see it.
+    """A setting as the command line, files and documentation see it.
 
     Attributes
     ----------
@@ -119,7 +118,7 @@ class Entry:
     default : object
         The default; ``dataclasses.MISSING`` where there is none.
     about : About
-        What the field carries.
+        Metadata of the field.
     section : str
         Heading in the help.
     """
@@ -139,7 +138,7 @@ class Entry:
 
     @property
     def positional(self) -> bool:
-        """Whether it is given by its place and not by a flag."""
+        """Whether it is a positional argument."""
         return "." not in self.key
 
     @property
@@ -151,11 +150,11 @@ class Entry:
 
     @property
     def flag(self) -> str:
-        """The long spelling; empty where there is none."""
+        """Long spelling; empty if there is none."""
         return next((flag for flag in self.flags if flag.startswith("--")), "")
 
     def read(self, value: object, source: str) -> Any:
-        """Convert one value of a settings file or of the command line, and check it.
+        """Convert and check one value of a settings file or of the command line.
 
         Raises
         ------
@@ -213,7 +212,7 @@ class Entry:
 
 
 def range_text(about: About) -> str:
-    """Say what range the values of a setting have; empty where there is none.
+    """Describe the range of a setting's values; empty if there is none.
 
     Examples
     --------
@@ -231,14 +230,14 @@ def range_text(about: About) -> str:
 
 @functools.cache
 def entries(kind: Any, prefix: str = "") -> tuple[Entry, ...]:
-    """List the settings of a dataclass, and those of the dataclasses in it.
+    """List the settings of a dataclass and of the dataclasses nested in it.
 
     Parameters
     ----------
     kind : type
         The dataclass.
     prefix : str
-        Table of a settings file that it is, with a dot behind; empty for the whole file.
+        Its table in a settings file, with a trailing dot; empty for the whole file.
     """
     found: list[Entry] = []
     section = getattr(kind, "SECTION", "")
@@ -271,7 +270,7 @@ def _entry(item: dataclasses.Field[Any], hint: Any, key: str, section: str) -> E
 
 
 def read_values(kind: type[T], values: Mapping[str, Any], source: str, prefix: str = "") -> T:
-    """Make a dataclass of settings from nested values, each converted and checked.
+    """Build a dataclass of settings from nested values, converting and checking each.
 
     Parameters
     ----------
@@ -307,7 +306,7 @@ def read_values(kind: type[T], values: Mapping[str, Any], source: str, prefix: s
     ]
     if missing:
         raise UsageError(
-            f"Missing: {', '.join(missing)}. Give: neuroferry BIDS_DIR OUTPUT_DIR participant"
+            f"Missing: {', '.join(missing)}. Usage: neuroferry BIDS_DIR OUTPUT_DIR participant"
         )
     made: dict[str, Any] = {}
     for name, value in values.items():

@@ -1,9 +1,9 @@
-"""Whose files are believed, and how files are opened in folders where others can write.
+"""Trust in files of other users, and safe access to files in shared folders.
 
-Output and work folders are often shared. A file that decides what is run, such as a pickle, a
-plan or settings, is read only when it belongs to the caller, to root, or to somebody named in
-the environment variable ``NEUROFERRY_TRUST``, and when nobody else can write it. Files that are
-written are never opened through a symbolic link.
+Output and work folders are often shared. A file that determines what is executed, such as a
+pickle, a plan or settings, is read only if it belongs to the caller, to root, or to someone named
+in the environment variable ``NEUROFERRY_TRUST``, and if nobody else can write to it. Files are
+never written through a symbolic link.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from neuroferry.errors import ExitCode, NeuroferryError, UsageError
 from neuroferry.files import whole_file
 
 VARIABLE = "NEUROFERRY_TRUST"
-# a lock, a note or a log: what a file is created with before the user's umask
+# mode of a lock, note or log file, before the umask is applied
 _SHARED_MODE = 0o666
-# what decides what is run is for its owner to write, whatever the umask says
+# only its owner may write to a file that determines what is executed, whatever the umask
 _OWN_MODE = 0o644
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Users and groups whose files are believed like the caller's own.
+    """Users and groups whose files are trusted like the caller's own.
 
     Attributes
     ----------
     users, groups : frozenset of int
-        Their numbers.
+        Their numeric ids.
     everyone : bool
-        Nothing is checked.
+        Whether everyone is trusted, without any check.
     """
 
     users: frozenset[int] = frozenset()
@@ -55,7 +55,7 @@ def trusted() -> Trust:
     Raises
     ------
     UsageError
-        When it names somebody whom this machine does not know.
+        If it names a user or group that this machine does not know.
     """
     return parse_trust(os.environ.get(VARIABLE, ""))
 
@@ -67,7 +67,7 @@ def parse_trust(text: str) -> Trust:
     Raises
     ------
     UsageError
-        When one of them is not known here.
+        If one of them is unknown on this machine.
 
     Examples
     --------
@@ -91,12 +91,12 @@ def parse_trust(text: str) -> Trust:
 
 
 def find_doubt(about: os.stat_result) -> str | None:
-    """Say why a file or folder is not to be believed; ``None`` when nothing speaks against it.
+    """Say why a file or folder is not trusted; ``None`` if it is.
 
     Parameters
     ----------
     about : os.stat_result
-        What is known of it; of an open file, so that it cannot be another one afterwards.
+        Its status; best of the open file, which cannot be exchanged afterwards.
     """
     return _find_owner(about) or _find_writers(about)
 
@@ -136,7 +136,7 @@ def _group_name(number: int) -> str:
 
 
 def _is_private_group(number: int) -> bool:
-    """Tell whether a group is the caller's alone, as many systems give each user one."""
+    """Tell whether a group is the caller's private one, as many systems give each user."""
     try:
         return (
             number == os.getgid()
@@ -147,7 +147,7 @@ def _is_private_group(number: int) -> bool:
 
 
 def refuse_foreign(path: Path, what: str) -> None:
-    """Refuse a file or folder that is not the caller's, or that others can write.
+    """Refuse a file or folder that is not the caller's, or that others can write to.
 
     Parameters
     ----------
@@ -194,8 +194,8 @@ def _refuse(path: Path, what: str, about: os.stat_result) -> None:
     owner = _find_owner(about)
     if owner is not None:
         raise _refusal(
-            f"{what} {path} {owner}: used as it is, it could make you run whatever its owner "
-            f"likes. If you trust them, set {VARIABLE}={owner.split()[-1]}."
+            f"{what} {path} {owner}, who could use it to run commands as you. "
+            f"If you trust them, set {VARIABLE}={owner.split()[-1]}."
         )
     if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
         raise _refusal(f"{what} {path} is not a file.")
@@ -204,8 +204,8 @@ def _refuse(path: Path, what: str, about: os.stat_result) -> None:
         group = writers.split()[-1]
         choice = "" if group == "everybody" else f", or set {VARIABLE}=@{group}"
         raise _refusal(
-            f"{what} {path} {writers}: used as it is, it could make you run whatever they like. "
-            f"If nobody has changed it, take the right away (chmod -R go-w {path}){choice}."
+            f"{what} {path} {writers}, who could use it to run commands as you. "
+            f"If nobody has changed it, remove the permission (chmod -R go-w {path}){choice}."
         )
 
 
@@ -214,7 +214,7 @@ def _refusal(text: str) -> NeuroferryError:
 
 
 def _is_reachable(path: Path) -> bool:
-    """Tell whether others can get to a file; they cannot below a folder of mode 0700."""
+    """Tell whether others can reach a file; they cannot below a folder of mode 0700."""
     for folder in path.absolute().parents:
         with suppress(OSError):
             about = folder.stat()
@@ -225,7 +225,7 @@ def _is_reachable(path: Path) -> bool:
 
 @lru_cache(maxsize=256)
 def _keeps_modes(folder: Path) -> bool:
-    """Tell whether the file system keeps permissions; exFAT, and CIFS often, show one for all."""
+    """Tell whether the file system stores permissions; exFAT and often CIFS do not."""
     try:
         handle, name = tempfile.mkstemp(dir=folder, prefix=".write-test-")
     except OSError:
@@ -238,7 +238,7 @@ def _keeps_modes(folder: Path) -> bool:
 
 
 def open_own(path: Path, what: str) -> IO[bytes]:
-    """Open a file for reading that nobody but the caller can have written.
+    """Open a file for reading if nobody but the caller can have written it.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def open_own(path: Path, what: str) -> IO[bytes]:
     Returns
     -------
     file
-        Checked after it was opened, so that nobody can put another in its place meanwhile.
+        Open file, checked after it was opened so that it cannot be replaced in between.
 
     Raises
     ------
@@ -275,13 +275,13 @@ def open_own(path: Path, what: str) -> IO[bytes]:
 
 
 def read_own(path: Path, what: str) -> str:
-    """Read a text file that nobody but the caller can have written; see `open_own`."""
+    """Read a text file if nobody but the caller can have written it; see `open_own`."""
     with open_own(path, what) as stream:
         return stream.read().decode()
 
 
 def write_own(path: Path, content: str | bytes, mode: int = _OWN_MODE) -> None:
-    """Write a file that only its owner can change, whole or not at all.
+    """Write a file that only its owner can write to, whole or not at all.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ def write_own(path: Path, content: str | bytes, mode: int = _OWN_MODE) -> None:
     content : str or bytes
         Text is written as UTF-8.
     mode : int
-        Its permissions, less those that the umask takes.
+        Its permissions, before the umask is applied.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with whole_file(path) as beside, os.fdopen(os.open(beside, flags, mode), "wb") as stream:
@@ -298,14 +298,14 @@ def write_own(path: Path, content: str | bytes, mode: int = _OWN_MODE) -> None:
 
 
 def open_unlinked(path: Path, flags: int, mode: int = _SHARED_MODE) -> int:
-    """Open a file for writing, but not through a symbolic link to another.
+    """Open a file for writing, but never through a symbolic link.
 
     Parameters
     ----------
     path : pathlib.Path
         The file.
     flags, mode : int
-        As for :func:`os.open`; without ``O_TRUNC``, as nothing is known of the file yet.
+        As for :func:`os.open`; without ``O_TRUNC``, as the file is not checked yet.
 
     Returns
     -------
@@ -331,14 +331,14 @@ def open_unlinked(path: Path, flags: int, mode: int = _SHARED_MODE) -> int:
 
 def _planted(path: Path, kind: str) -> NeuroferryError:
     return NeuroferryError(
-        f"{path} is {kind}: nothing is written there. Remove it, and see who can write to "
+        f"{path} is {kind}, so nothing is written to it. Remove it, and check who can write to "
         f"{path.parent}.",
         exit_code=ExitCode.CANNOT_CREATE,
     )
 
 
 def make_own_folder(path: Path) -> None:
-    """Make a folder that others can read but not write, and refuse one that they can.
+    """Create a folder that others cannot write to; refuse an existing one that they can.
 
     Raises
     ------
@@ -352,10 +352,10 @@ def make_own_folder(path: Path) -> None:
 
 
 def make_work_folder(path: Path) -> None:
-    """Make the folder of intermediate results, for nobody but the caller.
+    """Create the folder for intermediate results, accessible to the caller only.
 
-    What is in it is unpickled. With ``NEUROFERRY_TRUST`` it gets what the umask gives, so that
-    those who are trusted can use it as well.
+    Its files are unpickled. With ``NEUROFERRY_TRUST`` its permissions follow the umask, so that
+    trusted users can use it as well.
 
     Raises
     ------
@@ -365,22 +365,21 @@ def make_work_folder(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         path.mkdir(mode=0o777 if os.environ.get(VARIABLE) else 0o700)
-    if path.is_symlink():  # somebody's own, to another disk
+    if path.is_symlink():  # the user's own link to another disk
         _refuse_link(path)
         path = path.resolve()
-    refuse_foreign(path, "The folder of intermediate results")
+    refuse_foreign(path, "The folder for intermediate results")
 
 
 def refuse_foreign_links(root: Path, below: Iterable[Path]) -> None:
-    """Refuse symbolic links of others among folders that results are written to.
+    """Refuse other users' symbolic links among the folders that results are written to.
 
     Parameters
     ----------
     root : pathlib.Path
         The output folder, which may be a link itself.
     below : iterable of pathlib.Path
-        Folders in it; those that are missing do not count, and all folders in them are looked
-        at as well.
+        Folders in it, checked with all their subfolders; missing ones are ignored.
 
     Raises
     ------
@@ -402,6 +401,6 @@ def _refuse_link(path: Path) -> None:
     owner = _find_owner(path.lstat())
     if owner is not None:
         raise _refusal(
-            f"The symbolic link {path} {owner}, and results would be written to where it leads. "
-            f"Remove it, or, if you trust its owner, set {VARIABLE}={owner.split()[-1]}."
+            f"The symbolic link {path} {owner}, and results would be written to its target. "
+            f"Remove it, or set {VARIABLE}={owner.split()[-1]} if you trust its owner."
         )

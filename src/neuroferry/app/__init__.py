@@ -1,1 +1,1 @@
-"""One run, from settings to exit code."""
+"""Application: one run, from settings to exit code."""

@@ -1,8 +1,8 @@
-"""Participants with the same graph: one of them is planned, the others like it.
+"""Participants with the same graph, which is built only once.
 
-Building and flattening a participant's graph takes tens of milliseconds of processor time, a
-thousand times over for a cohort in which hardly two graphs differ. A graph depends on nothing but
-the participant's plan and the settings, so participants with equal plans share one.
+Building and flattening a participant's graph takes tens of milliseconds of processor time, times
+a thousand for a cohort whose graphs hardly differ. A graph depends only on the participant's plan
+and the settings, so participants with equal plans share one.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ Built = TypeVar("Built")
 
 
 class Alike(Generic[Built]):
-    """Remembers what was built for participants, and finds it for those who are like them."""
+    """Cache of objects built for participants, for others with equal plans."""
 
     def __init__(self) -> None:
         self._built: dict[str, tuple[str, Built]] = {}
 
     def find(self, plan: ParticipantPlan) -> tuple[str, Built] | None:
-        """Find a participant whose plan is the same but for the label.
+        """Find a participant whose plan differs only in the label.
 
         Returns
         -------
         str
             The label.
         object
-            What was built.
+            Object built for this participant.
         """
         return self._built.get(_outline(plan))
 
     def keep(self, plan: ParticipantPlan, built: Built) -> None:
-        """Remember what was built for a participant."""
+        """Store the object built for a participant."""
         self._built[_outline(plan)] = plan.label, built
 
 
 def renamed(text: str, label: str, other: str) -> str:
-    """Put one participant's label in the place of another's.
+    """Replace one participant's label by another's.
 
     Examples
     --------
@@ -53,8 +53,8 @@ def renamed(text: str, label: str, other: str) -> str:
 
 
 def _outline(plan: ParticipantPlan) -> str:
-    """Digest of a plan without its label, and without what was said of it."""
-    # much faster than going through plain values, and as complete: everything in it is a dataclass
+    """Compute a digest of a plan without its label and its problems."""
+    # much faster than converting to plain values, and as complete: everything is a dataclass
     text = repr(dataclasses.replace(plan, label="", problems=(), inputs=()))
     text = text.replace(f"'subject': {plan.label!r}", "'subject': '*'")
     return hashlib.sha256(renamed(text, plan.label, "*").encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Participants who are finished: known by their receipts, their work folders put away."""
+"""Finished participants: detected by their receipts, their work folders archived."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def part_of(config: Config, plan: ParticipantPlan) -> Part:
-    """Say what a run has of a participant, and what its results depend on."""
+    """Describe a participant's share of a run, with a digest of all that results depend on."""
     depends_on = {
         "version": __version__,
         "workflow": dataclasses.asdict(config.workflow),
@@ -45,12 +45,12 @@ def part_of(config: Config, plan: ParticipantPlan) -> Part:
 
 
 def take_up(config: Config, plans: Iterable[ParticipantPlan]) -> dict[str, tuple[str, ...]]:
-    """Find who is finished, and make the work folders of all others ready to go on from.
+    """Find the finished participants, and restore the work folders of all others.
 
     Returns
     -------
     dict of str to tuple of str
-        The steps of each finished participant, by label.
+        Steps of each finished participant, by label.
     """
     finished = {}
     for plan in plans:
@@ -69,7 +69,7 @@ def record_finished(
     finished: Mapping[str, Iterable[str]],
     history: Mapping[str, StepSummary],
 ) -> None:
-    """Write the steps of finished participants into the record, and hand their methods on."""
+    """Record the steps of finished participants, and copy their methods texts."""
     if not finished:
         return
     earlier = list_runs(run_dir.parent.parent)[::-1]
@@ -87,7 +87,7 @@ def record_finished(
 def tidying(
     config: Config, record: RunRecord, plans: Iterable[ParticipantPlan], graph: Any
 ) -> Iterator[None]:
-    """While a graph runs, put the participants away whose last step is done."""
+    """Archive the work folders of finished participants while a graph runs."""
     how = config.execution.finished_work
     if how == "keep" or graph is None:
         yield
@@ -100,7 +100,7 @@ def tidying(
     parts = {plan.label: part_of(config, plan) for plan in plans}
 
     def complain(label: str, why: str) -> None:
-        text = f"The work folder of sub-{label} is kept as it is: {why}"
+        text = f"The work folder of sub-{label} is kept: {why}"
         record.write("problem", subject=label, severity="warning", message=text, path=None)
 
     with PutAway(how, parts, steps, complain) as listener:
@@ -109,7 +109,7 @@ def tidying(
 
 
 def put_away_if_complete(run_dir: Path, plan: ParticipantPlan) -> None:
-    """After a job: put the participant away when none of the other jobs has to run any more."""
+    """Archive a participant's work folder after the last of its jobs."""
     config = make_config(read_toml(run_dir / "config.toml"), source=str(run_dir / "config.toml"))
     how = config.execution.finished_work
     if how == "keep":
@@ -120,4 +120,4 @@ def put_away_if_complete(run_dir: Path, plan: ParticipantPlan) -> None:
     try:
         put_away(part_of(config, plan), how, [StepName.of(node).text for node in graph.nodes()])
     except (NeuroferryError, OSError) as err:
-        print(f"The work folder of sub-{plan.label} is kept as it is: {err}")
+        print(f"The work folder of sub-{plan.label} is kept: {err}")

@@ -1,4 +1,4 @@
-"""``--dry-run``: says what a run will take and whether this machine can do it; runs nothing."""
+"""``--dry-run``: reports decisions and resources of a run, and whether this machine suffices."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from neuroferry.selection.participant import ParticipantPlan
 
 _SOURCES = {
-    "measured": "this very step measured before",
-    "like": "like steps measured before",
-    "table": "the table that comes with neuroferry",
-    "formula": "the formula on the image header",
-    "default": "a guess",
+    "measured": "measured for this step",
+    "like": "measured for similar steps",
+    "table": "neuroferry's table",
+    "formula": "formula from the image header",
+    "default": "default",
 }
 _SHOWN = 5
 _OF_THIS_MACHINE = (
@@ -60,7 +60,7 @@ def dry_run(
     resources: Resources,
     command: str,
 ) -> int:
-    """Print what a run does with each participant, and what it takes.
+    """Print what a run does with each participant, and the resources it needs.
 
     Parameters
     ----------
@@ -69,16 +69,16 @@ def dry_run(
     plans : list of ParticipantPlan
         What is done with each participant.
     problems : list of Problem
-        Everything that is wrong with the dataset and the participants.
+        All problems of the dataset and the participants.
     resources : Resources
-        What the run may use.
+        Resources that the run may use.
     command : str
-        What was typed.
+        The command as typed.
 
     Returns
     -------
     int
-        0 when it fits, 75 when it does not, 65 when there is nothing to do.
+        0 if the run fits, 75 if it does not, 65 if there is nothing to do.
     """
     usable = [plan for plan in plans if plan.has_work]
     needs = plan_run(config, usable, resources) if usable else None
@@ -93,7 +93,7 @@ def dry_run(
 
 
 def plan_run(config: Config, plans: list[ParticipantPlan], resources: Resources) -> Plan:
-    """Estimate what a run takes."""
+    """Estimate the resources that a run needs."""
     finished = take_up(config, plans)
     left = [plan for plan in plans if plan.label not in finished]
     history = read_history(config.output_dir)
@@ -114,7 +114,7 @@ def plan_run(config: Config, plans: list[ParticipantPlan], resources: Resources)
 
 
 def describe(plan: Plan, n_subjects: int, cluster: str) -> str:
-    """Write a plan as a person reads it.
+    """Describe a plan in words.
 
     Parameters
     ----------
@@ -129,8 +129,8 @@ def describe(plan: Plan, n_subjects: int, cluster: str) -> str:
         f"Plan for {n_subjects} participant(s) on this machine: {_processors(plan.n_procs)}, "
         f"{plan.memory_gb:.1f} GB of memory.",
         "",
-        f"Steps          {len(plan.to_do)} to do, {len(plan.steps) - len(plan.to_do)} done "
-        "already",
+        f"Steps          {len(plan.to_do)} to do, {len(plan.steps) - len(plan.to_do)} already "
+        "done",
     ]
     if plan.largest is not None:
         lines.append(f"Largest step   {_size(plan.largest)}")
@@ -152,7 +152,7 @@ def _decisions(plans: list[ParticipantPlan]) -> list[str]:
 def _as_json(
     plans: list[ParticipantPlan], problems: list[Problem], needs: Plan | None
 ) -> dict[str, Any]:
-    """Put the decisions and what the run takes into one object."""
+    """Combine the decisions and the resources of the run in one object."""
     told = {id(problem) for plan in plans for problem in plan.problems}
     content: dict[str, Any] = {
         "version": __version__,
@@ -184,7 +184,7 @@ def _as_json(
 
 
 def on_cluster(command: str) -> str:
-    """Turn a command that plans here into the one that runs on a cluster.
+    """Turn a dry-run command on this machine into the one for a run on a cluster.
 
     Examples
     --------
@@ -245,10 +245,10 @@ def _sources(plan: Plan) -> str:
 
 def _verdict(plan: Plan, cluster: str) -> list[str]:
     if not plan.to_do:
-        return ["Verdict: everything is done already."]
+        return ["Verdict: everything is already done."]
     lines = [f"Verdict: {plan.verdict}."]
     if plan.verdict == "fits with fewer steps at once":
-        lines.append(f"Memory holds it to {plan.at_once} step(s) at once; more would be faster.")
+        lines.append(f"Memory limits it to {plan.at_once} step(s) at once; more would be faster.")
     for step in plan.too_large[:_SHOWN]:
         lines.append(
             f"  {StepName(step.step).short} needs {step.mem_gb:.1f} GB "
@@ -256,9 +256,9 @@ def _verdict(plan: Plan, cluster: str) -> list[str]:
         )
     more = len(plan.too_large) - _SHOWN
     if more > 0:
-        lines.append(f"  and {more} more {'step' if more == 1 else 'steps'} too large for it.")
+        lines.append(f"  {more} more {'step is' if more == 1 else 'steps are'} too large.")
     if plan.too_large:
-        # 10% of a machine's memory is left to everything else
+        # 10% of a machine's memory is left for everything else
         whole = math.ceil(round(plan.too_large[0].mem_gb / 0.9, 3))
         lines.append(f"  Use a machine with at least {whole} GB, or the cluster:")
         lines.append(f"    {cluster}")
@@ -266,7 +266,7 @@ def _verdict(plan: Plan, cluster: str) -> list[str]:
         if not disk.fits:
             lines.append(
                 f"  {disk.path} needs {disk.needed_gb:.2f} GB in {disk.needed_files:,} files; "
-                f"there are {disk.free_gb:.2f} GB free. Make room, or name another folder."
+                f"{disk.free_gb:.2f} GB are free. Make room, or choose another folder."
             )
     return lines
 
@@ -274,11 +274,10 @@ def _verdict(plan: Plan, cluster: str) -> list[str]:
 def _disks(
     config: Config, plan: Plan, history: Mapping[str, StepSummary]
 ) -> tuple[DiskNeed, DiskNeed]:
-    """Estimate what the work and the output folder have to take.
+    """Estimate the disk space that the work and the output folder need.
 
-    What a step leaves in the work folder is estimated like its memory. Derivatives are a
-    part of that; which part is measured on the participants that are there already, or
-    taken from the table.
+    A step's size in the work folder is estimated like its memory. Derivatives are a fraction of
+    it, measured on existing participants or taken from the table.
     """
     table = package_toml("steps.toml")["output"]
     work_gb = sum(step.disk_gb for step in plan.to_do)
@@ -296,7 +295,7 @@ def _disks(
 def _measure_output(
     output_dir: Path, history: Mapping[str, StepSummary]
 ) -> tuple[float, float] | None:
-    """Derivatives as a part of the work folder, and their number for each participant."""
+    """Measure derivatives as a fraction of the work folder, and their number per participant."""
     work: dict[str, float] = defaultdict(float)
     for summary in history.values():
         if summary.subject and summary.disk_gb:

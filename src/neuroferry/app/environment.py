@@ -1,4 +1,4 @@
-"""The process environment that a run needs, set before any numerical library is loaded."""
+"""Process environment of a run, set before any numerical library is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CACHES = {
 
 
 def prepare_environment(omp_nthreads: int) -> None:
-    """Pin what would change results, and give every library a place to write.
+    """Fix variables that would change results, and give every library a folder to write to.
 
     Parameters
     ----------
@@ -26,20 +26,20 @@ def prepare_environment(omp_nthreads: int) -> None:
 
     Notes
     -----
-    The sum of a dot product depends on how many threads share it, so the linear algebra of
-    every step runs on one thread whatever the machine has; steps and participants run side
-    by side instead. Libraries that insist on a folder in ``$HOME`` get one that can be
-    written, since ``$HOME`` on a compute node or in a container often cannot.
+    The sum of a dot product depends on the number of threads that share it, so the linear algebra
+    of every step runs on one thread on any machine; steps and participants run in parallel
+    instead. Libraries that need a folder in ``$HOME`` get a writable one, since ``$HOME`` on a
+    compute node or in a container often is not.
     """
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ["OMP_NUM_THREADS"] = str(omp_nthreads)
-    os.environ["NO_ET"] = "1"  # Nipype is not to phone home
+    os.environ["NO_ET"] = "1"  # Nipype must not phone home
     os.environ["MPLBACKEND"] = "Agg"
     os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
     try:
         home: Path | None = Path.home()
-    except RuntimeError:  # no HOME, and a user whom the machine does not know by name
+    except RuntimeError:  # no HOME, and a user without a name on this machine
         home = None
     if home is None or not os.access(home, os.W_OK | os.X_OK):
         base = make_home()
@@ -49,12 +49,12 @@ def prepare_environment(omp_nthreads: int) -> None:
 
 
 def make_home() -> Path:
-    """Give a folder in the temporary one that belongs to this user and to nobody else.
+    """Create a folder of this user alone in the temporary folder.
 
     Returns
     -------
     pathlib.Path
-        The same at each call, unless somebody else made a folder of that name: then a new one.
+        The same at each call, unless another user owns a folder of that name: then a new one.
     """
     base = Path(tempfile.gettempdir()) / f"neuroferry-{os.getuid()}"
     try:

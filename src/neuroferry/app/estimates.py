@@ -1,4 +1,4 @@
-"""Estimates of memory, time and disk, from earlier runs and from the table of the package."""
+"""Estimates of memory, time and disk space, from earlier runs and the package's table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuroferry.files import package_toml
 
 
 def make_estimator(output_dir: Path) -> Estimator:
-    """Make an estimator from the records below ``output_dir`` and the table of the package."""
+    """Make an estimator from the records below ``output_dir`` and the package's table."""
     return Estimator(
         read_history(output_dir),
         read_table(package_toml("steps.toml")),

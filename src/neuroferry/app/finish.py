@@ -1,4 +1,4 @@
-"""What comes after the last step: reports and the overview."""
+"""Reports and overview after the last step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroferry.errors import ExitCode, InputError
 
 
 def finish(config: Config, folder: Path) -> None:
-    """Do what comes after a run's last step: write its reports."""
+    """Write the reports after a run's last step."""
     _write_reports(config, folder, read_run(folder).subjects)
 
 
@@ -26,7 +26,7 @@ def _write_reports(config: Config, run_dir: Path, labels: Iterable[str]) -> None
 
 
 def write_reports_anew(config: Config) -> int:
-    """Write the reports of the latest run of each participant, from what it left."""
+    """Write the reports of each participant again, from the files of the latest run."""
     wanted = set(config.input.participant_label)
     latest: dict[str, Path] = {}
     for folder in list_runs(config.output_dir):
@@ -36,7 +36,7 @@ def write_reports_anew(config: Config) -> int:
     missing = sorted(wanted - set(latest))
     if missing or not latest:
         raise InputError(
-            f"{config.output_dir} holds no run of {', '.join(missing) or 'any participant'}. "
+            f"{config.output_dir} contains no run of {', '.join(missing) or 'any participant'}. "
             "Run neuroferry without --reports-only first.",
             exit_code=ExitCode.NO_INPUT,
         )
@@ -46,13 +46,13 @@ def write_reports_anew(config: Config) -> int:
 
 
 def run_group(config: Config) -> int:
-    """Write the overview of all participants that are there."""
+    """Write the overview of all participants in the output folder."""
     from neuroferry.reports import write_group_report
 
     runs = list_runs(config.output_dir)
     if not runs:
         raise InputError(
-            f"{config.output_dir} holds no participant yet. Run the level 'participant' first.",
+            f"{config.output_dir} contains no participant yet. Run the level 'participant' first.",
             exit_code=ExitCode.NO_INPUT,
         )
     _say(f"Overview: {write_group_report(config.output_dir, runs[-1])}")

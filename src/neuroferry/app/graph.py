@@ -1,4 +1,4 @@
-"""From settings and participants to a Nipype graph that survives being moved."""
+"""Construction of relocatable Nipype graphs from settings and participants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_graph(config: Config, plans: list[ParticipantPlan], n_procs: int) -> A
 
 
 def build_run(config: Config, folder: Path, plans: list[ParticipantPlan], n_procs: int) -> Any:
-    """Build the flattened graph of a run, and write its methods text into the run's folder."""
+    """Build the flattened graph of a run, and write its methods text to the run's folder."""
     configure_nipype(config, folder)
     workflow = build_graph(config, plans, n_procs)
     write_methods(folder, workflow, plans)
@@ -41,7 +41,7 @@ def build_run(config: Config, folder: Path, plans: list[ParticipantPlan], n_proc
 
 
 def _draw(workflow: Any, path: Path) -> None:
-    """Write the graph as text, and as a picture where Graphviz is there."""
+    """Write the graph as text, and as a picture if Graphviz is installed."""
     try:
         workflow.write_graph(
             dotfilename=str(path), graph2use="colored", format="svg", simple_form=True
@@ -55,7 +55,7 @@ def _draw(workflow: Any, path: Path) -> None:
 
 
 def write_methods(folder: Path, workflow: Any, plans: list[ParticipantPlan]) -> None:
-    """Write each participant's methods text into the run's folder."""
+    """Write each participant's methods text to the run's folder."""
     for plan in plans:
         part = workflow.get_node(subject_wf(plan.label))
         if part is not None:
@@ -63,9 +63,9 @@ def write_methods(folder: Path, workflow: Any, plans: list[ParticipantPlan]) -> 
 
 
 def configure_nipype(config: Config, folder: Path, *, into_file: bool = True) -> None:
-    """Set Nipype up so that a work folder survives being moved.
+    """Configure Nipype so that work folders can be moved.
 
-    Its log goes into the run's folder, or to standard error where many write at once.
+    Its log goes to the run's folder, or to standard error where many processes write at once.
     """
     import logging
 
@@ -105,7 +105,7 @@ def _say(text: str) -> None:
 
 
 def flat_graph(run_dir: Path, plan: ParticipantPlan) -> Any:
-    """Build one participant's graph again, as it was planned.
+    """Build one participant's graph again, as planned.
 
     Parameters
     ----------

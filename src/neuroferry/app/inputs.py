@@ -1,4 +1,4 @@
-"""The folders and the images of a run: found, looked at, or refused with a sentence."""
+"""Folders and images of a run: found, checked, or refused with a message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_folders(config: Config) -> None:
-    """Refuse folders that are missing, nested in the wrong way, or cannot be written."""
+    """Refuse folders that are missing, wrongly nested or not writable."""
     bids_dir, output_dir = config.bids_dir.resolve(), config.output_dir.resolve()
     if not config.bids_dir.exists():
         raise InputError(
@@ -39,8 +39,8 @@ def check_folders(config: Config) -> None:
         inside = folder == bids_dir or bids_dir in folder.parents
         if inside and not (name == "output" and bids_dir / "derivatives" in folder.parents):
             raise UsageError(
-                f"The {name} folder {folder} lies inside the input dataset, which must stay as "
-                f"it is. Choose another, such as {bids_dir / 'derivatives' / 'neuroferry'} for "
+                f"The {name} folder {folder} is inside the input dataset, which must not be "
+                f"changed. Choose another, such as {bids_dir / 'derivatives' / 'neuroferry'} for "
                 "the output."
             )
     if config.execution.dry_run:
@@ -61,19 +61,19 @@ def _make_writable(folder: Path) -> None:
             pass
     except OSError as err:
         raise InputError(
-            f"The folder {folder} cannot be written ({err.strerror}). Choose another or mend its "
+            f"The folder {folder} is not writable ({err.strerror}). Choose another or correct its "
             "permissions.",
             exit_code=ExitCode.CANNOT_CREATE,
         ) from err
 
 
 def check_bundles(config: Config) -> None:
-    """Refuse a user's definitions of bundles that cannot be used, before anything runs.
+    """Refuse a user's unusable bundle definitions before anything runs.
 
     Raises
     ------
     InputError
-        If the file is missing, or something in it is wrong.
+        If the file is missing or invalid.
     UsageError
         If no tractography was asked for.
     """
@@ -81,7 +81,7 @@ def check_bundles(config: Config) -> None:
     if config.workflow.bundles is None or not runs:
         return
     if config.workflow.streamlines == 0:
-        raise UsageError("--bundles goes with tractography, and --streamlines 0 leaves it out.")
+        raise UsageError("--bundles needs tractography, which --streamlines 0 skips.")
     from neuroferry.interfaces.tracts.bundle_definitions import load_bundles
 
     load_bundles(config.workflow.bundles)
@@ -121,19 +121,19 @@ def _read_filters(path: Path | None) -> dict[str, Any] | None:
 def check_input(
     config: Config, subjects: list[Subject], n_procs: int
 ) -> tuple[list[ParticipantPlan], list[Problem]]:
-    """Look at the dataset and at every image that will be used, and plan each participant.
+    """Check the dataset and every image that is used, and plan each participant.
 
     Returns
     -------
     list of ParticipantPlan
-        What is done with each participant, with nothing but usable images.
+        Plan of each participant, with usable images only.
     list of Problem
-        Everything that is wrong with the dataset and with each of them.
+        All problems of the dataset and of the participants.
 
     Raises
     ------
     InputError
-        For a dataset or a folder of the command line that cannot be used.
+        For an unusable dataset or folder of the command line.
     UsageError
         For an output space that does not exist.
     """
@@ -146,9 +146,9 @@ def check_input(
     older = _other_version(config)
     if older is not None:
         text = (
-            f"The work folder {config.work_dir} was filled by neuroferry {older}, and this is "
-            f"{__version__}: steps that it finished are used as they are. Give another --work-dir "
-            "to compute everything anew."
+            f"The work folder {config.work_dir} was filled by neuroferry {older}, but this is "
+            f"{__version__}: steps finished there are not computed again. Choose another "
+            "--work-dir to compute everything again."
         )
         problems.append(Problem(text, "warning", config.work_dir, None))
     checked = check_subjects(
@@ -167,7 +167,7 @@ def check_input(
 
 
 def _other_version(config: Config) -> str | None:
-    """Note this version in the work folder; give the one noted there before, if it is another."""
+    """Note this version in the work folder; return the one noted before, if it differs."""
     note = config.work_dir / ".neuroferry-version"
     before = _read_version(note)
     if not config.execution.dry_run and before != __version__:
@@ -185,12 +185,12 @@ def _read_version(note: Path) -> str | None:
 
 
 def with_flags(config: Config, filters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Put what flags choose among the BOLD runs into the filters of a file.
+    """Merge the flags that select BOLD runs into the filters of a file.
 
     Raises
     ------
     UsageError
-        When a flag and the file both choose.
+        If a flag and the file filter by the same entity.
     """
     merged = dict(filters or {})
     bold = dict(merged.get("bold") or {})
@@ -198,13 +198,13 @@ def with_flags(config: Config, filters: Mapping[str, Any] | None) -> dict[str, A
     if config.input.task_id:
         flags["task"] = list(config.input.task_id)
     if config.input.echo_idx is not None:
-        # a run of one echo has no such entity, and stays
+        # a single-echo run has no such entity, and is kept
         flags["echo"] = [config.input.echo_idx, None]
     for entity, value in flags.items():
         if entity in bold:
             raise UsageError(
                 f"--{'task-id' if entity == 'task' else 'echo-idx'} and the filter file both"
-                f" choose the {entity} of the BOLD runs. Leave one of them."
+                f" choose the {entity} of the BOLD runs. Remove one of them."
             )
         bold[entity] = value
     return {**merged, "bold": bold} if flags else merged

@@ -1,4 +1,4 @@
-"""A run under way: its folder, its record, what it may use."""
+"""Start and end of a run: its folder, its record and its resources."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One run under way: its settings, its folder, its record, what it may use."""
+    """An active run: its settings, folder, record and resources."""
 
     config: Config
     folder: Path
@@ -41,16 +41,16 @@ class Run:
 
 
 def begin(config: Config, resources: Resources, command: str) -> Run:
-    """Make the folder of a run, and open its record."""
+    """Create the folder of a run, and open its record."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = config.output_dir / "logs" / f"{stamp}-{secrets.token_hex(3)}"
     make_own_folder(folder)
     write_own(folder / "config.toml", write_config(config))
     if config.workflow.bundles is not None:
-        # what it held, should the user's file change
+        # its content, in case the user's file changes
         copy_file(config.workflow.bundles, folder / "bundles.toml")
     if os.environ.get("NEUROFERRY_REENTER"):
-        # for the launcher, which binds the same folders when the run goes on
+        # for the launcher, which binds the same folders when the run continues
         write_own(folder / "enter", base64.b64decode(os.environ["NEUROFERRY_REENTER"]))
     if os.environ.get("NEUROFERRY_LAUNCH"):
         # for the launcher, which moves the run to another machine
@@ -59,7 +59,7 @@ def begin(config: Config, resources: Resources, command: str) -> Run:
 
 
 def end(job: Run, err: BaseException) -> None:
-    """Close the record of a run that did not come to its end."""
+    """Close the record of an unfinished run."""
     code = int(ExitCode.SOFTWARE)
     if isinstance(err, RunInterrupted):
         code = 128 + err.signal_number
@@ -67,14 +67,14 @@ def end(job: Run, err: BaseException) -> None:
         code = int(err.exit_code)
     elif isinstance(err, OSError):
         code = int(ExitCode.IO)
-    with suppress(OSError):  # the disk that is full may be what ended the run
+    with suppress(OSError):  # a full disk may be what ended the run
         job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
 
 
 def record_start(
     job: Run, plans: list[ParticipantPlan], problems: list[Problem], n_steps: int
 ) -> None:
-    """Write the first lines of a run's record."""
+    """Write the first events of a run's record."""
     job.record.write(
         "run_started",
         run_id=job.folder.name,
@@ -100,5 +100,5 @@ def record_start(
 
 
 def image_digest() -> str | None:
-    """SHA-256 of the image, where the launcher passed it in."""
+    """Return the SHA-256 of the image, if the launcher passed it."""
     return os.environ.get("NEUROFERRY_IMAGE_DIGEST") or None

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live display on a terminal, plain lines elsewhere."""
+"""Progress display of a run: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _REFRESH_SECONDS = 0.25
 
 
 class Progress:
-    """Listens to a run's record and shows where the run stands.
+    """Listener to a run's record that shows its progress.
 
     Parameters
     ----------
     n_steps : int
-        Steps in all.
+        Number of steps.
     n_procs : int
-        Processors, for the time left.
+        Processors, to estimate the time left.
     history : mapping of str to StepSummary
-        Measured steps of earlier runs, for the time left.
+        Measured steps of earlier runs, to estimate the time left.
     stream : file, optional
-        Where to write; by default standard error.
+        Output stream; by default standard error.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Progress:
             self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Take in one event of the record."""
+        """Handle one event of the record."""
         kind, step = event["event"], event.get("step", "")
         if kind == "step_started":
             self.running[step] = time.monotonic()
@@ -88,7 +88,7 @@ class Progress:
         self.tick(force=True)
 
     def tick(self, *, force: bool = False) -> None:
-        """Draw the live display anew, if it is time."""
+        """Redraw the live display, if it is time."""
         now = time.monotonic()
         if self._live is None or (not force and now - self._shown < _REFRESH_SECONDS):
             return
@@ -96,7 +96,7 @@ class Progress:
         self._live.update(self._picture(now), refresh=True)
 
     def seconds_left(self) -> float | None:
-        """Estimate the time left from like steps that have run; None while none has."""
+        """Estimate the time left from similar finished steps; None while there are none."""
         if not self._kinds or self.ended >= self.n_steps:
             return None
         mean = sum(self._kinds.values()) / len(self._kinds)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from neuroferry.bids.model import Problem
     from neuroferry.selection.participant import ParticipantPlan
 
-# processors of one step in a job, unless the settings say it
+# processors of one step in a job, unless set by the user
 _JOB_THREADS = 4
 
 
@@ -47,7 +47,7 @@ def run(config: Config, *, command: str = "neuroferry") -> int:
     config : Config
         The settings.
     command : str
-        What was typed, for the record.
+        The command as typed, for the record.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def run(config: Config, *, command: str = "neuroferry") -> int:
     Raises
     ------
     NeuroferryError
-        For anything that keeps the run from starting; each has its exit code.
+        For anything that prevents the run from starting; each has its exit code.
     """
     check_folders(config)
     check_bundles(config)
@@ -82,13 +82,13 @@ def _resources(config: Config) -> Resources:
 
 
 def _choose_plugin(config: Config, resources: Resources) -> Config:
-    """Settle what depends on the machine, so that the settings of the run hold it."""
+    """Resolve machine-dependent settings, so that they are stored with the run."""
     execution = config.execution
     if execution.plugin == "auto":
         name = "SLURMGraph" if shutil.which("sbatch") else "MultiProc"
         execution = dataclasses.replace(execution, plugin=name)
     if execution.plugin == "SLURMGraph" and execution.omp_nthreads is None:
-        # jobs build the same graph on other machines than this one
+        # jobs build the same graph on other machines
         threads = min(_JOB_THREADS, resources.n_procs)
         execution = dataclasses.replace(execution, omp_nthreads=threads)
     return dataclasses.replace(config, execution=execution)
@@ -119,7 +119,7 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
 
 
 def _plan_participants(config: Config, resources: Resources, command: str) -> int:
-    """Say what a run would take, and run nothing."""
+    """Plan a run without running anything."""
     plans, problems = check_input(config, find_subjects(config), resources.n_procs)
     for problem in problems:
         _say(f"{problem.severity.upper()}: {problem.message}")
@@ -127,7 +127,7 @@ def _plan_participants(config: Config, resources: Resources, command: str) -> in
 
 
 def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
-    """Refuse participants that jobs of an earlier run are at work on."""
+    """Refuse participants that jobs of an earlier run are still processing."""
     wanted = set(labels)
     for folder in list_runs(config.output_dir):
         if not (folder / "slurm" / "jobs.tsv").exists():
@@ -136,9 +136,9 @@ def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
         both = sorted(wanted & set(summary.subjects))
         if summary.exit_code is None and both:
             raise NeuroferryError(
-                f"Jobs of the run {folder.name} are at work on {len(both)} of these participants "
+                f"Jobs of the run {folder.name} are processing {len(both)} of these participants "
                 f"(sub-{both[0]}). See neuroferry status {config.output_dir}, and wait for them "
-                f"or end them with neuroferry cancel {config.output_dir}.",
+                f"or cancel them with neuroferry cancel {config.output_dir}.",
                 exit_code=ExitCode.TEMPORARY,
             )
 
@@ -224,9 +224,9 @@ def _verdict(job: Run, code: int) -> str:
     failed = {step.subject for step in summary.failed}
     failed |= {p["subject"] for p in summary.problems if p["severity"] == "error"}
     if code == ExitCode.OK:
-        return f"{len(summary.subjects)} participant(s), no error."
+        return f"{len(summary.subjects)} participant(s), no errors."
     names = ", ".join(f"sub-{label}" for label in sorted(label for label in failed if label))
-    return f"not everything went well (exit code {code}): {names}. See the report of each."
+    return f"not everything succeeded (exit code {code}): {names}. See their reports."
 
 
 def _say(text: str) -> None:

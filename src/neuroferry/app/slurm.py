@@ -1,4 +1,4 @@
-"""From settings to SLURM jobs: plans them, and hands the host what it has to run."""
+"""Planning of a run's SLURM jobs, and their submission by the host."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def plan_jobs(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -> int:
-    """Plan a run's jobs and see to it that they are submitted.
+    """Plan a run's jobs and have them submitted.
 
     Parameters
     ----------
@@ -42,18 +42,17 @@ def plan_jobs(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -
     plans : list of ParticipantPlan
         All participants of the run.
     problems : list of Problem
-        What is wrong with the input.
+        Problems of the input.
 
     Returns
     -------
     int
-        0 once the jobs are planned or submitted; the run's exit code when nothing is left to
-        do.
+        0 if the jobs are planned or submitted; the run's exit code if nothing is left to do.
 
     Raises
     ------
     SchedulerError
-        When the submission was refused.
+        If the submission was refused.
     """
     config = job.config
     usable = [plan for plan in plans if plan.has_work]
@@ -83,7 +82,7 @@ def plan_jobs(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -
         return code
     _say(
         f"Planned {plugin.n_jobs} jobs for {len(usable)} participant(s), in {plugin.n_arrays} "
-        f"job array(s) and one job that comes last."
+        f"job array(s) and one final job."
     )
     _hand_over(plugin)
     return int(ExitCode.OK)
@@ -95,19 +94,18 @@ def plan_subjects(
     plans: Iterable[ParticipantPlan],
     build: Callable[[list[ParticipantPlan]], Any],
 ) -> None:
-    """Plan each participant's jobs, and write the methods text of each into the run's folder.
+    """Plan each participant's jobs, and write each methods text to the run's folder.
 
-    Of participants who are alike and of whom nothing was computed yet, only the first one's graph
-    is built.
+    For unprocessed participants with equal plans, only the first one's graph is built.
 
     Parameters
     ----------
     plugin : SLURMGraphPlugin
-        Takes the plans.
+        Receives the plans.
     config : Config
         The settings.
     plans : iterable of ParticipantPlan
-        What is done with each.
+        Plan of each participant.
     build : callable
         Builds the workflow of some participants.
     """
@@ -133,7 +131,7 @@ def plan_subjects(
 
 
 def _hand_over(plugin: SLURMGraphPlugin) -> None:
-    """Submit, or tell who can."""
+    """Submit the jobs, or say how to submit them."""
     script = plugin.submit_script
     assert script is not None
     note = os.environ.get("NEUROFERRY_HANDOVER")
@@ -142,7 +140,7 @@ def _hand_over(plugin: SLURMGraphPlugin) -> None:
     elif not in_image(os.environ) and shutil.which("sbatch"):
         code = subprocess.run(["bash", str(script)], check=False).returncode
         if code:
-            raise SchedulerError("The jobs could not be submitted; what SLURM said stands above.")
+            raise SchedulerError("The jobs could not be submitted; see SLURM's message above.")
     else:
         _say("To submit them, run this on the host:")
         print(plugin.host_submit_command())

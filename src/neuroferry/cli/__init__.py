@@ -1,1 +1,1 @@
-"""Arguments in, exit code out; one module a command, heavy imports inside the command."""
+"""Command line: one module per command, with heavy imports inside the command."""

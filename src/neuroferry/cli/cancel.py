@@ -1,4 +1,4 @@
-"""Take a run's jobs out of the queue and close its record."""
+"""Cancel a run's jobs and close its record."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from neuroferry.trust import refuse_foreign, refuse_foreign_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("out", metavar="OUT", type=Path, help="output folder of the run")
-    parser.add_argument("--run", metavar="NAME", help="of the runs in it (default: the latest)")
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: the latest)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Cancel a run, or say which command on the host does.
+    """Cancel a run, or print the command that does it on the host.
 
     Raises
     ------
     InputError
-        When the run has ended, or has no jobs.
+        If the run has ended, or has no jobs.
     """
     folder = find_run(arguments.out.absolute(), arguments.run)
     script = folder / "slurm" / "cancel.sh"
     if not script.exists():
-        raise InputError(f"The run {folder.name} has no jobs: end it where it was started.")
+        raise InputError(f"The run {folder.name} has no jobs: stop it where it was started.")
     if read_run(folder).exit_code is not None:
-        raise InputError(f"The run {folder.name} has ended already.")
+        raise InputError(f"The run {folder.name} has already ended.")
     return run_on_host(script, "To cancel the run")
 
 
 def run_on_host(script: Path, purpose: str) -> int:
-    """Run a script that needs SLURM, where SLURM is; elsewhere print the command that does."""
+    """Run a script that needs SLURM, or print the command for a host with SLURM."""
     if shutil.which("scancel"):
         refuse_foreign_run(script.parent.parent)
         refuse_foreign(script, "The script")

@@ -1,8 +1,8 @@
 """Offer this machine, or this task of a SLURM allocation, to runs with ``--plugin Dask``.
 
 In an allocation, ``srun neuroferry dask-worker FILE`` starts one worker on each node; the
-first task starts the scheduler, too, which writes FILE. Processors and memory are those of
-the allocation. All end with the job, on Ctrl-C and on SIGTERM.
+first task also starts the scheduler, which writes FILE. Processors and memory are those of
+the allocation. Workers end with the job, on Ctrl-C and on SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from neuroferry.engine.resources import available_resources, parse_memory
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "scheduler_file", metavar="FILE", help="where the scheduler says how it is reached"
+        "scheduler_file", metavar="FILE", help="file with the address of the scheduler"
     )
     parser.add_argument(
-        "--nprocs", type=int, metavar="N", help="processors to offer (default: all allowed)"
+        "--nprocs", type=int, metavar="N", help="processors to offer (default: all available)"
     )
     parser.add_argument(
-        "--mem", metavar="AMOUNT", help="memory to offer, such as 8GB (default: 90%% of what is)"
+        "--mem",
+        metavar="AMOUNT",
+        help="memory to offer, such as 8GB (default: 90%% of what is available)",
     )
     parser.add_argument(
-        "--no-scheduler", action="store_true", help="only a worker; the scheduler is elsewhere"
+        "--no-scheduler", action="store_true", help="start a worker only, no scheduler"
     )
 
 

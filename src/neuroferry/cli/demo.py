@@ -1,4 +1,4 @@
-"""Make a small example dataset and run everything on it."""
+"""Create a small example dataset and process it completely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resolution", type=float, default=1.5, metavar="MM", help="voxel size; default: 1.5"
     )
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="default: 1")
-    parser.add_argument("--sloppy", action="store_true", help="fast and of low quality")
+    parser.add_argument("--sloppy", action="store_true", help="fast, low-quality processing")
     parser.add_argument("--nprocs", type=int, metavar="N", help="processors (default: all)")
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out.absolute()
     dataset = out / "bids"
     if not (dataset / "dataset_description.json").exists():
-        print(f"Making {arguments.subjects} digital heads in {dataset}", file=sys.stderr)
+        print(f"Creating {arguments.subjects} digital heads in {dataset}", file=sys.stderr)
         write_phantom_dataset(
             dataset,
             subjects=arguments.subjects,
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
     )
     code = run_app(config, command="neuroferry demo")
-    # In the image OUT has another name than outside, where the browser is.
+    # Inside the image, OUT has another name than on the host, where the browser runs.
     seen = Path(os.environ.get("NEUROFERRY_HOST_OUT", out))
     print(f"Open {seen / 'derivatives' / 'index.html'} in a browser.", file=sys.stderr)
     return code

@@ -1,4 +1,4 @@
-"""Run one job's share of a run that was planned for SLURM; job scripts call this."""
+"""Run one job's share of a run planned for SLURM; called by job scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print the host launcher, the bash file that starts the image with the right folders."""
+"""Print the launcher, a bash file for the host that starts the image with the right folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IN_IMAGE = Path("/usr/share/neuroferry/launcher")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments: it has none."""
+    """Declare no arguments."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        Outside the image and outside a checkout, where there is none to print.
+        Outside the image and outside a checkout, which hold the launcher.
     """
     in_checkout = Path(__file__).resolve().parents[3] / "containers" / "neuroferry"
     for path in (_IN_IMAGE, in_checkout):
@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(path.read_text(encoding="utf-8"))
             return int(ExitCode.OK)
     raise InputError(
-        "The launcher is kept in the image: apptainer run neuroferry.sif launcher > neuroferry.",
+        "The launcher is in the image: apptainer run neuroferry.sif launcher > neuroferry.",
         exit_code=ExitCode.NO_INPUT,
     )

@@ -1,4 +1,4 @@
-"""List what is inside, under which licence, and whether commercial use is allowed."""
+"""List all packages with their licences, and whether commercial use is allowed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from neuroferry.licences.packages import Package, data_packages, python_packages
 from neuroferry.licences.terms import load_licences
 
 _IN_IMAGE = Path("/usr/share/neuroferry/licences.spdx.json")
-_WORDS = {True: "yes", False: "no", None: "not known"}
+_WORDS = {True: "yes", False: "no", None: "unknown"}
 _KINDS = {"data": "Data", "python": "Python packages", "debian": "Debian packages"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments: it has none."""
+    """Declare no arguments."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the packages of the image, or of this Python environment where there is none."""
+    """Print the packages of the image or, outside it, of this Python environment."""
     in_image = _IN_IMAGE.is_file()
     packages = (
         read_bill(_IN_IMAGE) if in_image else [*data_packages(), *python_packages("neuroferry")]
@@ -36,24 +36,24 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         print(
-            "Programs that are called, such as those of MRtrix3, are this machine's own and not "
+            "External programs, such as those of MRtrix3, belong to this machine and are not "
             "listed."
         )
     return int(ExitCode.OK)
 
 
 def describe(packages: Sequence[Package]) -> list[str]:
-    """List packages in words.
+    """Describe packages in words.
 
     Parameters
     ----------
     packages : sequence of Package
-        What there is.
+        Packages to describe.
 
     Returns
     -------
     list of str
-        A table for each kind of package, then what follows for commercial use.
+        A table for each kind of package, then the consequences for commercial use.
     """
     lines = []
     widths = [max(len(row) for row in column) for column in zip(*map(_row, packages), strict=True)]
@@ -69,7 +69,7 @@ def describe(packages: Sequence[Package]) -> list[str]:
     lines.append("")
     if doubtful:
         names = ", ".join(doubtful)
-        lines.append(f"Commercial use is forbidden, or not known to be allowed: {names}.")
+        lines.append(f"Commercial use is forbidden, or not known to be allowed, for: {names}.")
     else:
         lines.append(f"The licences of all {len(packages)} packages allow commercial use.")
     return [*lines[1:], *(entry["text"] for entry in load_licences()["patents"])]

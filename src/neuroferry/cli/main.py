@@ -1,4 +1,4 @@
-"""The entry point: finds the command, runs it, turns errors into exit codes."""
+"""Entry point: finds the command, runs it, turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMANDS = (
     "steward",
 )
 
-# ssh and the folders are the host's
+# they need the host's ssh and folders
 HOST_COMMANDS = ("move", "fetch")
 
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({err.filename})" if err.filename else ""
         print(
             f"neuroferry: {err.strerror or err}{where}. Check the disk's free space, the quota "
-            "and the permissions, then give the same command again: what is finished is kept.",
+            "and the permissions, then run the same command again: finished steps are kept.",
             file=sys.stderr,
         )
         return int(ExitCode.IO)
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         traceback.print_exc()
         print(
-            f"neuroferry: This is a defect of neuroferry, not of your data ({err}). Please report "
-            "it with the lines above; what is finished is kept.",
+            f"neuroferry: This is a bug in neuroferry, not a problem of your data ({err}). Please "
+            "report it with the lines above; finished steps are kept.",
             file=sys.stderr,
         )
         return int(ExitCode.SOFTWARE)
@@ -86,15 +86,14 @@ def _dispatch(arguments: list[str]) -> int:
         return _run_command(arguments[0], arguments[1:])
     if arguments and arguments[0] in HOST_COMMANDS:
         raise UsageError(
-            f"neuroferry {arguments[0]} copies between machines, so it is for the launcher, which "
-            "runs on the host. Where it is missing, take it out of the image: apptainer run "
-            "neuroferry.sif launcher >neuroferry."
+            f"neuroferry {arguments[0]} copies between machines, so it needs the launcher on the "
+            "host. To get it from the image: apptainer run neuroferry.sif launcher >neuroferry."
         )
     from neuroferry.cli.parser import build_parser, parse_config
 
     if not arguments:
         build_parser().print_usage(sys.stderr)
-        raise UsageError("Give: neuroferry BIDS_DIR OUTPUT_DIR participant (or --help).")
+        raise UsageError("Usage: neuroferry BIDS_DIR OUTPUT_DIR participant (or --help).")
     if "--version" in arguments:
         print(f"neuroferry {__version__}")
         return int(ExitCode.OK)
@@ -105,7 +104,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
-    """Give the module of a command and the parser of its arguments."""
+    """Return the module of a command and the parser of its arguments."""
     import argparse
 
     module = importlib.import_module(f"neuroferry.cli.{name.replace('-', '_')}")

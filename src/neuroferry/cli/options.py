@@ -1,6 +1,6 @@
-"""Bring what is made from the settings up to date: launcher, settings files, documentation.
+"""Update the files generated from the settings: launcher, settings files, documentation.
 
-``python -m neuroferry.cli.options`` names the files of a checkout that are out of date;
+``python -m neuroferry.cli.options`` lists the files of a checkout that are out of date;
 ``--write`` writes them. Each setting is described once, at its field in
 :mod:`neuroferry.config`, each exit code in :mod:`neuroferry.errors`.
 """
@@ -30,11 +30,11 @@ _INTERNAL = {"job", "steward"}
 
 _LAPTOP = """\
 # Settings for a laptop or a workstation: neuroferry --config laptop.toml BIDS OUT participant
-# These are the defaults. Every key may be left out, those of slurm.toml may be added; flags go
-# over the file. An unknown key is an error."""
+# These are the defaults. Every key is optional, those of slurm.toml may be added; flags override
+# the file. An unknown key is an error."""
 _SLURM = """\
-# Settings of SLURM jobs, for a file given with --config; flags such as --slurm-partition go over
-# it. These are the defaults, and every key may be left out."""
+# Settings of SLURM jobs, for a file given with --config; flags such as --slurm-partition override
+# it. These are the defaults, and every key is optional."""
 
 _OPTIONS = """\
 =======
@@ -48,10 +48,11 @@ Options
     neuroferry BIDS_DIR OUTPUT_DIR {{participant,group}} [options]
 
 Options are spelt with hyphens or underscores. The key is the name of the setting in a file given
-with ``--config``: ``workflow.ignore`` is the key ``ignore`` of the table ``[workflow]``. Flags go
-over the file, the file over the defaults. ``configs/laptop.toml`` and ``configs/slurm.toml`` hold
-every setting with its default. More is said of the workflows in ``docs/functional.rst`` and
-``docs/diffusion.rst``, of plans in ``docs/planning.rst``, of SLURM in ``docs/cluster.rst``."""
+with ``--config``: ``workflow.ignore`` is the key ``ignore`` of the table ``[workflow]``. Flags
+override the file, and the file overrides the defaults. ``configs/laptop.toml`` and
+``configs/slurm.toml`` hold every setting with its default. See ``docs/functional.rst`` and
+``docs/diffusion.rst`` for the workflows, ``docs/planning.rst`` for dry runs and
+``docs/cluster.rst`` for SLURM."""
 _EXIT_CODES = """\
 ==========
 Exit codes
@@ -60,11 +61,11 @@ Exit codes
 .. {made}
 
 Codes up to 18 are those of the BIDS execution specification (draft), codes from 64 those of
-``sysexits.h``. A signal other than Ctrl-C ends a run with 128 and the number of the signal."""
+``sysexits.h``. A run ended by a signal other than Ctrl-C exits with 128 plus the signal number."""
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
-    """Make the files of a checkout that repeat what the settings say.
+    """Generate the files of a checkout that repeat the settings.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
 
 
 def value_options() -> tuple[list[str], list[str]]:
-    """List the options, of the BIDS App and the commands, with one value and with more."""
+    """List the options of the BIDS App and of its commands, with one value and with more."""
     one: dict[str, None] = {}  # in order, each once
     more: dict[str, None] = {}
     parsers = [build_parser(), *(parser for _, parser in _command_parsers())]
@@ -107,7 +108,7 @@ def value_options() -> tuple[list[str], list[str]]:
 
 
 def with_lists(launcher: str) -> str:
-    """Put the lists of options into the text of the launcher, between their two marks."""
+    """Insert the lists of options into the text of the launcher, between their two marks."""
     lines = [BEGIN]
     for name, options in zip(("TAKES_ONE", "TAKES_MORE"), value_options(), strict=True):
         # each line begins with the blank that separates the words
@@ -167,7 +168,7 @@ def _toml(value: object) -> str:
 
 
 def options_page() -> str:
-    """Write the page of the documentation with every option."""
+    """Write the documentation page with all options."""
     settings = [entry for entry in entries(Config) if not entry.positional]
     parts = [_OPTIONS.format(made=_MADE.format("config.py")), *_heading("Arguments", "=")]
     rows = [
@@ -177,7 +178,7 @@ def options_page() -> str:
     ]
     rows.append((_literal("--config TOML"), "", "none", _sentence(CONFIG_HELP)))
     rows.append((_literal("--version"), "", "", _sentence(VERSION_HELP)))
-    rows.append((_literal("-h, --help"), "", "", "Print all options and stop."))
+    rows.append((_literal("-h, --help"), "", "", "Print all options and exit."))
     parts.append(_table(("Argument", "Key", "Default", "Meaning"), (30, 20, 15, 35), rows))
     for section, members in _by_section(settings):
         parts += _heading(section[0].upper() + section[1:], "=")
@@ -187,7 +188,7 @@ def options_page() -> str:
         ]
         parts.append(_table(("Option", "Key", "Default", "Meaning"), (30, 20, 15, 35), rows))
     parts += _heading("Commands", "=")
-    parts.append("Each is given instead of ``BIDS_DIR``: ``neuroferry phantom OUT``.")
+    parts.append("A command takes the place of ``BIDS_DIR``: ``neuroferry phantom OUT``.")
     for name, parser in _command_parsers():
         parts += _heading(name, "-")
         parts.append(_markup(parser.description or ""))
@@ -202,7 +203,7 @@ def options_page() -> str:
 
 
 def exit_codes_page() -> str:
-    """Write the page of the documentation with the exit codes."""
+    """Write the documentation page with the exit codes."""
     rows = [(str(int(code)), _literal(code.name), _sentence(code.meaning)) for code in ExitCode]
     table = _table(("Code", "Name", "Meaning"), (10, 25, 65), rows)
     return f"{_EXIT_CODES.format(made=_MADE.format('errors.py'))}\n\n{table}\n"
@@ -279,7 +280,7 @@ def _literal(text: str) -> str:
 
 
 def _markup(text: str) -> str:
-    """Set options and file names of a plain text as literals."""
+    """Mark options and file names in a plain text as literals."""
     option = r"--?[a-z][\w-]*(?:=(?:'[^']*'|[\w-]+))?"
     words = rf"(?<![\w-])({option}|docs/\w+\.rst|[A-Z]+_[A-Z]+(?:-\w+)?)"
     return re.sub(words, r"``\1``", text.replace("``", ""))
@@ -304,12 +305,12 @@ def _wrap(text: str, start: str, width: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Name the files that are out of date, or write them.
+    """List the files that are out of date, or write them.
 
     Returns
     -------
     int
-        1 where some are out of date and were not written.
+        1 if some are out of date and were not written.
     """
     parser = argparse.ArgumentParser(
         prog="python -m neuroferry.cli.options", description=(__doc__ or "").splitlines()[0]

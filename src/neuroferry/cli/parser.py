@@ -1,6 +1,6 @@
-"""The arguments of the BIDS App, made from the settings, and how they become a ``Config``.
+"""Arguments of the BIDS App, generated from the settings, and their conversion to a ``Config``.
 
-``--help`` is answered before anything is imported that only a run needs.
+``--help`` is printed before anything is imported that only a run needs.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from neuroferry.setting import COMMAND_LINE, Entry, entries, read_values
 
 COMMANDS = """\
 commands (instead of BIDS_DIR):
-  demo OUT          make a small example dataset and run everything on it
-  phantom OUT       write digital brains with a known truth as a BIDS dataset
-  launcher          print the host launcher, one bash file
-  licences          list what is inside, its licences, and whether commercial use is allowed
-  status OUT        show the state of the latest run, on a laptop or a cluster alike
-  resubmit OUT      run again what failed, with the same settings
-  cancel OUT        take a run's jobs out of the queue
-  move, fetch       take a run to another machine, its results home (the launcher's own)
+  demo OUT          create a small example dataset and process it completely
+  phantom OUT       write a BIDS dataset of digital heads with known ground truth
+  launcher          print the launcher, a bash file for the host
+  licences          list all packages, their licences, and whether commercial use is allowed
+  status OUT        show the state of the latest run, on a laptop or a cluster
+  resubmit OUT      run failed and skipped steps again, with the same settings
+  cancel OUT        cancel a run's jobs
+  move, fetch       move a run to another machine, fetch its results (launcher only)
   dask-worker FILE  offer this machine to runs with --plugin Dask
-  sbatch-script     print a job script: one job a participant, without any planning
+  sbatch-script     print a job script: one job per participant, without planning
 Each has its own --help.
 """
 
 # flags that are not settings
-CONFIG_HELP = "settings file; flags go over it"
-VERSION_HELP = "print the version and stop"
+CONFIG_HELP = "settings file; flags override it"
+VERSION_HELP = "print the version and exit"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends as ``sysexits.h`` says, with one line that says what to do."""
+    """Parser whose errors follow ``sysexits.h``, with one line that says what to do."""
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message[0].upper()}{message[1:]}. See neuroferry --help.")
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
-    """Spell long options with hyphens, however they were typed.
+    """Spell long options with hyphens, whether typed with hyphens or underscores.
 
     Examples
     --------
@@ -56,9 +56,9 @@ def normalise(argv: Sequence[str]) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the BIDS App.
+    """Build the parser of the BIDS App.
 
-    The namespace holds only what was given, by the keys of the settings files:
+    The namespace holds only the given values, by the keys of the settings files:
     ``workflow.ignore``.
     """
     codes = "\n".join(f"  {code:<4} {code.meaning}" for code in ExitCode)
@@ -89,7 +89,7 @@ def add_setting(group: argparse._ActionsContainer, entry: Entry) -> None:
     Parameters
     ----------
     group : argparse.ArgumentParser or argument group
-        Takes the arguments; values end under the key of the setting.
+        Receives the arguments; values are stored under the key of the setting.
     entry : neuroferry.setting.Entry
         The setting.
     """
@@ -124,12 +124,12 @@ def add_setting(group: argparse._ActionsContainer, entry: Entry) -> None:
 
 
 def help_text(entry: Entry) -> str:
-    """Say what a setting means, what it can be and what it is by default.
+    """Describe a setting: its meaning, its values and its default.
 
     Examples
     --------
     >>> help_text(next(e for e in entries(Config) if e.key == "workflow.streamlines"))
-    'streamlines of each bundle, at most; 0: no tractography (default: 1000)'
+    'maximum number of streamlines per bundle; 0: no tractography (default: 1000)'
     """
     text = entry.about["help"]
     if entry.kind is bool:
@@ -143,7 +143,7 @@ def help_text(entry: Entry) -> str:
 
 
 def default_text(entry: Entry) -> str:
-    """Give the default of a setting in words; empty where it goes without saying."""
+    """Describe the default of a setting in words; empty if it is obvious."""
     default = entry.default
     if "unset" in entry.about:
         return entry.about["unset"]
@@ -157,7 +157,7 @@ def default_text(entry: Entry) -> str:
 
 
 def parse_config(argv: Sequence[str]) -> Config:
-    """Turn arguments into settings.
+    """Convert arguments to settings.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def parse_config(argv: Sequence[str]) -> Config:
 
 
 def _templateflow_home(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Take the user's folder of templates from the environment, as settings.
+    """Read the user's TemplateFlow folder from the environment, as settings.
 
     Examples
     --------
@@ -195,7 +195,7 @@ def _templateflow_home(environment: Mapping[str, str]) -> dict[str, Any]:
     {}
     """
     home = environment.get("TEMPLATEFLOW_HOME", "")
-    # the image gives libraries a folder of its own there
+    # in the image, libraries have their own folder there
     own = Path(environment.get("NEUROFERRY_CACHE", "/")) / "templateflow"
     if not home or Path(home) == own or not Path(home).is_dir():
         return {}
@@ -203,7 +203,7 @@ def _templateflow_home(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Sort flags into the tables of a settings file, with paths from the root."""
+    """Sort flags into the tables of a settings file, with absolute paths."""
     known = {entry.key: entry for entry in entries(Config)}
     nested: dict[str, Any] = {}
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""``neuroferry phantom``: write a BIDS dataset of digital heads with a known truth."""
+"""``neuroferry phantom``: write a BIDS dataset of digital heads with known ground truth."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
         "Write a valid BIDS dataset of digital heads whose tissues, masks, bias field and "
-        "deformation are known; the truth goes to OUT/derivatives/truth. The heads descend "
-        "from the template that workflows register to, so figures measured on them are "
-        "optimistic."
+        "deformation are known; the ground truth is written to OUT/derivatives/truth. The heads "
+        "are derived from the template that workflows register to, so accuracy measured on them "
+        "is optimistic."
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the new dataset")
-    parser.add_argument("--subjects", type=int, default=4, metavar="N", help="people (default: 4)")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the new dataset")
+    parser.add_argument(
+        "--subjects", type=int, default=4, metavar="N", help="subjects (default: 4)"
+    )
     parser.add_argument(
         "--resolution", type=float, default=1.0, metavar="MM", help="voxel size (default: 1)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="same seed, same bytes (default: 0)"
+        "--seed", type=int, default=0, metavar="S", help="seed of random numbers (default: 0)"
     )
     parser.add_argument(
-        "--sessions", type=int, default=0, metavar="N", help="sessions a subject (default: none)"
+        "--sessions", type=int, default=0, metavar="N", help="sessions per subject (default: none)"
     )
     parser.add_argument(
-        "--runs", type=int, default=1, metavar="N", help="T1w scans a session (default: 1)"
+        "--runs", type=int, default=1, metavar="N", help="T1w images per session (default: 1)"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a phantom that is there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing phantom")
 
-    _add_bold_arguments(parser.add_argument_group("functional scans"))
-    _add_dwi_arguments(parser.add_argument_group("diffusion scans"))
+    _add_bold_arguments(parser.add_argument_group("BOLD runs"))
+    _add_dwi_arguments(parser.add_argument_group("DWI runs"))
 
 
 def _add_bold_arguments(group: argparse._ArgumentGroup) -> None:
@@ -59,13 +59,13 @@ def _add_bold_arguments(group: argparse._ArgumentGroup) -> None:
         "--bold", type=int, metavar="N", help="add BOLD runs of N volumes (default: none)"
     )
     group.add_argument(
-        "--bold-resolution", type=float, default=3.0, metavar="MM", help="(default: 3)"
+        "--bold-resolution", type=float, default=3.0, metavar="MM", help="voxel size (default: 3)"
     )
     group.add_argument(
         "--bold-tr", type=float, default=2.0, metavar="S", help="repetition time (default: 2)"
     )
     group.add_argument(
-        "--bold-runs", type=int, default=1, metavar="N", help="runs a session (default: 1)"
+        "--bold-runs", type=int, default=1, metavar="N", help="runs per session (default: 1)"
     )
     group.add_argument(
         "--bold-echo-times",
@@ -73,27 +73,27 @@ def _add_bold_arguments(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[30.0],
         metavar="MS",
-        help="more than one makes the runs multi-echo (default: 30)",
+        help="echo times; more than one for multi-echo runs (default: 30)",
     )
     group.add_argument(
         "--bold-snr",
         type=float,
         default=50.0,
         metavar="SNR",
-        help="grey matter over the noise (default: 50)",
+        help="signal-to-noise ratio of grey matter (default: 50)",
     )
     group.add_argument(
         "--bold-direction",
         choices=("AP", "PA", "LR", "RL"),
         default="AP",
-        help="phase encoding, from ... to (default: AP)",
+        help="phase-encoding direction (default: AP)",
     )
     group.add_argument(
         "--bold-coverage",
         type=float,
         default=1.0,
         metavar="SHARE",
-        help="share of the brain's height within the slices (default: 1)",
+        help="fraction of the brain's height covered by slices (default: 1)",
     )
     group.add_argument(
         "--bold-fieldmaps",
@@ -108,7 +108,7 @@ def _add_bold_arguments(group: argparse._ArgumentGroup) -> None:
         choices=_EFFECTS,
         default=[],
         metavar="EFFECT",
-        help=f"effects to leave out: {', '.join(_EFFECTS)}",
+        help=f"effects to omit: {', '.join(_EFFECTS)}",
     )
 
 
@@ -117,10 +117,10 @@ def _add_dwi_arguments(group: argparse._ArgumentGroup) -> None:
         "--dwi",
         type=int,
         metavar="DIRECTIONS",
-        help="add diffusion scans with that many directions a shell (default: none)",
+        help="add DWI runs with this number of directions per shell (default: none)",
     )
     group.add_argument(
-        "--dwi-resolution", type=float, default=2.0, metavar="MM", help="(default: 2)"
+        "--dwi-resolution", type=float, default=2.0, metavar="MM", help="voxel size (default: 2)"
     )
     group.add_argument(
         "--dwi-bvals",
@@ -128,24 +128,24 @@ def _add_dwi_arguments(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[1000.0],
         metavar="B",
-        help="s/mm2, one a shell (default: 1000)",
+        help="b-value of each shell in s/mm2 (default: 1000)",
     )
     group.add_argument(
-        "--dwi-b0", type=int, default=4, metavar="N", help="volumes without diffusion (default: 4)"
+        "--dwi-b0", type=int, default=4, metavar="N", help="b0 volumes (default: 4)"
     )
     group.add_argument(
         "--dwi-snr",
         type=float,
         default=30.0,
         metavar="SNR",
-        help="white matter without diffusion weighting over the noise (default: 30)",
+        help="signal-to-noise ratio of white matter in b0 volumes (default: 30)",
     )
     group.add_argument(
         "--dwi-direction",
         nargs="+",
         choices=("AP", "PA", "LR", "RL"),
         default=["AP"],
-        help="phase encoding, from ... to; two make two runs, and so on (default: AP)",
+        help="phase-encoding direction of each run (default: AP)",
     )
     group.add_argument(
         "--dwi-fieldmaps",
@@ -160,12 +160,12 @@ def _add_dwi_arguments(group: argparse._ArgumentGroup) -> None:
         choices=_DWI_EFFECTS,
         default=[],
         metavar="EFFECT",
-        help=f"effects to leave out: {', '.join(_DWI_EFFECTS)}",
+        help=f"effects to omit: {', '.join(_DWI_EFFECTS)}",
     )
 
 
 def dwi_options(arguments: argparse.Namespace) -> DwiOptions | None:
-    """Diffusion scans that the arguments ask for; None where they ask for none."""
+    """Return the requested DWI runs; None if none are requested."""
     from neuroferry.phantom import DwiOptions
 
     if arguments.dwi is None:
@@ -186,7 +186,7 @@ def dwi_options(arguments: argparse.Namespace) -> DwiOptions | None:
 
 
 def bold_options(arguments: argparse.Namespace) -> BoldOptions | None:
-    """Functional scans that the arguments ask for; None where they ask for none."""
+    """Return the requested BOLD runs; None if none are requested."""
     from neuroferry.phantom import BoldOptions
 
     if arguments.bold is None:
@@ -214,7 +214,7 @@ def bold_options(arguments: argparse.Namespace) -> BoldOptions | None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the dataset; returns the exit code."""
+    """Write the dataset, and return the exit code."""
     from neuroferry.errors import ExitCode
     from neuroferry.phantom import write_phantom_dataset
 
@@ -235,5 +235,5 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         progress=report,
     )
-    print(f"Wrote {arguments.out}; its truth is in {arguments.out / 'derivatives' / 'truth'}")
+    print(f"Wrote {arguments.out}; ground truth in {arguments.out / 'derivatives' / 'truth'}")
     return ExitCode.OK

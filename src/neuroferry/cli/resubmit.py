@@ -1,4 +1,4 @@
-"""Run again what failed or never ran, with the settings of an earlier run."""
+"""Run failed and skipped steps again, with the settings of an earlier run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from neuroferry.trust import refuse_foreign_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("out", metavar="OUT", type=Path, help="output folder of the run")
-    parser.add_argument("--run", metavar="NAME", help="of the runs in it (default: the latest)")
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: the latest)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start a run with the settings of another; what is finished is not done again.
+    """Start a run with the settings of another; finished steps are not run again.
 
     Raises
     ------
     InputError
-        When the earlier run left no settings.
+        If the earlier run left no settings.
     NeuroferryError
-        With exit code 77 when it was somebody else's.
+        With exit code 77 if it belongs to someone else.
     """
     from neuroferry.app.run import run as run_app
 
@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = folder / "config.toml"
     if not settings.exists():
         raise InputError(
-            f"The run {folder.name} was started from Python and left no settings: call its "
-            "workflow again, what is finished is not done again."
+            f"The run {folder.name} was started from Python and left no settings: run its "
+            "workflow again; finished steps are not run again."
         )
     refuse_foreign_run(folder)
     config = make_config(read_toml(settings), source=str(settings))

@@ -1,4 +1,4 @@
-"""Print a job script: one job a participant as a job array, each with MultiProc inside."""
+"""Print the script of a job array with one job per participant, each using MultiProc."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from neuroferry.setting import COMMAND_LINE, Entry, entries
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("bids_dir", metavar="BIDS_DIR", type=Path, help="dataset to read")
-    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="derivatives go here")
-    parser.add_argument("-w", "--work-dir", metavar="DIR", help="intermediate results")
+    parser.add_argument("bids_dir", metavar="BIDS_DIR", type=Path, help="BIDS dataset")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="folder for the derivatives")
+    parser.add_argument("-w", "--work-dir", metavar="DIR", help="folder for intermediate results")
     parser.add_argument(
         "--participant-label", nargs="+", metavar="LABEL", help="participants (default: all)"
     )
-    parser.add_argument("--mem", default="8GB", metavar="AMOUNT", help="of a job; default: 8GB")
-    parser.add_argument("--nprocs", type=int, default=4, metavar="N", help="of a job; default: 4")
     parser.add_argument(
-        "--hours", type=float, default=12.0, metavar="H", help="time of a job; default: 12"
+        "--mem", default="8GB", metavar="AMOUNT", help="memory of each job (default: 8GB)"
+    )
+    parser.add_argument(
+        "--nprocs", type=int, default=4, metavar="N", help="processors of each job (default: 4)"
+    )
+    parser.add_argument(
+        "--hours", type=float, default=12.0, metavar="H", help="hours for each job (default: 12)"
     )
     for entry in _settings():
         add_setting(parser, entry)
@@ -35,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--options",
         default="",
         metavar="TEXT",
-        help="more options of neuroferry, as one text: --options='--sloppy --random-seed 2'",
+        help="additional options of neuroferry, quoted: --options='--sloppy --random-seed 2'",
     )
 
 
 def _settings() -> list[Entry]:
-    """List the settings of SLURM that a plain job script knows."""
+    """List the SLURM settings that a plain job script uses."""
     names = ("account", "partition", "qos", "constraint", "prolog")
     return [entry for entry in entries(SlurmConfig, "slurm.") if entry.name in names]
 
@@ -51,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        When the dataset holds no participant.
+        If the dataset contains no participant.
     """
     labels = [label.removeprefix("sub-") for label in arguments.participant_label or ()]
     labels = labels or sorted(
@@ -61,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not labels:
         raise InputError(
-            f"{arguments.bids_dir} holds no folder of a participant (sub-...).",
+            f"{arguments.bids_dir} contains no participant folder (sub-...).",
             exit_code=ExitCode.NOTHING_MATCHED,
         )
     given = {entry.name: getattr(arguments, entry.key) for entry in _settings()}

@@ -1,4 +1,4 @@
-"""Show how the latest run fares, from its record alone."""
+"""Show the progress of the latest run, from its record alone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MOST_LINES = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("out", metavar="OUT", type=Path, help="output folder of the run")
-    parser.add_argument("--run", metavar="NAME", help="of the runs in it (default: the latest)")
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: the latest)")
     parser.add_argument(
-        "--watch", action="store_true", help="show it anew every two seconds until the run ends"
+        "--watch", action="store_true", help="update every two seconds until the run ends"
     )
 
 
@@ -54,12 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find_run(out: Path, name: str | None = None) -> Path:
-    """Find a run's folder; the latest unless it is named.
+    """Find the folder of the named or the latest run.
 
     Raises
     ------
     InputError
-        When there is none.
+        If there is none.
     """
     runs = list_runs(out)
     if name is not None:
@@ -67,13 +67,13 @@ def find_run(out: Path, name: str | None = None) -> Path:
     if not runs:
         what = f"no run '{name}'" if name else "no run"
         raise InputError(
-            f"{out} holds {what}. Give the output folder of a run.", exit_code=ExitCode.NO_INPUT
+            f"{out} contains {what}. Give the output folder of a run.", exit_code=ExitCode.NO_INPUT
         )
     return runs[-1]
 
 
 def picture(summary: RunSummary, name: str) -> Any:
-    """Draw a run's state as a table of participants and lists of what runs and what failed."""
+    """Render a run's state: a table of participants, and lists of running and failed steps."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -114,7 +114,7 @@ def _headline(summary: RunSummary, name: str) -> str:
         until = _time(summary.ended) if summary.ended else datetime.now(UTC)
         text += f", {duration((until - _time(summary.started)).total_seconds())}"
     if summary.exit_code is None:
-        return text + ", not ended yet"
+        return text + ", not yet ended"
     reason = f" ({summary.reason})" if summary.reason else ""
     return text + f", ended with exit code {summary.exit_code}{reason}"
 

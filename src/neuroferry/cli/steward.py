@@ -1,4 +1,4 @@
-"""See how a run's jobs ended, and plan what must run again; job scripts call this."""
+"""Find how a run's jobs ended, and plan those that must run again; called by job scripts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--round", type=int, metavar="N", help="which submission (default: the latest)"
     )
-    parser.add_argument("--close", metavar="REASON", help="run nothing again, and say why")
-    parser.add_argument("--exit-code", type=int, metavar="N", help="what the run ends with")
+    parser.add_argument("--close", metavar="REASON", help="run nothing again, for this reason")
+    parser.add_argument("--exit-code", type=int, metavar="N", help="exit code of the run")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.close is None:
         again = steward.settle()
         if again is not None:
-            print(f"What has to run again: {again}", file=sys.stderr)
+            print(f"Jobs that have to run again: {again}", file=sys.stderr)
             return int(ExitCode.OK)
     code = steward.close(arguments.close, arguments.exit_code)
     if (run_dir / "config.toml").exists():

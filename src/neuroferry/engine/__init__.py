@@ -1,6 +1,6 @@
-"""Runs Nipype graphs: resources, the plugins, the run record.
+"""Execution of Nipype graphs: resources, plugins and the run record.
 
-The plugins take any Nipype workflow::
+The plugins run any Nipype workflow::
 
     workflow.run(plugin=MultiProcPlugin(plugin_args={"n_procs": 2, "memory_gb": 4}))
 """

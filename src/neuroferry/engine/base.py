@@ -1,4 +1,4 @@
-"""What the plugins share: the walk over the graph, the record and the crash files."""
+"""Base of all plugins: the walk over the graph, the record and the crash files."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from neuroferry.errors import RunInterrupted, StepsFailedError
 
 
 class RecordingPlugin:
-    """Walks over a Nipype graph; subclasses say where a step runs.
+    """Base class of plugins that walk over a Nipype graph; subclasses decide where steps run.
 
     Parameters
     ----------
     plugin_args : dict, optional
         ``n_procs`` : int
-            Processors to use; by default all that this process may use.
+            Processors to use; by default all available to this process.
         ``memory_gb`` : float
-            Memory to use in GB; by default 90% of what this process may use.
+            Memory to use in GB; by default 90% of what is available to this process.
         ``record`` : RunRecord
-            Where each change of state is written; by default nowhere.
+            Receives each change of state; by default nothing is recorded.
         ``history`` : mapping of str to StepSummary
-            Earlier measured runs of the same steps, for the order of steps and for the
-            figures of those that are found done.
+            Earlier measurements of the same steps, used to order steps and to record those
+            that are found done.
         ``estimator`` : Estimator
             Corrects what steps declare; by default one made from ``history``.
         ``crash_dir``, ``log_file`` : path
             Folder for crash files (by default Nipype's own setting) and the file that
             collects what the steps print.
         ``stop_on_first_crash`` : bool
-            Start nothing more once a step has failed.
+            Start no further steps once one has failed.
         ``status_callback`` : callable
             As for Nipype's own plugins: called with the node and ``start``, ``end`` or
             ``exception``.
@@ -68,7 +68,7 @@ class RecordingPlugin:
         Raises
         ------
         StepsFailedError
-            When all that could run has run and some steps had failed.
+            If steps failed, once all others that could run have run.
         RunInterrupted
             On Ctrl-C or SIGTERM, after every child has ended.
         """
@@ -113,11 +113,11 @@ class RecordingPlugin:
         raise NotImplementedError
 
     def _wake(self) -> None:
-        """Called from the signal handler; a subclass that sleeps wakes up."""
+        """Wake up a sleeping subclass; called from the signal handler."""
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into ``_interrupted_by`` while the graph runs."""
+        """Note SIGINT and SIGTERM in ``_interrupted_by`` while the graph runs."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -137,8 +137,8 @@ class RecordingPlugin:
         if self._interrupted_by is not None:
             name = signal.Signals(self._interrupted_by).name
             raise RunInterrupted(
-                f"Stopped by {name}. What is finished is kept: give the same command with the "
-                "same work folder to go on.",
+                f"Stopped by {name}. Finished steps are kept: run the same command with the same "
+                "work folder to continue.",
                 signal_number=self._interrupted_by,
             )
 
@@ -147,10 +147,10 @@ class RecordingPlugin:
         return self._stop_early and bool(self._failures)
 
     def _prepare(self, schedule: Schedule, index: int) -> bool:
-        """Look at a ready task before it runs; tell whether it still has to run.
+        """Check a ready task before it runs; tell whether it still has to run.
 
-        A step whose result is there already, with the same inputs, is done; a MapNode is
-        replaced by its items.
+        A step with an existing result from the same inputs is done; a MapNode is replaced by
+        its items.
         """
         task = schedule.tasks[index]
         try:
@@ -173,7 +173,7 @@ class RecordingPlugin:
         return True
 
     def booked_gb(self, task: Task) -> float:
-        """Memory that is set aside for a task: what it declares, corrected by experience."""
+        """Find the memory to reserve for a task: what it declares, corrected by experience."""
         if task.alone:
             return self.memory_gb
         return self.estimator.estimate(task.step, task.mem_gb, kind=task.kind).mem_gb
@@ -192,7 +192,7 @@ class RecordingPlugin:
         self._call_back(task, "start")
 
     def _close(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
-        """Book the end of a task that ran."""
+        """Record the end of a task that ran."""
         task = schedule.tasks[index]
         if outcome.out_of_memory and not outcome.final and not task.alone:
             self._retry_alone(schedule, index, outcome)
@@ -207,7 +207,7 @@ class RecordingPlugin:
         self._call_back(task, "end")
 
     def _retry_alone(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
-        """Let a task that ran out of memory run once more, with nothing beside it."""
+        """Retry a task that ran out of memory, with no other task beside it."""
         task = schedule.tasks[index]
         self._learn(task, outcome, "failed")
         task.alone = True
@@ -216,7 +216,7 @@ class RecordingPlugin:
             "step_retried",
             step=task.step,
             kind=task.kind,
-            message=f"{outcome.error} It runs once more, alone with {self.memory_gb:.1f} GB.",
+            message=f"{outcome.error} It runs again, alone with {self.memory_gb:.1f} GB.",
             seconds=round(outcome.seconds, 3),
             peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
             declared_gb=round(task.mem_gb, 3),
@@ -280,13 +280,13 @@ class RecordingPlugin:
         self._call_back(task, "exception")
 
     def _advise(self, task: Task) -> str:
-        """Say what to do about a step that this machine cannot run."""
+        """Advise what to do about a step that this machine cannot run."""
         need = self.estimator.estimate(task.step, task.mem_gb, kind=task.kind).mem_gb
         return (
-            f"Even alone with {self.memory_gb:.1f} GB it was not enough: plan with at least "
-            f"{max(need, self.memory_gb):.1f} GB. The cluster is one command away: give the same "
-            "command there with --plugin SLURMGraph; 'neuroferry move OUTPUT_DIR USER@HOST:/path' "
-            "takes the half-finished run along, so that nothing that is done runs again."
+            f"{self.memory_gb:.1f} GB is not enough even for this step alone: plan with at least "
+            f"{max(need, self.memory_gb):.1f} GB. To continue on a cluster, run the same command "
+            "there with --plugin SLURMGraph; 'neuroferry move OUTPUT_DIR USER@HOST:/path' "
+            "transfers the unfinished run, so that finished steps do not run again."
         )
 
     def _write(self, event: str, *, step: str, **values: Any) -> None:

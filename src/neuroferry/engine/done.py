@@ -1,6 +1,6 @@
-"""Which steps have their result in the work folder already, with the same inputs.
+"""Detection of steps with an existing result in the work folder, from the same inputs.
 
-Nipype tells by a hash of the inputs. Those of a step are known once everything before it is
+Nipype tells by a hash of the inputs. The inputs of a step are known once all steps before it are
 done, so a step counts only then.
 """
 
@@ -17,7 +17,7 @@ def is_done(node: Any) -> bool:
     Raises
     ------
     Exception
-        Whatever Nipype meets on inputs that are missing or of the wrong type.
+        Whatever Nipype raises on inputs that are missing or of the wrong type.
     """
     if node.overwrite or (node.overwrite is None and node.interface.always_run):
         return False
@@ -43,4 +43,4 @@ def _is_surely_done(node: Any) -> bool:
     try:
         return is_done(node)
     except Exception:
-        return False  # inputs that cannot be read make it a step to do, which will say so
+        return False  # a step with unreadable inputs has to run, and reports them

@@ -1,29 +1,29 @@
-"""What a step will need, from what it declares and from what like steps needed before.
+"""Estimates of what a step needs, from its declaration and from earlier runs of similar steps.
 
 A step declares its memory (``Node.mem_gb``), which the workflow builders compute from the
 image header with the formula in their documentation. That figure also carries the size of
 the image, so what was measured on one image is scaled to another by the ratio r of the two
 declared figures: time and disk by r; memory by r to the power 1.25 for a larger image and
 0.6 for a smaller one, because a formula may rise too slowly or too fast with size, and too
-little memory costs more than too much. A step that goes through a series volume by volume
-also says how many there are (``node.volumes``): its time and disk are scaled by the ratio of
-these as well, its memory is not.
+little memory costs more than too much. A step that processes a series volume by volume also
+declares their number (``node.volumes``): its time and disk are scaled by the ratio of the numbers
+of volumes as well, its memory is not.
 
 Sources, the best first:
 
 ``measured``
-    this very step has run to its end before: its peak and 10%;
+    the same step has finished before: its peak plus 10%;
 ``like``
-    steps of the same kind (the same step of other participants, sessions or items) have:
-    the largest of their scaled peaks and 20%, the median of their scaled times;
+    steps of the same kind (the same step of other participants, sessions or items) have
+    finished: the largest of their scaled peaks plus 20%, the median of their scaled times;
 ``table``
-    a table of measured runs that comes with the program: scaled, and 25%;
+    a table of measured runs that comes with the program: scaled, plus 25%;
 ``formula``
     what the step declares;
 ``default``
     nothing is known: 0.25 GB (Nipype's own default) and 10 s.
 
-A peak at which a step was killed counts as a lower bound and gets half as much again.
+The peak at which a step was killed counts as a lower bound, plus 50%.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LEAST_GB = 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a step is expected to need.
+    """Expected resources of a step.
 
     Attributes
     ----------
@@ -60,11 +60,11 @@ class Estimate:
     seconds : float
         Wall-clock time.
     disk_gb : float
-        What its folder will hold, GB.
+        Size of its folder, GB.
     files : int
         Files in its folder.
     mem_source, seconds_source : str
-        Where the two come from, see the module.
+        Sources of the two estimates, see the module.
     """
 
     mem_gb: float
@@ -76,14 +76,14 @@ class Estimate:
 
 
 class Estimator:
-    """Estimates steps, and learns from those that end.
+    """Estimator of the resources of steps, which learns from finished ones.
 
     Parameters
     ----------
     history : mapping of str to StepSummary
-        Latest measured run of each step, by its full name.
+        Latest measurement of each step, by its full name.
     table : mapping of str to StepSummary
-        Measured runs by kind of step, see :mod:`neuroferry.engine.names`.
+        Measurements by kind of step, see :mod:`neuroferry.engine.names`.
     killed : iterable of StepSummary
         Steps that ran out of memory, with the peak at which they did.
 
@@ -118,19 +118,19 @@ class Estimator:
             self.learn(summary)
 
     def learn(self, summary: StepSummary) -> None:
-        """Take in a step that has run to its end."""
+        """Learn from a finished step."""
         self._steps[summary.step] = summary
         self._kinds[summary.kind][summary.step] = summary
         self._killed[summary.kind].pop(summary.step, None)
 
     def learn_killed(self, summary: StepSummary) -> None:
-        """Take in a step that ran out of memory at ``summary.peak_gb``."""
+        """Learn from a step that ran out of memory at ``summary.peak_gb``."""
         self._killed[summary.kind][summary.step] = summary
 
     def estimate(
         self, step: str, declared_gb: float, volumes: int | None = None, *, kind: str = ""
     ) -> Estimate:
-        """Estimate a step.
+        """Estimate the resources of a step.
 
         Parameters
         ----------
@@ -139,9 +139,9 @@ class Estimator:
         declared_gb : float
             What its node declares (``Node.mem_gb``).
         volumes : int, optional
-            Volumes that it goes through.
+            Number of volumes that it processes.
         kind : str, optional
-            Kind of step, by default what its name tells.
+            Kind of step, by default derived from its name.
         """
         kinds = (kind, StepName(step).kind)  # the latter in records of earlier versions
         known, source = self._like(step, kinds)
@@ -191,23 +191,23 @@ class Estimator:
 
 
 def _scale(declared_gb: float, measured_at_gb: float | None) -> float:
-    """Ratio of two image sizes, as the memory that was declared for them tells it."""
+    """Compute the ratio of two image sizes from the memory declared for them."""
     return declared_gb / measured_at_gb if measured_at_gb else 1.0
 
 
 def _longer(volumes: int | None, measured_with: int | None) -> float:
-    """Ratio of two lengths of a series, where both are known."""
+    """Compute the ratio of the lengths of two series; 1 unless both are known."""
     return volumes / measured_with if volumes and measured_with else 1.0
 
 
 def _scale_memory(declared_gb: float, measured_at_gb: float | None) -> float:
-    """Scale memory to another image size, leaning to the safe side."""
+    """Scale memory to another image size, erring on the safe side."""
     ratio = _scale(declared_gb, measured_at_gb)
     return float(ratio ** (_LARGER if ratio > 1 else _SMALLER))
 
 
 def read_killed(out_dir: Path) -> list[StepSummary]:
-    """List the steps of earlier runs that ran out of memory and have not ended well since."""
+    """List the steps of earlier runs that ran out of memory and have not succeeded since."""
     killed: dict[str, StepSummary] = {}
     for run_dir in list_runs(out_dir):
         for event in read_events(run_dir / "events.jsonl"):
@@ -227,7 +227,7 @@ def read_killed(out_dir: Path) -> list[StepSummary]:
 
 
 def read_table(values: Mapping[str, Any]) -> dict[str, StepSummary]:
-    """Turn the table ``[steps]`` of ``configs/steps.toml`` into measured steps by kind."""
+    """Convert the table ``[steps]`` of ``configs/steps.toml`` to measured steps by kind."""
     return {
         kind: StepSummary(
             kind,

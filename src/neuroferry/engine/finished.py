@@ -1,10 +1,9 @@
-"""Work folders of participants that are finished: verified, put away, brought back.
+"""Work folders of finished participants: verified, archived, restored.
 
-The part of the work folder that belongs to a participant is put away as soon as the last of the
-participant's steps is done, so that files and bytes do not grow with the cohort. What is left is
-a receipt: what went in, what came out, which steps there were. As long as it holds, nothing of
-the participant runs again; when it does not, a packed part is unpacked and the run goes on from
-there.
+A participant's part of the work folder is archived or removed as soon as the participant's last
+step is done, so that the number of files and bytes does not grow with the cohort. A receipt is
+kept, with the inputs, the outputs and the steps. While it is valid, none of the participant's
+steps runs again; otherwise an archived part is unpacked and the run continues from there.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Part:
-    """What a run has of one participant.
+    """One participant's share of a run: part of the work folder, outputs and inputs.
 
     Attributes
     ----------
@@ -56,17 +55,17 @@ class Part:
 
     @property
     def receipt(self) -> Path:
-        """Where the receipt lies."""
+        """Path of the receipt."""
         return self._beside("finished.json")
 
     @property
     def packed(self) -> Path:
-        """Where the part lies once it is packed."""
+        """Path of the archive."""
         return self._beside("tar")
 
     @property
     def claimed(self) -> Path:
-        """Name of the folder while it is put away."""
+        """Name of the folder while it is being archived."""
         return self._beside("putting-away")
 
     def _beside(self, ending: str) -> Path:
@@ -74,10 +73,10 @@ class Part:
 
 
 def finished_steps(part: Part) -> tuple[str, ...] | None:
-    """Give the steps of a participant whose receipt holds, ``None`` where there is none.
+    """List the steps of a participant with a valid receipt; ``None`` without one.
 
-    It holds while settings and input files are the same and every derivative is there with the
-    size that it had. A file whose time has changed is the same when its SHA-256 is.
+    It is valid while settings and input files are unchanged and every derivative exists with its
+    recorded size. A file with another modification time is unchanged if its SHA-256 is.
     """
     try:
         receipt = json.loads(part.receipt.read_text(encoding="utf-8"))
@@ -100,26 +99,26 @@ def finished_steps(part: Part) -> tuple[str, ...] | None:
 
 
 def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:
-    """Verify a finished participant's derivatives; pack or remove the part of the work folder.
+    """Verify a finished participant's derivatives; archive or remove the part of the work folder.
 
     Parameters
     ----------
     part : Part
         The participant's part.
     how : str
-        ``pack``: into one file. ``remove``: nothing is left but the receipt.
+        ``pack``: archive in one file. ``remove``: keep only the receipt.
     steps : iterable of str
         Full names of the participant's steps.
 
     Returns
     -------
     bool
-        Whether it was this call that put it away; another process may have been faster.
+        Whether this call archived it; another process may have been faster.
 
     Raises
     ------
     ToolError
-        When a derivative is broken; the work folder is then left as it was.
+        If a derivative is damaged; the work folder is then left unchanged.
     """
     try:
         part.folder.rename(part.claimed)
@@ -148,17 +147,17 @@ def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:
 
 
 def bring_back(part: Part) -> None:
-    """Make the work folder of a participant ready to go on from, whatever was left of it.
+    """Restore the work folder of a participant, whatever was left of it.
 
     Raises
     ------
     NeuroferryError
-        With exit code 77 when it was packed by somebody else, or leads out of the folder.
+        With exit code 77 if the archive belongs to someone else or leads out of the folder.
     """
     if part.claimed.exists():
         if part.receipt.exists():
             shutil.rmtree(part.claimed)
-        else:  # the program was killed while it put the folder away
+        else:  # the program was killed while it archived the folder
             part.claimed.rename(part.folder)
     if part.packed.exists() and not part.folder.exists():
         unpacking = part.folder.with_name(f"{part.folder.name}.unpacking")
@@ -171,10 +170,10 @@ def bring_back(part: Part) -> None:
 
 
 def _unpack(part: Part, folder: Path) -> None:
-    """Unpack a packed part; no member leaves the folder.
+    """Unpack an archived part; no member leaves the folder.
 
-    Nodes link to the run's inputs and to other nodes by absolute names. Such links are made when
-    everything else is there, so that nothing can be written through one.
+    Nodes link to the run's inputs and to other nodes by absolute paths. Such links are made last,
+    so that nothing can be written through one.
     """
     links: list[tarfile.TarInfo] = []
 
@@ -184,22 +183,22 @@ def _unpack(part: Part, folder: Path) -> None:
         target = Path(os.path.normpath(member.linkname))
         if target not in part.inputs and part.folder not in target.parents:
             raise tarfile.AbsoluteLinkError(member)
-        # where it lies is checked as for any other member
+        # its location is checked as for any other member
         tarfile.data_filter(member.replace(linkname="target", deep=False), where)
         links.append(member)
         return None
 
     try:
         with (
-            open_own(part.packed, "The packed work folder") as stream,
+            open_own(part.packed, "The archived work folder") as stream,
             tarfile.open(fileobj=stream) as tar,
         ):
             tar.extractall(folder, filter=keep)
     except tarfile.FilterError as err:
         shutil.rmtree(folder, ignore_errors=True)
         raise NeuroferryError(
-            f"The packed work folder {part.packed} was not unpacked, as it leads out of its folder"
-            f" ({err}). Remove it to compute the participant again.",
+            f"The archived work folder {part.packed} was not unpacked, as it leads out of its"
+            f" folder ({err}). Remove it to process the participant again.",
             exit_code=ExitCode.NO_PERMISSION,
         ) from err
     for link in links:
@@ -207,7 +206,7 @@ def _unpack(part: Part, folder: Path) -> None:
 
 
 def verify_outputs(folder: Path) -> dict[str, int]:
-    """Read every derivative of a participant to its end.
+    """Verify that every derivative of a participant can be read to its end.
 
     Parameters
     ----------
@@ -222,7 +221,7 @@ def verify_outputs(folder: Path) -> dict[str, int]:
     Raises
     ------
     ToolError
-        When a file is empty, cut short or damaged, or when there is none.
+        If a file is empty, truncated or damaged, or if there are none.
     """
     sizes = {}
     for path in sorted(folder.rglob("*")):
@@ -231,10 +230,10 @@ def verify_outputs(folder: Path) -> dict[str, int]:
         try:
             _read_to_the_end(path)
         except (OSError, EOFError, ValueError, zlib.error) as err:
-            raise ToolError(f"The derivative {path} is broken ({err}).") from err
+            raise ToolError(f"The derivative {path} is damaged ({err}).") from err
         sizes[str(path.relative_to(folder))] = path.stat().st_size
     if not sizes:
-        raise ToolError(f"There is no derivative in {folder}.")
+        raise ToolError(f"There are no derivatives in {folder}.")
     return sizes
 
 
@@ -255,16 +254,16 @@ def _identify(path: Path) -> tuple[int, int, str]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Compute the SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class PutAway:
-    """Listens to a run's record, and puts each participant away who is finished.
+    """Listener to a run's record that archives the work folder of each finished participant.
 
     One at a time, in a process beside the run. As a context manager it ends with the last of
-    them, or stops when the run was interrupted.
+    them, or stops when the run is interrupted.
 
     Parameters
     ----------
@@ -275,7 +274,7 @@ class PutAway:
     steps : mapping of str to sequence of str
         Full names of each participant's steps.
     complain : callable
-        Called with a label and a sentence when a participant could not be put away.
+        Called with a label and a sentence when a participant could not be archived.
     """
 
     def __init__(
@@ -294,7 +293,7 @@ class PutAway:
         self._now: tuple[str, subprocess.Popen[str]] | None = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take note of one event."""
+        """Handle one event."""
         label = event.get("subject")
         if label not in self._left:
             return
@@ -361,7 +360,7 @@ class PutAway:
 
 
 def main() -> int:
-    """Put away what the standard input names."""
+    """Archive the participant named on standard input."""
     die_with_parent()
     os.nice(10)
     request = json.load(sys.stdin)

@@ -1,8 +1,8 @@
-"""From a Nipype workflow to the graph that a plugin runs, at a fraction of Nipype's cost.
+"""Conversion of a Nipype workflow to the graph that a plugin runs, at a fraction of Nipype's cost.
 
-``Workflow.run`` copies the workflow twice on the way, because it may be used afterwards, and the
-settings once for each node. For one participant's anatomical graph that is four fifths of the
-time, and a run plans thousands of them.
+``Workflow.run`` copies the workflow twice, because it may be used afterwards, and the settings
+once for each node. For one participant's anatomical graph that is four fifths of the time, and a
+run may plan thousands of them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 
 def flatten(workflow: Any) -> Any:
-    """Turn a workflow into the flattened and expanded graph that a plugin runs.
+    """Convert a workflow to the flattened and expanded graph that a plugin runs.
 
     Parameters
     ----------
     workflow : nipype.pipeline.engine.Workflow
-        The workflow; it is used up.
+        The workflow, which cannot be used afterwards.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def flatten(workflow: Any) -> Any:
     workflow.config = merge_dict(deepcopy(config._sections), workflow.config)
     workflow._set_needed_outputs(graph)
     if any(isinstance(node, JoinNode) for node in graph.nodes()):
-        graph = deepcopy(graph)  # a join takes its slots in another way once it was copied
+        graph = deepcopy(graph)  # a copied join node connects its slots in another way
     graph = generate_expanded_graph(graph)
     for index, node in enumerate(graph.nodes()):
         node.config = merge_dict(workflow.config, node.config) if node.config else workflow.config

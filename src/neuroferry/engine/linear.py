@@ -1,4 +1,4 @@
-"""Runs a Nipype graph one step after the other in this very process, for debugging."""
+"""Plugin that runs a Nipype graph one step at a time in this process, for debugging."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuroferry.engine.worker import Outcome, run_node
 
 
 class LinearPlugin(RecordingPlugin):
-    """Run a graph in this process: breakpoints work, memory is not measured per step."""
+    """Plugin that runs steps in this process: breakpoints work, memory is not measured."""
 
     def _walk(self, schedule: Schedule) -> None:
         while not schedule.finished:

@@ -1,4 +1,4 @@
-"""Keeps two runs from working on the same participant in the same folders at once."""
+"""Locks against two runs working on the same participant in the same folders at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from neuroferry.errors import ExitCode, NeuroferryError
 from neuroferry.trust import open_unlinked
 
-# what file systems without locks answer: Lustre without -o flock, some NFS, some FUSE
+# errors of file systems without locks: Lustre without -o flock, some NFS, some FUSE
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 
@@ -25,21 +25,20 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 def hold(folders: Iterable[Path], labels: Iterable[str]) -> Iterator[None]:
     """Hold each participant's lock in each folder, or none at all.
 
-    The kernel drops the locks when the process ends, however it ends; a file that is left
-    behind locks nothing. Where the file system has no locks, that is said once and the run
-    goes on without.
+    The kernel releases the locks when the process ends, however it ends; a leftover file locks
+    nothing. On a file system without locks, a warning is printed and the run continues without.
 
     Parameters
     ----------
     folders : iterable of pathlib.Path
-        Where the lock files lie; made when they are not there.
+        Folders of the lock files; created if missing.
     labels : iterable of str
         Participants.
 
     Raises
     ------
     NeuroferryError
-        With exit code 75 when another run holds one of them; the message says which run. With
+        With exit code 75 when another run holds one of them, which the message names. With
         exit code 73 when a lock file is a link to another file.
     """
     folders, names = list(folders), sorted(set(labels))
@@ -50,8 +49,8 @@ def hold(folders: Iterable[Path], labels: Iterable[str]) -> Iterator[None]:
             locked = [_take(stack, folder / f".sub-{label}.lock") for label in names]
             if not all(locked):
                 print(
-                    f"WARNING: The file system of {folder} has no locks: see to it yourself that "
-                    "no other run works on the same participants there.",
+                    f"WARNING: The file system of {folder} does not support locks: make sure that "
+                    "no other run processes the same participants there.",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -59,7 +58,7 @@ def hold(folders: Iterable[Path], labels: Iterable[str]) -> Iterator[None]:
 
 
 def _allow_files(count: int) -> None:
-    """Raise the limit on open files, which is often 1024, by so many, as far as one may."""
+    """Raise the limit on open files, which is often 1024, by ``count`` as far as permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = soft + count
     if hard != resource.RLIM_INFINITY:
@@ -69,7 +68,7 @@ def _allow_files(count: int) -> None:
 
 
 def _take(stack: ExitStack, path: Path) -> bool:
-    """Lock a file, and note in it by whom; tell whether its file system has locks."""
+    """Lock a file and note the owner in it; tell whether its file system supports locks."""
     handle, ours = _open(path)
     stream = stack.enter_context(os.fdopen(handle, "r+" if ours else "r", encoding="utf-8"))
     try:
@@ -77,15 +76,15 @@ def _take(stack: ExitStack, path: Path) -> bool:
     except BlockingIOError:
         stream.seek(0)
         raise NeuroferryError(
-            f"Another run{_describe(stream.read())} works on {path.stem[1:]} in {path.parent}. "
-            "Wait for it, or give this run folders of its own (OUTPUT_DIR and --work-dir).",
+            f"Another run{_describe(stream.read())} is processing {path.stem[1:]} in "
+            f"{path.parent}. Wait for it, or use other folders (OUTPUT_DIR and --work-dir).",
             exit_code=ExitCode.TEMPORARY,
         ) from None
     except OSError as err:
         if err.errno not in _NO_LOCKS:
             raise
         return False
-    # a second name may be of a file that is not a lock at all
+    # a hard link may lead to a file that is not a lock at all
     if ours and os.fstat(handle).st_nlink == 1:
         stream.seek(0)
         stream.truncate()
@@ -96,7 +95,7 @@ def _take(stack: ExitStack, path: Path) -> bool:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """Open a lock file; tell whether it may be written, as one that others left may not."""
+    """Open a lock file; tell whether it is writable, as one left by another user may not be."""
     try:
         return open_unlinked(path, os.O_RDWR | os.O_CREAT), True
     except PermissionError:
@@ -109,5 +108,5 @@ def _describe(text: str) -> str:
     try:
         owner = json.loads(text)
         return f" (process {owner['pid']} on {owner['host']}, started {owner['started']})"
-    except (ValueError, KeyError, TypeError):  # somebody else's file may hold anything
+    except (ValueError, KeyError, TypeError):  # another user's file may hold anything
         return ""

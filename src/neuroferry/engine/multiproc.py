@@ -1,14 +1,13 @@
-"""Runs a Nipype graph on the processors and the memory of one machine.
+"""Plugin that runs a Nipype graph on the processors and the memory of one machine.
 
-Driven by events: the parent sleeps until a step ends, and starts what has become ready. A
-step that is killed, cannot be pickled or dies before it has a result ends as a crash file
-and a line in the record; what does not depend on it goes on.
+It is driven by events: the parent sleeps until a step ends, and starts those that have become
+ready. A step that is killed, cannot be pickled or dies without a result leaves a crash file and
+a line in the record; steps that do not depend on it continue.
 
-Memory is enforced, not only booked. What the steps really use is sampled while they run.
-When together they come near the budget, or the machine runs short, the step that is furthest
-above its estimate is stopped; it runs once more later, alone with the whole budget, as does
-a step that the kernel killed for memory. What was measured corrects the estimates of the
-steps of the same kind that are still to come.
+Memory is enforced, not only reserved. The memory of the steps is sampled while they run. When
+their sum comes near the budget, or the machine runs short, the step that is furthest above its
+estimate is stopped and later runs again, alone with the whole budget, as does a step that the
+kernel killed for memory. Measurements correct the estimates of later steps of the same kind.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from neuroferry.engine.schedule import Schedule, Task, fits
 from neuroferry.engine.usage import ProcessTable, headroom_gb
 from neuroferry.engine.worker import Stop, Worker, find_excess, find_stall, start_worker
 
-# how often the loop looks for workers whose pipe is held open by a process they left behind
+# how often the loop looks for workers whose pipe is held open by a leftover child process
 _SWEEP_SECONDS = 0.2
 _GRACE_SECONDS = 5.0
-# of the budget: where a step is stopped
+# share of the budget at which a step is stopped
 _PRESSURE = 0.95
-# of the budget: what the machine has to have left
+# share of the budget that must remain available on the machine
 _LEAST_HEADROOM = 0.02
 
 
 class MultiProcPlugin(RecordingPlugin):
-    """Run a graph in processes of this machine.
+    """Plugin that runs a graph in processes on this machine.
 
     Parameters
     ----------
@@ -46,10 +45,10 @@ class MultiProcPlugin(RecordingPlugin):
         As for :class:`~neuroferry.engine.base.RecordingPlugin`, and
 
         ``stall_seconds`` : float
-            A step none of whose processes used any processor time for so long has failed
+            Time after which a step fails if none of its processes used any processor time
             (default: 3600; 0: wait for ever).
         ``stopped_seconds`` : float
-            A step that was stopped (SIGSTOP) for so long has failed (default: 60).
+            Time after which a stopped step (SIGSTOP) fails (default: 60).
 
     Examples
     --------
@@ -155,7 +154,7 @@ class MultiProcPlugin(RecordingPlugin):
         return fits(task, running, self.n_procs, self.memory_gb, self.booked_gb)
 
     def _look(self, schedule: Schedule, running: dict[int, Worker]) -> None:
-        """Measure the running steps, and stop those that cannot go on."""
+        """Measure the running steps, and stop those that cannot continue."""
         now = time.monotonic()
         elapsed = now - self._looked
         if elapsed < _SWEEP_SECONDS or not running:
@@ -194,23 +193,23 @@ class MultiProcPlugin(RecordingPlugin):
         )
         used = running[victim].watch.now_gb
         why = (
-            f"Memory ran short: the steps that ran together used {total:.1f} GB of "
-            f"{self.memory_gb:.1f} GB, this one {used:.1f} GB where {booked[victim]:.1f} GB were "
-            "expected, so it was stopped."
+            f"Memory ran short: all running steps together used {total:.1f} GB of "
+            f"{self.memory_gb:.1f} GB, this one {used:.1f} GB instead of the expected "
+            f"{booked[victim]:.1f} GB, so it was stopped."
         )
         running[victim].stop(Stop(why, out_of_memory=True))
 
 
 def preload() -> None:
-    """Get ready to fork: load what every step needs, and leave pages as they are.
+    """Prepare for forking: load what every step needs, and freeze existing objects.
 
-    What Nipype loads and looks up on its first step would be so anew in every child; children
-    share the parent's pages only as long as nobody touches them, so the garbage collector
-    is told to leave alone what is there.
+    Otherwise every child would repeat what Nipype loads and looks up on its first step. Children
+    share the parent's pages only as long as nobody writes to them, so the garbage collector is
+    told to ignore existing objects.
     """
     importlib.import_module("nipype.utils.profiler")
     importlib.import_module("nipype.pipeline.engine")
-    platform.platform()  # starts a program, and remembers what that said
+    platform.platform()  # starts a program, and caches its answer
 
     gc.collect()
     gc.freeze()
@@ -221,7 +220,7 @@ def _total_gb(running: dict[int, Worker]) -> float:
 
 
 def _end_all(running: dict[int, Worker]) -> None:
-    """End every running step and what it started: first asked, then forced."""
+    """End all running steps and their child processes, first by SIGTERM, then by SIGKILL."""
     for worker in running.values():
         worker.kill(signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_SECONDS

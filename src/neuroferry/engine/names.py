@@ -1,12 +1,12 @@
-"""Names of steps, taken apart in one place: participant, workflows, item, and words for people.
+"""Names of steps, parsed in one place: participant, workflows, item, and names for people.
 
-A step's full name is that of its Nipype node: the workflows around it, its own name, and behind
-these the values of its iterables and the item of a MapNode, each with an underscore in front:
+A step's full name is that of its Nipype node: the workflows around it, its own name, then the
+values of its iterables and the item of a MapNode, each with an underscore in front:
 ``neuroferry_wf.sub_01_wf.anatomy_wf.anat_wf.correct_bias``, ``w.smooth._fwhm_4._smooth12``.
 
-Of which *kind* a node is, the same for every participant, session, run, template and item, says
-who builds it: ``node.kind``, such as ``bold.fit.estimate_motion``. The engine only asks, so that
-it need not know how any workflow is named. In workflows that say nothing the kind is the name
+The *kind* of a node, the same for every participant, session, run, template and item, is set by
+its builder: ``node.kind``, such as ``bold.fit.estimate_motion``. The engine only reads it, so it
+need not know how workflows are named. In workflows that do not set it, the kind is the name
 without participant, iterables and item.
 """
 
@@ -51,7 +51,7 @@ class StepName:
 
     @classmethod
     def of(cls, node: Any) -> StepName:
-        """Give the full name of a node, with the values of its iterables."""
+        """Return the name of a node, with the values of its iterables."""
         return cls(".".join([node.fullname, *(getattr(node, "parameterization", None) or ())]))
 
     @property
@@ -67,7 +67,7 @@ class StepName:
 
     @property
     def generic(self) -> str:
-        """Name that the step has in every participant."""
+        """Name of the step in any participant."""
         return _SUBJECT_WF.sub(_ANY_SUBJECT, self.text)
 
     @property
@@ -77,7 +77,7 @@ class StepName:
 
     @property
     def kind(self) -> str:
-        """Kind of a step whose builder does not say one."""
+        """Kind of a step whose builder does not set one."""
         own = re.escape(self.base.rpartition(".")[2])
         is_item = re.fullmatch(rf"_{own}\d+", self.parts[-1]) is not None
         return self.base + _ANY_ITEM * is_item
@@ -89,12 +89,12 @@ class StepName:
 
     @property
     def place(self) -> str:
-        """Workflows around it in plain words, less those of the run and the participant."""
+        """Workflows around it in plain words, without those of the run and the participant."""
         return " > ".join(_in_words(part) for part in self._around())
 
     @property
     def short(self) -> str:
-        """Participant, workflows and own name, as a person would name the step."""
+        """Participant, workflows and own name, as people would name the step."""
         who = "" if self.subject is None else f"sub-{self.subject} "
         return who + " > ".join(_in_words(part) for part in (*self._around(), self.parts[-1]))
 
@@ -107,12 +107,12 @@ def _in_words(part: str) -> str:
 
 
 def subject_wf(label: str | None) -> str:
-    """Name of the workflow of a participant."""
+    """Name the workflow of a participant."""
     return f"sub_{label}_wf"
 
 
 def in_subject(generic: str, label: str | None) -> str:
-    """Give the name that a step has in one participant; the inverse of :attr:`StepName.generic`.
+    """Name a step in one participant; the inverse of :attr:`StepName.generic`.
 
     Examples
     --------
@@ -123,12 +123,12 @@ def in_subject(generic: str, label: str | None) -> str:
 
 
 def kind_of(node: Any) -> str:
-    """Kind of a node: what its builder says, otherwise its name without what varies."""
+    """Return the kind of a node: set by its builder, or its name without what varies."""
     return getattr(node, "kind", None) or StepName(node.fullname).kind
 
 
 def item_kind(kind: str) -> str:
-    """Kind of the items of a MapNode.
+    """Return the kind of the items of a MapNode.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Nipype's result files are pickles: none of another user's is loaded."""
+"""Protection against loading other users' pickles as Nipype's result files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuroferry.trust import refuse_foreign
 def guard_pickles() -> None:
     """Make Nipype, in this process and its forks, refuse pickles that others could have written.
 
-    Whoever writes a pickle decides what runs when it is loaded.
+    The writer of a pickle determines what is executed when it is loaded.
     """
     from nipype.pipeline.engine import base, nodes, utils
     from nipype.utils import filemanip

@@ -1,8 +1,8 @@
-"""What a run will take, before it runs: steps, memory, time and disk, and whether it fits.
+"""Plan of a run before it starts: steps, memory, time and disk, and whether they fit.
 
-``Workflow.run`` is given a plugin that runs nothing, so that the graph which is planned is to
-the letter the one that would be run. Steps that are done already are found as a real run
-finds them, by the hash of their inputs in the work folder.
+The plan comes from a plugin for ``Workflow.run`` that runs nothing, so that the planned graph is
+exactly the one that would run. Finished steps are detected as in a real run, by the hash of their
+inputs in the work folder.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ Verdict = Literal["fits", "fits with fewer steps at once", "does not fit"]
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step and what it is expected to need.
+    """One step with its expected resources.
 
     Attributes
     ----------
     step, subject : str, str or None
         Full name, and participant label.
     n_procs, mem_gb, seconds, disk_gb, files : int, float, float, float, int
-        Processors, memory (GB), wall-clock time, and what it leaves in the work folder.
+        Processors, memory (GB), wall-clock time (s), and its size (GB) and files in the work
+        folder.
     mem_source, seconds_source : str
-        Where the estimates come from, see :mod:`neuroferry.engine.estimate`.
+        Sources of the estimates, see :mod:`neuroferry.engine.estimate`.
     done : bool
         Whether its result is in the work folder already.
     """
@@ -56,7 +57,7 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What a folder will have to take, and what its file system has left.
+    """Disk space and files that a folder needs, and what its file system has left.
 
     Attributes
     ----------
@@ -76,7 +77,7 @@ class DiskNeed:
 
     @property
     def fits(self) -> bool:
-        """Whether there is room."""
+        """Whether there is enough room."""
         return self.needed_gb <= self.free_gb and (
             self.free_files is None or self.needed_files <= self.free_files
         )
@@ -84,20 +85,20 @@ class DiskNeed:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take.
+    """Resources that a run needs.
 
     Attributes
     ----------
     steps : tuple of PlannedStep
-        In an order in which they may run.
+        Steps, in an order in which they can run.
     n_procs, memory_gb : int, float
         What the run may use.
     seconds : mapping of int to float
-        Expected time by number of processors, with the memory that there is.
+        Expected time by number of processors, with the available memory.
     at_once : int
-        The most steps that run at the same time.
+        Largest number of steps that run at the same time.
     held_back : bool
-        Whether memory, not processors, limits that.
+        Whether this number is limited by memory, not by processors.
     disks : tuple of DiskNeed
         Folders that the run writes to.
     verdict : str
@@ -119,7 +120,7 @@ class Plan:
 
     @property
     def largest(self) -> PlannedStep | None:
-        """The step to do that needs most memory."""
+        """The step that needs most memory, of those that have to run."""
         return max(self.to_do, key=lambda step: step.mem_gb, default=None)
 
     @property
@@ -130,13 +131,13 @@ class Plan:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether this machine can run it."""
+        """Whether this machine can run the plan."""
         if self.too_large or not all(disk.fits for disk in self.disks):
             return "does not fit"
         return "fits with fewer steps at once" if self.held_back else "fits"
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the plan as plain JSON values."""
+        """Convert the plan to plain JSON values."""
         return {
             **asdict(self),
             "seconds": {str(n): value for n, value in self.seconds.items()},
@@ -146,7 +147,7 @@ class Plan:
 
 
 class PlanPlugin(RecordingPlugin):
-    """Given to ``Workflow.run``, makes a plan of its graph and runs nothing.
+    """Plugin for ``Workflow.run`` that plans the graph and runs nothing.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ class PlanPlugin(RecordingPlugin):
     plan: Plan
 
     def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
-        """Look at each step of the flattened graph; called by ``Workflow.run``."""
+        """Plan each step of the flattened graph; called by ``Workflow.run``."""
         done = find_done(graph)
         steps = {node: self._plan_step(node, node in done) for node in _ordered(graph)}
         resources = Resources(self.n_procs, self.memory_gb)
@@ -197,12 +198,12 @@ class PlanPlugin(RecordingPlugin):
 
 
 def finished_step(step: str, subject: str) -> PlannedStep:
-    """Give the plan of a step whose participant is finished, which takes nothing any more."""
+    """Plan a step of a finished participant, which needs no resources."""
     return PlannedStep(step, subject, 1, 0.0, 0.0, 0.0, 0, "measured", "measured", done=True)
 
 
 def make_plan(graph: Any, steps: Mapping[Any, PlannedStep], resources: Resources) -> Plan:
-    """Put the steps of a graph together into a plan.
+    """Combine the steps of a graph into a plan.
 
     Parameters
     ----------
@@ -231,14 +232,14 @@ def make_plan(graph: Any, steps: Mapping[Any, PlannedStep], resources: Resources
 def simulate(
     graph: Any, steps: Mapping[Any, PlannedStep], resources: Resources
 ) -> tuple[float, int]:
-    """Walk through a graph as the plugin would, with expected times.
+    """Simulate the execution of a graph with the expected times.
 
     Returns
     -------
     seconds : float
         Time to the end of the last step.
     at_once : int
-        The most steps that ran at the same time.
+        Largest number of steps that ran at the same time.
     """
     plans = {plan.step: plan for plan in steps.values()}
     schedule = Schedule(graph, {p.step: 0.0 if p.done else p.seconds for p in steps.values()})
@@ -263,7 +264,7 @@ def simulate(
 
 
 def _close_done(schedule: Schedule, plans: Mapping[str, PlannedStep]) -> None:
-    """Close the steps that need not run; all before such a step are such steps, too."""
+    """Close the steps that need not run, and with each all steps before it."""
     found = True
     while found:
         found = False
@@ -274,7 +275,7 @@ def _close_done(schedule: Schedule, plans: Mapping[str, PlannedStep]) -> None:
 
 
 def disk_need(path: Path, needed_gb: float, needed_files: int) -> DiskNeed:
-    """Compare what a folder will have to take with what its file system has left."""
+    """Compare the space that a folder needs with what its file system has left."""
     there = path.absolute()
     while not there.exists():
         there = there.parent
@@ -299,8 +300,8 @@ def _ordered(graph: Any) -> Sequence[Any]:
 
 
 def _count_items(node: Any) -> int:
-    """Items of a MapNode as far as they are known before it runs; 1 for other nodes."""
+    """Count the items of a MapNode as far as they are known before it runs; 1 for other nodes."""
     try:
         return max(1, int(node.num_subnodes()))
     except Exception:
-        return 1  # the list that it goes over comes from a step that has not run yet
+        return 1  # its list of items comes from a step that has not run yet

@@ -1,8 +1,8 @@
-"""The run record: one line of JSON for each change of state of each step.
+"""Run record: one line of JSON for each change of state of each step.
 
-The file is append-only. Whoever runs a step, a worker on a laptop or a job on a cluster,
-adds one line with a single ``write``; progress, status, reports and exit code read the
-file, and nothing else.
+The file is append-only. Whatever runs a step, a worker on a laptop or a job on a cluster,
+adds one line with a single ``write``. Progress, status, reports and exit code depend on this file
+alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class StepSummary:
-    """What the record says of one step.
+    """State and measurements of one step in the record.
 
     Attributes
     ----------
@@ -38,27 +38,27 @@ class StepSummary:
     state : str
         ``running``, ``done``, ``cached``, ``failed`` or ``skipped``.
     seconds, cpu_seconds : float or None
-        Wall-clock and processor seconds. For a cached step, those of the run that made it.
+        Wall-clock and processor time in seconds. For a cached step, of the run that computed it.
     peak_gb : float or None
         Largest resident memory of any of the step's processes, in GB (1e9 bytes).
     mem_gb, n_procs : float or None, int or None
-        What was set aside for the step.
+        Memory (GB) and processors reserved for the step.
     declared_gb : float or None
-        What the step's node declared, before earlier runs corrected it.
+        Memory declared by the step's node, before correction by earlier runs.
     volumes : int or None
-        Volumes of the series that it went through, where it said so.
+        Number of volumes of the series that it processed, if declared.
     disk_gb, files : float or None, int or None
-        What the step left in its work folder, in GB and files.
+        Size (GB) and number of files of its work folder.
     message : str or None
-        Why it failed, in one sentence.
+        Reason of the failure, in one sentence.
     crashfile, traceback : str or None
-        Where the details are, and the details.
+        File with the details, and the details.
     because : str or None
-        For a skipped step, the step that failed before it.
+        For a skipped step, the failed step before it.
     item : bool
         Whether it is one item of a MapNode, which is a step itself.
     kind : str
-        Kind of step; when empty, what its name tells (records of earlier versions have none).
+        Kind of step; if empty, derived from its name (records of earlier versions have none).
     """
 
     step: str
@@ -88,18 +88,18 @@ class StepSummary:
 def found_done(
     step: str, known: StepSummary | None, *, subject: str | None, **now: Any
 ) -> StepSummary:
-    """Say of a step that it need not run, with what is known of the run that made its result.
+    """Summarise a step that need not run, with the measurements of the run that computed it.
 
     Parameters
     ----------
     step : str
         Its full name.
     known : StepSummary or None
-        That run.
+        The step in that run.
     subject : str or None
         Participant label.
     **now
-        Fields of :class:`StepSummary` that this run knows better.
+        Fields of :class:`StepSummary` to override with values of this run.
     """
     return replace(
         known or StepSummary(step, subject, "cached"),
@@ -109,7 +109,7 @@ def found_done(
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What the record says of one run."""
+    """State of one run in the record."""
 
     run_id: str | None = None
     version: str | None = None
@@ -130,16 +130,16 @@ class RunSummary:
     problems: tuple[Event, ...] = ()
 
     def count(self, *states: StepState) -> int:
-        """Count the steps that are in one of ``states``; items of MapNodes do not count."""
+        """Count the steps in one of ``states``, without items of MapNodes."""
         return sum(step.state in states for step in self.steps if not step.item)
 
     @property
     def failed(self) -> tuple[StepSummary, ...]:
-        """Steps that failed, in the order in which they did."""
+        """Failed steps, in the order of their failures."""
         return tuple(step for step in self.steps if step.state == "failed")
 
     def of_subject(self, subject: str | None) -> RunSummary:
-        """Keep the steps and problems of one participant."""
+        """Select the steps and problems of one participant."""
         return replace(
             self,
             steps=tuple(s for s in self.steps if s.subject == subject),
@@ -149,14 +149,14 @@ class RunSummary:
 
 @dataclass
 class RunRecord:
-    """Writes one run's events, and tells those who listen.
+    """Record of one run, which writes events and notifies listeners.
 
     Parameters
     ----------
     path : pathlib.Path
-        The ``events.jsonl`` file; its folder is made when it is not there.
+        The ``events.jsonl`` file; its folder is created if missing.
     listeners : list of callable
-        Each is called with every event, after it was written.
+        Each is called with every event after it has been written.
     """
 
     path: Path
@@ -172,7 +172,7 @@ class RunRecord:
             Its kind: ``run_started``, ``problem``, ``step_started``, ``step_retried``,
             ``step_done``, ``step_failed``, ``step_skipped`` or ``run_ended``.
         **values
-            What goes with it; must be plain JSON values.
+            Its values; must be plain JSON values.
 
         Returns
         -------
@@ -182,7 +182,7 @@ class RunRecord:
         Raises
         ------
         OSError
-            When the disk is full; a line that was written in part is not taken for an event.
+            If the disk is full; a partly written line does not count as an event.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         entry: Event = {"time": now, "event": event, **values}
@@ -190,7 +190,7 @@ class RunRecord:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_unlinked(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            # on a network file system, appending from several machines is safe only in turns
+            # on a network file system, several machines must append one at a time
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             data = b"\n" * self._torn + line.encode()
@@ -205,7 +205,7 @@ class RunRecord:
         return entry
 
     def write_done(self, step: StepSummary) -> Event:
-        """Append the event ``step_done`` of a step that has run, or that need not run.
+        """Append the event ``step_done`` for a step that has run or need not run.
 
         Parameters
         ----------
@@ -235,12 +235,12 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def kind_of_event(event: Mapping[str, Any]) -> str:
-    """Kind of the step that an event is about; earlier versions did not write it."""
+    """Return the kind of an event's step; earlier versions did not write it."""
     return event.get("kind") or StepName(event["step"]).kind
 
 
 def read_events(path: Path) -> list[Event]:
-    """Read a record; a last line that is not finished yet is left out.
+    """Read a record, without an unfinished last line.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def read_events(path: Path) -> list[Event]:
     Returns
     -------
     list of dict
-        Events in the order in which they were written; empty when there is no file.
+        Events in the order in which they were written; empty if there is no file.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -313,7 +313,7 @@ _STEP_STATES: dict[str, StepState] = {
 
 
 def _after(before: StepSummary | None, entry: Mapping[str, Any]) -> StepSummary:
-    """Give the state of a step after one more event."""
+    """Update the state of a step by one event."""
     state = _STEP_STATES[entry["event"]]
     if state == "done" and entry.get("cached"):
         state = "cached"
@@ -349,12 +349,12 @@ def read_run(run_dir: Path) -> RunSummary:
 
 
 def list_runs(out_dir: Path) -> list[Path]:
-    """Folders of the runs that wrote into ``out_dir``, oldest first."""
+    """List the folders of the runs that wrote into ``out_dir``, oldest first."""
     return sorted(path.parent for path in (out_dir / "logs").glob("*/events.jsonl"))
 
 
 def read_history(out_dir: Path) -> dict[str, StepSummary]:
-    """Give, for each step that ever ran to its end, its latest measured run.
+    """Read the latest measurement of each step that ever finished.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Processors and memory that this process may really use.
+"""Processors and memory available to this process.
 
-The machine's own figures are only an upper bound: CPU affinity, control groups (version 1
-and 2) and a SLURM allocation each may allow less.
+The machine's total is only an upper bound: CPU affinity, control groups (versions 1 and 2) and a
+SLURM allocation may each allow less.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NO_LIMIT = 2**60
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use.
+    """Resources that a run may use.
 
     Attributes
     ----------
@@ -40,13 +40,13 @@ class Resources:
 
 
 def parse_memory(text: str) -> float:
-    """Turn an amount of memory with its unit into GB.
+    """Convert an amount of memory with its unit to GB.
 
     Parameters
     ----------
     text : str
-        Such as ``8GB``, ``8000 MB`` or ``7.5GiB``. A bare number is refused: the programs of
-        the field read it as megabytes or as gigabytes.
+        Such as ``8GB``, ``8000 MB`` or ``7.5GiB``. A bare number is refused, as some programs
+        of the field read it as megabytes, others as gigabytes.
 
     Returns
     -------
@@ -70,26 +70,26 @@ def parse_memory(text: str) -> float:
     match = _AMOUNT.match(text)
     if match is None:
         raise UsageError(
-            f"'{text}' is not an amount of memory. Write it with its unit, such as 8GB or 8000MB."
+            f"'{text}' is not an amount of memory. Give it with its unit, such as 8GB or 8000MB."
         )
     units = _BINARY_UNITS if match["i"] else _UNITS
     amount = float(match["number"]) * units[match["unit"].lower()] / 1e9
     if amount <= 0:
-        raise UsageError(f"'{text}' is no memory at all. Write an amount such as 8GB.")
+        raise UsageError(f"'{text}' is zero. Give an amount of memory such as 8GB.")
     return amount
 
 
 def available_resources(
     environ: Mapping[str, str] | None = None, root: Path = Path("/")
 ) -> Resources:
-    """Find what this process may use.
+    """Find the resources available to this process.
 
     Parameters
     ----------
     environ : mapping, optional
         The environment, searched for a SLURM allocation; by default that of the process.
     root : pathlib.Path
-        Where ``proc`` and ``sys`` are found.
+        Folder of ``proc`` and ``sys``.
     """
     env = os.environ if environ is None else environ
     return Resources(_available_processors(env, root), _available_memory_gb(env, root))
@@ -125,14 +125,14 @@ def _available_memory_gb(environ: Mapping[str, str], root: Path) -> float:
 
 
 def memory_in_use(root: Path = Path("/")) -> list[tuple[float, float]]:
-    """List each limit on memory that binds this process, with what is used of it.
+    """List all memory limits of this process, each with its current use.
 
-    Page cache that the kernel gives up before it kills does not count as used.
+    Page cache that the kernel releases before it kills does not count as used.
 
     Returns
     -------
     list of (float, float)
-        Limit and use in bytes: the machine's, then those of the control groups.
+        Limit and use in bytes: of the machine, then of the control groups.
     """
     meminfo = _read_table(root / "proc/meminfo")
     pairs = []
@@ -166,11 +166,11 @@ def _total_memory(root: Path) -> float:
     meminfo = _read_table(root / "proc/meminfo")
     if "MemTotal:" in meminfo:
         return meminfo["MemTotal:"] * 1024
-    raise UsageError("/proc/meminfo names no MemTotal: give the memory with --mem, such as 8GB.")
+    raise UsageError("/proc/meminfo has no MemTotal: give the memory with --mem, such as 8GB.")
 
 
 def _cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """List this process's control group and all above it, for one controller."""
+    """List this process's control group and its ancestors, for one controller."""
     folders: list[Path] = []
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

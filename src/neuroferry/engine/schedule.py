@@ -1,4 +1,4 @@
-"""Which steps of a graph may run next, and what a failure takes with it."""
+"""Schedule of a graph: which steps may run next, and which cannot run after a failure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Task:
     Attributes
     ----------
     node : nipype.pipeline.engine.Node
-        What to run.
+        Node to run.
     step : str
         Its full name, unique in the graph.
     kind : str
         Kind of step, as :mod:`neuroferry.engine.names` explains it.
     n_procs, mem_gb : int, float
-        Processors and GB that it declares.
+        Processors and memory (GB) that it declares.
     waits_for, leads_to : set of int
         Tasks before and after it.
     map_parent : int or None
@@ -33,13 +33,13 @@ class Task:
     expanded : bool
         For a MapNode, whether its items are tasks already.
     alone : bool
-        Whether it has to run with the whole budget, because memory ran out beside others.
+        Whether it has to run alone with the whole budget, because memory ran out beside others.
     rank : int
-        Place of its participant. Participants come one after the other, so that the first
-        results are there early and only a few have unfinished work on the disk; steps of the
-        next fill the processors that the ones before leave idle.
+        Position of its participant. Participants are processed in order, so that the first
+        results appear early and only a few participants have intermediate results on the disk;
+        steps of later participants fill idle processors.
     priority : float
-        Expected seconds from its start to the end of what depends on it.
+        Expected seconds from its start to the end of all that depends on it.
     """
 
     node: Any
@@ -57,15 +57,15 @@ class Task:
 
 
 class Schedule:
-    """Book-keeping of a graph's steps while it runs.
+    """State of a graph's steps during a run.
 
     Parameters
     ----------
     graph : networkx.DiGraph
         Flattened and expanded Nipype graph.
     expected_seconds : mapping of str to float, optional
-        Known durations of steps; of a participant's steps, the one with the longest way to the
-        end goes first.
+        Known durations of steps; of a participant's steps, the one with the longest remaining
+        path starts first.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Schedule:
             if subject is not None:
                 task.rank = places.setdefault(subject, len(places) + 1)
         self.open = set(range(len(self.tasks)))
-        # kept sorted, the most urgent first: a graph may have thousands of ready steps
+        # kept sorted by urgency: a graph may have thousands of ready steps
         self._ready: list[tuple[int, float, int]] = []
         for i, task in enumerate(self.tasks):
             if not task.waits_for:
@@ -99,11 +99,11 @@ class Schedule:
         return not self.open
 
     def ready(self) -> list[int]:
-        """Tasks that may start now, the most urgent first."""
+        """List the tasks that may start now, the most urgent first."""
         return [index for _, _, index in self._ready]
 
     def take(self, index: int) -> None:
-        """Take a task out of the ready ones, because it starts."""
+        """Remove a task from the ready ones, because it starts."""
         entry = self._entry(index)
         place = bisect.bisect_left(self._ready, entry)
         if place < len(self._ready) and self._ready[place] == entry:
@@ -118,7 +118,7 @@ class Schedule:
         return task.rank, -task.priority, index
 
     def done(self, index: int) -> None:
-        """Mark a task as done, and free those that waited for it."""
+        """Mark a task as done, and make those ready that waited only for it."""
         self.take(index)
         self.open.discard(index)
         for after in self.tasks[index].leads_to:
@@ -133,7 +133,7 @@ class Schedule:
         Returns
         -------
         list of int
-            The tasks that can now never run, each closed by this call.
+            Tasks that cannot run any more, closed by this call.
         """
         self.take(index)
         self.open.discard(index)
@@ -150,7 +150,7 @@ class Schedule:
         return lost
 
     def expand(self, index: int, items: list[Any]) -> None:
-        """Give a MapNode's items tasks of their own; the MapNode waits for them."""
+        """Add a task for each item of a MapNode; the MapNode waits for them."""
         parent = self.tasks[index]
         parent.expanded = True
         self.take(index)
@@ -176,10 +176,10 @@ def fits(
     memory_gb: float,
     booked_gb: Callable[[Task], float],
 ) -> bool:
-    """Tell whether a task fits beside those that run.
+    """Tell whether a task fits beside the running ones.
 
-    When nothing runs, everything is tried, however large. A task that has to run alone
-    starts only then, and nothing starts beside it.
+    When nothing runs, any task is tried, however large. A task that has to run alone starts
+    only then, and nothing starts beside it.
     """
     if not running:
         return True
@@ -191,7 +191,7 @@ def fits(
 
 
 def volumes_of(node: Any) -> int | None:
-    """How many volumes a node goes through, where its builder said so."""
+    """Return the number of volumes that a node processes, if its builder declared it."""
     volumes: int | None = getattr(node, "volumes", None)
     return volumes
 

@@ -1,8 +1,8 @@
-"""What the processes of a running step use: memory, processor time, whether they are stopped.
+"""Memory, processor time and state of the processes of a running step.
 
-Read from ``/proc`` while the step runs, because what the kernel reports at the end of a
-process (``ru_maxrss``) is the largest single process, not the sum of a step's processes, and
-comes too late to act upon.
+They are read from ``/proc`` while the step runs, because the kernel's report at the end of a
+process (``ru_maxrss``) is about the largest single process, not the sum of a step's processes,
+and comes too late to act upon.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from neuroferry.engine.resources import memory_in_use
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-# a Python process that has loaded Nipype: what a step would have as a process of its own
+# memory of a Python process that has loaded Nipype, as a step would have without forking
 _EMPTY_PROCESS_GB = 0.12
-# telling shared pages apart takes the kernel up to ten milliseconds for each GB, so it is done
-# when this many times the processor time has passed that it took before
+# measuring shared pages takes the kernel up to ten milliseconds per GB, so it is repeated only
+# after this many times the processor time that the last measurement took
 _EXACT_EVERY = 200
-# of mallopt(3), and the most that glibc takes for the first
+# parameters of mallopt(3), and the largest value that glibc accepts for the first
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 32 * 1024**2
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a step's processes use at one moment.
+    """Resources used by a step's processes at one moment.
 
     Attributes
     ----------
     rss_gb : dict of int to float
-        Resident memory of each process, GB, with all that it shares with others.
+        Resident memory of each process, GB, including memory shared with others.
     cpu_seconds : float
-        Processor time of the living processes and of their ended children.
+        Processor time of the running processes and of their ended children.
     stopped : bool
         Whether the step's own process is stopped (SIGSTOP, SIGTSTP or a debugger).
     """
@@ -52,16 +52,16 @@ class Usage:
 
 @dataclass(frozen=True)
 class Pages:
-    """Memory of one process as the kernel's page tables tell it, GB.
+    """Memory of one process according to the kernel's page tables, GB.
 
     Attributes
     ----------
     shared : float
-        Resident pages that another process has, too.
+        Resident pages shared with other processes.
     private : float
-        Resident pages that no other process has.
+        Resident pages of this process alone.
     proportional : float
-        Resident pages, each divided by the number of processes that have it (PSS).
+        Resident pages, each divided by the number of processes that share it (PSS).
     """
 
     shared: float
@@ -71,30 +71,30 @@ class Pages:
 
 @dataclass
 class Watch:
-    """Follows one step while it runs.
+    """Monitor of one step while it runs.
 
-    A step starts as a fork of the process that runs the graph and has all pages of that one:
-    gigabytes, when it is a notebook with data. They take no memory until one of the two
-    writes on them. So what a step uses is
+    A step starts as a fork of the process that runs the graph and shares all its pages:
+    gigabytes, if it is a notebook with data. They take no memory until one of the two writes to
+    them. The memory of a step is therefore the sum of
 
-    - of its own process the resident memory less what it shares with the process that it was
-      forked from, as last seen while it had no children; of the shared part as much counts
-      as it would have as a process of its own, a Python that has loaded Nipype (0.12 GB);
-    - of its forked children what they share with nobody;
-    - of programs that it started their proportional share (PSS).
+    - the resident memory of its own process minus what it shares with the process that it was
+      forked from, as last seen while it had no children; the shared part counts up to the memory
+      of a Python process that has loaded Nipype (0.12 GB);
+    - the private memory of its forked children;
+    - the proportional memory (PSS) of programs that it started.
 
     Attributes
     ----------
     pid : int
         Its process.
     shared_gb : float
-        Memory of that process which it shares with the one that it was forked from, GB.
+        Memory that this process shares with the one that it was forked from, GB.
     peak_gb : float
-        Largest memory seen, summed over its processes, GB.
+        Largest memory so far, summed over its processes, GB.
     now_gb : float
-        The last value seen.
+        Memory at the last sample, GB.
     idle_seconds, stopped_seconds : float
-        For how long no processor time was used, and for how long the step was stopped.
+        How long no processor time has been used, and how long the step has been stopped.
     """
 
     pid: int
@@ -104,7 +104,7 @@ class Watch:
     idle_seconds: float = 0.0
     stopped_seconds: float = 0.0
     _cpu: float = field(default=-1.0, repr=False)
-    # of each process below the step's own: resident memory that does not count
+    # resident memory that does not count, of each process below the step's own
     _aside: dict[int, float] = field(default_factory=dict, repr=False)
     _unsure: set[int] = field(default_factory=set, repr=False)
     _exact_after: float = field(default=0.0, repr=False)
@@ -119,7 +119,7 @@ class Watch:
         elapsed : float
             Seconds since the last sample.
         exact : bool
-            Tell shared pages apart now, even if that was done a moment ago.
+            Measure shared pages now, even if that was done a moment ago.
         """
         if not pids:
             return
@@ -135,7 +135,7 @@ class Watch:
         self._cpu = usage.cpu_seconds
 
     def _tell_apart(self, rss_gb: Mapping[int, float], *, exact: bool) -> None:
-        """Find what of each process does not count: of all, or of those that are new."""
+        """Find the memory that does not count, of all processes or of new ones."""
         started = time.thread_time()
         if exact and len(rss_gb) == 1 and rss_gb[self.pid] > _EMPTY_PROCESS_GB:
             pages = read_pages(self.pid)
@@ -165,18 +165,18 @@ class Watch:
 
 
 class ProcessTable:
-    """Knows which processes belong to which step.
+    """Table of the processes of each step.
 
-    A process belongs where its parent belonged when it was first seen, so that one whose
-    parent has ended in the meantime is not lost. Only processes that are new since the last
-    look are read: on a machine with a thousand processes a look costs about a millisecond.
+    A process belongs to the step of its parent when it is first seen, so that it is not lost if
+    its parent ends. Only processes that are new since the last update are read: on a machine with
+    a thousand processes an update takes about a millisecond.
     """
 
     def __init__(self) -> None:
         self._owner: dict[int, int | None] = {}
 
     def look(self, roots: Iterable[int]) -> dict[int, tuple[int, ...]]:
-        """List, for each step's process, itself and everything below it that lives."""
+        """List, for each step's process, itself and its running descendants."""
         living = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
         self._owner = {pid: owner for pid, owner in self._owner.items() if pid in living}
         self._owner.update((root, root) for root in roots)
@@ -214,7 +214,7 @@ def read_usage(pid: int, pids: tuple[int, ...]) -> Usage:
 
 
 def shared_aside(shared_gb: float) -> float:
-    """What does not count of the memory that a step shares with its parent, GB.
+    """Compute the part of the memory shared with the parent that does not count, GB.
 
     Examples
     --------
@@ -225,25 +225,25 @@ def shared_aside(shared_gb: float) -> float:
 
 
 def resident_gb(pid: int) -> float:
-    """Resident memory of a process, GB; 0 when it has ended."""
+    """Read the resident memory of a process, GB; 0 if it has ended."""
     with suppress(OSError, IndexError, ValueError):
         return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE / 1e9
     return 0.0
 
 
 def measure_peak(born_with_gb: float) -> float:
-    """Largest memory of this forked process and its ended children, GB.
+    """Find the largest memory of this forked process and its ended children, GB.
 
     Parameters
     ----------
     born_with_gb : float
-        What it had from its parent when it started.
+        Memory inherited from its parent at its start.
 
     Notes
     -----
-    The kernel's figure for this process (``ru_maxrss``) counts the pages that it shares with
-    the process that it was forked from. A child process starts with the figure of this one,
-    even when it then becomes another program, so its own counts only where it is larger.
+    The kernel's value for this process (``ru_maxrss``) includes the pages that it shares with
+    the process that it was forked from. A child process starts with the value of this one, even
+    if it then executes another program, so a child's value counts only if it is larger.
     """
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     below = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
@@ -255,12 +255,12 @@ def measure_peak(born_with_gb: float) -> float:
 
 
 def reuse_freed_memory() -> None:
-    """Let this process fill what it has freed anew, instead of asking for fresh pages.
+    """Make this process reuse freed memory instead of requesting fresh pages.
 
-    glibc gives arrays beyond a size back to the kernel as soon as they are freed, and learns
-    only slowly that the next one is on its way; a fresh page has to be zeroed, which takes a
-    fifth of the time of steps that go through a series block by block. This starts where its
-    own adaptation ends; larger arrays are given back as ever.
+    glibc returns large arrays to the kernel as soon as they are freed, and adapts only slowly to
+    repeated requests; zeroing fresh pages takes a fifth of the time of steps that process a
+    series block by block. This sets the limit at which glibc's own adaptation ends; larger arrays
+    are still returned.
     """
     with suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
@@ -269,12 +269,12 @@ def reuse_freed_memory() -> None:
 
 
 def read_pages(pid: int) -> Pages | None:
-    """Read what a process has for itself and what it shares.
+    """Read the private and shared memory of a process.
 
     Returns
     -------
     Pages or None
-        ``None`` when the process has ended or the kernel does not tell.
+        ``None`` if the process has ended or the kernel does not tell.
     """
     values: dict[str, float] = {}
     try:
@@ -291,10 +291,10 @@ def read_pages(pid: int) -> Pages | None:
 
 
 def _start_of_stack(pid: int) -> int:
-    """Where the stack of a process starts, which differs from program to program.
+    """Read the start address of a process's stack, which differs between programs.
 
-    A fork keeps it, so it tells a forked process from one that runs another program; 0 when
-    the kernel does not tell.
+    A fork keeps it, so it distinguishes a forked process from one that runs another program; 0
+    if the kernel does not tell.
     """
     with suppress(OSError, IndexError, ValueError):
         return int(_read_stat(pid)[25])
@@ -302,17 +302,17 @@ def _start_of_stack(pid: int) -> int:
 
 
 def headroom_gb(root: Path = Path("/")) -> float:
-    """Memory that is left before the kernel starts to kill, in GB.
+    """Find the memory that is left before the kernel starts to kill, in GB.
 
-    The smaller of what the machine has available and what this process's control groups
-    still allow; page cache that can be given up counts as free.
+    The smaller of what is available on the machine and what this process's control groups still
+    allow; page cache that can be released counts as free.
     """
     limits = memory_in_use(root)
     return min((limit - used for limit, used in limits), default=float("inf")) / 1e9
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel has killed for memory since it started.
+    """Count the processes that the kernel has killed for memory since it started.
 
     Returns
     -------
@@ -329,15 +329,14 @@ def oom_kills() -> int | None:
 def prefer_as_oom_victim() -> None:
     """Ask the kernel to kill this process first when memory runs out.
 
-    So it takes the step, and neither the run that waits for it nor what else the person has
-    open.
+    It then kills the step, not the run that waits for it or other programs of the user.
     """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process, its process group and everything below it."""
+    """Kill a process, its process group and all its descendants."""
     pids = ProcessTable().look([pid])[pid]
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
@@ -347,8 +346,8 @@ def kill_tree(pid: int) -> None:
 
 
 def _read_stat(pid: int) -> list[str]:
-    """Fields of ``/proc/<pid>/stat`` from the third on: state, parent, ..."""
-    # the name before them stands in parentheses and may hold blanks and parentheses
+    """Read the fields of ``/proc/<pid>/stat`` from the third on: state, parent, ..."""
+    # the program name before them is in parentheses and may contain blanks and parentheses
     return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 

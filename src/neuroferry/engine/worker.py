@@ -1,9 +1,8 @@
-"""Runs one step in a process of its own, and tells what became of it.
+"""Execution of one step in its own process, and its outcome.
 
-A fresh process for each step costs a few milliseconds (it is forked from a parent that has
-imported everything) and gives three things that a pool cannot: the kernel's own measure of
-the step's memory, the death of a worker as an event instead of a hang, and no step that can
-disturb the next.
+A new process for each step costs a few milliseconds (it is forked from a parent that has
+imported everything) and has three advantages over a pool: the kernel measures the step's memory,
+the death of a worker is an event instead of a hang, and no step can disturb the next.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from neuroferry.trust import open_unlinked
 
 _PR_SET_PDEATHSIG = 1
 _LONGEST_MESSAGE = 400
-# how programs and libraries say that memory ran out
+# how programs and libraries report that memory ran out
 _NO_MEMORY = re.compile(
     r"MemoryError|bad_alloc|Cannot allocate memory|Unable to allocate|out of memory"
     r"|return code: (?:137|-9)\b|exit(?:ed with code| code| status) (?:137|-9)\b"
@@ -50,26 +49,26 @@ _EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): (.+)$")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended.
+    """Outcome of a step.
 
     Attributes
     ----------
     seconds, cpu_seconds : float
         Wall-clock and processor time.
     peak_gb : float or None
-        Largest memory, in GB: that of its largest process as the kernel tells it, or the sum
-        over its processes as it was seen while it ran, whichever is more. What it only shares
-        with the process that it was forked from does not count.
+        Largest memory, in GB: that of its largest process according to the kernel, or the
+        sampled sum over its processes, whichever is larger, without memory that it only shares
+        with the process that it was forked from.
     error : str or None
-        One sentence; ``None`` when the step succeeded.
+        One sentence; ``None`` if the step succeeded.
     traceback : str
         Details of the error.
     disk_gb, files : float or None, int or None
-        What the step left in its folder.
+        Size (GB) and number of files of the step's folder.
     out_of_memory : bool
-        Whether it failed for want of memory.
+        Whether it failed for lack of memory.
     final : bool
-        Whether it is certain that it would fail again.
+        Whether it would certainly fail again.
     """
 
     seconds: float
@@ -85,7 +84,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stop:
-    """Why the run itself ended a step."""
+    """Reason for which the run itself ended a step."""
 
     message: str
     out_of_memory: bool = False
@@ -94,7 +93,7 @@ class Stop:
 
 @dataclass
 class Worker:
-    """A running step: process number, the pipe that it reports on, and when it started."""
+    """A running step: process id, the pipe that it reports to, and its start time."""
 
     pid: int
     pipe: int
@@ -114,12 +113,12 @@ class Worker:
         Parameters
         ----------
         block : bool
-            Wait for the end of the process; otherwise give ``None`` while it runs.
+            Wait for the end of the process; otherwise return ``None`` while it runs.
 
         Notes
         -----
         The pipe stays open: it must leave its selector before it is closed, since a sibling
-        that was forked meanwhile holds it too, and would keep it in the selector.
+        that was forked in between holds it too, and would keep it in the selector.
         """
         pid, status, usage = os.wait4(self.pid, 0 if block else os.WNOHANG)
         if pid == 0:
@@ -141,7 +140,7 @@ class Worker:
         )
 
     def _describe_death(self, outcome: Outcome, status: int) -> Outcome:
-        """Say why there is no report."""
+        """Explain why there is no report."""
         if self.stopped is not None:
             stop = self.stopped
             return replace(
@@ -158,12 +157,12 @@ class Worker:
         return replace(outcome, error=error, traceback=error, out_of_memory=killed)
 
     def stop(self, why: Stop) -> None:
-        """End the step and everything that it started, at once."""
+        """End the step and all its processes at once."""
         self.stopped = why
         self.kill_all()
 
     def kill_all(self) -> None:
-        """Kill the process and everything below it."""
+        """Kill the process and all its descendants."""
         kill_tree(self.pid)
 
     def read(self, *, block: bool) -> bool:
@@ -183,7 +182,7 @@ class Worker:
         os.close(self.pipe)
 
     def kill(self, signal_number: int) -> None:
-        """Send a signal to the process and to everything that it started."""
+        """Send a signal to the process and to all its descendants."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal_number)
 
@@ -202,9 +201,9 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
 
     Notes
     -----
-    An interface may have a method ``load_shared()`` that loads, into a cache of this process,
-    what its steps share with others, such as a template: it is called here, before the fork,
-    so that it is loaded once and not by every step.
+    An interface may have a method ``load_shared()`` that loads data shared by several steps, such
+    as a template, into a cache of this process: it is called here, before the fork, so that the
+    data are loaded once and not by every step.
     """
     _load_shared(node)
     sys.stdout.flush()
@@ -221,7 +220,7 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
 
 
 def _load_shared(node: Any) -> None:
-    with suppress(Exception):  # the step comes to the same, and says what is wrong
+    with suppress(Exception):  # the step meets the same error, and reports it
         load = getattr(node.interface, "load_shared", None)
         if load is not None:
             load()
@@ -264,13 +263,13 @@ def _be_the_worker(node: Any, pipe: int, log: Path | None, updatehash: bool) -> 
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when the process that started it ends."""
+    """Ask the kernel to end this process when its parent process ends."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_node(node: Any, *, updatehash: bool) -> tuple[str | None, str]:
-    """Run a node here and now.
+    """Run a node in this process.
 
     Returns
     -------
@@ -288,14 +287,14 @@ def run_node(node: Any, *, updatehash: bool) -> tuple[str | None, str]:
 
 
 def measure_folder(node: Any) -> tuple[float | None, int | None]:
-    """Measure what a step left in its folder, in GB on the disk and in files.
+    """Measure the folder of a step, in GB on the disk and in files.
 
-    The items of a MapNode, which are steps of their own, do not count again.
+    The items of a MapNode, which are steps themselves, do not count again.
     """
     try:
         folder = node.output_dir()
     except Exception:
-        return None, None  # a node with broken inputs may not know where it works
+        return None, None  # a node with broken inputs may not know its folder
     size = files = 0
     for here, folders, names in os.walk(folder):
         if here == folder and "mapflow" in folders:
@@ -310,8 +309,8 @@ def measure_folder(node: Any) -> tuple[float | None, int | None]:
 def explain(error: BaseException, details: str) -> str:
     r"""Find the sentence that says what went wrong.
 
-    Nipype wraps what an interface raises in an error that holds the traceback as text; the
-    last line of that text that names an exception is the cause.
+    Nipype wraps the exception of an interface in an error with the traceback as text; the last
+    line of that text that names an exception is the cause.
 
     Examples
     --------
@@ -349,27 +348,27 @@ def _explain_death(status: int, peak_gb: float, certain: bool) -> str:
 
 
 def find_stall(watch: Watch, stall_seconds: float, stopped_seconds: float) -> Stop | None:
-    """Tell whether a step has stopped answering.
+    """Tell whether a step has stalled.
 
     Parameters
     ----------
     watch : Watch
-        What was seen of it.
+        Samples of the step.
     stall_seconds : float
-        How long it may use no processor time; 0: for ever.
+        Longest time without processor time; 0: no limit.
     stopped_seconds : float
-        How long it may be stopped by a signal.
+        Longest time stopped by a signal.
     """
     if watch.stopped_seconds > stopped_seconds:
         return Stop(
-            "The step's process was stopped from outside (SIGSTOP) and did not go on for "
+            "The step's process was stopped from outside (SIGSTOP) and did not continue within "
             f"{stopped_seconds:.0f} s."
         )
     if 0 < stall_seconds < watch.idle_seconds:
         return Stop(
-            f"The step used no processor time for {stall_seconds:.0f} s: it waits for something "
-            "that does not come. If that is meant, allow it longer (stall_seconds, "
-            "--stall-minutes)."
+            f"The step used no processor time for {stall_seconds:.0f} s: it seems to wait for "
+            "something that never comes. If the wait is intended, allow more time "
+            "(stall_seconds, --stall-minutes)."
         )
     return None
 
@@ -383,7 +382,7 @@ def find_excess(watch: Watch, memory_gb: float) -> Stop | None:
 
 
 def write_crashfile(folder: Path, step: str, node: Any, error: str, details: str) -> Path:
-    """Write what is known of a failed step into a text file.
+    """Write the details of a failed step to a text file.
 
     Returns
     -------

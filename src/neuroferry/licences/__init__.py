@@ -1,1 +1,1 @@
-"""Licences of what the image holds and of what takes part in a result."""
+"""Licences of the image's packages, and of the tools used for a result."""

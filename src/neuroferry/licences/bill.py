@@ -1,7 +1,7 @@
-"""The bill of materials: every package with its version and licence, as SPDX 2.3.
+"""Bill of materials: every package with its version and licence, as SPDX 2.3.
 
 ``python -m neuroferry.licences.bill FILE`` writes that of the image while it is built, and
-prints the licence expression of the whole.
+prints the licence expression of the whole image.
 
 References
 ----------
@@ -33,16 +33,16 @@ _KINDS = {"python": "pkg:pypi/{0}@{1}", "debian": "pkg:deb/debian/{0}@{1}"}
 def make_bill(
     packages: Sequence[Package], texts: Mapping[str, str], created: datetime
 ) -> dict[str, Any]:
-    """Describe packages as a document of SPDX 2.3.
+    """Describe packages as an SPDX 2.3 document.
 
     Parameters
     ----------
     packages : sequence of Package
-        What the image holds.
+        Packages of the image.
     texts : mapping of str to str
-        The text of each licence in them that SPDX has no identifier for.
+        Text of each of their licences without an SPDX identifier.
     created : datetime.datetime
-        When, in UTC.
+        Time of creation, in UTC.
     """
     entries = [_entry(package) for package in packages]
     digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
@@ -101,7 +101,7 @@ def _entry(package: Package) -> dict[str, Any]:
 
 
 def _used(packages: Sequence[Package], texts: Mapping[str, str]) -> dict[str, str]:
-    """Give the text of every licence without an identifier that a package is under."""
+    """Collect the texts of the packages' licences without an identifier."""
     known = {**load_licences()["texts"], **texts}
     refs = {
         ref for package in packages for ref in re.findall(r"LicenseRef-[\w.-]+", package.licence)
@@ -110,7 +110,7 @@ def _used(packages: Sequence[Package], texts: Mapping[str, str]) -> dict[str, st
 
 
 def read_bill(path: Path) -> list[Package]:
-    """Read the packages of a bill of materials that `make_bill` described."""
+    """Read the packages of a bill of materials written by `make_bill`."""
     document = json.loads(path.read_text(encoding="utf-8"))
     return [
         Package(
@@ -137,14 +137,14 @@ def image_packages() -> tuple[list[Package], dict[str, str]]:
     if doubtful:
         names = ", ".join(f"{package.name} ({package.licence})" for package in doubtful)
         raise InputError(
-            f"The image must not hold what forbids commercial use, or may forbid it: {names}. "
-            "Remove it, or say in configs/licences.toml what its licence allows."
+            f"The image must not contain packages that forbid, or may forbid, commercial use: "
+            f"{names}. Remove them, or add the terms of their licences to configs/licences.toml."
         )
     return packages, texts
 
 
 def main(path: str) -> None:
-    """Write the bill of materials of the image that this runs in; print its licences."""
+    """Write the bill of materials of the image in which this runs, and print its licences."""
     packages, texts = image_packages()
     write_json(path, make_bill(packages, texts, datetime.now(UTC)))
     print(join_expressions(package.licence for package in packages))

@@ -1,8 +1,8 @@
-"""The licences of Debian packages, read from their copyright files.
+"""Licences of Debian packages, read from their copyright files.
 
-Most of these are machine-readable [1]_; what the others say is in ``configs/licences.toml``.
-A licence applies to some files of the source package, maybe to none in this one: the
-expression names rather too many than too few.
+Most of these are machine-readable [1]_; the licences of the others are listed in
+``configs/licences.toml``. A licence may apply to files of the source package that are not part of
+this one: the expression names too many licences rather than too few.
 
 References
 ----------
@@ -35,7 +35,7 @@ def debian_packages(doc: Path = _DOC) -> tuple[list[Package], dict[str, str]]:
     Parameters
     ----------
     doc : pathlib.Path
-        Folder that holds ``PACKAGE/copyright``.
+        Folder of ``PACKAGE/copyright``.
 
     Returns
     -------
@@ -137,9 +137,9 @@ def _names(words: str) -> list[str]:
 
 
 def _expression(words: str) -> str:
-    """Turn the words after ``License:`` into an SPDX expression.
+    """Convert the words after ``License:`` to an SPDX expression.
 
-    Where "and" and "or" are mixed, all apply: that claims no freedom that is not given.
+    If "and" and "or" are mixed, all apply: this never claims a freedom that is not granted.
     """
     names = list(dict.fromkeys(_identifier(name) for name in _names(words)))
     choice = re.search(r"\bor\b", words, re.IGNORECASE)
@@ -150,7 +150,7 @@ def _expression(words: str) -> str:
 
 
 def _identifier(name: str) -> str:
-    """Give the SPDX identifier of a short name of Debian's.
+    """Find the SPDX identifier of a Debian short name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The packages of an environment with their licences, read from what they say of themselves."""
+"""Packages of an environment with their licences, read from their metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Package:
     Parameters
     ----------
     name, version : str
-        As its own kind of package writes them.
+        As written by its kind of package.
     kind : str
         ``python``, ``debian`` or ``data``.
     licence : str
@@ -33,12 +33,12 @@ class Package:
 
     @property
     def commercial(self) -> bool | None:
-        """Whether its licence allows commercial use; None where that is not known."""
+        """Whether its licence allows commercial use; None if unknown."""
         return allows_commercial_use(self.licence)
 
 
 def data_packages() -> list[Package]:
-    """Give the data in the image that no package manager lists."""
+    """List the data in the image that no package manager lists."""
     return [
         Package(entry["name"], entry["version"], "data", entry["licence"])
         for entry in load_licences()["data"]
@@ -51,13 +51,12 @@ def python_packages(root: str = "") -> list[Package]:
     Parameters
     ----------
     root : str
-        This package and all that it requires, as far as installed; without it, all that are
-        installed.
+        Only this package and its installed requirements; by default all installed packages.
 
     Raises
     ------
     InputError
-        If neither a package nor ``configs/licences.toml`` says what its licence is.
+        If neither a package nor ``configs/licences.toml`` declares its licence.
     """
     names = _requirements(root) if root else None
     packages: dict[str, Package] = {}
@@ -101,15 +100,15 @@ def _python_licence(name: str, distribution: metadata.Distribution) -> str:
         known = [start for start in table if library.startswith(start)]
         if not known:
             raise InputError(
-                f"The Python package {name} brings the library {library}, whose licence is not "
-                "known. Name it in configs/licences.toml, under [python.libraries]."
+                f"The Python package {name} bundles the library {library}, whose licence is "
+                "unknown. Add it to configs/licences.toml, under [python.libraries]."
             )
         parts.append(table[max(known, key=len)])
     return parts[0] if len(parts) == 1 else join_expressions(parts)
 
 
 def _declared(name: str, distribution: metadata.Distribution) -> str:
-    """Give the expression that a package declares, or that the table has for its words."""
+    """Return the licence expression of a package's metadata, or of the table for its words."""
     table = load_licences()["python"]
     if name in table["packages"]:
         return str(table["packages"][name])
@@ -124,8 +123,8 @@ def _declared(name: str, distribution: metadata.Distribution) -> str:
         if _is_known(expression):
             return str(expression)
     raise InputError(
-        f"The Python package {name} does not say its licence as an SPDX expression, and "
-        "configs/licences.toml has none of its words. Name it there, under [python.packages]."
+        f"The Python package {name} does not declare its licence as an SPDX expression, and "
+        "configs/licences.toml has no entry for it. Add one there, under [python.packages]."
     )
 
 
@@ -137,7 +136,7 @@ def _is_known(expression: str) -> bool:
 
 
 def _bundled(distribution: metadata.Distribution) -> Iterator[str]:
-    """Give the names of the shared libraries that a wheel brings from elsewhere."""
+    """List the shared libraries that a wheel bundles from elsewhere."""
     for file in distribution.files or ():
         if file.parts[0].endswith(".libs") and ".so" in file.name:
             yield Path(file.name).name

@@ -1,4 +1,4 @@
-"""Licence expressions, and what ``configs/licences.toml`` says about them."""
+"""Licence expressions, and the table ``configs/licences.toml`` of their terms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-#: Licences of Debian's main archive that SPDX has no identifier for begin with this.
+#: Prefix of licences in Debian's main archive without an SPDX identifier.
 DEBIAN_REF = "LicenseRef-Debian-"
 
 _TOKEN = re.compile(r"\(|\)|[A-Za-z0-9.+-]+")
@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"\(|\)|[A-Za-z0-9.+-]+")
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool or a template that takes part in a result, and its licence."""
+    """A tool or template used for a result, and its licence."""
 
     name: str
     licence: str
@@ -34,7 +34,7 @@ def load_licences() -> Mapping[str, Any]:
 
 
 def load_tools() -> tuple[Tool, ...]:
-    """Give every tool of the table."""
+    """Read all tools of the table."""
     return tuple(
         Tool(
             entry["name"],
@@ -47,7 +47,7 @@ def load_tools() -> tuple[Tool, ...]:
 
 
 def tools_of(cited: Iterable[str]) -> tuple[Tool, ...]:
-    """Give the tools that took part in a result.
+    """Select the tools used for a result.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def tools_of(cited: Iterable[str]) -> tuple[Tool, ...]:
 
 @dataclass(frozen=True)
 class LicenceUse:
-    """A licence, the tools of a result that are under it, and whether it allows commercial use."""
+    """A licence, a result's tools under this licence, and whether it allows commercial use."""
 
     licence: str
     tools: str
@@ -68,7 +68,7 @@ class LicenceUse:
 
 
 def licences_of(cited: Iterable[str]) -> tuple[LicenceUse, ...]:
-    """Give the licences of what took part in a result, in the order of the table.
+    """List the licences of the tools used for a result, in the order of the table.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def licences_of(cited: Iterable[str]) -> tuple[LicenceUse, ...]:
 
 
 def patents_of(cited: Iterable[str]) -> tuple[str, ...]:
-    """Give a sentence for each patent that names a cited method."""
+    """List a sentence for each patent on a cited method."""
     keys = set(cited)
     return tuple(
         entry["text"] for entry in load_licences()["patents"] if keys.intersection(entry["cited"])
@@ -108,7 +108,7 @@ def allows_commercial_use(expression: str) -> bool | None:
     Returns
     -------
     bool or None
-        None where a part of it decides and is not in the table.
+        None if this depends on a part of it that is not in the table.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def allows_commercial_use(expression: str) -> bool | None:
 
 
 def licence_ids(expression: str) -> list[str]:
-    """Give the parts of an expression: licences, with their exceptions.
+    """List the parts of an expression: licences, with their exceptions.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def licence_ids(expression: str) -> list[str]:
 
 
 def join_expressions(expressions: Iterable[str]) -> str:
-    """Join expressions that all apply into one, as short as it says the same.
+    """Join expressions that all apply into one, in its shortest form.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def join_expressions(expressions: Iterable[str]) -> str:
                 choices.setdefault(bare if re.fullmatch(r"\([^()]*\)", bare) else f"({bare})")
             else:
                 alone.setdefault(bare.strip("()"))
-    # A choice of which one part applies anyway adds nothing.
+    # A choice with a part that applies anyway adds nothing.
     open_choices = [choice for choice in choices if not alone.keys() & set(licence_ids(choice))]
     return " AND ".join([*sorted(alone, key=str.lower), *sorted(open_choices, key=str.lower)])
 

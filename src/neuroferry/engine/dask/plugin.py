@@ -1,11 +1,11 @@
-"""Runs a Nipype graph on a Dask cluster: one of its own on this machine, or one that is there.
+"""Plugin that runs a Nipype graph on a Dask cluster: a local one, or an existing one.
 
 Dask decides where a step runs; its worker resources ``processors`` and ``memory_gb`` keep
-what runs there at the same time within what the worker has. The step itself runs in a
-process of its own beside the worker (:mod:`neuroferry.engine.dask.stepserver`), so that a step
-that is killed or runs out of memory costs the step and not the worker.
+concurrent steps within what the worker has. The step itself runs in its own process beside the
+worker (:mod:`neuroferry.engine.dask.stepserver`), so that a step that is killed or runs out of
+memory does not take the worker with it.
 
-A Dask worker that is lost takes its steps with it; Dask runs them elsewhere.
+The steps of a lost Dask worker are run elsewhere by Dask.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SCHEDULER_FILE = "The file of the scheduler"
 
 
 class DaskPlugin(RecordingPlugin):
-    """Run a graph on a Dask cluster.
+    """Plugin that runs a graph on a Dask cluster.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class DaskPlugin(RecordingPlugin):
         As for :class:`~neuroferry.engine.base.RecordingPlugin`, and
 
         ``scheduler`` : str or path
-            Address of a scheduler (``tcp://host:8786``) or the file that it wrote; by default
+            Address (``tcp://host:8786``) or file of a scheduler; by default
             a cluster of ``n_procs`` processors and ``memory_gb`` on this machine. Its workers
             have the resources ``processors`` and ``memory_gb`` and see the same files; see
             ``neuroferry dask-worker``.
@@ -113,7 +113,7 @@ class DaskPlugin(RecordingPlugin):
             yield stack.enter_context(client)
 
     def _wait_for_file(self, path: Path) -> None:
-        """Wait for the scheduler to say where it is; Dask would wait for ever."""
+        """Wait for the scheduler to write its address, with a time limit that Dask lacks."""
         deadline = time.monotonic() + _CONNECT_SECONDS
         while not path.exists():
             self._raise_if_interrupted()
@@ -168,7 +168,7 @@ class DaskPlugin(RecordingPlugin):
             {"index": index, "attempt": attempt},
             key=f"{task.step}-{attempt}",
             resources={
-                # what no worker has is tried with all that the largest has
+                # a step too large for any worker is tried with all resources of the largest
                 _PROCESSORS: min(task.n_procs, self.n_procs),
                 _MEMORY: min(self.booked_gb(task), self.memory_gb),
             },
@@ -194,10 +194,10 @@ class DaskPlugin(RecordingPlugin):
         )
 
     def _handle(self, schedule: Schedule, event: Any) -> None:
-        """Take in what a worker says of a step, or that Dask has done with it.
+        """Handle a worker's message about a step, or the end of its future.
 
-        Workers say on one topic when a step starts and how it ended, so that the record has
-        both in the order in which they came about; the future tells of what was lost.
+        Workers report on one topic when a step starts and how it ended, so that the record has
+        both in the order in which they happened; the future tells about lost steps.
         """
         if event is None:
             return
@@ -232,7 +232,7 @@ class DaskPlugin(RecordingPlugin):
             self._announce(schedule.tasks[index])
 
     def _stop_steps(self, client: Any) -> None:
-        """End the steps that run; nobody waits for them any more."""
+        """End the running steps, for which nobody waits any more."""
         futures = list(self._futures.values())
         self._futures.clear()
         with contextlib.suppress(OSError, TimeoutError):
@@ -241,19 +241,19 @@ class DaskPlugin(RecordingPlugin):
 
 
 def _load() -> Any:
-    """Import Dask only where it is used.
+    """Import Dask only when it is used.
 
     Raises
     ------
     UsageError
-        When it is not installed.
+        If it is not installed.
     """
     try:
         return importlib.import_module("distributed")
     except ImportError as err:
         raise UsageError(
-            f"The plugin Dask needs a package that is not there ({err}). Install it: pip install "
-            "'neuroferry[dask]'."
+            f"The plugin Dask needs a package that is not installed ({err}). Install it: pip "
+            "install 'neuroferry[dask]'."
         ) from err
 
 
@@ -270,19 +270,19 @@ def _result(future: Any) -> dict[str, Any]:
 
 
 def _largest_worker(client: Any) -> Resources:
-    """Find what the largest worker has.
+    """Find the resources of the largest worker.
 
     Raises
     ------
     UsageError
-        When no worker says what it has.
+        If no worker declares its resources.
     """
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     known = [worker.get("resources", {}) for worker in workers]
     usable = [found for found in known if found.get(_PROCESSORS) and found.get(_MEMORY)]
     if not usable:
         raise UsageError(
-            "The Dask workers do not say what they have. Start them with 'neuroferry "
+            "The Dask workers do not declare their resources. Start them with 'neuroferry "
             'dask-worker SCHEDULER_FILE\', or with --resources "processors=8,memory_gb=32".'
         )
     best = max(usable, key=lambda found: float(found[_MEMORY]))
@@ -290,14 +290,14 @@ def _largest_worker(client: Any) -> Resources:
 
 
 def offer(scheduler_file: Path, *, n_procs: int, memory_gb: float, with_scheduler: bool) -> None:
-    """Be a Dask worker, and the scheduler too where it is asked for, until SIGINT or SIGTERM.
+    """Serve as a Dask worker, optionally with the scheduler, until SIGINT or SIGTERM.
 
     Parameters
     ----------
     scheduler_file : pathlib.Path
-        Where the scheduler says how it is reached; seen by workers and runs alike.
+        File with the scheduler's address, visible to workers and runs.
     n_procs, memory_gb : int, float
-        What the worker offers.
+        Resources that the worker offers.
     with_scheduler : bool
         Start the scheduler in this process.
     """
@@ -311,9 +311,9 @@ async def _offer(path: Path, n_procs: int, memory_gb: float, with_scheduler: boo
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with contextlib.AsyncExitStack() as stack:
         if with_scheduler:
-            path.unlink(missing_ok=True)  # of a scheduler that is no more
+            path.unlink(missing_ok=True)  # left by an earlier scheduler
             stack.callback(path.unlink, missing_ok=True)
-            # whoever can write the file can send this machine's workers what to run
+            # anyone who can write to the file can make this machine's workers run commands
             before = os.umask(0o022)
             os.umask(before | 0o022)
             await stack.enter_async_context(
@@ -339,7 +339,7 @@ async def _offer(path: Path, n_procs: int, memory_gb: float, with_scheduler: boo
         _close_servers()
 
 
-# what follows runs in the Dask workers
+# everything below runs in the Dask workers
 
 _lock = threading.Lock()
 _idle: list[StepServer] = []
@@ -377,7 +377,7 @@ def run_step(request: StepRequest, token: str, name: dict[str, Any]) -> dict[str
             _idle.append(server)
     if outcome is None:
         server.close()
-        error = "The process that runs the steps of this Dask worker was ended."
+        error = "The process that runs the steps of this Dask worker has ended."
         outcome = Outcome(0.0, 0.0, None, error, error)
     worker.log_event(token, {**name, "outcome": asdict(outcome)})
     return asdict(outcome)

@@ -1,11 +1,11 @@
-"""A process that has loaded Nipype and runs steps in forks of itself, one at a time.
+"""Server process that has loaded Nipype and runs steps in forks of itself, one at a time.
 
-A Dask worker has threads, and a process with threads must not fork. So each of its threads
-keeps one of these beside it: the step is still a process of its own, whose death is an event
-and whose memory the kernel measures, and it starts in milliseconds.
+A Dask worker has threads, and a process with threads must not fork. So each thread has its own
+server: each step is still a separate process, whose death is an event and whose memory the kernel
+measures, and it starts within milliseconds.
 
-The two talk over the server's standard input and output: eight bytes of length, then the
-message. When the input closes, the step is killed and the server ends.
+Messages go through the server's standard input and output, each preceded by its length in eight
+bytes. When the input closes, the step is killed and the server ends.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class StepRequest:
-    """What a server is asked to run.
+    """Request to run a step.
 
     Attributes
     ----------
     node : bytes
         The pickled Nipype node.
     memory_gb : float
-        More than this is too much even for a step alone.
+        Memory limit, GB, also for a step that runs alone.
     log_file : str or None
         File that collects what the step prints.
     updatehash : bool
@@ -55,7 +55,7 @@ class StepRequest:
     settings : dict
         Nipype's section ``execution``.
     path : tuple of str
-        Where modules are found.
+        Search path of modules.
     """
 
     node: bytes
@@ -69,7 +69,7 @@ class StepRequest:
 
 
 class StepServer:
-    """The near end: starts a server and asks it to run steps."""
+    """Client that starts a server and asks it to run steps."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -84,7 +84,7 @@ class StepServer:
         )
 
     def run(self, request: StepRequest) -> Outcome | None:
-        """Run a step; ``None`` when the server was closed meanwhile or died."""
+        """Run a step; ``None`` if the server was closed in the meantime or died."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -98,7 +98,7 @@ class StepServer:
         return outcome
 
     def close(self) -> None:
-        """End the server and the step that it runs."""
+        """End the server and its running step."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -112,7 +112,7 @@ def serve() -> None:
     """Answer requests until the input closes."""
     asking = os.fdopen(os.dup(0), "rb", buffering=0)
     answering = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the messages
+    os.dup2(2, 1)  # output of libraries must not mix with the messages
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -132,7 +132,7 @@ def serve() -> None:
 
 
 def _run(request: StepRequest, asking: io.RawIOBase | Any) -> Outcome | None:
-    """Run one step in a fork; ``None`` when nobody waits for it any more."""
+    """Run one step in a fork; ``None`` if nobody waits for it any more."""
     import traceback
 
     from nipype import config

@@ -1,4 +1,4 @@
-"""How the jobs of a round ended: what the record says, joined to what SLURM still knows."""
+"""Ends of a round's jobs: the record combined with what SLURM still knows."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _OF_STATE = {
 
 @dataclass
 class Ends:
-    """How the jobs of a round ended, by pack and unit.
+    """Ends of a round's jobs, by pack and unit.
 
     Attributes
     ----------
     ok : set of (str, str)
-        Those that ended well.
+        Successful jobs.
     cause : dict of (str, str) to str
-        For the others why: ``memory``, ``time``, ``node``, ``lost`` (no word is left),
+        Cause of each other end: ``memory``, ``time``, ``node``, ``lost`` (without a trace),
         ``interrupted``, ``cancelled``, ``held`` (SLURM could not start it), ``job``, ``step``.
-        What never started has none.
+        Jobs that never started have none.
     reason : dict of (str, str) to str
-        What the job itself said.
+        Reason that the job itself gave.
     submitted : dict of str to list of (int, int, str)
-        For each pack: first unit, last unit and SLURM's number of each array.
+        For each pack: first unit, last unit and SLURM job id of each array.
     """
 
     ok: set[tuple[str, str]] = field(default_factory=set)
@@ -47,12 +47,12 @@ class Ends:
     submitted: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
 
     def was_submitted(self, pack: str, index: int) -> bool:
-        """Whether a pack of a group's unit number ``index`` (from 1) went into the queue."""
+        """Tell whether a pack of a group's unit number ``index`` (from 1) was submitted."""
         return any(first <= index <= last for first, last, _ in self.submitted.get(pack, []))
 
 
 def read_ends(manifest: Manifest, run_dir: Path, events: Iterable[Event]) -> Ends:
-    """Tell how the jobs of a round ended.
+    """Find how the jobs of a round ended.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def _take_state(
     member: Member,
     index: int,
 ) -> None:
-    """Join what SLURM says of one task to what the record says."""
+    """Combine SLURM's state of one task with the record."""
     key = (pack.name, member.name)
     if key in ends.ok:
         return
@@ -118,13 +118,13 @@ def _take_state(
 
 
 def read_states(text: str) -> dict[tuple[str, int], str]:
-    """Read what ``sacct`` or ``scontrol`` printed.
+    """Parse the output of ``sacct`` or ``scontrol``.
 
     Returns
     -------
     dict of (str, int) to str
-        State by number of the array's job and of its task; the task is 0 where it is not told:
-        accounting may store an array of one task that starts at once without it.
+        State by job id of the array and number of the task; the task is 0 if unknown: accounting
+        may store an array of one task that starts at once without it.
 
     Examples
     --------

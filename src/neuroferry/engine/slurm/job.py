@@ -1,4 +1,4 @@
-"""What a SLURM job does: one subject's share of the graph, on what SLURM gave it."""
+"""Execution of one subject's share of the graph in a SLURM job, within its allocation."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ from neuroferry.errors import (
 )
 from neuroferry.trust import open_own
 
-# a job that SLURM stops within this share of its time was stopped for its time
+# a job that SLURM stops within this last share of its time limit has run out of time
 _TIME_IS_UP = 0.9
 
 
 class PackPlugin(MultiProcPlugin):
-    """Runs a pack, and notes whether a step ran out of memory.
+    """Plugin that runs a pack and notes whether a step ran out of memory.
 
-    With nothing beside it, a step is not tried again in the same job: that is for the steward,
-    who gives it a larger one.
+    A step that ran alone is not retried in the same job: the steward plans a larger one.
     """
 
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
@@ -74,7 +73,7 @@ def run_pack(
     task : int
         Which subject of the pack's group, from 1.
     rebuild : callable
-        Gives the subject's flattened graph from its payload, for a run whose jobs build it
+        Returns the subject's flattened graph from its payload, for a run whose jobs build it
         from the settings.
 
     Returns
@@ -135,7 +134,7 @@ def run_pack(
 
 
 def _allocation() -> dict[str, Any]:
-    """What SLURM calls this job."""
+    """Return the id of this job, as SLURM writes it."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -157,13 +156,13 @@ def _load_graph(
 
 
 def _share(graph: nx.DiGraph, group: Group, pack: Pack, member: Member) -> nx.DiGraph:
-    """Cut a pack out of its subject's graph, less what can never run."""
+    """Extract a pack from its subject's graph, without steps that can never run."""
     nodes = ordered_nodes(graph)
     names = member.step_names(group.steps)
     if [StepName.of(node).text for node in nodes] != names:
         raise SchedulerError(
-            f"The graph of {member.name} is not the one that was planned: its data or the "
-            "settings have changed since. Plan anew: give the neuroferry command again."
+            f"The graph of {member.name} is not the planned one: its data or the settings have "
+            "changed since. Run the neuroferry command again to plan it again."
         )
     lost = set(member.lost)
     wanted = [nodes[i] for i in pack.steps if i not in lost]

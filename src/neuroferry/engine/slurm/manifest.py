@@ -1,4 +1,4 @@
-"""What will be submitted, as plain values: rounds, groups of subjects, packs of steps."""
+"""Manifest of a submission, as plain values: rounds, groups of subjects, packs of steps."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Pack:
     steps : tuple of int
         Positions in the group's steps.
     mem_mb, cpus, minutes : int
-        What is asked for: MiB, processors, minutes.
+        Requested memory (MiB), processors and minutes.
     after : tuple of str
         Packs that it waits for.
     attempt : int
-        How often it was tried before.
+        Number of earlier attempts.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Member:
     lost: tuple[int, ...] = ()
 
     def step_names(self, generic: Sequence[str]) -> list[str]:
-        """Full names of its steps, from the names that they have in every subject."""
+        """Return the full names of its steps, from their names in any subject."""
         if self.steps:
             return list(self.steps)
         return [in_subject(name, self.subject) for name in generic]
@@ -68,7 +68,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Units of the same structure, and the packs that each of them goes through."""
+    """Units of the same structure, and the packs of each."""
 
     name: str
     structure: str
@@ -85,15 +85,15 @@ class Manifest:
     Attributes
     ----------
     round : int
-        0 for the first, more for what had to run again or did not fit into the queue.
+        0 for the first; later rounds hold what had to run again or did not fit into the queue.
     run_dir : str
         Folder of the run, as jobs see it.
     source : str
         ``config``: jobs build their subject's graph; ``graphs``: they unpickle it.
     settings : SlurmConfig
-        As the run was started with.
+        Settings of the run.
     groups : tuple of Group
-        What is submitted.
+        Submitted groups.
     """
 
     round: int
@@ -108,7 +108,7 @@ class Manifest:
         Raises
         ------
         SchedulerError
-            When there is none of that name.
+            If there is none of that name.
         """
         for group in self.groups:
             for pack in group.packs:
@@ -118,7 +118,7 @@ class Manifest:
 
 
 def manifest_path(run_dir: Path, number: int) -> Path:
-    """Where a round's manifest lies."""
+    """Return the path of a round's manifest."""
     return run_dir / "slurm" / (f"manifest-{number}.json" if number else "manifest.json")
 
 
@@ -135,9 +135,9 @@ def read_manifest(run_dir: Path, number: int) -> Manifest:
     Raises
     ------
     SchedulerError
-        When there is none.
+        If there is none.
     NeuroferryError
-        With exit code 77 when somebody else wrote it.
+        With exit code 77 if it was written by someone else.
     """
     path = manifest_path(run_dir, number)
     try:
@@ -164,7 +164,7 @@ def _from(kind: Any, values: Mapping[str, Any]) -> Any:
 
 
 def last_round(run_dir: Path) -> int | None:
-    """Give the number of the latest round, ``None`` when nothing was planned."""
+    """Find the number of the latest round; ``None`` if nothing was planned."""
     number = None
     while manifest_path(run_dir, 0 if number is None else number + 1).exists():
         number = 0 if number is None else number + 1
@@ -172,12 +172,12 @@ def last_round(run_dir: Path) -> int | None:
 
 
 class Grouping:
-    """Sorts units into groups as they come; keeps one plan a group and a name a unit.
+    """Collector that sorts units into groups; it keeps one plan per group and a name per unit.
 
     Parameters
     ----------
     settings : SlurmConfig
-        How steps are packed and what is asked for.
+        How steps are packed and which resources are requested.
     """
 
     def __init__(self, settings: SlurmConfig) -> None:
@@ -186,7 +186,7 @@ class Grouping:
         self._groups: dict[tuple[Any, ...], list[tuple[Unit, Member]]] = {}
 
     def packs_of(self, unit: Unit) -> list[tuple[int, ...]]:
-        """Packs of a unit; the same for every unit of its structure."""
+        """Compute the packs of a unit, the same for every unit of its structure."""
         key = f"{unit.structure}-{[step.small for step in unit.steps]}"
         if key not in self._packs:
             self._packs[key] = pack_steps(
@@ -195,7 +195,7 @@ class Grouping:
         return self._packs[key]
 
     def add(self, unit: Unit, offset: int, *, keep_names: bool) -> bool:
-        """Add a unit; tell whether anything of it is left to do."""
+        """Add a unit; tell whether any of its steps has to run."""
         packs = self.packs_of(unit)
         left = tuple(i for i, pack in enumerate(packs) if not unit.done.issuperset(pack))
         if not left:
@@ -208,7 +208,7 @@ class Grouping:
         return True
 
     def groups(self) -> tuple[Group, ...]:
-        """Give the groups, the largest first."""
+        """Return the groups, the largest first."""
         ordered = sorted(self._groups.items(), key=lambda item: (-len(item[1]), item[0]))
         return tuple(
             self._group(f"g{number}", key[0], key[2], key[3], units)
@@ -245,10 +245,10 @@ class Grouping:
 
 
 def job_needs(steps: Iterable[StepPlan], settings: SlurmConfig) -> tuple[int, int, int]:
-    """Memory in MiB, processors and minutes to ask for.
+    """Compute the memory (MiB), processors and minutes to request.
 
-    The largest step's memory with its margin, and the overhead of the job itself; the most
-    processors of any step; the time of all steps one after the other with its margin, and
+    The memory of the largest step with its margin, plus the overhead of the job itself; the
+    largest number of processors of any step; the total time of all steps with its margin, plus
     ten minutes to start, rounded up to five minutes.
     """
     rows = list(steps)

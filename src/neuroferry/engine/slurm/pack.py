@@ -1,8 +1,8 @@
-"""Which steps of one subject's graph share a job.
+"""Packing: which steps of one subject's graph share a job.
 
-A job costs seconds of scheduling and of start-up, and waits in a queue; most steps of a
-neuroimaging graph take less. So small steps join what they hang on, and chains become one
-job, where that takes no work off the ways that could run side by side.
+A job costs seconds of scheduling and start-up, and waits in a queue; most steps of a neuroimaging
+graph take less. So small steps join their neighbours, and chains become one job, as long as
+branches can still run in parallel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neuroferry.errors import UsageError
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step, as far as planning needs to know it.
+    """One step, with what planning needs to know of it.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class StepPlan:
     minutes : float
         Expected duration.
     small : bool
-        Whether a job of its own would be wasted on it.
+        Whether it is too small for its own job.
     after : tuple of int
         Positions of the steps before it.
     """
@@ -51,7 +51,7 @@ class StepPlan:
 def pack_steps(
     steps: Sequence[StepPlan], packing: str = "chain", small_minutes: float = 10.0
 ) -> list[tuple[int, ...]]:
-    """Share the steps of one graph out among jobs.
+    """Distribute the steps of one graph among jobs.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ def pack_steps(
         ``node``: a job for each step. ``chain``: chains and small steps merged. ``subject``:
         one job.
     small_minutes : float
-        How long small steps that share a job may take together.
+        Longest total time of small steps that share a job.
 
     Returns
     -------
     list of tuple of int
-        Positions in ``steps``; every pack after all that it depends on.
+        Positions in ``steps``; every pack comes after those that it depends on.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def pack_steps(
 
 
 class _Packs:
-    """Packs under way: sets of steps, and the packs before and after each."""
+    """Packs while they are merged: sets of steps, and the packs before and after each."""
 
     def __init__(self, steps: Sequence[StepPlan], small_minutes: float) -> None:
         self._steps = steps
@@ -101,7 +101,7 @@ class _Packs:
                 self._after[earlier].add(i)
 
     def merge(self) -> None:
-        """Merge until nothing more can be."""
+        """Merge packs as long as possible."""
         while self._merge_once():
             pass
 
@@ -114,7 +114,7 @@ class _Packs:
         return self._merge_siblings()
 
     def _is_chain(self, first: int, second: int) -> bool:
-        """Two packs of which nothing else hangs in between, alike in what they need."""
+        """Tell whether two consecutive packs have no other neighbours and similar needs."""
         if self._after[first] != {second} or self._before[second] != {first}:
             return False
         one, two = self._need(first), self._need(second)
@@ -122,7 +122,7 @@ class _Packs:
         return not wasteful or self._small(first) or self._small(second)
 
     def _joins(self, first: int, second: int) -> bool:
-        """A small pack next to any other, when nothing waits longer for it."""
+        """Tell whether one of two packs is small and nothing waits longer once they merge."""
         if self._small(second):
             others = self._before[second] - {first}
             if others <= self._reach(first, self._before) and self._affordable(second, first):
@@ -133,7 +133,7 @@ class _Packs:
         return False
 
     def _merge_siblings(self) -> bool:
-        """Small packs that wait for the same, or that the same wait for."""
+        """Merge two small packs with the same predecessors or successors; tell if any were."""
         for neighbours in (self._before, self._after):
             seen: dict[frozenset[int], int] = {}
             for pack in self.in_order_of_keys():
@@ -147,7 +147,7 @@ class _Packs:
         return False
 
     def _affordable(self, small: int, other: int) -> bool:
-        """Small steps together stay small; beside a big step anything small may stand."""
+        """Tell whether merged small steps stay small; a big step may take any small ones."""
         return not self._small(other) or self._minutes(small) + self._minutes(other) <= self._limit
 
     def _small(self, pack: int) -> bool:
@@ -180,7 +180,7 @@ class _Packs:
             mine[keep].discard(gone)
 
     def in_order_of_keys(self) -> list[int]:
-        """Packs, each after all that it depends on; ties by the first step's name."""
+        """Sort packs after those that they depend on, and ties by the first step's name."""
         waits = {pack: len(before) for pack, before in self._before.items()}
         ready = sorted((p for p, n in waits.items() if n == 0), key=self._name)
         order: list[int] = []
@@ -195,7 +195,7 @@ class _Packs:
         return order
 
     def in_order(self) -> list[tuple[int, ...]]:
-        """Members of each pack, packs in an order that respects what they wait for."""
+        """List the steps of each pack, with packs after those that they wait for."""
         return [tuple(sorted(self.members[pack])) for pack in self.in_order_of_keys()]
 
     def _name(self, pack: int) -> tuple[str, int]:

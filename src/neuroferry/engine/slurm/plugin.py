@@ -1,8 +1,8 @@
-"""Plans a Nipype graph as SLURM jobs, and leaves scripts that the host's own ``sbatch`` runs.
+"""Plugin that plans a Nipype graph as SLURM jobs and writes scripts for the host's ``sbatch``.
 
-Nothing is run here and no SLURM program is called: the plugin works inside an image that
-holds none. Each job re-enters the same image (or starts the same Python) and runs its share
-of the graph with the same machinery as on a laptop.
+Nothing runs here and no SLURM program is called: the plugin works inside an image without SLURM.
+Each job re-enters the same image (or starts the same Python) and runs its share of the graph with
+the same code as on a laptop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from neuroferry.trust import make_own_folder, write_own
 
 
 class SLURMGraphPlugin:
-    """Turn a graph into job scripts.
+    """Plugin that turns a graph into job scripts.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ class SLURMGraphPlugin:
         ``record`` : RunRecord
             Where jobs write; by default ``events.jsonl`` in ``run_dir``.
         ``history`` : mapping of str to StepSummary
-            Measured runs of the same steps, for the figures of those that are found done.
+            Measurements of the same steps, used to record those that are found done.
         ``estimator`` : Estimator
-            Tells the memory and time to ask for; by default one made from ``history``.
+            Estimates the memory and time to request; by default one made from ``history``.
         ``source`` : str
             ``graphs`` (default): the graph is pickled for the jobs. ``config``: they build
             it from the run's settings and the payload given to :meth:`add`.
@@ -54,9 +54,9 @@ class SLURMGraphPlugin:
     Attributes
     ----------
     submit_script : pathlib.Path or None
-        What the host has to run; ``None`` before planning, and when nothing is left to do.
+        Script to run on the host; ``None`` before planning, and if nothing is left to do.
     n_steps, n_jobs, n_arrays : int
-        Steps in all, jobs for what is left, and calls of ``sbatch`` that they take.
+        Number of all steps, of jobs for the remaining ones, and of their calls of ``sbatch``.
 
     Examples
     --------
@@ -109,14 +109,14 @@ class SLURMGraphPlugin:
         self.write()
 
     def add(self, graph: Any, payload: bytes) -> Unit:
-        """Take in one subject's flattened graph; only what planning needs is kept.
+        """Add one subject's flattened graph; only what planning needs is kept.
 
         Parameters
         ----------
         graph : networkx.DiGraph
             Flattened and expanded graph of one subject.
         payload : bytes
-            What its jobs get to have the graph again.
+            Data from which its jobs restore the graph.
 
         Returns
         -------
@@ -129,12 +129,12 @@ class SLURMGraphPlugin:
         return dataclasses.replace(unit, payload=b"")
 
     def add_like(self, unit: Unit, subject: str, payload: bytes) -> None:
-        """Take in a subject of which nothing is done and whose graph is that of another.
+        """Add an unprocessed subject whose graph matches an already planned one.
 
         Parameters
         ----------
         unit : Unit
-            The other's plan.
+            Plan of the other subject.
         subject : str
             Label of the subject.
         payload : bytes
@@ -156,7 +156,7 @@ class SLURMGraphPlugin:
             stream.write(unit.payload)
 
     def write(self) -> Path | None:
-        """Write manifest and scripts once every subject was added.
+        """Write manifest and scripts after all subjects have been added.
 
         Returns
         -------
@@ -181,7 +181,7 @@ class SLURMGraphPlugin:
         return self.submit_script
 
     def host_submit_command(self) -> str:
-        """The one command to run on the host."""
+        """Return the command to run on the host."""
         assert self.submit_script is not None
         return shlex.join(["bash", host_path(self.submit_script, self._environ)])
 
@@ -197,7 +197,7 @@ class SLURMGraphPlugin:
             path = self._choose_run_dir(None) / "slurm" / "payloads"
             make_own_folder(path.parent.parent)
             make_own_folder(path.parent)
-            write_own(path, b"")  # its permissions; what is unpickled is for its owner to write
+            write_own(path, b"")  # its permissions; only its owner may write what is unpickled
             self._payloads = path.open("r+b")
         return self._payloads
 

@@ -1,4 +1,4 @@
-"""The plain bash that the host runs: a script for each pack, one that submits, the steward."""
+"""Bash scripts that the host runs: one for each pack, the submit script, the steward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuroferry.config import SlurmConfig
 from neuroferry.engine.slurm.manifest import Group, Manifest, Pack
 from neuroferry.trust import VARIABLE, make_own_folder, trusted, write_own
 
-# what a job needs to know of its allocation, inside a container that sees no other environment
+# variables that describe the allocation; the container sees no others of the environment
 _PASSED = (
     "SLURM_JOB_ID",
     "SLURM_ARRAY_JOB_ID",
@@ -25,11 +25,11 @@ _PASSED = (
     "SLURM_MEM_PER_NODE",
     "SLURMD_NODENAME",
 )
-# how the launcher's words bind the temporary folder, which is another on each machine
+# binding of the temporary folder in the launcher's words, which differs between machines
 _TMP_WORD = 'type=bind,"source=${TMPDIR:-/tmp}","destination=/tmp"'
 _TMP_IN_BASH = r'"type=bind,\"source=${TMPDIR:-/tmp}\",\"destination=/tmp\""'
 _STEWARD_MEM_MB = 2048
-_SUBJECTS_A_MEGABYTE = 5  # the records that it reads together
+_SUBJECTS_A_MEGABYTE = 5  # it reads their records together
 _STEWARD_MINUTES = 30
 _WATCH_MEM_MB = 100
 _WATCH_MINUTES = 5
@@ -37,12 +37,12 @@ _SUBJECTS_A_MINUTE = 20
 
 
 def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
-    """Write everything that submits one round.
+    """Write all scripts that submit one round.
 
     Parameters
     ----------
     manifest : Manifest
-        What to submit.
+        Manifest of the round.
     run_dir : pathlib.Path
         Folder of the run, as seen from here.
     enter : str
@@ -73,7 +73,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def header(name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: int) -> list[str]:
-    """Lines that tell ``sbatch`` what a job needs."""
+    """Return the ``#SBATCH`` lines with the resources of a job."""
     options = [
         f"--job-name=nf-{name}",
         "--nodes=1",
@@ -94,7 +94,7 @@ def header(name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: in
 
 
 def _entry(settings: SlurmConfig, enter: str) -> list[str]:
-    """Lines that every script which re-enters neuroferry starts with."""
+    """Return the first lines of every script that re-enters neuroferry."""
     return [
         *settings.prolog,
         f"enter=({enter})",
@@ -107,7 +107,7 @@ def _entry(settings: SlurmConfig, enter: str) -> list[str]:
 
 
 def pack_script(pack: Pack, manifest: Manifest, enter: str) -> str:
-    """Give the script of one pack's job array; it takes the folder and the first subject."""
+    """Return the script of one pack's job array; it takes the folder and the first subject."""
     lines = header(pack.name, manifest.settings, pack.mem_mb, pack.cpus, pack.minutes)
     lines += [
         *_entry(manifest.settings, enter),
@@ -126,7 +126,7 @@ def pack_script(pack: Pack, manifest: Manifest, enter: str) -> str:
 
 
 def steward_script(manifest: Manifest, enter: str) -> str:
-    """Give the script of the job that comes last: it looks at how all others ended."""
+    """Return the script of the last job, which examines how all others ended."""
     subjects = sum(len(group.members) for group in manifest.groups)
     minutes = _STEWARD_MINUTES + subjects // _SUBJECTS_A_MINUTE
     limit = manifest.settings.max_minutes
@@ -150,13 +150,13 @@ def steward_script(manifest: Manifest, enter: str) -> str:
         f': >"$folder/closed-{number}"',
         "awk '$1 ~ /^watch/ && $2 ~ /^[0-9]+$/ {print $2}' \"$folder/jobs.tsv\" | "
         "xargs -r scancel",
-        # through the open folder, for nobody to put another in its place
+        # through the open folder, so that nobody can replace the script
         'exec {own}<"$folder"',
         f"again=/proc/self/fd/$own/resubmit-{number + 1}.sh",
         *([] if trusted().everyone else ["if [[ ! -O $again || -L $again ]]; then again=; fi"]),
         f'if [[ -e $again && ! -e $folder/submitted-{number + 1} ]] && ! bash "$again"; then',
         f'    "${{enter[@]}}" steward --run {run} --round {number} --close '
-        '"What had to run again could not be submitted; see the logs of the steward."',
+        '"The jobs that had to run again could not be submitted; see the logs of the steward."',
         "    code=$?",
         "fi",
         'exit "$code"',
@@ -165,7 +165,7 @@ def steward_script(manifest: Manifest, enter: str) -> str:
 
 
 def watch_script(manifest: Manifest) -> str:
-    """Give the script of the job that looks, now and then, for jobs that SLURM keeps on hold."""
+    """Return the script of the job that regularly looks for jobs that SLURM keeps on hold."""
     suffix = f"-{manifest.round}" if manifest.round else ""
     settings = manifest.settings
     lines = header(f"watch{suffix}", settings, _WATCH_MEM_MB, 1, _WATCH_MINUTES)
@@ -180,7 +180,7 @@ def watch_script(manifest: Manifest) -> str:
 
 
 def cancel_script(manifest: Manifest, enter: str) -> str:
-    """Give the script that takes a run's jobs out of the queue and closes its record."""
+    """Return the script that cancels a run's jobs and closes its record."""
     lines = [
         "#!/usr/bin/env bash",
         "# Cancels this run's jobs. Written by neuroferry; run it with bash.",
@@ -202,7 +202,7 @@ def cancel_script(manifest: Manifest, enter: str) -> str:
 
 
 def submit_script(manifest: Manifest) -> str:
-    """Give the script that the host runs to submit one round."""
+    """Return the script that the host runs to submit one round."""
     settings = manifest.settings
     lines = [
         "",
@@ -238,14 +238,14 @@ def _submit_group(group: Group) -> list[str]:
 
 
 def host_command(environ: Mapping[str, str], python: str) -> str:
-    """Find the bash words that start this same neuroferry on a node of the cluster.
+    """Find the bash words that start the same neuroferry on a node of the cluster.
 
     Parameters
     ----------
     environ : mapping
-        The environment. The launcher leaves the words in ``NEUROFERRY_REENTER``, one a line and
-        in base64 for Apptainer rewrites quotes; in an image that was started without it, they
-        are put together from what Apptainer tells.
+        The environment. The launcher passes the words in ``NEUROFERRY_REENTER``, one per line and
+        in base64, as Apptainer rewrites quotes; in an image that was started without it, they are
+        derived from Apptainer's variables.
     python : str
         The interpreter, for a run outside an image.
     """
@@ -286,7 +286,7 @@ def parse_words(text: str) -> list[str]:
 
 
 def quote_words(words: Iterable[str]) -> str:
-    """Quote words for bash; only the temporary folder is for the other machine to fill in."""
+    """Quote words for bash, except the temporary folder, which the other machine fills in."""
     return " ".join(_TMP_IN_BASH if word == _TMP_WORD else shlex.quote(word) for word in words)
 
 
@@ -296,7 +296,7 @@ def in_image(environ: Mapping[str, str]) -> bool:
 
 
 def host_path(path: Path, environ: Mapping[str, str]) -> str:
-    """Give the name that a path below the output folder has on the host."""
+    """Translate a path below the output folder to its path on the host."""
     out = environ.get("NEUROFERRY_HOST_OUT")
     if out and (path == Path("/out") or Path("/out") in path.parents):
         return str(Path(out) / path.relative_to("/out"))

@@ -1,8 +1,8 @@
-"""The last job of a round: it sees how all others ended, and what has to run again.
+"""Last job of a round, which finds how all others ended and what has to run again.
 
-It reads the record, and what SLURM says of the jobs where SLURM still knows. What ran out
-of memory or time, or whose node died, runs again with more; what was cancelled because of
-that follows it; what can never run is marked, and the record is closed.
+It reads the record, and SLURM's state of the jobs where it is still known. Jobs that ran out of
+memory or time, or whose node failed, run again with more, followed by those that were cancelled
+because of them; steps that can never run are marked, and the record is closed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _IN_WORDS = {
     "memory": "ran out of memory",
     "time": "ran out of time",
     "node": "lost its node",
-    "lost": "ended without a word",
+    "lost": "disappeared without a message",
     "interrupted": "was stopped",
     "cancelled": "was cancelled",
     "held": "was put on hold by SLURM, which could not start it on its node",
@@ -45,7 +45,7 @@ _WORTH_ANOTHER_TRY = ("memory", "time", "node", "lost", "interrupted")
 
 
 class Steward:
-    """Settles one round.
+    """Steward of one round.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Steward:
         self.run_dir = run_dir
         latest = last_round(run_dir)
         if latest is None:
-            raise SchedulerError(f"{run_dir} is not a run that was planned for SLURM.")
+            raise SchedulerError(f"{run_dir} is not a run planned for SLURM.")
         self.manifest: Manifest = read_manifest(run_dir, latest if number is None else number)
         self.record = RunRecord(run_dir / "events.jsonl")
         events = read_events(self.record.path)
@@ -75,7 +75,7 @@ class Steward:
         Returns
         -------
         pathlib.Path or None
-            The script that submits it; ``None`` when nothing does.
+            The script that submits it; ``None`` if nothing has to run again.
         """
         plans: dict[tuple[Any, ...], list[Member]] = defaultdict(list)
         models: dict[tuple[Any, ...], Group] = {}
@@ -105,7 +105,7 @@ class Steward:
     def _again(
         self, group: Group, member: Member, index: int
     ) -> tuple[tuple[Pack, ...], set[int]]:
-        """Packs of one unit that run again, and its steps that never can."""
+        """Find the packs of one unit that run again, and its steps that never can."""
         names = member.step_names(group.steps)
         todo = {i for pack in group.packs for i in pack.steps if not self._is_done(names[i])}
         retried: dict[str, Pack] = {}
@@ -136,19 +136,19 @@ class Steward:
     def _failed_steps(
         self, group: Group, pack: Pack, member: Member, names: list[str], left: set[int]
     ) -> set[int]:
-        """Steps of a pack that are the end of the line."""
+        """List the steps of a pack that are not retried."""
         key = (pack.name, member.name)
         bad = {i for i in left if self._state(names[i]) == "failed"}
         cause = self._ends.cause.get(key)
         if cause in _WORTH_ANOTHER_TRY or cause in ("cancelled", "held", "job"):
             bad |= {i for i in left if not set(group.before[i]) & left}
         elif cause is None and all((p, member.name) in self._ends.ok for p in pack.after):
-            # never started although nothing stood in its way: someone took it out
+            # never started although nothing prevented it: someone cancelled it
             bad |= {i for i in left if not set(group.before[i]) & left}
         return bad
 
     def _with_more(self, pack: Pack, cause: str) -> Pack | None:
-        """Give a pack what it lacked; ``None`` when that is beyond the limits."""
+        """Increase the resources that a pack lacked; ``None`` if that exceeds the limits."""
         settings = self.manifest.settings
         if pack.attempt >= settings.retries:
             return None
@@ -178,7 +178,7 @@ class Steward:
         )
 
     def _last_names(self, pack: Pack, member: Member) -> list[str]:
-        """The steps that a pack was at when it ended."""
+        """Name the steps that were running when a pack ended."""
         group = next(g for g in self.manifest.groups if pack in g.packs)
         names = member.step_names(group.steps)
         at_work = [names[i] for i in pack.steps if self._state(names[i]) in ("running", "failed")]
@@ -187,7 +187,7 @@ class Steward:
     # --- the end ------------------------------------------------------------------------
 
     def close(self, reason: str | None = None, exit_code: int | None = None) -> int:
-        """Mark what never ran, and close the record.
+        """Mark the steps that never ran, and close the record.
 
         Returns
         -------
@@ -207,7 +207,7 @@ class Steward:
         return code
 
     def _mark(self, group: Group, member: Member, steps: set[int]) -> None:
-        """Give each of ``steps`` that did not come to its end a line that says why."""
+        """Record for each of ``steps`` that did not finish why it failed."""
         names = member.step_names(group.steps)
         pack_of = {i: pack for pack in group.packs for i in pack.steps}
         bad: dict[int, int] = {
@@ -234,7 +234,7 @@ class Steward:
         key = (pack.name, member.name)
         cause = self._ends.cause.get(key, "cancelled")
         asked = f"{pack.mem_mb} MiB, {pack.cpus} processor(s) and {pack.minutes} min"
-        message = f"Its job {_IN_WORDS[cause]}; it had {asked}."
+        message = f"Its job {_IN_WORDS[cause]}; it had requested {asked}."
         if cause in _WORTH_ANOTHER_TRY and pack.attempt:
             message += f" It was tried {pack.attempt + 1} times."
         if self._ends.reason.get(key):
@@ -257,7 +257,7 @@ class Steward:
 
 
 def _renamed(group: Group, name: str, packs: tuple[Pack, ...], members: list[Member]) -> Group:
-    """Make a group of another round from some of a group's packs and members."""
+    """Make a group of the next round from some of a group's packs and members."""
     label = {pack.name: f"{name}p{count:02d}" for count, pack in enumerate(packs, 1)}
     renamed = tuple(
         replace(
@@ -271,7 +271,7 @@ def _renamed(group: Group, name: str, packs: tuple[Pack, ...], members: list[Mem
 
 
 def _nearest(group: Group, pack: Pack, kept: Mapping[str, str]) -> list[str]:
-    """Packs to wait for among those kept, through those that are not."""
+    """Find the packs to wait for among those kept, also through those that are not."""
     by_name = {other.name: other for other in group.packs}
     found: set[str] = set()
     stack = list(pack.after)
@@ -285,7 +285,7 @@ def _nearest(group: Group, pack: Pack, kept: Mapping[str, str]) -> list[str]:
 
 
 def _all_after(group: Group, steps: set[int]) -> set[int]:
-    """Every step that waits, directly or not, for one of ``steps``."""
+    """Find every step that waits, directly or indirectly, for one of ``steps``."""
     found: set[int] = set()
     for i in _in_order(group):
         if any(b in steps or b in found for b in group.before[i]):
@@ -294,7 +294,7 @@ def _all_after(group: Group, steps: set[int]) -> set[int]:
 
 
 def _in_order(group: Group) -> list[int]:
-    """Positions of a group's steps, each after all that it waits for."""
+    """Sort the positions of a group's steps, each after those that it waits for."""
     waits = Counter({i: len(before) for i, before in enumerate(group.before)})
     after: dict[int, list[int]] = defaultdict(list)
     for i, before in enumerate(group.before):

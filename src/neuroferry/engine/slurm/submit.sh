@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Submits a run's jobs with this machine's own sbatch. Written by neuroferry; run it with bash.
 #
-# Either every job of this round is in the queue at the end, or none: what sbatch refuses takes back all that
-# came before it, and the exit code is 75.
+# In the end, either all jobs of this round are in the queue or none: if sbatch refuses one, all earlier ones
+# are cancelled, and the exit code is 75.
 set -euo pipefail
 
 folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-# Scripts are reached through the open folder, so that nobody who can write above it puts another in its place.
+# Scripts are reached through the open folder, so that nobody who can write above it can replace it.
 exec {own}<"$folder"
 scripts=/proc/$$/fd/$own
 declare -A id=()
@@ -15,7 +15,7 @@ deferred=
 
 say() { printf 'neuroferry: %s\n' "$*" >&2 || true; }
 
-# undo REASON: takes everything back, closes the record, and ends.
+# undo REASON: cancels all jobs, closes the record, and ends.
 undo() {
     local reason=${1//[\"\\[:cntrl:]]/ } when
     trap - INT TERM
@@ -26,12 +26,12 @@ undo() {
     printf '{"time": "%s", "event": "run_ended", "exit_code": 75, "reason": "%s"}\n' "$when" "$reason" \
         >>"$folder/../events.jsonl"
     say "$reason"
-    say "Nothing of this round is left in the queue. Mend the cause, such as [slurm] account, partition or" \
-        "extra in the settings, and give the same neuroferry command again: what is finished is kept."
+    say "No job of this round is left in the queue. Correct the cause, such as [slurm] account, partition or" \
+        "extra in the settings, and run the same neuroferry command again: finished steps are kept."
     exit 75
 }
 
-# send ARGUMENT...: hands one job to sbatch; its number is in $sent afterwards.
+# send ARGUMENT...: submits one job with sbatch; its id is in $sent afterwards.
 sent=
 send() {
     local errors
@@ -43,11 +43,11 @@ send() {
     fi
     rm -f "$errors"
     sent=${sent%%;*}
-    [[ $sent =~ ^[0-9]+$ ]] || undo "sbatch gave no job number but '$sent'."
+    [[ $sent =~ ^[0-9]+$ ]] || undo "sbatch printed '$sent' instead of a job id."
     jobs+=("$sent")
 }
 
-# submit PACK FIRST LAST [PACK...]: one pack of the subjects FIRST to LAST, after the same subjects' PACKs.
+# submit PACK FIRST LAST [PACK...]: one pack of the subjects FIRST to LAST, after the PACKs of the same subjects.
 submit() {
     local pack=$1 first=$2 last=$3 other after='' options
     shift 3
@@ -65,8 +65,8 @@ submit() {
     printf '%s\t%s\t%s\t%s\n' "$pack" "$sent" "$first" "$last" >>"$folder/jobs.tsv"
 }
 
-# in_chunks FUNCTION SUBJECTS PACKS: as many subjects at a time as an array may have; what does not fit into
-# the queue is left to the steward.
+# in_chunks FUNCTION SUBJECTS PACKS: as many subjects at a time as an array may have; those that do not fit into
+# the queue are left to the steward.
 in_chunks() {
     local first=1 last fits
     while ((first <= $2)); do
@@ -90,8 +90,8 @@ site_limit() { # site_limit NAME DEFAULT
     printf '%s' "$found"
 }
 
-# What the site allows, unless the settings say it; indices below MaxArraySize, and one job each for the steward
-# and the watch.
+# The site's limits, unless the settings give them; indices are below MaxArraySize, and the steward and the watch
+# take one job each.
 find_limits() {
     local queued
     array_size=$((${max_array_size:-$(site_limit MaxArraySize 1001)} - 1))
@@ -105,55 +105,55 @@ find_limits() {
     fi
 }
 
-# A later round has nobody to give the command again: what fills the queue now gets some time to end.
+# In a later round nobody is there to run the command again, so it waits for jobs in a full queue to end.
 find_room() {
     local tries
     find_limits
     for ((tries = 0; round > 0 && room < smallest && tries < 60; tries++)); do
-        ((tries > 0)) || say "The queue is full; waiting for room in it, ten minutes at most."
+        ((tries > 0)) || say "The queue is full; waiting up to ten minutes for room."
         sleep 10
         find_limits
     done
 }
 
-# trusts FILE: is it the caller's own?
+# trusts FILE: whether it is the caller's own.
 trusts() {
     [[ $anyone || (-O $1 && ! -L $1) ]] && return
-    say "$folder/${1##*/} does not belong to you: it was not submitted. Give the neuroferry command again."
+    say "$folder/${1##*/} does not belong to you, so it was not submitted. Run the neuroferry command again."
     exit 77
 }
 
 begin() {
     trusts "$scripts/."
     command -v sbatch >/dev/null || {
-        say "there is no sbatch here. Run this on a machine that submits jobs: bash $folder/${0##*/}"
+        say "sbatch is not available here. Run this on a submit host: bash $folder/${0##*/}"
         exit 69
     }
     mkdir "$folder/submitted-$round" 2>/dev/null || {
-        say "these jobs were submitted already (neuroferry status shows how they fare)."
+        say "these jobs have already been submitted (neuroferry status shows their progress)."
         exit 75
     }
-    # A terminal that closes is no reason to stop half-way.
+    # A closed terminal must not stop the submission half-way.
     trap '' HUP
     trap 'undo "The submission was interrupted."' INT TERM
     mkdir -p "$folder/log"
     find_room
 }
 
-# Without it the run goes on all the same.
+# The run works without it.
 watch() {
     local id
     [[ $watch_minutes ]] || return 0
     id=$(sbatch --parsable "--begin=now+${watch_minutes}minutes" --output=/dev/null \
         "$scripts/watch$suffix.sh" "$folder" 2>/dev/null) || return 0
     printf 'watch%s\t%s\t1\t1\n' "$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
-    # The steward takes out what is on the list when it ends; short jobs end before this line is there.
+    # The steward cancels the watches on the list when it ends, which may be before this line is written.
     [[ ! -e $folder/closed-$round ]] || scancel "${id%%;*}" || true
 }
 
 finish() {
     if ((${#jobs[@]} == 0)); then
-        undo "The queue has no room for a single subject's jobs (max_submitted is the limit that was found)."
+        undo "The queue has no room for the jobs of even one subject (see max_submitted in the settings)."
     fi
     local after
     after=$(printf ':%s' "${jobs[@]}")

@@ -1,7 +1,7 @@
-"""Takes a Nipype graph apart into units that know nothing of each other: the subjects.
+"""Division of a Nipype graph into independent units, the subjects.
 
-Units whose graphs have the same structure share job arrays. What tells two structures apart
-is a digest over the steps in a fixed order, the processors of each and what each waits for.
+Units whose graphs have the same structure share job arrays. Structures are compared by a digest
+over the steps in a fixed order, the processors of each and the steps that each waits for.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from neuroferry.engine.names import StepName, kind_of
 from neuroferry.engine.schedule import volumes_of
 from neuroferry.engine.slurm.pack import StepPlan
 
-# what a step takes that only hands values on
+# resources of a step that only passes values on
 _TRIVIAL_MINUTES = 0.1
 _SMALL_MINUTES = 2.0
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One subject's part of a graph, or any part that hangs together.
+    """One subject's part of a graph, or any connected part.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Unit:
     steps : tuple of StepPlan
         In the order of :func:`ordered_nodes`.
     done : frozenset of int
-        Steps that are found done, and everything before them.
+        Steps that are found done, and all steps before them.
     payload : bytes
-        What a job needs to have the unit's graph again.
+        Data from which a job restores the unit's graph.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Unit:
 
     @property
     def size_class(self) -> int:
-        """Power of two of the largest step's memory; units of one array are alike in it."""
+        """Power of two of the largest step's memory, the same for all units of an array."""
         return math.ceil(math.log2(max(0.5, *(step.mem_gb for step in self.steps), 0.5)))
 
 
 def structure_of(steps: tuple[StepPlan, ...]) -> str:
-    """Digest over the steps' base names, processors and order; iterables differ between units."""
+    """Compute a digest of the steps' base names (without iterables), processors and order."""
     text = json.dumps([[StepName(step.generic).base, step.n_procs, step.after] for step in steps])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def split_graph(graph: nx.DiGraph) -> list[nx.DiGraph]:
-    """Take a graph apart into the largest number of parts that share no edge and no subject."""
+    """Split a graph into the largest number of parts that share no edge and no subject."""
     owner: dict[Any, Any] = {node: node for node in graph.nodes()}
 
     def find(node: Any) -> Any:
@@ -97,7 +97,7 @@ def _key(node: Any) -> tuple[str, str, str]:
 
 
 def ordered_nodes(graph: nx.DiGraph) -> list[Any]:
-    """Nodes of one unit in the order that planning and jobs agree on."""
+    """Sort the nodes of one unit in the order that planning and jobs share."""
     return sorted(graph.nodes(), key=_key)
 
 
@@ -117,11 +117,11 @@ def plan_unit(
     number : int
         For the name of a unit that has no better one.
     settings : SlurmConfig
-        What counts as small, and how long an unknown step takes.
+        Limits of small steps, and time of unknown ones.
     estimator : Estimator
-        What is known of like steps.
+        Estimates of the steps.
     payload : bytes
-        What a job needs to have the graph again.
+        Data from which a job restores the graph.
     """
     nodes = ordered_nodes(graph)
     position = {node: i for i, node in enumerate(nodes)}
