@@ -23,12 +23,12 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
-    write_bytes(path, text.encode())
+def write_text(path: str | Path, text: str, *, flush: bool = True) -> None:
+    """Write a UTF-8 text file, whole or not at all; see `whole_file` for `flush`."""
+    write_bytes(path, text.encode(), flush=flush)
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes, *, flush: bool = True) -> None:
     """Write a file, whole or not at all; a file with the same bytes is left untouched."""
     path = Path(path)
     try:
@@ -36,14 +36,14 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             return
     except OSError:
         pass  # not there yet
-    with whole_file(path) as beside:
+    with whole_file(path, flush=flush) as beside:
         beside.write_bytes(data)
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Write a UTF-8 text file line by line, whole or not at all, for tables of any length."""
     with (
-        whole_file(path) as beside,
+        whole_file(path, flush=True) as beside,
         beside.open("x", encoding="utf-8", newline="\n") as stream,
     ):
         stream.writelines(f"{line}\n" for line in lines)
@@ -59,24 +59,28 @@ def copy_file(source: str | Path, path: str | Path) -> None:
         pass  # not there yet
     with (
         source.open("rb") as origin,
-        whole_file(path) as beside,
+        whole_file(path, flush=True) as beside,
         beside.open("xb") as stream,
     ):
         shutil.copyfileobj(origin, stream, 1 << 20)
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, *, flush: bool = False) -> Iterator[Path]:
     """Write a file under a temporary name in its folder, then rename it.
 
     Every file is written this way: readers see the old file or the new one, never a part of it.
-    Missing folders are made. The bytes are flushed to disk before the file is renamed, as quotas
-    and network file systems report a full disk only then.
+    Missing folders are made.
 
     Parameters
     ----------
     path : path
         Final path of the file.
+    flush : bool
+        Flush the bytes to disk before the file is renamed, for results: a power cut leaves no
+        empty file behind, and some network file systems report a full disk only then. It costs
+        milliseconds a file and the time to write large ones; intermediate results can be
+        computed again.
 
     Yields
     ------
@@ -108,8 +112,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise _explain(path, error) from error
     try:
         yield beside
-        with beside.open("rb") as stream:
-            os.fsync(stream.fileno())
+        if flush:
+            with beside.open("rb") as stream:
+                os.fsync(stream.fileno())
         beside.replace(path)
     except BaseException as error:
         with suppress(OSError):  # on a disk that cannot be written there is nothing to remove

@@ -59,7 +59,7 @@ def write_methods(folder: Path, workflow: Any, plans: list[ParticipantPlan]) -> 
     for plan in plans:
         part = workflow.get_node(subject_wf(plan.label))
         if part is not None:
-            write_text(folder / f"methods_sub-{plan.label}.md", part.visit_desc())
+            write_text(folder / f"methods_sub-{plan.label}.md", part.visit_desc(), flush=False)
 
 
 def configure_nipype(config: Config, folder: Path, *, into_file: bool = True) -> None:

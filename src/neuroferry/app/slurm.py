@@ -121,7 +121,7 @@ def plan_subjects(
         if found is not None:
             other, (unit, text) = found
             plugin.add_like(unit, plan.label, payload)
-            write_text(methods, renamed(text, other, plan.label))
+            write_text(methods, renamed(text, other, plan.label), flush=False)
             continue
         workflow = build([plan])
         write_methods(plugin.run_dir, workflow, [plan])

@@ -73,7 +73,7 @@ class StepName:
     @property
     def base(self) -> str:
         """The generic name without the values of iterables and the item."""
-        return ".".join(part for part in self.generic.split(".") if not part.startswith("_"))
+        return drop_iterables(self.generic)
 
     @property
     def kind(self) -> str:
@@ -100,6 +100,17 @@ class StepName:
 
     def _around(self) -> list[str]:
         return [part for part in self.parts[1:-1] if not _SUBJECT_WF.fullmatch(part)]
+
+
+def drop_iterables(name: str) -> str:
+    """Remove the values of iterables and the item from a name.
+
+    >>> drop_iterables("w.smooth._fwhm_4._smooth12")
+    'w.smooth'
+    """
+    if "._" not in name:
+        return name
+    return ".".join(part for part in name.split(".") if not part.startswith("_"))
 
 
 def _in_words(part: str) -> str:

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import networkx as nx
@@ -18,7 +19,7 @@ import networkx as nx
 from neuroferry.config import SlurmConfig
 from neuroferry.engine.done import find_done
 from neuroferry.engine.estimate import Estimator
-from neuroferry.engine.names import StepName, kind_of
+from neuroferry.engine.names import StepName, drop_iterables, kind_of
 from neuroferry.engine.schedule import volumes_of
 from neuroferry.engine.slurm.pack import StepPlan
 
@@ -51,7 +52,7 @@ class Unit:
     done: frozenset[int] = frozenset()
     payload: bytes = field(default=b"", repr=False)
 
-    @property
+    @cached_property
     def structure(self) -> str:
         """Digest that units of the same structure share."""
         return structure_of(self.steps)
@@ -64,7 +65,7 @@ class Unit:
 
 def structure_of(steps: tuple[StepPlan, ...]) -> str:
     """Compute a digest of the steps' base names (without iterables), processors and order."""
-    text = json.dumps([[StepName(step.generic).base, step.n_procs, step.after] for step in steps])
+    text = json.dumps([[drop_iterables(step.generic), step.n_procs, step.after] for step in steps])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
