@@ -12,6 +12,8 @@ import neuroferry
 from neuroferry.bids.outputs import derivative_path
 from neuroferry.cli.main import main
 from neuroferry.interfaces.derivatives import DerivativesSink, LabelledSink
+from neuroferry.interfaces.dwi import confounds as dwi_confounds
+from neuroferry.interfaces.func import confounds as bold_confounds
 
 DOCS = Path(neuroferry.__file__).resolve().parents[2] / "docs"
 SPACE = "MNI152NLin2009aSym"
@@ -91,3 +93,11 @@ def test_every_file_on_the_pages_is_written(written):
 def test_every_file_that_is_written_is_on_a_page(written):
     patterns = [pattern(name) for name in listed()]
     assert sorted(n for n in written if not any(p.fullmatch(n) for p in patterns)) == []
+
+
+def test_every_described_confound_is_on_the_page():
+    page = (DOCS / "confounds.rst").read_text(encoding="utf-8")
+    bold, _, dwi = page.partition("\nDWI runs\n")
+    dwi = dwi.partition("\nMethods\n")[0]
+    assert [name for name in bold_confounds._ABOUT if f"``{name}``" not in bold] == []
+    assert [name for name in dwi_confounds._ABOUT if f"``{name}``" not in dwi] == []

@@ -80,7 +80,7 @@ def test_every_part_of_the_package_has_a_layer():
 
 def test_the_architecture_page_has_the_layers_of_the_contract():
     text = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
-    section = text.partition("\nLayers\n")[2].partition("\nRooms with rooms")[0]
+    section = text.partition("\nLayers\n")[2].partition("\nPackages with subpackages")[0]
     table = section.partition("\n=====")[2]
     rows = [re.findall(r"``(\w+)``", line) for line in table.splitlines() if line[:2] == "``"]
     assert [set(row) for row in rows if row] == layers()
@@ -88,7 +88,7 @@ def test_the_architecture_page_has_the_layers_of_the_contract():
 
 def test_the_architecture_page_names_every_room():
     text = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
-    section = text.partition("\nRooms with rooms")[2].partition("\n===")[0]
+    section = text.partition("\nPackages with subpackages")[2].partition("\n===")[0]
     rooms = {
         str(path.parent.relative_to(PACKAGE))
         for top in PACKAGE.iterdir()

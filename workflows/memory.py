@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 BASE_GB = 0.2
 
-
-# Points that are followed at a time.
+# Of each point, while a series is resampled.
 CHUNK_BYTES = 80
-
-
+# Points that one thread resamples at a time.
 CHUNK_POINTS = 1_000_000
 
 

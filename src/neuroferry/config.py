@@ -49,6 +49,7 @@ PLUGINS = {
     "auto": "SLURMGraph if sbatch is available, otherwise MultiProc",
 }
 
+# Sections of ``--help`` for settings of one modality.
 BOLD, DWI = "BOLD runs", "DWI runs"
 
 
@@ -59,7 +60,7 @@ class IgnorableStep:
     Attributes
     ----------
     modalities : tuple of str
-        Kinds of run that have the step: ``BOLD``, ``DWI``.
+        Modalities that have the step: the texts ``"BOLD"``, ``"DWI"``.
     leaves_out : str
         Processing that is skipped.
     """

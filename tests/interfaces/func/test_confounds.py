@@ -1,6 +1,7 @@
 """Confounds against those of nipype, which fMRIPrep writes, and against simulated truth."""
 
 import json
+import re
 import warnings
 from contextlib import contextmanager
 from itertools import product
@@ -324,6 +325,18 @@ def test_sidecar_describes_the_components(outputs):
         assert len(total) == 1 or total[-2] < 0.5
         explained = [about[name]["VarianceExplained"] for name in names]
         assert sum(explained) == pytest.approx(total[-1], rel=1e-6)
+
+
+def test_every_column_is_described_unless_its_name_says_it(outputs):
+    """Head motion, cosines and spikes are named only; expansions are those of their signal."""
+    about = json.loads(Path(outputs.confounds_json).read_text())
+    named = re.compile("|".join([*MOTION, r"(cosine|(motion|non_steady_state)_outlier)\d+"]))
+    signals = {
+        name.removesuffix("_power2").removesuffix("_derivative1")
+        for name in read_table(outputs.confounds_tsv)
+    }
+    described = {name for name, words in about.items() if {"Description", "Method"} & set(words)}
+    assert described == {name for name in signals if not named.fullmatch(name)}
 
 
 def test_images_and_summary(made, outputs):

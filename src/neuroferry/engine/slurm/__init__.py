@@ -31,7 +31,7 @@ steward
     The last job of a round. It settles the round: it plans and submits the next with the jobs
     that ran out of memory or time, or closes the record (:mod:`.steward`).
 watch
-    A small job outside the image that resubmits itself every few minutes while a round lasts:
+    A small job outside the image that resubmits itself every ``watch_minutes`` of a round:
     it releases jobs that SLURM has put on hold, cancels those that cannot start, and resubmits a
     lost steward.
 """
