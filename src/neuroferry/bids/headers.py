@@ -46,8 +46,6 @@ class ImageFacts:
         Voxel indices to RAS+ mm.
     tr : float
         Time from one volume to the next, s; 0 where the header has none.
-    axes : str
-        Where the voxel axes point, such as ``"RAS"``; ``?`` for one that points nowhere.
     units : tuple of str
         Of space and time, as nibabel names them: ``("mm", "sec")``.
     dtype : str
@@ -58,7 +56,6 @@ class ImageFacts:
     zooms: tuple[float, ...]
     affine: tuple[tuple[float, ...], ...]
     tr: float = 0.0
-    axes: str = ""
     units: tuple[str, str] = ("unknown", "unknown")
     dtype: str = ""
 
@@ -73,6 +70,13 @@ class ImageFacts:
         """Voxel size in mm; 1 along an axis that is not stored."""
         x, y, z = (*self.zooms[:3], 1.0, 1.0, 1.0)[:3]
         return x, y, z
+
+    @property
+    def axes(self) -> str:
+        """Directions of the voxel axes, such as ``"RAS"``; ``?`` for one without a direction."""
+        import nibabel as nb
+
+        return "".join(code or "?" for code in nb.orientations.aff2axcodes(np.array(self.affine)))
 
     @property
     def n_volumes(self) -> int:
@@ -111,7 +115,6 @@ def read_header(path: str | os.PathLike[str]) -> ImageFacts:
             zooms=zooms,
             affine=tuple(tuple(float(value) for value in row) for row in image.affine),
             tr=zooms[3] * SECONDS.get(time, 1.0) if len(zooms) > 3 else 0.0,
-            axes="".join(code or "?" for code in nb.orientations.aff2axcodes(image.affine)),
             units=(space, time),
             dtype=str(header.get_data_dtype()),
         )
