@@ -97,7 +97,7 @@ def test_the_machine_that_is_named_is_large_enough(largest, machine):
     plan = Plan(steps, 2, 2.0, {2: 6.0}, at_once=1, held_back=True, disks=disks)
     text = describe(plan, 1, "the command")
     assert f"Use a machine with at least {machine} GB, or the cluster:\n    the command" in text
-    assert "and 1 more step too large for it." in text
+    assert "1 more step is too large." in text
 
 
 def test_no_participant_that_can_be_used(tmp_path):

@@ -199,7 +199,7 @@ def test_ctrl_c_leaves_a_state_that_goes_on_and_a_second_run_is_refused(phantom_
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "to go on" in errors.splitlines()[-1]
+    assert "to continue" in errors.splitlines()[-1]
     first = list_runs(tmp_path / "out")[0]
     done_before = {s.step for s in read_run(first).steps if s.state == "done"}
     assert read_run(first).exit_code == 130

@@ -235,17 +235,17 @@ def test_files_that_a_group_can_write_are_refused(begun):
 def test_unknown_people_cannot_be_trusted(begun):
     done = begun("resubmit", "out", NEUROFERRY_TRUST="nobody-of-that-name")
     assert done.returncode == 64
-    assert "'nobody-of-that-name', which is not known here" in done.stderr
+    assert "'nobody-of-that-name', which is unknown on this machine" in done.stderr
 
 
 def test_links_in_place_of_the_run_s_files_are_refused(begun):
     file = begun.run_dir / "enter"
     shutil.move(file, begun.folder / "elsewhere")
     file.symlink_to(begun.folder / "elsewhere")
-    refused(begun("resubmit", "out"), "not a plain file")
+    refused(begun("resubmit", "out"), "not a regular file")
     file.unlink()
     os.mkfifo(file)
-    refused(begun("resubmit", "out"), "not a plain file")
+    refused(begun("resubmit", "out"), "not a regular file")
 
 
 @pytest.mark.parametrize("foreign", ["folder", "script", "link", "writable", None])
@@ -334,7 +334,7 @@ def test_a_digest_that_a_stranger_left_is_not_believed(begun):
 def test_derivatives_have_plain_names(begun, name):
     done = begun("bids", "out", "participant", "--derivatives", f"{name}={begun.folder}")
     assert done.returncode == 64
-    assert "cannot be the name of derivatives" in done.stderr
+    assert "is not a valid name of derivatives" in done.stderr
 
 
 def test_nothing_is_evaluated():

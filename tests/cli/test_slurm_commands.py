@@ -81,7 +81,7 @@ def test_status_of_a_run_under_way(record, tmp_path, capsys, monkeypatch):
     assert main(["status", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "1 of 4 steps done" in shown
-    assert "not ended yet" in shown
+    assert "not yet ended" in shown
     assert "sub-01 anat > extract brain" in shown
     assert "sub-02 anat > correct bias: no [good] image" in shown
 
@@ -93,7 +93,7 @@ def test_watching_ends_with_the_run_s_exit_code(record, tmp_path):
 
 def test_a_folder_without_runs(tmp_path, capsys):
     assert main(["status", str(tmp_path)]) == 66
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
 
 
 def test_a_run_without_jobs_cannot_be_cancelled(record, tmp_path, capsys):

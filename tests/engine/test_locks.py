@@ -95,7 +95,7 @@ def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys, nu
         pass
     said = capsys.readouterr().err
     assert said.count("WARNING") == 1
-    assert f"{tmp_path} has no locks" in said
+    assert f"{tmp_path} does not support locks" in said
 
 
 @by_root

@@ -75,8 +75,8 @@ def test_libraries_of_a_wheel_count(write_package):
 @pytest.mark.parametrize(
     ("description", "files", "says"),
     [
-        ("License: mine\n", [], "does not say its licence"),
-        ("", [], "does not say its licence"),
+        ("License: mine\n", [], "does not declare its licence"),
+        ("", [], "does not declare its licence"),
         ("License: MIT\n", ["other.libs/libodd.so"], "brings the library libodd.so"),
     ],
 )

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 _SOURCES = {
     "measured": "measured for this step",
     "like": "measured for similar steps",
-    "table": "neuroferry's table",
+    "table": "built-in table",
     "formula": "formula from the image header",
-    "default": "default",
+    "default": "default value",
 }
 _SHOWN = 5
 _OF_THIS_MACHINE = (

@@ -263,7 +263,7 @@ def test_a_graph_that_has_changed_is_refused(tmp_path):
     plugin, manifest = plan(tmp_path, [subject("01")], packing="subject", source="config")
     other = Workflow("study_wf", base_dir=str(tmp_path))
     other.add_nodes([subject("01", extra=True)])
-    with pytest.raises(SchedulerError, match="not the one that was planned"):
+    with pytest.raises(SchedulerError, match="not the planned one"):
         run_pack(tmp_path / "logs" / "run", 0, "g1p01", 1, lambda _: flatten(other))
     assert plugin.n_jobs == 1
     assert manifest.source == "config"
