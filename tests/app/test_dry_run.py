@@ -1,4 +1,4 @@
-"""``--dry-run`` as a user gives it: what it prints, its exit code, and that it writes nothing."""
+"""``--dry-run`` as a user runs it: its output, its exit code, and no files written."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command line: exit codes, messages, and how fast it answers."""
+"""The command line: exit codes, messages, and heavy imports avoided."""
 
 import subprocess
 import sys

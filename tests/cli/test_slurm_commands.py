@@ -1,4 +1,4 @@
-"""The commands around a run on a cluster, and the settings that lead there."""
+"""Commands for runs on a cluster, and the settings for such runs."""
 
 import json
 import os
@@ -165,7 +165,7 @@ def test_the_job_script_passes_shellcheck(phantom_bids, tmp_path):
 
 
 def test_a_plan_without_slurm_names_the_command(phantom_bids, tmp_path):
-    """Planned where there is no sbatch: the settings of the run hold what jobs need."""
+    """Planned without sbatch: the settings of the run contain all that jobs need."""
     path = os.pathsep.join(
         folder
         for folder in os.environ["PATH"].split(os.pathsep)

@@ -83,7 +83,7 @@ class ShareOutputSpec(TraitedSpec):
 
 
 class Share(SimpleInterface):
-    """Tells in which processes what it shares was loaded."""
+    """Interface that reports in which processes its shared data were loaded."""
 
     input_spec = ShareInputSpec
     output_spec = ShareOutputSpec

@@ -1,4 +1,4 @@
-"""The bill of materials, and how it is told in words."""
+"""The bill of materials, and its description in words."""
 
 import json
 from datetime import UTC, datetime

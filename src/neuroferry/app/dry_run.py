@@ -67,7 +67,7 @@ def dry_run(
     config : Config
         Its settings; with ``execution.json`` everything is printed as one JSON object.
     plans : list of ParticipantPlan
-        What is done with each participant.
+        Plan of each participant.
     problems : list of Problem
         All problems of the dataset and the participants.
     resources : Resources

@@ -1,4 +1,4 @@
-"""The script that submits, beside an ``sbatch`` that only counts: limits, refusals, signals."""
+"""The submit script with an ``sbatch`` that only counts: limits, refusals, signals."""
 
 import json
 import os
@@ -40,7 +40,7 @@ OTHERS = {
 
 
 class Site:
-    """A machine with programs that look like SLURM's, and a run to submit."""
+    """A machine with stand-ins for SLURM's programs, and a run to submit."""
 
     def __init__(self, folder):
         self.folder = folder
