@@ -30,7 +30,7 @@ def test_what_fits(phantom_bids, tmp_path):
     done = dry_run(phantom_bids, tmp_path / "out", "--nprocs", "2", "--mem", "64GB")
     assert done.returncode == 0, done.stderr
     assert "Plan for 2 participant(s) on this machine: 2 processors, 64.0 GB" in done.stdout
-    assert " to do, 0 done already" in done.stdout
+    assert " to do, 0 already done" in done.stdout
     assert done.stdout.rstrip().endswith("Verdict: fits.")
     assert list(tmp_path.iterdir()) == []
 

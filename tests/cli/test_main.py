@@ -105,7 +105,7 @@ def test_output_that_cannot_be_made(dataset, capsys):
     (dataset.parent / "file").write_text("x")
     out = dataset.parent / "file" / "out"
     assert main([str(dataset), str(out), "participant"]) == 73
-    assert "cannot be written" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
 
 
 def test_output_below_derivatives_is_allowed(dataset, capsys):

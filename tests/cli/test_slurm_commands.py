@@ -120,7 +120,7 @@ def test_participants_in_the_queue_are_left_alone(bids_copy, tmp_path):
     command = [sys.executable, "-m", "neuroferry", bids_copy, out, "participant"]
     done = subprocess.run([*command, "--sloppy"], capture_output=True, text=True, check=False)
     assert done.returncode == 75
-    assert "Jobs of the run run-1 are at work on 1 of these participants" in done.stderr
+    assert "Jobs of the run run-1 are processing 1 of these participants" in done.stderr
 
 
 def script_of(*arguments):

@@ -540,14 +540,14 @@ def test_a_run_that_outgrew_the_laptop_is_finished_on_the_cluster(
     assert failed.step.endswith(".carry_to_template")
     assert failed.message is not None
     assert "this run may use 0.4 GB" in failed.message
-    assert "Even alone with 0.4 GB it was not enough: plan with at least" in failed.message
+    assert "0.4 GB is not enough even for this step alone: plan with at least" in failed.message
     for text in (says, failed.message):
         assert "neuroferry move OUTPUT_DIR USER@HOST:/path" in " ".join(text.split())
     there = laptop.folder / THERE / "out of memory: now with enough"
 
     moved = laptop.launch("move", out, f"cluster:{there}", "--plugin", "SLURMGraph", env=image)
     assert moved.returncode == 0, moved.stderr
-    assert "See how it does: ssh cluster" in moved.stderr
+    assert "To see its progress: ssh cluster" in moved.stderr
     assert_finished(laptop, image, there, "SLURMGraph", whole, done(before))
 
 

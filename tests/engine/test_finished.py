@@ -211,7 +211,7 @@ def test_who_could_not_be_verified_is_said(part):
     end_all(part, lambda *words: said.append(words))
     ((label, why),) = said
     assert label == "01"
-    assert "T1w.json is broken" in why
+    assert "T1w.json is damaged" in why
     assert (part.folder / "a" / "result_a.pklz").exists()
 
 

@@ -79,7 +79,7 @@ def test_a_lock_is_not_taken_through_a_link(tmp_path):
 def test_a_lock_whose_holder_left_no_name(tmp_path, text):
     with hold([tmp_path], ["01"]):
         (tmp_path / ".sub-01.lock").write_text(text)
-        with pytest.raises(NeuroferryError, match="Another run works on sub-01"):
+        with pytest.raises(NeuroferryError, match="Another run is processing sub-01"):
             hold([tmp_path], ["01"]).__enter__()
 
 

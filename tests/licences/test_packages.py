@@ -77,7 +77,7 @@ def test_libraries_of_a_wheel_count(write_package):
     [
         ("License: mine\n", [], "does not declare its licence"),
         ("", [], "does not declare its licence"),
-        ("License: MIT\n", ["other.libs/libodd.so"], "brings the library libodd.so"),
+        ("License: MIT\n", ["other.libs/libodd.so"], "bundles the library libodd.so"),
     ],
 )
 def test_an_unknown_licence_stops(write_package, description, files, says):

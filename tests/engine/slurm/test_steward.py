@@ -133,7 +133,9 @@ def test_retries_end(tmp_path):
     assert run.settle() is None
     code, steps = run.close()
     assert code == 1
-    assert steps["01_wf.b"].message.startswith("Its job ran out of memory; it had 800 MiB")
+    assert steps["01_wf.b"].message.startswith(
+        "Its job ran out of memory; it had requested 800 MiB"
+    )
     assert steps["01_wf.d"].state == "skipped"
 
 
