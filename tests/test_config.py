@@ -1,4 +1,4 @@
-"""Settings: layers, round trip, and messages for what is wrong."""
+"""Settings: layers, round trip, and messages about errors."""
 
 import re
 import tomllib
@@ -106,7 +106,7 @@ def test_a_number_has_to_be_finite(key, number):
 
 @pytest.mark.parametrize("entry", entries(Config), ids=lambda entry: entry.key)
 def test_each_setting_keeps_its_own_rules(entry):
-    """Its default and its example can be given, and it has help that reads as a sentence."""
+    """Its default and its example are valid, and its help reads as a sentence."""
     source = "The test"
     if entry.default is not MISSING:
         assert entry.read(entry.default, source) == entry.default
@@ -133,7 +133,7 @@ def test_no_text_has_two_lines(label):
 
 
 def test_json_is_the_plan_of_a_dry_run():
-    with pytest.raises(UsageError, match="prints the plan of a dry run as JSON: add --dry-run"):
+    with pytest.raises(UsageError, match="add --dry-run"):
         make_config({**FOLDERS, "execution": {"json": True}})
     assert make_config({**FOLDERS, "execution": {"json": True, "dry_run": True}}).execution.json
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all; what keeps one from being written is one sentence."""
+"""Files appear whole or not at all; errors of writing are one sentence."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from neuroferry.files import (
 
 
 def unshare(size):
-    """Start a shell that has a file system of its own, of some size, below $1."""
+    """Start a shell with a separate file system of a given size below $1."""
     return [
         *("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"),
         f'mount -t tmpfs -o size={size} none "$1"; shift; exec "$@"',

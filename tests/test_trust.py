@@ -1,4 +1,4 @@
-"""Files of others: told apart, refused with a sentence, and never written through."""
+"""Other users' files: detected, refused with a message, and never written through."""
 
 import os
 import pickle
@@ -30,7 +30,7 @@ def nobody_is_trusted(monkeypatch):
 
 @pytest.fixture
 def file(shared_folder):
-    """A file below a folder that others can enter."""
+    """Create a file below a folder that others can enter."""
     path = shared_folder / "plan"
     path.write_text("text")
     path.chmod(0o644)
@@ -89,7 +89,7 @@ def test_what_others_cannot_reach_they_cannot_write(file):
 
 
 def test_where_permissions_are_not_kept_they_say_nothing(file, monkeypatch):
-    """exFAT and CIFS show the same permissions for every file, whatever is asked for."""
+    """exFAT and CIFS show the same permissions for every file, whatever is requested."""
     file.chmod(0o666)
     monkeypatch.setattr(trust, "_keeps_modes", lambda folder: False)
     assert read_own(file, "The plan") == "text"

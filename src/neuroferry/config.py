@@ -524,7 +524,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "The settings") -> C
     values : mapping
         Nested like the TOML file.
     source : str
-        Where they come from, for messages.
+        Their source, for messages.
 
     Raises
     ------

@@ -174,7 +174,7 @@ def read_toml(path: Path, what: str = "settings file") -> dict[str, Any]:
     path : pathlib.Path
         The file.
     what : str
-        What it is, for messages.
+        Its kind, for messages.
 
     Raises
     ------

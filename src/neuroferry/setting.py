@@ -279,7 +279,7 @@ def read_values(kind: type[T], values: Mapping[str, Any], source: str, prefix: s
     values : mapping
         As in a settings file.
     source : str
-        Where they come from, for messages.
+        Their source, for messages.
     prefix : str
         As for :func:`entries`.
 

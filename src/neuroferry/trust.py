@@ -154,7 +154,7 @@ def refuse_foreign(path: Path, what: str) -> None:
     path : pathlib.Path
         The file; one that is missing is not refused.
     what : str
-        What it is, for the message, such as ``"The plan"``.
+        Its name in the message, such as ``"The plan"``.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def open_own(path: Path, what: str) -> IO[bytes]:
     path : pathlib.Path
         The file.
     what : str
-        What it is, for the message.
+        Its name in the message.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A participant planned like another has the plan that the own graph would give."""
+"""A participant planned like another gets the same plan as from its own graph."""
 
 import pickle
 from dataclasses import replace
@@ -23,7 +23,7 @@ SPACE = "MNI152NLin2009aSym"
 
 @pytest.fixture
 def people(tmp_path):
-    """Give a function that makes a participant with one T1w image for each shape."""
+    """Return a function that creates a participant with one T1w image of each shape."""
 
     def make(label, *shapes, session=None, **metadata):
         runs = []
@@ -42,7 +42,7 @@ def people(tmp_path):
 
 
 def plan(folder, subjects, *, alike):
-    """Plan participants; give the manifest and how many graphs were built."""
+    """Plan participants; return the manifest and the number of graphs built."""
     run_dir = folder / ("alike" if alike else "each") / "logs" / "run"
     run_dir.mkdir(parents=True)
     plugin = SLURMGraphPlugin(

@@ -1,4 +1,4 @@
-"""Work folders do not grow with the cohort, and nothing that is finished runs again."""
+"""Work folders do not grow with the cohort, and finished steps do not run again."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_packed_found_again_and_brought_back(phantom_bids, tmp_path):
 
 
 def test_the_job_that_ends_last_puts_the_participant_away(phantom_bids, tmp_path):
-    """Jobs as SLURM would start them, one after the other."""
+    """Run jobs as SLURM would start them, one at a time."""
     out, work = tmp_path / "out", tmp_path / "work"
     words = [phantom_bids, out, "participant", "--participant-label", "01", "-w", work]
     words += ["--plugin", "SLURMGraph", "--finished-work", "remove"]

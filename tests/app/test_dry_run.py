@@ -1,4 +1,4 @@
-"""``--dry-run`` as a user gives it: what it prints, its exit code, and that it writes nothing."""
+"""``--dry-run`` as a user runs it: its output, its exit code, and no files written."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_what_fits(phantom_bids, tmp_path):
     done = dry_run(phantom_bids, tmp_path / "out", "--nprocs", "2", "--mem", "64GB")
     assert done.returncode == 0, done.stderr
     assert "Plan for 2 participant(s) on this machine: 2 processors, 64.0 GB" in done.stdout
-    assert " to do, 0 done already" in done.stdout
+    assert " to do, 0 already done" in done.stdout
     assert done.stdout.rstrip().endswith("Verdict: fits.")
     assert list(tmp_path.iterdir()) == []
 
@@ -97,7 +97,7 @@ def test_the_machine_that_is_named_is_large_enough(largest, machine):
     plan = Plan(steps, 2, 2.0, {2: 6.0}, at_once=1, held_back=True, disks=disks)
     text = describe(plan, 1, "the command")
     assert f"Use a machine with at least {machine} GB, or the cluster:\n    the command" in text
-    assert "and 1 more step too large for it." in text
+    assert "1 more step is too large." in text
 
 
 def test_no_participant_that_can_be_used(tmp_path):

@@ -1,4 +1,4 @@
-"""A DWI run from end to end on a small phantom: results, the same bytes by another plugin."""
+"""A DWI run from end to end on a small phantom: results, same bytes from another plugin."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ def neuroferry(*arguments):
 
 
 def digests(root):
-    """SHA-256 of what was written of the run, images without their compression."""
+    """Compute the SHA-256 of the derivatives of the run, of images without their compression."""
     found = {}
     for pattern in ("dwi/*", "fmap/*", "figures/*_dwi.*"):
         for path in sorted(root.glob(f"sub-*/{pattern}")):
@@ -97,7 +97,7 @@ def test_the_maps_are_those_of_the_head(bids, finished):
 
 
 class WhiteMatter(NamedTuple):
-    """Maps in the space of the T1w image and their truth, where white matter is pure."""
+    """Maps in T1w space and their ground truth, in pure white matter."""
 
     directions: np.ndarray
     true_directions: np.ndarray  # as they were in the scanner
@@ -131,7 +131,7 @@ def angle(one, other):
 
 
 def test_directions_in_the_space_of_the_t1w_image(bids, finished):
-    """Those of the truth, turned as the head is; not those as they were in the scanner."""
+    """They match the truth rotated with the head, not the directions in the scanner."""
     stem = finished / "sub-01" / "dwi" / "sub-01_space-T1w"
     white = in_white_matter(stem, bids / TRUTH)
     right = angle(white.directions, white.true_directions @ white.turn)
@@ -173,7 +173,7 @@ def test_the_report_shows_it(finished):
 
 
 def test_another_plugin_gives_the_same_bytes(bids, finished, tmp_path):
-    """And the anatomy that was computed before is used, not computed again."""
+    """The existing anatomy is used, not computed again."""
     out = tmp_path / "out"
     given = ("--derivatives", f"anat={finished}")
     done = neuroferry(bids, out, "participant", *QUICK, "--plugin", "Linear", *given)
@@ -184,7 +184,7 @@ def test_another_plugin_gives_the_same_bytes(bids, finished, tmp_path):
 
 
 def test_two_runs_are_joined(finished, tmp_path):
-    """Opposite phase encodings of the same head: less noise than in each of them."""
+    """Runs of opposite phase encoding are joined with less noise than in each of them."""
     bids, out = tmp_path / "bids", tmp_path / "out"
     options = DwiOptions(12, resolution=5.0, n_b0=2, more_runs=("PA",), fieldmaps=())
     write_phantom_dataset(bids, subjects=1, resolution=3.0, seed=3, dwi=options)

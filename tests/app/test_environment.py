@@ -1,4 +1,4 @@
-"""The process environment: a home for libraries that is nobody else's."""
+"""The process environment: a private home folder for libraries."""
 
 import os
 import stat
@@ -48,7 +48,7 @@ def test_a_home_that_somebody_else_prepared_is_not_taken(temporary, how):
 
 @by_root
 def test_a_user_without_a_name_or_a_home(shared_folder, monkeypatch):
-    """As a container gives its user a number, and a cluster a home that is not mounted."""
+    """A user without a name, as in a container, and without a mounted home, as on a cluster."""
     shared_folder.chmod(0o1777)
     monkeypatch.setattr(tempfile, "tempdir", str(shared_folder))
     for name in ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"):

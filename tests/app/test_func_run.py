@@ -1,4 +1,4 @@
-"""BOLD runs from end to end on a small phantom: results, the same bytes, without a T1w image."""
+"""BOLD runs from end to end on a small phantom: results, reproducibility, without a T1w image."""
 
 import gzip
 import hashlib
@@ -30,7 +30,7 @@ def neuroferry(*arguments):
 
 
 def digests(root):
-    """SHA-256 of what was written of the BOLD runs, images without their compression."""
+    """Compute the SHA-256 of the BOLD derivatives, of images without their compression."""
     found = {}
     for folder in ("func", "fmap", "figures"):
         for path in sorted(root.glob(f"sub-*/{folder}/*task*")):
@@ -97,7 +97,7 @@ def test_everything_that_is_promised_is_there(bids, finished):
 
 
 def test_both_templates_hold_the_same_brain(finished):
-    """The second template is the first, moved: so are the images on its grid."""
+    """The second template is the first one shifted, and so are the images on its grid."""
     for kind, stem in (("anat", "sub-01"), ("func", STEM)):
         folder = finished / "sub-01" / kind
         mask = {}

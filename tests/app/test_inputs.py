@@ -1,4 +1,4 @@
-"""Which images the command line asks for."""
+"""Selection of images by the command line."""
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ def neuroferry(*arguments, **options):
 
 
 def digests(root):
-    """SHA-256 of every derivative, images without their compression."""
+    """Compute the SHA-256 of every derivative, of images without their compression."""
     found = {}
     for path in sorted(root.glob("sub-*/**/*")):
         if path.is_file():
@@ -36,7 +36,7 @@ def digests(root):
 
 @pytest.fixture(scope="module")
 def finished(phantom_bids, tmp_path_factory):
-    """One participant, run to the end."""
+    """A finished run of one participant."""
     root = tmp_path_factory.mktemp("finished")
     done = neuroferry(
         *(phantom_bids, root / "out", "participant", "--participant-label", "01"),
@@ -199,7 +199,7 @@ def test_ctrl_c_leaves_a_state_that_goes_on_and_a_second_run_is_refused(phantom_
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "to go on" in errors.splitlines()[-1]
+    assert "to continue" in errors.splitlines()[-1]
     first = list_runs(tmp_path / "out")[0]
     done_before = {s.step for s in read_run(first).steps if s.state == "done"}
     assert read_run(first).exit_code == 130
@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_a_state_that_goes_on_and_a_second_run_is_refused(phantom_
 
 
 def in_small_disk(size, folder, *arguments):
-    """Run with a small file system of its own at ``folder``."""
+    """Run with a separate small file system mounted at ``folder``."""
     script = f'mount -t tmpfs -o size={size} tmpfs "$1" && shift && exec "$@"'
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
     return subprocess.run(

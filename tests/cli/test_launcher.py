@@ -1,6 +1,6 @@
-"""The launcher among other people's files and awkward names: a real bash, and no image.
+"""The launcher with other users' files and awkward names, in a real bash, without an image.
 
-An ``apptainer`` stands in that notes how it was called; what must never run leaves a mark.
+A stand-in for ``apptainer`` notes its arguments; code that must never run leaves a mark.
 """
 
 import base64
@@ -54,7 +54,7 @@ env -0 >"$NOTED/environment"
 
 
 class Machine:
-    """A machine with an Apptainer that notes its words, and a folder for the data."""
+    """A machine with a stand-in for Apptainer that notes its arguments, and a data folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -106,7 +106,7 @@ def machine(tmp_path):
 
 @pytest.fixture
 def begun(machine):
-    """A machine with the folder of a run that was started there."""
+    """A machine with the folder of a run started there."""
     (machine.folder / "data" / "bids").mkdir()
     done = machine("bids", "out", "participant")
     assert done.returncode == 0, done.stderr
@@ -158,7 +158,7 @@ def test_names_are_names(machine, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_go_on_whatever_the_names(machine, name):
-    """The launcher's own files say the same to the launcher that reads them again."""
+    """The launcher reads back exactly what it wrote to its own files."""
     data = machine.folder / "data"
     (data / f"bids {name}").mkdir()
     assert machine(f"bids {name}", f"out {name}", "participant").returncode == 0
@@ -235,17 +235,17 @@ def test_files_that_a_group_can_write_are_refused(begun):
 def test_unknown_people_cannot_be_trusted(begun):
     done = begun("resubmit", "out", NEUROFERRY_TRUST="nobody-of-that-name")
     assert done.returncode == 64
-    assert "'nobody-of-that-name', which is not known here" in done.stderr
+    assert "'nobody-of-that-name', which is unknown on this machine" in done.stderr
 
 
 def test_links_in_place_of_the_run_s_files_are_refused(begun):
     file = begun.run_dir / "enter"
     shutil.move(file, begun.folder / "elsewhere")
     file.symlink_to(begun.folder / "elsewhere")
-    refused(begun("resubmit", "out"), "not a plain file")
+    refused(begun("resubmit", "out"), "not a regular file")
     file.unlink()
     os.mkfifo(file)
-    refused(begun("resubmit", "out"), "not a plain file")
+    refused(begun("resubmit", "out"), "not a regular file")
 
 
 @pytest.mark.parametrize("foreign", ["folder", "script", "link", "writable", None])
@@ -293,7 +293,7 @@ def test_a_planned_run_is_submitted(begun):
 
 
 def test_a_planted_link_is_not_written_through(begun):
-    """The names that the launcher writes to can be guessed by who shares the folder."""
+    """Others who share the folder can guess the names of files that the launcher writes."""
     victim = begun.folder / "victim"
     victim.write_text("precious")
     data = begun.folder / "data"
@@ -334,7 +334,7 @@ def test_a_digest_that_a_stranger_left_is_not_believed(begun):
 def test_derivatives_have_plain_names(begun, name):
     done = begun("bids", "out", "participant", "--derivatives", f"{name}={begun.folder}")
     assert done.returncode == 64
-    assert "cannot be the name of derivatives" in done.stderr
+    assert "is not a valid name of derivatives" in done.stderr
 
 
 def test_nothing_is_evaluated():

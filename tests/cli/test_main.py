@@ -1,4 +1,4 @@
-"""The command line: exit codes, messages, and how fast it answers."""
+"""The command line: exit codes, messages, and heavy imports avoided."""
 
 import subprocess
 import sys
@@ -43,25 +43,25 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 64, "Give: neuroferry BIDS_DIR OUTPUT_DIR participant"),
+        ([], 64, "Usage: neuroferry BIDS_DIR OUTPUT_DIR participant"),
         (["bids"], 64, "Missing: output_dir"),
         (["bids", "out", "subject"], 17, "Unknown value 'subject' for 'level'. Choose one of"),
         (["bids", "out", "participant", "--nproc", "2"], 64, "nrecognized arguments: --nproc"),
-        (["bids", "out", "participant", "--mem", "8"], 64, "Write it with its unit"),
+        (["bids", "out", "participant", "--mem", "8"], 64, "Give it with its unit"),
         (["bids", "out", "participant", "-d", "x"], 64, "takes NAME=PATH"),
         (["nowhere", "out", "participant"], 66, "nowhere does not exist"),
-        (["bids", "bids", "participant"], 64, "lies inside the input dataset"),
-        (["bids", "bids/out", "participant"], 64, "lies inside the input dataset"),
-        (["bids", "out", "participant", "-w", "bids/work"], 64, "lies inside the input dataset"),
+        (["bids", "bids", "participant"], 64, "is inside the input dataset"),
+        (["bids", "bids/out", "participant"], 64, "is inside the input dataset"),
+        (["bids", "out", "participant", "-w", "bids/work"], 64, "is inside the input dataset"),
         (["bids", "out", "participant", "--participant-label", "99"], 18, "99"),
         (["bids", "out", "participant", "--bids-filter-file", "no.json"], 66, "no.json"),
         (["bids", "out", "participant", "--bundles", "no.toml"], 66, "no.toml"),
         (["bids", "out", "participant", "--profile-extent", "all"], 64, "waypoints, whole"),
         (["bids", "out", "participant", "--fd-spike-threshold", "nan"], 64, "a finite number"),
-        (["bids", "out", "participant", "--json"], 64, "give --dry-run as well"),
+        (["bids", "out", "participant", "--json"], 64, "add --dry-run"),
         (["bids", "out", "participant", "-w", "~no-such-user/w"], 64, "no user ~no-such-user"),
-        (["bids", "out", "group"], 66, "holds no participant yet"),
-        (["bids", "out", "participant", "--reports-only"], 66, "holds no run"),
+        (["bids", "out", "group"], 66, "contains no participant yet"),
+        (["bids", "out", "participant", "--reports-only"], 66, "contains no run"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(dataset, monkeypatch, capsys, arguments, code, message):
@@ -78,7 +78,7 @@ def test_what_is_wrong_is_said_in_one_line(dataset, monkeypatch, capsys, argumen
     ("more", "code", "message"),
     [
         ([], 65, "own.toml, Cord: it needs at least two regions to include"),
-        (["--streamlines", "0"], 64, "--streamlines 0 leaves it out"),
+        (["--streamlines", "0"], 64, "which --streamlines 0 skips"),
     ],
 )
 def test_definitions_of_bundles_are_looked_at_first(dataset, capsys, more, code, message):
@@ -105,7 +105,7 @@ def test_output_that_cannot_be_made(dataset, capsys):
     (dataset.parent / "file").write_text("x")
     out = dataset.parent / "file" / "out"
     assert main([str(dataset), str(out), "participant"]) == 73
-    assert "cannot be written" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
 
 
 def test_output_below_derivatives_is_allowed(dataset, capsys):
@@ -129,4 +129,4 @@ def test_launcher_is_bash(capsys):
 @pytest.mark.parametrize("command", ["move", "fetch"])
 def test_what_the_launcher_does_is_left_to_it(capsys, command):
     assert main([command, "results", "me@cluster:/data"]) == 64
-    assert "runs on the host" in capsys.readouterr().err
+    assert "needs the launcher on the host" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is made from the settings is up to date."""
+"""Files generated from the settings are up to date."""
 
 import argparse
 import re

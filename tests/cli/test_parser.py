@@ -1,4 +1,4 @@
-"""The command line: flags, their spellings, and the settings that they become."""
+"""The command line: flags, their spellings, and the resulting settings."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def value_of(config, key):
 
 
 def given(entry):
-    """Make words for a setting that is not its default, and the value that they mean."""
+    """Make arguments that set a value other than the default, and return this value."""
     about = entry.about
     if entry.kind is bool:
         return [], not entry.default

@@ -1,4 +1,4 @@
-"""The commands around a run on a cluster, and the settings that lead there."""
+"""Commands for runs on a cluster, and the settings for such runs."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_status_of_a_run_under_way(record, tmp_path, capsys, monkeypatch):
     assert main(["status", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "1 of 4 steps done" in shown
-    assert "not ended yet" in shown
+    assert "not yet ended" in shown
     assert "sub-01 anat > extract brain" in shown
     assert "sub-02 anat > correct bias: no [good] image" in shown
 
@@ -93,7 +93,7 @@ def test_watching_ends_with_the_run_s_exit_code(record, tmp_path):
 
 def test_a_folder_without_runs(tmp_path, capsys):
     assert main(["status", str(tmp_path)]) == 66
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
 
 
 def test_a_run_without_jobs_cannot_be_cancelled(record, tmp_path, capsys):
@@ -120,7 +120,7 @@ def test_participants_in_the_queue_are_left_alone(bids_copy, tmp_path):
     command = [sys.executable, "-m", "neuroferry", bids_copy, out, "participant"]
     done = subprocess.run([*command, "--sloppy"], capture_output=True, text=True, check=False)
     assert done.returncode == 75
-    assert "Jobs of the run run-1 are at work on 1 of these participants" in done.stderr
+    assert "Jobs of the run run-1 are processing 1 of these participants" in done.stderr
 
 
 def script_of(*arguments):
@@ -165,7 +165,7 @@ def test_the_job_script_passes_shellcheck(phantom_bids, tmp_path):
 
 
 def test_a_plan_without_slurm_names_the_command(phantom_bids, tmp_path):
-    """Planned where there is no sbatch: the settings of the run hold what jobs need."""
+    """Planned without sbatch: the settings of the run contain all that jobs need."""
     path = os.pathsep.join(
         folder
         for folder in os.environ["PATH"].split(os.pathsep)

@@ -253,7 +253,7 @@ def test_takes_everything_along_and_does_not_start(stopped, network):
     (stopped.work / "a node" / "_0x12.json").rename(stopped.work / "a node" / "_0x34.json")
     again = stopped.move(network, "--no-start")
     assert again.returncode == 0, again.stderr
-    assert "image is there already" in again.stderr
+    assert "image is already there" in again.stderr
     assert checksums(stopped.work) == checksums(stopped.there / "work")
 
 
@@ -261,7 +261,10 @@ def test_a_folder_that_was_moved_again_names_the_way(stopped, network):
     assert stopped.move(network, "--no-start").returncode == 0
     out = stopped.there / "out"
     (stopped.there / "start").unlink()
-    for command, says in (("resubmit", "whole command again"), ("cancel", "none of this machine")):
+    for command, says in (
+        ("resubmit", "whole command again"),
+        ("cancel", "belong to the other machine's scheduler"),
+    ):
         fails(stopped.laptop.run(stopped.there / "neuroferry", command, out), 66, says)
 
 
@@ -275,7 +278,7 @@ def test_shows_progress_on_a_terminal(stopped, network):
     result = stopped.laptop.run("script", "-qec", command, "/dev/null", env=network)
     assert result.returncode == 0, result.stdout
     assert "100%" in result.stdout
-    assert "all is there, and checked" in result.stdout
+    assert "all files are there and checked" in result.stdout
 
 
 def test_same_size_and_time_is_not_the_same_file(stopped, network):
@@ -326,7 +329,7 @@ def test_an_interrupted_copy_goes_on(stopped, network):
     os.kill(pid, signal.SIGINT)
     _, says = moving.communicate(timeout=60)
     assert moving.returncode == 130, says
-    assert "same command goes on" in says.splitlines()[-1]
+    assert "same command continues" in says.splitlines()[-1]
     kept = wait_for(lambda: list(node.glob(".rsync-partial/big.npy")), 20)
     assert kept[0].stat().st_size > 2_000_000
     assert not (stopped.there / "start").exists()
@@ -355,7 +358,7 @@ def test_data_that_are_there_already(stopped, network):
 def test_a_run_under_way_is_not_moved(stopped, network):
     with (stopped.out / "logs" / ".sub-01.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        fails(stopped.move(network), 75, "sub-01", "under way")
+        fails(stopped.move(network), 75, "sub-01", "still active")
     assert not stopped.there.exists()
     stopped.laptop.write(stopped.log / "slurm" / "jobs.tsv", "pack\t1\n")
     fails(stopped.move(network), 75, stopped.log.name)
@@ -412,7 +415,7 @@ def test_work_that_went_on_there_is_kept(stopped, network):
     [
         (["move", "{out}", "silent:/x"], 69, "refused"),
         (["move", "{out}", "stranger:/x"], 69, "denied"),
-        (["move", "{out}", "bare:/x"], 69, "no rsync"),
+        (["move", "{out}", "bare:/x"], 69, "rsync is not available"),
         (["move", "{out}", "cluster:/proc/x"], 73, "/proc"),
         (["move", "{out}", "nocolon"], 64, "USER@HOST:/path"),
         (["move", "{out}", "cluster:/x", "--fast"], 64, "--fast"),
@@ -537,14 +540,14 @@ def test_a_run_that_outgrew_the_laptop_is_finished_on_the_cluster(
     assert failed.step.endswith(".carry_to_template")
     assert failed.message is not None
     assert "this run may use 0.4 GB" in failed.message
-    assert "Even alone with 0.4 GB it was not enough: plan with at least" in failed.message
+    assert "0.4 GB is not enough even for this step alone: plan with at least" in failed.message
     for text in (says, failed.message):
         assert "neuroferry move OUTPUT_DIR USER@HOST:/path" in " ".join(text.split())
     there = laptop.folder / THERE / "out of memory: now with enough"
 
     moved = laptop.launch("move", out, f"cluster:{there}", "--plugin", "SLURMGraph", env=image)
     assert moved.returncode == 0, moved.stderr
-    assert "See how it does: ssh cluster" in moved.stderr
+    assert "To see its progress: ssh cluster" in moved.stderr
     assert_finished(laptop, image, there, "SLURMGraph", whole, done(before))
 
 

@@ -217,7 +217,7 @@ def test_a_finished_step_is_not_run_again(studies):
 def test_the_same_script_submits_only_once(studies):
     second = studies["diamonds"].submit()
     assert second.returncode == 75
-    assert "submitted already" in second.stderr
+    assert "already been submitted" in second.stderr
     assert len(studies["diamonds"].calls()) == 9 + 2
 
 
@@ -237,7 +237,7 @@ def test_a_refused_job_takes_back_those_before_it(slurm, tmp_path):
     done = study.submit()
     assert done.returncode == 75
     assert "sbatch refused a job" in done.stderr
-    assert "Nothing of this round is left in the queue" in done.stderr
+    assert "No job of this round is left in the queue" in done.stderr
     ids = [row[1] for row in study.calls()]
     assert len(ids) == 1
     wait_for(lambda: not queue(*ids), 30)

@@ -78,7 +78,7 @@ def finished(machine, phantom_bids, tmp_path_factory):
     command = (bids, out, "participant", *QUICK, "--plugin", "auto")
     submitted = launch(machine, *command)
     again = launch(machine, *command, code=75)
-    assert "are at work on" in again.stderr
+    assert "are processing" in again.stderr
     follow(machine, out)
     return bids, out, submitted
 

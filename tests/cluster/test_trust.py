@@ -110,7 +110,7 @@ def test_a_signature_is_verified_when_asked(keys, image, asked, code):
         check=False,
     )
     assert done.returncode == code, done.stderr
-    says = "is not signed with a key" if code == NO_PERMISSION else "does not exist"
+    says = "is not signed with a known key" if code == NO_PERMISSION else "does not exist"
     assert says in done.stderr
 
 

@@ -83,7 +83,7 @@ class ShareOutputSpec(TraitedSpec):
 
 
 class Share(SimpleInterface):
-    """Tells in which processes what it shares was loaded."""
+    """Interface that reports in which processes its shared data were loaded."""
 
     input_spec = ShareInputSpec
     output_spec = ShareOutputSpec
@@ -375,7 +375,7 @@ def test_interruption_ends_every_process_and_can_be_resumed(tmp_path, number):
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert "go on" in out
+    assert "to continue" in out
     sleepers = subprocess.run(
         ["ps", "-o", "args=", "--ppid", str(process.pid)], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""What is done is found by the hash of its inputs."""
+"""Finished steps are detected by the hash of their inputs."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Work folders of finished participants: put away once verified, found again, brought back."""
+"""Work folders of finished participants: archived once verified, detected, restored."""
 
 import gzip
 import os
@@ -119,7 +119,7 @@ def test_no_derivative_at_all_keeps_the_work_folder(part, tmp_path):
 
 @pytest.mark.parametrize("receipt", [True, False])
 def test_killed_while_putting_away(part, receipt):
-    """Before there is a receipt nothing is lost; from then on the folder is not needed."""
+    """Nothing is lost before the receipt is written; afterwards the folder is not needed."""
     part.folder.rename(part.claimed)
     if receipt:
         part.receipt.write_text("{}")
@@ -197,7 +197,7 @@ def test_participants_come_one_after_the_other(tmp_path):
 
 
 def end_all(part, complain):
-    """Let the last step of a participant end, and the run with it."""
+    """End the last step of a participant, and the run with it."""
     with PutAway("pack", {"01": part}, {"01": STEPS}, complain) as listener:
         for step in STEPS:
             listener({"event": "step_done", "step": step, "subject": "01"})
@@ -211,7 +211,7 @@ def test_who_could_not_be_verified_is_said(part):
     end_all(part, lambda *words: said.append(words))
     ((label, why),) = said
     assert label == "01"
-    assert "T1w.json is broken" in why
+    assert "T1w.json is damaged" in why
     assert (part.folder / "a" / "result_a.pklz").exists()
 
 

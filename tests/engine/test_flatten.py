@@ -46,7 +46,7 @@ def build(folder):
 
 
 def describe(graph):
-    """Everything that tells a step what it does and where."""
+    """Describe everything that determines what a step does and where."""
     return sorted(
         (
             node.fullname,

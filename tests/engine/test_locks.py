@@ -1,4 +1,4 @@
-"""Locks: held by one run at a time, gone with the process."""
+"""Locks: held by one run at a time, released when its process ends."""
 
 import errno
 import fcntl
@@ -79,13 +79,13 @@ def test_a_lock_is_not_taken_through_a_link(tmp_path):
 def test_a_lock_whose_holder_left_no_name(tmp_path, text):
     with hold([tmp_path], ["01"]):
         (tmp_path / ".sub-01.lock").write_text(text)
-        with pytest.raises(NeuroferryError, match="Another run works on sub-01"):
+        with pytest.raises(NeuroferryError, match="Another run is processing sub-01"):
             hold([tmp_path], ["01"]).__enter__()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys, number):
-    """As a Lustre without ``-o flock`` and some NFS answer."""
+    """A file system that refuses locks, like Lustre without ``-o flock`` and some NFS."""
 
     def flock(stream, operation):
         raise OSError(number, os.strerror(number))
@@ -95,12 +95,12 @@ def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys, nu
         pass
     said = capsys.readouterr().err
     assert said.count("WARNING") == 1
-    assert f"{tmp_path} has no locks" in said
+    assert f"{tmp_path} does not support locks" in said
 
 
 @by_root
 def test_a_lock_file_that_others_left_can_be_held(shared_folder):
-    """In a folder that a group shares; it says who held it last, and is not written."""
+    """A lock file in a shared folder names its last holder, and is not written to."""
 
     def hold_it():
         with hold([shared_folder], ["01"]):

@@ -1,4 +1,4 @@
-"""Plans of real Nipype graphs, beside what the run then does."""
+"""Plans of real Nipype graphs, compared with the actual runs."""
 
 import json
 
@@ -159,7 +159,7 @@ def test_a_declared_figure_that_is_that_of_an_undeclared_step_still_tells_the_si
 
 
 def test_a_longer_series_takes_longer_and_no_more_memory(tmp_path):
-    """What was measured on 150 volumes is planned for 2,000; the record keeps their number."""
+    """Measurements on 150 volumes are scaled to 2,000; the record keeps the number of volumes."""
     workflow = Workflow("w", base_dir=str(tmp_path))
     step = Node(Function(["x"], ["out"], rest), name="resample", mem_gb=1.0)
     step.inputs.x = 1
@@ -203,7 +203,7 @@ def test_steps_learn_from_records_that_have_no_kinds():
 
 
 def test_a_kind_is_taken_from_the_node_to_the_record_and_back(tmp_path):
-    """The items of a MapNode have one of their own, and another run's plan finds both."""
+    """The items of a MapNode have their own kind, and the plan of another run finds both."""
     workflow = Workflow("w", base_dir=str(tmp_path / "work"))
     items = MapNode(Function(["x"], ["out"], rest), iterfield=["x"], name="items", mem_gb=1.0)
     items.inputs.x = [1, 2, 3]

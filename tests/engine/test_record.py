@@ -1,4 +1,4 @@
-"""The record: what is written is what is read, and what a run's state is."""
+"""The record: events are read as written, and summarised to the state of a run."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

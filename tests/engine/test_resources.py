@@ -1,4 +1,4 @@
-"""Processors and memory, against control-group files written by the test."""
+"""Available processors and memory, with control-group files written by the test."""
 
 import os
 
@@ -145,7 +145,7 @@ def test_a_quota_of_many_processors_is_rounded_down(root, monkeypatch):
 
 
 def test_what_is_used_of_each_limit(root):
-    """Page cache that can be given up is not used; a group above counts its groups below."""
+    """Page cache that can be released does not count; a group includes its subgroups."""
     (root / "proc/self/cgroup").write_text("0::/job/step\n")
     write(
         root,

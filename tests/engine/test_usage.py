@@ -1,4 +1,4 @@
-"""Memory that runs out, for real, and steps that stop answering: no hang, a clear end."""
+"""Steps that really run out of memory or stall: no hang, a clear error."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ def take(gb, seconds=1.5, after=None):
 
 
 def take_and_be_stopped_once(gb, marker):
-    """Hold memory for as long as it takes to be stopped; the second time, only for a moment."""
+    """Hold memory until stopped; the second time, only for a moment."""
     import time
     from pathlib import Path
 
@@ -50,7 +50,7 @@ def take_and_be_stopped_once(gb, marker):
 
 
 def take_beside(gb, marker):
-    """Hold memory until the other step has taken its own or was stopped, and some seconds more."""
+    """Hold memory until a few seconds after the other step has taken its own or was stopped."""
     import time
     from pathlib import Path
 
@@ -145,7 +145,7 @@ def node(name, function, mem_gb=0.1, **values):
 
 
 class Run:
-    """Runs a graph of nodes; gives the steps, the events and the error."""
+    """Run a graph of nodes; return the steps, the events and the error."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -418,7 +418,7 @@ def run_script(folder, call, prefix=()):
 
 @pytest.fixture
 def limited(request):
-    """A control group of the kernel with little memory; gives the words that enter it."""
+    """Create a control group with little memory; return the command words that enter it."""
     name = f"neuroferry-test-{os.getpid()}"
     for base, limit in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),

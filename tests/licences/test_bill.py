@@ -1,4 +1,4 @@
-"""The bill of materials, and how it is told in words."""
+"""The bill of materials, and its description in words."""
 
 import json
 from datetime import UTC, datetime
@@ -51,7 +51,7 @@ def test_words_say_what_forbids_commercial_use():
     lines = describe([*PACKAGES, Package("atlas-2", "1", "data", "CC-BY-NC-4.0")])
     (line,) = [line for line in lines if line.startswith("  atlas-2")]
     assert line.split() == ["atlas-2", "1", "no", "CC-BY-NC-4.0"]
-    assert any("not known to be allowed: atlas-2." in line for line in lines)
+    assert any("not known to be allowed, for: atlas-2." in line for line in lines)
     assert "The licences of all 3 packages allow commercial use." in describe(PACKAGES)
 
 

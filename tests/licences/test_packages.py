@@ -1,4 +1,4 @@
-"""What the packages of this environment and of Debian say about their licences."""
+"""Licences of the packages of this environment and of Debian."""
 
 import importlib.metadata
 import re
@@ -14,7 +14,7 @@ from neuroferry.licences.terms import load_licences, load_tools
 
 @pytest.fixture
 def write_package(tmp_path, monkeypatch):
-    """Return a function that installs a package which holds nothing but its description."""
+    """Return a function that installs a package with nothing but its metadata."""
 
     def write(text, files=()):
         folder = tmp_path / "site" / "other-1.0.dist-info"
@@ -75,9 +75,9 @@ def test_libraries_of_a_wheel_count(write_package):
 @pytest.mark.parametrize(
     ("description", "files", "says"),
     [
-        ("License: mine\n", [], "does not say its licence"),
-        ("", [], "does not say its licence"),
-        ("License: MIT\n", ["other.libs/libodd.so"], "brings the library libodd.so"),
+        ("License: mine\n", [], "does not declare its licence"),
+        ("", [], "does not declare its licence"),
+        ("License: MIT\n", ["other.libs/libodd.so"], "bundles the library libodd.so"),
     ],
 )
 def test_an_unknown_licence_stops(write_package, description, files, says):

@@ -78,7 +78,7 @@ def test_every_reference_is_a_tool_with_a_licence_or_a_paper():
 
 
 def test_every_tool_that_a_builder_cites_has_a_licence():
-    """Names in emphasis before a citation are tools: each is in the table, or a paper is cited."""
+    """Emphasised names before a citation are tools in the table, unless a paper is cited."""
     folder = Path(neuroferry.workflows.__file__).parent
     text = "\n".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
     cited = {key for part in re.findall(r"\[@[^\]]+\]", text) for key in cited_keys(part)}

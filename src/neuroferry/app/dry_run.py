@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 _SOURCES = {
     "measured": "measured for this step",
     "like": "measured for similar steps",
-    "table": "neuroferry's table",
+    "table": "built-in table",
     "formula": "formula from the image header",
-    "default": "default",
+    "default": "default value",
 }
 _SHOWN = 5
 _OF_THIS_MACHINE = (
@@ -67,7 +67,7 @@ def dry_run(
     config : Config
         Its settings; with ``execution.json`` everything is printed as one JSON object.
     plans : list of ParticipantPlan
-        What is done with each participant.
+        Plan of each participant.
     problems : list of Problem
         All problems of the dataset and the participants.
     resources : Resources

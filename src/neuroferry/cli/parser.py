@@ -222,7 +222,7 @@ def _absolute(path: str) -> str:
         return str(Path(path).expanduser().absolute())
     except RuntimeError as err:
         user = path.partition("/")[0]
-        raise UsageError(f"The folder of {path} is not known: there is no user {user}.") from err
+        raise UsageError(f"{path} cannot be resolved: there is no user {user}.") from err
 
 
 def _named_path(text: str, entry: Entry) -> tuple[str, str]:

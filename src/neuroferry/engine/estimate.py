@@ -137,7 +137,7 @@ class Estimator:
         step : str
             Its full name.
         declared_gb : float
-            What its node declares (``Node.mem_gb``).
+            Memory that its node declares (``Node.mem_gb``), GB.
         volumes : int, optional
             Number of volumes that it processes.
         kind : str, optional

@@ -64,9 +64,9 @@ class DiskNeed:
     path : str
         The folder.
     needed_gb, needed_files : float, int
-        What the run adds.
+        Space (GB) and files that the run adds.
     free_gb, free_files : float, int or None
-        What is left; ``None`` where the file system does not count files.
+        Free space (GB) and files; ``None`` if the file system does not count files.
     """
 
     path: str
@@ -92,7 +92,7 @@ class Plan:
     steps : tuple of PlannedStep
         Steps, in an order in which they can run.
     n_procs, memory_gb : int, float
-        What the run may use.
+        Resources that the run may use.
     seconds : mapping of int to float
         Expected time by number of processors, with the available memory.
     at_once : int
@@ -212,7 +212,7 @@ def make_plan(graph: Any, steps: Mapping[Any, PlannedStep], resources: Resources
     steps : mapping of node to PlannedStep
         Each of its nodes.
     resources : Resources
-        What the run may use.
+        Resources that the run may use.
     """
     seconds: dict[int, float] = {}
     for n_procs in sorted({1, resources.n_procs, 2 * resources.n_procs, 4 * resources.n_procs}):

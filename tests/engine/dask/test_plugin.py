@@ -1,4 +1,4 @@
-"""The same graphs on Dask: the same events and bytes as MultiProc, and the same failures."""
+"""Graphs on Dask: the same events, bytes and failures as with MultiProc."""
 
 import gzip
 import hashlib
@@ -244,7 +244,7 @@ except RunInterrupted as err:
 
 
 def interrupt(folder, scheduler=None):
-    """Start a graph, send Ctrl-C while its long step runs; give exit code and output."""
+    """Start a graph, send Ctrl-C during its long step; return exit code and output."""
     code = textwrap.dedent(SCRIPT).format(
         tests=str(Path(__file__).parent), folder=str(folder), scheduler=scheduler
     )
@@ -267,7 +267,7 @@ def wait_for(condition, seconds=60):
 
 
 def sleepers(folder):
-    """The long steps of the graph in this folder: other graphs may run beside it."""
+    """List the long steps of the graph in this folder, as other graphs may run as well."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_the_steps(tmp_path):
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A scheduler and a worker, each a process of its own, as in a SLURM allocation."""
+    """A scheduler and a worker in separate processes, as in a SLURM allocation."""
     path = tmp_path / "scheduler.json"
     environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     command = [sys.executable, "-m", "neuroferry", "dask-worker", str(path)]

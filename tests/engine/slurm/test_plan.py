@@ -75,7 +75,7 @@ def test_a_step_of_another_size_keeps_its_own_job():
 
 
 def test_a_small_step_does_not_hold_up_a_big_one():
-    """It waits for both big ones, so in the job of either it would keep `d` waiting too."""
+    """It waits for both big ones, so in the job of either it would delay `d` as well."""
     packs = pack_steps([big("a"), big("b"), step("c", [0, 1]), big("d", [0]), big("e", [1])])
     assert (2,) in packs
 
@@ -145,7 +145,7 @@ def test_an_array_asks_for_what_its_largest_subject_needs(tmp_path):
 
 
 def test_subjects_are_found_in_any_workflow(tmp_path):
-    """Iterables make parts that know nothing of each other; a join makes them one."""
+    """Iterables make independent parts; a join connects them."""
     wf = Workflow("w", base_dir=str(tmp_path))
     source = Node(IdentityInterface(["subject"]), name="source")
     source.iterables = [("subject", ["a", "b", "c"])]
@@ -263,7 +263,7 @@ def test_a_graph_that_has_changed_is_refused(tmp_path):
     plugin, manifest = plan(tmp_path, [subject("01")], packing="subject", source="config")
     other = Workflow("study_wf", base_dir=str(tmp_path))
     other.add_nodes([subject("01", extra=True)])
-    with pytest.raises(SchedulerError, match="not the one that was planned"):
+    with pytest.raises(SchedulerError, match="not the planned one"):
         run_pack(tmp_path / "logs" / "run", 0, "g1p01", 1, lambda _: flatten(other))
     assert plugin.n_jobs == 1
     assert manifest.source == "config"

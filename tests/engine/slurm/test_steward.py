@@ -1,4 +1,4 @@
-"""The steward's decisions, from records and states as SLURM leaves them."""
+"""The steward's decisions, from records and states as SLURM reports them."""
 
 import json
 
@@ -30,7 +30,7 @@ BEFORE = ((), (0,), (0,), (1, 2))
 
 
 class Run:
-    """A run of two participants, and what became of its jobs."""
+    """A run of two participants, and the ends of its jobs."""
 
     def __init__(self, folder, **settings):
         self.folder = folder
@@ -133,7 +133,9 @@ def test_retries_end(tmp_path):
     assert run.settle() is None
     code, steps = run.close()
     assert code == 1
-    assert steps["01_wf.b"].message.startswith("Its job ran out of memory; it had 800 MiB")
+    assert steps["01_wf.b"].message.startswith(
+        "Its job ran out of memory; it had requested 800 MiB"
+    )
     assert steps["01_wf.d"].state == "skipped"
 
 

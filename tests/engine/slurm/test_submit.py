@@ -1,4 +1,4 @@
-"""The script that submits, beside an ``sbatch`` that only counts: limits, refusals, signals."""
+"""The submit script with an ``sbatch`` that only counts: limits, refusals, signals."""
 
 import json
 import os
@@ -40,7 +40,7 @@ OTHERS = {
 
 
 class Site:
-    """A machine with programs that look like SLURM's, and a run to submit."""
+    """A machine with stand-ins for SLURM's programs, and a run to submit."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -141,7 +141,7 @@ def test_a_later_round_waits_for_room(site):
     (site.bin / "sleep").chmod(0o755)
     done = site.submit()
     assert done.returncode == 0, done.stderr
-    assert "waiting for room" in done.stderr
+    assert "waiting up to ten minutes for room" in done.stderr
     assert (site.folder / "count.slept").read_text() == "10\n" * 2
     assert [call.split()[1] for call in site.calls[:-2]] == ["--array=1-2"] * 3
 
@@ -172,7 +172,7 @@ def test_an_answer_that_is_no_number_is_an_error(site):
     (site.bin / "sbatch").write_text("#!/usr/bin/env bash\necho Submitted\n")
     done = site.write(5).submit()
     assert done.returncode == 75
-    assert "no job number" in done.stderr
+    assert "instead of a job id" in done.stderr
 
 
 def test_no_sbatch_is_an_error(site):
@@ -189,14 +189,14 @@ def test_no_sbatch_is_an_error(site):
         check=False,
     )
     assert done.returncode == 69
-    assert "no sbatch here" in done.stderr
+    assert "sbatch is not available here" in done.stderr
 
 
 def test_nothing_is_submitted_twice(site):
     site.write(5).submit()
     again = site.submit()
     assert again.returncode == 75
-    assert "submitted already" in again.stderr
+    assert "already been submitted" in again.stderr
     assert len(site.calls) == 5
 
 
@@ -210,7 +210,7 @@ def test_of_two_submissions_at_once_one_is_made(site):
     ]
     says = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 75]
-    assert any("submitted already" in text for text in says)
+    assert any("already been submitted" in text for text in says)
     assert len(site.calls) == 5
 
 

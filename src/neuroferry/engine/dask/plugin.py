@@ -118,7 +118,7 @@ class DaskPlugin(RecordingPlugin):
         while not path.exists():
             self._raise_if_interrupted()
             if time.monotonic() > deadline:
-                raise _no_cluster(str(path), "there is no such file")
+                raise _no_cluster(str(path), "the file does not exist")
             time.sleep(_TICK_SECONDS)
         refuse_foreign(path, _SCHEDULER_FILE)
 

@@ -76,7 +76,7 @@ def pack_steps(
     ([(0, 1)], [(0,), (1,)])
     """
     if packing not in PACKINGS:
-        raise UsageError(f"'{packing}' is no packing. Choose among: {', '.join(PACKINGS)}.")
+        raise UsageError(f"'{packing}' is not a packing. Choose one of: {', '.join(PACKINGS)}.")
     if not steps:
         return []
     if packing == "subject":

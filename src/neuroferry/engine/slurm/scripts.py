@@ -146,7 +146,7 @@ def steward_script(manifest: Manifest, enter: str) -> str:
         "fi",
         f'"${{enter[@]}}" steward --run {run} --round {number}',
         "code=$?",
-        "# the last thing, as a watch that is at work sends another as long as this job is there",
+        "# last, as an active watch resubmits itself as long as this job exists",
         f': >"$folder/closed-{number}"',
         "awk '$1 ~ /^watch/ && $2 ~ /^[0-9]+$/ {print $2}' \"$folder/jobs.tsv\" | "
         "xargs -r scancel",
