@@ -234,21 +234,20 @@ def _shape_findings(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
     shape = facts[0].shape
     if len(shape) < 4 or shape[3] == 1:
         yield Finding(
-            "the image has one volume only, which is no time series; look for the rest of the run,"
-            " or give it the suffix sbref",
+            "the image has only one volume and is not a time series; find the rest of the run, or"
+            " give it the suffix sbref",
             fatal=True,
         )
     elif shape[3] < MIN_VOLUMES:
         yield Finding(
-            f"the run has {shape[3]} volumes; at least {MIN_VOLUMES} are needed to estimate"
-            " anything from it",
+            f"the run has {shape[3]} volumes; at least {MIN_VOLUMES} are needed for processing",
             fatal=True,
         )
     others = {fact.shape for fact in facts[1:]} - {shape}
     if others:
         sizes = " and ".join(" x ".join(str(n) for n in other) for other in sorted(others))
         yield Finding(
-            f"the echoes of the run differ in size ({' x '.join(str(n) for n in shape)}, and"
+            f"the echoes of the run differ in size ({' x '.join(str(n) for n in shape)} and"
             f" {sizes}); convert the run again",
             fatal=True,
         )
@@ -269,8 +268,8 @@ def _echo_findings(echoes: Sequence[Image]) -> Iterator[Finding]:
     without = [echo.path.name for echo, time in zip(echoes, times, strict=True) if time is None]
     if without:
         yield Finding(
-            f"the sidecar of {' and '.join(without)} gives no EchoTime, without which the echoes"
-            " cannot be combined; add it, or choose one echo with --echo-idx",
+            f"the sidecar of {' and '.join(without)} has no EchoTime, which is needed to combine"
+            " the echoes; add it, or choose one echo with --echo-idx",
             fatal=True,
         )
     elif len(set(times)) < len(times):
@@ -292,11 +291,11 @@ def _missing_echoes(echoes: Sequence[Image], most: int) -> Iterator[str]:
     names = ", ".join(f"echo-{n}" for n in missing)
     have = ", ".join(f"echo-{n}" for n in there)
     then = (
-        "those that are there are combined"
+        "the available echoes are combined"
         if len(there) > 1
         else "it is processed as a run of one echo"
     )
-    yield f"{names} of the run is missing ({have} is there); {then}"
+    yield f"{names} of the run is missing (available: {have}); {then}"
 
 
 def _has_number(run: Image) -> bool:
@@ -341,7 +340,7 @@ def settle_tr(
     said = metadata.get("RepetitionTime")
     if said is None and metadata.get("VolumeTiming") is not None:
         text = (
-            "the sidecar gives VolumeTiming instead of RepetitionTime; volumes at uneven times are"
+            "the sidecar has VolumeTiming instead of RepetitionTime; unevenly spaced volumes are"
             " not supported"
         )
         return None, [Finding(text, fatal=True)]
@@ -351,21 +350,21 @@ def settle_tr(
     there = header_tr / 1000 if header_tr > _LONGEST_TR else header_tr
     there = there if math.isfinite(there) and there > 0 else 0.0
     if not here and not there:
-        text = "neither the sidecar nor the header gives the repetition time; add RepetitionTime"
+        text = "neither the sidecar nor the header has the repetition time; add RepetitionTime"
         return None, [Finding(f"{text} (in seconds) to the sidecar", fatal=True)]
     if not here:
         text = (
-            f"the sidecar gives no RepetitionTime; the header's, {there:.6g} s, is used: add it to"
-            " the sidecar"
+            f"the sidecar has no RepetitionTime; that of the header, {there:.6g} s, is used. Add"
+            " it to the sidecar"
         )
         return there, [Finding(text, fatal=False)]
     if not there or abs(here - there) <= _SAME_TR:
         return here, []
     text = (
-        f"the sidecar gives RepetitionTime = {here:.6g} s, the header {there:.6g} s. The sidecar's"
-        " is used, as BIDS asks for, because converters derive the header's from fields that"
-        " scanners fill in differently. By it the run lasts"
-        f" {here * n_volumes:.0f} s, by the header's {there * n_volumes:.0f} s"
+        f"RepetitionTime is {here:.6g} s in the sidecar and {there:.6g} s in the header. The"
+        " sidecar is used, as BIDS requires, because converters derive the header's value from"
+        " fields that scanners fill in differently. The run lasts"
+        f" {here * n_volumes:.0f} s by the sidecar, {there * n_volumes:.0f} s by the header"
     )
     if last_onset is not None:
         text += f"; its last event begins at {last_onset:.0f} s"
@@ -400,19 +399,23 @@ def settle_slice_times(
     >>> settle_slice_times({"SliceTiming": [0, 1], "SliceEncodingDirection": "k-"}, (9, 9, 2), 2)
     ((1.0, 0.0), 2, '')
     """
-    then = "slice-timing correction is left out"
+    then = "slice-timing correction is skipped"
     direction = str(metadata.get("SliceEncodingDirection", "k"))
     axis = _AXES.get(direction[:1], 2)
     said = metadata.get("SliceTiming")
     if said is None:
-        return (), axis, f"the sidecar gives no SliceTiming; {then}"
+        return (), axis, f"the sidecar has no SliceTiming; {then}"
     if direction not in ("i", "i-", "j", "j-", "k", "k-"):
-        return (), axis, f"SliceEncodingDirection is '{direction}', no axis of the image; {then}"
+        return (
+            (),
+            axis,
+            f"SliceEncodingDirection '{direction}' is not an axis of the image; {then}",
+        )
     if not isinstance(said, list) or not all(_is_time(time) for time in said):
-        return (), axis, f"SliceTiming is no list of times from 0 upwards; {then}"
+        return (), axis, f"SliceTiming is not a list of non-negative times; {then}"
     times = tuple(float(time) for time in said)
     if len(times) != shape[axis]:
-        text = f"SliceTiming has {len(times)} times, and the image {shape[axis]} slices; {then}"
+        text = f"SliceTiming has {len(times)} times, the image {shape[axis]} slices; {then}"
         return (), axis, f"{text}: correct the sidecar"
     if max(times) >= tr:
         text = f"SliceTiming goes up to {max(times):g} s, beyond the repetition time of {tr:g} s"
@@ -466,26 +469,26 @@ def _event_findings(run: BoldRun) -> Iterator[str]:
     missing = [name for name in _EVENT_COLUMNS if name not in columns]
     if missing:
         yield (
-            f"its events, {path.name}, have the columns {', '.join(columns) or 'none'}; BIDS asks"
-            f" for {' and '.join(missing)} as well. The run is processed, but an analysis cannot"
-            " read them"
+            f"its events file {path.name} has the columns {', '.join(columns) or 'none'}, but not"
+            f" {' and '.join(missing)}, which BIDS requires. The run is processed, but analyses"
+            " cannot read its events"
         )
         return
     onsets = list(_onsets(rows))
     if not rows:
-        yield f"its events, {path.name}, hold no event"
+        yield f"its events file {path.name} contains no events"
     elif None in onsets:
         line = onsets.index(None) + 2
         yield (
-            f"its events, {path.name}, have no number as the onset in line {line}; correct it"
-            " before an analysis"
+            f"its events file {path.name} has an onset that is not a number in line {line};"
+            " correct it before an analysis"
         )
     late = sum(1 for time in onsets if time is not None and time > run.n_volumes * run.tr)
     if late:
         yield (
             f"{late} of {len(rows)} events in {path.name} begin after the end of the run"
-            f" ({run.n_volumes * run.tr:.0f} s); check the repetition time, and that image and"
-            " events belong together"
+            f" ({run.n_volumes * run.tr:.0f} s); check the repetition time, and whether image"
+            " and events belong together"
         )
 
 
@@ -498,9 +501,9 @@ def _odd_orientations(axes: Mapping[tuple[Image, ...], str]) -> Iterator[Problem
     for echoes, found in axes.items():
         if found != usual:
             text = (
-                f"the voxel axes of the run point {found}, those of the other runs {usual}; it is"
+                f"the image is stored in {found} orientation, the other runs in {usual}; it is"
                 " processed in its own orientation. Check that PhaseEncodingDirection and"
-                " SliceTiming hold for this run, as a sidecar that several runs share cannot be"
-                " right for both"
+                " SliceTiming apply to this run: a sidecar that several runs share cannot be"
+                " right for both orientations"
             )
             yield as_problem(echoes[0], Finding(text, fatal=False))

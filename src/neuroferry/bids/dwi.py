@@ -35,8 +35,8 @@ from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject,
 from neuroferry.errors import InputError
 
 _ONLY_B0S = (
-    "no volume is diffusion-weighted (b > {b:g} s/mm2), so there is nothing to process; it serves"
-    " to correct the distortion of runs of the opposite phase encoding alone"
+    "no volume is diffusion-weighted (b > {b:g} s/mm2), so there is nothing to process; the image"
+    " is only used to correct the distortion of runs with the opposite phase encoding"
 )
 
 
@@ -199,8 +199,8 @@ def examine_dwi(
         return None, [Finding(_ONLY_B0S.format(b=b0_threshold), fatal=False)]
     if len(facts.shape) < 4 or facts.shape[3] == 1:
         alone = (
-            "the image has one volume only, and a diffusion-weighted run has a b0 and others;"
-            " look for the rest of the run, or give it the suffix sbref"
+            "the image has only one volume, but a DWI run has b0 and diffusion-weighted"
+            " volumes; find the rest of the run, or give it the suffix sbref"
         )
         return None, [Finding(alone, fatal=True)]
     try:
@@ -301,8 +301,8 @@ def _find_beside(image: Path, extension: str) -> Path:
     if not found:
         name = image.name.removesuffix(".gz").removesuffix(".nii")
         raise InputError(
-            f"there is no {extension} file; add {name}{extension}, or one that several runs"
-            " share in a folder above"
+            f"the {extension} file is missing; add {name}{extension}, or a file shared by several"
+            " runs in a folder above"
         )
     return found[-1]
 
@@ -311,8 +311,8 @@ def _check_counts(table: tuple[Path, Floats], n_volumes: int, what: str = "b-val
     path, values = table
     if len(values) != n_volumes:
         raise InputError(
-            f"{path.name} holds {len(values)} {what}, and the image {n_volumes} volumes; find"
-            " out which volumes are missing, or convert the images again"
+            f"{path.name} has {len(values)} {what}, but the image has {n_volumes} volumes;"
+            " find out which volumes are missing, or convert the images again"
         )
 
 
@@ -322,23 +322,23 @@ def _shell_findings(
     if not shells[0].is_b0:
         hint = ""
         if bvals.min() <= 200:
-            hint = f", or give --b0-threshold {np.ceil(bvals.min()):g}"
+            hint = f", or use --b0-threshold {np.ceil(bvals.min()):g}"
         yield Finding(
-            f"no volume is a b0: the smallest b-value is {bvals.min():g} s/mm2. Distortion, motion"
-            " and coregistration rest on the b0, so the run is left out; join the b0 volumes to"
-            f" image, .bval and .bvec{hint}",
+            f"the run has no b0 volume: the smallest b-value is {bvals.min():g} s/mm2. Distortion"
+            " correction, motion correction and coregistration need one, so the run is skipped;"
+            f" append the b0 volumes to image, .bval and .bvec{hint}",
             fatal=True,
         )
 
 
 def _direction_findings(unit: Floats) -> Iterator[str]:
     count = len(distinct_directions(unit))
-    then = "the run is corrected, but no tensor, no map and no streamline can be computed from it"
+    then = "the run is corrected, but no tensors, maps or streamlines can be computed from it"
     if count < MIN_DIRECTIONS:
         many = "1 direction" if count == 1 else f"{count} different directions"
-        yield f"the run has {many}, and a tensor takes {MIN_DIRECTIONS}; {then}"
+        yield f"the run has {many}, but a tensor needs {MIN_DIRECTIONS}; {then}"
     elif not determine_tensor(unit):
         yield (
-            f"its {count} directions lie in one plane or on one cone, which does not determine a"
-            f" tensor; {then}: check the .bvec file"
+            f"its {count} directions lie in a plane or on a cone and do not determine a tensor;"
+            f" {then}: check the .bvec file"
         )

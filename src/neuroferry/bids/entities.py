@@ -102,7 +102,7 @@ def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
     """
     for name, value in entities.items():
         if name not in ENTITIES:
-            raise ValueError(f"{name!r} is no BIDS entity{did_you_mean(name, ENTITIES)}")
+            raise ValueError(f"{name!r} is not a BIDS entity{did_you_mean(name, ENTITIES)}")
         if not _LABEL.fullmatch(value):
             raise ValueError(f"{value!r} cannot be the value of the BIDS entity {name!r}")
     pairs = [f"{key}-{entities[name]}" for name, key in ENTITIES.items() if name in entities]
@@ -157,4 +157,4 @@ def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
         return ""
     shown = ", ".join(prefix + other for other in words[:5])
     more = f" and {len(words) - 5} more" if len(words) > 5 else ""
-    return f"; there is {shown}{more}"
+    return f"; available: {shown}{more}"

@@ -107,7 +107,7 @@ def epi_encoding(run: Image) -> tuple[str, float, list[str]]:
 def _settle_direction(run: Image) -> tuple[str | None, str | None, str]:
     """Give direction, axis, and why the direction is not known."""
     sidecar = f"the sidecar of {run.path.name}"
-    then = "the polarity is never guessed, add it to the sidecar"
+    then = "the polarity is never guessed; add it to the sidecar"
     direction = run.metadata.get("PhaseEncodingDirection")
     if direction is not None:
         try:
@@ -118,8 +118,8 @@ def _settle_direction(run: Image) -> tuple[str | None, str | None, str]:
     axis = run.metadata.get("PhaseEncodingAxis")
     if axis in _AXES:
         text = (
-            f"{sidecar} gives PhaseEncodingAxis {axis!r} but no PhaseEncodingDirection, and so"
-            f" leaves the sign open; {then}"
+            f"{sidecar} has PhaseEncodingAxis {axis!r} but no PhaseEncodingDirection, so the sign"
+            f" is unknown; {then}"
         )
         return None, axis, text
     return None, None, f"{sidecar} has no PhaseEncodingDirection; {then}"
@@ -137,7 +137,7 @@ def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tu
             text = (
                 f"the sidecar of {name} contradicts itself: TotalReadoutTime is {total:g} s, and"
                 f" EffectiveEchoSpacing x (lines - 1) is {spacing:g} x {steps - 1} ="
-                f" {product:.3g} s; neither is used, correct the one that is wrong"
+                f" {product:.3g} s; neither is used. Correct the one that is wrong"
             )
             return None, text, ()
     if total is not None:
@@ -147,8 +147,8 @@ def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tu
     estimated = seconds(metadata.get("EstimatedTotalReadoutTime"))
     if estimated is not None:
         note = (
-            f"{name} has only an estimate of its readout time (EstimatedTotalReadoutTime,"
-            f" {estimated:g} s); the size of its distortion rests on that."
+            f"the readout time of {name} is only an estimate (EstimatedTotalReadoutTime,"
+            f" {estimated:g} s), and so is the size of its distortion."
         )
         return estimated, "", (note,)
     return None, _no_readout(metadata, name), ()
@@ -172,7 +172,7 @@ def _no_readout(metadata: Mapping[str, Any], name: str) -> str:
         said = metadata.get(key)
         if said is not None and seconds(said) is None:
             return (
-                f"the sidecar of {name} gives {key} = {said!r}, which is not a time between 0 and"
+                f"the sidecar of {name} has {key} = {said!r}, which is not a time between 0 and"
                 " 1 s; correct it, in seconds"
             )
     return f"the sidecar of {name} has neither TotalReadoutTime nor EffectiveEchoSpacing; add one"
@@ -254,8 +254,8 @@ def phase_encoding_axis(direction: str) -> tuple[int, int]:
     axis = _AXES.get(direction[:1]) if isinstance(direction, str) else None
     if axis is None or direction[1:] not in ("", "-", "+"):
         raise InputError(
-            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, an axis of the"
-            " image, with a minus for the negative direction."
+            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with a minus for the"
+            " negative direction."
         )
     return axis, -1 if direction.endswith("-") else 1
 
@@ -271,16 +271,16 @@ def encoding_difference(one: Image, other: Image) -> str:
     Returns
     -------
     str
-        Such as "another PhaseEncodingDirection (j) than the run (j-)"; empty where they agree,
-        or where one of them does not tell.
+        Such as "a different PhaseEncodingDirection (j) from the run (j-)"; empty where they agree,
+        or where one of them is unknown.
     """
     first, second = settle_encoding(one), settle_encoding(other)
     ways = first.direction, second.direction
     if None not in ways and ways[0] != ways[1]:
-        return f"another PhaseEncodingDirection ({ways[0]}) than the run ({ways[1]})"
+        return f"a different PhaseEncodingDirection ({ways[0]}) from the run ({ways[1]})"
     if first.axis and second.axis and first.axis != second.axis:
-        return f"another phase-encoding axis ({first.axis}) than the run ({second.axis})"
+        return f"a different phase-encoding axis ({first.axis}) from the run ({second.axis})"
     times = first.readout_time, second.readout_time
     if times[0] and times[1] and abs(times[0] - times[1]) > SAME_READOUT * times[1]:
-        return f"another TotalReadoutTime ({times[0]:g} s) than the run ({times[1]:g} s)"
+        return f"a different TotalReadoutTime ({times[0]:g} s) from the run ({times[1]:g} s)"
     return ""

@@ -49,8 +49,8 @@ def check_filters(filters: Mapping[str, Any]) -> None:
             )
         if not isinstance(conditions, Mapping):
             raise UsageError(
-                f"The BIDS filter for {query!r} has to be an object such as"
-                f' {{"session": "01"}}, and is {conditions!r}'
+                f"The BIDS filter for {query!r} must be an object such as"
+                f' {{"session": "01"}}, but is {conditions!r}'
             )
         for entity, value in conditions.items():
             if entity not in _FILTERABLE:
@@ -61,8 +61,8 @@ def check_filters(filters: Mapping[str, Any]) -> None:
             values = value if isinstance(value, list) else [value]
             if not all(item is None or isinstance(item, str | int) for item in values):
                 raise UsageError(
-                    f"The BIDS filter for {query!r} gives {entity!r} the value {value!r}; it takes"
-                    " a text, a number, null (absent), '*' (any value), or a list of these"
+                    f"The BIDS filter for {query!r} sets {entity!r} to {value!r}; use a string,"
+                    " a number, null (absent), '*' (any value), or a list of these"
                 )
 
 

@@ -76,7 +76,7 @@ def read_bvals(path: str | Path) -> Floats:
     rows = _read_rows(Path(path))
     if len(rows) > 1 and any(len(row) != 1 for row in rows):
         raise InputError(
-            f"{path} holds {len(rows)} rows; a .bval file is one row of b-values: correct it"
+            f"{path} has {len(rows)} rows; a .bval file has one row of b-values: correct it"
         )
     return np.array([value for row in rows for value in row])
 
@@ -107,14 +107,14 @@ def read_bvecs(path: str | Path) -> tuple[Floats, list[str]]:
         return np.array(rows).T, []
     if lengths == {3}:
         text = (
-            f"{Path(path).name} has three columns where FSL's format has three rows; it is read"
-            " that way round: turn it"
+            f"{Path(path).name} has three columns instead of the three rows of FSL's format; it is"
+            " read transposed: correct the file"
         )
         return np.array(rows), [text]
     shown = ", ".join(str(len(row)) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
     raise InputError(
         f"{path} has {len(rows)} rows of {shown} numbers; a .bvec file has three rows with one"
-        " number a volume: convert the images again"
+        " number per volume: convert the images again"
     )
 
 
@@ -132,7 +132,7 @@ def _read_rows(path: Path) -> list[list[float]]:
             row = [float(word) for word in words]
         except ValueError as error:
             raise InputError(
-                f"{path} holds other than numbers in line {number}; convert the images again"
+                f"line {number} of {path} contains more than numbers; convert the images again"
             ) from error
         if row:
             rows.append(row)
@@ -186,23 +186,23 @@ def settle_gradients(
     """
     if len(bvals) != len(bvecs):
         raise InputError(
-            f"there are {len(bvals)} b-values and {len(bvecs)} directions; they must be one each"
-            " for every volume: convert the images again"
+            f"there are {len(bvals)} b-values and {len(bvecs)} directions, but each volume needs"
+            " one of each: convert the images again"
         )
     check_bvals(bvals)
     weighted = bvals > b0_threshold
     if not np.isfinite(bvecs[weighted]).all():
         where = _volumes(weighted & ~np.isfinite(bvecs).all(axis=1))
         raise InputError(
-            f"the direction of {where} is not a number; correct the .bvec file, or take the"
-            " volumes out of the run"
+            f"the direction of {where} is not a number; correct the .bvec file, or remove the"
+            " volumes from the run"
         )
     lengths = np.where(weighted, np.linalg.norm(np.nan_to_num(bvecs), axis=1), 0.0)
     if (weighted & (lengths < 1e-3)).any():
         where = _volumes(weighted & (lengths < 1e-3))
         raise InputError(
-            f"{where} is diffusion-weighted but has no direction, as the mean images that some"
-            " scanners add to a run; take it out of image, .bval and .bvec"
+            f"{where} is diffusion-weighted but has no direction, like the mean images that some"
+            " scanners append to a run; remove it from image, .bval and .bvec"
         )
     unit = np.zeros((len(bvals), 3))
     unit[weighted] = bvecs[weighted] / lengths[weighted, None]
@@ -244,11 +244,11 @@ def _settle_lengths(
     one_shell = np.ptp(bvals[weighted]) <= _SHELL_GAP
     if one_shell and abs(used.max() - 1) <= _UNIT_TOLERANCE:
         text = (
-            f"{spread}: taken as a scanner's way to write several b-values, each is"
+            f"{spread}: scanners encode several b-values in this way, so each is taken as"
             f" {bvals[weighted].max():g} s/mm2 times the squared length; check the .bval file"
         )
         return np.where(weighted, bvals * lengths**2, bvals), [text]
-    return bvals, [f"{spread}; they are normalised, and the b-values taken as they are written"]
+    return bvals, [f"{spread}; they are normalised, and the b-values used as written"]
 
 
 def _volumes(chosen: NDArray[np.bool_]) -> str:

@@ -267,5 +267,5 @@ def check_same_grid(
         if difference:
             start = f"The {name[4:]}" if name.startswith("the ") else name
             raise GeometryError(
-                f"{start} lies on another grid than {first[0]} ({difference}); {then}."
+                f"{start} is on a different grid from {first[0]} ({difference}); {then}."
             )

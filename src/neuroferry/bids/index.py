@@ -110,7 +110,7 @@ def find_participants(bids_dir: Path) -> list[str]:
     """
     if not bids_dir.is_dir():
         raise InputError(
-            f"The dataset {bids_dir} is not a folder that exists; check the path",
+            f"The dataset {bids_dir} is not an existing folder; check the path",
             exit_code=ExitCode.NO_INPUT,
         )
     try:
@@ -127,7 +127,7 @@ def find_participants(bids_dir: Path) -> list[str]:
         ) from error
     if not labels:
         raise InputError(
-            f"{bids_dir} holds no participant (no folder sub-<label>); give the root of a BIDS"
+            f"{bids_dir} has no participants (no folder sub-<label>); give the root of a BIDS"
             " dataset",
             exit_code=ExitCode.INVALID_BIDS,
         )
@@ -211,7 +211,7 @@ def _open_database(root: Path, folder: Path, labels: list[str]) -> BIDSLayout:
         ) from error
     layout = _load_database(root, folder)
     if layout is None:
-        raise InputError(f"The database in {folder} cannot be read back; delete the folder")
+        raise InputError(f"The database in {folder} cannot be read; delete the folder")
     return layout
 
 
@@ -261,7 +261,7 @@ def _check_matches(filters: Mapping[str, Any], sessions: list[str], runs: list[I
         concerned = query_runs(query, runs)
         if apply_filters({query: conditions}, concerned):
             continue
-        there = f"{len(concerned)} images of this kind are there"
+        there = f"there are {len(concerned)} images of this kind"
         for entity in conditions:
             values = sorted({run.entities[entity] for run in concerned if entity in run.entities})
             if values:
@@ -283,8 +283,8 @@ def _selection_problems(
     folder = root / f"sub-{label}"
     if not found:
         yield Problem(
-            f"sub-{label} has no image: {folder} holds no .nii or .nii.gz file below a folder"
-            " such as anat; check its names",
+            f"sub-{label} has no images: {folder} has no .nii or .nii.gz file in a folder"
+            " such as anat; check the names",
             "error",
             folder,
             label,
@@ -292,7 +292,7 @@ def _selection_problems(
     for session in sessions:
         if found and all(run.session != session for run in in_sessions):
             yield Problem(
-                f"sub-{label} has no session ses-{session}; it is left out for this participant",
+                f"sub-{label} has no session ses-{session}; it is skipped for this participant",
                 "warning" if in_sessions else "error",
                 folder,
                 label,
@@ -300,7 +300,7 @@ def _selection_problems(
     for query in QUERIES:
         if query_runs(query, in_sessions) and not query_runs(query, kept):
             yield Problem(
-                f"The BIDS filter leaves sub-{label} no image for {query!r}",
+                f"The BIDS filter for {query!r} matches no image of sub-{label}",
                 "warning",
                 folder,
                 label,
@@ -314,7 +314,7 @@ def _sidecar_problems(
 ) -> Iterable[Problem]:
     for run in runs:
         needed = run.suffix in needs_metadata
-        consequence = "is left out, as it needs it" if needed else "is processed without it"
+        consequence = "is skipped, as it needs the file" if needed else "is processed without it"
         for path, error in broken.get(run.path, ()):
             yield Problem(
                 f"{error}; {run.path.name} {consequence}",

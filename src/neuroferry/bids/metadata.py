@@ -39,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}; make the file readable"
         ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object ({{...}}); correct the file")
+        raise InputError(f"{path} is not a JSON object ({{...}}); correct the file")
     return content
 
 

@@ -42,9 +42,9 @@ BIDSIGNORE = (
 README = """\
 Derivatives written by neuroferry, in the layout of BIDS Derivatives.
 
-sub-<label>.html reports on each participant: look at its pictures before using the results.
-dataset_description.json names the version and the image that made them; logs/ holds what
-each run did and the settings to repeat it. Sidecars name what each file was made from
+sub-<label>.html is the report on a participant: look at its figures before using the results.
+dataset_description.json names the software version and container image; logs/ holds the record
+of each run and the settings to repeat it. Sidecars name the sources of each file
 ("bids:raw:" is the input dataset, "bids::" this one).
 """
 #: Labels of the tissue segmentation: index, name, abbreviation, colour.
@@ -205,8 +205,7 @@ def write_dataset_description(
         ],
         "DatasetLinks": links,
         "HowToAcknowledge": (
-            "Please cite the software that the methods paragraph of each participant's report"
-            " names."
+            "Please cite the software named in the methods section of each participant's report."
         ),
     }
     if isinstance(source.get("License"), str):
@@ -237,8 +236,8 @@ def _check_ours(path: Path) -> None:
         return  # a broken description is written again
     names = [m.get("Name") for m in makers if isinstance(m, dict)] if makers else []
     if PIPELINE not in names:
-        by = f"{' and '.join(map(str, names))} wrote" if names else "is no derivative"
+        by = f"{' and '.join(map(str, names))} wrote" if names else "is not a derivative"
         raise InputError(
-            f"{path.parent} holds a dataset that {by}; choose another output folder",
+            f"{path.parent} contains a dataset that {by}; choose another output folder",
             exit_code=ExitCode.CANNOT_CREATE,
         )

@@ -142,13 +142,13 @@ def check_dataset(name: str, root: Path) -> None:
     """
     if name == RAW_DATASET or not _NAME.fullmatch(name):
         raise InputError(
-            f"Derivatives cannot be called '{name}': take letters, digits, '.', '-' and '_', "
-            f"and not '{RAW_DATASET}', which is the input.",
+            f"Derivatives cannot be named '{name}': use letters, digits, '.', '-' and '_', "
+            f"but not '{RAW_DATASET}', which is the input.",
             exit_code=ExitCode.USAGE,
         )
     if not root.is_dir():
         raise InputError(
-            f"The derivatives '{name}' are not there: {root} is no folder.",
+            f"The derivatives '{name}' do not exist: {root} is not a folder.",
             exit_code=ExitCode.NO_INPUT,
         )
 
@@ -201,7 +201,7 @@ def _sort(root: Path, subject: str, session: str | None, template: str) -> dict[
         if part in files:
             raise InputError(
                 f"{root} has two files for the {part} of sub-{subject}: {files[part]} and {path}. "
-                "Leave only the one that is to be used."
+                "Keep only the one to be used."
             )
         files[part] = str(path)
     return files

@@ -81,7 +81,7 @@ def _sort(root: Path, run: BoldRun) -> dict[str, Path]:
         if part in files:
             raise InputError(
                 f"{root} has two files for the {part} of one run: {files[part]} and {path}. "
-                "Leave only the one that is to be used."
+                "Keep only the one to be used."
             )
         files[part] = path
     return files
@@ -109,17 +109,17 @@ def _check(files: Mapping[str, Path], run: BoldRun) -> None:
             continue
         difference = grid_difference(read_header(files[part]), read_header(run.reference.path))
         if difference:
-            raise _of_another_run(files[part], run, f"it lies on another grid ({difference})")
+            raise _of_another_run(files[part], run, f"it is on a different grid ({difference})")
     if "motion_xfms" in files:
         text = files["motion_xfms"].read_text(encoding="utf-8", errors="replace")
         count = sum(line.startswith("Parameters:") for line in text.splitlines())
         if count != run.n_volumes:
-            why = f"it has {count} transforms, and the run {run.n_volumes} volumes"
+            why = f"it has {count} transforms, but the run has {run.n_volumes} volumes"
             raise _of_another_run(files["motion_xfms"], run, why)
 
 
 def _of_another_run(path: Path, run: BoldRun, why: str) -> InputError:
     return InputError(
-        f"{path} does not belong to {run.reference.path}: {why}. Name derivatives of this very "
-        "run, or leave them out."
+        f"{path} does not belong to {run.reference.path}: {why}. Use derivatives of this "
+        "run, or none."
     )

@@ -41,7 +41,7 @@ def settle_sbref(echoes: Sequence[Image], references: Sequence[Image]) -> tuple[
     found = ours[0]
     why = _why_not(found, echoes[0])
     if why:
-        then = "the reference is made of the run's own volumes"
+        then = "the reference is computed from the run's own volumes"
         return None, f"its single-band reference, {found.path.name}, {why}; {then}"
     return found.path, ""
 
@@ -62,9 +62,9 @@ def _why_not(reference: Image, series: Image) -> str:
     if facts.n_volumes > 1:
         return f"has {facts.n_volumes} volumes"
     if facts.axes != other.axes:
-        return f"is stored in another orientation ({facts.axes}) than the run ({other.axes})"
+        return f"is stored in a different orientation ({facts.axes}) from the run ({other.axes})"
     difference = grid_difference(facts, other)
     if difference:
-        return f"lies on another grid than the run ({difference})"
+        return f"is on a different grid from the run ({difference})"
     unlike = encoding_difference(reference, series)
     return f"has {unlike}" if unlike else ""

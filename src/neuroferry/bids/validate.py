@@ -34,11 +34,11 @@ _BY_SELECTION = {"PARTICIPANT_ID_MISMATCH"}
 #: Validator's code to what is wrong and what to do; other codes keep the validator's words.
 _PLAIN: dict[str, tuple[str, str]] = {
     "NOT_INCLUDED": (
-        "the name is not one that BIDS knows",
+        "the name is not a valid BIDS name",
         "rename the file, or list it in .bidsignore",
     ),
     "REPETITION_TIME_MISMATCH": (
-        "the repetition time in the sidecar is not the one in the image's header",
+        "the repetition times in the sidecar and in the image's header differ",
         "find out which is right and correct the other",
     ),
     "SIDECAR_KEY_REQUIRED": ("the sidecar lacks {sub}, which BIDS requires", "add it"),
@@ -48,11 +48,11 @@ _PLAIN: dict[str, tuple[str, str]] = {
         "correct it",
     ),
     "STIMULUS_FILE_MISSING": (
-        "a stimulus file that the events name is not there",
+        "a stimulus file named in the events does not exist",
         "add it below stimuli/, or correct the events",
     ),
     "TSV_VALUE_INCORRECT_TYPE": (
-        "a value of the column {sub} is not of the kind that BIDS allows",
+        "a value in the column {sub} is not of the type that BIDS requires",
         "correct the table",
     ),
     "EMPTY_FILE": ("the file is empty", "copy it again"),
@@ -61,7 +61,7 @@ _PLAIN: dict[str, tuple[str, str]] = {
         "neither TotalReadoutTime nor EffectiveEchoSpacing is given",
         "add one of them to the sidecar",
     ),
-    "DATATYPE_MISMATCH": ("the file lies in the wrong folder for its kind", "move it"),
+    "DATATYPE_MISMATCH": ("the file is in the wrong folder for its type", "move it"),
     "SIDECAR_WITHOUT_DATAFILE": ("the sidecar belongs to no image", "rename or remove it"),
 }
 
@@ -168,22 +168,22 @@ def check_sidecar(run: Image) -> list[Problem]:
         return Problem(f"{run.path}: {message}", "warning", run.path, subject)
 
     if not run.metadata:
-        return [warn("there is no sidecar JSON; add it, so that its metadata can be checked")]
+        return [warn("the sidecar JSON file is missing; add it so that metadata can be checked")]
     problems = []
     for key, longest in (("EchoTime", 1.0), ("RepetitionTime", 100.0), ("InversionTime", 100.0)):
         value = run.metadata.get(key)
         if isinstance(value, int | float) and value > longest:
             problems.append(
                 warn(
-                    f"the sidecar gives {key} = {value:g} s, which is probably in milliseconds;"
+                    f"the sidecar has {key} = {value:g} s, which is probably in milliseconds;"
                     " write it in seconds"
                 )
             )
     if run.datatype == "anat" and run.metadata.get("SkullStripped") is True:
         problems.append(
             warn(
-                "the sidecar says that the skull was removed; brain extraction expects a whole"
-                " head, look at the brain mask"
+                "the sidecar says that the skull was removed, but brain extraction expects a whole"
+                " head; look at the brain mask"
             )
         )
     thickness = run.metadata.get("SliceThickness")
@@ -192,8 +192,8 @@ def check_sidecar(run: Image) -> list[Problem]:
     if zooms and isinstance(thickness, int | float) and thickness > 2.5 * max(zooms):
         problems.append(
             warn(
-                f"the sidecar gives SliceThickness = {thickness:g} mm, and the largest side of a"
-                f" voxel is {max(zooms):.3g} mm; check that sidecar and image belong together"
+                f"the sidecar has SliceThickness = {thickness:g} mm, but the largest side of a"
+                f" voxel is {max(zooms):.3g} mm; check whether sidecar and image belong together"
             )
         )
     return problems
@@ -211,7 +211,7 @@ def _check_description(root: Path) -> Iterator[Problem]:
     path = root / "dataset_description.json"
     if not path.exists():
         raise InputError(
-            f"{root} has no dataset_description.json, so it is no BIDS dataset; give the dataset's"
+            f"{root} has no dataset_description.json and is not a BIDS dataset; give the dataset's"
             ' root, or write the file: {"Name": "...", "BIDSVersion": "1.10.0"}',
             exit_code=ExitCode.INVALID_BIDS,
         )
@@ -224,8 +224,8 @@ def _check_description(root: Path) -> Iterator[Problem]:
             yield Problem(f"{path} lacks {key}, which BIDS requires; add it", "warning", path)
     if description.get("DatasetType") == "derivative":
         yield Problem(
-            f"{path} says that these are derivatives; the workflows expect data as they came from"
-            " the scanner",
+            f"{path} says that these are derivatives, but the workflows expect raw data from the"
+            " scanner",
             "warning",
             path,
         )
@@ -263,7 +263,7 @@ def _run_validator(
             issues = json.loads(report.read_text())["issues"]
         except (OSError, ValueError, KeyError):
             words = done.stderr.decode(errors="replace").split()
-            return failed(f"failed ({' '.join(words[-30:]) or 'without a word'})")
+            return failed(f"failed ({' '.join(words[-30:]) or 'no error message'})")
     return list(_translate(issues, root, subjects))
 
 

@@ -50,7 +50,7 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
         f'<svg class="chart" role="img" viewBox="0 0 {CHART_WIDTH} {height}" '
         f'aria-label="{label}">',
         f'<text x="{NAME_WIDTH}" y="14" class="head">Wall time</text>',
-        f'<text x="{memory_x}" y="14" class="head">Peak memory | = set aside</text>',
+        f'<text x="{memory_x}" y="14" class="head">Peak memory | = reserved</text>',
     ]
     for n, step in enumerate(shown, start=1):
         y = n * BAR_HEIGHT
@@ -86,7 +86,7 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
         total = sum(step.seconds or 0 for step in measured if step not in shown)
         rows.append(
             f'<p class="soft">{brief} further step{"s" if brief > 1 else ""} under '
-            f"{BRIEF_SECONDS} s each took {duration(total)} together.</p>"
+            f"{BRIEF_SECONDS} s each took {duration(total)} in total.</p>"
         )
     return "\n".join(rows)
 
@@ -155,7 +155,7 @@ def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
         lanes[lane].append(x)
         y = 44 + (lane + 1) // 2 * (8 if lane % 2 else -8)
         odd = abs(z) > OUTLIER_Z
-        text = f"{point.name}: {point.value:.4g}" + (", far from the others" if odd else "")
+        text = f"{point.name}: {point.value:.4g}" + (", outlier" if odd else "")
         rows.append(
             f'<a href="{escape(point.href)}" aria-label="{escape(text)}">'
             f'<circle class="{"odd" if odd else "dot"}" cx="{x:.1f}" cy="{y}" '

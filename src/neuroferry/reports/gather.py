@@ -217,7 +217,7 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
 
 def _describe_input(name: str, root: Path | None, reader: SidecarReader | None) -> InputImage:
     if root is None or reader is None or not (root / name).exists():
-        return InputImage(name, (("Note", "not readable from here any more"),))
+        return InputImage(name, (("Note", "no longer readable"),))
     facts = _geometry(root / name)
     try:
         metadata, broken = reader.read(root / name)

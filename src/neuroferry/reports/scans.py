@@ -118,7 +118,7 @@ SERIES_FIGURES = (
     ),
     Figure(
         "fd_max",
-        "Largest (mm)",
+        "Maximum displacement (mm)",
         "{:.2f}",
         lambda run: run.number("FramewiseDisplacement", "Maximum"),
     ),
@@ -235,7 +235,7 @@ def motion_text(run: ScanRun) -> str:
     mean, top = (run.number("FramewiseDisplacement", key) for key in ("Mean", "Maximum"))
     if mean is None or top is None:
         return ""
-    return f"{mean:.2f} mm from volume to volume, at most {top:.2f} mm"
+    return f"mean {mean:.2f} mm from volume to volume, maximum {top:.2f} mm"
 
 
 def _method(found: Mapping[str, Any]) -> str:
@@ -272,8 +272,8 @@ def distortion_text(run: ScanRun) -> str:
 def alignment_text(run: ScanRun) -> str:
     """Say how the alignment with the T1w image came out."""
     found = run.part("Coregistration")
-    words = {"good": "looks good", "look": "look at it"}
+    words = {"good": "looks good", "look": "check it"}
     parts = [words.get(str(found.get("verdict")), ""), _method(found)]
     moved = run.number("Coregistration", "from_header_mm")
-    parts.append(number_text(moved, "{:.1f} mm from where the headers put it"))
+    parts.append(number_text(moved, "{:.1f} mm from the position in the headers"))
     return ", ".join(part for part in parts if part)

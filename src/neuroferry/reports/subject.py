@@ -137,7 +137,7 @@ def _read_seed(run_dir: Path) -> str:
 def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
     facts = [
         ("neuroferry", run.version or "unknown version"),
-        ("Image", run.image or "none: ran outside an image"),
+        ("Image", run.image or "none: run outside a container"),
         ("Run", run.run_id or "unknown"),
         ("Host", run.host or "unknown"),
         ("Plugin", run.plugin or ""),
@@ -145,7 +145,7 @@ def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
         ("Memory", f"{run.memory_gb:.1f} GB" if run.memory_gb else ""),
         ("Random seed", seed),
         ("Started", _moment(run.started)),
-        ("Ended", _moment(run.ended) or "no end on record"),
+        ("Ended", _moment(run.ended) or "not recorded"),
         ("Exit code of the whole run", _exit(run)),
     ]
     return [(name, text) for name, text in facts if text]
@@ -181,9 +181,9 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
         where = f", session {session.label}" if session.label else ""
         confidence, volume = session.brain.get("confidence"), session.brain.get("volume_ml")
         if isinstance(confidence, int | float):
-            facts.append((f"Confidence in the brain mask{where}", f"{confidence:.2f} of 1"))
+            facts.append((f"Brain mask confidence{where}", f"{confidence:.2f} of 1"))
         if isinstance(volume, int | float):
-            facts.append((f"Volume inside it{where}", f"{volume:.0f} ml"))
+            facts.append((f"Brain mask volume{where}", f"{volume:.0f} ml"))
     return facts
 
 
@@ -328,7 +328,7 @@ def _show_failure(step: StepSummary) -> dict[str, str]:
 
 
 def _show_skipped(step: StepSummary) -> str:
-    because = f", because of “{StepName(step.because).plain}”" if step.because else ""
+    because = f", because “{StepName(step.because).plain}” failed" if step.because else ""
     return f"{StepName(step.step).plain} ({StepName(step.step).place}){because}"
 
 
@@ -346,10 +346,10 @@ def _step_sentence(run: RunSummary) -> str:
     total = sum(step.seconds or 0 for step in run.steps)
     peak = max((step.peak_gb or 0 for step in run.steps), default=0)
     cached = run.count("cached")
-    text = f"{len(run.steps)} steps took {duration(total)} one after another"
-    text += f", and at most {peak:.2f} GB each." if peak else "."
+    text = f"{len(run.steps)} steps took {duration(total)} of wall time in total"
+    text += f", each with a peak memory of at most {peak:.2f} GB." if peak else "."
     if cached:
-        text += f" {cached} of them (pale) were taken over from an earlier run."
+        text += f" {cached} of them (pale) were reused from an earlier run."
     return text
 
 

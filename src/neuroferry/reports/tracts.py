@@ -313,7 +313,7 @@ class _Axes:
 
 def _line(axes: _Axes, name: str, values: NDArray[np.float64], link: str, *, odd: bool) -> str:
     """Draw one scan's profile."""
-    text = escape(name + (", far from the others" if odd else ""))
+    text = escape(name + (", outlier" if odd else ""))
     look = "odd" if odd else "one"
     line = f'<path class="{look}" d="{axes.path(values)}"><title>{text}</title></path>'
     if not link:

@@ -15,33 +15,33 @@ from neuroferry.reports.scans import ScanRun, run_doubts
 Level = Literal["good", "look", "failed"]
 HEADLINES: dict[Level, str] = {
     "good": "Good",
-    "look": "Look at this",
+    "look": "Needs review",
     "failed": "Failed",
 }
 _ADVICE = (
     (
         r"no space left|disk quota|ENOSPC|no space is left",
-        "Make room on the disk of the work and output folders, then start the same command "
+        "Free space on the disk of the work and output folders, then run the same command "
         "again: finished steps are kept.",
     ),
     (
         r"MemoryError|killed|out of memory|oom|std::bad_alloc|SIGKILL",
-        "It seems to have run out of memory. Give it more with --mem, or run fewer steps at "
-        "once with --nprocs 1; finished steps are kept.",
+        "The step seems to have run out of memory. Allow more with --mem, or run fewer steps at "
+        "a time with --nprocs 1; finished steps are kept.",
     ),
     (
         r"Permission denied|not writable|Read-only file system",
-        "Make the output and work folders writable for the user who runs this, then start the "
-        "same command again.",
+        "Make the output and work folders writable for the user who runs neuroferry, then run "
+        "the same command again.",
     ),
     (
         r"InputError|GeometryError|truncated|EOFError|CRC check|ImageFileError|not a gzip",
-        "Look at the input image: repair or replace it, or leave this participant out, then "
-        "start the same command again.",
+        "Check the input image: repair or replace it, or exclude this participant, then "
+        "run the same command again.",
     ),
 )
 _OTHERWISE = (
-    "Start the same command again: finished steps are kept. If it fails in the same way, send "
+    "Run the same command again: finished steps are kept. If it fails in the same way, send "
     "the crash file and events.jsonl of this run to the developers."
 )
 
@@ -88,7 +88,7 @@ def advice(message: str | None, traceback: str | None) -> str:
 
 def failure_sentence(step: StepSummary) -> str:
     """Say in one sentence which step failed, and why."""
-    why = (step.message or "it gave no reason").strip().rstrip(".")
+    why = (step.message or "no reason given").strip().rstrip(".")
     return f"The step “{StepName(step.step).plain}” failed: {why}."
 
 
@@ -123,7 +123,7 @@ def judge(
     running = run.count("running")
     if running:
         what = "step had" if running == 1 else "steps had"
-        failures.append(f"{running} {what} not ended when the run did.")
+        failures.append(f"{running} {what} not finished when the run ended.")
     errors = [str(p.get("message", "")) for p in run.problems if p.get("severity") == "error"]
     unfinished = run.count("skipped")
     if not any_output and not failures and not run.steps:
@@ -131,7 +131,7 @@ def judge(
     if failures:
         if unfinished:
             steps = "1 step was" if unfinished == 1 else f"{unfinished} steps were"
-            failures.append(f"{steps} skipped because of that.")
+            failures.append(f"{steps} skipped as a result.")
         return Verdict("failed", (*errors, *failures))
     looks = [*errors]
     for session in sessions:

@@ -251,7 +251,7 @@ def _precomputed(
 ) -> AnatomyPlan:
     """Plan to use a whole anatomy that was computed before."""
     t1w = Path(found["t1w_preproc"])
-    why = f"--derivatives has all of it, as {t1w.name}"
+    why = f"complete in --derivatives, as {t1w.name}"
     return AnatomyPlan(
         session,
         "precomputed",
@@ -290,7 +290,7 @@ def _lacking(
     where = f" of ses-{session}" if session else ""
     return [
         f"the precomputed anatomy{where} has no transform to {_listed(missing)}, so the anatomy is"
-        " computed from the T1w image, with the precomputed parts"
+        " computed from the T1w image and the precomputed parts"
     ]
 
 
@@ -309,9 +309,9 @@ def _find_partly(
     assert found is not None
     where = f" of ses-{session}" if session else ""
     text = (
-        f"nothing{where} is written in {_listed(missing)}: the precomputed anatomy has no"
+        f"no outputs{where} are written in {_listed(missing)}: the precomputed anatomy has no"
         " transform to that space, and there is no T1w image to compute one from. Add the"
-        " transform to the derivatives, or leave the space out"
+        " transform to the derivatives, or omit the space"
     )
     return _precomputed(session, found, reached), [text]
 

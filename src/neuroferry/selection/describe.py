@@ -13,14 +13,14 @@ from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
 _ORIGINS = {
     "B0FieldIdentifier": "B0FieldIdentifier",
     "IntendedFor": "IntendedFor",
-    "inferred": "inferred, as nothing says otherwise",
+    "inferred": "inferred",
     "option": "--ignore fieldmaps",
 }
 
 
 def describe_plan(plan: ParticipantPlan) -> Iterator[str]:
     """Describe what is done with a participant, one decision a line."""
-    yield f"sub-{plan.label}" + ("" if plan.has_work else ": nothing")
+    yield f"sub-{plan.label}" + ("" if plan.has_work else ": nothing to do")
     for anatomy in plan.anatomies:
         yield f"  {_anatomy(anatomy)}"
     for bold in plan.bold:

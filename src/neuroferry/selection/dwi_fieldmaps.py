@@ -84,7 +84,7 @@ def choose_dwi_fieldmap(
     other = _from_other_run(subject, run, b0_threshold)
     if isinstance(other, FieldmapPlan):
         instead = [
-            f"{run.image.path.name}: {reason}. The b0 images of {_names(other)} are taken instead."
+            f"{run.image.path.name}: {reason}. The b0 volumes of {_names(other)} are used instead."
             for reason in found.reasons
             if found.meant
         ]
@@ -97,7 +97,7 @@ def _of_sources(run: Image, found: NoFieldmap) -> list[str]:
     if found.meant:
         return found.reasons
     names = " and ".join(texts_of(run.metadata, "B0FieldSource"))
-    return [f"no image of its session has {names}, its B0FieldSource, as B0FieldIdentifier"]
+    return [f"no image of its session has its B0FieldSource, {names}, as B0FieldIdentifier"]
 
 
 def _names(plan: FieldmapPlan) -> str:
@@ -142,7 +142,7 @@ def _from_other_run(
 def _none_opposite(run: Image, others: Sequence[Image], direction: str) -> str:
     """Say that no run is of the opposite direction, and which one's name says that it is."""
     text = (
-        "no other DWI run of its session is encoded in the opposite direction, "
+        "no other DWI run of its session has the opposite phase encoding, "
         f"{opposite_of(direction)}"
     )
     label = run.entities.get("direction")
@@ -173,30 +173,30 @@ def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -
     intended = is_intended(other, run.image, subject.label)
     if not intended and _is_for_others(other, run.image):
         raise InputError(
-            f"{name} is of the opposite direction, but its IntendedFor or B0FieldIdentifier says"
-            " that it is meant for others"
+            f"{name} has the opposite phase encoding, but its IntendedFor or B0FieldIdentifier"
+            " assigns it to other runs"
         )
     _check_grid(run, other)
     if not math.isclose(readout, own_readout, rel_tol=SAME):
         raise InputError(
-            f"{name} is of the opposite direction, but its readout takes {readout:g} s and that"
-            f" of this run {own_readout:g} s; correct the sidecars, or say by B0FieldIdentifier"
-            " and B0FieldSource that they belong together"
+            f"{name} has the opposite phase encoding, but its readout takes {readout:g} s and that"
+            f" of this run {own_readout:g} s; correct the sidecars, or use B0FieldIdentifier"
+            " and B0FieldSource to say that they belong together"
         )
     if _is_normalised(other) != _is_normalised(run.image):
         names = (name, run.image.path.name)
         normalised, plain = names if _is_normalised(other) else names[::-1]
         raise InputError(
-            f"{name} is of the opposite direction, but the scanner evened the brightness of"
-            f" {normalised} (NORM in ImageType) and not that of {plain}, which would read as"
-            " distortion"
+            f"{name} has the opposite phase encoding, but the scanner normalised the intensity of"
+            f" {normalised} (NORM in ImageType) and not that of {plain}, which would be mistaken"
+            " for distortion"
         )
     times = [_echo_time(image) for image in (run.image, other)]
     if times[0] and times[1] and not math.isclose(times[0], times[1], rel_tol=SAME):
         notes = [
             *notes,
             f"{run.image.path.name} and {name} differ in EchoTime ({times[0]:g} and"
-            f" {times[1]:g} s), and so in contrast; look at the correction of their distortion.",
+            f" {times[1]:g} s), and so in contrast; check their distortion correction.",
         ]
     volumes = volumes_to_average(other, run.image, b0_threshold)
     rank = _rank(run.image, other, intended=intended)
@@ -233,13 +233,13 @@ def _check_grid(run: DwiRun, other: Image) -> None:
             for image in (facts, own)
         )
         raise InputError(
-            f"{other.path.name} is of the opposite direction, but has another matrix"
-            f" ({' beside '.join(sizes)})"
+            f"{other.path.name} has the opposite phase encoding, but a different matrix"
+            f" ({' and '.join(sizes)})"
         )
     if not same_axes(facts.affine, own.affine):
         raise InputError(
-            f"{other.path.name} is of the opposite direction, but its voxel axes run another way,"
-            " so that directions along them cannot be compared"
+            f"{other.path.name} has the opposite phase encoding, but its voxel axes point in other"
+            " directions, so the phase-encoding directions cannot be compared"
         )
 
 

@@ -164,7 +164,7 @@ def find_fieldmap(
     if not sets:
         reason = "its session has no field map"
         if fieldmap_runs(subject, run.session):
-            reason = "no field map of its session is meant for it (B0FieldSource or IntendedFor)"
+            reason = "no field map of its session is assigned to it (B0FieldSource or IntendedFor)"
         return NoFieldmap([reason], meant=False)
     try:
         direction, readout, notes = epi_encoding(run)
@@ -219,17 +219,17 @@ def _plan_of(
     if not phase:
         return None
     if method == "phases" and len(phase) != 2:
-        raise InputError(f"{phase[0].path.name} has no other echo's phase image beside it")
+        raise InputError(f"the other echo's phase image for {phase[0].path.name} is missing")
     magnitude = _of(members, "magnitude1", "magnitude2")
     if not magnitude:
-        raise InputError(f"{phase[0].path.name} has no magnitude image beside it")
+        raise InputError(f"the magnitude image for {phase[0].path.name} is missing")
     keys = ("EchoTime1", "EchoTime2") if method == "phasediff" else ("EchoTime", "EchoTime")
     images = (phase[0], phase[-1])
     times = [seconds(r.metadata.get(key)) for r, key in zip(images, keys, strict=True)]
     if times[0] is None or times[1] is None or not times[0] < times[1]:
         names = " and ".join(dict.fromkeys(keys))
         raise InputError(
-            f"the sidecar of {phase[0].path.name} needs {names}, two rising times in seconds"
+            f"the sidecar of {phase[0].path.name} needs {names}, two increasing times in seconds"
         )
     return FieldmapPlan(
         method=method,
@@ -245,7 +245,7 @@ def _plan_direct(members: Sequence[Image]) -> FieldmapPlan | None:
         return None
     magnitude = _of(members, "magnitude", "magnitude1")
     if not magnitude:
-        raise InputError(f"{fields[0].path.name} has no magnitude image beside it")
+        raise InputError(f"the magnitude image for {fields[0].path.name} is missing")
     units = fields[0].metadata.get("Units")
     if not isinstance(units, str) or units.strip().lower() not in ("hz", "rad/s"):
         raise InputError(
@@ -284,7 +284,7 @@ def _plan_pepolar(
         raise InputError(
             reasons[0]
             if reasons
-            else f"none of its EPI field maps is encoded in the opposite direction, {opposite}"
+            else f"none of its EPI field maps has the opposite phase encoding, {opposite}"
         )
     # A diffusion-weighted run that is one of the pair needs nobody to stand in for it.
     itself = bold.suffix == "dwi" and any(run.path == bold.path for run in members)
@@ -336,10 +336,7 @@ def volumes_to_average(epi: Image, target: Image, b0_threshold: float) -> tuple[
     if epi.suffix == "dwi" or (epi.suffix == "epi" and has_bvals(epi)):
         volumes = b0_volumes(epi, b0_threshold=b0_threshold)
         if not volumes:
-            raise InputError(
-                f"{epi.path.name} has no volume without diffusion weighting (b <= "
-                f"{b0_threshold:g} s/mm2)"
-            )
+            raise InputError(f"{epi.path.name} has no b0 volume (b <= {b0_threshold:g} s/mm2)")
         return volumes
     if epi.suffix == "epi" and target.suffix == "dwi":
         facts = read_header(epi.path)

@@ -91,22 +91,22 @@ def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> st
     """Say why two runs are not joined; nothing where they are."""
     one, two = (read_header(run.image.path) for run in (first, other))
     if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
-        return "the sizes of their voxels differ"
+        return "their voxel sizes differ"
     if not same_axes(one.affine, two.affine):
-        return "their voxel axes run another way"
+        return "their voxel axes point in different directions"
     for key, needed in (("EchoTime", True), ("RepetitionTime", False)):
         times = [_seconds(run.image.metadata.get(key)) for run in (first, other)]
         if None in times and (needed or times[0] is not times[1]):
-            return f"the sidecars do not both give {key}, and contrast depends on it"
+            return f"{key} is missing in a sidecar, and contrast depends on it"
         if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
             return f"they differ in {key} ({times[0]:g} and {times[1]:g} s), and so in contrast"
     unwarped = [run.image.path in corrected for run in (first, other)]
     if all(unwarped):
         return ""
     if any(unwarped):
-        return "the distortion of one is corrected, and that of the other is not"
+        return "distortion is corrected in only one of them"
     if first.phase_encoding is None or first.phase_encoding != other.phase_encoding:
-        return "their distortion is not corrected, and not known to be alike"
+        return "their distortion is not corrected, and not known to be the same"
     readouts = first.readout_time, other.readout_time
     if readouts[0] and readouts[1] and abs(readouts[0] - readouts[1]) > SAME * readouts[0]:
         return "their distortion is not corrected, and their readout times differ"

@@ -257,7 +257,7 @@ class _Planner:
                 if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
                     raise
                 path, label = run.reference.path, self._subject.label
-                text = f"{path} is left out: {error}"
+                text = f"{path} is skipped: {error}"
                 self.problems.append(Problem(text, "error", path, label))
                 continue
             fieldmap = choose_fieldmap(
@@ -316,8 +316,8 @@ class _Planner:
     ) -> None:
         asked = self._config.workflows
         kinds = (
-            ("func", bold, "BOLD", "without coregistration, template space and tissues"),
-            ("dwi", dwi, "DWI", "without coregistration, template space and bundles"),
+            ("func", bold, "BOLD", "without coregistration, template space or tissues"),
+            ("dwi", dwi, "DWI", "without coregistration, template space or bundles"),
         )
         for workflow, runs, word, without in kinds:
             if not runs and workflow in asked:
@@ -334,7 +334,7 @@ def _anatomy_notes(
         plan = anatomies.of_session.get(session)
         where = f" of ses-{session}" if session else ""
         if plan is None:
-            yield f"there is no T1w image. The {runs}{where} stay in their own space, {without}"
+            yield f"there is no T1w image. The {runs}{where} stay in native space, {without}"
             return
         if plan.source == "computed" and plan.session != session:
             yield f"the {runs}{where} use the T1w image of ses-{plan.session}"

@@ -251,7 +251,7 @@ def _parse(text: str) -> SpaceName:
     space = parse_space(text)
     if space is None:
         raise UsageError(
-            f"'{text}' is not an output space: write the space of a template as NAME, NAME:res-2 "
+            f"'{text}' is not an output space: write a template's space as NAME, NAME:res-2 "
             "or NAME:cohort-1:res-2."
         )
     return space
