@@ -81,8 +81,8 @@ def init_single_subject_wf(plan: ParticipantPlan, settings: BuildSettings) -> Wo
     """Build the graph of one participant, with one anatomical branch for each session."""
     workflow = Workflow(name=f"sub_{plan.label}_wf")
     workflow.__desc__ = """\
-Results come from *neuroferry*, which runs *Nipype* workflows [@nipype] on datasets in the
-Brain Imaging Data Structure [@bids].
+Results were obtained with *neuroferry*, which runs *Nipype* workflows [@nipype] on datasets
+in the Brain Imaging Data Structure [@bids].
 
 """
     anatomies: dict[str, _Anatomy] = {}

@@ -32,13 +32,13 @@ _SENTENCES = {
     "direct": "A B0 field map measured by the scanner was used",
     "pepolar": (
         "A B0 field map was estimated from echo-planar images of opposite phase-encoding"
-        " polarity as the field under which they agree [@andersson2003; @holland2010]"
+        " polarity, as the field that brings them into agreement [@andersson2003; @holland2010]"
     ),
 }
 _OF_B0S = (
-    "A B0 field map was estimated from images without diffusion weighting of opposite"
-    " phase-encoding polarity ({}), the volumes of each aligned and averaged, as the field under"
-    " which they agree [@andersson2003; @holland2010]"
+    "A B0 field map was estimated from the b0 volumes of opposite phase-encoding polarity"
+    " ({}), aligned and averaged for each polarity, as the field that brings them into"
+    " agreement [@andersson2003; @holland2010]"
 )
 # Measured peaks above Python and its libraries, GB for a million voxels of the image.
 BASE_GB = 0.38
@@ -104,8 +104,8 @@ def init_sdc_wf(
         raise ValueError("A plan without a method has no workflow.")
     workflow = Workflow(name=name)
     workflow.__desc__ = (
-        f"{_describe(plan)}; the series was corrected for susceptibility distortion with it"
-        " [@jezzard1995]. "
+        f"{_describe(plan)}; the series was corrected for susceptibility distortion with this"
+        " field [@jezzard1995]. "
     )
     inputnode = pe.Node(IdentityInterface(fields=["bold_ref"]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")

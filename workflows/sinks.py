@@ -128,7 +128,7 @@ class RunNamer:
     def coregistration_outputs(self) -> list[Output]:
         """List the transforms between the run and the T1w image."""
         made = [self._uri(self._reference, description="coreg")]
-        about = "ITK affine that resamples images of {} onto {}"
+        about = "ITK affine that resamples images in {} space onto {}"
         return [
             Output(
                 source,
@@ -158,7 +158,7 @@ class RunNamer:
         reference = self._uri(self._reference, description="hmc")
         made = [*(self._raw_uri(Path(image)) for image in images), reference]
         about = self._about(
-            "Off-resonance on the grid of the reference volume",
+            "Off-resonance field on the grid of the reference volume",
             made,
             Units="Hz",
             SkullStripped=False,

@@ -71,9 +71,10 @@ def init_brain_extraction_wf(
         ])  # fmt: skip
         return workflow
     workflow.__desc__ = (
-        "The brain was found by affine registration of the skull-stripped template from many "
-        "starts, by mutual information inside the template's brain [@wells1996], then by "
-        "symmetric diffeomorphic registration [@avants2008; @dipy] in a band around it. "
+        "The brain was extracted by registering the skull-stripped template to the T1w image: "
+        "an affine registration from many starting points, by mutual information inside the "
+        "template's brain [@wells1996], followed by symmetric diffeomorphic registration "
+        "[@avants2008; @dipy] in a band around it. "
     )
     extract_brain = pe.Node(
         ExtractBrain(sloppy=sloppy, seed=seed),

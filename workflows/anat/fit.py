@@ -196,15 +196,15 @@ def _describe(count: int, *, average: bool) -> str:
     elif average:
         sentence = (
             f"The {count} T1-weighted (T1w) images of the session were reoriented to RAS+, "
-            "aligned rigidly to the best resolved one by mutual information [@wells1996], and "
-            "averaged robustly [@huber1964]."
+            "rigidly aligned to the one with the highest resolution by mutual information "
+            "[@wells1996], and robustly averaged [@huber1964]."
         )
     else:
         sentence = (
-            f"Of the {count} T1-weighted (T1w) images of the session, reoriented to RAS+, the "
-            "best resolved one was used."
+            f"Of the {count} T1-weighted (T1w) images of the session, the one with the highest "
+            "resolution was used, reoriented to RAS+."
         )
     return (
         f"{start}{sentence} Intensity non-uniformity was corrected inside the brain with N4 "
-        "[@tustison2010], the field's geometric mean in the brain being one. "
+        "[@tustison2010]; the bias field was scaled to a geometric mean of one in the brain. "
     )

@@ -83,9 +83,9 @@ def init_normalisation_wf(
         workflow.add_nodes([inputnode, outputnode])
         return workflow
     workflow.__desc__ = (
-        f"The brain was registered to the template *{space}* by an affine with "
-        "mutual information [@wells1996], then by symmetric diffeomorphic registration with "
-        "local cross-correlation [@avants2008; @dipy]. "
+        f"The brain was registered to the template *{space}* by an affine transform with "
+        "mutual information [@wells1996], followed by symmetric diffeomorphic registration "
+        "with local cross-correlation [@avants2008; @dipy]. "
     )
     fixed_gb = 0.1 if sloppy else SYN_GB
     if template is not None:

@@ -186,8 +186,8 @@ class _Namer(RunNamer):
             SkullStripped=False,
         )
         mask = self._about("Brain mask", [self._preproc], Type="Brain", **here)
-        dseg = self._about("Tissue labels; dseg.tsv names them", both, **label)
-        tpms = self._about("Probability of the tissue that the label names", both, **label)
+        dseg = self._about("Tissue labels, as listed in dseg.tsv", both, **label)
+        tpms = self._about("Probability of the tissue named by the label entity", both, **label)
         outputs = [
             self._output("t1w_preproc", "T1w", preproc, description="preproc"),
             replace(
@@ -217,7 +217,7 @@ class _Namer(RunNamer):
             return output
         about = {key: value for key, value in output.metadata.items() if key != "RandomSeed"}
         about |= {
-            "Description": f"{about['Description']}; computed elsewhere",
+            "Description": f"{about['Description']}; precomputed",
             "Sources": list(sources),
         }
         kind = Path(sources[0]).suffix if output.suffix == "xfm" else output.extension
@@ -231,7 +231,7 @@ class _Namer(RunNamer):
         entities = _transform_entities("T1w", reference)
         xfm = self._uri("xfm", Path(given[0]).suffix, **entities)
         probsegs = [self._uri("probseg", label=tissue) for tissue in TISSUES]
-        where = f" in the space {reference}"
+        where = f" in {reference} space"
         there: dict[str, Any] = {"SpatialReference": reference, "Resolution": resolution}
         labels: dict[str, Any] = {"Manual": False, **there}
         t1w = self._about(
@@ -239,10 +239,12 @@ class _Namer(RunNamer):
         )
         mask = self._about(f"Brain mask{where}", [self._mask, xfm], Type="Brain", **there)
         dseg = self._about(
-            f"Tissue labels{where}; dseg.tsv names them", [self._uri("dseg"), xfm], **labels
+            f"Tissue labels{where}, as listed in dseg.tsv", [self._uri("dseg"), xfm], **labels
         )
         tpms = self._about(
-            f"Probability of the tissue that the label names{where}", [*probsegs, xfm], **labels
+            f"Probability of the tissue named by the label entity{where}",
+            [*probsegs, xfm],
+            **labels,
         )
         return [
             self._output("std_t1w", "T1w", t1w, description="preproc", **space),

@@ -68,8 +68,8 @@ def init_segmentation_wf(
         ])  # fmt: skip
         return workflow
     workflow.__desc__ = (
-        "Grey matter, white matter and cerebrospinal fluid were segmented by a mixture of "
-        "Gaussians with the template's tissue maps and a Markov random field as priors "
+        "Grey matter, white matter and cerebrospinal fluid were segmented with a Gaussian "
+        "mixture model, with the template's tissue maps and a Markov random field as priors "
         "[@vanleemput1999; @zhang2001]. "
     )
     segment_tissues = pe.Node(

@@ -246,24 +246,27 @@ def _describe(
 ) -> str:
     """Say for the methods paragraph what is applied."""
     parts = ["head motion"]
-    parts += ["the distortion by eddy currents"] if eddy else []
+    parts += ["eddy-current distortion"] if eddy else []
     parts += ["susceptibility distortion"] if readout else []
     joined = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     text = ""
     if replace:
         text += (
-            "Slices that had lost their signal were replaced by what the model of the other "
-            "volumes predicts [@andersson2016]. "
+            "Slices with signal dropout were replaced by the prediction of a model of the other "
+            "volumes [@andersson2016]. "
         )
     text += (
-        f"The series was resampled with {joined} applied in one interpolation, by cubic "
-        "B-splines [@unser1999], and the gradients were turned with the head [@leemans2009]. "
+        "The series was resampled in a single interpolation with cubic B-splines [@unser1999], "
+        f"correcting for {joined}; the gradients were rotated with the head [@leemans2009]. "
     )
     if in_t1w:
         text += (
-            "It was resampled in the same way, from the images as measured, in the space of the "
-            "T1w image, the gradients turned into that space. "
+            "It was also resampled into the space of the T1w image, again in a single "
+            "interpolation, and the gradients were rotated into that space. "
         )
     if bias:
-        text += "Uneven brightness was estimated on the mean b0 image [@tustison2010]. "
+        text += (
+            "Intensity non-uniformity was estimated on the mean b0 image [@tustison2010] and "
+            "corrected in all volumes. "
+        )
     return text

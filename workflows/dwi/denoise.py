@@ -163,14 +163,14 @@ def _describe(steps: Collection[str]) -> str:
     text = ""
     if "denoising" in steps:
         text += (
-            "Noise was removed: principal components of overlapping patches [@manjon2013] below "
-            "the Marchenko-Pastur edge [@veraart2016; @cordero2019]. "
+            "Noise was reduced by removing the principal components of overlapping patches "
+            "[@manjon2013] below the Marchenko-Pastur edge [@veraart2016; @cordero2019]. "
         )
     if "unringing" in steps:
         text += (
-            "Gibbs ringing was removed by local subvoxel shifts [@kellner2016] with *MRtrix3* "
+            "Gibbs ringing was removed by local subvoxel shifts [@kellner2016] in *MRtrix3* "
             "[@mrtrix3]. "
         )
     if "rician" in steps:
-        text += "The bias of the magnitude at low signal was removed [@koay2006]. "
+        text += "The Rician bias of the magnitude signal was corrected [@koay2006]. "
     return text

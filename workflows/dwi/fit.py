@@ -165,14 +165,14 @@ def _add_sdc(
 
 def _describe(*, eddy: bool, with_anat: bool) -> str:
     """Say for the methods paragraph what is estimated."""
-    found = "Head motion and the distortion by eddy currents were" if eddy else "Head motion was"
+    found = "Head motion and eddy-current distortion were" if eddy else "Head motion was"
     text = (
-        f"{found} estimated by registration of each volume to what a model of the others predicts "
-        "for its gradient [@andersson2015]. "
+        f"{found} estimated by registering each volume to the prediction of a model of the other "
+        "volumes for its gradient [@andersson2015]. "
     )
     if with_anat:
         text += (
-            "The mean b0 image was registered rigidly to the T1w image by mutual information "
-            "[@wells1996] and the boundary of the white matter [@greve2009]. "
+            "The mean b0 image was rigidly registered to the T1w image by mutual information "
+            "[@wells1996], followed by boundary-based registration [@greve2009]. "
         )
     return text

@@ -190,6 +190,7 @@ def _describe(joined: Joined) -> str:
     names = [run.label.replace("_", " ") or "DWI" for run in joined.runs]
     return (
         f"\n\n### Diffusion data, joined: {', '.join(names)}\n\nThe {len(names)} runs, each "
-        "resampled in the space of the T1w image, were put together, their brightness matched "
-        f"on the mean b0 images: {joined.run.n_volumes} volumes, {name_shells(joined.run)}. "
+        "resampled into the space of the T1w image, were concatenated after matching their "
+        f"intensities on the mean b0 images: {joined.run.n_volumes} volumes, "
+        f"{name_shells(joined.run)}. "
     )

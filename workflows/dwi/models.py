@@ -61,25 +61,25 @@ MAPS = {
     "tensor": DwiMap(
         "DTI",
         "tensor",
-        "Diffusion tensor along the axes of the world (RAS+): xx, xy, xz, yy, yz, zz",
+        "Diffusion tensor in world coordinates (RAS+): xx, xy, xz, yy, yz, zz",
         _DIFFUSIVITY,
     ),
     "color_fa": DwiMap(
         "DTI",
         "FA",
-        "Fractional anisotropy in the colours of the main direction: red left-right, green "
-        "front-back, blue up-down (RAS+)",
+        "Fractional anisotropy, coloured by the principal direction: red left-right, green "
+        "anterior-posterior, blue inferior-superior (RAS+)",
         variant="color",
     ),
     "mk": DwiMap("DKI", "MK", "Mean kurtosis", report="kurtosis_report"),
     "ak": DwiMap("DKI", "AK", "Axial kurtosis"),
     "rk": DwiMap("DKI", "RK", "Radial kurtosis"),
-    "kfa": DwiMap("DKI", "KFA", "Anisotropy of the kurtosis tensor"),
+    "kfa": DwiMap("DKI", "KFA", "Kurtosis fractional anisotropy"),
     "fod": DwiMap(
         "CSD",
         "FOD",
-        "Fibre orientation distribution: coefficients of the spherical harmonics of MRtrix3, "
-        "along the axes of the world (RAS+)",
+        "Fibre orientation distribution: spherical-harmonic coefficients in the basis of "
+        "MRtrix3, in world coordinates (RAS+)",
         report="csd_report",
     ),
 }
@@ -189,7 +189,7 @@ def _describe(models: Collection[str]) -> str:
         text += "Diffusion kurtosis was fitted by weighted least squares [@jensen2005]. "
     if "CSD" in models:
         text += (
-            "Fibre orientations were found by constrained spherical deconvolution "
+            "Fibre orientations were estimated by constrained spherical deconvolution "
             "[@tournier2007] with *MRtrix3* [@mrtrix3]. "
         )
     return text

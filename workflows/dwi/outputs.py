@@ -169,7 +169,9 @@ class _Namer(RunNamer):
         if self._with_sdc:
             field = [self._uri("fieldmap", datatype="fmap", description="preproc")]
         series = self._about(
-            "Preprocessed series, resampled once", [*self._raw, xfm, *field], SkullStripped=False
+            "Preprocessed series, resampled in a single interpolation",
+            [*self._raw, xfm, *field],
+            SkullStripped=False,
         )
         replaced = ("slices_report", "SliceReplacement") if with_slices else None
         return [
@@ -180,7 +182,7 @@ class _Namer(RunNamer):
                 "dwi_ref",
                 "dwiref",
                 self._about(
-                    "Mean b0 image that head motion was estimated against",
+                    "Mean b0 image, the reference for head motion",
                     self._raw,
                     SkullStripped=False,
                 ),
@@ -191,7 +193,7 @@ class _Namer(RunNamer):
                 "dwi_ref_sdc",
                 "dwiref",
                 self._about(
-                    f"Mean b0 image{unwarped}, as it was registered to the T1w image",
+                    f"Mean b0 image{unwarped}, as registered to the T1w image",
                     [reference, *field],
                     SkullStripped=False,
                     SpatialReference=reference,
@@ -214,7 +216,7 @@ class _Namer(RunNamer):
                 "eddy_xfms",
                 "xfm",
                 self._about(
-                    "One ITK affine for each volume, onto the reference: motion and eddy currents",
+                    "One ITK affine per volume, onto the reference: head motion and eddy currents",
                     [reference, *self._raw],
                 ),
                 hmc,
@@ -240,18 +242,16 @@ class _Namer(RunNamer):
         space: dict[str, Any] = {"SpatialReference": "T1w"}
         preproc = {**T1W, "description": "preproc"}
         series = self._about(
-            "Preprocessed series in the space T1w, resampled once from the images as measured; "
-            "its gradients are turned into that space",
+            "Preprocessed series in T1w space, resampled in a single interpolation; its "
+            "gradients are rotated into that space",
             sources,
             SkullStripped=False,
             **space,
         )
         own = self._uri("dwi", **preproc)
-        reference = self._about(
-            "Mean of the b0 images in the space T1w", [own], SkullStripped=False
-        )
+        reference = self._about("Mean b0 image in T1w space", [own], SkullStripped=False)
         mask = self._about(
-            "Brain mask in the space T1w",
+            "Brain mask in T1w space",
             [self._uri("mask", description="brain")],
             Type="Brain",
             **space,
@@ -296,7 +296,7 @@ class _Namer(RunNamer):
     def tract_outputs(self) -> list[Output]:
         """List the bundles, and the profiles along them."""
         about = self._about(
-            "Streamlines of a bundle, RAS+ mm of the reference",
+            "Streamlines of a bundle, in RAS+ mm of the reference",
             [self._uri("dwi", description="preproc")],
         )
         bundles = Output(
@@ -342,15 +342,17 @@ class _JoinedNamer(_Namer):
         space: dict[str, Any] = {"SpatialReference": "T1w"}
         preproc = {"description": "preproc"}
         series = self._about(
-            "Preprocessed series of several runs, one after the other, each matched to the "
-            "brightness of the first",
+            "Preprocessed series of several runs, concatenated, each matched in intensity to "
+            "the first",
             [*self._raw, *self._parts],
             SkullStripped=False,
             **space,
         )
         own = [self._uri("dwi", **preproc)]
-        mean = self._about("Mean of the b0 images of all runs", own, SkullStripped=False, **space)
-        mask = self._about("Brain that all runs show", self._parts, Type="Brain", **space)
+        mean = self._about("Mean of the b0 volumes of all runs", own, SkullStripped=False, **space)
+        mask = self._about(
+            "Intersection of the brain masks of all runs", self._parts, Type="Brain", **space
+        )
         return [
             self._output("dwi_preproc", "dwi", series, preproc, report=("join_report", "Joined")),
             self._output("dwi_bval", "dwi", None, preproc, ".bval"),

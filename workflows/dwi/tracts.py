@@ -138,14 +138,14 @@ def init_dwi_tracts_wf(
 def _describe(*, with_fod: bool, own: bool, extent: str) -> str:
     """Say for the methods paragraph what was done."""
     how = (
-        "through fibre orientation distributions"
+        "through the fibre orientation distributions"
         if with_fod
-        else "through tensors of bootstrapped signals [@jones2008]"
+        else "through tensors fitted to bootstrapped signals [@jones2008]"
     )
     regions = "of our own definition" if own else "[@wakana2007; @hua2008]"
     return (
-        f"Streamlines were followed {how} with *MRtrix3* [@mrtrix3] from regions of each bundle "
-        f"{regions}, sorted into bundles by the regions that they pass, cleaned of outliers, and "
-        f"measured at 100 nodes {EXTENTS[extent]}, weighted by their distance from the core "
-        "[@yeatman2012]. "
+        f"Streamlines were tracked {how} with *MRtrix3* [@mrtrix3], seeded in regions of each "
+        f"bundle {regions}, assigned to bundles by the regions that they traverse, and cleaned of "
+        f"outliers. Tract profiles were computed at 100 nodes {EXTENTS[extent]}, with streamlines "
+        "weighted by their distance from the core [@yeatman2012]. "
     )

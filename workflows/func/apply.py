@@ -227,20 +227,20 @@ def _describe(run: BoldRun, spaces: Sequence[BoldSpace], readout: Readout | None
     if readout is not None:
         parts.append("susceptibility distortion")
     if any(not space.is_native for space in spaces):
-        parts.append("the way into each output space")
+        parts.append("the transform to each output space")
     text = ""
     if run.slice_times:
         text = (
-            "Slices were shifted to one moment of the repetition time by a windowed sinc "
+            "Slice timing was corrected to one reference time by windowed-sinc interpolation "
             "[@sladky2011]. "
         )
     if run.echo_times:
         text += (
-            f"The {len(run.echoes)} echoes were combined with weights from a fit of T2* "
+            f"The {len(run.echoes)} echoes were optimally combined, weighted by a fit of T2* "
             "[@posse1999]. "
         )
     joined = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     return (
-        f"{text}The series was resampled with {joined} applied in one interpolation, by cubic "
-        "B-splines [@unser1999]. "
+        f"{text}The series was resampled with {joined} applied in a single interpolation with "
+        "cubic B-splines [@unser1999]. "
     )

@@ -168,10 +168,10 @@ def _readout(fieldmap: FieldmapPlan, config: WorkflowConfig) -> Readout | None:
 
 def _describe(run: BoldRun) -> str:
     """Begin the methods paragraph of a run."""
-    echoes = f", {len(run.echoes)} echoes" if run.echo_times else ""
+    echoes = f", with {len(run.echoes)} echoes" if run.echo_times else ""
     task = f" of the task *{run.entities['task']}*" if "task" in run.entities else ""
     return (
         f"\n\n### Functional data: {run.label.replace('_', ' ')}\n\n"
         f"The BOLD run{task} has {run.n_volumes} volumes of {' x '.join(map(str, run.shape))} "
-        f"voxels, one each {run.tr:g} s{echoes}. "
+        f"voxels, one every {run.tr:g} s{echoes}. "
     )

@@ -154,16 +154,17 @@ def _describe(with_anat: bool, fd_threshold: float, dvars_threshold: float) -> s
     tissues = ", the cerebrospinal fluid and the white matter" if with_anat else ""
     anatomical = (
         " and within masks of cerebrospinal fluid, deep white matter, and both together "
-        "(aCompCor; voxels that hold or touch grey matter were left out)"
+        "(aCompCor; voxels that contain or adjoin grey matter were excluded)"
         if with_anat
         else ""
     )
     return f"""\
 Framewise displacement [@power2012] and standardised DVARS [@afyouni2018] were computed for
 each volume; volumes above {fd_threshold:g} mm or {dvars_threshold:g} were marked as motion
-outliers. Mean signals of the brain{tissues} were extracted, and
-expanded with the motion parameters by their derivatives and squares [@satterthwaite2013].
-Noise components [@behzadi2007] that explain half of the variance [@muschelli2014] were taken,
-after removal of slow cosines (periods of 128 s and more), from the 2% of the brain's voxels
-that change most (tCompCor){anatomical}. The table has the columns of *fMRIPrep* [@fmriprep].
+outliers. Mean signals of the brain{tissues} were extracted; these
+and the motion parameters were expanded by their derivatives and squares [@satterthwaite2013].
+After removal of slow cosine drifts (periods of 128 s and more), the noise components
+[@behzadi2007] that explain half of the variance [@muschelli2014] were computed from the 2% of
+brain voxels with the highest variance (tCompCor){anatomical}. The table
+has the columns of *fMRIPrep* [@fmriprep].
 """

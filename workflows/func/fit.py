@@ -257,29 +257,27 @@ def _describe(
     """Say for the methods paragraph what is estimated."""
     text = ""
     if "bold_ref" in given:
-        text += "A reference volume that was made before was used. "
+        text += "A precomputed reference volume was used. "
     elif run.sbref is not None:
         text += "The run's single-band reference served as the reference volume. "
     else:
-        text += (
-            "A reference volume was made of the run's own volumes, aligned and averaged robustly. "
-        )
+        text += "The reference volume is the robust average of aligned volumes of the run. "
     if dummy_scans is None:
-        text += "Volumes before the steady state were found on the global signal. "
+        text += "Volumes before steady state were identified from the global signal. "
     elif dummy_scans:
-        text += f"The first {dummy_scans} volumes were taken as before the steady state. "
+        text += f"The first {dummy_scans} volumes were treated as before steady state. "
     if "motion_xfms" in given:
-        text += "Head motion was estimated before. "
+        text += "Precomputed head-motion parameters were used. "
     else:
         text += (
-            "Head motion was estimated against the reference by robust, inverse compositional "
-            "Gauss-Newton registration of each volume [@baker2004]. "
+            "Head motion was estimated by robust, inverse compositional Gauss-Newton "
+            "registration of each volume to the reference [@baker2004]. "
         )
     if with_anat and "boldref2anat_xfm" in given:
-        text += "The reference was registered to the T1w image before. "
+        text += "A precomputed registration of the reference to the T1w image was used. "
     elif with_anat:
         text += (
-            "The reference was registered rigidly to the T1w image by mutual information "
-            "[@wells1996] and the boundary of the white matter [@greve2009]. "
+            "The reference was rigidly registered to the T1w image by mutual information "
+            "[@wells1996], followed by boundary-based registration [@greve2009]. "
         )
     return text

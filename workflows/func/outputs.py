@@ -94,7 +94,7 @@ def _as_given(output: Output, given: Mapping[str, Sequence[str]]) -> Output:
     if sources is None or output.metadata is None:
         return output
     about = {key: value for key, value in output.metadata.items() if key != "RandomSeed"}
-    about["Description"] = f"{about['Description']}; computed elsewhere"
+    about["Description"] = f"{about['Description']}; precomputed"
     return replace(output, metadata={**about, "Sources": list(sources)}, report=None)
 
 
@@ -151,7 +151,7 @@ class _Namer(RunNamer):
                 {**names, "description": "hmc"},
                 "boldref",
                 self._about(
-                    "Reference volume that head motion was estimated against",
+                    "Reference volume for head motion",
                     self._sbref or self._raw[:1],
                     SkullStripped=False,
                 ),
@@ -162,7 +162,7 @@ class _Namer(RunNamer):
                 {**names, "description": "coreg"},
                 "boldref",
                 self._about(
-                    f"Reference volume{unwarped}, as it was registered to the T1w image",
+                    f"Reference volume{unwarped}, as registered to the T1w image",
                     [reference],
                     SkullStripped=False,
                     **space,
@@ -184,7 +184,7 @@ class _Namer(RunNamer):
                 "motion_xfms",
                 {**names, **self._xfm("orig", "boldref", "hmc")},
                 "xfm",
-                self._about("One ITK affine for each volume, onto the reference volume", made),
+                self._about("One ITK affine per volume, onto the reference volume", made),
                 TEXT,
             ),
             Output(
@@ -214,15 +214,15 @@ class _Namer(RunNamer):
         if not space.is_native:
             sources.append(self._uri("xfm", TEXT, **self._xfm("boldref", "T1w", "coreg")))
             label = space.name if space.template is None else space.template.label
-            where = f" in the space {label}"
+            where = f" in {label} space"
             there["SpatialReference"] = label
         if space.grid is not None:
             there["Resolution"] = space.grid.size
         elif space.resolution is not None:
             there["Resolution"] = f"{space.resolution} mm isotropic"
-        combined = ", the optimal combination of its echoes" if self._run.echo_times else ""
+        combined = ", optimally combined echoes" if self._run.echo_times else ""
         series = self._about(
-            f"Preprocessed series{combined}{where}, resampled once",
+            f"Preprocessed series{combined}{where}, resampled in a single interpolation",
             sources,
             SkullStripped=False,
             **self._timing,
@@ -241,7 +241,7 @@ class _Namer(RunNamer):
                 f"boldref_{space.node}",
                 names,
                 "boldref",
-                self._about(f"Mean over time{where}", [own], SkullStripped=False, **there),
+                self._about(f"Temporal mean{where}", [own], SkullStripped=False, **there),
                 kind=f"boldref_{space.kind}",
             ),
         ]

@@ -37,8 +37,8 @@ def init_anat_qc_wf(
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = """\
-Image quality metrics with the definitions of *MRIQC* [@mriqc] were computed for each
-T1-weighted run on its own voxels.
+Image quality metrics, as defined by *MRIQC* [@mriqc], were computed for each T1-weighted
+image on its own voxel grid.
 
 """
     fields = ["t1w", "run2ref_xfm", "bias_field", "brain_mask", "dseg", "tpms", "std2anat_xfm"]

@@ -184,9 +184,9 @@ def run_doubts(run: ScanRun) -> list[str]:
     doubts = [*alignment_doubts(run), *run.modality.doubts(run)]
     missing = [item.title.lower() for item in run.reportlets if item.path is None]
     if len(missing) == len(run.reportlets):
-        doubts.append(f"No pictures of {run.name} were made.")
+        doubts.append(f"There are no figures of {run.name}.")
     elif missing:
-        doubts.append(f"Pictures of {run.name} are missing: {', '.join(missing)}.")
+        doubts.append(f"Figures of {run.name} are missing: {', '.join(missing)}.")
     return doubts
 
 

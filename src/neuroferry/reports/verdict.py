@@ -140,9 +140,9 @@ def judge(
             looks.append(_brain_sentence(session, where))
         missing = [r.title.lower() for r in session.reportlets if r.path is None]
         if len(missing) == len(session.reportlets):
-            looks.append(f"No pictures{where} were made.")
+            looks.append(f"There are no figures{where}.")
         elif missing:
-            looks.append(f"Pictures{where} are missing: {', '.join(missing)}.")
+            looks.append(f"Figures{where} are missing: {', '.join(missing)}.")
     looks += [doubt for scan in scans for doubt in run_doubts(scan)]
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []
