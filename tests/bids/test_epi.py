@@ -58,7 +58,7 @@ def test_the_axis_alone_leaves_the_polarity_open():
     )
     assert (found.direction, found.axis) == (None, "j")
     assert found.readout_time == pytest.approx(0.05)
-    assert "leaves the sign open; the polarity is never guessed" in found.no_direction
+    assert "the sign is unknown; the polarity is never guessed" in found.no_direction
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,15 @@ def test_times_that_are_none_are_named():
         ({}, ""),
         ({**J, "TotalReadoutTime": 0.0502}, ""),
         ({"PhaseEncodingAxis": "j"}, ""),
-        ({"PhaseEncodingDirection": "j-"}, "another PhaseEncodingDirection (j-) than the run (j)"),
-        ({"PhaseEncodingAxis": "i"}, "another phase-encoding axis (i) than the run (j)"),
-        ({"TotalReadoutTime": 0.04}, "another TotalReadoutTime (0.04 s) than the run (0.05 s)"),
+        (
+            {"PhaseEncodingDirection": "j-"},
+            "a different PhaseEncodingDirection (j-) from the run (j)",
+        ),
+        ({"PhaseEncodingAxis": "i"}, "a different phase-encoding axis (i) from the run (j)"),
+        (
+            {"TotalReadoutTime": 0.04},
+            "a different TotalReadoutTime (0.04 s) from the run (0.05 s)",
+        ),
     ],
 )
 def test_references_must_be_encoded_as_their_run(sidecar, difference):

@@ -145,7 +145,7 @@ def test_the_refusal_names_both_and_says_what_to_do():
     own, other = Grid((9, 9, 9), AFFINE), Grid((9, 9, 9), AFFINE + _shift(4.0))
     check_same_grid(("a.nii", own), ("b.nii", own))
     message = (
-        r"^b\.nii lies on another grid than a\.nii \(voxels up to 4 mm apart\); check that they"
+        r"^b\.nii is on a different grid from a\.nii \(voxels up to 4 mm apart\); check that they"
     )
     with pytest.raises(GeometryError, match=message):
         check_same_grid(("a.nii", own), ("b.nii", other))

@@ -111,7 +111,7 @@ def test_a_filter_that_empties_one_participant_is_a_warning_there(make_dataset):
     first, second, _ = index_subjects(root, bids_filters={"t1w": {"acquisition": "flash"}})
     assert first.problems == ()
     assert [p.severity for p in second.problems] == ["warning"]
-    assert "leaves sub-02 no image for 't1w'" in second.problems[0].message
+    assert "for 't1w' matches no image of sub-02" in second.problems[0].message
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_filter_that_empties_one_participant_is_a_warning_there(make_dataset):
     [
         ({"T1": {}}, "unknown query 'T1'; did you mean t1w"),
         ({"t1w": {"acq": "mprage"}}, "unknown entity 'acq'; did you mean acquisition"),
-        ({"t1w": "mprage"}, "has to be an object"),
-        ({"t1w": {"run": {"a": 1}}}, "it takes a text, a number"),
+        ({"t1w": "mprage"}, "must be an object"),
+        ({"t1w": {"run": {"a": 1}}}, "use a string, a number"),
     ],
 )
 def test_a_filter_with_a_mistake_is_refused(make_dataset, filters, words):
@@ -186,10 +186,10 @@ def test_a_participant_without_images_is_there_with_its_problem(make_dataset):
 
 
 def test_folders_that_are_no_datasets(make_dataset, tmp_path):
-    with pytest.raises(InputError, match="not a folder that exists") as caught:
+    with pytest.raises(InputError, match="not an existing folder") as caught:
         index_subjects(tmp_path / "nowhere")
     assert caught.value.exit_code == ExitCode.NO_INPUT
-    with pytest.raises(InputError, match="holds no participant") as caught:
+    with pytest.raises(InputError, match="has no participants") as caught:
         index_subjects(make_dataset({}))
     assert caught.value.exit_code == ExitCode.INVALID_BIDS
 

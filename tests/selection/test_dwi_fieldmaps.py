@@ -108,7 +108,7 @@ def test_a_run_that_is_meant_for_others_is_left_alone(dataset, said):
     dataset("dwi/sub-01_dir-PA_dwi", PA | said)
     plan = dataset.plan()
     assert plan.method is None
-    assert "meant for others" in plan.warnings[0]
+    assert "assigns it to other runs" in plan.warnings[0]
 
 
 def test_what_the_dataset_says_wins(dataset):
@@ -158,17 +158,17 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
     plan = dataset.plan()
     assert names(plan) == ["sub-01_dir-PA_dwi.nii.gz"]
     assert "sub-01_dir-PA_epi.nii.gz has neither TotalReadoutTime" in plan.warnings[0]
-    assert "are taken instead" in plan.warnings[0]
+    assert "are used instead" in plan.warnings[0]
 
 
 @pytest.mark.parametrize(
     ("other", "files", "word"),
     [
-        (AP, {}, "in the opposite direction, j; the names have dir-AP and dir-PA, but"),
-        (PA | {"PhaseEncodingDirection": "i"}, {}, "in the opposite direction, j"),
-        (PA, {"shape": (20, 22, 10)}, "another matrix (20 x 22 x 10 voxels"),
-        (PA, {"affine": np.diag([-3.0, 2.5, 4, 1])}, "another matrix"),
-        (PA, {"affine": np.diag([-3.0, -3, 4, 1])}, "voxel axes run another way"),
+        (AP, {}, "has the opposite phase encoding, j; the names have dir-AP and dir-PA, but"),
+        (PA | {"PhaseEncodingDirection": "i"}, {}, "has the opposite phase encoding, j"),
+        (PA, {"shape": (20, 22, 10)}, "a different matrix (20 x 22 x 10 voxels"),
+        (PA, {"affine": np.diag([-3.0, 2.5, 4, 1])}, "a different matrix"),
+        (PA, {"affine": np.diag([-3.0, -3, 4, 1])}, "voxel axes point in other directions"),
         (
             PA | {"TotalReadoutTime": 0.04},
             {},
@@ -181,7 +181,7 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
             {},
             "brightness of sub-01_dir-PA_dwi.nii.gz (NORM",
         ),
-        (PA, {"bvals": (700, 1000)}, "has no volume without diffusion weighting (b <= 50"),
+        (PA, {"bvals": (700, 1000)}, "has no b0 volume (b <= 50"),
         (PA, {"bvals": None}, "there is no .bval file"),
     ],
 )
@@ -198,7 +198,7 @@ def test_runs_of_one_direction(dataset):
     dataset("dwi/sub-01_run-1_dwi", AP)
     dataset("dwi/sub-01_run-2_dwi", AP)
     (warning,) = dataset.plan().warnings
-    assert warning.endswith("is encoded in the opposite direction, j.")
+    assert warning.endswith("has the opposite phase encoding, j.")
 
 
 def test_another_echo_time_is_pointed_at(dataset):

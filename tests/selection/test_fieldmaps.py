@@ -120,13 +120,13 @@ def test_one_set_that_names_nobody_serves_its_session():
     assert plan_for(*phasediff()).method == "phasediff"
     two = plan_for(*phasediff("acq-a_"), *phasediff("acq-b_"))
     assert two.method is None
-    assert "meant for it" in two.warnings[0]
+    assert "assigned to it" in two.warnings[0]
 
 
 def test_a_field_map_meant_for_another_run_is_left_alone():
     plan = plan_for(*phasediff(IntendedFor="func/sub-01_task-other_bold.nii.gz"))
     assert plan.method is None
-    assert "meant for it" in plan.warnings[0]
+    assert "assigned to it" in plan.warnings[0]
 
 
 def test_polarity_is_never_guessed():

@@ -191,7 +191,7 @@ def check_bold(plan, steps, said, asked, output_spaces):
         for text in output_spaces:
             name = text.partition(":")[0]
             there = name in {space.name for space in bold.spaces}
-            assert there or "stay in their own space" in said or f"written in {name}" in said
+            assert there or "stay in native space" in said or f"written in {name}" in said
 
 
 def check_dwi(plan, steps, asked):
@@ -249,5 +249,5 @@ def test_a_template_that_cannot_be_reached_is_an_error_and_the_rest_is_done(peop
     (bold,) = plan.bold
     assert [space.name for space in bold.spaces] == ["T1w"]
     (problem,) = [problem for problem in plan.problems if problem.severity == "error"]
-    assert f"nothing is written in {NAME}" in problem.message
+    assert f"no outputs are written in {NAME}" in problem.message
     assert "Add the transform to the derivatives" in problem.message

@@ -130,9 +130,9 @@ def test_shells():
     [
         ([0, 2000, 2000], [0, 1, 0.9995], [0, 2000, 2000], None),  # digits
         ([0, 2000, 2000], [0, 1, 0.5**0.5], [0, 2000, 1000], "squared length"),
-        ([0, 1000, 2000], [0, 0.5**0.5, 1], [0, 1000, 2000], "taken as they are written"),
-        ([0, 1000, 1000], [0, 3, 3], [0, 1000, 1000], "taken as they are written"),
-        ([0, 1000, 1000], [0, 0.5, 0.5], [0, 1000, 1000], "taken as they are written"),
+        ([0, 1000, 2000], [0, 0.5**0.5, 1], [0, 1000, 2000], "used as written"),
+        ([0, 1000, 1000], [0, 3, 3], [0, 1000, 1000], "used as written"),
+        ([0, 1000, 1000], [0, 0.5, 0.5], [0, 1000, 1000], "used as written"),
         ([0, 2000, 2000], [0, 1, 0.1], [0, 2000, 20], "squared length"),  # one becomes b0
     ],
 )
@@ -156,7 +156,7 @@ def test_files_in_other_shapes(tmp_path):
     np.savetxt(tmp_path / "turned.bvec", vectors, delimiter=",")
     found, (note,) = read_bvecs(tmp_path / "turned.bvec")
     np.testing.assert_allclose(found, vectors)
-    assert "three columns where FSL's format has three rows" in note
+    assert "three columns instead of the three rows of FSL's format" in note
 
 
 @pytest.mark.parametrize(

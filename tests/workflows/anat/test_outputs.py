@@ -153,7 +153,7 @@ def test_sidecars_of_what_was_computed_elsewhere_name_its_dataset(tmp_path, raw)
     for part, name in names.items():
         sidecar = json.loads((out / f"{SESSION}_{name}.json").read_text())
         assert sidecar["Sources"] == GIVEN[part]
-        assert "computed elsewhere" in sidecar["Description"]
+        assert "precomputed" in sidecar["Description"]
         assert "RandomSeed" not in sidecar
     # A transform in ITK's text stays one, and what it carried cites it by that name.
     assert (out / f"{SESSION}_{there}.txt").is_file()

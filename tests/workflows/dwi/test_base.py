@@ -192,7 +192,7 @@ def test_the_methods_name_what_is_done(person, tmp_path):
     _, _, workflow = graph(person(others=("T1w", "epi")), tmp_path)
     text = workflow.visit_desc()
     wanted_words = ("14 volumes", "12 of b = 1000", "eddy currents", "opposite phase-encoding")
-    for wanted in (*wanted_words, "lost their signal"):
+    for wanted in (*wanted_words, "signal dropout"):
         assert wanted in text, wanted
 
 

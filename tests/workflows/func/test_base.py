@@ -227,7 +227,7 @@ def test_what_was_given_is_cited_and_has_no_report(make_run, tmp_path):
     stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"
     reference = found[f"{stem}desc-hmc_boldref.nii.gz"].inputs
     assert reference.metadata["Sources"] == given["bold_ref"]
-    assert reference.metadata["Description"].endswith("; computed elsewhere")
+    assert reference.metadata["Description"].endswith("; precomputed")
     assert "RandomSeed" not in reference.metadata
     assert not isdefined(reference.metadata_key)
     for way in ("from-boldref_to-T1w", "from-T1w_to-boldref"):
