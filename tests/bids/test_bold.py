@@ -108,7 +108,7 @@ def test_the_reference_of_the_shortest_echo(dataset):
             {"affine": AFFINE + np.diag([0, 0, 0.5, 0])},
             "a different grid from the run (voxels up to 4.5 mm apart)",
         ),
-        ({"sidecar": {"PhaseEncodingDirection": "j"}}, "has another PhaseEncodingDirection"),
+        ({"sidecar": {"PhaseEncodingDirection": "j"}}, "has a different PhaseEncodingDirection"),
     ],
 )
 def test_a_reference_that_cannot_be_used(dataset, reference, why):
@@ -159,7 +159,7 @@ def test_repetition_times_that_contradict_each_other(dataset):
         ({"RepetitionTime": 2000}, 2.0, 2.0, None),  # `check_sidecar` speaks of milliseconds
         ({"RepetitionTime": 2.0}, 2000.0, 2.0, None),
         ({"RepetitionTime": 2.0}, 0.0, 2.0, None),
-        ({}, 2.0, 2.0, "the header's, 2 s, is used"),
+        ({}, 2.0, 2.0, "that of the header, 2 s, is used"),
         ({"RepetitionTime": "2 s"}, 2.0, 2.0, "has no RepetitionTime"),
         ({"RepetitionTime": 0}, 0.0, None, "neither the sidecar nor the header"),
         ({}, 0.0, None, "neither the sidecar nor the header"),
@@ -245,7 +245,7 @@ def test_echoes_make_one_run(dataset):
     assert several.echo_times == (0.013, 0.03, 0.06)
     assert several.entities == {"subject": "01", "task": "rest"}
     (warning,) = said(dataset)[2]
-    assert "echo-2, echo-3 of the run is missing (echo-1 is there)" in warning
+    assert "echo-2, echo-3 of the run is missing (available: echo-1)" in warning
     assert "processed as a run of one echo" in warning
 
 

@@ -114,8 +114,8 @@ TURNED = "\n".join(" ".join(f"{value:.6f}" for value in row) for row in BVECS)
 @pytest.mark.parametrize(
     ("files", "word"),
     [
-        ({"bvals": None}, r"there is no \.bval file; add sub-01_dwi\.bval"),
-        ({"bvecs": None}, r"there is no \.bvec file"),
+        ({"bvals": None}, r"the \.bval file is missing; add sub-01_dwi\.bval"),
+        ({"bvecs": None}, r"the \.bvec file is missing"),
         ({"bvals": BVALS[:7]}, r"sub-01_dwi\.bval has 7 b-values, but the image has 8 volumes"),
         ({"bvecs": BVECS[:7]}, "has 7 directions, but the image has 8 volumes"),
         ({"bvecs": "0 1 0 1\n0 0 1 0"}, "2 rows of 4, 4 numbers; a .bvec file has three rows"),
@@ -129,7 +129,7 @@ TURNED = "\n".join(" ".join(f"{value:.6f}" for value in row) for row in BVECS)
         ({"bvals": BVALS + 60, "bvecs": np.vstack([SIX, SIX[:2]])}, "--b0-threshold 60"),
         ({"shape": (20, 20, 10), "bvals": "900", "bvecs": "0\n0\n1"}, "only one volume"),
         ({"shape": (20, 20, 10), "bvals": None, "bvecs": None}, "only one volume"),
-        ({"shape": (20, 20, 1, 8)}, "20 x 20 x 1 x 8 voxels; at least 8 a side"),
+        ({"shape": (20, 20, 1, 8)}, "20 x 20 x 1 x 8 voxels; at least 8 along each axis"),
         ({"shape": (20, 20)}, "the image is not a volume"),
     ],
 )

@@ -149,7 +149,9 @@ def test_the_refusal_names_both_and_says_what_to_do():
     )
     with pytest.raises(GeometryError, match=message):
         check_same_grid(("a.nii", own), ("b.nii", other))
-    with pytest.raises(GeometryError, match=r"^The mask lies on .*; convert it again\.$"):
+    with pytest.raises(
+        GeometryError, match=r"^The mask is on a different grid from .*; convert it again\.$"
+    ):
         check_same_grid(("a.nii", own), ("the mask", other), then="convert it again")
 
 

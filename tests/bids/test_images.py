@@ -133,7 +133,9 @@ def test_dimensions(write_image):
     assert "is not a volume (200 x 200 voxels)" in only(
         check_image(write_image(volume((200, 200)))), "error"
     )
-    assert "at least 16 a side" in only(check_image(write_image(volume((15, 40, 40)))), "error")
+    assert "at least 16 along each axis" in only(
+        check_image(write_image(volume((15, 40, 40)))), "error"
+    )
     assert check_image(write_image(volume((20, 22, 24, 3))), ndim=4) == []
 
 

@@ -76,9 +76,9 @@ def test_participants_not_asked_for_are_not_entered(make_dataset):
     [
         ({"participant_labels": ["sub-99", "03"]}, "sub-03, sub-99 do not exist"),
         ({"participant_labels": ["011"]}, "sub-011 does not exist .*did you mean sub-01"),
-        ({"session_labels": ["c"]}, "ses-c does not exist .*there is ses-a, ses-b"),
+        ({"session_labels": ["c"]}, "ses-c does not exist .*available: ses-a, ses-b"),
         ({"bids_filters": {"t1w": {"acquisition": "mp2rage"}}}, "acquisition is flash or mprage"),
-        ({"bids_filters": {"t2w": {"session": "a"}}}, "matches no image: 0 images"),
+        ({"bids_filters": {"t2w": {"session": "a"}}}, "matches no image: there are 0 images"),
     ],
 )
 def test_what_matches_nothing_ends_with_18_and_names_what_is_there(make_dataset, options, words):

@@ -123,5 +123,5 @@ def test_a_whole_anatomy_comes_from_one_dataset(tmp_path):
     assert found["tpms"] == [
         str(anat / f"sub-01_label-{tissue}_probseg.nii.gz") for tissue in ("GM", "WM", "CSF")
     ]
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         find_anatomy({"x": tmp_path / "none"}, "01", None, SPACE)

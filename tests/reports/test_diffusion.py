@@ -51,7 +51,7 @@ def test_a_run_has_its_section_beside_the_functional_ones(study):
         "mean 0.31 mm from volume to volume, maximum 2.40 mm",
         "0.40%",
         "27 (b0, median in the brain)",
-        "1 of 2 found; not Right Arcuate",
+        "1 of 2 found; missing: Right Arcuate",
         "Maps of the diffusion tensor",
         "Also in the space of",
     ):

@@ -73,7 +73,7 @@ def test_optional_pictures_may_be_missing_others_not(study):
     study.add_bold("01", "task-x", figures=BOLD_DESCS[1:])
     (_, other) = find_runs(FUNCTIONAL, study.out, "01")
     (doubt,) = run_doubts(other)
-    assert doubt == "Pictures of task-x are missing: confounds and carpet plot."
+    assert doubt == "Figures of task-x are missing: confounds and carpet plot."
     page = page_of(study)
     assert doubt in page.text()
     assert "Needs review" in page.text("p")
@@ -85,7 +85,7 @@ def test_a_broken_picture_counts_as_missing_even_if_optional(study):
     path.write_text(path.read_text()[:-40])
     assert "alignment of bold and t1w" in page_of(study).text().lower()
     (run,) = find_runs(FUNCTIONAL, study.out, "01")
-    assert run_doubts(run) == ["Pictures of task-rest are missing: alignment of bold and t1w."]
+    assert run_doubts(run) == ["Figures of task-rest are missing: alignment of bold and t1w."]
 
 
 def test_a_run_without_any_picture_is_named(study):
@@ -107,7 +107,7 @@ def test_doubtful_alignment_and_many_outliers_are_said(study):
     study.whole().add_bold("01", summary=summary)
     text = page_of(study).text()
     assert "The alignment of task-rest with the T1w image may be wrong: it moved 40 mm." in text
-    assert "35% of the volumes of task-rest are outliers." in text
+    assert "35% of the volumes of task-rest are motion outliers." in text
 
 
 def test_facts_of_correction_and_alignment():

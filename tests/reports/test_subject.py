@@ -127,7 +127,7 @@ def test_a_participant_that_failed_at_the_first_step(study):
     assert "repair or replace it" in text
     assert "/out/logs/crash.txt" in text
     assert "<b>broken</b>" in page.text("pre")
-    assert "correct bias (anatomy > anat), because of “orient t1w”" in text
+    assert "correct bias (anatomy > anat), because “orient t1w” failed" in text
     assert not page.having("figure", **{"class": "reportlet"})
     assert "There are no figures" in text
 
@@ -218,7 +218,7 @@ def test_sessions_have_a_section_each(study):
     assert {"session-1", "session-2"} <= set(page.ids)
     assert len(page.having("figure", **{"class": "reportlet"})) == 7
     assert (
-        "Pictures of session after are missing: correction of uneven brightness, grey matter, "
+        "Figures of session after are missing: correction of uneven brightness, grey matter, "
         "white matter and cerebrospinal fluid, overlap with the template." in text
     )
     assert "The brain mask of session after may be wrong" in text
@@ -242,7 +242,7 @@ def test_a_broken_picture_counts_as_missing(study, content):
     (study.out / "sub-01" / "figures" / "sub-01_desc-brain_T1w.svg").write_text(content)
     page = write(study)
     assert page.having("div", **{"class": "banner look"})
-    assert "Pictures are missing: brain mask." in page.text()
+    assert "Figures are missing: brain mask." in page.text()
 
 
 def test_broken_sidecars_do_not_stop_the_page(study):

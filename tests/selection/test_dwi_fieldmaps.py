@@ -127,7 +127,7 @@ def test_a_source_that_is_not_there_is_not_replaced(dataset):
     dataset("dwi/sub-01_dir-PA_dwi", PA)
     plan = dataset.plan()
     assert plan.method is None
-    assert "gone, its B0FieldSource" in plan.warnings[0]
+    assert "its B0FieldSource, gone," in plan.warnings[0]
 
 
 def test_another_session_shares_names_but_no_field_map(dataset):
@@ -179,10 +179,10 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
         (
             PA | {"ImageType": ["ORIGINAL", "NORM"]},
             {},
-            "brightness of sub-01_dir-PA_dwi.nii.gz (NORM",
+            "normalised the intensity of sub-01_dir-PA_dwi.nii.gz (NORM",
         ),
         (PA, {"bvals": (700, 1000)}, "has no b0 volume (b <= 50"),
-        (PA, {"bvals": None}, "there is no .bval file"),
+        (PA, {"bvals": None}, "the .bval file is missing"),
     ],
 )
 def test_a_run_that_contradicts(dataset, other, files, word):

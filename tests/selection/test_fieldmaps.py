@@ -103,7 +103,7 @@ def test_one_opposite_epi_goes_with_the_bold_itself():
 def test_epi_of_the_same_direction_alone_are_no_field_map():
     plan = plan_for(pair(**FOR_BOLD)[0])
     assert plan.method is None
-    assert "opposite direction, j" in plan.warnings[0]
+    assert "the opposite phase encoding, j" in plan.warnings[0]
 
 
 def test_b0_field_source_wins_over_intended_for():
