@@ -1,4 +1,4 @@
-"""Writes the derivatives of a DWI run under their BIDS names."""
+"""Derivatives of a DWI run, under their BIDS names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def init_dwi_derivatives_wf(
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
 ) -> Workflow:
-    """Write what the diffusion workflow of one run has computed.
+    """Build the sinks of the derivatives of one DWI run.
 
     Parameters
     ----------
@@ -39,15 +39,15 @@ def init_dwi_derivatives_wf(
     run : DwiRun
         The run; its entities name the files.
     models : collection of str
-        That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
+        Computed models, as named by `neuroferry.workflows.dwi.models.plan_models`.
     with_anat, with_tracts, with_slices : bool
-        Whether there is a T1w image, whether bundles were looked for, and lost slices replaced.
+        Whether there is a T1w image, bundles were tracked, and slices with dropout replaced.
     in_t1w : bool
-        Whether series and tensors are in the space of the T1w image as well.
+        Whether series and tensors are also written in the space of the T1w image.
     fieldmap : FieldmapPlan, optional
-        What distortion was corrected with.
+        How distortion was corrected.
     seed : int
-        Of the random numbers, written into the sidecars.
+        Seed of the random numbers, written into the sidecars.
     name : str
         Name of the workflow.
 
@@ -85,22 +85,22 @@ def init_joined_derivatives_wf(
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
 ) -> Workflow:
-    """Write what was computed from several runs together, in the space of the T1w image.
+    """Build the sinks of the derivatives of joined runs, in the space of the T1w image.
 
     Parameters
     ----------
     out_dir, bids_dir : path
         Roots of the derivatives, and of the dataset that the runs belong to.
     run : DwiRun
-        What they are together; its entities name the files.
+        The joined run; its entities name the files.
     runs : sequence of DwiRun
         The runs.
     models : collection of str
-        That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
+        Computed models, as named by `neuroferry.workflows.dwi.models.plan_models`.
     with_tracts : bool
-        Whether bundles were looked for.
+        Whether bundles were tracked.
     seed : int
-        Of the random numbers, written into the sidecars.
+        Seed of the random numbers, written into the sidecars.
     name : str
         Name of the workflow.
 
@@ -126,7 +126,7 @@ T1W = {"space": "T1w"}
 
 
 class _Namer(RunNamer):
-    """Names and describes the files of one run."""
+    """Names and sidecars of the files of one run."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class _Namer(RunNamer):
         return Output(source, names, suffix, metadata, extension, datatype, report)
 
     def series_outputs(self, *, with_slices: bool) -> list[Output]:
-        """List what is written of every run."""
+        """List the files that are written for every run."""
         reference = self._uri("dwiref", description="hmc")
         hmc = self._xfm("orig", "dwiref", "hmc")
         xfm = self._uri("xfm", TEXT, **hmc)
@@ -234,7 +234,7 @@ class _Namer(RunNamer):
         ]
 
     def t1w_outputs(self, *, with_slices: bool) -> list[Output]:
-        """List the series, its reference and the brain in the space of the T1w image."""
+        """List the series, its reference and the brain mask in the space of the T1w image."""
         sources = [*self._raw, self._uri("xfm", TEXT, **self._xfm("orig", "dwiref", "hmc"))]
         if self._with_sdc:
             sources.append(self._uri("fieldmap", datatype="fmap", description="preproc"))
@@ -272,7 +272,7 @@ class _Namer(RunNamer):
         suffix: str = "",
         space: Mapping[str, str] | None = None,
     ) -> Output:
-        """Name one map of a model, in the run's own space or in another."""
+        """Make the sink of one map of a model, in the run's own space or another."""
         there = dict(space or {})
         made = [
             self._uri("dwi", description="preproc", **there),
@@ -294,7 +294,7 @@ class _Namer(RunNamer):
         )
 
     def tract_outputs(self) -> list[Output]:
-        """List the bundles, and the profiles along them."""
+        """List the bundles and their tract profiles."""
         about = self._about(
             "Streamlines of a bundle, in RAS+ mm of the reference",
             [self._uri("dwi", description="preproc")],
@@ -320,7 +320,7 @@ class _Namer(RunNamer):
 
 
 class _JoinedNamer(_Namer):
-    """Names and describes the files of several runs together."""
+    """Names and sidecars of the files of joined runs."""
 
     def __init__(
         self,
@@ -338,7 +338,7 @@ class _JoinedNamer(_Namer):
         self._names = {**self._names, **T1W}
 
     def joined_outputs(self) -> list[Output]:
-        """List the series, its mean b0 image and the brain."""
+        """List the series, its mean b0 image and the brain mask."""
         space: dict[str, Any] = {"SpatialReference": "T1w"}
         preproc = {"description": "preproc"}
         series = self._about(
