@@ -1,8 +1,8 @@
-"""A participant's diffusion-weighted runs, and checks of what their files say.
+"""A participant's DWI runs, with checks of their files.
 
-A run is an image with one b-value and one direction a volume (``.bval``, ``.bvec``), both
-found by the inheritance principle. What is unclear is settled in one place, `examine_dwi`,
-so that what is said before a run is what the run does.
+A DWI run is an image with one b-value and one direction per volume (``.bval``, ``.bvec``), both
+found by the inheritance principle. Ambiguities are resolved in one place, `examine_dwi`, so that
+the messages before processing match the processing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ONLY_B0S = (
 
 @dataclass(frozen=True)
 class DwiRun:
-    """One diffusion-weighted run.
+    """One DWI run.
 
     Attributes
     ----------
@@ -57,21 +57,21 @@ class DwiRun:
     n_volumes : int
         Number of volumes.
     bvals : tuple of float
-        s/mm2, settled (see `neuroferry.bids.gradients.settle_gradients`).
+        s/mm2, checked (see `neuroferry.bids.gradients.settle_gradients`).
     shells : tuple of Shell
-        Volumes of about one b-value, the b0 volumes first.
+        Volumes with similar b-values, the b0 volumes first.
     n_directions : int
-        Directions that differ; opposite ones are one.
+        Number of distinct directions; opposite ones count as one.
     fits_tensor : bool
-        Whether the directions determine a tensor: six at least, and not in one plane.
+        Whether the directions determine a tensor: at least six, and not in one plane.
     phase_encoding : str or None
-        ``PhaseEncodingDirection``; None where the sidecar does not tell the polarity.
+        ``PhaseEncodingDirection``; None if the sidecar does not give the polarity.
     phase_axis : str or None
         ``i``, ``j`` or ``k``; known more often than the polarity.
     readout_time : float or None
         Total readout time, s.
     slice_axis : int
-        Stored axis that the slices lie along: the third, unless the sidecar has another.
+        Stored axis along which slices are stacked: the third, unless the sidecar has another.
     """
 
     image: Image
@@ -106,7 +106,7 @@ class DwiRun:
 
     @property
     def label(self) -> str:
-        """Name of the run in a graph: its entities beside participant and session.
+        """Name of the run in a graph: its entities other than participant and session.
 
         Examples
         --------
@@ -123,23 +123,23 @@ class DwiRun:
 
 
 def dwi_images(subject: Subject) -> tuple[Image, ...]:
-    """Pick the diffusion-weighted images; phase and complex parts are left out."""
+    """Select the diffusion-weighted images; phase and complex parts are skipped."""
     images = subject.select("dwi", "dwi")
     return tuple(run for run in images if run.entities.get("part") not in OTHER_PARTS)
 
 
 class CheckedDwi(NamedTuple):
-    """DWI runs of a participant, and what is wrong with them.
+    """DWI runs of a participant, and their problems.
 
     Attributes
     ----------
     runs : list of DwiRun
         Those that can be processed, in the order of their names.
     problems : list of Problem
-        What is wrong, each for one run.
+        Their problems, each about one run.
     unusable : set of Path
-        Images that cannot be used. Those of b0 volumes alone can: for the distortion of runs
-        of the opposite phase encoding.
+        Images that cannot be used. Images with only b0 volumes can: they correct the distortion
+        of runs with the opposite phase encoding.
     """
 
     runs: list[DwiRun]
@@ -148,12 +148,12 @@ class CheckedDwi(NamedTuple):
 
 
 def check_dwi(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> CheckedDwi:
-    """Read and check a participant's diffusion-weighted runs.
+    """Read and check a participant's DWI runs.
 
     Parameters
     ----------
     subject : Subject
-        Whose images can be read.
+        Participant whose images can be read.
     b0_threshold : float
         Volumes up to this b-value are not diffusion-weighted, s/mm2.
 
@@ -175,7 +175,7 @@ def check_dwi(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> Checke
 def examine_dwi(
     run: Image, *, b0_threshold: float = B0_THRESHOLD
 ) -> tuple[DwiRun | None, list[Finding]]:
-    """Settle what a run is, from header, gradients and sidecar.
+    """Determine the properties of a run from header, gradients and sidecar.
 
     Parameters
     ----------
@@ -187,9 +187,9 @@ def examine_dwi(
     Returns
     -------
     DwiRun or None
-        None where something keeps it from being processed.
+        None if it cannot be processed.
     list of Finding
-        What is wrong, in plain sentences.
+        Its problems, in plain sentences.
     """
     try:
         facts = read_header(run.path)
@@ -247,7 +247,7 @@ def _slice_axis(metadata: Mapping[str, Any]) -> int:
 
 
 def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:
-    """Find the volumes of an image that are not diffusion-weighted; directions do not matter.
+    """Find the b0 volumes of an image, from its b-values alone.
 
     Parameters
     ----------
@@ -264,7 +264,8 @@ def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int
     Raises
     ------
     InputError
-        If there are no b-values, not as many as volumes, or senseless ones.
+        If there are no b-values, their number differs from that of the volumes, or they are
+        invalid.
     """
     bval = _find_beside(image.path, ".bval")
     bvals = read_bvals(bval)
@@ -274,7 +275,7 @@ def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int
 
 
 def has_bvals(image: Image) -> bool:
-    """Tell whether an image has b-values."""
+    """Check whether an image has b-values."""
     try:
         _find_beside(image.path, ".bval")
     except (InputError, OSError):
@@ -283,7 +284,7 @@ def has_bvals(image: Image) -> bool:
 
 
 def _is_b0s(image: Image, b0_threshold: float) -> bool:
-    """Whether no volume at all is diffusion-weighted, as far as the b-values can be read."""
+    """Check whether all volumes are b0 volumes, if the b-values can be read."""
     try:
         found = b0_volumes(image, b0_threshold=b0_threshold)
         return len(found) == read_header(image.path).n_volumes
@@ -292,7 +293,7 @@ def _is_b0s(image: Image, b0_threshold: float) -> bool:
 
 
 def _find_beside(image: Path, extension: str) -> Path:
-    """Find the nearest file of a kind that applies to an image."""
+    """Find the nearest file with an extension that applies to an image."""
     root = next(
         (folder.parent for folder in image.parents if folder.name.startswith("sub-")),
         image.parent,

@@ -1,7 +1,7 @@
-"""Looks into an image before anything is computed from it, and says what is wrong.
+"""Checks of images before anything is computed from them.
 
-One pass over the file in blocks of one megabyte: the memory does not depend on the size of
-the image, and a compressed file is read to its end, so that its checksum is verified.
+Each file is read once in blocks of one megabyte: memory does not depend on the size of the
+image, and a compressed file is read to its end, so that its checksum is verified.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _MIN_VOXELS = 16
-#: Slices of a series or a field map that covers a part of the head.
+#: Fewest slices of a series or a field map that covers a part of the head.
 _MIN_SLICES = 8
 _EXTENT_MM = (60.0, 700.0)
-#: Corner voxels farther apart than this: sform and qform mean different places.
+#: Distance of corner voxels, mm, above which sform and qform are different positions.
 _TOLERANCE_MM = 1.0
 #: Largest departure of a voxel's edges from right angles, and of its volume.
 _SHEAR_DEGREES = 1.0
@@ -37,7 +37,7 @@ _VOLUME_CHANGE = 0.01
 
 @dataclass
 class _Values:
-    """What a pass over the voxels finds."""
+    """Statistics of the voxel values."""
 
     low: float = np.inf
     high: float = -np.inf
@@ -54,30 +54,29 @@ class _Values:
 
 
 def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
-    """Check that an image can be read to its end and means what a workflow takes it to mean.
+    """Check that an image can be read to its end and is what a workflow expects.
 
     Parameters
     ----------
     path : path
         A ``.nii`` or ``.nii.gz`` file.
     ndim : int
-        How many dimensions longer than one voxel the image should have; 3 for
-        anatomical images. One volume too many dimensions is a warning (it is squeezed).
+        Expected number of dimensions longer than one voxel; 3 for anatomical images. Extra
+        dimensions of length one are a warning (they are squeezed).
 
     Returns
     -------
     list of Problem
-        Empty for a sound image. After an error that leaves nothing more to check, the
-        others are not looked for.
+        Empty for a valid image. An error that prevents further checks is the last one.
 
     Notes
     -----
     ``sform`` and ``qform`` may both be set and differ. The rule here: the sform is used, as
-    nibabel does. A difference up to 1 mm at the corners of the volume is rounding. A
-    larger one is a warning, and an error where the two disagree on which voxel axis points
-    where (left and right might change places), on the volume of a voxel (by more than 1%:
-    brain volumes would be wrong), or where the voxels are no right-angled boxes (by more
-    than 1 degree). Neither set is an error: left and right cannot be known then.
+    nibabel does. A difference of up to 1 mm at the corners of the volume is rounding. A
+    larger one is a warning. It is an error if the two disagree on the directions of the
+    voxel axes (left and right might be swapped) or on the volume of a voxel (by more than 1%:
+    brain volumes would be wrong), or if the voxels are sheared (by more than 1 degree).
+    Neither set is an error: left and right are unknown then.
     """
     path = Path(path)
     subject = parse_name(path).entities.get("subject")
@@ -95,7 +94,7 @@ def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
 
 
 def _read(path: Path) -> tuple[Any, _Values]:
-    """Read header and voxels; raise InputError where that is not possible."""
+    """Read header and voxels; raise InputError if that is not possible."""
     if path.is_symlink() and not path.exists():
         raise InputError(
             f"{path} links to a file that does not exist ({path.readlink()}); fetch its content"
@@ -251,7 +250,7 @@ def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
             )
             if form is not None
         }
-    except Exception as error:  # nibabel raises several kinds on a bad quaternion
+    except Exception as error:  # nibabel raises several kinds of exceptions on a bad quaternion
         yield (
             f"the orientation in the header is not valid ({error}); convert the image again",
             True,

@@ -1,7 +1,7 @@
-"""Names and writes derivatives: each file appears whole or not at all, with the same bytes.
+"""Names and writing of derivatives: each file appears whole or not at all, with the same bytes.
 
-No file holds a date, a host or a process number, so that a run on another machine writes
-what this one does. A file that is there with the right content is left alone.
+No file holds a date, host or process number, so that a run on another machine writes the same
+bytes. An existing file with the right content is not touched.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from neuroferry.files import write_json, write_text
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "neuroferry"
-#: The name under which the sidecars' ``Sources`` mean the input dataset.
+#: The name of the input dataset in the sidecars' ``Sources``.
 RAW_DATASET = "raw"
-#: What is written beside the derivatives and has no place in BIDS (yet).
+#: Files written next to the derivatives that are not part of BIDS (yet).
 BIDSIGNORE = (
     "*.html",
     "logs/",
@@ -57,7 +57,7 @@ TISSUE_LABELS = (
 
 
 class Container(TypedDict, total=False):
-    """The image that a run came out of, for ``GeneratedBy``."""
+    """Container image of a run, for ``GeneratedBy``."""
 
     Type: str
     Tag: str
@@ -73,7 +73,7 @@ def derivative_path(
     extension: str,
     datatype: str,
 ) -> Path:
-    """Name a derivative: folders for subject, session and datatype, entities in BIDS order.
+    """Build the path of a derivative: subject, session and datatype folders, BIDS name.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def derivative_path(
 
 
 def bids_uri(path: str | Path, root: str | Path, dataset: str = "") -> str:
-    """Write the BIDS URI of a file; an empty dataset means the one that it stands in.
+    """Build the BIDS URI of a file; an empty dataset is the one that cites it.
 
     Examples
     --------
@@ -158,16 +158,16 @@ def write_dataset_description(
     Parameters
     ----------
     out_dir : path
-        Root of the derivatives; made where it does not exist.
+        Root of the derivatives; created if it does not exist.
     bids_dir : path
-        The input dataset, as the run sees it (``/bids`` inside the image).
+        The input dataset, as seen by the run (``/bids`` inside the container).
     version : str
-        Of neuroferry.
+        Version of neuroferry.
     container : Container, optional
-        Type, tag and digest of the image that the run came out of.
+        Type, tag and digest of the container image of the run.
     derivatives : mapping of str to pathlib.Path, optional
-        Datasets of precomputed results by the names that sidecars cite them by. Those that
-        are there from earlier runs stay, since sidecars of those runs cite them.
+        Datasets of precomputed results, by the names that sidecars cite them by. Those of
+        earlier runs are kept, since sidecars of those runs cite them.
 
     Returns
     -------
@@ -219,7 +219,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _links(path: Path) -> dict[str, str]:
-    """Read the names that a description gives to other datasets, where it is sound."""
+    """Read the names of other datasets in a description, if it is valid."""
     try:
         links = read_json(path).get("DatasetLinks") if path.exists() else None
     except InputError:

@@ -1,4 +1,4 @@
-"""Finds what was estimated of a BOLD run before: by neuroferry, or by fMRIPrep."""
+"""Precomputed estimates for a BOLD run, by neuroferry or fMRIPrep."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from neuroferry.bids.outputs import bids_uri
 from neuroferry.bids.precomputed import check_dataset
 from neuroferry.errors import InputError
 
-#: Entities that say what a file is, and not which run it belongs to.
+#: Entities that describe a file, and not the run that it belongs to.
 _OF_THE_FILE = ("description", "from", "to", "mode", "part", "echo")
-#: From, to and description of a transform to the part that it is.
+#: Part of a transform, by its from, to and desc entities.
 _XFMS = {
     "orig boldref hmc": "motion_xfms",
     "boldref T1w coreg": "boldref2anat_xfm",
@@ -25,9 +25,9 @@ _XFMS = {
 def find_bold(
     datasets: Mapping[str, Path], run: BoldRun, *, with_position: bool = True
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Look for what earlier runs estimated of a BOLD run.
+    """Find precomputed estimates for a BOLD run.
 
-    The parts belong together: motion, mask and position are those of one reference. So they
+    The parts belong together: motion, mask and coregistration are those of one reference. So they
     come from the first dataset that has a reference of the run.
 
     Parameters
@@ -35,9 +35,9 @@ def find_bold(
     datasets : mapping of str to pathlib.Path
         Derivative datasets by name.
     run : BoldRun
-        The run, whose entities the files must have, all of them and no others.
+        The run; the files must have exactly its entities.
     with_position : bool
-        Whether the transform to the T1w image is of use: only where that is the same image.
+        Whether to use the transform to the T1w image: only if it is the same image.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def find_bold(
     Raises
     ------
     InputError
-        Where a dataset is missing, has two files for one part, or has parts of another run.
+        If a dataset is missing, has two files for one part, or has parts of another run.
     """
     for name, root in datasets.items():
         check_dataset(name, root)
@@ -68,7 +68,7 @@ def find_bold(
 
 
 def _sort(root: Path, run: BoldRun) -> dict[str, Path]:
-    """Say which part of the run each file of a dataset is."""
+    """Sort the files of the run in a dataset by part."""
     folder = root / f"sub-{run.entities['subject']}"
     if run.session is not None:
         folder = folder / f"ses-{run.session}"
@@ -103,7 +103,7 @@ def _part(path: Path, wanted: Mapping[str, str]) -> str | None:
 
 
 def _check(files: Mapping[str, Path], run: BoldRun) -> None:
-    """Refuse parts that cannot be those of the run."""
+    """Check that parts can belong to the run."""
     for part in ("bold_ref", "bold_mask"):
         if part not in files:
             continue

@@ -1,4 +1,4 @@
-"""Single-band references: which one belongs to a BOLD run, and whether it can be used."""
+"""Single-band references of BOLD runs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def settle_sbref(echoes: Sequence[Image], references: Sequence[Image]) -> tuple[
     Returns
     -------
     Path or None
-        The one of the shortest echo, where it can be used.
+        That of the shortest echo, if it can be used.
     str
-        Why one that is there cannot be used; empty where it can, or where there is none.
+        Why an existing one cannot be used; empty if it can, or if there is none.
     """
     wanted = _of_the_run(echoes[0].entities)
     ours = [run for run in references if _of_the_run(run.entities) == wanted]
@@ -51,7 +51,7 @@ def _of_the_run(entities: Mapping[str, str]) -> dict[str, str]:
 
 
 def _why_not(reference: Image, series: Image) -> str:
-    """Say what keeps a reference from being used; nothing where it can be."""
+    """Explain why a reference cannot be used; empty if it can."""
     errors = [p.message for p in check_image(reference.path, ndim=4) if p.severity == "error"]
     if errors:
         return f"cannot be used ({errors[0].removeprefix(f'{reference.path}: ')})"

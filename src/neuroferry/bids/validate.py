@@ -1,4 +1,4 @@
-"""Checks a dataset before anything is computed, and says what is wrong in plain sentences."""
+"""Checks of a dataset before anything is computed, with problems in plain sentences."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from neuroferry.errors import ExitCode, InputError
 __all__ = ["check_image", "check_sidecar", "check_subjects", "validate_dataset"]
 
 _VALIDATOR = "bids-validator-deno"
-#: What the validator finds and `check_image` says with more detail, for the images in use.
+#: Issues of the validator that `check_image` reports in more detail, for the images in use.
 _LEFT_TO_CHECK_IMAGE = {
     "EMPTY_FILE",
     "NIFTI_HEADER_UNREADABLE",
     "T1W_FILE_WITH_TOO_MANY_DIMENSIONS",
 }
-#: What a link to only some of the participants makes the validator say.
+#: Issues that only arise because the validator sees some of the participants.
 _BY_SELECTION = {"PARTICIPANT_ID_MISMATCH"}
-#: Validator's code to what is wrong and what to do; other codes keep the validator's words.
+#: Validator's code to the problem and what to do; other codes keep the validator's words.
 _PLAIN: dict[str, tuple[str, str]] = {
     "NOT_INCLUDED": (
         "the name is not a valid BIDS name",
@@ -73,31 +73,31 @@ def validate_dataset(
     use_validator: bool = True,
     time_limit: float = 60.0,
 ) -> list[Problem]:
-    """Check the dataset as a whole and, with the BIDS validator, the participants asked for.
+    """Check the dataset as a whole and, with the BIDS validator, the requested participants.
 
-    What the validator calls an error is a warning here: real datasets have some, mostly in
-    files that the run does not touch. What makes an image unusable, `check_subjects` finds.
+    Errors of the validator are warnings here: real datasets have some, mostly in files that
+    the run does not use. `check_subjects` finds unusable images.
 
     Parameters
     ----------
     bids_dir : path
         Root of the dataset.
     subjects : sequence of Subject
-        The participants asked for; files of others are not looked at.
+        The requested participants; files of others are not checked.
     use_validator : bool
-        Run ``bids-validator-deno`` where it is installed.
+        Run ``bids-validator-deno`` if it is installed.
     time_limit : float
         Seconds after which the validator is stopped.
 
     Returns
     -------
     list of Problem
-        Warnings; one for each rule and participant.
+        Warnings, one per rule and participant.
 
     Raises
     ------
     InputError
-        With exit code 16, if ``dataset_description.json`` is missing or is no JSON object.
+        With exit code 16, if ``dataset_description.json`` is missing or not a JSON object.
     """
     root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
     problems = list(_check_description(root))
@@ -112,24 +112,24 @@ def check_subjects(
     suffixes: Collection[str] = ("T1w",),
     n_procs: int = 1,
 ) -> list[Subject]:
-    """Look into each image that a run will use, and leave out those that it cannot use.
+    """Check each image that a run will use, and remove unusable ones.
 
-    What one image alone cannot tell (echoes, gradients, field maps) is found when the
-    participant is planned.
+    Problems across images (echoes, gradients, field maps) are found when the participant is
+    planned.
 
     Parameters
     ----------
     subjects : sequence of Subject
         From `neuroferry.bids.index.index_subjects`.
     suffixes : collection of str
-        The kinds of image that the workflows asked for read.
+        Suffixes of the images that the requested workflows read.
     n_procs : int
-        Threads; the time goes into decompression, which releases the interpreter's lock.
+        Threads; most time is spent in decompression, which releases the interpreter's lock.
 
     Returns
     -------
     list of Subject
-        The same participants, without the images that have an error, with all problems.
+        The same participants, without images that have errors, with all problems.
     """
 
     def check(run: Image) -> list[Problem]:
@@ -154,13 +154,13 @@ def _without_unusable(subject: Subject, found: Mapping[Path, list[Problem]]) -> 
 
 
 def check_sidecar(run: Image) -> list[Problem]:
-    """Check that an image has metadata, and that they do not contradict themselves.
+    """Check that an image has metadata, and that it is consistent.
 
     Returns
     -------
     list of Problem
-        Warnings: no sidecar, times in milliseconds where BIDS has seconds, an image said to
-        have no skull, slices said to be much thicker than the voxels.
+        Warnings: missing sidecar, times in milliseconds instead of seconds, image said to be
+        skull-stripped, slice thickness much larger than the voxels.
     """
     subject = run.entities.get("subject")
 
@@ -188,7 +188,7 @@ def check_sidecar(run: Image) -> list[Problem]:
         )
     thickness = run.metadata.get("SliceThickness")
     zooms = _voxel_size(run.path)
-    # Interpolated slices are half as thick as the sequence's, never a third.
+    # Interpolated slices are half as thick as the acquired ones, never a third.
     if zooms and isinstance(thickness, int | float) and thickness > 2.5 * max(zooms):
         problems.append(
             warn(
@@ -200,7 +200,7 @@ def check_sidecar(run: Image) -> list[Problem]:
 
 
 def _voxel_size(path: Path) -> tuple[float, ...]:
-    """Read the voxel size in mm; nothing for an image that `check_image` refuses."""
+    """Read the voxel size in mm; empty for an image that `check_image` rejects."""
     try:
         return read_header(path).zooms[:3]
     except InputError:
@@ -270,7 +270,7 @@ def _run_validator(
 def _link_subset(root: Path, view: Path, labels: list[str]) -> None:
     """Make a folder of links to the dataset's own files and to some participants.
 
-    The validator reads whatever it is given: 12 s for 1,000 participants, 0.4 s for one.
+    The validator reads everything it is given: 12 s for 1,000 participants, 0.4 s for one.
     """
     view.mkdir()
     others = {"derivatives", "sourcedata", "code"}
@@ -284,7 +284,7 @@ def _link_subset(root: Path, view: Path, labels: list[str]) -> None:
 def _translate(
     report: dict[str, Any], root: Path, subjects: Sequence[Subject]
 ) -> Iterator[Problem]:
-    """Turn the validator's issues into one problem for each rule and participant."""
+    """Turn the validator's issues into one problem per rule and participant."""
     in_use = {run.path for subject in subjects for run in subject.images}
     groups: dict[tuple[str, str, str | None], list[Path]] = {}
     for issue in report["issues"]:

@@ -1,4 +1,4 @@
-"""DWI runs of a session that are processed together."""
+"""Choice of the DWI runs of a session that are joined."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from neuroferry.bids.gradients import (
 )
 from neuroferry.bids.headers import read_header, same_axes
 
-# Voxel sizes and times that differ by no more than this share of them are one.
+# Relative difference up to which voxel sizes and times are the same.
 SAME = 0.01
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Runs that go together.
+    """Runs that are joined.
 
     Attributes
     ----------
     runs : tuple of DwiRun
         In the order of their names.
     run : DwiRun
-        What they are together, on the grid that all are resampled onto; its image and files
-        are those of the first.
+        The joined run, on the common grid; its image and files are those of the first.
     """
 
     runs: tuple[DwiRun, ...]
@@ -45,15 +44,15 @@ class Joined:
 def plan_joined(
     runs: Sequence[DwiRun], corrected: Collection[Path], *, b0_threshold: float = B0_THRESHOLD
 ) -> tuple[list[Joined], list[str]]:
-    """Find out which runs of a participant go together.
+    """Choose which DWI runs of a participant are joined.
 
     Nothing is guessed: runs are joined if they are of one session, have the same voxels, echo
-    and repetition time, and distortion that is corrected in both, or alike in both.
+    time and repetition time, and distortion that is corrected in both, or the same in both.
 
     Parameters
     ----------
     runs : sequence of DwiRun
-        Of one participant.
+        Runs of one participant.
     corrected : collection of path
         Images of the runs whose distortion is corrected with a field map.
     b0_threshold : float
@@ -62,7 +61,7 @@ def plan_joined(
     Returns
     -------
     list of Joined
-        Each of two runs at least.
+        Each of at least two runs.
     list of str
         Why other runs of a session are not joined, in plain sentences.
     """
@@ -88,7 +87,7 @@ def plan_joined(
 
 
 def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> str:
-    """Say why two runs are not joined; nothing where they are."""
+    """Explain why two runs are not joined; empty if they are."""
     one, two = (read_header(run.image.path) for run in (first, other))
     if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
         return "their voxel sizes differ"
@@ -119,7 +118,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
-    """Describe some runs as one."""
+    """Describe several runs as one."""
     first = runs[0]
     shared = {
         key: value
