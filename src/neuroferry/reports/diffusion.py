@@ -1,4 +1,4 @@
-"""What the pages say of DWI runs."""
+"""Facts and concerns about DWI runs in the reports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from neuroferry.reports.scans import (
 )
 
 MANY_OUTLIERS = 0.05
-"""From this part of the slices on, a run is to be looked at."""
+"""Fraction of slices with dropout from which a run needs review."""
 MUCH_BRIGHTER = 0.2
-"""Runs that are joined are to be looked at where one is so much brighter than the first."""
+"""Intensity ratio to the first run from which joined runs need review."""
 _PERCENT = 100
 
 
 def _outliers(run: ScanRun) -> float | None:
-    """Part of all slices, in percent, whose signal dropped."""
+    """Compute the percentage of slices with dropout."""
     share = run.number("OutlierSlices", "Fraction")
     return None if share is None else _PERCENT * share
 

@@ -1,4 +1,4 @@
-"""What the pages say of BOLD runs."""
+"""Facts and concerns about BOLD runs in the reports."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from neuroferry.reports.scans import (
 )
 
 MANY_OUTLIERS = 0.2
-"""From this part of the volumes on, a run is to be looked at."""
+"""Fraction of outlier volumes from which a run needs review."""
 
 
 def outliers(run: ScanRun) -> float | None:
-    """Part of the volumes at steady state that are motion outliers."""
+    """Compute the fraction of steady-state volumes that are motion outliers."""
     found = run.part("MotionOutliers").get("Volumes")
     volumes = run.number("NumberOfVolumes")
     steady = (volumes or 0) - (run.number("NonSteadyStateVolumes") or 0)

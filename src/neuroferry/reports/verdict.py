@@ -1,4 +1,4 @@
-"""Judges how a participant came out, and says why and what to do, in plain words."""
+"""Verdicts on participants, with reasons and advice in plain words."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ _OTHERWISE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a participant came out.
+    """Verdict on a participant.
 
     Attributes
     ----------
     level : {'good', 'look', 'failed'}
-        The worst that was found.
+        The worst finding.
     reasons : tuple of str
-        Why, in plain sentences.
+        Reasons, in plain sentences.
     notes : tuple of str
-        What is good to know and changes nothing.
+        Notes that do not change the verdict.
     """
 
     level: Level
@@ -71,7 +71,7 @@ class Verdict:
 
 
 def advice(message: str | None, traceback: str | None) -> str:
-    """Say what to do about a failure.
+    """Advise what to do about a failure.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def advice(message: str | None, traceback: str | None) -> str:
 
 
 def failure_sentence(step: StepSummary) -> str:
-    """Say in one sentence which step failed, and why."""
+    """Describe in one sentence which step failed, and why."""
     why = (step.message or "no reason given").strip().rstrip(".")
     return f"The step “{StepName(step.step).plain}” failed: {why}."
 
@@ -104,20 +104,20 @@ def judge(
     Parameters
     ----------
     run : RunSummary
-        The run, narrowed to the participant.
+        The run, restricted to the participant.
     sessions : sequence of Session
-        What was written of the anatomy.
+        Anatomical results.
     scans : sequence of ScanRun
-        What was written of BOLD and DWI runs.
+        Results of BOLD and DWI runs.
     any_output : bool
-        Whether there is a derivative at all.
+        Whether there are any derivatives.
 
     Returns
     -------
     Verdict
-        Failed when a step failed or did not end, or when nothing was made; to be looked at
-        when a brain mask or an alignment is doubtful, a run holds many outliers, an input is
-        broken, or a picture is missing.
+        Failed if a step failed or did not finish, or if there are no results; needs review if
+        a brain mask or an alignment is doubtful, a run has many outliers, an input is broken,
+        or a figure is missing.
     """
     failures = [failure_sentence(step) for step in run.failed]
     running = run.count("running")
