@@ -1,4 +1,4 @@
-"""BOLD runs: how echoes are grouped, and what is said of headers and sidecars that are wrong."""
+"""BOLD runs: grouping of echoes, and problems of headers and sidecars."""
 
 import json
 
@@ -16,7 +16,7 @@ SOUND = {"RepetitionTime": 2.0, "TaskName": "rest", "SliceTiming": TIMES}
 
 
 class Dataset:
-    """A participant of BOLD images; each is a name, its sidecar and what its header has."""
+    """A participant with BOLD images, each given by name, sidecar and header."""
 
     def __init__(self, root):
         self.root = root
@@ -47,7 +47,7 @@ def dataset(tmp_path):
 
 
 def said(dataset, **options):
-    """The runs that are left, and what was said, by severity."""
+    """Return the usable runs, and the messages by severity."""
     (subject,) = check_subjects([dataset.subject()], suffixes=("bold",))
     checked = check_bold(subject, **options)
     texts: dict[str, list[str]] = {"error": [], "warning": []}

@@ -1,4 +1,4 @@
-"""Diffusion-weighted runs: what is made of their files, and what is said of wrong ones."""
+"""DWI runs: reading of their files, and problems of invalid ones."""
 
 import json
 import re
@@ -24,7 +24,7 @@ SOUND = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05}
 
 
 class Dataset:
-    """A participant of diffusion-weighted images; None leaves a file out."""
+    """A participant with diffusion-weighted images; None omits a file."""
 
     def __init__(self, root):
         self.root = root
@@ -68,7 +68,7 @@ def dataset(tmp_path):
 
 
 def said(dataset, **options):
-    """The runs that are left, and what was said, by severity."""
+    """Return the usable runs, and the messages by severity."""
     (subject,) = check_subjects([dataset.subject()], suffixes=("dwi",))
     checked = check_dwi(subject, **options)
     texts: dict[str, list[str]] = {"error": [], "warning": []}

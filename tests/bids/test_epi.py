@@ -1,4 +1,4 @@
-"""One set of rules for the phase encoding and readout time of every EPI."""
+"""Phase encoding and readout time of EPIs."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def make(suffix="bold", name=None, folder="func", root=Path("/data/sub-01"), **m
 
 @pytest.fixture
 def on_disk(tmp_path):
-    """An image with 64 lines along j."""
+    """Write an image with 64 lines along j."""
     path = tmp_path / "sub-01_bold.nii.gz"
     nb.Nifti1Image(np.zeros((20, 64, 10, 5), np.int16), np.diag([3.0, 3, 3, 1])).to_filename(path)
     return tmp_path
@@ -82,7 +82,7 @@ def test_readout_times(on_disk, sidecar, readout):
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 3.0, 1 / 4, 10.0])
 def test_a_readout_time_that_contradicts_the_echo_spacing_is_not_used(on_disk, factor):
-    """An acceleration of 2, 3 or 4 that was forgotten on one side, or another unit."""
+    """An acceleration of 2, 3 or 4 missing in one of the two, or another unit."""
     sidecar = {**J, "EffectiveEchoSpacing": 5e-4, "TotalReadoutTime": factor * 0.0315}
     run = make(root=on_disk, **sidecar)
     found = settle_encoding(run)

@@ -1,4 +1,4 @@
-"""Each kind of bad image, as a real file."""
+"""Each kind of invalid image, as a real file."""
 
 import gzip
 import os

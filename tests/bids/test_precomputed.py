@@ -1,4 +1,4 @@
-"""Which precomputed files replace which part of the graph."""
+"""Precomputed files that replace parts of the anatomical workflow."""
 
 import pytest
 

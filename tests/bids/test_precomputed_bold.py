@@ -1,4 +1,4 @@
-"""Which files of a derivatives dataset stand in for parts of a BOLD run."""
+"""Precomputed files that replace parts of a BOLD run."""
 
 import nibabel as nb
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a participant's page shows of DWI runs."""
+"""DWI runs in a participant's report."""
 
 import json
 
@@ -24,7 +24,7 @@ SUMMARY = {
 
 
 def add_dwi(study, labels="", *, figures=ALWAYS, **summary):
-    """Write one DWI run's table, pictures and summary."""
+    """Write one DWI run's table, figures and summary."""
     name = "_".join(filter(None, ["sub-01", labels]))
     dwi, pictures = study.out / "sub-01" / "dwi", study.out / "sub-01" / "figures"
     for folder in (dwi, pictures):
@@ -127,7 +127,7 @@ def test_the_overview_has_a_row_for_each_run(study):
 
 
 def add_joined(study, factor):
-    """Write what there is of two runs that were joined."""
+    """Write the results of two joined runs."""
     name = "sub-01_ses-1_rec-joined"
     dwi, pictures = study.out / "sub-01" / "ses-1" / "dwi", study.out / "sub-01" / "figures"
     for folder in (dwi, pictures):

@@ -1,4 +1,4 @@
-"""What a participant's page shows of BOLD runs."""
+"""BOLD runs in a participant's report."""
 
 from report_study import BOLD_DESCS, check_page
 

@@ -1,4 +1,4 @@
-"""Pictures made fit for a page, methods text, verdicts and advice."""
+"""Inline SVG, methods text, verdicts and advice."""
 
 import re
 from html.parser import HTMLParser

@@ -1,4 +1,4 @@
-"""The page of one participant."""
+"""The report of one participant."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the overview shows of tract profiles, and the tables beside it."""
+"""Tract profiles in the overview, and their tables."""
 
 import csv
 

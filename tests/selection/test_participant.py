@@ -1,4 +1,4 @@
-"""What a run makes of each participant."""
+"""Plans of participants, and their problems."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from neuroferry.selection.participant import wanted_suffixes
 
 @pytest.fixture
 def person(tmp_path):
-    """Makes a participant of (session, suffix) pairs; the images hold nothing."""
+    """Return a function that makes a participant from (session, suffix) pairs."""
 
     def make(*images):
         runs = []

@@ -1,5 +1,4 @@
-"""A matrix of datasets and settings: what a plan says is what the graph does, and what it leaves
-out is named."""
+"""Plans and graphs over a matrix of datasets and settings: they agree, and omissions are named."""
 
 import json
 from typing import Any
@@ -85,7 +84,7 @@ DERIVATIVES = {"no": None, "own template": (TEMPLATE,), "both templates": (TEMPL
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder of TemplateFlow."""
+    """Make a TemplateFlow folder."""
     folder = tmp_path_factory.mktemp("templateflow")
     write_template(folder, 8)
     return folder
@@ -93,7 +92,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    """The participant of each dataset, and the derivatives."""
+    """Make the participant of each dataset, and the derivatives."""
     root = tmp_path_factory.mktemp("people")
     found = {
         name: (root / str(number), write_dataset(root / str(number) / "bids", images))

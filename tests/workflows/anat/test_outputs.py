@@ -41,7 +41,7 @@ def raw(tmp_path):
 
 
 def run_derivatives(tmp_path, raw, out, **options):
-    """Write the derivatives of two runs of one session out of made-up results."""
+    """Write the derivatives of two T1w images of one session from made-up results."""
     sources = [str(raw / f"{SESSION}_run-{run}_T1w.nii.gz") for run in (1, 2)]
     workflow = init_anat_derivatives_wf(
         out_dir=out, bids_dir=raw, source_files=sources, seed=7, **options

@@ -1,4 +1,4 @@
-"""The diffusion workflow: which steps a run's data and settings put into its graph."""
+"""The diffusion workflow: the steps in its graph, by data and settings."""
 
 import nibabel as nb
 import numpy as np
@@ -15,7 +15,7 @@ EPI = {**DWI, "PhaseEncodingDirection": "j"}
 
 @pytest.fixture
 def person(tmp_path):
-    """Makes a participant with one DWI run of given shells, and other images."""
+    """Return a function that makes a participant with a DWI run and other images."""
 
     def make(shells=((1000, 12),), *, n_b0=2, metadata=DWI, others=("T1w",)):
         bvals = [0.0] * n_b0 + [float(b) for b, count in shells for _ in range(count)]
@@ -49,7 +49,7 @@ def graph(subject, tmp_path, **settings):
 
 
 def names(found):
-    """Names of the steps of the run."""
+    """List the names of the steps of the run."""
     return {name.rpartition(".")[2] for name in found if name.startswith("dwi_wf.")}
 
 

@@ -1,4 +1,4 @@
-"""Runs of a session that are joined: which ones, and what is built for them."""
+"""Joined DWI runs of a session: their choice, and their graph."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ PA = {**AP, "PhaseEncodingDirection": "j"}
 
 @pytest.fixture
 def person(tmp_path):
-    """Makes a participant with a T1w image and DWI runs, by the entities of each."""
+    """Return a function that makes a participant with a T1w image and DWI runs, by entities."""
 
     def make(*scans):
         made = []
@@ -53,7 +53,7 @@ def person(tmp_path):
 
 
 def halves(**second):
-    """Two runs alike but for what is said of the second."""
+    """Describe two runs that only differ in the given facts about the second."""
     one = ({"acq": "multi", "run": "1"}, 1000.0, 15, AP, AFFINE)
     two = {"entities": {"acq": "multi", "run": "2"}, "b": 1000.0, "count": 15} | second
     return one, (

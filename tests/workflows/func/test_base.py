@@ -1,4 +1,4 @@
-"""The functional workflow of a run: it builds for each kind of run, and names its files."""
+"""The functional workflow of a run: graphs for each kind of run, and names of its files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ TIMES = tuple(i % 2 * 0.5 for i in range(10))
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Makes a run with some echoes; the images are there, but hold nothing."""
+    """Return a function that makes a run with some echoes and empty image files."""
 
     def make(n_echoes=1, *, slice_times=(), shape=(20, 22, 10), n_volumes=6):
         echoes = []
