@@ -121,7 +121,7 @@ TURNED = "\n".join(" ".join(f"{value:.6f}" for value in row) for row in BVECS)
         ({"bvecs": "0 1 0 1\n0 0 1 0"}, "2 rows of 4, 4 numbers; a .bvec file has three rows"),
         ({"bvecs": "0 1 0\n0 0\n0 0 1"}, "3 rows of 3, 2, 3 numbers"),
         ({"bvecs": np.where(BVECS[4] == BVECS, np.nan, BVECS)}, "is not a number"),
-        ({"bvals": "0 0 x"}, "more than numbers"),
+        ({"bvals": "0 0 x"}, "has a value that is not a number in line 1"),
         ({"bvals": [0, 0, np.nan, *[1000] * 5]}, "missing or negative"),
         ({"bvals": BVALS / 1000}, "looks like ms/um2; write b-values in s/mm2"),
         ({"bvecs": BVECS * (np.arange(8) != 4)[:, None]}, "volume 4 .* has no direction"),

@@ -218,7 +218,7 @@ def test_sessions_have_a_section_each(study):
     assert {"session-1", "session-2"} <= set(page.ids)
     assert len(page.having("figure", **{"class": "reportlet"})) == 7
     assert (
-        "Figures of session after are missing: correction of uneven brightness, grey matter, "
+        "Figures of session after are missing: bias field correction, grey matter, "
         "white matter and cerebrospinal fluid, overlap with the template." in text
     )
     assert "The brain mask of session after may be wrong" in text

@@ -132,7 +132,8 @@ def _read_rows(path: Path) -> list[list[float]]:
             row = [float(word) for word in words]
         except ValueError as error:
             raise InputError(
-                f"line {number} of {path} contains more than numbers; convert the images again"
+                f"{path} has a value that is not a number in line {number}; convert the images"
+                " again"
             ) from error
         if row:
             rows.append(row)

@@ -137,7 +137,7 @@ def _read_seed(run_dir: Path) -> str:
 def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
     facts = [
         ("neuroferry", run.version or "unknown version"),
-        ("Image", run.image or "none: run outside a container"),
+        ("Container", run.image or "none"),
         ("Run", run.run_id or "unknown"),
         ("Host", run.host or "unknown"),
         ("Plugin", run.plugin or ""),
