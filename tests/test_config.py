@@ -133,7 +133,7 @@ def test_no_text_has_two_lines(label):
 
 
 def test_json_is_the_plan_of_a_dry_run():
-    with pytest.raises(UsageError, match="add --dry-run"):
+    with pytest.raises(UsageError, match="prints the plan of a dry run as JSON: add --dry-run"):
         make_config({**FOLDERS, "execution": {"json": True}})
     assert make_config({**FOLDERS, "execution": {"json": True, "dry_run": True}}).execution.json
 

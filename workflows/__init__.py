@@ -1,1 +1,1 @@
-"""What is computed: one Nipype graph builder a file."""
+"""Workflow builders: one Nipype graph per file."""

@@ -1,4 +1,4 @@
-"""The whole graph: each participant's plan says which workflows it takes part in."""
+"""The whole graph, built from the plans of the participants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Settings that every participant's graph is built with, beside the plan.
+    """Settings shared by the graphs of all participants.
 
     Attributes
     ----------
@@ -78,11 +78,11 @@ def init_neuroferry_wf(
 
 
 def init_single_subject_wf(plan: ParticipantPlan, settings: BuildSettings) -> Workflow:
-    """Build the graph of one participant, with one anatomical branch for each session."""
+    """Build the graph of one participant, with an anatomical branch per session."""
     workflow = Workflow(name=f"sub_{plan.label}_wf")
     workflow.__desc__ = """\
-Results come from *neuroferry*, which runs *Nipype* workflows [@nipype] on datasets in the
-Brain Imaging Data Structure [@bids].
+Results were obtained with *neuroferry*, which runs *Nipype* workflows [@nipype] on datasets
+in the Brain Imaging Data Structure [@bids].
 
 """
     anatomies: dict[str, _Anatomy] = {}
@@ -99,7 +99,7 @@ Brain Imaging Data Structure [@bids].
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """Where the results of an anatomy come from in the graph."""
+    """Source of an anatomy's results in the graph."""
 
     plan: AnatomyPlan
     node: pe.Node | Workflow
@@ -107,7 +107,7 @@ class _Anatomy:
 
 
 def _build_anatomy(label: str, plan: AnatomyPlan, settings: BuildSettings) -> _Anatomy:
-    """Build the workflow that computes an anatomy, or the node that holds a precomputed one."""
+    """Build the workflow that computes an anatomy, or the node with a precomputed one."""
     if plan.source == "computed":
         workflow = _init_session_wf(label, plan, settings)
         sources = {name: f"anat_wf.outputnode.{name}" for name in DWI_INPUTS}
@@ -130,7 +130,7 @@ def _add_bold(
     settings: BuildSettings,
     anatomies: Mapping[str, _Anatomy],
 ) -> None:
-    """Add the functional workflow of a BOLD run, joined to its anatomy."""
+    """Add the functional workflow of a BOLD run, connected to its anatomy."""
     anatomy = anatomies.get(plan.anatomy or "")
     bold_wf = init_bold_wf(
         run=plan.run,
@@ -154,7 +154,7 @@ def _add_dwi(
     settings: BuildSettings,
     anatomies: Mapping[str, _Anatomy],
 ) -> None:
-    """Add the diffusion workflows: of every run, and of runs that are joined."""
+    """Add the diffusion workflows of all runs and joined runs."""
     built: dict[Path, Workflow] = {}
     for dwi in plan.dwi:
         anatomy = anatomies.get(dwi.anatomy or "")
@@ -172,7 +172,7 @@ def _add_dwi(
 
 
 def _init_run_wf(plan: DwiPlan, settings: BuildSettings, anatomy: _Anatomy | None) -> Workflow:
-    """Build the diffusion workflow of one run."""
+    """Build the diffusion workflow of one DWI run."""
     run, t1w = plan.run, None if anatomy is None else anatomy.plan
     return init_dwi_wf(
         run=run,
@@ -194,7 +194,7 @@ def _add_joined_dwi(
     settings: BuildSettings,
     anatomy: _Anatomy,
 ) -> None:
-    """Add the workflow of several DWI runs of a session together."""
+    """Add the workflow of several joined DWI runs of a session."""
     joined_wf = init_joined_wf(
         joined=joined,
         bids_dir=settings.bids_dir,
@@ -215,7 +215,7 @@ def _add_joined_dwi(
 
 
 def _add_run(workflow: Workflow, run_wf: Workflow, anatomy: _Anatomy | None) -> None:
-    """Add the workflow of a run, and connect it to its anatomy, where there is one."""
+    """Add the workflow of a run, and connect it to its anatomy, if any."""
     workflow.add_nodes([run_wf])
     if anatomy is not None:
         wanted = run_wf.get_node("inputnode").inputs.copyable_trait_names()
@@ -228,7 +228,7 @@ def _prefix(session: str | None) -> str:
 
 
 def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> Workflow:
-    """Build one session's anatomical workflow, its metrics, its outputs and its pictures."""
+    """Build one session's anatomical workflow with its metrics, outputs and reportlets."""
     config, spaces = settings.workflow, settings.spaces
     files = [str(run.path) for run in plan.images]
     workflow = of_kind(Workflow(name=plan.node), "anatomy")
@@ -286,7 +286,7 @@ def _init_other_wf(plan: AnatomyPlan, other: TemplatePlan, settings: BuildSettin
 def _add_qc(
     workflow: Workflow, anat_wf: Workflow, shapes: Sequence[tuple[int, int, int]]
 ) -> pe.Node:
-    """Measure each run on its own voxels; give the node that gathers the metrics."""
+    """Measure each T1w image on its own voxel grid; return the node that collects the metrics."""
     gather = pe.Node(Merge(len(shapes)), name="gather_iqms", run_without_submitting=True)
     for index, shape in enumerate(shapes):
         suffix = f"_{index + 1}" if len(shapes) > 1 else ""

@@ -1,4 +1,4 @@
-"""Memory of steps, from the size of the images that they hold."""
+"""Peak memory of steps, from the size of the images that they hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK_POINTS = 1_000_000
 
 
 def volume_voxels(shape: Sequence[int]) -> int:
-    """Voxels of one volume.
+    """Count the voxels of one volume.
 
     >>> volume_voxels((2, 3, 4, 100))
     24
@@ -23,7 +23,7 @@ def volume_voxels(shape: Sequence[int]) -> int:
 
 
 def memory_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> float:
-    """Memory of a step in GB.
+    """Estimate the peak memory of a step in GB.
 
     >>> memory_gb(400, 1_000_000)
     0.6

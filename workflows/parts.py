@@ -1,4 +1,4 @@
-"""Joins the parts of a run's workflow by the names of their fields, and says what each node is."""
+"""Connection of the parts of a workflow by field name, and the kinds of their nodes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Member = TypeVar("Member", pe.Node, Workflow)
 def connect_parts(
     workflow: Workflow, given: Mapping[str, Source], parts: Sequence[Workflow]
 ) -> dict[str, Source]:
-    """Connect each part's inputs to what came before it under the same name.
+    """Connect each part's inputs to earlier outputs of the same name.
 
     Parameters
     ----------
     workflow : Workflow
-        What the parts become members of.
+        Workflow that the parts are added to.
     given : mapping of str to (node, field)
-        What is there at first.
+        Sources available at the start, by field name.
     parts : sequence of Workflow
-        In order; inputs that nothing has given stay open.
+        In order; inputs without a source stay unconnected.
 
     Returns
     -------
     dict of str to (node, field)
-        What there is after the last part.
+        Sources available after the last part.
     """
     there = dict(given)
     for part in parts:
@@ -53,9 +53,9 @@ def join(workflow: Workflow, source: Workflow, target: Workflow) -> None:
 
 
 def of_kind(member: Member, kind: str) -> Member:
-    """Say what a node or a workflow is whose own name tells more than that.
+    """Set the kind of a node or workflow whose name also holds a label.
 
-    A name may hold the label of a run, a session or a template, which the kind must not.
+    A name may hold the label of a run, a session or a template; the kind must not.
 
     Examples
     --------
@@ -67,11 +67,11 @@ def of_kind(member: Member, kind: str) -> Member:
 
 
 def state_kinds(workflow: Workflow, around: str = "") -> None:
-    """State the kind of every node below a workflow, ``node.kind``, for the engine's estimates.
+    """Set the kind of every node of a workflow, ``node.kind``, for the engine's estimates.
 
-    It is the kinds of the workflows around it and its own, of which each is the name unless
-    :func:`of_kind` said another. The attribute stays on the node when the graph is flattened,
-    expanded, pickled for a worker, or built again by a job.
+    It joins the kinds of the enclosing workflows and of the node, each of which is the name
+    unless :func:`of_kind` has set another. The attribute stays on the node when the graph is
+    flattened, expanded, pickled for a worker, or built again by a job.
 
     Examples
     --------

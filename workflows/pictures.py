@@ -1,4 +1,4 @@
-"""Draws the pictures of one run for the report, and puts them where the report looks."""
+"""Drawing of the reportlets of one run, and their place in the output folder."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Drawing:
     Attributes
     ----------
     desc : str
-        Names it, and the section of ``configs/report.yml`` that it goes to.
+        Value of ``desc`` in its name, and in ``configs/report.yml``.
     interface : Interface
-        What makes it, with the output ``out_file``.
+        Interface that draws it, with the output ``out_file``.
     inputs : mapping of str to str
         Fields of the input node to fields of the interface.
     mem_gb : float
         Peak memory, GB.
     extension : str
-        Of the file.
+        Extension of the file.
     """
 
     desc: str
@@ -51,25 +51,25 @@ def init_pictures_wf(
     suffix: str,
     name: str,
 ) -> Workflow:
-    """Build the drawing of one run's pictures.
+    """Build the drawing of one run's reportlets.
 
     Parameters
     ----------
     drawings : sequence of Drawing
-        What is drawn.
+        The reportlets.
     out_dir : path
-        Root of the derivatives; pictures go to ``sub-<subject>/figures``.
+        Root of the derivatives; reportlets go to ``sub-<subject>/figures``.
     entities : mapping of str to str
         Long entity names of the run to values.
     suffix : str
-        Of the run's files, such as ``bold``.
+        Suffix of the run's files, such as ``bold``.
     name : str
         Name of the workflow.
 
     Returns
     -------
     LiterateWorkflow
-        **Inputs**: what the drawings take. **Outputs**: ``out_files``, paths in the output
+        **Inputs**: the inputs of the drawings. **Outputs**: ``out_files``, paths in the output
         folder.
     """
     fields = dict.fromkeys(field for drawing in drawings for field in drawing.inputs)

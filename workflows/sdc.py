@@ -1,4 +1,4 @@
-"""Susceptibility distortion of a run: a field from whatever there is, on its grid."""
+"""Susceptibility distortion correction of a run, from any type of field map."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SENTENCES = {
     "direct": "A B0 field map measured by the scanner was used",
     "pepolar": (
         "A B0 field map was estimated from echo-planar images of opposite phase-encoding"
-        " polarity as the field under which they agree [@andersson2003; @holland2010]"
+        " polarity, as the field that brings them into agreement [@andersson2003; @holland2010]"
     ),
 }
 _OF_B0S = (
-    "A B0 field map was estimated from images without diffusion weighting of opposite"
-    " phase-encoding polarity ({}), the volumes of each aligned and averaged, as the field under"
-    " which they agree [@andersson2003; @holland2010]"
+    "A B0 field map was estimated from the b0 volumes of opposite phase-encoding polarity"
+    " ({}), aligned and averaged for each polarity, as the field that brings them into"
+    " agreement [@andersson2003; @holland2010]"
 )
-# Measured peaks above Python and its libraries, GB for a million voxels of the image.
+# Measured peaks above Python and its libraries, GB per million voxels of the image.
 BASE_GB = 0.38
 SOLVER_GB_PER_MILLION = 0.35
 APPLY_GB = 0.18
@@ -63,13 +63,13 @@ def init_sdc_wf(
     Parameters
     ----------
     plan : FieldmapPlan
-        What corrects the run; its method must not be None.
+        Plan of the correction; its method must not be None.
     bold_shape : tuple of int
         Voxels of the BOLD reference.
     jacobian : bool
-        Undo the piling up of signal too.
+        Also correct intensities, where the distortion compressed or stretched the image.
     sloppy : bool
-        Fast and of low quality, for tests.
+        Fast processing of low quality, for tests.
     seed : int
         Seed of the sampling of registrations.
     name : str
@@ -104,8 +104,8 @@ def init_sdc_wf(
         raise ValueError("A plan without a method has no workflow.")
     workflow = Workflow(name=name)
     workflow.__desc__ = (
-        f"{_describe(plan)}; the series was corrected for susceptibility distortion with it"
-        " [@jezzard1995]. "
+        f"{_describe(plan)}; the series was corrected for susceptibility distortion with this"
+        " field [@jezzard1995]. "
     )
     inputnode = pe.Node(IdentityInterface(fields=["bold_ref"]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
@@ -148,7 +148,7 @@ def init_sdc_wf(
 
 
 def _describe(plan: FieldmapPlan) -> str:
-    """Say where the field comes from."""
+    """Describe the source of the field."""
     if plan.method is None or not any(plan.epi_volumes):
         return _SENTENCES[str(plan.method)]
     names = [Path(path).name.removesuffix(".gz").removesuffix(".nii") for path in plan.epi]
@@ -158,7 +158,7 @@ def _describe(plan: FieldmapPlan) -> str:
 def _feed_pair(
     workflow: Workflow, plan: FieldmapPlan, inputnode: pe.Node | None, estimate: pe.Node
 ) -> None:
-    """Give the estimate its two EPIs, the reference first where one alone is there."""
+    """Connect the two EPIs to the estimation; a single EPI is paired with the reference."""
     join = pe.Node(Merge(2), name="join_pair", run_without_submitting=True)
     fields = ["in1", "in2"][2 - len(plan.epi) :]
     volumes = plan.epi_volumes or ((),) * len(plan.epi)
@@ -178,7 +178,7 @@ def _feed_pair(
 
 
 def _memory_gb(shape: tuple[int, int, int], base_gb: float, gb_per_million: float) -> float:
-    """Peak of a step on the grid of the run, GB.
+    """Estimate the peak memory of a step on the grid of the run in GB.
 
     >>> _memory_gb((100, 100, 50), 0.4, 0.5)
     0.65
@@ -187,7 +187,7 @@ def _memory_gb(shape: tuple[int, int, int], base_gb: float, gb_per_million: floa
 
 
 def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int) -> pe.Node:
-    """Make the node that gives the field in hertz."""
+    """Make the node that estimates the field in Hz."""
     interface: Any
     if plan.method == "pepolar":
         ways, times = list(plan.epi_phase_encoding), list(plan.epi_readout_times)
@@ -209,7 +209,7 @@ def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int
 
 @dataclass(frozen=True)
 class Readout:
-    """How the field bends a run: what a field map in Hz needs to become shifts.
+    """Readout of a run, which turns a field map in Hz into shifts.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ class Readout:
     readout_time : float
         ``TotalReadoutTime``, s.
     jacobian : bool
-        Correct intensities where the distortion squeezed or stretched the image.
+        Correct intensities where the distortion compressed or stretched the image.
     """
 
     phase_encoding: str

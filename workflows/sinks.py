@@ -1,4 +1,4 @@
-"""Writes the results of a workflow under their BIDS names: one sink for each kind of file."""
+"""Sinks that write the results of a workflow under their BIDS names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NIFTI, TEXT, TABLE = ".nii.gz", ".txt", ".tsv"
 
 @dataclass(frozen=True)
 class Output:
-    """One sink: the input field that it takes, and how its file is named and described.
+    """One sink: its input field, and the name and sidecar of its file.
 
     Attributes
     ----------
@@ -33,15 +33,15 @@ class Output:
     suffix, extension, datatype : str
         ``"bold"``, ``".nii.gz"``, ``"func"``.
     metadata : mapping or None
-        Content of the sidecar; without it and without a report there is none.
+        Content of the sidecar; without metadata and report there is no sidecar.
     report : tuple of (str, str or None) or None
-        Field with a JSON file that goes into the sidecar, and the key that it goes under;
-        without a key its content is merged.
+        Field with a JSON file that is added to the sidecar, and its key; without a key its
+        content is merged.
     labels : tuple of (str, str) or None
-        Where the source has as many files as are found: the field with a label for each,
-        and the entity that it is the value of.
+        Where the number of files is not known in advance: the field with a label for each,
+        and the entity that takes the labels.
     kind : str
-        The source without the label of its space, where it has one.
+        The source without the label of its space, if it has one.
     """
 
     source: str
@@ -56,12 +56,12 @@ class Output:
 
 
 class RunNamer:
-    """Names and describes the derivatives of one run.
+    """Names and sidecars of the derivatives of one run.
 
     Parameters
     ----------
     out_dir, bids_dir : path
-        Root of the derivatives, and of the dataset that the run belongs to.
+        Roots of the derivatives, and of the dataset that the run belongs to.
     entities : mapping of str to str
         Long entity names of the run to values.
     images : sequence of pathlib.Path
@@ -71,7 +71,7 @@ class RunNamer:
     reference : str
         Suffix of its reference image: ``"boldref"``.
     seed : int
-        Of the random numbers, written into the sidecars.
+        Seed of the random numbers, written into the sidecars.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class RunNamer:
     def coregistration_outputs(self) -> list[Output]:
         """List the transforms between the run and the T1w image."""
         made = [self._uri(self._reference, description="coreg")]
-        about = "ITK affine that resamples images of {} onto {}"
+        about = "ITK affine that resamples images in {} space onto {}"
         return [
             Output(
                 source,
@@ -146,19 +146,19 @@ class RunNamer:
         ]
 
     def fieldmap_outputs(self, label: str, images: Sequence[str]) -> list[Output]:
-        """List the field map on the grid of the run, and how it was brought there.
+        """List the field map on the grid of the run, and its transform to the run.
 
         Parameters
         ----------
         label : str
-            Of the field map.
+            Label of the field map.
         images : sequence of str
-            What it was made of, below the dataset.
+            Its source images, relative to the dataset.
         """
         reference = self._uri(self._reference, description="hmc")
         made = [*(self._raw_uri(Path(image)) for image in images), reference]
         about = self._about(
-            "Off-resonance on the grid of the reference volume",
+            "Off-resonance field on the grid of the reference volume",
             made,
             Units="Hz",
             SkullStripped=False,
@@ -177,12 +177,12 @@ class RunNamer:
 
 
 def init_sinks_wf(*, outputs: Sequence[Output], out_dir: str | Path, name: str) -> Workflow:
-    """Build the sinks of some results.
+    """Build the sinks of results.
 
     Parameters
     ----------
     outputs : sequence of Output
-        What is written.
+        The results to write.
     out_dir : path
         Root of the derivatives dataset.
     name : str

@@ -175,7 +175,7 @@ def test_a_bold_without_a_t1w(bids, tmp_path):
         *(*QUICK, "--ignore", "fieldmaps", "slicetiming"),
     )
     assert done.returncode == 0, done.stderr
-    assert "there is no T1w image. The BOLD runs stay in their own space" in done.stderr
+    assert "there is no T1w image. The BOLD runs stay in native space" in done.stderr
     func = tmp_path / "out" / "sub-01" / "func"
     assert (func / f"{STEM}_desc-preproc_bold.nii.gz").exists()
     assert not list(func.glob("*space-*"))

@@ -1,4 +1,4 @@
-"""Small datasets and images on disk, each sound until a test spoils it."""
+"""Small datasets and images on disk, valid until a test damages them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def save(
     qform: np.ndarray | None = None,
     codes: tuple[int, int] = (1, 1),
 ) -> Path:
-    """Write an image with its sform and qform as they are given, whatever they are."""
+    """Write an image with exactly the given sform and qform."""
     if data is None:
         data = np.random.default_rng(1).integers(0, 900, (20, 22, 24)).astype(np.int16)
     image = nb.Nifti1Image(data, AFFINE)
@@ -44,7 +44,7 @@ def write_image(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[[Mapping[str, object]], Path]:
-    """Write a dataset: path to JSON content, text, or None for an image."""
+    """Write a dataset, given by path: JSON content, text, or None for an image."""
 
     def make(files: Mapping[str, object]) -> Path:
         root = tmp_path / "bids"

@@ -1,4 +1,4 @@
-"""BOLD runs: how echoes are grouped, and what is said of headers and sidecars that are wrong."""
+"""BOLD runs: grouping of echoes, and problems of headers and sidecars."""
 
 import json
 
@@ -16,7 +16,7 @@ SOUND = {"RepetitionTime": 2.0, "TaskName": "rest", "SliceTiming": TIMES}
 
 
 class Dataset:
-    """A participant of BOLD images; each is a name, its sidecar and what its header has."""
+    """A participant with BOLD images, each given by name, sidecar and header."""
 
     def __init__(self, root):
         self.root = root
@@ -47,7 +47,7 @@ def dataset(tmp_path):
 
 
 def said(dataset, **options):
-    """The runs that are left, and what was said, by severity."""
+    """Return the usable runs, and the messages by severity."""
     (subject,) = check_subjects([dataset.subject()], suffixes=("bold",))
     checked = check_bold(subject, **options)
     texts: dict[str, list[str]] = {"error": [], "warning": []}
@@ -100,15 +100,15 @@ def test_the_reference_of_the_shortest_echo(dataset):
     [
         (
             {"shape": (20, 20, 12)},
-            "another grid than the run (20 x 20 x 12 and 20 x 20 x 10 voxels)",
+            "a different grid from the run (20 x 20 x 12 and 20 x 20 x 10 voxels)",
         ),
         ({"shape": (20, 20, 10, 2)}, "has 2 volumes"),
-        ({"affine": AFFINE @ np.diag([-1, 1, 1, 1])}, "stored in another orientation"),
+        ({"affine": AFFINE @ np.diag([-1, 1, 1, 1])}, "stored in a different orientation"),
         (
             {"affine": AFFINE + np.diag([0, 0, 0.5, 0])},
-            "another grid than the run (voxels up to 4.5 mm apart)",
+            "a different grid from the run (voxels up to 4.5 mm apart)",
         ),
-        ({"sidecar": {"PhaseEncodingDirection": "j"}}, "has another PhaseEncodingDirection"),
+        ({"sidecar": {"PhaseEncodingDirection": "j"}}, "has a different PhaseEncodingDirection"),
     ],
 )
 def test_a_reference_that_cannot_be_used(dataset, reference, why):
@@ -116,7 +116,7 @@ def test_a_reference_that_cannot_be_used(dataset, reference, why):
     (run,), errors, (warning,) = said(dataset)
     assert (run.sbref, errors) == (None, [])
     assert why in warning
-    assert "the reference is made of the run's own volumes" in warning
+    assert "the reference is computed from the run's own volumes" in warning
     assert said(dataset, ignore=("sbref",))[1:] == ([], [])
 
 
@@ -133,7 +133,7 @@ def test_a_run_that_is_no_series(dataset, volumes):
     dataset("task-rest", volumes=volumes)
     runs, (error,), _ = said(dataset)
     assert runs == []
-    assert ("one volume only" if volumes == 1 else "4 volumes; at least 5") in error
+    assert ("only one volume" if volumes == 1 else "4 volumes; at least 5") in error
 
 
 def test_repetition_times_that_contradict_each_other(dataset):
@@ -141,8 +141,14 @@ def test_repetition_times_that_contradict_each_other(dataset):
     (folder / "sub-01_task-rest_events.tsv").write_text("onset\tduration\n10\t1\n195\t1\n")
     (run,), _, (warning,) = said(dataset)
     assert run.tr == 2.0
-    assert "RepetitionTime = 2 s, the header 1.8 s. The sidecar's is used" in warning
-    assert "lasts 200 s, by the header's 180 s; its last event begins at 195 s" in warning
+    assert (
+        "RepetitionTime is 2 s in the sidecar and 1.8 s in the header. The sidecar is used"
+        in warning
+    )
+    assert (
+        "lasts 200 s by the sidecar, 180 s by the header; its last event begins at 195 s"
+        in warning
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,11 +159,11 @@ def test_repetition_times_that_contradict_each_other(dataset):
         ({"RepetitionTime": 2000}, 2.0, 2.0, None),  # `check_sidecar` speaks of milliseconds
         ({"RepetitionTime": 2.0}, 2000.0, 2.0, None),
         ({"RepetitionTime": 2.0}, 0.0, 2.0, None),
-        ({}, 2.0, 2.0, "the header's, 2 s, is used"),
-        ({"RepetitionTime": "2 s"}, 2.0, 2.0, "gives no RepetitionTime"),
+        ({}, 2.0, 2.0, "that of the header, 2 s, is used"),
+        ({"RepetitionTime": "2 s"}, 2.0, 2.0, "has no RepetitionTime"),
         ({"RepetitionTime": 0}, 0.0, None, "neither the sidecar nor the header"),
         ({}, 0.0, None, "neither the sidecar nor the header"),
-        ({"VolumeTiming": [0, 3, 9]}, 3.0, None, "uneven times are not supported"),
+        ({"VolumeTiming": [0, 3, 9]}, 3.0, None, "unevenly spaced volumes are not supported"),
     ],
 )
 def test_where_the_repetition_time_comes_from(sidecar, header, used, word):
@@ -176,13 +182,13 @@ def test_a_header_in_milliseconds(dataset):
 @pytest.mark.parametrize(
     ("sidecar", "word"),
     [
-        ({}, "gives no SliceTiming; slice-timing correction is left out"),
-        ({"SliceTiming": TIMES[:-1]}, "has 9 times, and the image 10 slices"),
+        ({}, "has no SliceTiming; slice-timing correction is skipped"),
+        ({"SliceTiming": TIMES[:-1]}, "has 9 times, the image 10 slices"),
         ({"SliceTiming": [t * 1.2 for t in TIMES]}, "up to 2.16 s, beyond the repetition time"),
         ({"SliceTiming": [t * 1000 for t in TIMES]}, "probably in milliseconds"),
-        ({"SliceTiming": "interleaved"}, "no list of times"),
-        ({"SliceTiming": [-0.1, *TIMES[1:]]}, "no list of times"),
-        ({"SliceTiming": TIMES, "SliceEncodingDirection": "z"}, "'z', no axis of the image"),
+        ({"SliceTiming": "interleaved"}, "not a list of non-negative times"),
+        ({"SliceTiming": [-0.1, *TIMES[1:]]}, "not a list of non-negative times"),
+        ({"SliceTiming": TIMES, "SliceEncodingDirection": "z"}, "'z' is not an axis of the image"),
     ],
 )
 def test_slice_times_that_cannot_be_used(dataset, sidecar, word):
@@ -209,15 +215,15 @@ def test_a_run_in_another_orientation_than_its_siblings(dataset):
     runs, errors, (warning,) = said(dataset)
     assert (len(runs), errors) == (3, [])
     assert "run-2_bold" in warning
-    assert "point RAS, those of the other runs LAS" in warning
+    assert "stored in RAS orientation, the other runs in LAS" in warning
 
 
 @pytest.mark.parametrize(
     ("table", "word"),
     [
-        ("start\tlength\n1\t2\n", "the columns start, length; BIDS asks for onset and duration"),
-        ("onset\tduration\n", "hold no event"),
-        ("onset\tduration\n1\t1\nn/a\t1\n", "no number as the onset in line 3"),
+        ("start\tlength\n1\t2\n", "the columns start, length, but not onset and duration"),
+        ("onset\tduration\n", "contains no events"),
+        ("onset\tduration\n1\t1\nn/a\t1\n", "an onset that is not a number in line 3"),
         ("onset\tduration\n1\t1\n13\t1\n", "1 of 2 events in sub-01_task-rest_events.tsv begin"),
     ],
 )
@@ -239,7 +245,7 @@ def test_echoes_make_one_run(dataset):
     assert several.echo_times == (0.013, 0.03, 0.06)
     assert several.entities == {"subject": "01", "task": "rest"}
     (warning,) = said(dataset)[2]
-    assert "echo-2, echo-3 of the run is missing (echo-1 is there)" in warning
+    assert "echo-2, echo-3 of the run is missing (available: echo-1)" in warning
     assert "processed as a run of one echo" in warning
 
 
@@ -249,13 +255,13 @@ def test_an_echo_that_is_missing(dataset):
     (run,), errors, (warning,) = said(dataset)
     assert (len(run.echoes), errors) == (2, [])
     assert "echo-2 of the run is missing" in warning
-    assert "those that are there are combined" in warning
+    assert "the available echoes are combined" in warning
 
 
 @pytest.mark.parametrize(
     ("second", "word"),
     [
-        ({"sidecar": SOUND}, "echo-2_bold.nii.gz gives no EchoTime"),
+        ({"sidecar": SOUND}, "echo-2_bold.nii.gz has no EchoTime"),
         ({"sidecar": {**SOUND, "EchoTime": 0.013}}, "same EchoTime (0.013 s)"),
         ({"sidecar": {**SOUND, "EchoTime": 0.03}, "volumes": 7}, "differ in size"),
         ({"sidecar": {**SOUND, "EchoTime": 0.03}, "shape": (20, 20, 11)}, "differ in size"),

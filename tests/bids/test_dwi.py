@@ -1,4 +1,4 @@
-"""Diffusion-weighted runs: what is made of their files, and what is said of wrong ones."""
+"""DWI runs: reading of their files, and problems of invalid ones."""
 
 import json
 import re
@@ -24,7 +24,7 @@ SOUND = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05}
 
 
 class Dataset:
-    """A participant of diffusion-weighted images; None leaves a file out."""
+    """A participant with diffusion-weighted images; None omits a file."""
 
     def __init__(self, root):
         self.root = root
@@ -68,7 +68,7 @@ def dataset(tmp_path):
 
 
 def said(dataset, **options):
-    """The runs that are left, and what was said, by severity."""
+    """Return the usable runs, and the messages by severity."""
     (subject,) = check_subjects([dataset.subject()], suffixes=("dwi",))
     checked = check_dwi(subject, **options)
     texts: dict[str, list[str]] = {"error": [], "warning": []}
@@ -114,23 +114,23 @@ TURNED = "\n".join(" ".join(f"{value:.6f}" for value in row) for row in BVECS)
 @pytest.mark.parametrize(
     ("files", "word"),
     [
-        ({"bvals": None}, r"there is no \.bval file; add sub-01_dwi\.bval"),
-        ({"bvecs": None}, r"there is no \.bvec file"),
-        ({"bvals": BVALS[:7]}, r"sub-01_dwi\.bval holds 7 b-values, and the image 8 volumes"),
-        ({"bvecs": BVECS[:7]}, "holds 7 directions, and the image 8 volumes"),
+        ({"bvals": None}, r"the \.bval file is missing; add sub-01_dwi\.bval"),
+        ({"bvecs": None}, r"the \.bvec file is missing"),
+        ({"bvals": BVALS[:7]}, r"sub-01_dwi\.bval has 7 b-values, but the image has 8 volumes"),
+        ({"bvecs": BVECS[:7]}, "has 7 directions, but the image has 8 volumes"),
         ({"bvecs": "0 1 0 1\n0 0 1 0"}, "2 rows of 4, 4 numbers; a .bvec file has three rows"),
         ({"bvecs": "0 1 0\n0 0\n0 0 1"}, "3 rows of 3, 2, 3 numbers"),
         ({"bvecs": np.where(BVECS[4] == BVECS, np.nan, BVECS)}, "is not a number"),
-        ({"bvals": "0 0 x"}, "other than numbers"),
+        ({"bvals": "0 0 x"}, "has a value that is not a number in line 1"),
         ({"bvals": [0, 0, np.nan, *[1000] * 5]}, "missing or negative"),
         ({"bvals": BVALS / 1000}, "looks like ms/um2; write b-values in s/mm2"),
         ({"bvecs": BVECS * (np.arange(8) != 4)[:, None]}, "volume 4 .* has no direction"),
-        ({"bvals": [1000.0] * 8, "bvecs": np.vstack([SIX, SIX[:2]])}, "no volume is a b0"),
+        ({"bvals": [1000.0] * 8, "bvecs": np.vstack([SIX, SIX[:2]])}, "has no b0 volume"),
         ({"bvals": BVALS + 60, "bvecs": np.vstack([SIX, SIX[:2]])}, "--b0-threshold 60"),
-        ({"shape": (20, 20, 10), "bvals": "900", "bvecs": "0\n0\n1"}, "one volume only"),
-        ({"shape": (20, 20, 10), "bvals": None, "bvecs": None}, "one volume only"),
-        ({"shape": (20, 20, 1, 8)}, "20 x 20 x 1 x 8 voxels; at least 8 a side"),
-        ({"shape": (20, 20)}, "the image is no volume"),
+        ({"shape": (20, 20, 10), "bvals": "900", "bvecs": "0\n0\n1"}, "only one volume"),
+        ({"shape": (20, 20, 10), "bvals": None, "bvecs": None}, "only one volume"),
+        ({"shape": (20, 20, 1, 8)}, "20 x 20 x 1 x 8 voxels; at least 8 along each axis"),
+        ({"shape": (20, 20)}, "the image is not a volume"),
     ],
 )
 def test_a_run_that_cannot_be_used(dataset, files, word):
@@ -145,18 +145,18 @@ def test_a_run_that_cannot_be_used(dataset, files, word):
 @pytest.mark.parametrize(
     ("files", "tensor", "word"),
     [
-        ({"bvecs": TURNED}, True, "three columns where FSL's format has three rows"),
+        ({"bvecs": TURNED}, True, "three columns instead of the three rows of FSL's format"),
         ({"bvecs": BVECS * 2}, True, "lengths from 2 to 2, not 1; they are normalised"),
         (
             {"bvecs": BVECS[[0, 1, 2, 3, 4, 2, 3, 4]]},
             False,
-            "3 different directions, and a tensor",
+            "3 different directions, but a tensor",
         ),
-        ({"bvecs": -BVECS[[0, 1, 2, 2, 2, 2, 2, 2]]}, False, "1 direction, and a tensor takes 6"),
+        ({"bvecs": -BVECS[[0, 1, 2, 2, 2, 2, 2, 2]]}, False, "1 direction, but a tensor needs 6"),
         (
             {"bvecs": np.outer(np.arange(8) > 1, [1, 0, 0]) + [[0, k % 7, 0] for k in range(8)]},
             False,
-            "lie in one plane",
+            "lie in a plane",
         ),
         ({"sidecar": {"TotalReadoutTime": 0.05}}, True, "has no PhaseEncodingDirection"),
         ({"sidecar": {"PhaseEncodingAxis": "j"}}, True, "'j' but no PhaseEncodingDirection"),

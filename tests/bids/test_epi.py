@@ -1,4 +1,4 @@
-"""One set of rules for the phase encoding and readout time of every EPI."""
+"""Phase encoding and readout time of EPIs."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def make(suffix="bold", name=None, folder="func", root=Path("/data/sub-01"), **m
 
 @pytest.fixture
 def on_disk(tmp_path):
-    """An image with 64 lines along j."""
+    """Write an image with 64 lines along j."""
     path = tmp_path / "sub-01_bold.nii.gz"
     nb.Nifti1Image(np.zeros((20, 64, 10, 5), np.int16), np.diag([3.0, 3, 3, 1])).to_filename(path)
     return tmp_path
@@ -58,7 +58,7 @@ def test_the_axis_alone_leaves_the_polarity_open():
     )
     assert (found.direction, found.axis) == (None, "j")
     assert found.readout_time == pytest.approx(0.05)
-    assert "leaves the sign open; the polarity is never guessed" in found.no_direction
+    assert "the sign is unknown; the polarity is never guessed" in found.no_direction
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_readout_times(on_disk, sidecar, readout):
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 3.0, 1 / 4, 10.0])
 def test_a_readout_time_that_contradicts_the_echo_spacing_is_not_used(on_disk, factor):
-    """An acceleration of 2, 3 or 4 that was forgotten on one side, or another unit."""
+    """An acceleration of 2, 3 or 4 missing in one of the two, or another unit."""
     sidecar = {**J, "EffectiveEchoSpacing": 5e-4, "TotalReadoutTime": factor * 0.0315}
     run = make(root=on_disk, **sidecar)
     found = settle_encoding(run)
@@ -133,9 +133,7 @@ def test_a_contradiction_leaves_a_diffusion_run_uncorrected_with_the_reason(tmp_
 def test_times_that_are_none_are_named():
     found = settle_encoding(make(**J, TotalReadoutTime=45))
     assert found.readout_time is None
-    assert (
-        "gives TotalReadoutTime = 45, which is not a time between 0 and" in found.no_readout_time
-    )
+    assert "has TotalReadoutTime = 45, which is not a time between 0 and" in found.no_readout_time
     assert "has neither TotalReadoutTime" in settle_encoding(make(**J)).no_readout_time
     for bad in (0.0, 1.0, 50.0, -0.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1 s"):
@@ -148,9 +146,15 @@ def test_times_that_are_none_are_named():
         ({}, ""),
         ({**J, "TotalReadoutTime": 0.0502}, ""),
         ({"PhaseEncodingAxis": "j"}, ""),
-        ({"PhaseEncodingDirection": "j-"}, "another PhaseEncodingDirection (j-) than the run (j)"),
-        ({"PhaseEncodingAxis": "i"}, "another phase-encoding axis (i) than the run (j)"),
-        ({"TotalReadoutTime": 0.04}, "another TotalReadoutTime (0.04 s) than the run (0.05 s)"),
+        (
+            {"PhaseEncodingDirection": "j-"},
+            "a different PhaseEncodingDirection (j-) from the run (j)",
+        ),
+        ({"PhaseEncodingAxis": "i"}, "a different phase-encoding axis (i) from the run (j)"),
+        (
+            {"TotalReadoutTime": 0.04},
+            "a different TotalReadoutTime (0.04 s) from the run (0.05 s)",
+        ),
     ],
 )
 def test_references_must_be_encoded_as_their_run(sidecar, difference):

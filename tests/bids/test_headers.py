@@ -1,4 +1,4 @@
-"""Headers are read in one place, whatever is wrong with a file, and grids compared in one."""
+"""Reading of headers, including damaged ones, and comparison of grids."""
 
 import dataclasses
 import gzip
@@ -75,7 +75,7 @@ def test_files_that_are_no_image(tmp_path):
 
 
 def test_whatever_bytes_a_header_has_it_is_read_or_refused(tmp_path):
-    """Each byte of the header takes odd values; nothing but the one error may come out."""
+    """Each byte of the header takes odd values; only InputError may be raised."""
     sound = bytearray(save_series(tmp_path / "sound.nii").read_bytes())
     path = tmp_path / "odd.nii"
     refused = []
@@ -95,7 +95,7 @@ def test_whatever_bytes_a_header_has_it_is_read_or_refused(tmp_path):
 
 
 def turned(degrees):
-    """Turn the grid about the third axis."""
+    """Rotate the grid about the third axis."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     turn = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     return turn @ AFFINE
@@ -125,7 +125,7 @@ def _shift(apart):
 
 
 def test_a_quaternion_in_single_precision_stays_on_its_grid(tmp_path):
-    """sform and qform of one image, near half a turn, where the quaternion is worst."""
+    """sform and qform of one image, near half a turn, where the quaternion is least precise."""
     worst = 0.0
     for degrees in np.linspace(179.9, 180.1, 41):
         affine = turned(degrees) @ np.diag([1, 1, 0.7, 1])
@@ -145,11 +145,13 @@ def test_the_refusal_names_both_and_says_what_to_do():
     own, other = Grid((9, 9, 9), AFFINE), Grid((9, 9, 9), AFFINE + _shift(4.0))
     check_same_grid(("a.nii", own), ("b.nii", own))
     message = (
-        r"^b\.nii lies on another grid than a\.nii \(voxels up to 4 mm apart\); check that they"
+        r"^b\.nii is on a different grid from a\.nii \(voxels up to 4 mm apart\); check that they"
     )
     with pytest.raises(GeometryError, match=message):
         check_same_grid(("a.nii", own), ("b.nii", other))
-    with pytest.raises(GeometryError, match=r"^The mask lies on .*; convert it again\.$"):
+    with pytest.raises(
+        GeometryError, match=r"^The mask is on a different grid from .*; convert it again\.$"
+    ):
         check_same_grid(("a.nii", own), ("the mask", other), then="convert it again")
 
 

@@ -76,9 +76,9 @@ def test_participants_not_asked_for_are_not_entered(make_dataset):
     [
         ({"participant_labels": ["sub-99", "03"]}, "sub-03, sub-99 do not exist"),
         ({"participant_labels": ["011"]}, "sub-011 does not exist .*did you mean sub-01"),
-        ({"session_labels": ["c"]}, "ses-c does not exist .*there is ses-a, ses-b"),
+        ({"session_labels": ["c"]}, "ses-c does not exist .*available: ses-a, ses-b"),
         ({"bids_filters": {"t1w": {"acquisition": "mp2rage"}}}, "acquisition is flash or mprage"),
-        ({"bids_filters": {"t2w": {"session": "a"}}}, "matches no image: 0 images"),
+        ({"bids_filters": {"t2w": {"session": "a"}}}, "matches no image: there are 0 images"),
     ],
 )
 def test_what_matches_nothing_ends_with_18_and_names_what_is_there(make_dataset, options, words):
@@ -111,7 +111,7 @@ def test_a_filter_that_empties_one_participant_is_a_warning_there(make_dataset):
     first, second, _ = index_subjects(root, bids_filters={"t1w": {"acquisition": "flash"}})
     assert first.problems == ()
     assert [p.severity for p in second.problems] == ["warning"]
-    assert "leaves sub-02 no image for 't1w'" in second.problems[0].message
+    assert "for 't1w' matches no image of sub-02" in second.problems[0].message
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_filter_that_empties_one_participant_is_a_warning_there(make_dataset):
     [
         ({"T1": {}}, "unknown query 'T1'; did you mean t1w"),
         ({"t1w": {"acq": "mprage"}}, "unknown entity 'acq'; did you mean acquisition"),
-        ({"t1w": "mprage"}, "has to be an object"),
-        ({"t1w": {"run": {"a": 1}}}, "it takes a text, a number"),
+        ({"t1w": "mprage"}, "must be an object"),
+        ({"t1w": {"run": {"a": 1}}}, "use a string, a number"),
     ],
 )
 def test_a_filter_with_a_mistake_is_refused(make_dataset, filters, words):
@@ -186,10 +186,10 @@ def test_a_participant_without_images_is_there_with_its_problem(make_dataset):
 
 
 def test_folders_that_are_no_datasets(make_dataset, tmp_path):
-    with pytest.raises(InputError, match="not a folder that exists") as caught:
+    with pytest.raises(InputError, match="not an existing folder") as caught:
         index_subjects(tmp_path / "nowhere")
     assert caught.value.exit_code == ExitCode.NO_INPUT
-    with pytest.raises(InputError, match="holds no participant") as caught:
+    with pytest.raises(InputError, match="has no participants") as caught:
         index_subjects(make_dataset({}))
     assert caught.value.exit_code == ExitCode.INVALID_BIDS
 

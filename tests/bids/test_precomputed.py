@@ -1,4 +1,4 @@
-"""Which precomputed files replace which part of the graph."""
+"""Precomputed files that replace parts of the anatomical workflow."""
 
 import pytest
 
@@ -78,7 +78,7 @@ def test_two_candidates_are_an_error(tmp_path):
 
 
 def test_a_dataset_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="is no folder") as info:
+    with pytest.raises(InputError, match="is not a folder") as info:
         find(tmp_path / "none")
     assert info.value.exit_code == ExitCode.NO_INPUT
 
@@ -98,7 +98,7 @@ def test_each_file_is_cited_by_the_dataset_that_it_is_in(tmp_path):
 
 @pytest.mark.parametrize("name", ["raw", "", "a:b", "a/b", "a b"])
 def test_a_name_that_a_sidecar_cannot_cite(tmp_path, name):
-    with pytest.raises(InputError, match="cannot be called") as caught:
+    with pytest.raises(InputError, match="cannot be named") as caught:
         find_precomputed({name: dataset(tmp_path, [])}, "01", None, SPACE)
     assert caught.value.exit_code == ExitCode.USAGE
 
@@ -123,5 +123,5 @@ def test_a_whole_anatomy_comes_from_one_dataset(tmp_path):
     assert found["tpms"] == [
         str(anat / f"sub-01_label-{tissue}_probseg.nii.gz") for tissue in ("GM", "WM", "CSF")
     ]
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         find_anatomy({"x": tmp_path / "none"}, "01", None, SPACE)

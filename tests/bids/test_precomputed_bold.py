@@ -1,4 +1,4 @@
-"""Which files of a derivatives dataset stand in for parts of a BOLD run."""
+"""Precomputed files that replace parts of a BOLD run."""
 
 import nibabel as nb
 import numpy as np
@@ -79,15 +79,15 @@ def test_two_files_for_one_part(run, tmp_path):
 def test_parts_of_another_run(run, tmp_path):
     folder = write(tmp_path / "d", "bold_ref", "motion_xfms")
     (folder / f"{STEM}{XFMS['motion_xfms']}").write_text("Parameters: 1\n")
-    with pytest.raises(InputError, match="it has 1 transforms, and the run 6 volumes"):
+    with pytest.raises(InputError, match="it has 1 transforms, but the run has 6 volumes"):
         find_bold({"d": tmp_path / "d"}, run)
     image = nb.Nifti1Image(np.ones((5, 6, 7), np.float32), 2 * AFFINE)
     image.to_filename(folder / f"{STEM}{IMAGES['bold_ref']}")
-    with pytest.raises(InputError, match="it lies on another grid"):
+    with pytest.raises(InputError, match="it is on a different grid"):
         find_bold({"d": tmp_path / "d"}, run)
 
 
 def test_a_dataset_that_is_not_there(run, tmp_path):
-    with pytest.raises(InputError, match="is no folder") as caught:
+    with pytest.raises(InputError, match="is not a folder") as caught:
         find_bold({"d": tmp_path / "none"}, run)
     assert caught.value.exit_code == ExitCode.NO_INPUT

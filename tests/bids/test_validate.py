@@ -62,7 +62,10 @@ def test_what_the_validator_finds_is_one_sentence_for_each_rule_and_participant(
     (rule,) = [text for text in messages(problems) if "lacks RepetitionTime" in text]
     assert rule.startswith("sub-02/func/sub-02_task-rest_run-1_bold.nii.gz, ")
     assert " and 2 more: the sidecar lacks RepetitionTime, which BIDS requires; add it" in rule
-    assert any("sub-02_wrong.json: the name is not one" in text for text in messages(problems))
+    assert any(
+        "sub-02_wrong.json: the name is not a valid BIDS name" in text
+        for text in messages(problems)
+    )
     assert all("\n" not in text for text in messages(problems))
 
 
@@ -125,13 +128,13 @@ def test_only_the_images_in_use_are_read(make_dataset):
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({}, "there is no sidecar JSON"),
+        ({}, "the sidecar JSON file is missing"),
         ({"EchoTime": 2.98}, "EchoTime = 2.98 s, which is probably in milliseconds"),
         ({"RepetitionTime": 2300}, "RepetitionTime = 2300 s"),
         ({"SkullStripped": True}, "look at the brain mask"),
         (
             {"SliceThickness": 40},
-            "SliceThickness = 40 mm, and the largest side",
+            "SliceThickness = 40 mm, but the largest side",
         ),
     ],
 )

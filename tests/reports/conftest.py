@@ -1,4 +1,4 @@
-"""A study for each test."""
+"""A study per test."""
 
 import pytest
 from report_study import Study

@@ -1,4 +1,4 @@
-"""What a participant's page shows of DWI runs."""
+"""DWI runs in a participant's report."""
 
 import json
 
@@ -24,7 +24,7 @@ SUMMARY = {
 
 
 def add_dwi(study, labels="", *, figures=ALWAYS, **summary):
-    """Write one DWI run's table, pictures and summary."""
+    """Write one DWI run's table, figures and summary."""
     name = "_".join(filter(None, ["sub-01", labels]))
     dwi, pictures = study.out / "sub-01" / "dwi", study.out / "sub-01" / "figures"
     for folder in (dwi, pictures):
@@ -48,10 +48,10 @@ def test_a_run_has_its_section_beside_the_functional_ones(study):
         "Functional runs",
         "Diffusion runs",
         "4 b0, 30 of b = 1000",
-        "0.31 mm from volume to volume, at most 2.40 mm",
+        "mean 0.31 mm from volume to volume, maximum 2.40 mm",
         "0.40%",
         "27 (b0, median in the brain)",
-        "1 of 2 found; not Right Arcuate",
+        "1 of 2 found; missing: Right Arcuate",
         "Maps of the diffusion tensor",
         "Also in the space of",
     ):
@@ -66,11 +66,11 @@ def test_wrong_axes_and_lost_slices_are_doubts(study):
     add_dwi(study, Orientation=wrong, OutlierSlices={"Count": 90, "Fraction": 0.09})
     (run,) = find_runs(DIFFUSION, study.out, "01")
     assert run_doubts(run) == [
-        "9% of the slices of DWI have lost signal.",
+        "9% of the slices of DWI have signal dropout.",
         "DWI: The axes of the gradients do not agree with the data.",
     ]
     page = check_page(write_subject_report(study.out, study.run_dir, "01"))
-    assert "Look at this" in page.text("p")
+    assert "Needs review" in page.text("p")
 
 
 def test_replaced_slices_are_counted_and_mostly_lost_volumes_doubted(study):
@@ -85,10 +85,10 @@ def test_replaced_slices_are_counted_and_mostly_lost_volumes_doubted(study):
     add_dwi(study, SliceReplacement=replaced)
     (run,) = find_runs(DIFFUSION, study.out, "01")
     assert "Also in the space of" not in dict(run_facts(run))
-    assert dict(run_facts(run))["Slices with lost signal"] == (
-        "0.40%; 38 of 40 replaced by what the other volumes predict, in 2 volumes"
+    assert dict(run_facts(run))["Slices with dropout"] == (
+        "0.40%; 38 of 40 replaced by predictions from the other volumes, in 2 volumes"
     )
-    assert run_doubts(run) == ["DWI: most slices of volume 4 have lost signal."]
+    assert run_doubts(run) == ["DWI: most slices of volume 4 have signal dropout."]
 
 
 def test_what_is_not_known_is_not_said():
@@ -127,7 +127,7 @@ def test_the_overview_has_a_row_for_each_run(study):
 
 
 def add_joined(study, factor):
-    """Write what there is of two runs that were joined."""
+    """Write the results of two joined runs."""
     name = "sub-01_ses-1_rec-joined"
     dwi, pictures = study.out / "sub-01" / "ses-1" / "dwi", study.out / "sub-01" / "figures"
     for folder in (dwi, pictures):

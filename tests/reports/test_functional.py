@@ -1,4 +1,4 @@
-"""What a participant's page shows of BOLD runs."""
+"""BOLD runs in a participant's report."""
 
 from report_study import BOLD_DESCS, check_page
 
@@ -21,8 +21,8 @@ def test_a_run_has_its_section_with_pictures_and_facts(study):
     for wanted in (
         "Functional runs",
         "task-oneback run-1",
-        "156 of 2 s (5.2 min), the first 2 not at steady state",
-        "0.14 mm from volume to volume, at most 1.30 mm",
+        "156 of 2 s (5.2 min), the first 2 before steady state",
+        "mean 0.14 mm from volume to volume, maximum 1.30 mm",
         "2 (1.3%)",
         "69 (median in the brain)",
         "34 white matter",
@@ -73,10 +73,10 @@ def test_optional_pictures_may_be_missing_others_not(study):
     study.add_bold("01", "task-x", figures=BOLD_DESCS[1:])
     (_, other) = find_runs(FUNCTIONAL, study.out, "01")
     (doubt,) = run_doubts(other)
-    assert doubt == "Pictures of task-x are missing: confounds and carpet plot."
+    assert doubt == "Figures of task-x are missing: confounds and carpet plot."
     page = page_of(study)
     assert doubt in page.text()
-    assert "Look at this" in page.text("p")
+    assert "Needs review" in page.text("p")
 
 
 def test_a_broken_picture_counts_as_missing_even_if_optional(study):
@@ -85,13 +85,13 @@ def test_a_broken_picture_counts_as_missing_even_if_optional(study):
     path.write_text(path.read_text()[:-40])
     assert "alignment of bold and t1w" in page_of(study).text().lower()
     (run,) = find_runs(FUNCTIONAL, study.out, "01")
-    assert run_doubts(run) == ["Pictures of task-rest are missing: alignment of bold and t1w."]
+    assert run_doubts(run) == ["Figures of task-rest are missing: alignment of bold and t1w."]
 
 
 def test_a_run_without_any_picture_is_named(study):
     study.whole().add_bold("01", figures=())
     (run,) = find_runs(FUNCTIONAL, study.out, "01")
-    assert run_doubts(run) == ["No pictures of task-rest were made."]
+    assert run_doubts(run) == ["There are no figures of task-rest."]
     assert page_of(study)
 
 
@@ -107,7 +107,7 @@ def test_doubtful_alignment_and_many_outliers_are_said(study):
     study.whole().add_bold("01", summary=summary)
     text = page_of(study).text()
     assert "The alignment of task-rest with the T1w image may be wrong: it moved 40 mm." in text
-    assert "35% of the volumes of task-rest are outliers." in text
+    assert "35% of the volumes of task-rest are motion outliers." in text
 
 
 def test_facts_of_correction_and_alignment():
@@ -125,7 +125,7 @@ def test_facts_of_correction_and_alignment():
         "corrected: images of opposite phase encoding; median shift 1.2 mm, 1st to 99th "
         "percentile -2.0 to 6.1 mm"
     )
-    wanted = "looks good, boundary-based, 13.3 mm from where the headers put it"
+    wanted = "looks good, boundary-based, 13.3 mm from the position in the headers"
     assert facts["Alignment with the T1w image"] == wanted
     assert run_facts(ScanRun(FUNCTIONAL, "x", "x", (), {})) == []
     assert dict(run_facts(ScanRun(FUNCTIONAL, "x", "x", (), {"a": 1}))) == {
@@ -149,7 +149,7 @@ def test_bold_alone_has_no_anatomical_section(study):
     study.end()
     page = page_of(study)
     assert "Anatomical images" not in page.text()
-    assert "left of the person" in page.text()
+    assert "participant's left" in page.text()
     assert "Good" in page.text("p")
     write_group_report(study.out, study.run_dir)
     assert "sub-01" in check_page(study.out / "index.html").text()

@@ -41,7 +41,7 @@ def test_everybody_is_listed_with_status_and_a_link(study):
     assert "Overview of 8 participants" in text
     assert {f"sub-{label}.html" for label in labels} <= set(page.links)
     assert "Good 6" in text
-    assert "Look at this 1" in text
+    assert "Needs review 1" in text
     assert "Failed 1" in text
     assert "The step “a” failed: it broke." in text
     levels = [row["data-level"] for row in page.having("tr") if "data-level" in row]
@@ -52,9 +52,9 @@ def test_outliers_are_marked_and_lead_to_their_page(study):
     labels = [f"{n:02d}" for n in range(1, 8)]
     many(study, labels)
     page = write(study, *labels)
-    assert "Far from the others: cnr." in page.text()
+    assert "Outliers: cnr." in page.text()
     marks = [a["aria-label"] for tag, a in page.tags if tag == "a" and "aria-label" in a]
-    assert [mark for mark in marks if "far" in mark] == ["sub-05_T1w: 9, far from the others"]
+    assert [mark for mark in marks if "outlier" in mark] == ["sub-05_T1w: 9, outlier"]
     assert len(page.having("circle", **{"class": "odd"})) == 1
 
 
@@ -62,7 +62,7 @@ def test_few_images_have_no_outliers(study):
     many(study, ["01", "02", "05"])
     page = write(study)
     assert not page.having("circle", **{"class": "odd"})
-    assert "Far from the others" not in page.text()
+    assert "Outliers: " not in page.text()
 
 
 def test_the_table_holds_every_metric(study):

@@ -1,4 +1,4 @@
-"""The table that says what each metric means."""
+"""The table of the metrics' explanations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures made fit for a page, methods text, verdicts and advice."""
+"""Inline SVG, methods text, verdicts and advice."""
 
 import re
 from html.parser import HTMLParser
@@ -127,12 +127,16 @@ def test_every_key_that_a_workflow_cites_is_in_the_list():
 @pytest.mark.parametrize(
     ("message", "traceback", "start"),
     [
-        ("OSError: [Errno 28] No space left on device", None, "Make room"),
-        ("The step was killed (SIGKILL)", None, "It seems to have run out of memory"),
-        ("x", "Traceback\n  killed_by_name()\nneuroferry.errors.InputError: x", "Look at the"),
+        ("OSError: [Errno 28] No space left on device", None, "Free space"),
+        ("The step was killed (SIGKILL)", None, "The step seems to have run out of memory"),
+        (
+            "x",
+            "Traceback\n  killed_by_name()\nneuroferry.errors.InputError: x",
+            "Check the input image",
+        ),
         ("PermissionError: Permission denied", None, "Make the output and work"),
-        ("something else", "Traceback\nValueError: x", "Start the same command again"),
-        (None, None, "Start the same command again"),
+        ("something else", "Traceback\nValueError: x", "Run the same command again"),
+        (None, None, "Run the same command again"),
     ],
 )
 def test_advice(message, traceback, start):

@@ -1,4 +1,4 @@
-"""The page of one participant."""
+"""The report of one participant."""
 
 import json
 import re
@@ -81,7 +81,7 @@ def test_methods_are_cited(study):
 def test_licences_of_what_took_part_allow_commercial_use(study):
     study.whole()
     text = write(study).text()
-    assert "All licences of the software and templates behind these results allow" in text
+    assert "All licences of the software and templates used for these results allow" in text
     assert "neuroferry, Nipype, NiWorkflows" in text
     assert "MRtrix3" not in text
     assert "10,698,065" not in text
@@ -102,7 +102,7 @@ def test_a_doubtful_brain_mask_is_to_be_looked_at(study):
     page = write(study.whole(brain=brain))
     assert page.having("div", **{"class": "banner look"})
     text = page.text()
-    assert "Look at this" in text
+    assert "Needs review" in text
     assert "confidence 0.31 of 1): its volume of 700 ml is small" in text
 
 
@@ -123,13 +123,13 @@ def test_a_participant_that_failed_at_the_first_step(study):
     text = page.text()
     assert page.having("div", **{"class": "banner failed"})
     assert "The step “orient t1w” failed: sub-01_T1w.nii.gz ends too early." in text
-    assert "1 step was skipped because of that." in text
+    assert "1 step was skipped as a result." in text
     assert "repair or replace it" in text
     assert "/out/logs/crash.txt" in text
     assert "<b>broken</b>" in page.text("pre")
-    assert "correct bias (anatomy > anat), because of “orient t1w”" in text
+    assert "correct bias (anatomy > anat), because “orient t1w” failed" in text
     assert not page.having("figure", **{"class": "reportlet"})
-    assert "There are no pictures" in text
+    assert "There are no figures" in text
 
 
 def test_a_participant_whose_input_was_refused(study):
@@ -156,8 +156,8 @@ def test_a_run_without_an_end(study):
     study.step("01", "correct_bias", "step_started")
     page = write(study)
     assert page.having("div", **{"class": "banner failed"})
-    assert "1 step had not ended when the run did." in page.text()
-    assert "no end on record" in page.text()
+    assert "1 step had not finished when the run ended." in page.text()
+    assert "not recorded" in page.text()
 
 
 def test_a_participant_that_no_record_knows(study):
@@ -218,7 +218,7 @@ def test_sessions_have_a_section_each(study):
     assert {"session-1", "session-2"} <= set(page.ids)
     assert len(page.having("figure", **{"class": "reportlet"})) == 7
     assert (
-        "Pictures of session after are missing: correction of uneven brightness, grey matter, "
+        "Figures of session after are missing: bias field correction, grey matter, "
         "white matter and cerebrospinal fluid, overlap with the template." in text
     )
     assert "The brain mask of session after may be wrong" in text
@@ -242,7 +242,7 @@ def test_a_broken_picture_counts_as_missing(study, content):
     (study.out / "sub-01" / "figures" / "sub-01_desc-brain_T1w.svg").write_text(content)
     page = write(study)
     assert page.having("div", **{"class": "banner look"})
-    assert "Pictures are missing: brain mask." in page.text()
+    assert "Figures are missing: brain mask." in page.text()
 
 
 def test_broken_sidecars_do_not_stop_the_page(study):
@@ -254,7 +254,7 @@ def test_broken_sidecars_do_not_stop_the_page(study):
     text = write(study).text()
     assert "sub-01/anat/sub-01_T1w.nii.gz" in text  # found in the input dataset itself
     assert "its header cannot be read" in text
-    assert "holds no JSON object" in text
+    assert "is not a JSON object" in text
 
 
 def test_an_input_that_is_gone_is_still_named(study):
@@ -262,7 +262,7 @@ def test_an_input_that_is_gone_is_still_named(study):
     (study.raw / "sub-01" / "anat" / "sub-01_T1w.nii.gz").unlink()
     text = write(study).text()
     assert "sub-01/anat/sub-01_T1w.nii.gz" in text
-    assert "not readable from here any more" in text
+    assert "no longer readable" in text
 
 
 def test_steps_taken_over_show_the_times_measured_before(study):
@@ -273,7 +273,7 @@ def test_steps_taken_over_show_the_times_measured_before(study):
     study.step("01", "correct_bias", cached=True)
     study.end()
     page = write(study)
-    assert "1 of them (pale) were taken over from an earlier run." in page.text()
+    assert "1 of them (pale) were reused from an earlier run." in page.text()
     assert page.having("rect", **{"class": "time cached"})
     assert "12 s" in page.text("svg")
 

@@ -1,4 +1,4 @@
-"""What the overview shows of tract profiles, and the tables beside it."""
+"""Tract profiles in the overview, and their tables."""
 
 import csv
 
@@ -50,7 +50,7 @@ def test_each_bundle_has_a_chart_and_who_lies_far_from_the_others_is_marked(peop
     assert [c["aria-label"].split(":")[0] for c in charts] == ["Left Arcuate"] * 2  # FA and MD
     assert len(page.having("path", **{"class": "one"})) == 2 * 7
     assert len(page.having("path", **{"class": "odd"})) == 2
-    assert "sub-05, far from the others" in page.text("title")
+    assert "sub-05, outlier" in page.text("title")
     assert "sub-05.html" in page.links
     assert "tractometry/nodes.csv" in page.links
 
@@ -112,5 +112,5 @@ def test_many_scans_do_not_make_a_huge_page():
     many[7] = profile(0.9)
     chart = profile_chart("x", [f"sub-{n}" for n in range(300)], many, [""] * 300)
     assert chart.count('class="one"') == 0
-    assert "sub-7, far from the others" in chart
+    assert "sub-7, outlier" in chart
     assert len(chart) < 10_000

@@ -1,4 +1,4 @@
-"""DWI runs of opposite phase encoding as field maps: when they are taken, and whether right."""
+"""DWI runs of opposite phase encoding as field maps: their choice, and the estimated field."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 
 
 class Dataset:
-    """Images of a participant with sidecars and b-values; plans for the one encoded j-."""
+    """Images of a participant with sidecars and b-values; plans the one encoded j-."""
 
     def __init__(self, root):
         self.root = root
@@ -108,11 +108,11 @@ def test_a_run_that_is_meant_for_others_is_left_alone(dataset, said):
     dataset("dwi/sub-01_dir-PA_dwi", PA | said)
     plan = dataset.plan()
     assert plan.method is None
-    assert "meant for others" in plan.warnings[0]
+    assert "assigns it to other runs" in plan.warnings[0]
 
 
 def test_what_the_dataset_says_wins(dataset):
-    """By B0FieldSource another run than the nearest, and another readout time."""
+    """B0FieldSource names another run than the nearest, with another readout time."""
     dataset("dwi/sub-01_dir-AP_dwi", AP | {"B0FieldSource": "p0", "B0FieldIdentifier": "p0"})
     dataset("dwi/sub-01_dir-PA_dwi", PA)
     far = PA | {"B0FieldIdentifier": ["p0"], "TotalReadoutTime": 0.03}
@@ -127,7 +127,7 @@ def test_a_source_that_is_not_there_is_not_replaced(dataset):
     dataset("dwi/sub-01_dir-PA_dwi", PA)
     plan = dataset.plan()
     assert plan.method is None
-    assert "gone, its B0FieldSource" in plan.warnings[0]
+    assert "its B0FieldSource, gone," in plan.warnings[0]
 
 
 def test_another_session_shares_names_but_no_field_map(dataset):
@@ -139,7 +139,7 @@ def test_another_session_shares_names_but_no_field_map(dataset):
 
 @pytest.mark.parametrize("intended", [{}, {"IntendedFor": "dwi/sub-01_dir-AP_dwi.nii.gz"}])
 def test_fmap_comes_first_with_its_b0s_alone(dataset, intended):
-    """A field map cut out of a DWI run, weighted volumes and all."""
+    """A field map cut from a DWI run, including diffusion-weighted volumes."""
     dataset("dwi/sub-01_dir-AP_dwi", AP)
     dataset("dwi/sub-01_dir-PA_dwi", PA)
     dataset("fmap/sub-01_dir-PA_epi", PA | intended, (0, 0, 700, 0))
@@ -158,17 +158,17 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
     plan = dataset.plan()
     assert names(plan) == ["sub-01_dir-PA_dwi.nii.gz"]
     assert "sub-01_dir-PA_epi.nii.gz has neither TotalReadoutTime" in plan.warnings[0]
-    assert "are taken instead" in plan.warnings[0]
+    assert "are used instead" in plan.warnings[0]
 
 
 @pytest.mark.parametrize(
     ("other", "files", "word"),
     [
-        (AP, {}, "in the opposite direction, j; the names have dir-AP and dir-PA, but"),
-        (PA | {"PhaseEncodingDirection": "i"}, {}, "in the opposite direction, j"),
-        (PA, {"shape": (20, 22, 10)}, "another matrix (20 x 22 x 10 voxels"),
-        (PA, {"affine": np.diag([-3.0, 2.5, 4, 1])}, "another matrix"),
-        (PA, {"affine": np.diag([-3.0, -3, 4, 1])}, "voxel axes run another way"),
+        (AP, {}, "has the opposite phase encoding, j; the names have dir-AP and dir-PA, but"),
+        (PA | {"PhaseEncodingDirection": "i"}, {}, "has the opposite phase encoding, j"),
+        (PA, {"shape": (20, 22, 10)}, "a different matrix (20 x 22 x 10 voxels"),
+        (PA, {"affine": np.diag([-3.0, 2.5, 4, 1])}, "a different matrix"),
+        (PA, {"affine": np.diag([-3.0, -3, 4, 1])}, "voxel axes point in other directions"),
         (
             PA | {"TotalReadoutTime": 0.04},
             {},
@@ -179,10 +179,10 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
         (
             PA | {"ImageType": ["ORIGINAL", "NORM"]},
             {},
-            "brightness of sub-01_dir-PA_dwi.nii.gz (NORM",
+            "normalised the intensity of sub-01_dir-PA_dwi.nii.gz (NORM",
         ),
-        (PA, {"bvals": (700, 1000)}, "has no volume without diffusion weighting (b <= 50"),
-        (PA, {"bvals": None}, "there is no .bval file"),
+        (PA, {"bvals": (700, 1000)}, "has no b0 volume (b <= 50"),
+        (PA, {"bvals": None}, "the .bval file is missing"),
     ],
 )
 def test_a_run_that_contradicts(dataset, other, files, word):
@@ -198,7 +198,7 @@ def test_runs_of_one_direction(dataset):
     dataset("dwi/sub-01_run-1_dwi", AP)
     dataset("dwi/sub-01_run-2_dwi", AP)
     (warning,) = dataset.plan().warnings
-    assert warning.endswith("is encoded in the opposite direction, j.")
+    assert warning.endswith("has the opposite phase encoding, j.")
 
 
 def test_another_echo_time_is_pointed_at(dataset):
@@ -211,7 +211,7 @@ def test_another_echo_time_is_pointed_at(dataset):
 
 @pytest.fixture(scope="module")
 def opposed(tmp_path_factory):
-    """A head in two runs of opposite phase encoding, moving within and between them."""
+    """Make two runs of opposite phase encoding of a head that moves within and between them."""
     root = tmp_path_factory.mktemp("opposed") / "bids"
     options = DwiOptions(1, n_b0=2, resolution=6.0, more_runs=("PA",), fieldmaps=())
     (person,) = write_phantom_dataset(root, subjects=1, resolution=6.0, seed=5, dwi=options)
@@ -222,7 +222,7 @@ def opposed(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_field_is_the_true_one_for_both_runs(opposed, number, tmp_path):
-    """In size and in sign: a field of the wrong sign is off by twice the true shift."""
+    """Size and sign are right: a field of the wrong sign is off by twice the true shift."""
     written, subject = opposed[0][number], opposed[1]
     run = next(r for r in check_dwi(subject).runs if r.image.path == written.dwi)
     plan = choose_dwi_fieldmap(subject, run)

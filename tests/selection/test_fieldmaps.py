@@ -103,7 +103,7 @@ def test_one_opposite_epi_goes_with_the_bold_itself():
 def test_epi_of_the_same_direction_alone_are_no_field_map():
     plan = plan_for(pair(**FOR_BOLD)[0])
     assert plan.method is None
-    assert "opposite direction, j" in plan.warnings[0]
+    assert "the opposite phase encoding, j" in plan.warnings[0]
 
 
 def test_b0_field_source_wins_over_intended_for():
@@ -120,13 +120,13 @@ def test_one_set_that_names_nobody_serves_its_session():
     assert plan_for(*phasediff()).method == "phasediff"
     two = plan_for(*phasediff("acq-a_"), *phasediff("acq-b_"))
     assert two.method is None
-    assert "meant for it" in two.warnings[0]
+    assert "assigned to it" in two.warnings[0]
 
 
 def test_a_field_map_meant_for_another_run_is_left_alone():
     plan = plan_for(*phasediff(IntendedFor="func/sub-01_task-other_bold.nii.gz"))
     assert plan.method is None
-    assert "meant for it" in plan.warnings[0]
+    assert "assigned to it" in plan.warnings[0]
 
 
 def test_polarity_is_never_guessed():

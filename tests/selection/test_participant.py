@@ -1,4 +1,4 @@
-"""What a run makes of each participant."""
+"""Plans of participants, and their problems."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from neuroferry.selection.participant import wanted_suffixes
 
 @pytest.fixture
 def person(tmp_path):
-    """Makes a participant of (session, suffix) pairs; the images hold nothing."""
+    """Return a function that makes a participant from (session, suffix) pairs."""
 
     def make(*images):
         runs = []
@@ -47,7 +47,7 @@ FUNC: dict[str, Any] = {"workflows": ["func"], "ignore": ["fieldmaps"]}
         ({"workflows": ["anat"]}, ["bold"], False, "no usable T1w image"),
         (FUNC, ["T1w"], False, "no usable BOLD run"),
         (FUNC, ["T1w", "bold"], True, None),
-        (FUNC, ["bold"], True, "there is no T1w image. The BOLD runs stay in their own space"),
+        (FUNC, ["bold"], True, "there is no T1w image. The BOLD runs stay in native space"),
         ({**FUNC, "workflows": ["anat", "func"]}, ["T1w"], True, "there is no usable BOLD run"),
         ({"workflows": ["anat", "func"]}, [], False, "no usable T1w image and no usable BOLD run"),
     ],
@@ -101,7 +101,7 @@ def test_dwi_runs_are_looked_at_where_they_are_asked_for(person, tmp_path):
     plan = plan_of(Subject("01", (run,)), workflows=("dwi",))
     assert plan.has_work
     assert {problem.severity for problem in plan.problems} == {"warning"}
-    assert "no T1w image. The DWI runs stay in their own space" in plan.problems[-1].message
+    assert "no T1w image. The DWI runs stay in native space" in plan.problems[-1].message
     encoding = {"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.05}
     plan = plan_of(Subject("01", (replace(run, metadata=encoding),)), workflows=("dwi",))
     texts = [problem.message for problem in plan.problems]

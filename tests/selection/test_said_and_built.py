@@ -1,5 +1,4 @@
-"""A matrix of datasets and settings: what a plan says is what the graph does, and what it leaves
-out is named."""
+"""Plans and graphs over a matrix of datasets and settings: they agree, and omissions are named."""
 
 import json
 from typing import Any
@@ -85,7 +84,7 @@ DERIVATIVES = {"no": None, "own template": (TEMPLATE,), "both templates": (TEMPL
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder of TemplateFlow."""
+    """Make a TemplateFlow folder."""
     folder = tmp_path_factory.mktemp("templateflow")
     write_template(folder, 8)
     return folder
@@ -93,7 +92,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    """The participant of each dataset, and the derivatives."""
+    """Make the participant of each dataset, and the derivatives."""
     root = tmp_path_factory.mktemp("people")
     found = {
         name: (root / str(number), write_dataset(root / str(number) / "bids", images))
@@ -191,7 +190,7 @@ def check_bold(plan, steps, said, asked, output_spaces):
         for text in output_spaces:
             name = text.partition(":")[0]
             there = name in {space.name for space in bold.spaces}
-            assert there or "stay in their own space" in said or f"written in {name}" in said
+            assert there or "stay in native space" in said or f"written in {name}" in said
 
 
 def check_dwi(plan, steps, asked):
@@ -249,5 +248,5 @@ def test_a_template_that_cannot_be_reached_is_an_error_and_the_rest_is_done(peop
     (bold,) = plan.bold
     assert [space.name for space in bold.spaces] == ["T1w"]
     (problem,) = [problem for problem in plan.problems if problem.severity == "error"]
-    assert f"nothing is written in {NAME}" in problem.message
+    assert f"no outputs are written in {NAME}" in problem.message
     assert "Add the transform to the derivatives" in problem.message

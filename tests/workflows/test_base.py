@@ -1,4 +1,4 @@
-"""The whole graph for each combination of data and settings: it builds and flattens."""
+"""The whole graph, built and flattened for combinations of data and settings."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SPACE = "MNI152NLin2009aSym"
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Makes subjects out of (session, run) pairs, with image files of 20x30x40 voxels."""
+    """Return a function that makes subjects from (session, run) pairs, with 20x30x40 images."""
 
     def make(label, *scans):
         runs = []

@@ -1,4 +1,4 @@
-"""BOLD runs in the whole graph: which anatomy each is joined to, and what it is corrected with."""
+"""BOLD runs in the whole graph: their anatomies and distortion correction."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ EPI = {**BOLD, "PhaseEncodingDirection": "j"}
 
 @pytest.fixture
 def person(tmp_path):
-    """Makes a participant of (session, suffix, metadata) triples."""
+    """Return a function that makes a participant from (session, suffix, metadata) triples."""
 
     def make(*images):
         runs = []
@@ -47,7 +47,7 @@ def graph(subject, tmp_path, **settings):
 
 
 def feeds(expanded, node):
-    """Names of the steps right before a step."""
+    """List the names of the steps directly before a step."""
     return {before.fullname.rpartition("sub_01_wf.")[2] for before in expanded.predecessors(node)}
 
 

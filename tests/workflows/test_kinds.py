@@ -1,4 +1,4 @@
-"""Every kind of step that any builder makes has measured figures, and no label in its name."""
+"""Kinds of steps: each one of all builders has measured figures, and no label in its name."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ GRID, HEAD = (20, 22, 12), (20, 22, 18)
 
 
 class Dataset:
-    """Images of nothing: builders read their headers and their sidecars."""
+    """Images without content: builders read their headers and sidecars."""
 
     def __init__(self, root):
         self.root = root
@@ -52,7 +52,7 @@ def opposite(metadata):
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """The graph of participants who together have everything that any builder knows."""
+    """Build the graph of participants who together use every builder."""
     folder = tmp_path_factory.mktemp("kinds")
     raw, mine = Dataset(folder / "bids"), Dataset(folder / "mine")
     for root, more in ((raw, {}), (mine, {"DatasetType": "derivative"})):
@@ -128,12 +128,12 @@ def _probsegs(label):
 
 
 def steps(graph):
-    """The nodes that are more than a place where values pass through."""
+    """Select the nodes that do more than pass on values."""
     return [node for node in graph.nodes() if type(node.interface).__name__ != "IdentityInterface"]
 
 
 def test_the_graph_has_every_node_that_a_builder_names(graph):
-    """So that nothing which is not built above escapes the tests below."""
+    """Nodes missing in the graph above would escape the tests below."""
     named = {part for node in graph.nodes() for part in StepName(node.fullname).parts}
     missing = []
     for path in sorted(Path(neuroferry.workflows.__file__).parent.rglob("*.py")):
@@ -144,7 +144,7 @@ def test_the_graph_has_every_node_that_a_builder_names(graph):
 
 
 def _node_names(tree):
-    """Names, or what stands before the first value in them, of the nodes in a module."""
+    """List the names of the nodes in a module, up to the first formatted value."""
     for call in ast.walk(tree):
         if not (isinstance(call, ast.Call) and "Node" in ast.unparse(call.func)):
             continue

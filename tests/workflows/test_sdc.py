@@ -18,7 +18,7 @@ ENCODED: dict[str, Any] = {"phase_encoding": "j-", "readout_time": 0.03}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A BOLD reference, its opposite, gradient echoes and the T1w image, all of the template."""
+    """Write a BOLD reference, its opposite, gradient echoes and a T1w image, from the template."""
     folder = tmp_path_factory.mktemp("sdc")
     template = load_template(2)
     tissue = template.gm + 0.75 * template.wm + 1.5 * template.csf
@@ -49,7 +49,7 @@ def files(tmp_path_factory):
 
 
 def run(plan, files, tmp_path):
-    """Run the workflow in one process; the field it found and its report."""
+    """Run the workflow in one process; return the estimated field and the report."""
     workflow = init_sdc_wf(plan=plan, bold_shape=SHAPE, sloppy=True)
     workflow.base_dir = str(tmp_path)
     workflow.inputs.inputnode.bold_ref = files["bold"]

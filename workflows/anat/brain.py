@@ -1,4 +1,4 @@
-"""Finds the brain, or takes a mask that was computed elsewhere."""
+"""Brain extraction, or a precomputed brain mask."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def init_brain_extraction_wf(
     seed: int = 1,
     name: str = "brain_extraction_wf",
 ) -> Workflow:
-    """Build the brain extraction.
+    """Build the brain extraction workflow.
 
     Parameters
     ----------
     voxels : int
         Voxels of the T1w image, for the memory estimate.
     brain_mask : str, optional
-        Precomputed mask, brought to the grid of the reference instead.
+        Precomputed mask, resampled onto the grid of the reference instead.
     sloppy : bool
         Fast and coarse.
     seed : int
@@ -46,9 +46,9 @@ def init_brain_extraction_wf(
     **Outputs**
 
     brain_mask, brain_score
-        Mask, and how far to trust it.
+        Mask, and its confidence.
     std2anat_affine
-        ITK affine from template points to head points; not with a precomputed mask.
+        ITK affine from template points to T1w points; undefined with a precomputed mask.
     """
     workflow = Workflow(name=name)
     inputnode = pe.Node(IdentityInterface(fields=["t1w_ref"]), name="inputnode")
@@ -71,9 +71,10 @@ def init_brain_extraction_wf(
         ])  # fmt: skip
         return workflow
     workflow.__desc__ = (
-        "The brain was found by affine registration of the skull-stripped template from many "
-        "starts, by mutual information inside the template's brain [@wells1996], then by "
-        "symmetric diffeomorphic registration [@avants2008; @dipy] in a band around it. "
+        "The brain was extracted by registering the skull-stripped template to the T1w image: "
+        "an affine registration from many starting points, by mutual information inside the "
+        "template's brain [@wells1996], followed by symmetric diffeomorphic registration "
+        "[@avants2008; @dipy] in a band around it. "
     )
     extract_brain = pe.Node(
         ExtractBrain(sloppy=sloppy, seed=seed),

@@ -1,4 +1,4 @@
-"""The anatomical workflow of one session, from T1w images to tissues and the template."""
+"""The anatomical workflow of one session: from T1w images to tissues and template space."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ def init_anat_wf(
 ) -> Workflow:
     """Build the anatomical workflow of one session.
 
-    The runs are made canonical, aligned and averaged; the brain is found; the receive
-    field is corrected inside it; the brain and the template are registered to each other;
-    tissues are segmented with the template's maps as priors.
+    The T1w images are reoriented to RAS+, aligned and averaged; the brain is extracted; the
+    receive field is corrected inside it; the brain and the template are registered to each
+    other; tissues are segmented with the template's maps as priors.
 
     Parameters
     ----------
     t1w_shapes : sequence of tuple of int
-        Voxels of each run along each axis: their number decides what steps are added, their
-        size how much memory each step takes.
+        Voxels of each image along each axis: the number of images decides which steps are
+        added, their size how much memory each step takes.
     precomputed : mapping, optional
         Files that replace their branch: ``brain_mask``; ``dseg`` with ``tpms`` (list of
         GM, WM, CSF); ``anat2std_xfm`` with ``std2anat_xfm``.
     std_resolution : int
         Voxel size of the template-space outputs, mm.
     average : bool
-        Average the runs; otherwise the best resolved one is used alone.
+        Average the images; otherwise only the one with the highest resolution is used.
     sloppy : bool
         Fast and of low quality, for tests.
     omp_nthreads : int
-        As every builder takes it; the steps of this workflow use one thread each, so that
-        results repeat, and run side by side.
+        Accepted by every builder; the steps of this workflow use one thread each, so that
+        results are reproducible, and run in parallel.
     seed : int
         Seed of the sampling of registrations, positive.
     name : str
@@ -99,15 +99,15 @@ def init_anat_wf(
     bias_field
         Multiplicative field, geometric mean one inside the brain.
     brain_mask, brain_score
-        Brain mask (uint8), and how far to trust it (JSON).
+        Brain mask (uint8), and its confidence (JSON).
     dseg, tpms
         Labels 1 GM, 2 WM, 3 CSF; probabilities in the same order.
     anat2std_xfm, std2anat_xfm
-        ITK transforms between head and template.
+        ITK transforms between T1w image and template.
     std_t1w, std_mask, std_dseg, std_tpms
         The results on the template's grid.
     t1w_runs, run2ref_xfms
-        Each run, RAS+, and its ITK affine onto the reference.
+        Each image, RAS+, and its ITK affine onto the reference.
     """
     given = dict(precomputed or {})
     voxels = n_voxels(t1w_shapes)
@@ -182,29 +182,29 @@ def init_anat_wf(
 
 
 def _pair(given: Mapping[str, Any], first: str, second: str) -> tuple[Any, Any] | None:
-    """Two precomputed results that are of use only together."""
+    """Take two precomputed results that are only usable together."""
     if given.get(first) and given.get(second):
         return given[first], given[second]
     return None
 
 
 def _describe(count: int, *, average: bool) -> str:
-    """Say for the methods paragraph how the runs became one image."""
+    """Describe in the methods text how the T1w images became one reference."""
     start = "\n\n### Anatomical data\n\n"
     if count == 1:
         sentence = "The T1-weighted (T1w) image was reoriented to RAS+."
     elif average:
         sentence = (
             f"The {count} T1-weighted (T1w) images of the session were reoriented to RAS+, "
-            "aligned rigidly to the best resolved one by mutual information [@wells1996], and "
-            "averaged robustly [@huber1964]."
+            "rigidly aligned to the one with the highest resolution by mutual information "
+            "[@wells1996], and robustly averaged [@huber1964]."
         )
     else:
         sentence = (
-            f"Of the {count} T1-weighted (T1w) images of the session, reoriented to RAS+, the "
-            "best resolved one was used."
+            f"Of the {count} T1-weighted (T1w) images of the session, the one with the highest "
+            "resolution was used, reoriented to RAS+."
         )
     return (
         f"{start}{sentence} Intensity non-uniformity was corrected inside the brain with N4 "
-        "[@tustison2010], the field's geometric mean in the brain being one. "
+        "[@tustison2010]; the bias field was scaled to a geometric mean of one in the brain. "
     )

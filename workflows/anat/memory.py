@@ -1,8 +1,8 @@
-"""How much memory each anatomical step takes, from the number of voxels.
+"""Memory of each anatomical step, from the number of voxels.
 
-Peak resident memory is that of Python and the libraries of the step, plus the bytes that the
-step holds for each voxel of the image, plus what it holds on grids of fixed size. The figures
-are measured on heads of 0.3 to 40 million voxels (``benchmarks/estimates.py``) and rounded up.
+Peak resident memory is that of Python and the libraries of the step, plus a number of bytes
+per voxel of the image, plus arrays on grids of fixed size. The figures were measured on images
+of 0.3 to 40 million voxels (``benchmarks/estimates.py``) and rounded up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 # Python with NumPy and nibabel alone; with SciPy, DIPY and the template.
 LEAN_GB = 0.2
 BASE_GB = 0.35
-# Bytes held at once for each voxel of the T1w image.
+# Bytes held at once per voxel of the T1w image.
 LOAD_BYTES = 8
 AVERAGE_BYTES_PER_RUN = 30
 BRAIN_BYTES = 12
@@ -33,7 +33,7 @@ TEMPLATE_VOXELS = 197 * 233 * 189
 
 
 def n_voxels(shapes: Sequence[Sequence[int]]) -> int:
-    """Voxels of the largest image.
+    """Count the voxels of the largest image.
 
     >>> n_voxels([(2, 3, 4), (3, 3, 3)])
     27
@@ -44,7 +44,7 @@ def n_voxels(shapes: Sequence[Sequence[int]]) -> int:
 def memory_gb(
     bytes_per_voxel: float, voxels: int, fixed_gb: float = 0.0, *, base_gb: float = BASE_GB
 ) -> float:
-    """Memory of a step in GB.
+    """Estimate the peak memory of a step in GB.
 
     >>> memory_gb(24, 10_000_000, 1.6)
     2.19
@@ -53,7 +53,7 @@ def memory_gb(
 
 
 def average_gb(voxels: int, runs: int) -> float:
-    """Memory of averaging the runs of a session, in GB.
+    """Estimate the peak memory of averaging the T1w images of a session in GB.
 
     >>> average_gb(10_000_000, 1)
     0.28
@@ -65,10 +65,10 @@ def average_gb(voxels: int, runs: int) -> float:
 
 
 def syn_gb(voxels: int, *, sloppy: bool = False) -> float:
-    """Memory of SyN on the grid of another template, beside that of the T1w image, in GB.
+    """Estimate the peak memory of SyN on the grid of another template in GB.
 
-    It runs in a box around the brain, so that air around it costs little; the template, its
-    mask and the two displacements are held on the whole grid.
+    The memory for the T1w image comes on top. SyN runs in a box around the brain, so air costs
+    little; the template, its mask and the two displacement fields are held on the whole grid.
 
     >>> syn_gb(TEMPLATE_VOXELS)
     1.35

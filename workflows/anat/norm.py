@@ -1,4 +1,4 @@
-"""Registers a brain and a template to each other, and carries results to the template."""
+"""Registration of a brain and a template to each other, and resampling onto the template."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def init_normalisation_wf(
     seed: int = 1,
     name: str = "normalisation_wf",
 ) -> Workflow:
-    """Build the registration of a brain and a template to each other.
+    """Build the registration of brain and template to each other.
 
     Parameters
     ----------
     voxels : int
         Voxels of the T1w image, for the memory estimates.
     xfms : tuple of str, optional
-        Precomputed transforms, head to template and back, used instead.
+        Precomputed transforms, T1w to template and back, used instead.
     with_start : bool
-        Whether brain extraction gives an affine to begin from.
+        Whether brain extraction provides an initial affine.
     template : OtherTemplate, optional
-        Another template than the one that is always there.
+        Another template than the built-in one.
     sloppy : bool
         Fast and coarse.
     seed : int
@@ -59,9 +59,9 @@ def init_normalisation_wf(
     t1w_preproc, brain_mask
         Bias-corrected T1w image and its brain.
     std2anat_affine
-        ITK affine to begin from.
+        Initial ITK affine.
     own_xfm
-        For another template: ITK transform to the one that is always there, to begin from.
+        For another template: ITK transform to the built-in one, the initial transform.
 
     **Outputs**
 
@@ -83,9 +83,9 @@ def init_normalisation_wf(
         workflow.add_nodes([inputnode, outputnode])
         return workflow
     workflow.__desc__ = (
-        f"The brain was registered to the template *{space}* by an affine with "
-        "mutual information [@wells1996], then by symmetric diffeomorphic registration with "
-        "local cross-correlation [@avants2008; @dipy]. "
+        f"The brain was registered to the template *{space}* by an affine transform with "
+        "mutual information [@wells1996], followed by symmetric diffeomorphic registration "
+        "with local cross-correlation [@avants2008; @dipy]. "
     )
     fixed_gb = 0.1 if sloppy else SYN_GB
     if template is not None:
@@ -138,7 +138,7 @@ def init_template_outputs_wf(
     **Inputs**
 
     t1w_preproc, brain_mask, dseg, tpms
-        Results on the head's grid.
+        Results on the grid of the T1w image.
     anat2std_xfm
         ITK transform.
 
@@ -158,7 +158,7 @@ def init_template_outputs_wf(
     )
     std_gb = STD_GB / std_resolution**3
     if grid is not None:
-        # the field may lie on another grid than what is written, and is held beside it
+        # The displacement field may be on another grid than the output, and is held as well.
         std_gb = FIELD_GB + STD_GB * grid.voxels / TEMPLATE_VOXELS
     carry_to_template = pe.Node(
         CarryToTemplate(resolution=std_resolution),

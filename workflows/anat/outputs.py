@@ -1,4 +1,4 @@
-"""Writes the derivatives of the anatomical workflow under their BIDS names."""
+"""Derivatives of the anatomical workflow, under their BIDS names."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def init_anat_derivatives_wf(
     precomputed: Mapping[str, Sequence[str]] | None = None,
     name: str = "anat_derivatives_wf",
 ) -> Workflow:
-    """Write what the anatomical workflow of one session has computed.
+    """Build the sinks of the anatomical derivatives of one session.
 
     Files of the session are named by the entities that all its T1w images share; files of
-    one image (its transform, its quality metrics) by that image's own.
+    one image (its transform, its quality metrics) by the entities of that image.
 
     Parameters
     ----------
     out_dir : path
         Root of the derivatives dataset.
     bids_dir : path
-        Root of the dataset that the source files belong to.
+        Root of the dataset of the source files.
     source_files : sequence of str
-        The T1w images of the session, in the order in which the workflow was given them.
+        The T1w images of the session, in the order of the workflow's inputs.
     seed : int
-        Of the random numbers, written into the sidecars.
+        Seed of the random numbers, written into the sidecars.
     with_std : bool
-        Write images in the space of the built-in template; the transforms always are.
+        Write images in the space of the built-in template; the transforms are always written.
     std_label : str, optional
-        Value of their ``res`` entity, the voxel size in mm; without one voxels are 1 mm.
+        Value of their ``res`` entity, the voxel size in mm; 1 mm voxels have none.
     with_iqms : bool
         Whether quality metrics are computed.
     precomputed : mapping of str to sequence of str, optional
-        BIDS URIs of what was computed elsewhere, by the fields of the inputs: the sources of
-        these files instead of the images here.
+        BIDS URIs of precomputed files, by input field: the sources of these files instead of
+        the images of this dataset.
     name : str
         Name of the workflow.
 
@@ -92,7 +92,7 @@ def init_template_derivatives_wf(
     precomputed: Mapping[str, Sequence[str]] | None = None,
     name: str = "template_derivatives_wf",
 ) -> Workflow:
-    """Write what was carried to another template, and the transforms to it.
+    """Build the sinks of the results in another template's space, and of the transforms.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def init_template_derivatives_wf(
     template : OtherTemplate
         The template.
     resolutions : sequence of str or None
-        Labels of the grids that are written; None has no ``res`` in its names.
+        Labels of the grids that are written; None has no ``res`` entity.
     name : str
         Name of the workflow.
 
@@ -112,7 +112,7 @@ def init_template_derivatives_wf(
     Notes
     -----
     **Inputs**: ``anat2std_xfm``, ``std2anat_xfm``; for each grid ``std_t1w``, ``std_mask``,
-    ``std_dseg`` and ``std_tpms``, with ``_res_<label>`` behind where it has a label.
+    ``std_dseg`` and ``std_tpms``, with the suffix ``_res_<label>`` where it has a label.
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """
@@ -130,7 +130,7 @@ def init_template_derivatives_wf(
 
 
 def res_suffix(label: str | None) -> str:
-    """End of the names in a graph that belong to one grid of a template.
+    """Make the suffix of names in a graph that belong to one grid of a template.
 
     >>> res_suffix("2"), res_suffix(None)
     ('_res_2', '')
@@ -139,7 +139,7 @@ def res_suffix(label: str | None) -> str:
 
 
 class _Namer(RunNamer):
-    """Names and describes the files of one session, by what its images have in common."""
+    """Names and sidecars of the files of one session, from the entities its images share."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Namer(RunNamer):
         return Output(source, {**self._names, **entities}, suffix, metadata, datatype="anat")
 
     def _tissues(self, source: str, metadata: Mapping[str, Any], **entities: str) -> Output:
-        """Name the probability maps, one for each tissue."""
+        """List the probability maps, one per tissue."""
         names = [{**self._names, "label": tissue, **entities} for tissue in TISSUES]
         return Output(source, names, "probseg", metadata, datatype="anat")
 
@@ -186,8 +186,8 @@ class _Namer(RunNamer):
             SkullStripped=False,
         )
         mask = self._about("Brain mask", [self._preproc], Type="Brain", **here)
-        dseg = self._about("Tissue labels; dseg.tsv names them", both, **label)
-        tpms = self._about("Probability of the tissue that the label names", both, **label)
+        dseg = self._about("Tissue labels, as listed in dseg.tsv", both, **label)
+        tpms = self._about("Probability of the tissue named by the label entity", both, **label)
         outputs = [
             self._output("t1w_preproc", "T1w", preproc, description="preproc"),
             replace(
@@ -211,13 +211,13 @@ class _Namer(RunNamer):
         return [self._as_given(output) for output in outputs]
 
     def _as_given(self, output: Output) -> Output:
-        """Say of what was computed elsewhere where it comes from; transforms stay as they are."""
+        """Cite the sources of a precomputed result; its transforms keep their file format."""
         sources = self._given.get(output.source)
         if sources is None or output.metadata is None:
             return output
         about = {key: value for key, value in output.metadata.items() if key != "RandomSeed"}
         about |= {
-            "Description": f"{about['Description']}; computed elsewhere",
+            "Description": f"{about['Description']}; precomputed",
             "Sources": list(sources),
         }
         kind = Path(sources[0]).suffix if output.suffix == "xfm" else output.extension
@@ -226,12 +226,12 @@ class _Namer(RunNamer):
     def template_outputs(
         self, resolution: str, space: Mapping[str, str], reference: str
     ) -> list[Output]:
-        """List the files in the space of a template, by what their names say of it."""
+        """List the files in the space of a template."""
         given = self._given.get("anat2std_xfm", ["from-T1w.h5"])
         entities = _transform_entities("T1w", reference)
         xfm = self._uri("xfm", Path(given[0]).suffix, **entities)
         probsegs = [self._uri("probseg", label=tissue) for tissue in TISSUES]
-        where = f" in the space {reference}"
+        where = f" in {reference} space"
         there: dict[str, Any] = {"SpatialReference": reference, "Resolution": resolution}
         labels: dict[str, Any] = {"Manual": False, **there}
         t1w = self._about(
@@ -239,10 +239,12 @@ class _Namer(RunNamer):
         )
         mask = self._about(f"Brain mask{where}", [self._mask, xfm], Type="Brain", **there)
         dseg = self._about(
-            f"Tissue labels{where}; dseg.tsv names them", [self._uri("dseg"), xfm], **labels
+            f"Tissue labels{where}, as listed in dseg.tsv", [self._uri("dseg"), xfm], **labels
         )
         tpms = self._about(
-            f"Probability of the tissue that the label names{where}", [*probsegs, xfm], **labels
+            f"Probability of the tissue named by the label entity{where}",
+            [*probsegs, xfm],
+            **labels,
         )
         return [
             self._output("std_t1w", "T1w", t1w, description="preproc", **space),
@@ -252,7 +254,7 @@ class _Namer(RunNamer):
         ]
 
     def metrics_output(self) -> Output:
-        """Name the quality metrics of each image."""
+        """Make the sink of the quality metrics of each image."""
         names = [{**run, "description": "iqms"} for run in self._runs]
         return Output("iqms", names, "T1w", extension=".json", datatype="anat")
 

@@ -1,4 +1,4 @@
-"""Pictures of the anatomical steps, for the report."""
+"""Reportlets of the anatomical steps."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _TEMPLATE_GB = 0.5
 
 
 def picture_mem_gb(n_voxels: int, images: int) -> float:
-    """Estimate the peak memory of drawing one picture.
+    """Estimate the peak memory of drawing one reportlet.
 
     Parameters
     ----------
     n_voxels : int
         Voxels of one image.
     images : int
-        How many images are read.
+        Number of images that are read.
 
     Returns
     -------
     float
-        In GB: 0.2, and for each voxel 8 bytes and 3 for each image. Measured with 11 and 40
-        million voxels: 0.28 and 0.66 GB for two images, 0.36 and 0.98 GB for four.
+        In GB: 0.2, plus 8 bytes per voxel and 3 more per voxel of each image. Measured with 11
+        and 40 million voxels: 0.28 and 0.66 GB for two images, 0.36 and 0.98 GB for four.
 
     Examples
     --------
@@ -57,12 +57,12 @@ def init_anat_reports_wf(
     shape: Sequence[int] = (256, 256, 256),
     name: str = "anat_reports_wf",
 ) -> Workflow:
-    """Draw the input, bias correction, brain mask, tissues and template overlap.
+    """Build the reportlets: input, bias correction, brain mask, tissues and template overlap.
 
     Parameters
     ----------
     out_dir : str or pathlib.Path
-        Root of the derivatives; pictures go to ``sub-<subject>/figures``.
+        Root of the derivatives; reportlets go to ``sub-<subject>/figures``.
     subject : str
         Label without ``sub-``.
     session : str or None
@@ -81,7 +81,7 @@ def init_anat_reports_wf(
     t1w_ref
         T1w image before bias correction.
     t1w_preproc
-        The same, bias corrected.
+        The same, bias-corrected.
     bias_field
         Multiplicative bias field.
     brain_mask
@@ -94,7 +94,7 @@ def init_anat_reports_wf(
     **Outputs**
 
     conform, bias, brain, tissues, norm
-        Path of each picture in the output folder.
+        Path of each reportlet in the output folder.
     """
     n_voxels = int(shape[0]) * int(shape[1]) * int(shape[2])
     prefix = f"sub-{subject}" + (f"_ses-{session}" if session else "")

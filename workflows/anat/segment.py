@@ -1,4 +1,4 @@
-"""Segments tissues, or takes a segmentation that was computed elsewhere."""
+"""Tissue segmentation, or a precomputed segmentation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def init_segmentation_wf(
     sloppy: bool = False,
     name: str = "segmentation_wf",
 ) -> Workflow:
-    """Build the tissue segmentation.
+    """Build the tissue segmentation workflow.
 
     Parameters
     ----------
     voxels : int
         Voxels of the T1w image, for the memory estimate.
     tissues : tuple of str and sequence of str, optional
-        Precomputed labels, and maps of GM, WM and CSF, brought to the grid of the T1w
+        Precomputed labels, and maps of GM, WM and CSF, resampled onto the grid of the T1w
         image instead.
     sloppy : bool
         Fast and coarse.
@@ -43,7 +43,7 @@ def init_segmentation_wf(
     t1w_preproc, brain_mask
         Bias-corrected T1w image and its brain.
     std2anat_xfm
-        ITK transform that brings the template's tissue maps.
+        ITK transform that resamples the template's tissue maps.
 
     **Outputs**
 
@@ -68,8 +68,8 @@ def init_segmentation_wf(
         ])  # fmt: skip
         return workflow
     workflow.__desc__ = (
-        "Grey matter, white matter and cerebrospinal fluid were segmented by a mixture of "
-        "Gaussians with the template's tissue maps and a Markov random field as priors "
+        "Grey matter, white matter and cerebrospinal fluid were segmented with a Gaussian "
+        "mixture model, with the template's tissue maps and a Markov random field as priors "
         "[@vanleemput1999; @zhang2001]. "
     )
     segment_tissues = pe.Node(

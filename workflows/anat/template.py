@@ -1,4 +1,4 @@
-"""Takes the results of the anatomical workflow to another template than the one always there."""
+"""Anatomical results in the space of a template other than the built-in one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def init_other_template_wf(
     seed: int = 1,
     name: str | None = None,
 ) -> Workflow:
-    """Build the registration to another template, and write what is carried there.
+    """Build the registration to another template, and the outputs in its space.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def init_other_template_wf(
     out_dir, bids_dir, source_files
         As for `init_anat_derivatives_wf`.
     resolutions : sequence of str or None
-        Labels of the grids that are written; None is the registration's, without a label.
+        Labels of the grids that are written; None is the registration grid, without a label.
     xfms : tuple of str, optional
-        Precomputed transforms, head to template and back, used instead.
+        Precomputed transforms, T1w to template and back, used instead.
     precomputed : mapping, optional
         BIDS URIs of these.
     sloppy : bool
@@ -63,13 +63,13 @@ def init_other_template_wf(
     **Inputs**
 
     t1w_preproc, brain_mask, dseg, tpms, anat2std_xfm
-        As `init_anat_wf` gives them; the last, to the template that is always there, is where
-        the registration begins.
+        Outputs of `init_anat_wf`; the last, to the built-in template, initialises the
+        registration.
 
     **Outputs**
 
     anat2std_xfm, std2anat_xfm
-        ITK transforms between head and this template.
+        ITK transforms between T1w image and this template.
     """
     # what it takes to reach this template is known from the one that is always there
     workflow = of_kind(Workflow(name=name or f"to_{template.node}_wf"), "anat")

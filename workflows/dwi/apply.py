@@ -1,4 +1,4 @@
-"""Resamples a DWI run in one interpolation, turns its gradients, and evens its brightness."""
+"""Resampling of a DWI run in one interpolation, with its gradients, and bias correction."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ T1W_OUTPUTS = [
 
 @dataclass(frozen=True)
 class T1wGrid:
-    """The grid in the space of the T1w image, as far as it is known from headers.
+    """Size of the output grid in the space of the T1w image, as known from headers.
 
     Attributes
     ----------
     t1w_voxels : int
-        Of the T1w image.
+        Voxels of the T1w image.
     voxels : float
-        Of the grid: its field of view in voxels of the run.
+        Voxels of the grid: the T1w field of view in voxels of the run.
     """
 
     t1w_voxels: int
@@ -57,7 +57,7 @@ class T1wGrid:
     def of(
         cls, run: DwiRun, shape: tuple[int, int, int], zooms: tuple[float, float, float]
     ) -> T1wGrid:
-        """Take the sizes from the T1w image's shape and voxel size in mm."""
+        """Compute the sizes from the T1w image's shape and voxel size in mm."""
         field_of_view = math.prod(n * size for n, size in zip(shape, zooms, strict=True))
         return cls(math.prod(shape), field_of_view / math.prod(run.zooms))
 
@@ -73,24 +73,24 @@ def init_dwi_apply_wf(
     omp_nthreads: int = 1,
     name: str = "apply_wf",
 ) -> Workflow:
-    """Build the resampling of one DWI run on the grid of its reference.
+    """Build the resampling of one DWI run onto the grid of its reference.
 
     Parameters
     ----------
     run : DwiRun
         The run.
     readout : Readout, optional
-        How the field bends it; without one its distortion is not corrected.
+        Readout that turns the field into shifts; without one distortion is not corrected.
     eddy : bool
-        Whether the distortion by eddy currents was estimated beside the motion.
+        Whether eddy-current distortion was estimated in addition to motion.
     replace : bool
-        Put what the other volumes predict in the place of slices that lost their signal.
+        Replace slices with signal dropout by the prediction from the other volumes.
     bias : bool
-        Correct uneven brightness, with one field for all volumes.
+        Correct intensity non-uniformity, with one bias field for all volumes.
     t1w_grid : T1wGrid, optional
-        Resample the run in the space of the T1w image as well.
+        Also resample the run into the space of the T1w image.
     omp_nthreads : int
-        Threads of one step, where more than one changes no value.
+        Threads per step, where more than one does not change results.
     name : str
         Name of the workflow.
 
@@ -101,24 +101,24 @@ def init_dwi_apply_wf(
     **Inputs**
 
     dwi_denoised, bval, bvec
-        As `init_dwi_denoise_wf` gives them.
+        Outputs of `init_dwi_denoise_wf`.
     dwi_ref, eddy_xfms, motion_xfms, motion_tsv, outliers_tsv, dwi_mask
-        As `init_dwi_fit_wf` gives them; and ``fieldmap``, with a readout.
+        Outputs of `init_dwi_fit_wf`; with a readout also ``fieldmap``.
     t1w_preproc, dwiref2anat_xfm
-        For the space of the T1w image.
+        For resampling into the space of the T1w image.
 
     **Outputs**
 
     dwi_preproc, dwi_bval, dwi_bvec
-        The series; gradients turned with the head.
+        The series; gradients rotated with the head.
     dwi_preproc_t1w, dwi_bval_t1w, dwi_bvec_t1w, dwi_ref_t1w, dwi_mask_t1w
-        The same in the space of the T1w image, the mean of its b0 volumes, and the brain.
+        The same in the space of the T1w image, the mean of its b0 volumes, and the brain mask.
     bias_field
-        What brightness was divided by.
+        Bias field that the series was divided by.
     slices_report
-        What was replaced (JSON), where slices are.
+        Replaced slices (JSON), if slices are replaced.
     confounds_tsv, confounds_json
-        Table of what disturbs each volume, and what its columns are.
+        Confounds of each volume, and the description of the columns.
     """
     fields = [*INPUTS, *(["fieldmap"] if readout else []), *(IN_T1W if t1w_grid else ())]
     found = ["dwi_preproc", "dwi_bval", "dwi_bvec", "confounds_tsv", "confounds_json"]
@@ -181,7 +181,7 @@ def init_dwi_apply_wf(
 
 
 def _resample_t1w(workflow: Workflow, run: DwiRun, grid: T1wGrid, omp_nthreads: int) -> pe.Node:
-    """Add the resampling in the space of the T1w image, and the brain mask there."""
+    """Add the resampling of the series and the brain mask into the space of the T1w image."""
     inputnode, outputnode = (workflow.get_node(name) for name in ("inputnode", "outputnode"))
     make_grid = pe.Node(
         MakeTargetGrid(),
@@ -213,16 +213,16 @@ def _resample_t1w(workflow: Workflow, run: DwiRun, grid: T1wGrid, omp_nthreads: 
 
 
 def can_replace(run: DwiRun, ignore: Collection[str] = ()) -> bool:
-    """Tell whether lost slices are replaced: it takes volumes that predict them."""
+    """Check whether slices with dropout can be replaced: other volumes must predict them."""
     enough = any(len(shell.volumes) > LEAST_OTHERS for shell in run.shells)
-    # Slices are looked for along the third axis alone.
+    # Slices are only searched along the third axis.
     return "slice-replacement" not in ignore and enough and run.slice_axis == 2
 
 
 def _replace_slices(
     workflow: Workflow, run: DwiRun, users: tuple[pe.Node, ...], omp_nthreads: int
 ) -> None:
-    """Add the prediction of lost slices, for those that use it."""
+    """Add the replacement of slices with dropout, and connect its outputs."""
     inputnode, outputnode = (workflow.get_node(name) for name in ("inputnode", "outputnode"))
     replace_slices = pe.Node(
         ReplaceSlices(n_procs=omp_nthreads),
@@ -244,26 +244,29 @@ def _replace_slices(
 def _describe(
     readout: Readout | None, *, eddy: bool, replace: bool, bias: bool, in_t1w: bool
 ) -> str:
-    """Say for the methods paragraph what is applied."""
+    """Describe the resampling in the methods text."""
     parts = ["head motion"]
-    parts += ["the distortion by eddy currents"] if eddy else []
+    parts += ["eddy-current distortion"] if eddy else []
     parts += ["susceptibility distortion"] if readout else []
     joined = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     text = ""
     if replace:
         text += (
-            "Slices that had lost their signal were replaced by what the model of the other "
-            "volumes predicts [@andersson2016]. "
+            "Slices with signal dropout were replaced by the prediction of a model of the other "
+            "volumes [@andersson2016]. "
         )
     text += (
-        f"The series was resampled with {joined} applied in one interpolation, by cubic "
-        "B-splines [@unser1999], and the gradients were turned with the head [@leemans2009]. "
+        "The series was resampled in a single interpolation with cubic B-splines [@unser1999], "
+        f"correcting for {joined}; the gradients were rotated with the head [@leemans2009]. "
     )
     if in_t1w:
         text += (
-            "It was resampled in the same way, from the images as measured, in the space of the "
-            "T1w image, the gradients turned into that space. "
+            "It was also resampled into the space of the T1w image, again in a single "
+            "interpolation, and the gradients were rotated into that space. "
         )
     if bias:
-        text += "Uneven brightness was estimated on the mean b0 image [@tustison2010]. "
+        text += (
+            "Intensity non-uniformity was estimated on the mean b0 image [@tustison2010] and "
+            "corrected in all volumes. "
+        )
     return text

@@ -1,4 +1,4 @@
-"""The diffusion workflow of one run, from its image to derivatives and pictures."""
+"""The diffusion workflow of one run: from its image to derivatives and reportlets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from neuroferry.workflows.parts import connect_parts, of_kind
 from neuroferry.workflows.sdc import Readout, init_sdc_wf
 
 IN_T1W = "_t1w"
-"""What the names of fields end in that are in the space of the T1w image."""
+"""Suffix of the names of fields in the space of the T1w image."""
 INPUTS = ("t1w_preproc", "brain_mask", "dseg", "tpms", "anat2std_xfm", "std2anat_xfm")
 
 
@@ -51,13 +51,13 @@ def init_dwi_wf(
     run : DwiRun
         The run.
     fieldmap : FieldmapPlan
-        How its distortion is estimated, if at all.
+        How its distortion is estimated, if it is.
     bids_dir, out_dir : path
         Input dataset and derivatives.
     t1w_shape : tuple of int, optional
-        Voxels of the T1w image; without one there is no coregistration and no bundle.
+        Voxels of the T1w image; without one there are no coregistration and no bundles.
     t1w_grid : T1wGrid, optional
-        Write series and tensors in the space of the T1w image as well.
+        Also write series and tensors in the space of the T1w image.
     config : WorkflowConfig, optional
         Settings of the steps.
     omp_nthreads : int
@@ -72,7 +72,7 @@ def init_dwi_wf(
     **Inputs**, with a T1w image
 
     t1w_preproc, brain_mask, dseg, tpms, anat2std_xfm, std2anat_xfm
-        As `init_anat_wf` gives them.
+        Outputs of `init_anat_wf`.
 
     **Outputs**
 
@@ -178,7 +178,7 @@ def init_dwi_wf(
 def init_tracts_of(
     run: DwiRun, models: Collection[str], config: WorkflowConfig, omp_nthreads: int
 ) -> Workflow:
-    """Build the tractography of one run, or of joined ones, through their models."""
+    """Build the tractography of one run, or of joined runs, from its models."""
     return init_dwi_tracts_wf(
         run=run,
         with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
@@ -191,14 +191,14 @@ def init_tracts_of(
 
 
 def name_shells(run: DwiRun) -> str:
-    """Say how many volumes each shell of a run has; b0 volumes are left out."""
+    """Describe the number of volumes of each shell of a run, without the b0 volumes."""
     return " and ".join(
         f"{len(shell.volumes)} of b = {shell.b:.0f} s/mm^2^" for shell in run.shells if shell.b
     )
 
 
 def _describe(run: DwiRun) -> str:
-    """Begin the methods paragraph of a run."""
+    """Write the start of the methods text of a run."""
     shells = name_shells(run)
     n_b0 = sum(len(shell.volumes) for shell in run.shells if not shell.b)
     title = run.label.replace("_", " ") or "DWI"

@@ -1,4 +1,4 @@
-"""Cleans a DWI run as it was measured: gradients, noise, ringing, the floor of the magnitude."""
+"""Denoising of a DWI run before resampling: gradients, noise, ringing and Rician bias."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def init_dwi_denoise_wf(
     omp_nthreads: int = 1,
     name: str = "denoise_wf",
 ) -> Workflow:
-    """Build what is done to a DWI run before anything is moved.
+    """Build the steps of a DWI run that come before any resampling.
 
-    Order matters: noise is estimated on values that nothing has interpolated, ringing is
-    removed on the scanner's own grid.
+    The order matters: noise is estimated on values that were never interpolated, and ringing
+    is removed on the scanner's own grid.
 
     Parameters
     ----------
     run : DwiRun
         The run.
     ignore : collection of str
-        Of ``denoising``, ``unringing``, ``rician``: steps to leave out.
+        Steps to skip, of ``denoising``, ``unringing`` and ``rician``.
     fix_gradients : bool
-        Undo flipped or exchanged axes of the gradients where the data say so; they are
-        reported in any case.
+        Correct flipped or swapped gradient axes that the data reveal; they are reported in
+        any case.
     b0_threshold : float
-        b-values up to this one count as 0, s/mm^2.
+        b-values up to this one count as b0, s/mm^2.
     omp_nthreads : int
-        Threads of one step, where more than one changes no value.
+        Threads per step, where more than one does not change results.
     name : str
         Name of the workflow.
 
@@ -64,12 +64,12 @@ def init_dwi_denoise_wf(
     **Outputs**
 
     raw_dwi, dwi_denoised, bval, bvec
-        The series as it came and as it goes on, and its gradients.
+        The series before and after these steps, and its gradients.
     dwi_clean, noise_map
-        The series right after denoising, and the standard deviation of the noise; not there
+        The series right after denoising, and the standard deviation of the noise; undefined
         without denoising.
     gradient_report, orientation_report
-        What was found about the gradients (JSON).
+        Findings about the gradients (JSON).
     """
     workflow = Workflow(name=name)
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
@@ -135,7 +135,7 @@ def init_dwi_denoise_wf(
 def _follow(
     workflow: Workflow, run: DwiRun, last: tuple[pe.Node, str] | None, node: pe.Node
 ) -> tuple[pe.Node, str]:
-    """Let a step take what the one before gives, the first one the run itself."""
+    """Connect a step to the one before it, the first one to the run itself."""
     if last is None:
         node.inputs.in_file = str(run.image.path)
     else:
@@ -144,12 +144,12 @@ def _follow(
 
 
 def can_denoise(run: DwiRun, ignore: Collection[str] = ()) -> bool:
-    """Tell whether noise is removed: it takes volumes enough to tell it from signal."""
+    """Check whether the run has enough volumes to separate noise from signal."""
     return "denoising" not in ignore and run.n_volumes >= MIN_VOLUMES
 
 
 def _steps(run: DwiRun, ignore: Collection[str]) -> tuple[str, ...]:
-    """Choose the steps of a run; the floor of the magnitude needs the noise that was found."""
+    """Choose the steps of a run; the Rician correction needs the estimated noise."""
     needs_noise = ("denoising", "rician")
     return tuple(
         step
@@ -159,18 +159,18 @@ def _steps(run: DwiRun, ignore: Collection[str]) -> tuple[str, ...]:
 
 
 def _describe(steps: Collection[str]) -> str:
-    """Say for the methods paragraph what was done."""
+    """Describe the steps in the methods text."""
     text = ""
     if "denoising" in steps:
         text += (
-            "Noise was removed: principal components of overlapping patches [@manjon2013] below "
-            "the Marchenko-Pastur edge [@veraart2016; @cordero2019]. "
+            "Noise was reduced by removing the principal components of overlapping patches "
+            "[@manjon2013] below the Marchenko-Pastur edge [@veraart2016; @cordero2019]. "
         )
     if "unringing" in steps:
         text += (
-            "Gibbs ringing was removed by local subvoxel shifts [@kellner2016] with *MRtrix3* "
+            "Gibbs ringing was removed by local subvoxel shifts [@kellner2016] in *MRtrix3* "
             "[@mrtrix3]. "
         )
     if "rician" in steps:
-        text += "The bias of the magnitude at low signal was removed [@koay2006]. "
+        text += "The Rician bias of the magnitude signal was corrected [@koay2006]. "
     return text

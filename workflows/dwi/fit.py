@@ -1,4 +1,4 @@
-"""What has to be known of a DWI run before it is resampled: motion, distortion, position."""
+"""Estimates for a DWI run before it is resampled: motion, distortion, coregistration."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def init_dwi_fit_wf(
     seed: int = 1,
     name: str = "fit_wf",
 ) -> Workflow:
-    """Build what is estimated of one DWI run.
+    """Build the estimation steps of one DWI run.
 
-    Volumes are aligned to what a model says that they look like; the mean b0 image is the
+    Each volume is aligned to its prediction by a model of the others; the mean b0 image is the
     reference, which is unwarped, registered to the T1w image, and masked.
 
     Parameters
@@ -54,19 +54,19 @@ def init_dwi_fit_wf(
     run : DwiRun
         The run.
     sdc_wf : Workflow, optional
-        From `neuroferry.workflows.sdc.init_sdc_wf`; without it the distortion by the
-        head's own field is not corrected.
+        From `neuroferry.workflows.sdc.init_sdc_wf`; without it susceptibility distortion is
+        not corrected.
     eddy : bool
-        Estimate the distortion by eddy currents beside the motion, where the axis of phase
-        encoding is known.
+        Estimate eddy-current distortion in addition to motion, where the phase-encoding axis
+        is known.
     with_anat : bool
         Whether there is a T1w image.
     t1w_voxels : int
         Its voxels, for the memory estimates.
     sloppy : bool
-        Fast and of low quality, for tests.
+        Fast processing of low quality, for tests.
     omp_nthreads : int
-        Threads of one step, where more than one changes no value.
+        Threads per step, where more than one does not change results.
     seed : int
         Seed of the sampling of registrations, positive.
     name : str
@@ -79,7 +79,7 @@ def init_dwi_fit_wf(
     **Inputs**
 
     dwi_denoised, bval, bvec
-        As `init_dwi_denoise_wf` gives them.
+        Outputs of `init_dwi_denoise_wf`.
     t1w_preproc, brain_mask, tpms
         Results of the anatomical workflow, where there is a T1w image.
 
@@ -90,13 +90,13 @@ def init_dwi_fit_wf(
     eddy_xfms, motion_xfms
         One affine for each volume, reference points to volume points; its rigid part.
     motion_tsv, outliers_tsv, eddy_report
-        Motion parameters; how far each slice is from what was expected; the report (JSON).
+        Motion parameters; deviation of each slice from its prediction; the report (JSON).
     fieldmap, sdc_report, fmap2dwiref_xfm
         Off-resonance in Hz on the reference's grid, with a field map.
     dwiref2anat_xfm, anat2dwiref_xfm, coreg_report
         Rigid transforms between the reference and the T1w image.
     dwi_mask
-        Brain on the reference's grid.
+        Brain mask on the reference's grid.
     """
     voxels = volume_voxels(run.shape)
     workflow = Workflow(name=name)
@@ -153,7 +153,7 @@ def init_dwi_fit_wf(
 def _add_sdc(
     workflow: Workflow, estimate_eddy: pe.Node, outputnode: pe.Node, sdc_wf: Workflow | None
 ) -> tuple[pe.Node | Workflow, str]:
-    """Add the correction of distortion; give where the best reference comes from."""
+    """Add the distortion correction; return the source of the best reference."""
     if sdc_wf is None:
         workflow.connect(estimate_eddy, "dwi_ref", outputnode, "dwi_ref_sdc")
         return estimate_eddy, "dwi_ref"
@@ -164,15 +164,15 @@ def _add_sdc(
 
 
 def _describe(*, eddy: bool, with_anat: bool) -> str:
-    """Say for the methods paragraph what is estimated."""
-    found = "Head motion and the distortion by eddy currents were" if eddy else "Head motion was"
+    """Describe the estimation steps in the methods text."""
+    found = "Head motion and eddy-current distortion were" if eddy else "Head motion was"
     text = (
-        f"{found} estimated by registration of each volume to what a model of the others predicts "
-        "for its gradient [@andersson2015]. "
+        f"{found} estimated by registering each volume to the prediction of a model of the other "
+        "volumes for its gradient [@andersson2015]. "
     )
     if with_anat:
         text += (
-            "The mean b0 image was registered rigidly to the T1w image by mutual information "
-            "[@wells1996] and the boundary of the white matter [@greve2009]. "
+            "The mean b0 image was rigidly registered to the T1w image by mutual information "
+            "[@wells1996], followed by boundary-based registration [@greve2009]. "
         )
     return text

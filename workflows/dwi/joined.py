@@ -1,8 +1,8 @@
-"""Joins the DWI runs of a session in the space of their T1w image, and models them together.
+"""Concatenation of the DWI runs of a session in T1w space, and models of them together.
 
-Runs of one protocol are often split: in halves, by shell, by direction of phase encoding. Each
-is corrected for itself, and lies right where the others lie once it is in the space of the T1w
-image; there their volumes are put together.
+One protocol is often split into several runs: in halves, by shell, by phase-encoding direction.
+Each run is corrected by itself, and aligned with the others once it is in the space of the T1w
+image, where their volumes are concatenated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from neuroferry.workflows.parts import connect_parts, of_kind
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
 
 SUFFIX = "dwimap"
-"""Of the pictures: runs that were joined have a section of their own in the report."""
+"""Suffix of the reportlets: joined runs have a section of their own in the report."""
 ANATOMY = ("t1w_preproc", "brain_mask", "std2anat_xfm")
 # Fields of the runs' own workflows, and those of JoinDwi.
 SERIES = {
@@ -71,7 +71,7 @@ def init_joined_wf(
     omp_nthreads: int = 1,
     name: str = "joined_dwi_wf",
 ) -> Workflow:
-    """Build what is done with several runs together.
+    """Build the workflow of several joined runs.
 
     Parameters
     ----------
@@ -95,9 +95,9 @@ def init_joined_wf(
     **Inputs**
 
     dwi_preproc_t1w_1, dwi_bval_t1w_1, dwi_bvec_t1w_1, dwi_ref_t1w_1, dwi_mask_t1w_1, ..._2, ...
-        Of each run, as `init_dwi_apply_wf` gives them.
+        Outputs of `init_dwi_apply_wf` for each run.
     t1w_preproc, brain_mask, std2anat_xfm
-        As `init_anat_wf` gives them.
+        Outputs of `init_anat_wf`.
 
     **Outputs**
 
@@ -156,7 +156,7 @@ def init_joined_wf(
 
 
 def on_grid(run: DwiRun, shape: tuple[int, int, int], zooms: tuple[float, float, float]) -> DwiRun:
-    """Give a run the voxels of the T1w image's field of view, for the memory estimates."""
+    """Set a run's voxels to those of the T1w image's field of view, for the memory estimates."""
     size = [n * mm for n, mm in zip(shape, zooms, strict=True)]
     x, y, z = (max(1, round(mm / zoom)) for mm, zoom in zip(size, run.zooms, strict=True))
     return replace(run, shape=(x, y, z))
@@ -165,7 +165,7 @@ def on_grid(run: DwiRun, shape: tuple[int, int, int], zooms: tuple[float, float,
 def _init_pictures(
     run: DwiRun, models: Collection[str], out_dir: str | Path, t1w_gb: float | None
 ) -> Workflow:
-    """Build the pictures and the summary of joined runs; `t1w_gb` where there are bundles."""
+    """Build the reportlets and the summary of joined runs; `t1w_gb` is set with bundles."""
     slices, charts = volume_gb(PICTURE_BYTES, run, PICTURE_GB), volume_gb(0, run, CHART_GB)
     series = {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec"}
     drawings = [Drawing("gradients", GradientsPicture(), series, charts)]
@@ -186,10 +186,11 @@ def _init_pictures(
 
 
 def _describe(joined: Joined) -> str:
-    """Say for the methods paragraph what was joined."""
+    """Describe the joined runs in the methods text."""
     names = [run.label.replace("_", " ") or "DWI" for run in joined.runs]
     return (
         f"\n\n### Diffusion data, joined: {', '.join(names)}\n\nThe {len(names)} runs, each "
-        "resampled in the space of the T1w image, were put together, their brightness matched "
-        f"on the mean b0 images: {joined.run.n_volumes} volumes, {name_shells(joined.run)}. "
+        "resampled into the space of the T1w image, were concatenated after matching their "
+        f"intensities on the mean b0 images: {joined.run.n_volumes} volumes, "
+        f"{name_shells(joined.run)}. "
     )

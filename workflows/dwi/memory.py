@@ -1,8 +1,8 @@
-"""How much memory each step of a DWI run takes, from the header of its series.
+"""Memory of each step of a DWI run, from the header of its series.
 
-Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus the bytes that
-the step holds for each value of the series or for each voxel of one volume, plus what it holds
-besides. The figures are measured and rounded up.
+Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus a number of
+bytes per value of the series or per voxel of one volume, plus what the step holds besides. The
+figures were measured and rounded up.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from neuroferry.interfaces.dwi.models import order_for
 from neuroferry.workflows.memory import CHUNK_BYTES, CHUNK_POINTS
 
 BASE_GB = 0.15
-# Bytes held at once for each value of the series.
+# Bytes held at once per value of the series.
 DENOISE_BYTES = 4.5
 UNRING_BYTES = 8
 ORIENTATION_BYTES = 3
 EDDY_BYTES = 3
 REPLACE_BYTES = 5
-# Bytes for each voxel of one volume, ...
+# Bytes per voxel of one volume, ...
 RICIAN_BYTES = 60
 BIAS_BYTES = 60
 JOIN_BYTES = 40
@@ -35,37 +35,37 @@ SOURCE_BYTES = 20
 TARGET_BYTES = 60
 # ... and of the T1w image.
 T1W_BYTES = 12
-# For each thread: bytes a voxel, and GB.
+# Per thread: bytes per voxel, and GB.
 EDDY_THREAD_BYTES = 45
 REPLACE_THREAD_BYTES = 100
 DENOISE_THREAD_GB = 0.03
 TENSOR_GB = 0.01
 KURTOSIS_GB = 0.025
 TRACK_GB = 0.05
-# (for each value of what streamlines follow: the series, or the fibre orientations)
+# (per value of the image that is tracked: the series, or the fibre orientations)
 TRACK_BYTES = 9
-# Beside the image, and for each streamline that is asked for of all bundles together.
+# Besides the image, and per streamline requested, over all bundles.
 SEGMENT_GB = 0.1
 STREAMLINE_GB = 0.0000122
-# Plots and their fonts; pictures of slices.
+# Plots and their fonts; mosaics of slices.
 CHART_GB = 0.1
 PICTURE_GB = 0.05
-# Libraries that the estimate of eddy currents loads, which other steps do without.
+# Libraries that only the estimation of eddy currents loads.
 EDDY_GB = 0.11
 
 
 def series_gb(bytes_per_value: float, run: DwiRun, fixed_gb: float = 0.0) -> float:
-    """Memory of a step in GB, from what it holds of each value of a series."""
+    """Estimate the peak memory of a step in GB, from its bytes per value of a series."""
     return volume_gb(bytes_per_value * run.n_volumes, run, fixed_gb)
 
 
 def volume_gb(bytes_per_voxel: float, run: DwiRun, fixed_gb: float = 0.0) -> float:
-    """Memory of a step in GB, from what it holds of each voxel of one volume."""
+    """Estimate the peak memory of a step in GB, from its bytes per voxel of one volume."""
     return grid_gb(bytes_per_voxel, run.n_voxels, fixed_gb)
 
 
 def grid_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> float:
-    """Memory of a step in GB, from what it holds of each voxel of the grid that it fills.
+    """Estimate the peak memory of a step in GB, from its bytes per voxel of the output grid.
 
     >>> grid_gb(100, 1_000_000)
     0.25
@@ -74,37 +74,37 @@ def grid_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> flo
 
 
 def eddy_gb(run: DwiRun, n_threads: int) -> float:
-    """Memory of estimating head motion and eddy currents in GB."""
+    """Estimate the peak memory of estimating head motion and eddy currents in GB."""
     threads = EDDY_THREAD_BYTES * n_threads * run.n_voxels / 1e9
     return series_gb(EDDY_BYTES, run, EDDY_GB + threads)
 
 
 def replace_gb(run: DwiRun, n_threads: int) -> float:
-    """Memory of predicting lost slices in GB, where there are so many as to fill a volume."""
+    """Estimate the peak memory of replacing slices in GB, where they would fill a volume."""
     per_voxel = REPLACE_VOXEL_BYTES + REPLACE_THREAD_BYTES * n_threads
     return series_gb(REPLACE_BYTES, run, per_voxel * run.n_voxels / 1e9)
 
 
 def resample_t1w_gb(run: DwiRun, voxels: float, n_threads: int) -> float:
-    """Memory of resampling a run onto a grid in the space of the T1w image, in GB."""
+    """Estimate the peak memory of resampling a run into the space of the T1w image in GB."""
     source = SOURCE_BYTES * (n_threads + 1) * run.n_voxels
     chunk = CHUNK_BYTES * n_threads * min(voxels, CHUNK_POINTS)
     return grid_gb(TARGET_BYTES, voxels, (source + chunk) / 1e9)
 
 
 def track_gb(run: DwiRun, n_threads: int, *, with_fod: bool) -> float:
-    """Memory of following streamlines in GB: each thread is a program that loads everything."""
+    """Estimate the peak memory of tracking in GB: each thread is a process with all data."""
     values = _coefficients(run) if with_fod else run.n_volumes
     return volume_gb(TRACK_BYTES * values * n_threads, run, TRACK_GB * n_threads)
 
 
 def _coefficients(run: DwiRun) -> int:
-    """Spherical harmonics of the fibre orientations of a run."""
+    """Count the spherical harmonics of the fibre orientations of a run."""
     order = order_for(run.n_directions)
     return (order + 1) * (order + 2) // 2
 
 
 def csd_gb(run: DwiRun) -> float:
-    """Memory of fibre orientations in GB: of Python or of ``dwi2fod``, whichever takes more."""
+    """Estimate the peak memory of CSD in GB: of Python or ``dwi2fod``, whichever takes more."""
     coefficients = _coefficients(run) + 2
     return volume_gb(max(80 + 4 * coefficients, 7 * (run.n_volumes + coefficients)), run)

@@ -1,4 +1,4 @@
-"""Models of the diffusion in each voxel: those that a run's gradients allow."""
+"""Voxelwise diffusion models, as far as a run's gradients allow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INPUTS = {"dwi_preproc": "in_file", "dwi_bval": "bval", "dwi_bvec": "bvec", "dwi
 
 @dataclass(frozen=True)
 class DwiMap:
-    """One map: what it is, and what its file's name says.
+    """One map of a model, with its entities and sidecar texts.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class DwiMap:
     description, unit : str
         For the sidecar.
     extension : str
-        Of the file.
+        Extension of the file.
     report : str
-        Field with what the model reports of itself; empty for none.
+        Field with the report of the model; empty for none.
     """
 
     model: str
@@ -61,25 +61,25 @@ MAPS = {
     "tensor": DwiMap(
         "DTI",
         "tensor",
-        "Diffusion tensor along the axes of the world (RAS+): xx, xy, xz, yy, yz, zz",
+        "Diffusion tensor in world coordinates (RAS+): xx, xy, xz, yy, yz, zz",
         _DIFFUSIVITY,
     ),
     "color_fa": DwiMap(
         "DTI",
         "FA",
-        "Fractional anisotropy in the colours of the main direction: red left-right, green "
-        "front-back, blue up-down (RAS+)",
+        "Fractional anisotropy, coloured by the principal direction: red left-right, green "
+        "anterior-posterior, blue inferior-superior (RAS+)",
         variant="color",
     ),
     "mk": DwiMap("DKI", "MK", "Mean kurtosis", report="kurtosis_report"),
     "ak": DwiMap("DKI", "AK", "Axial kurtosis"),
     "rk": DwiMap("DKI", "RK", "Radial kurtosis"),
-    "kfa": DwiMap("DKI", "KFA", "Anisotropy of the kurtosis tensor"),
+    "kfa": DwiMap("DKI", "KFA", "Kurtosis fractional anisotropy"),
     "fod": DwiMap(
         "CSD",
         "FOD",
-        "Fibre orientation distribution: coefficients of the spherical harmonics of MRtrix3, "
-        "along the axes of the world (RAS+)",
+        "Fibre orientation distribution: spherical-harmonic coefficients in the basis of "
+        "MRtrix3, in world coordinates (RAS+)",
         report="csd_report",
     ),
 }
@@ -90,11 +90,11 @@ STEPS: dict[str, tuple[str, type[Any]]] = {
 }
 REPORTS = {"DTI": "tensor_report", "DKI": "kurtosis_report", "CSD": "csd_report"}
 TRACKED_DIRECTIONS = 28
-"""From so many directions on streamlines follow fibre orientations, and tensors below."""
+"""Fewest directions for tracking on fibre orientations; below, tensors are tracked."""
 
 
 def plan_models(run: DwiRun) -> tuple[str, ...]:
-    """Name the models that a run's gradients allow, of ``DTI``, ``DKI`` and ``CSD``."""
+    """List the models that a run's gradients allow, of ``DTI``, ``DKI`` and ``CSD``."""
     why_not = models_for(run.shells, run.n_directions, run.fits_tensor)
     reasons = {"DTI": why_not.tensor, "DKI": why_not.kurtosis, "CSD": why_not.csd}
     return tuple(model for model, reason in reasons.items() if not reason)
@@ -116,13 +116,13 @@ def init_dwi_models_wf(
     run : DwiRun
         The run.
     models : collection of str
-        As `plan_models` names them.
+        Names from `plan_models`.
     suffix : str
-        Of the names of the fields, where the series is on another grid than its own.
+        Suffix of the field names, for a series on another grid than its own.
     voxels : float, optional
         Of that grid.
     omp_nthreads : int
-        Threads of one step; more than one changes no value.
+        Threads per step; more than one does not change results.
     name : str
         Name of the workflow.
 
@@ -133,16 +133,16 @@ def init_dwi_models_wf(
     **Inputs**
 
     dwi_preproc, dwi_bval, dwi_bvec, dwi_mask
-        Preprocessed series, its gradients, brain.
+        Preprocessed series, its gradients, brain mask.
 
     **Outputs**
 
     fa, md, ad, rd, tensor, color_fa, tensor_report
-        Of the tensors, and what they report (JSON).
+        Tensor maps and report (JSON).
     mk, ak, rk, kfa, kurtosis_report
-        Of the kurtosis, where two shells allow it.
+        Kurtosis maps and report, where two shells allow it.
     fod, csd_report
-        Of the fibre orientations.
+        Fibre orientation distributions and report.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = "" if suffix else _describe(models)
@@ -172,7 +172,7 @@ def init_dwi_models_wf(
 
 
 def _mem_gb(model: str, run: DwiRun, n_threads: int, voxels: float) -> float:
-    """Memory of fitting one model, in GB."""
+    """Estimate the peak memory of fitting one model in GB."""
     if model == "CSD":
         return csd_gb(run)
     if model == "DKI":
@@ -181,7 +181,7 @@ def _mem_gb(model: str, run: DwiRun, n_threads: int, voxels: float) -> float:
 
 
 def _describe(models: Collection[str]) -> str:
-    """Say for the methods paragraph what was fitted."""
+    """Describe the models in the methods text."""
     text = ""
     if "DTI" in models:
         text += "Diffusion tensors were fitted by weighted least squares [@veraart2013]. "
@@ -189,7 +189,7 @@ def _describe(models: Collection[str]) -> str:
         text += "Diffusion kurtosis was fitted by weighted least squares [@jensen2005]. "
     if "CSD" in models:
         text += (
-            "Fibre orientations were found by constrained spherical deconvolution "
+            "Fibre orientations were estimated by constrained spherical deconvolution "
             "[@tournier2007] with *MRtrix3* [@mrtrix3]. "
         )
     return text

@@ -1,4 +1,4 @@
-"""Writes the derivatives of a DWI run under their BIDS names."""
+"""Derivatives of a DWI run, under their BIDS names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def init_dwi_derivatives_wf(
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
 ) -> Workflow:
-    """Write what the diffusion workflow of one run has computed.
+    """Build the sinks of the derivatives of one DWI run.
 
     Parameters
     ----------
@@ -39,15 +39,15 @@ def init_dwi_derivatives_wf(
     run : DwiRun
         The run; its entities name the files.
     models : collection of str
-        That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
+        Computed models, as named by `neuroferry.workflows.dwi.models.plan_models`.
     with_anat, with_tracts, with_slices : bool
-        Whether there is a T1w image, whether bundles were looked for, and lost slices replaced.
+        Whether there is a T1w image, bundles were tracked, and slices with dropout replaced.
     in_t1w : bool
-        Whether series and tensors are in the space of the T1w image as well.
+        Whether series and tensors are also written in the space of the T1w image.
     fieldmap : FieldmapPlan, optional
-        What distortion was corrected with.
+        How distortion was corrected.
     seed : int
-        Of the random numbers, written into the sidecars.
+        Seed of the random numbers, written into the sidecars.
     name : str
         Name of the workflow.
 
@@ -85,22 +85,22 @@ def init_joined_derivatives_wf(
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
 ) -> Workflow:
-    """Write what was computed from several runs together, in the space of the T1w image.
+    """Build the sinks of the derivatives of joined runs, in the space of the T1w image.
 
     Parameters
     ----------
     out_dir, bids_dir : path
         Roots of the derivatives, and of the dataset that the runs belong to.
     run : DwiRun
-        What they are together; its entities name the files.
+        The joined run; its entities name the files.
     runs : sequence of DwiRun
         The runs.
     models : collection of str
-        That were computed, as `neuroferry.workflows.dwi.models.plan_models` names them.
+        Computed models, as named by `neuroferry.workflows.dwi.models.plan_models`.
     with_tracts : bool
-        Whether bundles were looked for.
+        Whether bundles were tracked.
     seed : int
-        Of the random numbers, written into the sidecars.
+        Seed of the random numbers, written into the sidecars.
     name : str
         Name of the workflow.
 
@@ -126,7 +126,7 @@ T1W = {"space": "T1w"}
 
 
 class _Namer(RunNamer):
-    """Names and describes the files of one run."""
+    """Names and sidecars of the files of one run."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class _Namer(RunNamer):
         return Output(source, names, suffix, metadata, extension, datatype, report)
 
     def series_outputs(self, *, with_slices: bool) -> list[Output]:
-        """List what is written of every run."""
+        """List the files that are written for every run."""
         reference = self._uri("dwiref", description="hmc")
         hmc = self._xfm("orig", "dwiref", "hmc")
         xfm = self._uri("xfm", TEXT, **hmc)
@@ -169,7 +169,9 @@ class _Namer(RunNamer):
         if self._with_sdc:
             field = [self._uri("fieldmap", datatype="fmap", description="preproc")]
         series = self._about(
-            "Preprocessed series, resampled once", [*self._raw, xfm, *field], SkullStripped=False
+            "Preprocessed series, resampled in a single interpolation",
+            [*self._raw, xfm, *field],
+            SkullStripped=False,
         )
         replaced = ("slices_report", "SliceReplacement") if with_slices else None
         return [
@@ -180,7 +182,7 @@ class _Namer(RunNamer):
                 "dwi_ref",
                 "dwiref",
                 self._about(
-                    "Mean b0 image that head motion was estimated against",
+                    "Mean b0 image, the reference for head motion",
                     self._raw,
                     SkullStripped=False,
                 ),
@@ -191,7 +193,7 @@ class _Namer(RunNamer):
                 "dwi_ref_sdc",
                 "dwiref",
                 self._about(
-                    f"Mean b0 image{unwarped}, as it was registered to the T1w image",
+                    f"Mean b0 image{unwarped}, as registered to the T1w image",
                     [reference, *field],
                     SkullStripped=False,
                     SpatialReference=reference,
@@ -214,7 +216,7 @@ class _Namer(RunNamer):
                 "eddy_xfms",
                 "xfm",
                 self._about(
-                    "One ITK affine for each volume, onto the reference: motion and eddy currents",
+                    "One ITK affine per volume, onto the reference: head motion and eddy currents",
                     [reference, *self._raw],
                 ),
                 hmc,
@@ -232,7 +234,7 @@ class _Namer(RunNamer):
         ]
 
     def t1w_outputs(self, *, with_slices: bool) -> list[Output]:
-        """List the series, its reference and the brain in the space of the T1w image."""
+        """List the series, its reference and the brain mask in the space of the T1w image."""
         sources = [*self._raw, self._uri("xfm", TEXT, **self._xfm("orig", "dwiref", "hmc"))]
         if self._with_sdc:
             sources.append(self._uri("fieldmap", datatype="fmap", description="preproc"))
@@ -240,18 +242,16 @@ class _Namer(RunNamer):
         space: dict[str, Any] = {"SpatialReference": "T1w"}
         preproc = {**T1W, "description": "preproc"}
         series = self._about(
-            "Preprocessed series in the space T1w, resampled once from the images as measured; "
-            "its gradients are turned into that space",
+            "Preprocessed series in T1w space, resampled in a single interpolation; its "
+            "gradients are rotated into that space",
             sources,
             SkullStripped=False,
             **space,
         )
         own = self._uri("dwi", **preproc)
-        reference = self._about(
-            "Mean of the b0 images in the space T1w", [own], SkullStripped=False
-        )
+        reference = self._about("Mean b0 image in T1w space", [own], SkullStripped=False)
         mask = self._about(
-            "Brain mask in the space T1w",
+            "Brain mask in T1w space",
             [self._uri("mask", description="brain")],
             Type="Brain",
             **space,
@@ -272,7 +272,7 @@ class _Namer(RunNamer):
         suffix: str = "",
         space: Mapping[str, str] | None = None,
     ) -> Output:
-        """Name one map of a model, in the run's own space or in another."""
+        """Make the sink of one map of a model, in the run's own space or another."""
         there = dict(space or {})
         made = [
             self._uri("dwi", description="preproc", **there),
@@ -294,9 +294,9 @@ class _Namer(RunNamer):
         )
 
     def tract_outputs(self) -> list[Output]:
-        """List the bundles, and the profiles along them."""
+        """List the bundles and their tract profiles."""
         about = self._about(
-            "Streamlines of a bundle, RAS+ mm of the reference",
+            "Streamlines of a bundle, in RAS+ mm of the reference",
             [self._uri("dwi", description="preproc")],
         )
         bundles = Output(
@@ -320,7 +320,7 @@ class _Namer(RunNamer):
 
 
 class _JoinedNamer(_Namer):
-    """Names and describes the files of several runs together."""
+    """Names and sidecars of the files of joined runs."""
 
     def __init__(
         self,
@@ -338,19 +338,21 @@ class _JoinedNamer(_Namer):
         self._names = {**self._names, **T1W}
 
     def joined_outputs(self) -> list[Output]:
-        """List the series, its mean b0 image and the brain."""
+        """List the series, its mean b0 image and the brain mask."""
         space: dict[str, Any] = {"SpatialReference": "T1w"}
         preproc = {"description": "preproc"}
         series = self._about(
-            "Preprocessed series of several runs, one after the other, each matched to the "
-            "brightness of the first",
+            "Preprocessed series of several runs, concatenated, each matched in intensity to "
+            "the first",
             [*self._raw, *self._parts],
             SkullStripped=False,
             **space,
         )
         own = [self._uri("dwi", **preproc)]
-        mean = self._about("Mean of the b0 images of all runs", own, SkullStripped=False, **space)
-        mask = self._about("Brain that all runs show", self._parts, Type="Brain", **space)
+        mean = self._about("Mean of the b0 volumes of all runs", own, SkullStripped=False, **space)
+        mask = self._about(
+            "Intersection of the brain masks of all runs", self._parts, Type="Brain", **space
+        )
         return [
             self._output("dwi_preproc", "dwi", series, preproc, report=("join_report", "Joined")),
             self._output("dwi_bval", "dwi", None, preproc, ".bval"),

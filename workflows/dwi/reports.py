@@ -1,4 +1,4 @@
-"""Pictures of one DWI run, for the report."""
+"""Reportlets of one DWI run."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ def init_dwi_reports_wf(
     in_t1w: bool = False,
     name: str = "dwi_reports_wf",
 ) -> Workflow:
-    """Draw what the steps of a run made, and gather what they report.
+    """Build the reportlets of a run, and collect the reports of its steps.
 
     Parameters
     ----------
     out_dir : str or pathlib.Path
-        Root of the derivatives; pictures go to ``sub-<subject>/figures``.
+        Root of the derivatives; reportlets go to ``sub-<subject>/figures``.
     run : DwiRun
         The run.
     models : collection of str
-        Of ``DTI``, ``DKI``, ``CSD``: models that were computed.
+        Computed models, of ``DTI``, ``DKI`` and ``CSD``.
     t1w_shape : tuple of int, optional
         Voxels of the T1w image, where there is one.
     with_sdc, with_noise, with_slices, with_tracts : bool
-        Whether distortion was corrected, noise removed, lost slices replaced, bundles looked
-        for.
+        Whether distortion was corrected, noise removed, slices with dropout replaced, bundles
+        tracked.
     in_t1w : bool
-        Whether series and tensors are in the space of the T1w image as well.
+        Whether series and tensors are also written in the space of the T1w image.
     name : str
         Name of the workflow.
 
@@ -75,7 +75,7 @@ def init_dwi_reports_wf(
     -------
     LiterateWorkflow
         **Inputs**: the fields of the same names of the other workflows of a run.
-        **Outputs**: ``out_files``, pictures and summary in the output folder.
+        **Outputs**: ``out_files``, reportlets and summary in the output folder.
     """
     slices = volume_gb(PICTURE_BYTES, run, PICTURE_GB)
     charts = volume_gb(0, run, CHART_GB)
@@ -137,7 +137,7 @@ def init_dwi_reports_wf(
 
 
 def draw_models(models: Collection[str], ref: str, mem_gb: float) -> list[Drawing]:
-    """List the pictures of models, beside the reference in the field `ref`."""
+    """List the reportlets of models, drawn with the reference in the field `ref`."""
     drawings = []
     mask = {"dwi_mask": "mask"}
     here = {ref: "dwi_ref", **mask}
@@ -153,7 +153,7 @@ def draw_models(models: Collection[str], ref: str, mem_gb: float) -> list[Drawin
 
 
 def draw_tracts(bundles_gb: float, profiles_gb: float) -> list[Drawing]:
-    """List the pictures of bundles on the T1w image, and of profiles along them."""
+    """List the reportlets of bundles on the T1w image, and of their tract profiles."""
     lines = {
         "bundles": "bundles",
         "bundles_report": "report",

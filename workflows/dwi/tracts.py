@@ -1,4 +1,4 @@
-"""Streamlines of a DWI run, the bundles that they make up, and profiles along them."""
+"""Tractography of a DWI run, its bundles, and their tract profiles."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def init_dwi_tracts_wf(
     seed: int = 1,
     name: str = "tracts_wf",
 ) -> Workflow:
-    """Build tractography and tractometry of one DWI run.
+    """Build the tractography and tractometry of one DWI run.
 
-    Streamlines start in the regions of each bundle, brought from the template; they are
-    sorted into bundles in the template, cleaned, and measured along their course.
+    Streamlines are seeded in the regions of each bundle, resampled from the template; they are
+    assigned to bundles in template space, cleaned, and maps are sampled along them.
 
     Parameters
     ----------
     run : DwiRun
         The run.
     with_fod : bool
-        Follow fibre orientation distributions, where there are enough directions for them;
-        otherwise tensors.
+        Track on fibre orientation distributions, which need enough directions; otherwise on
+        tensors.
     streamlines : int
-        Of each bundle, at most.
+        Largest number per bundle.
     bundles : path, optional
-        TOML file that defines them; the package's own otherwise.
+        TOML file that defines them; by default the package's own.
     profile_extent : {"waypoints", "whole"}
-        Profiles run from the first way-point to the last, or over whole streamlines.
+        Profiles cover the part from the first way-point to the last, or whole streamlines.
     omp_nthreads : int
-        Threads of one step; more than one changes no value.
+        Threads per step; more than one does not change results.
     seed : int
-        Of all random numbers.
+        Seed of all random numbers.
     name : str
         Name of the workflow.
 
@@ -68,21 +68,20 @@ def init_dwi_tracts_wf(
     **Inputs**
 
     dwi_preproc, dwi_bval, dwi_bvec, fod
-        The series, or with fibre orientations these.
+        The series, or the fibre orientation distributions.
     dwi_mask, fa, md, rd, ad
-        Brain and maps on its grid.
+        Brain mask and maps on its grid.
     dwiref2anat_xfm, std2anat_xfm
-        The way from the run to the template: ITK transforms that resample images of the run
-        and of the template onto the T1w image.
+        ITK transforms that resample images of the run and of the template onto the T1w image.
 
     **Outputs**
 
     bundles, bundle_labels, bundles_report
-        A file for each bundle that was found, its label, and what was found (JSON).
+        A file and a label for each bundle that was found, and the report (JSON).
     profiles_tsv, profiles_json
-        Maps along each bundle, and what the columns are.
+        Tract profiles of each map, and the description of the columns.
     tracking_report
-        How streamlines were followed (JSON).
+        Report on the tracking (JSON).
     """
     count = len(load_bundles(None if bundles is None else Path(bundles)))
     source = ["fod"] if with_fod else ["dwi_preproc", "dwi_bval", "dwi_bvec"]
@@ -106,7 +105,7 @@ def init_dwi_tracts_wf(
         mem_gb=volume_gb(0, run, SEGMENT_GB + STREAMLINE_GB * streamlines * count),
     )
     if bundles is not None:
-        # a file of the user: its content is part of the steps' hashes
+        # A user's file: its content is part of the steps' hashes.
         track.inputs.definitions = segment.inputs.definitions = str(bundles)
     measure = pe.Node(
         MeasureProfiles(subject=f"sub-{run.entities['subject']}", extent=profile_extent),
@@ -136,16 +135,16 @@ def init_dwi_tracts_wf(
 
 
 def _describe(*, with_fod: bool, own: bool, extent: str) -> str:
-    """Say for the methods paragraph what was done."""
+    """Describe the tractography in the methods text."""
     how = (
-        "through fibre orientation distributions"
+        "through the fibre orientation distributions"
         if with_fod
-        else "through tensors of bootstrapped signals [@jones2008]"
+        else "through tensors fitted to bootstrapped signals [@jones2008]"
     )
     regions = "of our own definition" if own else "[@wakana2007; @hua2008]"
     return (
-        f"Streamlines were followed {how} with *MRtrix3* [@mrtrix3] from regions of each bundle "
-        f"{regions}, sorted into bundles by the regions that they pass, cleaned of outliers, and "
-        f"measured at 100 nodes {EXTENTS[extent]}, weighted by their distance from the core "
-        "[@yeatman2012]. "
+        f"Streamlines were tracked {how} with *MRtrix3* [@mrtrix3], seeded in regions of each "
+        f"bundle {regions}, assigned to bundles by the regions that they traverse, and cleaned of "
+        f"outliers. Tract profiles were computed at 100 nodes {EXTENTS[extent]}, with streamlines "
+        "weighted by their distance from the core [@yeatman2012]. "
     )

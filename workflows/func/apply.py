@@ -1,4 +1,4 @@
-"""Resamples a BOLD run into each space that is asked for, each in one interpolation."""
+"""Resampling of a BOLD run into each requested space, each in one interpolation."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def init_bold_apply_wf(
 ) -> Workflow:
     """Build the resampling of one BOLD run.
 
-    Slice timing, motion, distortion and the way into each space are applied together: one
-    interpolation in time, and one in space, for each value of each output. The series in the
-    space of the BOLD is always made, as confounds are taken from it.
+    Slice timing, motion, distortion and the transform to each space are applied together: one
+    interpolation in time and one in space for each value of each output. The series in BOLD space
+    is always computed, because confounds are extracted from it.
 
     Parameters
     ----------
     run : BoldRun
-        The run; several echoes are combined on the way.
+        The run; several echoes are combined.
     spaces : sequence of BoldSpace
-        Spaces that are wanted.
+        Requested spaces.
     readout : Readout, optional
-        Of the run, with a field map; without it distortion is not corrected.
+        Readout of the run, with a field map; without it distortion is not corrected.
     slice_time_ref : float
-        Moment that slices are shifted to, as a part of the time between first and last.
+        Time that slices are shifted to, as a fraction of the time from first to last slice.
     t1w_voxels, t1w_volume_mm3 : int, float
         Voxels and field of view of the T1w image, for the memory estimates.
     omp_nthreads : int
-        Threads of one step, which work on as many volumes at a time.
+        Threads per step, each of which works on one volume at a time.
     name : str
         Name of the workflow.
 
@@ -79,15 +79,15 @@ def init_bold_apply_wf(
     **Inputs**
 
     bold_ref, n_dummy, motion_xfms, fieldmap, bold_mask, boldref2anat_xfm
-        As `init_bold_fit_wf` gives them.
+        Outputs of `init_bold_fit_wf`.
     anat2std_xfm, t1w_preproc
-        As the anatomical workflow gives them, for the spaces that need them; for another
-        template the field that `BoldSpace.anat2std_xfm` names.
+        Outputs of the anatomical workflow, for the spaces that need them; for another
+        template the field named by `BoldSpace.anat2std_xfm`.
 
     **Outputs**
 
     bold
-        Series in the space of the BOLD.
+        Series in BOLD space.
     bold_<space>, boldref_<space>, mask_<space>
         Series, its mean and the brain mask in each space.
     t2star
@@ -141,7 +141,7 @@ def _resample_node(
     t1w_volume_mm3: float,
     omp_nthreads: int,
 ) -> pe.Node:
-    """Make the node that resamples the series into one space, as far as nothing is computed."""
+    """Make the node that resamples the series into one space, with its constant inputs."""
     resample = ResampleSeries(
         in_file=[str(echo.path) for echo in run.echoes],
         tr=run.tr,
@@ -169,7 +169,7 @@ def _resample_node(
 
 
 def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_voxels: int) -> None:
-    """Add the grid of a space, the way there, and the mask on it."""
+    """Add the grid of a space, the transform to it, and the mask on it."""
     inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
     native = not space.in_template
     grid_gb = memory_gb(T1W_GRID_BYTES, t1w_voxels) if native else memory_gb(0, 0, TEMPLATE_GB)
@@ -222,25 +222,25 @@ def _add_t2star(workflow: Workflow, run: BoldRun, omp_nthreads: int) -> None:
 
 
 def _describe(run: BoldRun, spaces: Sequence[BoldSpace], readout: Readout | None) -> str:
-    """Say for the methods paragraph what is applied, and that it is applied once."""
+    """Describe the resampling in the methods text."""
     parts = ["head motion"]
     if readout is not None:
         parts.append("susceptibility distortion")
     if any(not space.is_native for space in spaces):
-        parts.append("the way into each output space")
+        parts.append("the transform to each output space")
     text = ""
     if run.slice_times:
         text = (
-            "Slices were shifted to one moment of the repetition time by a windowed sinc "
+            "Slice timing was corrected to one reference time by windowed-sinc interpolation "
             "[@sladky2011]. "
         )
     if run.echo_times:
         text += (
-            f"The {len(run.echoes)} echoes were combined with weights from a fit of T2* "
+            f"The {len(run.echoes)} echoes were optimally combined, weighted by a fit of T2* "
             "[@posse1999]. "
         )
     joined = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     return (
-        f"{text}The series was resampled with {joined} applied in one interpolation, by cubic "
-        "B-splines [@unser1999]. "
+        f"{text}The series was resampled with {joined} applied in a single interpolation with "
+        "cubic B-splines [@unser1999]. "
     )

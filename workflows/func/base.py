@@ -1,4 +1,4 @@
-"""The functional workflow of one run, from its images to derivatives and pictures."""
+"""The functional workflow of one run: from its images to derivatives and reportlets."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def init_bold_wf(
     run : BoldRun
         The run.
     fieldmap : FieldmapPlan
-        How its distortion is estimated, if at all.
+        How its distortion is estimated, if it is.
     spaces : sequence of BoldSpace
         Spaces that the series is written in.
     bids_dir, out_dir : path
         Input dataset and derivatives.
     t1w : tuple, optional
         Voxels and voxel size in mm of the T1w image, for the memory estimates; without one
-        the run stays in its own space.
+        the run stays in native space.
     config : WorkflowConfig, optional
         Settings of the steps.
     omp_nthreads : int
@@ -72,8 +72,8 @@ def init_bold_wf(
     **Inputs**, with a T1w image
 
     t1w_preproc, brain_mask, dseg, tpms, anat2std_xfm
-        As `init_anat_wf` gives them; for each other template among the spaces the field that
-        `BoldSpace.anat2std_xfm` names.
+        Outputs of `init_anat_wf`; for each other template among the spaces the field named by
+        `BoldSpace.anat2std_xfm`.
 
     **Outputs**
 
@@ -145,7 +145,7 @@ def init_bold_wf(
 
 
 def _sdc_wf(run: BoldRun, fieldmap: FieldmapPlan, config: WorkflowConfig) -> Workflow | None:
-    """Make the correction of distortion that a plan asks for."""
+    """Build the distortion correction of a plan."""
     if fieldmap.method is None:
         return None
     return init_sdc_wf(
@@ -158,7 +158,7 @@ def _sdc_wf(run: BoldRun, fieldmap: FieldmapPlan, config: WorkflowConfig) -> Wor
 
 
 def _readout(fieldmap: FieldmapPlan, config: WorkflowConfig) -> Readout | None:
-    """Say how the field bends the run."""
+    """Make the readout that turns the field into shifts."""
     if fieldmap.method is None:
         return None
     return Readout(
@@ -167,11 +167,11 @@ def _readout(fieldmap: FieldmapPlan, config: WorkflowConfig) -> Readout | None:
 
 
 def _describe(run: BoldRun) -> str:
-    """Begin the methods paragraph of a run."""
-    echoes = f", {len(run.echoes)} echoes" if run.echo_times else ""
+    """Write the start of the methods text of a run."""
+    echoes = f", with {len(run.echoes)} echoes" if run.echo_times else ""
     task = f" of the task *{run.entities['task']}*" if "task" in run.entities else ""
     return (
         f"\n\n### Functional data: {run.label.replace('_', ' ')}\n\n"
         f"The BOLD run{task} has {run.n_volumes} volumes of {' x '.join(map(str, run.shape))} "
-        f"voxels, one each {run.tr:g} s{echoes}. "
+        f"voxels, one every {run.tr:g} s{echoes}. "
     )

@@ -1,4 +1,4 @@
-"""Confounds of one BOLD run: signals that are not from neurons."""
+"""Confounds of one BOLD run: signals of non-neuronal origin."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from neuroferry.interfaces.func.tissues import TissuesToBold
 _BASE_GB = 0.17
 """Interpreter and libraries, in GB."""
 _VOLUME_BYTES = 40
-"""Bytes for each voxel of one volume: the volume, tissues, masks, distances."""
+"""Bytes per voxel of one volume: the volume, tissues, masks, distances."""
 _BLOCK_GB = 0.06
-"""A block of 2 million values in double precision, and what is computed from it."""
+"""A block of 2 million values in double precision, and arrays computed from it."""
 _TISSUE_BYTES = 14
-"""Bytes for each voxel of the T1w image; measured: 0.62 GB with 40 million voxels."""
+"""Bytes per voxel of the T1w image; measured: 0.62 GB with 40 million voxels."""
 
 
 def confounds_mem_gb(n_voxels: int, n_volumes: int) -> float:
@@ -35,8 +35,8 @@ def confounds_mem_gb(n_voxels: int, n_volumes: int) -> float:
     Returns
     -------
     float
-        In GB: 0.23 for interpreter, libraries and one block; 40 bytes for each voxel of one
-        volume; 24 bytes for each pair of volumes (the Gram matrix and its decomposition).
+        In GB: 0.23 for interpreter, libraries and one block; 40 bytes per voxel of one
+        volume; 24 bytes per pair of volumes (the Gram matrix and its decomposition).
         Measured with 147,456 voxels: 0.22 GB for 500 volumes, 0.30 GB for 2,000.
 
     Examples
@@ -59,7 +59,7 @@ def init_bold_confounds_wf(
     dvars_threshold: float = DVARS_THRESHOLD,
     name: str = "bold_confounds_wf",
 ) -> Workflow:
-    """Compute the confounds of one run.
+    """Build the confounds of one run.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def init_bold_confounds_wf(
     n_volumes : int
         Length of the series, for the memory estimate.
     shape : sequence of int
-        Voxels of one volume, for the same.
+        Voxels of one volume, for the memory estimate.
     t1w_shape : sequence of int
-        Voxels of the T1w image, for the same.
+        Voxels of the T1w image, for the memory estimate.
     with_anat : bool
-        Whether there is a T1w image with its tissues. Without one there are no signals of
-        white matter and CSF, and no anatomical components.
+        Whether there is a T1w image with its tissues. Without one there are no white-matter
+        and CSF signals, and no anatomical components.
     fd_threshold, dvars_threshold : float
         Framewise displacement in mm and standardised DVARS above which a volume is a motion
         outlier.
@@ -93,7 +93,7 @@ def init_bold_confounds_wf(
     motion_tsv
         Motion parameters.
     n_dummy
-        Volumes at the start that are not at steady state.
+        Number of volumes at the start before steady state.
     tpms
         With a T1w image: GM, WM, CSF probabilities in its space.
     anat2boldref_xfm
@@ -102,9 +102,9 @@ def init_bold_confounds_wf(
     **Outputs**
 
     confounds_tsv, confounds_json
-        The table, and what its columns are.
+        The table, and the description of its columns.
     summary_json
-        Figures for the report.
+        Values for the report.
     compcor_masks
         Bits: 1 CSF, 2 white matter, 4 combined, 8 temporal.
     tsnr_map
@@ -150,20 +150,21 @@ def init_bold_confounds_wf(
 
 
 def _describe(with_anat: bool, fd_threshold: float, dvars_threshold: float) -> str:
-    """Write the sentences for the methods paragraph."""
+    """Describe the confounds in the methods text."""
     tissues = ", the cerebrospinal fluid and the white matter" if with_anat else ""
     anatomical = (
         " and within masks of cerebrospinal fluid, deep white matter, and both together "
-        "(aCompCor; voxels that hold or touch grey matter were left out)"
+        "(aCompCor; voxels that contain or adjoin grey matter were excluded)"
         if with_anat
         else ""
     )
     return f"""\
 Framewise displacement [@power2012] and standardised DVARS [@afyouni2018] were computed for
 each volume; volumes above {fd_threshold:g} mm or {dvars_threshold:g} were marked as motion
-outliers. Mean signals of the brain{tissues} were extracted, and
-expanded with the motion parameters by their derivatives and squares [@satterthwaite2013].
-Noise components [@behzadi2007] that explain half of the variance [@muschelli2014] were taken,
-after removal of slow cosines (periods of 128 s and more), from the 2% of the brain's voxels
-that change most (tCompCor){anatomical}. The table has the columns of *fMRIPrep* [@fmriprep].
+outliers. Mean signals of the brain{tissues} were extracted; these
+and the motion parameters were expanded by their derivatives and squares [@satterthwaite2013].
+After removal of slow cosine drifts (periods of 128 s and more), the noise components
+[@behzadi2007] that explain half of the variance [@muschelli2014] were computed from the 2% of
+brain voxels with the highest variance (tCompCor){anatomical}. The table
+has the columns of *fMRIPrep* [@fmriprep].
 """

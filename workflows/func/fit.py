@@ -1,4 +1,4 @@
-"""What has to be known of a BOLD run before it is resampled."""
+"""Estimates for a BOLD run before it is resampled: motion, distortion, coregistration."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def init_bold_fit_wf(
     seed: int = 1,
     name: str = "fit_wf",
 ) -> Workflow:
-    """Build what is estimated of one BOLD run.
+    """Build the estimation steps of one BOLD run.
 
     The reference volume comes first; head motion is estimated against it, its distortion is
-    corrected, it is registered to the T1w image, and the brain is found on it.
+    corrected, it is registered to the T1w image, and the brain is masked on it.
 
     Parameters
     ----------
     run : BoldRun
-        The run; its shortest echo is what everything is estimated from.
+        The run; everything is estimated from its shortest echo.
     sdc_wf : Workflow, optional
         From `init_sdc_wf`; without it distortion is not corrected.
     with_anat : bool
@@ -70,15 +70,15 @@ def init_bold_fit_wf(
     t1w_voxels : int
         Its voxels, for the memory estimates.
     dummy_scans : int, optional
-        Volumes at the start that are not in a steady state; found by default.
+        Number of volumes at the start before steady state; by default detected.
     precomputed : mapping, optional
         Files that replace their step: ``bold_ref``; ``motion_xfms``; ``boldref2anat_xfm``,
-        with ``anat2boldref_xfm`` or without; ``bold_mask``. What of ``motion_tsv`` and
-        ``anat2boldref_xfm`` is missing is made of the others.
+        with or without ``anat2boldref_xfm``; ``bold_mask``. Missing ``motion_tsv`` or
+        ``anat2boldref_xfm`` are derived from the others.
     sloppy : bool
-        Fast and of low quality, for tests.
+        Fast processing of low quality, for tests.
     omp_nthreads : int
-        Threads of one step, where more than one changes no value.
+        Threads per step, where more than one does not change results.
     seed : int
         Seed of the sampling of registrations, positive.
     name : str
@@ -96,9 +96,9 @@ def init_bold_fit_wf(
     **Outputs**
 
     bold_ref, n_dummy, reference_report
-        Reference volume; how many volumes come before the steady state; how they were found.
+        Reference volume; number of volumes before steady state; report on both.
     motion_xfms, motion_tsv
-        One affine for each volume, which resamples it onto the reference; parameters.
+        One affine per volume, which resamples it onto the reference; motion parameters.
     fieldmap, sdc_report, fmap2boldref_xfm
         Off-resonance in Hz on the reference's grid, with a field map.
     bold_ref_sdc
@@ -106,7 +106,7 @@ def init_bold_fit_wf(
     boldref2anat_xfm, anat2boldref_xfm, coreg_report
         Rigid transforms between the reference and the T1w image.
     bold_mask
-        Brain on the reference's grid.
+        Brain mask on the reference's grid.
     """
     voxels = volume_voxels(run.shape)
     given = dict(precomputed or {})
@@ -195,7 +195,7 @@ def _add_part(
     fields: Sequence[str],
     given: Mapping[str, str],
 ) -> pe.Node:
-    """Add the node that hands on a part, whether it is computed or was given."""
+    """Add the node that passes on a part, computed or precomputed."""
     node = pe.Node(IdentityInterface(fields=list(fields)), name=name)
     if fields[0] in given:
         node.inputs.trait_set(**{field: given[field] for field in fields if field in given})
@@ -207,7 +207,7 @@ def _add_part(
 def _complete_motion(
     workflow: Workflow, reference: pe.Node, motion: pe.Node, given: Mapping[str, str]
 ) -> None:
-    """Make the table of motion that was estimated elsewhere, where it did not come with it."""
+    """Derive the table of precomputed motion, if it is missing."""
     if "motion_tsv" not in given:
         tabulate = pe.Node(
             TabulateMotion(motion_xfms=given["motion_xfms"]), name="tabulate_motion", mem_gb=0.2
@@ -217,7 +217,7 @@ def _complete_motion(
 
 
 def _complete_position(workflow: Workflow, position: pe.Node, given: Mapping[str, str]) -> None:
-    """Turn a coregistration from elsewhere around, where the way back did not come with it."""
+    """Invert a precomputed coregistration, if the inverse transform is missing."""
     if "anat2boldref_xfm" not in given:
         invert = pe.Node(
             InvertAffine(in_xfm=given["boldref2anat_xfm"]), name="invert_position", mem_gb=0.2
@@ -232,7 +232,7 @@ def _add_sdc(
     sdc_wf: Workflow | None,
     select_wm: pe.Node | None,
 ) -> tuple[pe.Node, str]:
-    """Add the correction of distortion; give where the best reference volume comes from."""
+    """Add the distortion correction; return the source of the best reference volume."""
     if sdc_wf is None:
         workflow.connect(reference, "bold_ref", outputnode, "bold_ref_sdc")
         return reference, "bold_ref"
@@ -254,32 +254,30 @@ def _add_sdc(
 def _describe(
     run: BoldRun, given: Mapping[str, str], dummy_scans: int | None, *, with_anat: bool
 ) -> str:
-    """Say for the methods paragraph what is estimated."""
+    """Describe the estimation steps in the methods text."""
     text = ""
     if "bold_ref" in given:
-        text += "A reference volume that was made before was used. "
+        text += "A precomputed reference volume was used. "
     elif run.sbref is not None:
         text += "The run's single-band reference served as the reference volume. "
     else:
-        text += (
-            "A reference volume was made of the run's own volumes, aligned and averaged robustly. "
-        )
+        text += "The reference volume is the robust average of aligned volumes of the run. "
     if dummy_scans is None:
-        text += "Volumes before the steady state were found on the global signal. "
+        text += "Volumes before steady state were identified from the global signal. "
     elif dummy_scans:
-        text += f"The first {dummy_scans} volumes were taken as before the steady state. "
+        text += f"The first {dummy_scans} volumes were treated as before steady state. "
     if "motion_xfms" in given:
-        text += "Head motion was estimated before. "
+        text += "Precomputed head-motion parameters were used. "
     else:
         text += (
-            "Head motion was estimated against the reference by robust, inverse compositional "
-            "Gauss-Newton registration of each volume [@baker2004]. "
+            "Head motion was estimated by robust, inverse compositional Gauss-Newton "
+            "registration of each volume to the reference [@baker2004]. "
         )
     if with_anat and "boldref2anat_xfm" in given:
-        text += "The reference was registered to the T1w image before. "
+        text += "A precomputed registration of the reference to the T1w image was used. "
     elif with_anat:
         text += (
-            "The reference was registered rigidly to the T1w image by mutual information "
-            "[@wells1996] and the boundary of the white matter [@greve2009]. "
+            "The reference was rigidly registered to the T1w image by mutual information "
+            "[@wells1996], followed by boundary-based registration [@greve2009]. "
         )
     return text

@@ -1,9 +1,9 @@
-"""How much memory each step of a BOLD run takes, from the header of its series.
+"""Memory of each step of a BOLD run, from the header of its series.
 
-Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus the bytes
-that the step holds for each voxel of one volume, plus what it holds on grids of fixed size.
-No step holds a series, so the number of volumes does not matter. The figures are measured
-(``benchmarks/func.py``) and rounded up.
+Peak resident memory is ``BASE_GB`` (Python and the libraries of the step), plus a number of
+bytes per voxel of one volume, plus arrays on grids of fixed size. No step holds a series, so
+the number of volumes does not matter. The figures were measured (``benchmarks/func.py``) and
+rounded up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from neuroferry.workflows.memory import (
     volume_voxels,
 )
 
-# Bytes held at once for each voxel of one volume of the series, ...
+# Bytes held at once per voxel of one volume of the series, ...
 REFERENCE_BYTES = 320
 MOTION_BYTES = 60
 MASK_BYTES = 60
@@ -32,9 +32,9 @@ T1W_GRID_BYTES = 9
 RING_BYTES = 44
 THREAD_BYTES = 16
 MOTION_THREAD_BYTES = 50
-# For each voxel of the target: where it comes from, and what is written.
+# Per voxel of the target: its source coordinates, and its value.
 TARGET_BYTES = 60
-# The way into template space is a displacement field at 1 mm (0.1 GB), read in slabs.
+# The transform to template space is a displacement field at 1 mm (0.1 GB), read in slabs.
 FIELD_GB = 0.2
 # Reading the template; and resampling a mask onto its grid, or onto that of the T1w image.
 TEMPLATE_GB = 0.25
@@ -49,7 +49,7 @@ TEMPLATE_MM3 = 197.0 * 233.0 * 189.0
 
 
 def target_voxels(run: BoldRun, space: BoldSpace, t1w_volume_mm3: float) -> float:
-    """Voxels of the grid that a run is resampled onto."""
+    """Count the voxels of the grid that a run is resampled onto."""
     if space.is_native:
         return volume_voxels(run.shape)
     if space.grid is not None:
@@ -60,7 +60,7 @@ def target_voxels(run: BoldRun, space: BoldSpace, t1w_volume_mm3: float) -> floa
 
 
 def resample_gb(run: BoldRun, target: float, n_threads: int, *, with_field: bool) -> float:
-    """Memory of resampling a run, in GB."""
+    """Estimate the peak memory of resampling a run in GB."""
     per_voxel = len(run.echoes) * (THREAD_BYTES * (n_threads + 1))
     if run.slice_times:
         per_voxel += len(run.echoes) * RING_BYTES

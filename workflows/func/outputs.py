@@ -1,4 +1,4 @@
-"""Writes the derivatives of a BOLD run under their BIDS names."""
+"""Derivatives of a BOLD run, under their BIDS names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def init_bold_derivatives_wf(
     seed: int = 1,
     name: str = "bold_derivatives_wf",
 ) -> Workflow:
-    """Write what the functional workflow of one run has computed.
+    """Build the sinks of the derivatives of one BOLD run.
 
     Parameters
     ----------
@@ -43,15 +43,14 @@ def init_bold_derivatives_wf(
     with_anat : bool
         Whether there is a T1w image.
     fieldmap : FieldmapPlan, optional
-        What distortion was corrected with.
+        How distortion was corrected.
     given : mapping of str to sequence of str, optional
-        Fields that were computed elsewhere, and the BIDS URIs that they are cited by: there
-        is no report on how.
+        Precomputed fields, and the BIDS URIs that they are cited by; these have no report.
     slice_time_ref : float
-        Moment that slices were shifted to, as a part of the time between the first and the
-        last slice.
+        Time that slices were shifted to, as a fraction of the time from the first to the last
+        slice.
     seed : int
-        Of the random numbers, written into the sidecars.
+        Seed of the random numbers, written into the sidecars.
     name : str
         Name of the workflow.
 
@@ -87,19 +86,19 @@ def init_bold_derivatives_wf(
 
 
 def _as_given(output: Output, given: Mapping[str, Sequence[str]]) -> Output:
-    """Say of what was computed elsewhere where it comes from."""
+    """Cite the sources of a precomputed result."""
     sources = given.get(output.source)
     if output.source == "anat2boldref_xfm":
         sources = sources or given.get("boldref2anat_xfm")
     if sources is None or output.metadata is None:
         return output
     about = {key: value for key, value in output.metadata.items() if key != "RandomSeed"}
-    about["Description"] = f"{about['Description']}; computed elsewhere"
+    about["Description"] = f"{about['Description']}; precomputed"
     return replace(output, metadata={**about, "Sources": list(sources)}, report=None)
 
 
 class _Namer(RunNamer):
-    """Names and describes the files of one run."""
+    """Names and sidecars of the files of one run."""
 
     def __init__(
         self,
@@ -125,7 +124,7 @@ class _Namer(RunNamer):
 
     @property
     def _timing(self) -> dict[str, Any]:
-        """Times of the series, as BIDS Derivatives and analyses read them."""
+        """Make the timing metadata of the series, as defined by BIDS Derivatives."""
         run = self._run
         timing: dict[str, Any] = {
             "RepetitionTime": run.tr,
@@ -139,7 +138,7 @@ class _Namer(RunNamer):
         return timing
 
     def fit_outputs(self) -> list[Output]:
-        """List what is estimated of every run."""
+        """List the files with the estimates of a run."""
         names = self._names
         reference = self._uri("boldref", description="hmc")
         made = [reference, self._raw[0]]
@@ -151,7 +150,7 @@ class _Namer(RunNamer):
                 {**names, "description": "hmc"},
                 "boldref",
                 self._about(
-                    "Reference volume that head motion was estimated against",
+                    "Reference volume for head motion",
                     self._sbref or self._raw[:1],
                     SkullStripped=False,
                 ),
@@ -162,7 +161,7 @@ class _Namer(RunNamer):
                 {**names, "description": "coreg"},
                 "boldref",
                 self._about(
-                    f"Reference volume{unwarped}, as it was registered to the T1w image",
+                    f"Reference volume{unwarped}, as registered to the T1w image",
                     [reference],
                     SkullStripped=False,
                     **space,
@@ -184,7 +183,7 @@ class _Namer(RunNamer):
                 "motion_xfms",
                 {**names, **self._xfm("orig", "boldref", "hmc")},
                 "xfm",
-                self._about("One ITK affine for each volume, onto the reference volume", made),
+                self._about("One ITK affine per volume, onto the reference volume", made),
                 TEXT,
             ),
             Output(
@@ -198,7 +197,7 @@ class _Namer(RunNamer):
         ]
 
     def t2star_output(self) -> Output:
-        """Name the map of T2* that several echoes give."""
+        """Make the sink of the T2* map of several echoes."""
         reference = self._uri("boldref", description="hmc")
         about = self._about("T2*", self._raw, Units="s", SpatialReference=reference)
         return Output("t2star", self._names, "T2starmap", about)
@@ -214,15 +213,15 @@ class _Namer(RunNamer):
         if not space.is_native:
             sources.append(self._uri("xfm", TEXT, **self._xfm("boldref", "T1w", "coreg")))
             label = space.name if space.template is None else space.template.label
-            where = f" in the space {label}"
+            where = f" in {label} space"
             there["SpatialReference"] = label
         if space.grid is not None:
             there["Resolution"] = space.grid.size
         elif space.resolution is not None:
             there["Resolution"] = f"{space.resolution} mm isotropic"
-        combined = ", the optimal combination of its echoes" if self._run.echo_times else ""
+        combined = ", optimally combined echoes" if self._run.echo_times else ""
         series = self._about(
-            f"Preprocessed series{combined}{where}, resampled once",
+            f"Preprocessed series{combined}{where}, resampled in a single interpolation",
             sources,
             SkullStripped=False,
             **self._timing,
@@ -241,7 +240,7 @@ class _Namer(RunNamer):
                 f"boldref_{space.node}",
                 names,
                 "boldref",
-                self._about(f"Mean over time{where}", [own], SkullStripped=False, **there),
+                self._about(f"Temporal mean{where}", [own], SkullStripped=False, **there),
                 kind=f"boldref_{space.kind}",
             ),
         ]

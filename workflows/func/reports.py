@@ -1,4 +1,4 @@
-"""Pictures of one BOLD run, for the report."""
+"""Reportlets of one BOLD run."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def init_bold_reports_wf(
     with_sdc: bool = False,
     name: str = "bold_reports_wf",
 ) -> Workflow:
-    """Draw the confounds, masks, alignment and distortion of one run.
+    """Build the reportlets of one run: confounds, masks, alignment and distortion.
 
     Parameters
     ----------
     out_dir : str or pathlib.Path
-        Root of the derivatives; pictures go to ``sub-<subject>/figures``.
+        Root of the derivatives; reportlets go to ``sub-<subject>/figures``.
     entities : mapping of str to str
         Long entity names of the run (subject, session, task, run and so on) to values.
     n_volumes : int
         Length of the series, for the memory estimates.
     shape, t1w_shape : sequence of int
-        Voxels of one volume and of the T1w image, for the same.
+        Voxels of one volume and of the T1w image, for the memory estimates.
     with_anat : bool
         Whether there is a T1w image.
     with_sdc : bool
@@ -72,18 +72,18 @@ def init_bold_reports_wf(
     confounds_tsv, summary_json, compcor_masks, tsnr_map
         Outputs of `init_bold_confounds_wf`.
     reference_report
-        What the estimation of the reference says of itself (JSON); may be left out.
+        Report on the estimation of the reference (JSON); optional.
     bold_tpms, t1w_preproc, brain_mask, dseg, boldref2anat_xfm, coreg_report
         With a T1w image: tissues on the grid of the series; the image, its mask, tissues;
-        transform that resamples BOLD onto it; what the alignment says of itself.
+        transform that resamples BOLD onto it; report on the alignment.
     bold_ref_sdc, fieldmap, sdc_report
-        With correction of distortion: reference without it, field in Hz on its grid, what
-        the correction says of itself.
+        With distortion correction: undistorted reference, field in Hz on its grid, report on
+        the correction.
 
     **Outputs**
 
     out_files
-        Paths of pictures and summary in the output folder.
+        Paths of reportlets and summary in the output folder.
     """
     drawings = [
         Drawing(desc, interface, inputs, _mem_gb(desc, shape, t1w_shape, n_volumes))
@@ -100,7 +100,7 @@ def init_bold_reports_wf(
 
 
 def _steps(with_anat: bool, with_sdc: bool) -> list[tuple[str, Any, dict[str, str]]]:
-    """List the pictures: name, interface, input fields and where they go."""
+    """List the reportlets: name, interface, input fields and destination."""
     reference = "bold_ref_sdc" if with_sdc else "bold_ref"
     tissues = {"bold_tpms": "bold_tpms"} if with_anat else {}
     table = {field: field for field in _TABLE}
@@ -134,7 +134,7 @@ def _steps(with_anat: bool, with_sdc: bool) -> list[tuple[str, Any, dict[str, st
 
 
 def _mem_gb(desc: str, shape: Sequence[int], t1w_shape: Sequence[int], n_volumes: int) -> float:
-    """Estimate the peak memory of drawing one picture, in GB.
+    """Estimate the peak memory of drawing one reportlet in GB.
 
     Interpreter and libraries; for the carpet a volume and the rows of the carpet; for
     slices a few volumes, and for the alignment the T1w image, its tissues and its mask

@@ -1,4 +1,4 @@
-"""Image quality metrics of one T1-weighted run."""
+"""Image quality metrics of one T1w image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from neuroferry.interfaces.qc.metrics import AnatIQMs
 def init_anat_qc_wf(
     *, n_voxels: int = 256**3, template_resolution: int = 1, name: str = "anat_qc_wf"
 ) -> Workflow:
-    """Build the graph that measures the quality of one T1-weighted run.
+    """Build the quality metrics of one T1w image.
 
-    Masks, tissue maps and bias field of the session are brought to the run's own voxels;
-    the run itself is not resampled.
+    Masks, tissue maps and bias field of the session are resampled onto the image's own voxels;
+    the image itself is not resampled.
 
     Parameters
     ----------
     n_voxels : int
-        Voxels of the run. The step takes ``0.75 GB + 38 B x n_voxels``.
+        Voxels of the image. The step takes ``0.75 GB + 38 B x n_voxels``.
     template_resolution : int
         Voxel size of the template's tissue maps in mm.
     name : str
@@ -29,7 +29,7 @@ def init_anat_qc_wf(
     Returns
     -------
     LiterateWorkflow
-        Inputs: ``t1w`` (one run, canonical orientation), ``run2ref_xfm`` (ITK text),
+        Inputs: ``t1w`` (one image, canonical orientation), ``run2ref_xfm`` (ITK text),
         ``bias_field``, ``brain_mask``, ``dseg``, ``tpms`` (GM, WM, CSF), all on the
         session's reference, and ``std2anat_xfm`` (ITK composite).
         Outputs: ``iqms`` (JSON) and ``regions`` (label image of head, air, artefacts and
@@ -37,8 +37,8 @@ def init_anat_qc_wf(
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = """\
-Image quality metrics with the definitions of *MRIQC* [@mriqc] were computed for each
-T1-weighted run on its own voxels.
+Image quality metrics, as defined by *MRIQC* [@mriqc], were computed for each T1-weighted
+image on its own voxel grid.
 
 """
     fields = ["t1w", "run2ref_xfm", "bias_field", "brain_mask", "dseg", "tpms", "std2anat_xfm"]

@@ -1,1 +1,1 @@
-"""Reads a dataset into plain values and names the outputs."""
+"""Reading of BIDS datasets into plain values, and names of the outputs."""

@@ -1,7 +1,7 @@
-"""Groups a participant's BOLD images into runs, and checks what their headers and sidecars say.
+"""A participant's BOLD images, grouped into runs, with checks of their headers and sidecars.
 
-Several echoes of one run are one run here. What the two sources of a fact disagree on is
-settled in one place, `examine_run`, so that what is said before a run is what the run does.
+The echoes of a BOLD run are one run here. Where header and sidecar disagree, `examine_run`
+decides, in one place, so that the messages before processing match the processing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from neuroferry.bids.sbref import settle_sbref
 from neuroferry.errors import InputError
 
 MIN_VOLUMES = 5
-#: Two repetition times closer than this (s) are one, written with fewer digits.
+#: Repetition times closer than this (s) are the same, written with fewer digits.
 _SAME_TR = 2e-3
 _LONGEST_TR = 100.0
 _AXES = {"i": 0, "j": 1, "k": 2}
@@ -44,15 +44,15 @@ class BoldRun:
     tr : float
         Time from one volume to the next, s.
     slice_times : tuple of float
-        When each slice was taken, s, in the stored order; empty where that is not known.
+        Acquisition time of each slice, s, in the stored order; empty if unknown.
     slice_axis : int
-        Stored axis that the slices lie along.
+        Stored axis along which slices are stacked.
     echo_times : tuple of float
-        Of the echoes, s; empty for one echo.
+        Echo times, s; empty for one echo.
     sbref : Path or None
         Single-band reference on the grid of the run.
     task_name : str
-        ``TaskName`` of the sidecar, or else the label of the task; empty without either.
+        ``TaskName`` of the sidecar, or else the task label; empty without either.
     """
 
     echoes: tuple[Image, ...]
@@ -68,7 +68,7 @@ class BoldRun:
 
     @property
     def reference(self) -> Image:
-        """The shortest echo, which motion and distortion are estimated from."""
+        """The shortest echo, from which motion and distortion are estimated."""
         return self.echoes[0]
 
     @property
@@ -78,12 +78,12 @@ class BoldRun:
 
     @property
     def entities(self) -> dict[str, str]:
-        """The entities of the run, without that of the echo."""
+        """The entities of the run, without ``echo``."""
         return run_entities(self.echoes)
 
     @property
     def label(self) -> str:
-        """Name of the run in a graph: its entities beside participant and session."""
+        """Name of the run in a graph: its entities other than participant and session."""
         return "_".join(
             f"{key}_{value.replace('+', 'plus')}"
             for key, value in self.entities.items()
@@ -92,7 +92,7 @@ class BoldRun:
 
 
 def group_echoes(runs: Iterable[Image]) -> list[tuple[Image, ...]]:
-    """Gather the echoes of each BOLD run; phase and complex parts are left out.
+    """Group the echoes of each BOLD run; phase and complex parts are skipped.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def group_echoes(runs: Iterable[Image]) -> list[tuple[Image, ...]]:
 
 
 def run_entities(echoes: Sequence[Image]) -> dict[str, str]:
-    """Entities that the echoes of a run share."""
+    """Find the entities that the echoes of a run share."""
     return {k: v for k, v in common_entities([e.entities for e in echoes]).items() if k != "echo"}
 
 
@@ -124,14 +124,14 @@ def _echo_order(run: Image) -> tuple[float, int]:
 
 
 class CheckedBold(NamedTuple):
-    """BOLD runs of a participant, and what is wrong with them.
+    """BOLD runs of a participant, and their problems.
 
     Attributes
     ----------
     runs : list of BoldRun
         Those that can be processed, in the order of their names.
     problems : list of Problem
-        What is wrong, each for one run.
+        Their problems, each about one run.
     unusable : set of Path
         Images that cannot be used.
     """
@@ -147,9 +147,9 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
     Parameters
     ----------
     subject : Subject
-        Whose images can be read.
+        Participant whose images can be read.
     ignore : collection of str
-        ``slicetiming`` leaves the times of the slices out, ``sbref`` single-band references.
+        ``slicetiming`` ignores the slice times, ``sbref`` single-band references.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
 def examine_run(
     echoes: Sequence[Image], references: Sequence[Image] = (), *, ignore: Collection[str] = ()
 ) -> tuple[BoldRun | None, list[Finding]]:
-    """Settle what a run is, from headers and sidecars.
+    """Determine the properties of a run from headers and sidecars.
 
     Parameters
     ----------
@@ -190,9 +190,9 @@ def examine_run(
     Returns
     -------
     BoldRun or None
-        None where something is wrong that keeps it from being processed.
+        None if it cannot be processed.
     list of Finding
-        What is wrong, in plain sentences.
+        Its problems, in plain sentences.
     """
     try:
         facts = [read_header(echo.path) for echo in echoes]
@@ -234,28 +234,27 @@ def _shape_findings(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
     shape = facts[0].shape
     if len(shape) < 4 or shape[3] == 1:
         yield Finding(
-            "the image has one volume only, which is no time series; look for the rest of the run,"
-            " or give it the suffix sbref",
+            "the image has only one volume and is not a time series; find the rest of the run, or"
+            " give it the suffix sbref",
             fatal=True,
         )
     elif shape[3] < MIN_VOLUMES:
         yield Finding(
-            f"the run has {shape[3]} volumes; at least {MIN_VOLUMES} are needed to estimate"
-            " anything from it",
+            f"the run has {shape[3]} volumes; at least {MIN_VOLUMES} are needed for processing",
             fatal=True,
         )
     others = {fact.shape for fact in facts[1:]} - {shape}
     if others:
         sizes = " and ".join(" x ".join(str(n) for n in other) for other in sorted(others))
         yield Finding(
-            f"the echoes of the run differ in size ({' x '.join(str(n) for n in shape)}, and"
+            f"the echoes of the run differ in size ({' x '.join(str(n) for n in shape)} and"
             f" {sizes}); convert the run again",
             fatal=True,
         )
 
 
 def _echo_time(run: Image) -> float | None:
-    """Echo time in s; values above one second are milliseconds."""
+    """Read the echo time in s; values above one second are milliseconds."""
     value = run.metadata.get("EchoTime")
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         return None
@@ -269,8 +268,8 @@ def _echo_findings(echoes: Sequence[Image]) -> Iterator[Finding]:
     without = [echo.path.name for echo, time in zip(echoes, times, strict=True) if time is None]
     if without:
         yield Finding(
-            f"the sidecar of {' and '.join(without)} gives no EchoTime, without which the echoes"
-            " cannot be combined; add it, or choose one echo with --echo-idx",
+            f"the sidecar of {' and '.join(without)} has no EchoTime, which is needed to combine"
+            " the echoes; add it, or choose one echo with --echo-idx",
             fatal=True,
         )
     elif len(set(times)) < len(times):
@@ -282,7 +281,7 @@ def _echo_findings(echoes: Sequence[Image]) -> Iterator[Finding]:
 
 
 def _missing_echoes(echoes: Sequence[Image], most: int) -> Iterator[str]:
-    """Say which echoes are missing, by their numbers or beside the other runs."""
+    """Report missing echoes, by their numbers or by comparison with the other runs."""
     there = sorted(int(e.entities.get("echo", "0")) for e in echoes if _has_number(e))
     if not there or (len(there) == 1 and most == 1):
         return
@@ -292,11 +291,11 @@ def _missing_echoes(echoes: Sequence[Image], most: int) -> Iterator[str]:
     names = ", ".join(f"echo-{n}" for n in missing)
     have = ", ".join(f"echo-{n}" for n in there)
     then = (
-        "those that are there are combined"
+        "the available echoes are combined"
         if len(there) > 1
         else "it is processed as a run of one echo"
     )
-    yield f"{names} of the run is missing ({have} is there); {then}"
+    yield f"{names} of the run is missing (available: {have}); {then}"
 
 
 def _has_number(run: Image) -> bool:
@@ -309,27 +308,27 @@ def settle_tr(
     n_volumes: int,
     last_onset: float | None = None,
 ) -> tuple[float | None, list[Finding]]:
-    """Settle the repetition time that sidecar and header tell.
+    """Determine the repetition time from sidecar and header.
 
     Parameters
     ----------
     metadata : mapping
         Sidecar.
     header_tr : float
-        The header's, in s; 0 where it gives none.
+        That of the header, s; 0 if it has none.
     n_volumes : int
         Volumes of the run.
     last_onset : float, optional
-        When the last event began, s; helps a reader to see which of two is right.
+        Onset of the last event, s; helps to see which of two repetition times is right.
 
     Returns
     -------
     float or None
-        In s. The sidecar's, where both are there: BIDS makes it the one that counts,
-        analyses read it, and it is what people correct; converters derive the header's from
-        fields that scanners fill in differently.
+        In s. That of the sidecar, if both exist: BIDS gives it precedence, analyses read it,
+        and people correct it; converters derive that of the header from fields that scanners
+        fill in differently.
     list of Finding
-        Empty where they agree.
+        Empty if they agree.
 
     Examples
     --------
@@ -341,7 +340,7 @@ def settle_tr(
     said = metadata.get("RepetitionTime")
     if said is None and metadata.get("VolumeTiming") is not None:
         text = (
-            "the sidecar gives VolumeTiming instead of RepetitionTime; volumes at uneven times are"
+            "the sidecar has VolumeTiming instead of RepetitionTime; unevenly spaced volumes are"
             " not supported"
         )
         return None, [Finding(text, fatal=True)]
@@ -351,21 +350,21 @@ def settle_tr(
     there = header_tr / 1000 if header_tr > _LONGEST_TR else header_tr
     there = there if math.isfinite(there) and there > 0 else 0.0
     if not here and not there:
-        text = "neither the sidecar nor the header gives the repetition time; add RepetitionTime"
+        text = "neither the sidecar nor the header has the repetition time; add RepetitionTime"
         return None, [Finding(f"{text} (in seconds) to the sidecar", fatal=True)]
     if not here:
         text = (
-            f"the sidecar gives no RepetitionTime; the header's, {there:.6g} s, is used: add it to"
-            " the sidecar"
+            f"the sidecar has no RepetitionTime; that of the header, {there:.6g} s, is used. Add"
+            " it to the sidecar"
         )
         return there, [Finding(text, fatal=False)]
     if not there or abs(here - there) <= _SAME_TR:
         return here, []
     text = (
-        f"the sidecar gives RepetitionTime = {here:.6g} s, the header {there:.6g} s. The sidecar's"
-        " is used, as BIDS asks for, because converters derive the header's from fields that"
-        " scanners fill in differently. By it the run lasts"
-        f" {here * n_volumes:.0f} s, by the header's {there * n_volumes:.0f} s"
+        f"RepetitionTime is {here:.6g} s in the sidecar and {there:.6g} s in the header. The"
+        " sidecar is used, as BIDS requires, because converters derive the header's value from"
+        " fields that scanners fill in differently. The run lasts"
+        f" {here * n_volumes:.0f} s by the sidecar, {there * n_volumes:.0f} s by the header"
     )
     if last_onset is not None:
         text += f"; its last event begins at {last_onset:.0f} s"
@@ -375,7 +374,7 @@ def settle_tr(
 def settle_slice_times(
     metadata: Mapping[str, Any], shape: tuple[int, int, int], tr: float
 ) -> tuple[tuple[float, ...], int, str]:
-    """Settle when each slice was taken.
+    """Determine the acquisition time of each slice.
 
     Parameters
     ----------
@@ -389,30 +388,34 @@ def settle_slice_times(
     Returns
     -------
     tuple of float
-        Times in s in the stored order of the slices; empty where they are not known.
+        Times in s in the stored order of the slices; empty if unknown.
     int
-        Axis of the slices.
+        Slice axis.
     str
-        Why they cannot be used; empty where they can.
+        Why they cannot be used; empty if they can.
 
     Examples
     --------
     >>> settle_slice_times({"SliceTiming": [0, 1], "SliceEncodingDirection": "k-"}, (9, 9, 2), 2)
     ((1.0, 0.0), 2, '')
     """
-    then = "slice-timing correction is left out"
+    then = "slice-timing correction is skipped"
     direction = str(metadata.get("SliceEncodingDirection", "k"))
     axis = _AXES.get(direction[:1], 2)
     said = metadata.get("SliceTiming")
     if said is None:
-        return (), axis, f"the sidecar gives no SliceTiming; {then}"
+        return (), axis, f"the sidecar has no SliceTiming; {then}"
     if direction not in ("i", "i-", "j", "j-", "k", "k-"):
-        return (), axis, f"SliceEncodingDirection is '{direction}', no axis of the image; {then}"
+        return (
+            (),
+            axis,
+            f"SliceEncodingDirection '{direction}' is not an axis of the image; {then}",
+        )
     if not isinstance(said, list) or not all(_is_time(time) for time in said):
-        return (), axis, f"SliceTiming is no list of times from 0 upwards; {then}"
+        return (), axis, f"SliceTiming is not a list of non-negative times; {then}"
     times = tuple(float(time) for time in said)
     if len(times) != shape[axis]:
-        text = f"SliceTiming has {len(times)} times, and the image {shape[axis]} slices; {then}"
+        text = f"SliceTiming has {len(times)} times, the image {shape[axis]} slices; {then}"
         return (), axis, f"{text}: correct the sidecar"
     if max(times) >= tr:
         text = f"SliceTiming goes up to {max(times):g} s, beyond the repetition time of {tr:g} s"
@@ -429,7 +432,7 @@ def _is_time(value: object) -> bool:
 
 
 def events_file(echoes: Sequence[Image]) -> Path | None:
-    """Find the events of a run, beside its images."""
+    """Find the events file of a run, next to its images."""
     name = build_name(run_entities(echoes), "events", ".tsv")
     path = echoes[0].path.with_name(name)
     return path if path.is_file() else None
@@ -466,31 +469,31 @@ def _event_findings(run: BoldRun) -> Iterator[str]:
     missing = [name for name in _EVENT_COLUMNS if name not in columns]
     if missing:
         yield (
-            f"its events, {path.name}, have the columns {', '.join(columns) or 'none'}; BIDS asks"
-            f" for {' and '.join(missing)} as well. The run is processed, but an analysis cannot"
-            " read them"
+            f"its events file {path.name} has the columns {', '.join(columns) or 'none'}, but not"
+            f" {' and '.join(missing)}, which BIDS requires. The run is processed, but analyses"
+            " cannot read its events"
         )
         return
     onsets = list(_onsets(rows))
     if not rows:
-        yield f"its events, {path.name}, hold no event"
+        yield f"its events file {path.name} contains no events"
     elif None in onsets:
         line = onsets.index(None) + 2
         yield (
-            f"its events, {path.name}, have no number as the onset in line {line}; correct it"
-            " before an analysis"
+            f"its events file {path.name} has an onset that is not a number in line {line};"
+            " correct it before an analysis"
         )
     late = sum(1 for time in onsets if time is not None and time > run.n_volumes * run.tr)
     if late:
         yield (
             f"{late} of {len(rows)} events in {path.name} begin after the end of the run"
-            f" ({run.n_volumes * run.tr:.0f} s); check the repetition time, and that image and"
-            " events belong together"
+            f" ({run.n_volumes * run.tr:.0f} s); check the repetition time, and whether image"
+            " and events belong together"
         )
 
 
 def _odd_orientations(axes: Mapping[tuple[Image, ...], str]) -> Iterator[Problem]:
-    """Warn of runs that are stored in another orientation than most."""
+    """Warn about runs stored in a different orientation from most."""
     if len(set(axes.values())) < 2:
         return
     stored = list(axes.values())
@@ -498,9 +501,9 @@ def _odd_orientations(axes: Mapping[tuple[Image, ...], str]) -> Iterator[Problem
     for echoes, found in axes.items():
         if found != usual:
             text = (
-                f"the voxel axes of the run point {found}, those of the other runs {usual}; it is"
+                f"the image is stored in {found} orientation, the other runs in {usual}; it is"
                 " processed in its own orientation. Check that PhaseEncodingDirection and"
-                " SliceTiming hold for this run, as a sidecar that several runs share cannot be"
-                " right for both"
+                " SliceTiming apply to this run: a sidecar that several runs share cannot be"
+                " right for both orientations"
             )
             yield as_problem(echoes[0], Finding(text, fatal=False))

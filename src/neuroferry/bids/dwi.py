@@ -1,8 +1,8 @@
-"""A participant's diffusion-weighted runs, and checks of what their files say.
+"""A participant's DWI runs, with checks of their files.
 
-A run is an image with one b-value and one direction a volume (``.bval``, ``.bvec``), both
-found by the inheritance principle. What is unclear is settled in one place, `examine_dwi`,
-so that what is said before a run is what the run does.
+A DWI run is an image with one b-value and one direction per volume (``.bval``, ``.bvec``), both
+found by the inheritance principle. Ambiguities are resolved in one place, `examine_dwi`, so that
+the messages before processing match the processing.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject,
 from neuroferry.errors import InputError
 
 _ONLY_B0S = (
-    "no volume is diffusion-weighted (b > {b:g} s/mm2), so there is nothing to process; it serves"
-    " to correct the distortion of runs of the opposite phase encoding alone"
+    "no volume is diffusion-weighted (b > {b:g} s/mm2), so there is nothing to process; the image"
+    " is only used to correct the distortion of runs with the opposite phase encoding"
 )
 
 
 @dataclass(frozen=True)
 class DwiRun:
-    """One diffusion-weighted run.
+    """One DWI run.
 
     Attributes
     ----------
@@ -57,21 +57,21 @@ class DwiRun:
     n_volumes : int
         Number of volumes.
     bvals : tuple of float
-        s/mm2, settled (see `neuroferry.bids.gradients.settle_gradients`).
+        s/mm2, checked (see `neuroferry.bids.gradients.settle_gradients`).
     shells : tuple of Shell
-        Volumes of about one b-value, the b0 volumes first.
+        Volumes with similar b-values, the b0 volumes first.
     n_directions : int
-        Directions that differ; opposite ones are one.
+        Number of distinct directions; opposite ones count as one.
     fits_tensor : bool
-        Whether the directions determine a tensor: six at least, and not in one plane.
+        Whether the directions determine a tensor: at least six, and not in one plane.
     phase_encoding : str or None
-        ``PhaseEncodingDirection``; None where the sidecar does not tell the polarity.
+        ``PhaseEncodingDirection``; None if the sidecar does not give the polarity.
     phase_axis : str or None
         ``i``, ``j`` or ``k``; known more often than the polarity.
     readout_time : float or None
         Total readout time, s.
     slice_axis : int
-        Stored axis that the slices lie along: the third, unless the sidecar has another.
+        Stored axis along which slices are stacked: the third, unless the sidecar has another.
     """
 
     image: Image
@@ -106,7 +106,7 @@ class DwiRun:
 
     @property
     def label(self) -> str:
-        """Name of the run in a graph: its entities beside participant and session.
+        """Name of the run in a graph: its entities other than participant and session.
 
         Examples
         --------
@@ -123,23 +123,23 @@ class DwiRun:
 
 
 def dwi_images(subject: Subject) -> tuple[Image, ...]:
-    """Pick the diffusion-weighted images; phase and complex parts are left out."""
+    """Select the diffusion-weighted images; phase and complex parts are skipped."""
     images = subject.select("dwi", "dwi")
     return tuple(run for run in images if run.entities.get("part") not in OTHER_PARTS)
 
 
 class CheckedDwi(NamedTuple):
-    """DWI runs of a participant, and what is wrong with them.
+    """DWI runs of a participant, and their problems.
 
     Attributes
     ----------
     runs : list of DwiRun
         Those that can be processed, in the order of their names.
     problems : list of Problem
-        What is wrong, each for one run.
+        Their problems, each about one run.
     unusable : set of Path
-        Images that cannot be used. Those of b0 volumes alone can: for the distortion of runs
-        of the opposite phase encoding.
+        Images that cannot be used. Images with only b0 volumes can: they correct the distortion
+        of runs with the opposite phase encoding.
     """
 
     runs: list[DwiRun]
@@ -148,12 +148,12 @@ class CheckedDwi(NamedTuple):
 
 
 def check_dwi(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> CheckedDwi:
-    """Read and check a participant's diffusion-weighted runs.
+    """Read and check a participant's DWI runs.
 
     Parameters
     ----------
     subject : Subject
-        Whose images can be read.
+        Participant whose images can be read.
     b0_threshold : float
         Volumes up to this b-value are not diffusion-weighted, s/mm2.
 
@@ -175,7 +175,7 @@ def check_dwi(subject: Subject, *, b0_threshold: float = B0_THRESHOLD) -> Checke
 def examine_dwi(
     run: Image, *, b0_threshold: float = B0_THRESHOLD
 ) -> tuple[DwiRun | None, list[Finding]]:
-    """Settle what a run is, from header, gradients and sidecar.
+    """Determine the properties of a run from header, gradients and sidecar.
 
     Parameters
     ----------
@@ -187,9 +187,9 @@ def examine_dwi(
     Returns
     -------
     DwiRun or None
-        None where something keeps it from being processed.
+        None if it cannot be processed.
     list of Finding
-        What is wrong, in plain sentences.
+        Its problems, in plain sentences.
     """
     try:
         facts = read_header(run.path)
@@ -199,8 +199,8 @@ def examine_dwi(
         return None, [Finding(_ONLY_B0S.format(b=b0_threshold), fatal=False)]
     if len(facts.shape) < 4 or facts.shape[3] == 1:
         alone = (
-            "the image has one volume only, and a diffusion-weighted run has a b0 and others;"
-            " look for the rest of the run, or give it the suffix sbref"
+            "the image has only one volume, but a DWI run has b0 and diffusion-weighted"
+            " volumes; find the rest of the run, or give it the suffix sbref"
         )
         return None, [Finding(alone, fatal=True)]
     try:
@@ -247,7 +247,7 @@ def _slice_axis(metadata: Mapping[str, Any]) -> int:
 
 
 def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:
-    """Find the volumes of an image that are not diffusion-weighted; directions do not matter.
+    """Find the b0 volumes of an image, from its b-values alone.
 
     Parameters
     ----------
@@ -264,7 +264,8 @@ def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int
     Raises
     ------
     InputError
-        If there are no b-values, not as many as volumes, or senseless ones.
+        If there are no b-values, their number differs from that of the volumes, or they are
+        invalid.
     """
     bval = _find_beside(image.path, ".bval")
     bvals = read_bvals(bval)
@@ -274,7 +275,7 @@ def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int
 
 
 def has_bvals(image: Image) -> bool:
-    """Tell whether an image has b-values."""
+    """Check whether an image has b-values."""
     try:
         _find_beside(image.path, ".bval")
     except (InputError, OSError):
@@ -283,7 +284,7 @@ def has_bvals(image: Image) -> bool:
 
 
 def _is_b0s(image: Image, b0_threshold: float) -> bool:
-    """Whether no volume at all is diffusion-weighted, as far as the b-values can be read."""
+    """Check whether all volumes are b0 volumes, if the b-values can be read."""
     try:
         found = b0_volumes(image, b0_threshold=b0_threshold)
         return len(found) == read_header(image.path).n_volumes
@@ -292,7 +293,7 @@ def _is_b0s(image: Image, b0_threshold: float) -> bool:
 
 
 def _find_beside(image: Path, extension: str) -> Path:
-    """Find the nearest file of a kind that applies to an image."""
+    """Find the nearest file with an extension that applies to an image."""
     root = next(
         (folder.parent for folder in image.parents if folder.name.startswith("sub-")),
         image.parent,
@@ -301,8 +302,8 @@ def _find_beside(image: Path, extension: str) -> Path:
     if not found:
         name = image.name.removesuffix(".gz").removesuffix(".nii")
         raise InputError(
-            f"there is no {extension} file; add {name}{extension}, or one that several runs"
-            " share in a folder above"
+            f"the {extension} file is missing; add {name}{extension}, or a file shared by several"
+            " runs in a folder above"
         )
     return found[-1]
 
@@ -311,8 +312,8 @@ def _check_counts(table: tuple[Path, Floats], n_volumes: int, what: str = "b-val
     path, values = table
     if len(values) != n_volumes:
         raise InputError(
-            f"{path.name} holds {len(values)} {what}, and the image {n_volumes} volumes; find"
-            " out which volumes are missing, or convert the images again"
+            f"{path.name} has {len(values)} {what}, but the image has {n_volumes} volumes;"
+            " find out which volumes are missing, or convert the images again"
         )
 
 
@@ -322,23 +323,23 @@ def _shell_findings(
     if not shells[0].is_b0:
         hint = ""
         if bvals.min() <= 200:
-            hint = f", or give --b0-threshold {np.ceil(bvals.min()):g}"
+            hint = f", or use --b0-threshold {np.ceil(bvals.min()):g}"
         yield Finding(
-            f"no volume is a b0: the smallest b-value is {bvals.min():g} s/mm2. Distortion, motion"
-            " and coregistration rest on the b0, so the run is left out; join the b0 volumes to"
-            f" image, .bval and .bvec{hint}",
+            f"the run has no b0 volume: the smallest b-value is {bvals.min():g} s/mm2. Distortion"
+            " correction, motion correction and coregistration need one, so the run is skipped;"
+            f" append the b0 volumes to image, .bval and .bvec{hint}",
             fatal=True,
         )
 
 
 def _direction_findings(unit: Floats) -> Iterator[str]:
     count = len(distinct_directions(unit))
-    then = "the run is corrected, but no tensor, no map and no streamline can be computed from it"
+    then = "the run is corrected, but no tensors, maps or streamlines can be computed from it"
     if count < MIN_DIRECTIONS:
         many = "1 direction" if count == 1 else f"{count} different directions"
-        yield f"the run has {many}, and a tensor takes {MIN_DIRECTIONS}; {then}"
+        yield f"the run has {many}, but a tensor needs {MIN_DIRECTIONS}; {then}"
     elif not determine_tensor(unit):
         yield (
-            f"its {count} directions lie in one plane or on one cone, which does not determine a"
-            f" tensor; {then}: check the .bvec file"
+            f"its {count} directions lie in a plane or on a cone and do not determine a tensor;"
+            f" {then}: check the .bvec file"
         )

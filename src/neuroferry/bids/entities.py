@@ -1,4 +1,4 @@
-"""The entities of BIDS file names: their order, their keys, reading them from a name."""
+"""Entities of BIDS file names: order, keys, parsing and formatting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-#: Long name (as pybids spells it) to key, in the order in which BIDS writes them.
+#: Long name (as in pybids) to key, in BIDS order.
 #: ``from``, ``to`` and ``mode`` belong to transforms, ``model``, ``param`` and ``bundle`` to
 #: diffusion; BIDS has not yet adopted either.
 ENTITIES: dict[str, str] = {
@@ -67,7 +67,7 @@ class FileName(NamedTuple):
 
 
 def parse_name(path: str | Path) -> FileName:
-    """Split a file name into entities, suffix and extension; unknown keys are left out.
+    """Split a file name into entities, suffix and extension; unknown keys are skipped.
 
     Examples
     --------
@@ -88,7 +88,7 @@ suffix='T1w', extension='.nii.gz')
 
 
 def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
-    """Write a file name with its entities in BIDS order; the inverse of `parse_name`.
+    """Build a file name with its entities in BIDS order; the inverse of `parse_name`.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
     """
     for name, value in entities.items():
         if name not in ENTITIES:
-            raise ValueError(f"{name!r} is no BIDS entity{did_you_mean(name, ENTITIES)}")
+            raise ValueError(f"{name!r} is not a BIDS entity{did_you_mean(name, ENTITIES)}")
         if not _LABEL.fullmatch(value):
             raise ValueError(f"{value!r} cannot be the value of the BIDS entity {name!r}")
     pairs = [f"{key}-{entities[name]}" for name, key in ENTITIES.items() if name in entities]
@@ -110,7 +110,7 @@ def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
 
 
 def common_entities(names: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Keep the entities that all share with the same value.
+    """Find the entities that all have with the same value.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def common_entities(names: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def strip_label(label: str, key: str) -> str:
-    """Take a label with or without its key.
+    """Remove the key from a label, if it has one.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def strip_label(label: str, key: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """Name the known words nearest to an unknown one, as the end of a sentence.
+    """Suggest the known words nearest to an unknown one, as the end of a sentence.
 
     Examples
     --------
@@ -157,4 +157,4 @@ def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
         return ""
     shown = ", ".join(prefix + other for other in words[:5])
     more = f" and {len(words) - 5} more" if len(words) > 5 else ""
-    return f"; there is {shown}{more}"
+    return f"; available: {shown}{more}"

@@ -1,6 +1,6 @@
-"""How an echo-planar image was encoded, as far as its sidecar tells; nothing is guessed.
+"""Phase encoding of echo-planar images, from their sidecars; nothing is guessed.
 
-One set of rules for BOLD and diffusion-weighted runs, single-band references and EPI field maps:
+BOLD and DWI runs, single-band references and EPI field maps follow the same rules:
 `settle_encoding`.
 """
 
@@ -14,14 +14,13 @@ from neuroferry.bids.headers import image_shape
 from neuroferry.bids.model import Image
 from neuroferry.errors import InputError
 
-#: A readout time that is that many times what the echo spacing gives, or the reverse, is of
-#: another scan or in another unit. Between are the ways in which one scan is described: with
-#: partial Fourier some converters count the lines that were acquired (6/8 of all, 5/8 at least,
-#: a factor of 1.6), others those of the image. The echo spacing is the effective one, which
-#: parallel imaging is in already; where it was forgotten in one of the two the factor is the
-#: acceleration, 2 or more.
+#: Largest ratio of the readout time to that computed from the echo spacing, or the reverse; beyond
+#: it, one is of another scan or in another unit. Smaller ratios are different conventions: with
+#: partial Fourier some converters count the acquired lines (6/8 of all, at least 5/8, a factor of
+#: 1.6), others those of the image. The echo spacing is the effective one, which includes parallel
+#: imaging; if only one of the two includes it, the ratio is the acceleration factor, 2 or more.
 CONTRADICTION = 1.7
-#: Readout times nearer than this share of them are one.
+#: Relative difference below which readout times are the same.
 SAME_READOUT = 0.01
 
 _AXES = {"i": 0, "j": 1, "k": 2}
@@ -29,21 +28,21 @@ _AXES = {"i": 0, "j": 1, "k": 2}
 
 @dataclass(frozen=True)
 class PhaseEncoding:
-    """How one EPI was encoded.
+    """Phase encoding of one EPI.
 
     Attributes
     ----------
     direction : str or None
-        BIDS ``PhaseEncodingDirection`` without ``+``, such as ``"j-"``; None where the sidecar
-        does not tell the polarity.
+        BIDS ``PhaseEncodingDirection`` without ``+``, such as ``"j-"``; None if the sidecar does
+        not give the polarity.
     axis : str or None
         ``"i"``, ``"j"`` or ``"k"``; known more often than the polarity.
     readout_time : float or None
         Total readout time, s.
     no_direction, no_readout_time : str
-        Why they are None, as a part of a sentence with what to do; else empty.
+        Why they are None and what to do, as a clause; empty otherwise.
     notes : tuple of str
-        Sentences that are worth a warning.
+        Sentences to show as warnings.
     """
 
     direction: str | None
@@ -55,7 +54,7 @@ class PhaseEncoding:
 
 
 def settle_encoding(run: Image) -> PhaseEncoding:
-    """Settle how an EPI was encoded, from its sidecar and the number of its voxels.
+    """Determine the phase encoding of an EPI from its sidecar and number of voxels.
 
     Parameters
     ----------
@@ -66,8 +65,8 @@ def settle_encoding(run: Image) -> PhaseEncoding:
     -------
     PhaseEncoding
         The readout time is ``TotalReadoutTime``, or ``EffectiveEchoSpacing`` x
-        (``ReconMatrixPE`` - 1), or ``EstimatedTotalReadoutTime``. Where the first two are there
-        and contradict each other by more than `CONTRADICTION`, none is used.
+        (``ReconMatrixPE`` - 1), or ``EstimatedTotalReadoutTime``. If the first two exist and
+        differ by a factor of more than `CONTRADICTION`, neither is used.
     """
     direction, axis, no_direction = _settle_direction(run)
     readout, no_readout, notes = _settle_readout(run, axis)
@@ -75,7 +74,7 @@ def settle_encoding(run: Image) -> PhaseEncoding:
 
 
 def epi_encoding(run: Image) -> tuple[str, float, list[str]]:
-    """Read how an EPI was encoded that takes part in the correction of distortion.
+    """Read the phase encoding of an EPI used for distortion correction.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ def epi_encoding(run: Image) -> tuple[str, float, list[str]]:
     readout : float
         TotalReadoutTime in s.
     notes : list of str
-        Sentences that are worth a warning.
+        Sentences to show as warnings.
 
     Raises
     ------
@@ -105,9 +104,9 @@ def epi_encoding(run: Image) -> tuple[str, float, list[str]]:
 
 
 def _settle_direction(run: Image) -> tuple[str | None, str | None, str]:
-    """Give direction, axis, and why the direction is not known."""
+    """Determine direction, axis, and why the direction is unknown."""
     sidecar = f"the sidecar of {run.path.name}"
-    then = "the polarity is never guessed, add it to the sidecar"
+    then = "the polarity is never guessed; add it to the sidecar"
     direction = run.metadata.get("PhaseEncodingDirection")
     if direction is not None:
         try:
@@ -118,15 +117,15 @@ def _settle_direction(run: Image) -> tuple[str | None, str | None, str]:
     axis = run.metadata.get("PhaseEncodingAxis")
     if axis in _AXES:
         text = (
-            f"{sidecar} gives PhaseEncodingAxis {axis!r} but no PhaseEncodingDirection, and so"
-            f" leaves the sign open; {then}"
+            f"{sidecar} has PhaseEncodingAxis {axis!r} but no PhaseEncodingDirection, so the sign"
+            f" is unknown; {then}"
         )
         return None, axis, text
     return None, None, f"{sidecar} has no PhaseEncodingDirection; {then}"
 
 
 def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tuple[str, ...]]:
-    """Give the readout time in s, why it is not known, and notes."""
+    """Determine the readout time in s, why it is unknown, and notes."""
     metadata, name = run.metadata, run.path.name
     total = seconds(metadata.get("TotalReadoutTime"))
     spaced = _spaced_time(run, axis)
@@ -137,7 +136,7 @@ def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tu
             text = (
                 f"the sidecar of {name} contradicts itself: TotalReadoutTime is {total:g} s, and"
                 f" EffectiveEchoSpacing x (lines - 1) is {spacing:g} x {steps - 1} ="
-                f" {product:.3g} s; neither is used, correct the one that is wrong"
+                f" {product:.3g} s; neither is used. Correct the one that is wrong"
             )
             return None, text, ()
     if total is not None:
@@ -147,15 +146,15 @@ def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tu
     estimated = seconds(metadata.get("EstimatedTotalReadoutTime"))
     if estimated is not None:
         note = (
-            f"{name} has only an estimate of its readout time (EstimatedTotalReadoutTime,"
-            f" {estimated:g} s); the size of its distortion rests on that."
+            f"the readout time of {name} is only an estimate (EstimatedTotalReadoutTime,"
+            f" {estimated:g} s), and so is the size of its distortion."
         )
         return estimated, "", (note,)
     return None, _no_readout(metadata, name), ()
 
 
 def _spaced_time(run: Image, axis: str | None) -> tuple[float, int] | None:
-    """Give the effective echo spacing in s and the number of lines, where both are known."""
+    """Read the effective echo spacing in s and the number of lines, if both are known."""
     spacing = seconds(run.metadata.get("EffectiveEchoSpacing"))
     steps = run.metadata.get("ReconMatrixPE")
     if spacing is None:
@@ -172,14 +171,14 @@ def _no_readout(metadata: Mapping[str, Any], name: str) -> str:
         said = metadata.get(key)
         if said is not None and seconds(said) is None:
             return (
-                f"the sidecar of {name} gives {key} = {said!r}, which is not a time between 0 and"
+                f"the sidecar of {name} has {key} = {said!r}, which is not a time between 0 and"
                 " 1 s; correct it, in seconds"
             )
     return f"the sidecar of {name} has neither TotalReadoutTime nor EffectiveEchoSpacing; add one"
 
 
 def seconds(value: Any) -> float | None:
-    """Take a time in seconds, if it is one an EPI can have.
+    """Return a time in seconds, if it is plausible for an EPI.
 
     >>> seconds(0.05), seconds(50), seconds("0.05"), seconds(True)
     (0.05, None, None, None)
@@ -190,7 +189,7 @@ def seconds(value: Any) -> float | None:
 
 
 def check_readout_time(readout_time: float) -> None:
-    """Refuse what cannot be the total readout time of an EPI, s.
+    """Check that a total readout time (s) is plausible for an EPI.
 
     Raises
     ------
@@ -205,7 +204,7 @@ def check_readout_time(readout_time: float) -> None:
 
 
 def opposite_of(direction: str) -> str:
-    """Give the opposite phase-encoding direction.
+    """Return the opposite phase-encoding direction.
 
     >>> opposite_of("j"), opposite_of("i-")
     ('j-', 'i')
@@ -216,7 +215,7 @@ def opposite_of(direction: str) -> str:
 def encoded(
     runs: Iterable[Image], reasons: list[str]
 ) -> Iterator[tuple[Image, str, float, list[str]]]:
-    """Give the EPI field maps whose encoding is known; why others are not goes to `reasons`."""
+    """Select the EPI field maps with known encoding; append why others lack it to `reasons`."""
     for run in runs:
         try:
             way, readout, notes = epi_encoding(run)
@@ -254,14 +253,14 @@ def phase_encoding_axis(direction: str) -> tuple[int, int]:
     axis = _AXES.get(direction[:1]) if isinstance(direction, str) else None
     if axis is None or direction[1:] not in ("", "-", "+"):
         raise InputError(
-            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, an axis of the"
-            " image, with a minus for the negative direction."
+            f"PhaseEncodingDirection is {direction!r}; it must be i, j or k, with a minus for the"
+            " negative direction."
         )
     return axis, -1 if direction.endswith("-") else 1
 
 
 def encoding_difference(one: Image, other: Image) -> str:
-    """Say which fact of the encoding differs between two EPIs, so that they are bent unlike.
+    """Describe how the encoding of two EPIs differs, so that their distortions differ.
 
     Parameters
     ----------
@@ -271,16 +270,16 @@ def encoding_difference(one: Image, other: Image) -> str:
     Returns
     -------
     str
-        Such as "another PhaseEncodingDirection (j) than the run (j-)"; empty where they agree,
-        or where one of them does not tell.
+        Such as "a different PhaseEncodingDirection (j) from the run (j-)"; empty where they agree,
+        or where one of them is unknown.
     """
     first, second = settle_encoding(one), settle_encoding(other)
     ways = first.direction, second.direction
     if None not in ways and ways[0] != ways[1]:
-        return f"another PhaseEncodingDirection ({ways[0]}) than the run ({ways[1]})"
+        return f"a different PhaseEncodingDirection ({ways[0]}) from the run ({ways[1]})"
     if first.axis and second.axis and first.axis != second.axis:
-        return f"another phase-encoding axis ({first.axis}) than the run ({second.axis})"
+        return f"a different phase-encoding axis ({first.axis}) from the run ({second.axis})"
     times = first.readout_time, second.readout_time
     if times[0] and times[1] and abs(times[0] - times[1]) > SAME_READOUT * times[1]:
-        return f"another TotalReadoutTime ({times[0]:g} s) than the run ({times[1]:g} s)"
+        return f"a different TotalReadoutTime ({times[0]:g} s) from the run ({times[1]:g} s)"
     return ""

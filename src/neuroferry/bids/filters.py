@@ -1,4 +1,4 @@
-"""Filters that choose among the images of a participant (``--bids-filter-file``)."""
+"""Filters that select images of a participant (``--bids-filter-file``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from neuroferry.bids.entities import ENTITIES, did_you_mean, strip_label
 from neuroferry.bids.model import Image
 from neuroferry.errors import UsageError
 
-#: What each query of a filter file chooses from: datatype and, except for field maps, suffix.
+#: Images that each query of a filter selects from: datatype and, except for field maps, suffix.
 QUERIES: dict[str, dict[str, str]] = {
     "t1w": {"datatype": "anat", "suffix": "T1w"},
     "t2w": {"datatype": "anat", "suffix": "T2w"},
@@ -31,7 +31,7 @@ def check_filters(filters: Mapping[str, Any]) -> None:
     Raises
     ------
     UsageError
-        If one does not; the message names the nearest that does.
+        If one does not exist; the message names the nearest that does.
 
     Examples
     --------
@@ -49,8 +49,8 @@ def check_filters(filters: Mapping[str, Any]) -> None:
             )
         if not isinstance(conditions, Mapping):
             raise UsageError(
-                f"The BIDS filter for {query!r} has to be an object such as"
-                f' {{"session": "01"}}, and is {conditions!r}'
+                f"The BIDS filter for {query!r} must be an object such as"
+                f' {{"session": "01"}}, but is {conditions!r}'
             )
         for entity, value in conditions.items():
             if entity not in _FILTERABLE:
@@ -61,18 +61,18 @@ def check_filters(filters: Mapping[str, Any]) -> None:
             values = value if isinstance(value, list) else [value]
             if not all(item is None or isinstance(item, str | int) for item in values):
                 raise UsageError(
-                    f"The BIDS filter for {query!r} gives {entity!r} the value {value!r}; it takes"
-                    " a text, a number, null (absent), '*' (any value), or a list of these"
+                    f"The BIDS filter for {query!r} sets {entity!r} to {value!r}; use a string,"
+                    " a number, null (absent), '*' (any value), or a list of these"
                 )
 
 
 def query_runs(query: str, runs: Sequence[Image]) -> list[Image]:
-    """Pick the runs that a query is about, before its conditions."""
+    """Select the images that a query applies to, before its conditions."""
     return [run for run in runs if all(getattr(run, k) == v for k, v in QUERIES[query].items())]
 
 
 def apply_filters(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Image]) -> list[Image]:
-    """Keep the runs that meet the conditions of every query that is about them."""
+    """Keep the images that meet the conditions of every query that applies to them."""
     kept = list(runs)
     for query, conditions in filters.items():
         concerned = {run.path for run in query_runs(query, kept)}
@@ -97,5 +97,5 @@ def _matches(entity: str, value: str | None, choice: object) -> bool:
     text = strip_label(str(choice), ENTITIES.get(entity, entity))
     if value == text:
         return True
-    # An index is a number: run-01 and run-1 are the same run.
+    # An index is a number: run-01 and run-1 are the same.
     return value.isdigit() and text.isdigit() and int(value) == int(text)

@@ -1,8 +1,8 @@
-"""Diffusion gradients as files hold them: b-values and directions, read and settled.
+"""Diffusion gradients: b-values and directions, read from files and checked.
 
-``.bval`` holds one b-value a volume (s/mm2), ``.bvec`` one direction a volume in the axes of
-the image's voxels (FSL's convention). What is unclear in them is settled in one place,
-`settle_gradients`, so that what is said before a run is what the run does.
+``.bval`` holds one b-value per volume (s/mm2), ``.bvec`` one direction per volume along the
+voxel axes of the image (FSL's convention). Ambiguities are resolved in one place,
+`settle_gradients`, so that the messages before processing match the processing.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
 
-#: Volumes up to this b-value count as not diffusion-weighted, s/mm2.
+#: Volumes up to this b-value count as b0, s/mm2.
 B0_THRESHOLD = 50.0
-#: Directions that a diffusion tensor takes.
+#: Number of directions that a diffusion tensor needs.
 MIN_DIRECTIONS = 6
 #: b-values farther apart than this belong to different shells, s/mm2.
 _SHELL_GAP = 100.0
-#: Lengths of directions that are one but for the digits they were written with.
+#: Deviation of lengths from one that is due to rounding.
 _UNIT_TOLERANCE = 0.01
-#: Directions nearer than this are one direction, degrees.
+#: Directions closer than this are the same, degrees.
 _SAME_DIRECTION = 1.0
-#: Smallest singular value of a tensor's design beside the largest; 0.6 where directions are
-#: spread evenly.
+#: Smallest singular value of a tensor's design matrix relative to the largest; 0.6 for evenly
+#: spread directions.
 _SMALLEST_RATIO = 0.01
-#: Where even the largest b-value is below, the unit is not s/mm2.
+#: If even the largest b-value is below, the unit is not s/mm2.
 _SMALLEST_B = 20.0
 
 Floats = NDArray[np.float64]
 
 
 class Shell(NamedTuple):
-    """Volumes of about one b-value.
+    """Volumes with similar b-values.
 
     Attributes
     ----------
     b : float
-        Mean b-value, s/mm2, to the nearest whole number; 0 for the volumes that count as b0.
+        Mean b-value, s/mm2, rounded to an integer; 0 for the b0 volumes.
     volumes : tuple of int
         Their indices, from 0.
     """
@@ -51,7 +51,7 @@ class Shell(NamedTuple):
 
     @property
     def is_b0(self) -> bool:
-        """Whether these are the volumes that are not diffusion-weighted."""
+        """Whether these are the b0 volumes."""
         return self.b == 0
 
 
@@ -71,18 +71,18 @@ def read_bvals(path: str | Path) -> Floats:
     Raises
     ------
     InputError
-        If the file cannot be read, holds other than numbers, or a table.
+        If the file cannot be read, is not numeric, or is a table.
     """
     rows = _read_rows(Path(path))
     if len(rows) > 1 and any(len(row) != 1 for row in rows):
         raise InputError(
-            f"{path} holds {len(rows)} rows; a .bval file is one row of b-values: correct it"
+            f"{path} has {len(rows)} rows; a .bval file has one row of b-values: correct it"
         )
     return np.array([value for row in rows for value in row])
 
 
 def read_bvecs(path: str | Path) -> tuple[Floats, list[str]]:
-    """Read the directions of a run; three columns instead of three rows are turned.
+    """Read the directions of a run; three columns instead of three rows are transposed.
 
     Parameters
     ----------
@@ -92,14 +92,14 @@ def read_bvecs(path: str | Path) -> tuple[Floats, list[str]]:
     Returns
     -------
     ndarray of float64, shape (N, 3)
-        As they are written: voxel axes, not normalised.
+        As written: along voxel axes, not normalised.
     list of str
-        What is odd, in plain sentences.
+        Irregularities, in plain sentences.
 
     Raises
     ------
     InputError
-        If the file cannot be read, holds other than numbers, or no three rows of one length.
+        If the file cannot be read, is not numeric, or does not have three rows of equal length.
     """
     rows = _read_rows(Path(path))
     lengths = {len(row) for row in rows}
@@ -107,14 +107,14 @@ def read_bvecs(path: str | Path) -> tuple[Floats, list[str]]:
         return np.array(rows).T, []
     if lengths == {3}:
         text = (
-            f"{Path(path).name} has three columns where FSL's format has three rows; it is read"
-            " that way round: turn it"
+            f"{Path(path).name} has three columns instead of the three rows of FSL's format; it is"
+            " read transposed: correct the file"
         )
         return np.array(rows), [text]
     shown = ", ".join(str(len(row)) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
     raise InputError(
         f"{path} has {len(rows)} rows of {shown} numbers; a .bvec file has three rows with one"
-        " number a volume: convert the images again"
+        " number per volume: convert the images again"
     )
 
 
@@ -132,7 +132,8 @@ def _read_rows(path: Path) -> list[list[float]]:
             row = [float(word) for word in words]
         except ValueError as error:
             raise InputError(
-                f"{path} holds other than numbers in line {number}; convert the images again"
+                f"{path} has a value that is not a number in line {number}; convert the images"
+                " again"
             ) from error
         if row:
             rows.append(row)
@@ -144,7 +145,7 @@ def _read_rows(path: Path) -> list[list[float]]:
 def settle_gradients(
     bvals: Floats, bvecs: Floats, b0_threshold: float = B0_THRESHOLD
 ) -> tuple[Floats, Floats, list[str]]:
-    """Give directions unit length and b-values their meaning.
+    """Normalise directions and interpret b-values.
 
     Parameters
     ----------
@@ -160,23 +161,23 @@ def settle_gradients(
     bvals : ndarray of float64, shape (N,)
         s/mm2.
     bvecs : ndarray of float64, shape (N, 3)
-        Unit vectors; zero for volumes that are not diffusion-weighted.
+        Unit vectors; zero for b0 volumes.
     list of str
-        What was changed, in plain sentences.
+        Changes, in plain sentences.
 
     Raises
     ------
     InputError
-        If the numbers differ, a value is missing where it is needed, or the b-values are in
-        another unit.
+        If the numbers of b-values and directions differ, a required value is missing, or the
+        b-values are in another unit.
 
     Notes
     -----
-    Some scanners that take one b-value a run make others by shortening the gradient: all
-    b-values are the same in the file, the longest direction has length 1, others are
-    shorter, and the true b-value is the written one times the squared length. It is
-    computed where all of that holds. Otherwise lengths mean nothing, and only the
-    directions are kept: b-values that already differ need no second scaling.
+    Some scanners that accept one b-value per run produce others by shortening the gradient:
+    all b-values in the file are the same, the longest direction has length 1, others are
+    shorter, and the true b-value is the written one times the squared length. It is computed
+    if all of that holds. Otherwise lengths carry no information and the directions are
+    normalised: b-values that already differ need no second scaling.
 
     Examples
     --------
@@ -186,23 +187,23 @@ def settle_gradients(
     """
     if len(bvals) != len(bvecs):
         raise InputError(
-            f"there are {len(bvals)} b-values and {len(bvecs)} directions; they must be one each"
-            " for every volume: convert the images again"
+            f"there are {len(bvals)} b-values and {len(bvecs)} directions, but each volume needs"
+            " one of each: convert the images again"
         )
     check_bvals(bvals)
     weighted = bvals > b0_threshold
     if not np.isfinite(bvecs[weighted]).all():
         where = _volumes(weighted & ~np.isfinite(bvecs).all(axis=1))
         raise InputError(
-            f"the direction of {where} is not a number; correct the .bvec file, or take the"
-            " volumes out of the run"
+            f"the direction of {where} is not a number; correct the .bvec file, or remove the"
+            " volumes from the run"
         )
     lengths = np.where(weighted, np.linalg.norm(np.nan_to_num(bvecs), axis=1), 0.0)
     if (weighted & (lengths < 1e-3)).any():
         where = _volumes(weighted & (lengths < 1e-3))
         raise InputError(
-            f"{where} is diffusion-weighted but has no direction, as the mean images that some"
-            " scanners add to a run; take it out of image, .bval and .bvec"
+            f"{where} is diffusion-weighted but has no direction, like the mean images that some"
+            " scanners append to a run; remove it from image, .bval and .bvec"
         )
     unit = np.zeros((len(bvals), 3))
     unit[weighted] = bvecs[weighted] / lengths[weighted, None]
@@ -212,7 +213,7 @@ def settle_gradients(
 
 
 def check_bvals(bvals: Floats) -> None:
-    """Check that b-values are there, and in s/mm2.
+    """Check that b-values are complete, and in s/mm2.
 
     Parameters
     ----------
@@ -244,11 +245,11 @@ def _settle_lengths(
     one_shell = np.ptp(bvals[weighted]) <= _SHELL_GAP
     if one_shell and abs(used.max() - 1) <= _UNIT_TOLERANCE:
         text = (
-            f"{spread}: taken as a scanner's way to write several b-values, each is"
+            f"{spread}: scanners encode several b-values in this way, so each is taken as"
             f" {bvals[weighted].max():g} s/mm2 times the squared length; check the .bval file"
         )
         return np.where(weighted, bvals * lengths**2, bvals), [text]
-    return bvals, [f"{spread}; they are normalised, and the b-values taken as they are written"]
+    return bvals, [f"{spread}; they are normalised, and the b-values used as written"]
 
 
 def _volumes(chosen: NDArray[np.bool_]) -> str:
@@ -260,7 +261,7 @@ def _volumes(chosen: NDArray[np.bool_]) -> str:
 def find_shells(
     bvals: Floats | Sequence[float], b0_threshold: float = B0_THRESHOLD
 ) -> tuple[Shell, ...]:
-    """Gather volumes of about one b-value.
+    """Group volumes with similar b-values into shells.
 
     Parameters
     ----------
@@ -272,8 +273,8 @@ def find_shells(
     Returns
     -------
     tuple of Shell
-        The smallest b-value first, so the b0 volumes come first where there are some. A new
-        shell begins where two neighbouring b-values are more than 100 s/mm2 apart.
+        Sorted by b-value, so b0 volumes come first. A new shell begins where two neighbouring
+        b-values are more than 100 s/mm2 apart.
 
     Examples
     --------
@@ -295,12 +296,12 @@ def find_shells(
 
 
 def distinct_directions(bvecs: Floats) -> Floats:
-    """Keep one of the directions that are alike or opposite, within 1 degree.
+    """Keep one of all directions that are the same or opposite, within 1 degree.
 
     Parameters
     ----------
     bvecs : ndarray of float64, shape (N, 3)
-        Unit vectors; zero vectors are left out.
+        Unit vectors; zero vectors are skipped.
 
     Returns
     -------
@@ -321,18 +322,18 @@ def distinct_directions(bvecs: Floats) -> Floats:
 
 
 def determine_tensor(bvecs: Floats) -> bool:
-    """Tell whether directions are enough, and spread enough, for a diffusion tensor.
+    """Check whether directions determine a diffusion tensor.
 
     Parameters
     ----------
     bvecs : ndarray of float64, shape (N, 3)
-        Unit vectors; zero vectors are left out.
+        Unit vectors; zero vectors are skipped.
 
     Returns
     -------
     bool
         False for fewer than six distinct directions, and for directions in a plane or on a
-        cone, which leave some of the tensor's six elements unknown.
+        cone, which leave some of the tensor's six elements undetermined.
 
     Examples
     --------

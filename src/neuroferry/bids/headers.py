@@ -1,6 +1,6 @@
-"""Headers of images: read in one place, and compared in one place.
+"""Headers of images: reading and comparing them.
 
-What nibabel raises on a damaged file depends on where the damage lies, and is of a dozen kinds;
+nibabel raises a dozen kinds of exceptions on damaged files, depending on where the damage is;
 here each becomes one sentence that names the file.
 """
 
@@ -21,14 +21,14 @@ from neuroferry.files import image_errors
 
 Affine = NDArray[np.float64]
 
-# Directions of two grids differ when an axis turns by more than this, as a sine.
+# Sine of the angle between axes above which the directions of two grids differ.
 SAME_AXES = 0.02
-# Corners of two grids that lie no farther apart than this are one, mm: see `same_grid`.
+# Largest distance between the corners of two grids that are the same, mm: see `same_grid`.
 SAME_GRID_MM = 0.1
-# The same where values are taken from voxel to voxel instead of being interpolated, mm.
+# The same where values are copied voxel by voxel instead of being interpolated, mm.
 SAME_VOXELS_MM = 1e-3
 
-# Of the time units of a header; an unknown unit is read as seconds.
+# Factors to seconds of the time units of a header; an unknown unit is read as seconds.
 SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
@@ -41,11 +41,11 @@ class ImageFacts:
     shape : tuple of int
         Lengths of all axes, as stored.
     zooms : tuple of float
-        Voxel sizes in mm; then, where there are more axes, what the header has of them.
+        Voxel sizes in mm, then the header's values for any further axes.
     affine : tuple of 4 tuples of 4 float
         Voxel indices to RAS+ mm.
     tr : float
-        Time from one volume to the next, s; 0 where the header has none.
+        Time from one volume to the next, s; 0 if the header has none.
     units : tuple of str
         Of space and time, as nibabel names them: ``("mm", "sec")``.
     dtype : str
@@ -122,12 +122,12 @@ def read_header(path: str | os.PathLike[str]) -> ImageFacts:
 
 @contextmanager
 def reading_image(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever nibabel raises on a file it cannot read into one sentence.
+    """Turn any exception of nibabel on an unreadable file into one sentence.
 
     Parameters
     ----------
     path : path
-        The image that is read, header or voxels.
+        The image whose header or voxels are read.
 
     Raises
     ------
@@ -156,11 +156,11 @@ def image_shape(path: Path) -> tuple[int, int, int]:
 
 
 class Gridded(Protocol):
-    """An image, a series, a header: anything with a shape and an affine."""
+    """Anything with a shape and an affine, such as an image or a header."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Numbers of voxels, then perhaps of volumes."""
+        """Numbers of voxels, and of volumes, if any."""
 
     @property
     def affine(self) -> ArrayLike:
@@ -169,12 +169,12 @@ class Gridded(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of an image lie.
+    """Grid of the voxels of an image.
 
     Attributes
     ----------
     shape : tuple of int
-        Numbers of voxels, then perhaps of volumes.
+        Numbers of voxels, and of volumes, if any.
     affine : array_like of float, shape (4, 4)
         Voxel indices to RAS+ mm.
     """
@@ -184,7 +184,7 @@ class Grid:
 
 
 def same_axes(one: ArrayLike, other: ArrayLike) -> bool:
-    """Tell whether the axes of two grids run the same way.
+    """Check whether the axes of two grids point in the same directions.
 
     Parameters
     ----------
@@ -206,22 +206,22 @@ def same_axes(one: ArrayLike, other: ArrayLike) -> bool:
 
 
 def same_grid(one: Gridded, other: Gridded, *, tolerance_mm: float = SAME_GRID_MM) -> bool:
-    """Tell whether the voxels of two images lie in the same places.
+    """Check whether two images have the same grid.
 
-    They do if there are as many along each axis, and no corner of the field of view lies
-    farther than `tolerance_mm` from that of the other; volumes are not compared.
+    They do if the number of voxels along each axis is the same, and no corner of the field of
+    view is farther than `tolerance_mm` from that of the other; volumes are not compared.
 
     Parameters
     ----------
     one, other : image
         Anything with ``shape`` and ``affine``.
     tolerance_mm : float
-        The 0.1 mm of `SAME_GRID_MM` is for images of which one belongs to the other. It is
-        more than storing makes of one affine: a rotation kept as a quaternion in single
-        precision may be off by 6e-4 rad, which moves a corner 150 mm away by 0.09 mm, and
-        scanners write positions with few digits. And it is less than matters to any step: a
-        twentieth of a voxel of 2 mm. `SAME_VOXELS_MM` is for the question whether values
-        need no interpolation, where it decides between two results.
+        The 0.1 mm of `SAME_GRID_MM` is for images that belong together. It exceeds the error
+        of storing an affine: a rotation stored as a quaternion in single precision may be off
+        by 6e-4 rad, which moves a corner 150 mm away by 0.09 mm, and scanners write positions
+        with few digits. And it is too small to matter to any step: a twentieth of a voxel of
+        2 mm. `SAME_VOXELS_MM` is for deciding whether values need interpolation, which
+        changes results.
 
     Examples
     --------
@@ -233,7 +233,7 @@ def same_grid(one: Gridded, other: Gridded, *, tolerance_mm: float = SAME_GRID_M
 
 
 def grid_difference(one: Gridded, other: Gridded, *, tolerance_mm: float = SAME_GRID_MM) -> str:
-    """Say how the grids of two images differ; nothing where they are one (see `same_grid`)."""
+    """Describe how the grids of two images differ; empty if they do not (see `same_grid`)."""
     shapes = one.shape[:3], other.shape[:3]
     if shapes[0] != shapes[1]:
         sizes = (" x ".join(str(n) for n in shape) for shape in shapes)
@@ -242,7 +242,7 @@ def grid_difference(one: Gridded, other: Gridded, *, tolerance_mm: float = SAME_
     ends = [(0, n - 1) for n in shapes[0]]
     corners = np.array(np.meshgrid(*ends, indexing="ij"), dtype=float).reshape(3, -1)
     moved = np.linalg.norm(apart[:3, :3] @ corners + apart[:3, 3:], axis=0).max()
-    # what is no number is no distance either
+    # NaN is not a distance either.
     return "" if moved <= tolerance_mm else f"voxels up to {moved:.3g} mm apart"
 
 
@@ -251,24 +251,24 @@ def check_same_grid(
     *others: tuple[str, Gridded],
     then: str = "check that they belong together, or resample one onto the other",
 ) -> None:
-    """Refuse images that do not lie on one grid (see `same_grid`).
+    """Check that images have the same grid (see `same_grid`).
 
     Parameters
     ----------
     first, *others : tuple of (str, image)
-        How messages call it, and anything with ``shape`` and ``affine``.
+        Its name in messages, and anything with ``shape`` and ``affine``.
     then : str
-        What to do about it.
+        Advice for the message.
 
     Raises
     ------
     GeometryError
-        Naming the two, and by how much they differ.
+        If grids differ; the message names the two images and the difference.
     """
     for name, image in others:
         difference = grid_difference(image, first[1])
         if difference:
             start = f"The {name[4:]}" if name.startswith("the ") else name
             raise GeometryError(
-                f"{start} lies on another grid than {first[0]} ({difference}); {then}."
+                f"{start} is on a different grid from {first[0]} ({difference}); {then}."
             )

@@ -1,7 +1,7 @@
-"""Looks into an image before anything is computed from it, and says what is wrong.
+"""Checks of images before anything is computed from them.
 
-One pass over the file in blocks of one megabyte: the memory does not depend on the size of
-the image, and a compressed file is read to its end, so that its checksum is verified.
+Each file is read once in blocks of one megabyte: memory does not depend on the size of the
+image, and a compressed file is read to its end, so that its checksum is verified.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _MIN_VOXELS = 16
-#: Slices of a series or a field map that covers a part of the head.
+#: Fewest slices of a series or a field map that covers a part of the head.
 _MIN_SLICES = 8
 _EXTENT_MM = (60.0, 700.0)
-#: Corner voxels farther apart than this: sform and qform mean different places.
+#: Distance of corner voxels, mm, above which sform and qform are different positions.
 _TOLERANCE_MM = 1.0
 #: Largest departure of a voxel's edges from right angles, and of its volume.
 _SHEAR_DEGREES = 1.0
@@ -37,7 +37,7 @@ _VOLUME_CHANGE = 0.01
 
 @dataclass
 class _Values:
-    """What a pass over the voxels finds."""
+    """Statistics of the voxel values."""
 
     low: float = np.inf
     high: float = -np.inf
@@ -54,30 +54,29 @@ class _Values:
 
 
 def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
-    """Check that an image can be read to its end and means what a workflow takes it to mean.
+    """Check that an image can be read to its end and is what a workflow expects.
 
     Parameters
     ----------
     path : path
         A ``.nii`` or ``.nii.gz`` file.
     ndim : int
-        How many dimensions longer than one voxel the image should have; 3 for
-        anatomical images. One volume too many dimensions is a warning (it is squeezed).
+        Expected number of dimensions longer than one voxel; 3 for anatomical images. Extra
+        dimensions of length one are a warning (they are squeezed).
 
     Returns
     -------
     list of Problem
-        Empty for a sound image. After an error that leaves nothing more to check, the
-        others are not looked for.
+        Empty for a valid image. An error that prevents further checks is the last one.
 
     Notes
     -----
     ``sform`` and ``qform`` may both be set and differ. The rule here: the sform is used, as
-    nibabel does. A difference up to 1 mm at the corners of the volume is rounding. A
-    larger one is a warning, and an error where the two disagree on which voxel axis points
-    where (left and right might change places), on the volume of a voxel (by more than 1%:
-    brain volumes would be wrong), or where the voxels are no right-angled boxes (by more
-    than 1 degree). Neither set is an error: left and right cannot be known then.
+    nibabel does. A difference of up to 1 mm at the corners of the volume is rounding. A
+    larger one is a warning. It is an error if the two disagree on the directions of the
+    voxel axes (left and right might be swapped) or on the volume of a voxel (by more than 1%:
+    brain volumes would be wrong), or if the voxels are sheared (by more than 1 degree).
+    Neither set is an error: left and right are unknown then.
     """
     path = Path(path)
     subject = parse_name(path).entities.get("subject")
@@ -95,10 +94,10 @@ def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
 
 
 def _read(path: Path) -> tuple[Any, _Values]:
-    """Read header and voxels; raise InputError where that is not possible."""
+    """Read header and voxels; raise InputError if that is not possible."""
     if path.is_symlink() and not path.exists():
         raise InputError(
-            f"{path} is a link to a file that is not there ({path.readlink()}); fetch its content"
+            f"{path} links to a file that does not exist ({path.readlink()}); fetch its content"
             " (`datalad get` in a DataLad dataset)"
         )
     try:
@@ -110,14 +109,14 @@ def _read(path: Path) -> tuple[Any, _Values]:
             raw.seek(0)
             if compressed and not is_gzip:
                 raise InputError(
-                    f"{path} is not compressed with gzip though its name says so; compress it, or"
-                    " convert the image again"
+                    f"{path} is not compressed with gzip, although its name says so;"
+                    " compress it, or convert the image again"
                 )
             with gzip.GzipFile(fileobj=raw) if compressed else raw as stream:
                 return _scan(stream, path)  # type: ignore[arg-type]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{path} is truncated or damaged ({error}); copy it again from where it came from"
+            f"{path} is truncated or damaged ({error}); copy it again from its source"
         ) from error
     except OSError as error:
         raise InputError(
@@ -146,7 +145,7 @@ def _scan(stream: IO[bytes], path: Path) -> tuple[Any, _Values]:
         ) from error
     if dtype.kind not in "iuf":
         raise InputError(
-            f"{path} holds values of type {dtype}, not one real number a voxel; convert the image"
+            f"{path} has values of type {dtype}, not one real number per voxel; convert the image"
             " again"
         )
     values = _Values()
@@ -156,8 +155,8 @@ def _scan(stream: IO[bytes], path: Path) -> tuple[Any, _Values]:
     present = values.n_voxels * dtype.itemsize
     if present < expected:
         raise InputError(
-            f"{path} is truncated: its header announces {expected} bytes of voxels,"
-            f" and {present} are there; copy it again from where it came from"
+            f"{path} is truncated: its header declares {expected} bytes of voxels,"
+            f" but the file has {present}; copy it again from its source"
         )
     return header, values
 
@@ -194,8 +193,8 @@ def _shape_problems(header: Any, ndim: int) -> Iterator[tuple[str, bool]]:
         essential -= 1
     if essential > ndim:
         yield (
-            f"the image has {essential} dimensions ({text}) where {ndim} are expected; give each"
-            " volume its own file (run-1, run-2), or their average",
+            f"the image has {essential} dimensions ({text}), but {ndim} are expected; save each"
+            " volume in its own file (run-1, run-2), or average them",
             True,
         )
     elif len(shape) > ndim:
@@ -204,10 +203,10 @@ def _shape_problems(header: Any, ndim: int) -> Iterator[tuple[str, bool]]:
             False,
         )
     if essential < min(ndim, 3):
-        yield f"the image is no volume ({text} voxels); convert the image again", True
+        yield f"the image is not a volume ({text} voxels); convert the image again", True
     elif min(shape[:3]) < (_MIN_VOXELS if ndim == 3 else _MIN_SLICES):
         least = _MIN_VOXELS if ndim == 3 else _MIN_SLICES
-        yield f"the image has {text} voxels; at least {least} a side are needed", True
+        yield f"the image has {text} voxels; at least {least} along each axis are needed", True
 
 
 def _value_problems(values: _Values) -> Iterator[tuple[str, bool]]:
@@ -230,7 +229,7 @@ def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
     zooms = np.asarray(header["pixdim"][1:4], dtype=float)
     if not (np.isfinite(zooms).all() and (zooms > 0).all()):
         yield (
-            f"the voxel size in the header is {_mm(zooms)}; it has to be positive: convert the"
+            f"the voxel size in the header is {_mm(zooms)}, but must be positive; convert the"
             " image again",
             True,
         )
@@ -251,7 +250,7 @@ def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
             )
             if form is not None
         }
-    except Exception as error:  # nibabel raises several kinds on a bad quaternion
+    except Exception as error:  # nibabel raises several kinds of exceptions on a bad quaternion
         yield (
             f"the orientation in the header is not valid ({error}); convert the image again",
             True,
@@ -259,8 +258,8 @@ def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
         return
     if not forms:
         yield (
-            "neither sform nor qform says how the voxels lie in the scanner, so left and right"
-            " cannot be known; convert the image again from the scanner's files",
+            "neither sform nor qform gives the orientation of the image, so left and right are"
+            " unknown; convert the image again from the scanner's files",
             True,
         )
         return
@@ -282,8 +281,8 @@ def _form_problems(name: str, form: NDArray[np.float64]) -> Iterator[tuple[str, 
         yield f"the {name} is not invertible; convert the image again", True
     elif shear > _SHEAR_DEGREES:
         yield (
-            f"the {name} shears the voxels by {shear:.1f} degrees, which no scanner does; take the"
-            " image before it was transformed",
+            f"the {name} shears the voxels by {shear:.1f} degrees, which no scanner does; use the"
+            " image as it was before it was transformed",
             True,
         )
 
@@ -302,16 +301,16 @@ def _disagreements(
     volumes = [abs(float(np.linalg.det(form[:3, :3]))) for form in (sform, qform)]
     if names[0] != names[1]:
         yield (
-            f"sform and qform disagree: the sform says that the voxel axes point {names[0]}, the"
-            f" qform {names[1]}, so that left and right might change places; find out which is"
-            " right and write it into both",
+            f"sform and qform disagree on the orientation ({names[0]} by the sform,"
+            f" {names[1]} by the qform), so left and right might be swapped; find out which is"
+            " right and write it to both",
             True,
         )
     elif abs(volumes[0] / volumes[1] - 1) > _VOLUME_CHANGE:
         yield (
             f"sform and qform disagree on the volume of a voxel ({volumes[0]:.4g} and"
-            f" {volumes[1]:.4g} mm3), so that brain volumes might be wrong; take the image before"
-            " it was transformed, or write the right one into both",
+            f" {volumes[1]:.4g} mm3), so brain volumes might be wrong; use the image as it was"
+            " before it was transformed, or write the right one to both",
             True,
         )
     else:

@@ -1,4 +1,4 @@
-"""Finds the participants of a dataset and their images, reading only those asked for."""
+"""Index of the requested participants of a dataset and their images."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def index_subjects(
     database_dir: str | Path | None = None,
     needs_metadata: Collection[str] = (),
 ) -> list[Subject]:
-    """Find the images of the participants asked for.
+    """Find the images of the requested participants.
 
     pybids reads the names; folders of other participants are not entered, so that the cost
-    depends on what is asked for and not on the size of the dataset. Sidecars are merged
-    here (see `neuroferry.bids.metadata`), so that a broken one concerns its own images.
+    depends on the request and not on the size of the dataset. Sidecars are merged here
+    (see `neuroferry.bids.metadata`), so that a broken one only affects its own images.
 
     Parameters
     ----------
@@ -50,22 +50,22 @@ def index_subjects(
         Query to entities, as in ``{"t1w": {"session": "01", "acquisition": None}}``; see
         `neuroferry.bids.filters.QUERIES`.
     database_dir : path, optional
-        Where pybids keeps its index of the whole dataset between runs. Made where it does
-        not exist, made again where it does not agree with the files of the participants.
+        Where pybids keeps its index of the whole dataset between runs. Created if it does
+        not exist, and again if it does not match the files of the participants.
     needs_metadata : collection of str
-        Suffixes that cannot be processed without metadata: an image with a broken sidecar
-        is left out there, with an error; elsewhere it stays, with a warning.
+        Suffixes that cannot be processed without metadata: such an image with a broken
+        sidecar is skipped with an error; others are kept with a warning.
 
     Returns
     -------
     list of Subject
-        Sorted by label. A participant without any image is there, with a problem.
+        Sorted by label. A participant without images is included, with a problem.
 
     Raises
     ------
     InputError
-        If the folder does not exist (exit code 66), ``dataset_description.json`` is no JSON
-        (16), there is no participant (16), a label does not exist or a filter matches
+        If the folder does not exist (exit code 66), ``dataset_description.json`` is not JSON
+        (16), there are no participants (16), a label does not exist, or a filter matches
         nothing at all (18).
     UsageError
         If a filter names an unknown query or entity.
@@ -106,11 +106,11 @@ def find_participants(bids_dir: Path) -> list[str]:
     Raises
     ------
     InputError
-        If the folder does not exist or holds no participant.
+        If the folder does not exist or has no participants.
     """
     if not bids_dir.is_dir():
         raise InputError(
-            f"The dataset {bids_dir} is not a folder that exists; check the path",
+            f"The dataset {bids_dir} is not an existing folder; check the path",
             exit_code=ExitCode.NO_INPUT,
         )
     try:
@@ -127,7 +127,7 @@ def find_participants(bids_dir: Path) -> list[str]:
         ) from error
     if not labels:
         raise InputError(
-            f"{bids_dir} holds no participant (no folder sub-<label>); give the root of a BIDS"
+            f"{bids_dir} has no participants (no folder sub-<label>); give the root of a BIDS"
             " dataset",
             exit_code=ExitCode.INVALID_BIDS,
         )
@@ -137,7 +137,7 @@ def find_participants(bids_dir: Path) -> list[str]:
 def _choose(
     what: str, key: str, asked: Sequence[str], known: Collection[str], root: Path
 ) -> list[str]:
-    """Turn the labels asked for into known ones, sorted, each once."""
+    """Turn the requested labels into existing ones, sorted, without duplicates."""
     if not asked:
         return sorted(known)
     labels = {strip_label(label, key) for label in asked}
@@ -158,7 +158,7 @@ def _index_images(
 ) -> dict[str, list[tuple[Path, dict[str, str]]]]:
     """Find each participant's images and their entities, in the order of their paths."""
     description = root / "dataset_description.json"
-    if description.exists():  # pybids fails without a word on one that is no object
+    if description.exists():  # pybids fails without a message if it is not an object
         try:
             read_json(description)
         except InputError as error:
@@ -180,7 +180,7 @@ def _index_images(
 
 
 def _make_layout(root: Path, labels: Iterable[str]) -> BIDSLayout:
-    """Index the ``sub-`` folders of some participants, or of all where none is named."""
+    """Index the ``sub-`` folders of some participants, or of all if none is named."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from bids.layout import BIDSLayout, BIDSLayoutIndexer
@@ -192,7 +192,7 @@ def _make_layout(root: Path, labels: Iterable[str]) -> BIDSLayout:
 
 
 def _open_database(root: Path, folder: Path, labels: list[str]) -> BIDSLayout:
-    """Load pybids' index of the whole dataset, made (again) where it does not fit."""
+    """Load pybids' index of the whole dataset; create it (again) if it does not match."""
     layout = _load_database(root, folder)
     if layout is not None and _is_current(layout, root, labels):
         return layout
@@ -211,12 +211,12 @@ def _open_database(root: Path, folder: Path, labels: list[str]) -> BIDSLayout:
         ) from error
     layout = _load_database(root, folder)
     if layout is None:
-        raise InputError(f"The database in {folder} cannot be read back; delete the folder")
+        raise InputError(f"The database in {folder} cannot be read; delete the folder")
     return layout
 
 
 def _load_database(root: Path, folder: Path) -> BIDSLayout | None:
-    """Load the index kept in a folder; None where there is none for this dataset."""
+    """Load the index in a folder; None if there is none for this dataset."""
     if not (folder / _DATABASE).exists():
         return None
     with warnings.catch_warnings():
@@ -248,20 +248,20 @@ def _make_run(
 ) -> tuple[Image, list[tuple[Path, InputError]]]:
     path, facts = image
     metadata, broken = reader.read(path)
-    # pybids spells some entities of derivatives by their keys (desc, res); we never do.
+    # pybids uses keys for some entities of derivatives (desc, res); we never do.
     entities = parse_name(path).entities
     return Image(path, entities, facts["suffix"], facts["datatype"], metadata), broken
 
 
 def _check_matches(filters: Mapping[str, Any], sessions: list[str], runs: list[Image]) -> None:
-    """Refuse a filter that leaves nothing of what it chooses from, in all participants."""
+    """Check that each filter matches an image of some participant."""
     if sessions:
         runs = [run for run in runs if run.session in sessions]
     for query, conditions in filters.items():
         concerned = query_runs(query, runs)
         if apply_filters({query: conditions}, concerned):
             continue
-        there = f"{len(concerned)} images of this kind are there"
+        there = f"there are {len(concerned)} images of this kind"
         for entity in conditions:
             values = sorted({run.entities[entity] for run in concerned if entity in run.entities})
             if values:
@@ -283,8 +283,8 @@ def _selection_problems(
     folder = root / f"sub-{label}"
     if not found:
         yield Problem(
-            f"sub-{label} has no image: {folder} holds no .nii or .nii.gz file below a folder"
-            " such as anat; check its names",
+            f"sub-{label} has no images: {folder} has no .nii or .nii.gz file in a folder"
+            " such as anat; check the names",
             "error",
             folder,
             label,
@@ -292,7 +292,7 @@ def _selection_problems(
     for session in sessions:
         if found and all(run.session != session for run in in_sessions):
             yield Problem(
-                f"sub-{label} has no session ses-{session}; it is left out for this participant",
+                f"sub-{label} has no session ses-{session}; it is skipped for this participant",
                 "warning" if in_sessions else "error",
                 folder,
                 label,
@@ -300,7 +300,7 @@ def _selection_problems(
     for query in QUERIES:
         if query_runs(query, in_sessions) and not query_runs(query, kept):
             yield Problem(
-                f"The BIDS filter leaves sub-{label} no image for {query!r}",
+                f"The BIDS filter for {query!r} matches no image of sub-{label}",
                 "warning",
                 folder,
                 label,
@@ -314,7 +314,7 @@ def _sidecar_problems(
 ) -> Iterable[Problem]:
     for run in runs:
         needed = run.suffix in needs_metadata
-        consequence = "is left out, as it needs it" if needed else "is processed without it"
+        consequence = "is skipped, as it needs the file" if needed else "is processed without it"
         for path, error in broken.get(run.path, ()):
             yield Problem(
                 f"{error}; {run.path.name} {consequence}",

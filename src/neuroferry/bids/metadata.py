@@ -1,7 +1,7 @@
-"""Reads sidecar JSON files by the BIDS inheritance principle.
+"""Sidecar JSON files, read by the BIDS inheritance principle.
 
-pybids does the same for a dataset as a whole, but one broken file anywhere in the dataset
-ends its index; here it concerns the images that it applies to, and no others.
+pybids does the same for a whole dataset, but one broken file anywhere in it makes the index
+fail; here it only affects the images that it applies to.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the file cannot be read or holds something else; the message names the file
-        and, where the syntax is wrong, the line and column.
+        If the file cannot be read or is not a JSON object; the message names the file and,
+        for a syntax error, the line and column.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -39,12 +39,12 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}; make the file readable"
         ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object ({{...}}); correct the file")
+        raise InputError(f"{path} is not a JSON object ({{...}}); correct the file")
     return content
 
 
 class SidecarReader:
-    """Finds and merges the sidecars of images of one dataset; reads each file once.
+    """Reader that merges the sidecars of the images of one dataset, each file read once.
 
     With another `extension` it finds other files that apply to images, such as ``.bval``.
     """
@@ -68,7 +68,7 @@ class SidecarReader:
         metadata : dict
             Values from the nearest file win.
         broken : list of (Path, InputError)
-            The files that apply but cannot be read.
+            Applicable files that cannot be read.
         """
         metadata: dict[str, Any] = {}
         broken = []

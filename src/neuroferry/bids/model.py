@@ -1,4 +1,4 @@
-"""What a dataset holds, as plain values: frozen, picklable, nothing lazy."""
+"""The contents of a dataset as plain values: frozen, picklable, nothing lazy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Image:
     path : Path
         The NIfTI file.
     entities : mapping of str to str
-        The entities in the file's name under their long BIDS names, values as they are
-        written there (``{"subject": "01", "run": "02"}``).
+        The entities in the file name by their long BIDS names, with values as written there
+        (``{"subject": "01", "run": "02"}``).
     suffix, datatype : str
         ``"T1w"``, ``"anat"``.
     metadata : mapping
@@ -41,17 +41,17 @@ class Image:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with the input, in one plain sentence.
+    """A problem of the input, in one plain sentence.
 
     Attributes
     ----------
     message : str
-        What is wrong, in which file, and what to do.
+        The problem, the file and what to do.
     severity : {"error", "warning"}
-        After an error, what it concerns (an image, a session, a participant) is left out
-        and the exit code says so; a warning changes nothing.
+        After an error, the image, session or participant concerned is skipped, which the exit
+        code reports; a warning changes nothing.
     path : Path or None
-        The file, where it is one file.
+        The file, if it is one file.
     subject : str or None
         Label without ``sub-``; None for the dataset as a whole.
     """
@@ -64,7 +64,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Subject:
-    """One participant: images in the order of their names, and what is wrong with them.
+    """One participant: images in the order of their names, and their problems.
 
     Examples
     --------
@@ -82,12 +82,12 @@ class Subject:
 
     @property
     def sessions(self) -> tuple[str | None, ...]:
-        """The sessions that have an image, sorted; ``(None,)`` where there are none."""
+        """The sessions with images, sorted; ``(None,)`` in a dataset without sessions."""
         labels = {run.session for run in self.images}
         return tuple(sorted(labels, key=lambda label: (label is not None, label or "")))
 
     def without(self, paths: Collection[Path]) -> Subject:
-        """Leave out some images."""
+        """Remove some images."""
         return replace(self, images=tuple(run for run in self.images if run.path not in paths))
 
     def select(
@@ -96,7 +96,7 @@ class Subject:
         suffix: str | None = None,
         session: str | None = None,
     ) -> tuple[Image, ...]:
-        """Pick the runs that agree with every argument that is not None."""
+        """Select the images that match every argument that is not None."""
         return tuple(
             run
             for run in self.images
@@ -106,19 +106,19 @@ class Subject:
         )
 
 
-#: Images of these are not magnitudes.
+#: Images with these are not magnitude images.
 OTHER_PARTS = ("phase", "real", "imag")
 
 
 class Finding(NamedTuple):
-    """What is wrong with a run, and whether it can be processed all the same."""
+    """A problem of a run, and whether it prevents processing."""
 
     message: str
     fatal: bool
 
 
 def as_problem(run: Image, finding: Finding) -> Problem:
-    """Say of an image what was found."""
+    """Turn a finding about an image into a problem."""
     severity = "error" if finding.fatal else "warning"
     text = f"{run.path}: {finding.message}"
     return Problem(text, severity, run.path, run.entities.get("subject"))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Names and writes derivatives: each file appears whole or not at all, with the same bytes.
+"""Names and writing of derivatives: each file appears whole or not at all, with the same bytes.
 
-No file holds a date, a host or a process number, so that a run on another machine writes
-what this one does. A file that is there with the right content is left alone.
+No file holds a date, host or process number, so that a run on another machine writes the same
+bytes. An existing file with the right content is not touched.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from neuroferry.files import write_json, write_text
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "neuroferry"
-#: The name under which the sidecars' ``Sources`` mean the input dataset.
+#: The name of the input dataset in the sidecars' ``Sources``.
 RAW_DATASET = "raw"
-#: What is written beside the derivatives and has no place in BIDS (yet).
+#: Files written next to the derivatives that are not part of BIDS (yet).
 BIDSIGNORE = (
     "*.html",
     "logs/",
@@ -42,9 +42,9 @@ BIDSIGNORE = (
 README = """\
 Derivatives written by neuroferry, in the layout of BIDS Derivatives.
 
-sub-<label>.html reports on each participant: look at its pictures before using the results.
-dataset_description.json names the version and the image that made them; logs/ holds what
-each run did and the settings to repeat it. Sidecars name what each file was made from
+sub-<label>.html is the report on a participant: look at its figures before using the results.
+dataset_description.json names the software version and container image; logs/ holds the record
+of each run and the settings to repeat it. Sidecars name the sources of each file
 ("bids:raw:" is the input dataset, "bids::" this one).
 """
 #: Labels of the tissue segmentation: index, name, abbreviation, colour.
@@ -57,7 +57,7 @@ TISSUE_LABELS = (
 
 
 class Container(TypedDict, total=False):
-    """The image that a run came out of, for ``GeneratedBy``."""
+    """Container image of a run, for ``GeneratedBy``."""
 
     Type: str
     Tag: str
@@ -73,7 +73,7 @@ def derivative_path(
     extension: str,
     datatype: str,
 ) -> Path:
-    """Name a derivative: folders for subject, session and datatype, entities in BIDS order.
+    """Build the path of a derivative: subject, session and datatype folders, BIDS name.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def derivative_path(
 
 
 def bids_uri(path: str | Path, root: str | Path, dataset: str = "") -> str:
-    """Write the BIDS URI of a file; an empty dataset means the one that it stands in.
+    """Build the BIDS URI of a file; an empty dataset is the one that cites it.
 
     Examples
     --------
@@ -158,16 +158,16 @@ def write_dataset_description(
     Parameters
     ----------
     out_dir : path
-        Root of the derivatives; made where it does not exist.
+        Root of the derivatives; created if it does not exist.
     bids_dir : path
-        The input dataset, as the run sees it (``/bids`` inside the image).
+        The input dataset, as seen by the run (``/bids`` inside the container).
     version : str
-        Of neuroferry.
+        Version of neuroferry.
     container : Container, optional
-        Type, tag and digest of the image that the run came out of.
+        Type, tag and digest of the container image of the run.
     derivatives : mapping of str to pathlib.Path, optional
-        Datasets of precomputed results by the names that sidecars cite them by. Those that
-        are there from earlier runs stay, since sidecars of those runs cite them.
+        Datasets of precomputed results, by the names that sidecars cite them by. Those of
+        earlier runs are kept, since sidecars of those runs cite them.
 
     Returns
     -------
@@ -205,8 +205,7 @@ def write_dataset_description(
         ],
         "DatasetLinks": links,
         "HowToAcknowledge": (
-            "Please cite the software that the methods paragraph of each participant's report"
-            " names."
+            "Please cite the software named in the methods section of each participant's report."
         ),
     }
     if isinstance(source.get("License"), str):
@@ -220,7 +219,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _links(path: Path) -> dict[str, str]:
-    """Read the names that a description gives to other datasets, where it is sound."""
+    """Read the names of other datasets in a description, if it is valid."""
     try:
         links = read_json(path).get("DatasetLinks") if path.exists() else None
     except InputError:
@@ -237,8 +236,8 @@ def _check_ours(path: Path) -> None:
         return  # a broken description is written again
     names = [m.get("Name") for m in makers if isinstance(m, dict)] if makers else []
     if PIPELINE not in names:
-        by = f"{' and '.join(map(str, names))} wrote" if names else "is no derivative"
+        by = f"{' and '.join(map(str, names))} wrote" if names else "is not a derivative"
         raise InputError(
-            f"{path.parent} holds a dataset that {by}; choose another output folder",
+            f"{path.parent} contains a dataset that {by}; choose another output folder",
             exit_code=ExitCode.CANNOT_CREATE,
         )

@@ -1,4 +1,4 @@
-"""Finds precomputed derivatives that can stand in for a part of the anatomical workflow."""
+"""Precomputed derivatives that can replace parts of the anatomical workflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Precomputed(TypedDict, total=False):
     """Files that replace a branch of the anatomical workflow.
 
     ``brain_mask``: binary mask; ``dseg`` with ``tpms`` (GM, WM, CSF): segmentation; both on
-    the grid of the T1w image, in whatever orientation. ``anat2std_xfm`` with
+    the grid of the T1w image, in any orientation. ``anat2std_xfm`` with
     ``std2anat_xfm``: ITK transforms.
     """
 
@@ -31,7 +31,7 @@ class Precomputed(TypedDict, total=False):
 
 
 class Anatomy(Precomputed, total=False):
-    """A whole anatomy, which a functional workflow can use as it is."""
+    """A complete anatomy that other workflows can use as it is."""
 
     t1w_preproc: str
     #: Transforms from the T1w image to other templates, by their spaces.
@@ -41,7 +41,7 @@ class Anatomy(Precomputed, total=False):
 def find_precomputed(
     datasets: Mapping[str, Path], subject: str, session: str | None, template: str
 ) -> Precomputed:
-    """Look for derivatives of one participant and session.
+    """Find precomputed derivatives of one participant and session.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ def find_precomputed(
     Returns
     -------
     Precomputed
-        What was found; a segmentation only with its three tissues, a transform only with
-        its inverse.
+        Files that were found; a segmentation only with its three tissues, a transform only
+        with its inverse.
 
     Raises
     ------
     InputError
-        When a dataset does not exist (exit code 66), bears a name that sidecars cannot cite
-        it by, or has two files for one part.
+        If a dataset does not exist (exit code 66), has a name that sidecars cannot cite, or
+        has two files for one part.
     """
     found: Precomputed = {}
     for files in _each_dataset(datasets, subject, session, template):
@@ -84,20 +84,20 @@ def find_anatomy(
     template: str,
     others: Sequence[str] = (),
 ) -> Anatomy | None:
-    """Look for the whole anatomy of one participant and session.
+    """Find a complete precomputed anatomy of one participant and session.
 
     Parameters
     ----------
     datasets, subject, session, template
         As for `find_precomputed`.
     others : sequence of str
-        Spaces of other templates that there must be a transform to.
+        Spaces of other templates to which there must be transforms.
 
     Returns
     -------
     Anatomy or None
         Preprocessed T1w image, brain mask, segmentation and transforms of the first dataset
-        that has them all: parts of several need not lie on one grid.
+        that has them all: parts of several datasets need not share a grid.
 
     Raises
     ------
@@ -126,14 +126,14 @@ def find_anatomy(
 def _each_dataset(
     datasets: Mapping[str, Path], subject: str, session: str | None, template: str
 ) -> Iterator[dict[str, str]]:
-    """Give the parts that each dataset has, after a look at its name and folder."""
+    """Yield the parts in each dataset, after checking its name and folder."""
     for name, root in datasets.items():
         check_dataset(name, root)
         yield _sort(root, subject, session, template)
 
 
 def check_dataset(name: str, root: Path) -> None:
-    """Refuse derivatives that are not there, or whose name sidecars cannot cite them by.
+    """Check that derivatives exist and have a name that sidecars can cite.
 
     Raises
     ------
@@ -142,13 +142,13 @@ def check_dataset(name: str, root: Path) -> None:
     """
     if name == RAW_DATASET or not _NAME.fullmatch(name):
         raise InputError(
-            f"Derivatives cannot be called '{name}': take letters, digits, '.', '-' and '_', "
-            f"and not '{RAW_DATASET}', which is the input.",
+            f"Derivatives cannot be named '{name}': use letters, digits, '.', '-' and '_', "
+            f"but not '{RAW_DATASET}', which is the input.",
             exit_code=ExitCode.USAGE,
         )
     if not root.is_dir():
         raise InputError(
-            f"The derivatives '{name}' are not there: {root} is no folder.",
+            f"The derivatives '{name}' do not exist: {root} is not a folder.",
             exit_code=ExitCode.NO_INPUT,
         )
 
@@ -156,16 +156,16 @@ def check_dataset(name: str, root: Path) -> None:
 def cite_precomputed(
     found: Precomputed, datasets: Mapping[str, Path], subject: str
 ) -> dict[str, list[str]]:
-    """Name precomputed files by the datasets that they came from, for sidecars' ``Sources``.
+    """Cite precomputed files by their datasets, for sidecars' ``Sources``.
 
     Parameters
     ----------
     found : Precomputed
-        What `find_precomputed` found.
+        Result of `find_precomputed`.
     datasets : mapping of str to pathlib.Path
-        The datasets that it looked in.
+        The datasets that were searched.
     subject : str
-        The participant that it looked for.
+        Label of the participant.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def cite_precomputed(
 
 
 def _sort(root: Path, subject: str, session: str | None, template: str) -> dict[str, str]:
-    """Say which part each file of one dataset is."""
+    """Sort the files of one dataset by part."""
     files: dict[str, str] = {}
     for path in _candidates(root, subject, session):
         part = _part(path, template)
@@ -201,7 +201,7 @@ def _sort(root: Path, subject: str, session: str | None, template: str) -> dict[
         if part in files:
             raise InputError(
                 f"{root} has two files for the {part} of sub-{subject}: {files[part]} and {path}. "
-                "Leave only the one that is to be used."
+                "Keep only the one to be used."
             )
         files[part] = str(path)
     return files

@@ -1,4 +1,4 @@
-"""Finds what was estimated of a BOLD run before: by neuroferry, or by fMRIPrep."""
+"""Precomputed estimates for a BOLD run, by neuroferry or fMRIPrep."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from neuroferry.bids.outputs import bids_uri
 from neuroferry.bids.precomputed import check_dataset
 from neuroferry.errors import InputError
 
-#: Entities that say what a file is, and not which run it belongs to.
+#: Entities that describe a file, and not the run that it belongs to.
 _OF_THE_FILE = ("description", "from", "to", "mode", "part", "echo")
-#: From, to and description of a transform to the part that it is.
+#: Part of a transform, by its from, to and desc entities.
 _XFMS = {
     "orig boldref hmc": "motion_xfms",
     "boldref T1w coreg": "boldref2anat_xfm",
@@ -25,9 +25,9 @@ _XFMS = {
 def find_bold(
     datasets: Mapping[str, Path], run: BoldRun, *, with_position: bool = True
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Look for what earlier runs estimated of a BOLD run.
+    """Find precomputed estimates for a BOLD run.
 
-    The parts belong together: motion, mask and position are those of one reference. So they
+    The parts belong together: motion, mask and coregistration are those of one reference. So they
     come from the first dataset that has a reference of the run.
 
     Parameters
@@ -35,9 +35,9 @@ def find_bold(
     datasets : mapping of str to pathlib.Path
         Derivative datasets by name.
     run : BoldRun
-        The run, whose entities the files must have, all of them and no others.
+        The run; the files must have exactly its entities.
     with_position : bool
-        Whether the transform to the T1w image is of use: only where that is the same image.
+        Whether to use the transform to the T1w image: only if it is the same image.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def find_bold(
     Raises
     ------
     InputError
-        Where a dataset is missing, has two files for one part, or has parts of another run.
+        If a dataset is missing, has two files for one part, or has parts of another run.
     """
     for name, root in datasets.items():
         check_dataset(name, root)
@@ -68,7 +68,7 @@ def find_bold(
 
 
 def _sort(root: Path, run: BoldRun) -> dict[str, Path]:
-    """Say which part of the run each file of a dataset is."""
+    """Sort the files of the run in a dataset by part."""
     folder = root / f"sub-{run.entities['subject']}"
     if run.session is not None:
         folder = folder / f"ses-{run.session}"
@@ -81,7 +81,7 @@ def _sort(root: Path, run: BoldRun) -> dict[str, Path]:
         if part in files:
             raise InputError(
                 f"{root} has two files for the {part} of one run: {files[part]} and {path}. "
-                "Leave only the one that is to be used."
+                "Keep only the one to be used."
             )
         files[part] = path
     return files
@@ -103,23 +103,23 @@ def _part(path: Path, wanted: Mapping[str, str]) -> str | None:
 
 
 def _check(files: Mapping[str, Path], run: BoldRun) -> None:
-    """Refuse parts that cannot be those of the run."""
+    """Check that parts can belong to the run."""
     for part in ("bold_ref", "bold_mask"):
         if part not in files:
             continue
         difference = grid_difference(read_header(files[part]), read_header(run.reference.path))
         if difference:
-            raise _of_another_run(files[part], run, f"it lies on another grid ({difference})")
+            raise _of_another_run(files[part], run, f"it is on a different grid ({difference})")
     if "motion_xfms" in files:
         text = files["motion_xfms"].read_text(encoding="utf-8", errors="replace")
         count = sum(line.startswith("Parameters:") for line in text.splitlines())
         if count != run.n_volumes:
-            why = f"it has {count} transforms, and the run {run.n_volumes} volumes"
+            why = f"it has {count} transforms, but the run has {run.n_volumes} volumes"
             raise _of_another_run(files["motion_xfms"], run, why)
 
 
 def _of_another_run(path: Path, run: BoldRun, why: str) -> InputError:
     return InputError(
-        f"{path} does not belong to {run.reference.path}: {why}. Name derivatives of this very "
-        "run, or leave them out."
+        f"{path} does not belong to {run.reference.path}: {why}. Use derivatives of this "
+        "run, or none."
     )

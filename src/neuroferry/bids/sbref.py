@@ -1,4 +1,4 @@
-"""Single-band references: which one belongs to a BOLD run, and whether it can be used."""
+"""Single-band references of BOLD runs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def settle_sbref(echoes: Sequence[Image], references: Sequence[Image]) -> tuple[
     Returns
     -------
     Path or None
-        The one of the shortest echo, where it can be used.
+        That of the shortest echo, if it can be used.
     str
-        Why one that is there cannot be used; empty where it can, or where there is none.
+        Why an existing one cannot be used; empty if it can, or if there is none.
     """
     wanted = _of_the_run(echoes[0].entities)
     ours = [run for run in references if _of_the_run(run.entities) == wanted]
@@ -41,7 +41,7 @@ def settle_sbref(echoes: Sequence[Image], references: Sequence[Image]) -> tuple[
     found = ours[0]
     why = _why_not(found, echoes[0])
     if why:
-        then = "the reference is made of the run's own volumes"
+        then = "the reference is computed from the run's own volumes"
         return None, f"its single-band reference, {found.path.name}, {why}; {then}"
     return found.path, ""
 
@@ -51,7 +51,7 @@ def _of_the_run(entities: Mapping[str, str]) -> dict[str, str]:
 
 
 def _why_not(reference: Image, series: Image) -> str:
-    """Say what keeps a reference from being used; nothing where it can be."""
+    """Explain why a reference cannot be used; empty if it can."""
     errors = [p.message for p in check_image(reference.path, ndim=4) if p.severity == "error"]
     if errors:
         return f"cannot be used ({errors[0].removeprefix(f'{reference.path}: ')})"
@@ -62,9 +62,9 @@ def _why_not(reference: Image, series: Image) -> str:
     if facts.n_volumes > 1:
         return f"has {facts.n_volumes} volumes"
     if facts.axes != other.axes:
-        return f"is stored in another orientation ({facts.axes}) than the run ({other.axes})"
+        return f"is stored in a different orientation ({facts.axes}) from the run ({other.axes})"
     difference = grid_difference(facts, other)
     if difference:
-        return f"lies on another grid than the run ({difference})"
+        return f"is on a different grid from the run ({difference})"
     unlike = encoding_difference(reference, series)
     return f"has {unlike}" if unlike else ""

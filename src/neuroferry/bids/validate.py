@@ -1,4 +1,4 @@
-"""Checks a dataset before anything is computed, and says what is wrong in plain sentences."""
+"""Checks of a dataset before anything is computed, with problems in plain sentences."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from neuroferry.errors import ExitCode, InputError
 __all__ = ["check_image", "check_sidecar", "check_subjects", "validate_dataset"]
 
 _VALIDATOR = "bids-validator-deno"
-#: What the validator finds and `check_image` says with more detail, for the images in use.
+#: Issues of the validator that `check_image` reports in more detail, for the images in use.
 _LEFT_TO_CHECK_IMAGE = {
     "EMPTY_FILE",
     "NIFTI_HEADER_UNREADABLE",
     "T1W_FILE_WITH_TOO_MANY_DIMENSIONS",
 }
-#: What a link to only some of the participants makes the validator say.
+#: Issues that only arise because the validator sees some of the participants.
 _BY_SELECTION = {"PARTICIPANT_ID_MISMATCH"}
-#: Validator's code to what is wrong and what to do; other codes keep the validator's words.
+#: Validator's code to the problem and what to do; other codes keep the validator's words.
 _PLAIN: dict[str, tuple[str, str]] = {
     "NOT_INCLUDED": (
-        "the name is not one that BIDS knows",
+        "the name is not a valid BIDS name",
         "rename the file, or list it in .bidsignore",
     ),
     "REPETITION_TIME_MISMATCH": (
-        "the repetition time in the sidecar is not the one in the image's header",
+        "the repetition times in the sidecar and in the image's header differ",
         "find out which is right and correct the other",
     ),
     "SIDECAR_KEY_REQUIRED": ("the sidecar lacks {sub}, which BIDS requires", "add it"),
@@ -48,11 +48,11 @@ _PLAIN: dict[str, tuple[str, str]] = {
         "correct it",
     ),
     "STIMULUS_FILE_MISSING": (
-        "a stimulus file that the events name is not there",
+        "a stimulus file named in the events does not exist",
         "add it below stimuli/, or correct the events",
     ),
     "TSV_VALUE_INCORRECT_TYPE": (
-        "a value of the column {sub} is not of the kind that BIDS allows",
+        "a value in the column {sub} is not of the type that BIDS requires",
         "correct the table",
     ),
     "EMPTY_FILE": ("the file is empty", "copy it again"),
@@ -61,7 +61,7 @@ _PLAIN: dict[str, tuple[str, str]] = {
         "neither TotalReadoutTime nor EffectiveEchoSpacing is given",
         "add one of them to the sidecar",
     ),
-    "DATATYPE_MISMATCH": ("the file lies in the wrong folder for its kind", "move it"),
+    "DATATYPE_MISMATCH": ("the file is in the wrong folder for its type", "move it"),
     "SIDECAR_WITHOUT_DATAFILE": ("the sidecar belongs to no image", "rename or remove it"),
 }
 
@@ -73,31 +73,31 @@ def validate_dataset(
     use_validator: bool = True,
     time_limit: float = 60.0,
 ) -> list[Problem]:
-    """Check the dataset as a whole and, with the BIDS validator, the participants asked for.
+    """Check the dataset as a whole and, with the BIDS validator, the requested participants.
 
-    What the validator calls an error is a warning here: real datasets have some, mostly in
-    files that the run does not touch. What makes an image unusable, `check_subjects` finds.
+    Errors of the validator are warnings here: real datasets have some, mostly in files that
+    the run does not use. `check_subjects` finds unusable images.
 
     Parameters
     ----------
     bids_dir : path
         Root of the dataset.
     subjects : sequence of Subject
-        The participants asked for; files of others are not looked at.
+        The requested participants; files of others are not checked.
     use_validator : bool
-        Run ``bids-validator-deno`` where it is installed.
+        Run ``bids-validator-deno`` if it is installed.
     time_limit : float
         Seconds after which the validator is stopped.
 
     Returns
     -------
     list of Problem
-        Warnings; one for each rule and participant.
+        Warnings, one per rule and participant.
 
     Raises
     ------
     InputError
-        With exit code 16, if ``dataset_description.json`` is missing or is no JSON object.
+        With exit code 16, if ``dataset_description.json`` is missing or not a JSON object.
     """
     root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
     problems = list(_check_description(root))
@@ -112,24 +112,24 @@ def check_subjects(
     suffixes: Collection[str] = ("T1w",),
     n_procs: int = 1,
 ) -> list[Subject]:
-    """Look into each image that a run will use, and leave out those that it cannot use.
+    """Check each image that a run will use, and remove unusable ones.
 
-    What one image alone cannot tell (echoes, gradients, field maps) is found when the
-    participant is planned.
+    Problems across images (echoes, gradients, field maps) are found when the participant is
+    planned.
 
     Parameters
     ----------
     subjects : sequence of Subject
         From `neuroferry.bids.index.index_subjects`.
     suffixes : collection of str
-        The kinds of image that the workflows asked for read.
+        Suffixes of the images that the requested workflows read.
     n_procs : int
-        Threads; the time goes into decompression, which releases the interpreter's lock.
+        Threads; most time is spent in decompression, which releases the interpreter's lock.
 
     Returns
     -------
     list of Subject
-        The same participants, without the images that have an error, with all problems.
+        The same participants, without images that have errors, with all problems.
     """
 
     def check(run: Image) -> list[Problem]:
@@ -154,13 +154,13 @@ def _without_unusable(subject: Subject, found: Mapping[Path, list[Problem]]) -> 
 
 
 def check_sidecar(run: Image) -> list[Problem]:
-    """Check that an image has metadata, and that they do not contradict themselves.
+    """Check that an image has metadata, and that it is consistent.
 
     Returns
     -------
     list of Problem
-        Warnings: no sidecar, times in milliseconds where BIDS has seconds, an image said to
-        have no skull, slices said to be much thicker than the voxels.
+        Warnings: missing sidecar, times in milliseconds instead of seconds, image said to be
+        skull-stripped, slice thickness much larger than the voxels.
     """
     subject = run.entities.get("subject")
 
@@ -168,39 +168,39 @@ def check_sidecar(run: Image) -> list[Problem]:
         return Problem(f"{run.path}: {message}", "warning", run.path, subject)
 
     if not run.metadata:
-        return [warn("there is no sidecar JSON; add it, so that its metadata can be checked")]
+        return [warn("the sidecar JSON file is missing; add it so that metadata can be checked")]
     problems = []
     for key, longest in (("EchoTime", 1.0), ("RepetitionTime", 100.0), ("InversionTime", 100.0)):
         value = run.metadata.get(key)
         if isinstance(value, int | float) and value > longest:
             problems.append(
                 warn(
-                    f"the sidecar gives {key} = {value:g} s, which is probably in milliseconds;"
+                    f"the sidecar has {key} = {value:g} s, which is probably in milliseconds;"
                     " write it in seconds"
                 )
             )
     if run.datatype == "anat" and run.metadata.get("SkullStripped") is True:
         problems.append(
             warn(
-                "the sidecar says that the skull was removed; brain extraction expects a whole"
-                " head, look at the brain mask"
+                "the sidecar says that the skull was removed, but brain extraction expects a whole"
+                " head; look at the brain mask"
             )
         )
     thickness = run.metadata.get("SliceThickness")
     zooms = _voxel_size(run.path)
-    # Interpolated slices are half as thick as the sequence's, never a third.
+    # Interpolated slices are half as thick as the acquired ones, never a third.
     if zooms and isinstance(thickness, int | float) and thickness > 2.5 * max(zooms):
         problems.append(
             warn(
-                f"the sidecar gives SliceThickness = {thickness:g} mm, and the largest side of a"
-                f" voxel is {max(zooms):.3g} mm; check that sidecar and image belong together"
+                f"the sidecar has SliceThickness = {thickness:g} mm, but the largest side of a"
+                f" voxel is {max(zooms):.3g} mm; check whether sidecar and image belong together"
             )
         )
     return problems
 
 
 def _voxel_size(path: Path) -> tuple[float, ...]:
-    """Read the voxel size in mm; nothing for an image that `check_image` refuses."""
+    """Read the voxel size in mm; empty for an image that `check_image` rejects."""
     try:
         return read_header(path).zooms[:3]
     except InputError:
@@ -211,7 +211,7 @@ def _check_description(root: Path) -> Iterator[Problem]:
     path = root / "dataset_description.json"
     if not path.exists():
         raise InputError(
-            f"{root} has no dataset_description.json, so it is no BIDS dataset; give the dataset's"
+            f"{root} has no dataset_description.json and is not a BIDS dataset; give the dataset's"
             ' root, or write the file: {"Name": "...", "BIDSVersion": "1.10.0"}',
             exit_code=ExitCode.INVALID_BIDS,
         )
@@ -224,8 +224,8 @@ def _check_description(root: Path) -> Iterator[Problem]:
             yield Problem(f"{path} lacks {key}, which BIDS requires; add it", "warning", path)
     if description.get("DatasetType") == "derivative":
         yield Problem(
-            f"{path} says that these are derivatives; the workflows expect data as they came from"
-            " the scanner",
+            f"{path} says that these are derivatives, but the workflows expect raw data from the"
+            " scanner",
             "warning",
             path,
         )
@@ -263,14 +263,14 @@ def _run_validator(
             issues = json.loads(report.read_text())["issues"]
         except (OSError, ValueError, KeyError):
             words = done.stderr.decode(errors="replace").split()
-            return failed(f"failed ({' '.join(words[-30:]) or 'without a word'})")
+            return failed(f"failed ({' '.join(words[-30:]) or 'no error message'})")
     return list(_translate(issues, root, subjects))
 
 
 def _link_subset(root: Path, view: Path, labels: list[str]) -> None:
     """Make a folder of links to the dataset's own files and to some participants.
 
-    The validator reads whatever it is given: 12 s for 1,000 participants, 0.4 s for one.
+    The validator reads everything it is given: 12 s for 1,000 participants, 0.4 s for one.
     """
     view.mkdir()
     others = {"derivatives", "sourcedata", "code"}
@@ -284,7 +284,7 @@ def _link_subset(root: Path, view: Path, labels: list[str]) -> None:
 def _translate(
     report: dict[str, Any], root: Path, subjects: Sequence[Subject]
 ) -> Iterator[Problem]:
-    """Turn the validator's issues into one problem for each rule and participant."""
+    """Turn the validator's issues into one problem per rule and participant."""
     in_use = {run.path for subject in subjects for run in subject.images}
     groups: dict[tuple[str, str, str | None], list[Path]] = {}
     for issue in report["issues"]:

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: run time and memory of steps, and a metric over people."""
+"""Small charts as inline SVG: time and memory of steps, and metrics over participants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroferry.engine.names import StepName
 from neuroferry.engine.record import StepSummary
 
 NOTHING = "\u2013"
-"""Stands where there is no value."""
+"""Shown instead of a missing value."""
 BAR_HEIGHT = 22
 NAME_WIDTH = 300
 CHART_WIDTH = 900
@@ -31,7 +31,7 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
     Returns
     -------
     str
-        An ``<svg>`` element, or nothing when no step was measured.
+        An ``<svg>`` element; empty if no step was measured.
     """
     measured = [step for step in steps if step.seconds is not None]
     shown = [step for step in measured if (step.seconds or 0) >= BRIEF_SECONDS]
@@ -50,7 +50,7 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
         f'<svg class="chart" role="img" viewBox="0 0 {CHART_WIDTH} {height}" '
         f'aria-label="{label}">',
         f'<text x="{NAME_WIDTH}" y="14" class="head">Wall time</text>',
-        f'<text x="{memory_x}" y="14" class="head">Peak memory | = set aside</text>',
+        f'<text x="{memory_x}" y="14" class="head">Peak memory | = reserved</text>',
     ]
     for n, step in enumerate(shown, start=1):
         y = n * BAR_HEIGHT
@@ -86,13 +86,13 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
         total = sum(step.seconds or 0 for step in measured if step not in shown)
         rows.append(
             f'<p class="soft">{brief} further step{"s" if brief > 1 else ""} under '
-            f"{BRIEF_SECONDS} s each took {duration(total)} together.</p>"
+            f"{BRIEF_SECONDS} s each took {duration(total)} in total.</p>"
         )
     return "\n".join(rows)
 
 
 class Point(NamedTuple):
-    """One image in a strip plot: where it links to, its name, its value."""
+    """One image in a strip plot: link, name and value."""
 
     href: str
     name: str
@@ -100,10 +100,10 @@ class Point(NamedTuple):
 
 
 def robust_z(values: Sequence[float]) -> list[float]:
-    """Give how many robust standard deviations each value lies from the median.
+    """Compute the distance of each value from the median in robust standard deviations.
 
-    The scale is 1.4826 times the median absolute deviation, which for normally distributed
-    values is the standard deviation. Without any spread, all are zero.
+    The scale is 1.4826 times the median absolute deviation, which equals the standard deviation
+    for normally distributed values. Without any spread, all are zero.
 
     Examples
     --------
@@ -116,11 +116,11 @@ def robust_z(values: Sequence[float]) -> list[float]:
 
 
 OUTLIER_Z = 3.5
-"""Beyond this many robust standard deviations a point is marked."""
+"""Robust standard deviations beyond which a point is marked."""
 
 
 def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
-    """Draw one metric over people: a dot each, linked to its page, outliers marked.
+    """Draw one metric over participants: a dot per image, linked to its report, outliers marked.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
     points : sequence of Point
         At least one.
     few : int
-        With fewer points than this, none is called an outlier.
+        With fewer points than this, none is marked as an outlier.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
         lanes[lane].append(x)
         y = 44 + (lane + 1) // 2 * (8 if lane % 2 else -8)
         odd = abs(z) > OUTLIER_Z
-        text = f"{point.name}: {point.value:.4g}" + (", far from the others" if odd else "")
+        text = f"{point.name}: {point.value:.4g}" + (", outlier" if odd else "")
         rows.append(
             f'<a href="{escape(point.href)}" aria-label="{escape(text)}">'
             f'<circle class="{"odd" if odd else "dot"}" cx="{x:.1f}" cy="{y}" '

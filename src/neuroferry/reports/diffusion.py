@@ -1,4 +1,4 @@
-"""What the pages say of DWI runs."""
+"""Facts and concerns about DWI runs in the reports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from neuroferry.reports.scans import (
 )
 
 MANY_OUTLIERS = 0.05
-"""From this part of the slices on, a run is to be looked at."""
+"""Fraction of slices with dropout from which a run needs review."""
 MUCH_BRIGHTER = 0.2
-"""Runs that are joined are to be looked at where one is so much brighter than the first."""
+"""Intensity ratio to the first run from which joined runs need review."""
 _PERCENT = 100
 
 
 def _outliers(run: ScanRun) -> float | None:
-    """Part of all slices, in percent, whose signal dropped."""
+    """Compute the percentage of slices with dropout."""
     share = run.number("OutlierSlices", "Fraction")
     return None if share is None else _PERCENT * share
 
@@ -35,8 +35,8 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
         ("Gradients", _gradients(run)),
         ("Head motion", motion_text(run)),
         ("Eddy currents", _eddy(run)),
-        ("Slices with lost signal", _lost(run)),
-        ("Signal to noise", number_text(run.number("SNR"), "{:.0f} (b0, median in the brain)")),
+        ("Slices with dropout", _lost(run)),
+        ("SNR", number_text(run.number("SNR"), "{:.0f} (b0, median in the brain)")),
         ("Distortion", distortion_text(run)),
         ("Alignment with the T1w image", alignment_text(run)),
         ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),
@@ -49,11 +49,11 @@ def _doubts(run: ScanRun) -> list[str]:
     doubts = []
     share = run.number("OutlierSlices", "Fraction")
     if share is not None and share >= MANY_OUTLIERS:
-        doubts.append(f"{_PERCENT * share:.0f}% of the slices of {run.name} have lost signal.")
+        doubts.append(f"{_PERCENT * share:.0f}% of the slices of {run.name} have signal dropout.")
     mostly = run.part("SliceReplacement").get("MostlyLostVolumes")
     if isinstance(mostly, list) and mostly:
         volumes = ", ".join(map(str, mostly))
-        doubts.append(f"{run.name}: most slices of volume {volumes} have lost signal.")
+        doubts.append(f"{run.name}: most slices of volume {volumes} have signal dropout.")
     found = run.part("Orientation")
     if found.get("verdict") == "wrong":
         doubts.append(f"{run.name}: {found.get('text', '')}")
@@ -67,7 +67,7 @@ def _lost(run: ScanRun) -> str:
     if not share or not lost:
         return share
     volumes = len(run.part("SliceReplacement").get("Volumes") or ())
-    count = f"{replaced:.0f} of {lost:.0f} replaced by what the other volumes predict"
+    count = f"{replaced:.0f} of {lost:.0f} replaced by predictions from the other volumes"
     return f"{share}; {count}, in {volumes} volume{'' if volumes == 1 else 's'}"
 
 
@@ -98,7 +98,7 @@ def _bundles(run: ScanRun) -> str:
     there = [name for name, count in found.items() if count]
     missing = [name for name, count in found.items() if not count]
     text = f"{len(there)} of {len(found)} found"
-    return f"{text}; not {', '.join(missing)}" if missing else text
+    return f"{text}; missing: {', '.join(missing)}" if missing else text
 
 
 DIFFUSION = Modality(
@@ -107,13 +107,13 @@ DIFFUSION = Modality(
     section="Diffusion",
     title="Diffusion runs",
     anchor="diffusion",
-    caption="Framewise displacement from volume to volume; slices that have lost their signal.",
+    caption="Framewise displacement from volume to volume; slices with signal dropout.",
     facts=_facts,
     doubts=_doubts,
     figures=(
         *SERIES_FIGURES,
-        Figure("outlier_slices", "Lost slices (%)", "{:.2f}", _outliers),
-        Figure("snr", "Signal to noise", "{:.0f}", lambda run: run.number("SNR")),
+        Figure("outlier_slices", "Slices with dropout (%)", "{:.2f}", _outliers),
+        Figure("snr", "SNR", "{:.0f}", lambda run: run.number("SNR")),
     ),
 )
 
@@ -139,7 +139,7 @@ def _joined_facts(run: ScanRun) -> list[tuple[str, str]]:
 def _joined_doubts(run: ScanRun) -> list[str]:
     return [
         f"{run.name}: {part.get('Image')} is {factor:.2f} times as bright as the first run; the "
-        "two may differ in more than that."
+        "two may differ in other ways too."
         for part in _joined_parts(run)
         if isinstance(value := part.get("BrightnessFactor"), int | float)
         and value > 0
@@ -153,7 +153,7 @@ JOINED = Modality(
     section="Joined diffusion",
     title="Diffusion runs, joined",
     anchor="joined-diffusion",
-    caption="Runs of a session put together in the space of the T1w image.",
+    caption="Runs of a session concatenated in the space of the T1w image.",
     facts=_joined_facts,
     doubts=_joined_doubts,
     figures=(SERIES_FIGURES[0],),

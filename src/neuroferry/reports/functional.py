@@ -1,4 +1,4 @@
-"""What the pages say of BOLD runs."""
+"""Facts and concerns about BOLD runs in the reports."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from neuroferry.reports.scans import (
 )
 
 MANY_OUTLIERS = 0.2
-"""From this part of the volumes on, a run is to be looked at."""
+"""Fraction of outlier volumes from which a run needs review."""
 
 
 def outliers(run: ScanRun) -> float | None:
-    """Part of the volumes at steady state that are motion outliers."""
+    """Compute the fraction of steady-state volumes that are motion outliers."""
     found = run.part("MotionOutliers").get("Volumes")
     volumes = run.number("NumberOfVolumes")
     steady = (volumes or 0) - (run.number("NonSteadyStateVolumes") or 0)
@@ -46,7 +46,7 @@ def _doubts(run: ScanRun) -> list[str]:
     share = outliers(run)
     if share is None or share < MANY_OUTLIERS:
         return []
-    return [f"{100 * share:.0f}% of the volumes of {run.name} are outliers."]
+    return [f"{100 * share:.0f}% of the volumes of {run.name} are motion outliers."]
 
 
 def _volumes(run: ScanRun) -> str:
@@ -55,7 +55,7 @@ def _volumes(run: ScanRun) -> str:
         return ""
     text = f"{volumes:.0f} of {tr:g} s ({volumes * tr / 60:.1f} min)"
     dummies = run.number("NonSteadyStateVolumes")
-    return f"{text}, the first {dummies:.0f} not at steady state" if dummies else text
+    return f"{text}, the first {dummies:.0f} before steady state" if dummies else text
 
 
 def _outliers(run: ScanRun) -> str:
@@ -83,7 +83,7 @@ FUNCTIONAL = Modality(
     section="Functional",
     title="Functional runs",
     anchor="functional",
-    caption="Framewise displacement and outliers without the volumes before the steady state.",
+    caption="Framewise displacement and outliers, excluding volumes before steady state.",
     facts=_facts,
     doubts=_doubts,
     figures=(

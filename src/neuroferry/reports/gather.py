@@ -1,4 +1,4 @@
-"""Collects what a participant's page shows, from the derivatives and the inputs they name."""
+"""Contents of a participant's report, from the derivatives and their input images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from neuroferry.errors import InputError
 from neuroferry.reports.svg import looks_whole
 
 BRAIN_KEY = "BrainExtraction"
-"""Where the sidecar of the brain mask holds the confidence."""
+"""Key of the confidence in the sidecar of the brain mask."""
 
 OTHERS = ("bold", "dwi")
-"""Kinds of series that have pictures of their own."""
+"""Suffixes of the series that have figures of their own."""
 
 ACQUISITION = (
     ("Scanner", ("Manufacturer", "ManufacturersModelName"), ""),
@@ -36,12 +36,12 @@ ACQUISITION = (
     ("Total readout time", ("TotalReadoutTime",), "s"),
     ("Acceleration", ("ParallelReductionFactorInPlane",), ""),
 )
-"""What is shown of an image's sidecar: name, keys, unit."""
+"""Fields of an image's sidecar that are shown: name, keys, unit."""
 
 
 @dataclass(frozen=True)
 class Reportlet:
-    """One picture that the page should have."""
+    """One figure that the report should have."""
 
     desc: str
     title: str
@@ -51,7 +51,7 @@ class Reportlet:
 
 @dataclass(frozen=True)
 class InputImage:
-    """One image that went in: its name, geometry and acquisition as label and text."""
+    """One input image: its name, geometry and acquisition as label and text."""
 
     name: str
     facts: tuple[tuple[str, str], ...]
@@ -59,7 +59,7 @@ class InputImage:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The quality metrics of one image; ``notes`` say why some have no value."""
+    """The quality metrics of one image; ``notes`` explain missing values."""
 
     name: str
     values: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Output:
-    """One derivative: its path below the output folder, what it is, its size in bytes."""
+    """One derivative: its path below the output folder, description, and size in bytes."""
 
     path: str
     description: str
@@ -77,14 +77,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Session:
-    """What there is of one session.
+    """The results of one session.
 
     Attributes
     ----------
     label : str or None
         Without ``ses-``; ``None`` in a dataset without sessions.
     brain : mapping
-        Confidence, verdict and reasons of the brain mask; empty when there is no mask.
+        Confidence, verdict and reasons of the brain mask; empty if there is no mask.
     """
 
     label: str | None
@@ -118,7 +118,7 @@ def read_if_sound(path: Path) -> dict[str, Any]:
 
 
 def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
-    """Collect pictures, brain-mask verdicts and metrics of each session.
+    """Collect figures, brain-mask verdicts and metrics of each session.
 
     Parameters
     ----------
@@ -130,8 +130,8 @@ def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
     Returns
     -------
     tuple of Session
-        In the order of their labels; one without a label when nothing was written, none when
-        there are derivatives of BOLD or DWI runs alone.
+        In the order of their labels; one without a label if nothing was written, none if there
+        are only derivatives of BOLD or DWI runs.
     """
     root = out_dir / f"sub-{subject}"
     figures = sorted((root / "figures").glob("*_T1w.svg"))
@@ -180,17 +180,17 @@ def _read_metrics(path: Path) -> Metrics:
 
 
 def raw_root(out_dir: Path) -> Path | None:
-    """Tell where the input dataset lies, by the description of the derivatives."""
+    """Find the input dataset by the description of the derivatives."""
     links = read_if_sound(out_dir / "dataset_description.json").get("DatasetLinks")
     url = urlparse(str(links.get("raw", ""))) if isinstance(links, dict) else None
     return Path(unquote(url.path)) if url is not None and url.scheme == "file" else None
 
 
 def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputImage, ...]:
-    """List the images that went in, with their geometry and acquisition where readable.
+    """List the input images, with geometry and acquisition if they are readable.
 
-    The derivatives' sidecars name them; a participant without derivatives is shown with
-    every T1w image, BOLD and DWI series that the input dataset has of them.
+    The derivatives' sidecars name them; for a participant without derivatives, all T1w images,
+    BOLD and DWI series in the input dataset are listed.
     """
     folder = out_dir / f"sub-{subject}"
     sidecars = [
@@ -217,7 +217,7 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
 
 def _describe_input(name: str, root: Path | None, reader: SidecarReader | None) -> InputImage:
     if root is None or reader is None or not (root / name).exists():
-        return InputImage(name, (("Note", "not readable from here any more"),))
+        return InputImage(name, (("Note", "no longer readable"),))
     facts = _geometry(root / name)
     try:
         metadata, broken = reader.read(root / name)
@@ -250,7 +250,7 @@ def _geometry(path: Path) -> list[tuple[str, str]]:
 
 
 def find_outputs(out_dir: Path, subject: str) -> tuple[Output, ...]:
-    """List a participant's derivatives, without sidecars and pictures."""
+    """List a participant's derivatives, without sidecars and figures."""
     outputs = []
     for path in sorted((out_dir / f"sub-{subject}").rglob("*")):
         if path.is_dir() or path.parent.name == "figures" or path.name.startswith("."):
@@ -267,7 +267,7 @@ def find_outputs(out_dir: Path, subject: str) -> tuple[Output, ...]:
 
 
 def read_methods(run_dir: Path, subject: str) -> str:
-    """Read the methods text of a participant, or else of the run; empty without one."""
+    """Read the methods text of a participant, or else of the run; empty if there is none."""
     for name in (f"methods_sub-{subject}.md", "methods.md"):
         try:
             return (run_dir / name).read_text(encoding="utf-8")
@@ -277,5 +277,5 @@ def read_methods(run_dir: Path, subject: str) -> str:
 
 
 def session_names(sessions: Iterable[Session]) -> list[str]:
-    """Name sessions for the page's headings."""
+    """Make the headings of the sessions."""
     return [f"Session {s.label}" if s.label else "Anatomical images" for s in sessions]

@@ -1,4 +1,4 @@
-"""Writes the overview of all participants: status, metrics, outliers, functional runs."""
+"""The overview of all participants: status, metrics, outliers, BOLD and DWI runs."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ KEY_METRICS = (
 TABLE_METRICS = ("cjv", "cnr", "snr_total", "efc", "wm2max", "fwhm_avg")
 """Metrics that have a column."""
 FEWEST = 6
-"""With fewer images than this, none is called an outlier."""
+"""With fewer images than this, none is marked as an outlier."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image, or one participant without any."""
+    """One image, or one participant without images."""
 
     subject: str
     image: str
@@ -56,18 +56,17 @@ class Row:
 def write_group_report(out_dir: Path, run_dir: Path) -> Path:
     """Write the overview, ``<out_dir>/index.html``, and its tables.
 
-    The metrics of T1w images go to ``group_T1w.tsv``, the figures of functional and diffusion
-    runs, where there are any, to ``group_bold.tsv`` and ``group_dwi.tsv``, tract profiles to
-    ``tractometry/nodes.csv``.
+    The metrics of T1w images are written to ``group_T1w.tsv``, the values of BOLD and DWI runs, if
+    any, to ``group_bold.tsv`` and ``group_dwi.tsv``, tract profiles to ``tractometry/nodes.csv``.
 
-    Each participant is judged by the latest run that had them in it.
+    Each participant is judged by the latest run that included them.
 
     Parameters
     ----------
     out_dir : pathlib.Path
         Root of the derivatives.
     run_dir : pathlib.Path
-        The folder of the run that ends now; its version and image are shown.
+        The folder of the current run; its version and container image are shown.
 
     Returns
     -------
@@ -109,7 +108,7 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
 
 
 def _rows_of(out_dir: Path, subject: str, run: RunSummary) -> list[Row]:
-    """Make a row for each image that was measured, at least one for the participant."""
+    """Make a row per measured image, at least one for the participant."""
     sessions = find_sessions(out_dir, subject)
     folder = out_dir / f"sub-{subject}"
     made = ("T1w", *(modality.suffix for modality in MODALITIES))
@@ -138,13 +137,13 @@ def _worst(rows: Sequence[Row], subject: str) -> str:
 
 
 def _page_of(out_dir: Path, subject: str) -> str:
-    """Give the link to a participant's page; nothing when there is none."""
+    """Find the link to a participant's report; empty if there is none."""
     name = f"sub-{subject}.html"
     return name if (out_dir / name).exists() else ""
 
 
 def _outliers(rows: Sequence[Row]) -> set[tuple[str, str]]:
-    """Find the (image, metric) pairs that lie far from the others."""
+    """Find the (image, metric) pairs that are outliers."""
     odd = set()
     for name in KEY_METRICS:
         having = [row for row in rows if name in row.values]
@@ -182,7 +181,7 @@ def _show_row(out_dir: Path, row: Row, odd: set[tuple[str, str]]) -> dict[str, A
 def _show_scans(
     out_dir: Path, modality: Modality, subjects: Sequence[str], rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """Lay out the scans of one kind, and write their table where there are any."""
+    """Lay out the runs of one kind, if any, and write their table."""
     scans = {subject: find_runs(modality, out_dir, subject) for subject in subjects}
     found = [run for runs in scans.values() for run in runs]
     table = f"group_{modality.suffix}.tsv"
@@ -215,7 +214,7 @@ def _run_rows(
 
 
 def _tracts(out_dir: Path, subjects: Sequence[str]) -> list[dict[str, Any]]:
-    """Lay out tract profiles, and write their tables, where there are any."""
+    """Lay out the tract profiles, if any, and write their tables."""
     root = raw_root(out_dir)
     scans = gather_tracts(out_dir, subjects, root and root / "participants.tsv")
     pages = {subject: _page_of(out_dir, subject) for subject in subjects}

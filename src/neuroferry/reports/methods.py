@@ -1,4 +1,4 @@
-"""Turns the methods text of a run into HTML with numbered citations."""
+"""The methods text of a run as HTML with numbered citations."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Reference:
 
     @property
     def url(self) -> str:
-        """Where its DOI leads."""
+        """Address of its DOI."""
         return f"https://doi.org/{self.doi}"
 
 
 @dataclass(frozen=True)
 class MethodsText:
-    """Methods text as HTML, the references it cites in order, and keys that none has."""
+    """Methods text as HTML, its references in order, and keys without a reference."""
 
     html: str
     references: tuple[Reference, ...]
@@ -49,7 +49,7 @@ def load_references() -> Mapping[str, Reference]:
 
 
 def cited_keys(text: str) -> list[str]:
-    """Give the keys that a text cites, each once, in the order of their first use.
+    """Find the keys that a text cites, each once, in the order of their first use.
 
     Examples
     --------
@@ -64,17 +64,17 @@ def cited_keys(text: str) -> list[str]:
 
 
 def render_methods(text: str) -> MethodsText:
-    """Render paragraphs, emphasis, code and citations; everything else is shown as it is.
+    """Render paragraphs, emphasis, code and citations; everything else is shown verbatim.
 
     Parameters
     ----------
     text : str
-        Paragraphs parted by empty lines, with ``[@key]`` or ``[@key; @other]``.
+        Paragraphs separated by empty lines, with ``[@key]`` or ``[@key; @other]``.
 
     Returns
     -------
     MethodsText
-        With every character that HTML gives a meaning escaped.
+        With all special characters of HTML escaped.
 
     Examples
     --------
@@ -119,6 +119,6 @@ def render_methods(text: str) -> MethodsText:
 
 
 def _link(match: re.Match[str]) -> str:
-    """Link a DOI; encoded, for a quotation mark would end the attribute, and a star open a tag."""
+    """Link a DOI, encoded so that quotation marks and stars do not break the HTML."""
     doi = match.group(1)
     return f'<a href="https://doi.org/{quote(doi, safe="/:()")}">doi:{doi}</a>'

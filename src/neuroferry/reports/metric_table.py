@@ -1,4 +1,4 @@
-"""What each image quality metric means, for people: read from ``configs/iqms.toml``."""
+"""Explanations of the image quality metrics, read from ``configs/iqms.toml``."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Metric:
     unit : str
         Empty for a ratio without unit.
     meaning : str
-        What it says, for somebody who does not know it.
+        Explanation for readers who do not know it.
     better : {"higher", "lower", "near", "none"}
-        Which direction is better; ``near`` the typical range, or ``none``.
+        Which values are better; ``near`` the typical range, or ``none``.
     typical : tuple of float or None
-        Range in which most good images lie, where one is known.
+        Range of most good images, if known.
     group : str
-        Heading under which it is shown.
+        Heading above it.
     reference : str
-        Where it is defined.
+        Source of its definition.
     needs_air : bool
         Undefined without noise around the head.
     """
@@ -56,8 +56,8 @@ class Metric:
 def metric_table() -> Mapping[str, Metric]:
     """Read the table of T1-weighted metrics.
 
-    An entry with ``for`` stands for several metrics: ``{}`` becomes each of its words in
-    the name, and the text of that word in the title and the meaning.
+    An entry with ``for`` stands for several metrics: ``{}`` is replaced by each of its words in
+    the name, and by the text of that word in title and meaning.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def metric_table() -> Mapping[str, Metric]:
     for entry in document["metric"]:
         for metric in _expand(entry, document["words"], document["references"]):
             if metric.name in table:
-                raise ValueError(f"{metric.name} stands twice in iqms.toml")
+                raise ValueError(f"{metric.name} occurs twice in iqms.toml")
             table[metric.name] = metric
     return MappingProxyType(table)
 
@@ -82,7 +82,7 @@ def metric_table() -> Mapping[str, Metric]:
 def _expand(
     entry: dict[str, Any], words: dict[str, str], references: dict[str, str]
 ) -> list[Metric]:
-    """Make one metric, or one for each word that the entry stands for."""
+    """Make the metrics of an entry: one, or one per word of ``for``."""
     typical = entry.get("typical")
     metrics = []
     for key in entry.get("for", [""]):

@@ -1,4 +1,4 @@
-"""The kinds of scan that have a section on the pages, in its order."""
+"""The kinds of runs that have a section in the reports, in order."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ MODALITIES = (FUNCTIONAL, DIFFUSION, JOINED)
 
 
 def find_all_runs(out_dir: Path, subject: str) -> tuple[ScanRun, ...]:
-    """Collect every scan of a participant, kind after kind."""
+    """Collect all runs of a participant, sorted by kind."""
     return tuple(run for kind in MODALITIES for run in find_runs(kind, out_dir, subject))

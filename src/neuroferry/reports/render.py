@@ -1,4 +1,4 @@
-"""Fills the page templates; everything a page needs is written into it."""
+"""Rendering of the page templates into self-contained pages."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def _environment() -> Environment:
 
 
 def write_page(template: str, path: Path, values: dict[str, Any]) -> Path:
-    """Fill a template and write the page, whole or not at all.
+    """Render a template and write the page, whole or not at all.
 
     Parameters
     ----------
     template : str
-        Name of a template beside this module.
+        Name of a template in the folder of this module.
     path : pathlib.Path
         The HTML file.
     values : dict
-        What the template shows; text is escaped.
+        Values for the template; text is escaped.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Reads run records once for all the pages that are written from them.
+"""Run records, read once for all pages that are written from them.
 
-A record of a thousand participants has some fifty thousand lines. Read anew for each of
-their pages, and searched for each, it would take most of the time.
+The record of a thousand participants has some fifty thousand lines. Reading and searching it
+again for each of their pages would take most of the time.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class RunBySubject:
     steps: Mapping[str | None, tuple[StepSummary, ...]]
 
     def of_subject(self, subject: str) -> RunSummary:
-        """Narrow the run to one participant, with what concerns the whole dataset."""
+        """Restrict the run to one participant, keeping problems of the whole dataset."""
         problems = tuple(p for p in self.run.problems if p.get("subject") in (subject, None))
         return replace(self.run, steps=self.steps.get(subject, ()), problems=problems)
 
 
 def read_run_once(run_dir: Path) -> RunBySubject:
-    """Read a run's record, unless it has not changed since it was read."""
+    """Read a run's record; reuse it if it has not changed since."""
     return _read(run_dir, _state(run_dir))
 
 
 def measured_before(out_dir: Path) -> Mapping[str, StepSummary]:
-    """Give, for each step that ever ran to its end, its latest measured run."""
+    """Find the latest measurement of each step that ever finished."""
     runs = tuple(list_runs(out_dir))
     return _measured(runs, tuple(_state(run) for run in runs))
 

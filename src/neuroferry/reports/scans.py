@@ -1,4 +1,4 @@
-"""Collects what a participant's page shows of the scans that have a section each."""
+"""Contents of a participant's report about BOLD and DWI runs."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of scan: where its pictures lie, and what is said of them.
+    """One kind of runs: its figures, facts and concerns.
 
     Attributes
     ----------
     suffix, datatype : str
-        Of its files: ``"bold"``, ``"func"``.
+        Suffix and datatype of its files: ``"bold"``, ``"func"``.
     section : str
-        Its part of ``configs/report.yml``.
+        Its section of ``configs/report.yml``.
     title, anchor, caption : str
-        Heading, target of links, and caption of the table of its scans.
+        Heading, link target, and caption of the table of its runs.
     facts : callable
-        Says in words what the steps found: pairs of label and text, empty where unknown.
+        Describes the results of the steps: pairs of label and text, empty if unknown.
     doubts : callable
-        Says in whole sentences what should be looked at.
+        Describes what needs review in full sentences.
     figures : tuple of Figure
         Columns of tables.
     shown_by : str
-        Names of files that show that a scan was processed, even where no picture was drawn.
+        Pattern of files that show that a run was processed, even without figures.
     in_overview : bool
         Whether the overview of all participants has a table of them.
     """
@@ -61,20 +61,20 @@ class Modality:
 
 @dataclass(frozen=True)
 class ScanRun:
-    """What there is of one scan.
+    """The results of one run.
 
     Attributes
     ----------
     modality : Modality
         Its kind.
     name : str
-        Its entities, such as ``task-rest run-2``, with the session in front.
+        Its entities, such as ``task-rest run-2``, preceded by the session.
     stem : str
-        What its files' names begin with.
+        Start of its file names.
     reportlets : tuple of Reportlet
-        Its pictures; those that not every scan has only where they are there.
+        Its figures; optional ones only if they exist.
     summary : mapping
-        What its steps reported; empty when that is missing.
+        Reports of its steps; empty if missing.
     """
 
     modality: Modality
@@ -84,12 +84,12 @@ class ScanRun:
     summary: Mapping[str, Any]
 
     def part(self, key: str) -> Mapping[str, Any]:
-        """Give what one step reported; empty when it did not."""
+        """Return the report of one step; empty if there is none."""
         found = self.summary.get(key)
         return found if isinstance(found, Mapping) else {}
 
     def number(self, *keys: str) -> float | None:
-        """Look a number up in the summary."""
+        """Look up a number in the summary."""
         value: Any = self.summary
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -99,7 +99,7 @@ class ScanRun:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure that tables have a column for."""
+    """One value, with a column of its own in the tables."""
 
     name: str
     title: str
@@ -107,7 +107,7 @@ class Figure:
     of: Callable[[ScanRun], float | None]
 
 
-#: Columns that every kind of series has.
+#: Columns of all kinds of series.
 SERIES_FIGURES = (
     Figure("n_volumes", "Volumes", "{:.0f}", lambda run: run.number("NumberOfVolumes")),
     Figure(
@@ -118,7 +118,7 @@ SERIES_FIGURES = (
     ),
     Figure(
         "fd_max",
-        "Largest (mm)",
+        "Maximum displacement (mm)",
         "{:.2f}",
         lambda run: run.number("FramewiseDisplacement", "Maximum"),
     ),
@@ -126,7 +126,7 @@ SERIES_FIGURES = (
 
 
 def find_runs(modality: Modality, out_dir: Path, subject: str) -> tuple[ScanRun, ...]:
-    """Collect pictures and figures of each scan of one kind.
+    """Collect the figures and values of each run of one kind.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def find_runs(modality: Modality, out_dir: Path, subject: str) -> tuple[ScanRun,
 
 
 def _stem(path: Path, modality: Modality) -> str:
-    """Name the scan that a file belongs to."""
+    """Find the run that a file belongs to."""
     entities = parse_name(path).entities
     kept = {name: value for name, value in entities.items() if name not in _NOT_OF_THE_RUN}
     return build_name(kept, modality.suffix, "").removesuffix(f"_{modality.suffix}")
@@ -175,23 +175,23 @@ def _read_run(modality: Modality, root: Path, stem: str, pictures: Mapping[str, 
 
 
 def run_facts(run: ScanRun) -> list[tuple[str, str]]:
-    """Say in words what the steps of a scan found: label and text; only what is known."""
+    """Describe the known results of a run's steps: label and text."""
     return [(label, text) for label, text in run.modality.facts(run) if text]
 
 
 def run_doubts(run: ScanRun) -> list[str]:
-    """Say in whole sentences what should be looked at: first what its kind finds doubtful."""
+    """Describe what needs review in a run, in full sentences, those of its kind first."""
     doubts = [*alignment_doubts(run), *run.modality.doubts(run)]
     missing = [item.title.lower() for item in run.reportlets if item.path is None]
     if len(missing) == len(run.reportlets):
-        doubts.append(f"No pictures of {run.name} were made.")
+        doubts.append(f"There are no figures of {run.name}.")
     elif missing:
-        doubts.append(f"Pictures of {run.name} are missing: {', '.join(missing)}.")
+        doubts.append(f"Figures of {run.name} are missing: {', '.join(missing)}.")
     return doubts
 
 
 def alignment_doubts(run: ScanRun) -> list[str]:
-    """Say why the alignment with the T1w image is doubtful, where it is."""
+    """Explain why the alignment with the T1w image is doubtful, if it is."""
     found = run.part("Coregistration")
     if found.get("verdict") != "look":
         return []
@@ -204,7 +204,7 @@ def alignment_doubts(run: ScanRun) -> list[str]:
 
 
 def run_cells(run: ScanRun) -> list[tuple[str, str]]:
-    """Give the cells of a table's row: text, and what it is sorted by."""
+    """Make the cells of a table row: text and sort key."""
     verdict = str(run.part("Coregistration").get("verdict", ""))
     cells = [(verdict, verdict)]
     for figure in run.modality.figures:
@@ -215,7 +215,7 @@ def run_cells(run: ScanRun) -> list[tuple[str, str]]:
 
 
 def write_run_table(path: Path, modality: Modality, runs: Sequence[ScanRun]) -> None:
-    """Write the figures of all scans of one kind as a tab-separated table."""
+    """Write the values of all runs of one kind as a tab-separated table."""
     lines = ["\t".join(["bids_name", "alignment", *(f.name for f in modality.figures)])]
     for run in runs:
         values = [figure.of(run) for figure in modality.figures]
@@ -226,16 +226,16 @@ def write_run_table(path: Path, modality: Modality, runs: Sequence[ScanRun]) -> 
 
 
 def number_text(value: float | None, form: str) -> str:
-    """Write a number; nothing where it is not known."""
+    """Format a number; empty if unknown."""
     return "" if value is None else form.format(value)
 
 
 def motion_text(run: ScanRun) -> str:
-    """Say how much the head moved."""
+    """Describe the head motion."""
     mean, top = (run.number("FramewiseDisplacement", key) for key in ("Mean", "Maximum"))
     if mean is None or top is None:
         return ""
-    return f"{mean:.2f} mm from volume to volume, at most {top:.2f} mm"
+    return f"mean {mean:.2f} mm from volume to volume, maximum {top:.2f} mm"
 
 
 def _method(found: Mapping[str, Any]) -> str:
@@ -244,7 +244,7 @@ def _method(found: Mapping[str, Any]) -> str:
 
 
 def _sources(found: Mapping[str, Any]) -> str:
-    """Name the images that a field map was made of."""
+    """List the source images of a field map."""
     names = found.get("sources")
     if not isinstance(names, list) or not names:
         return ""
@@ -255,7 +255,7 @@ def _sources(found: Mapping[str, Any]) -> str:
 
 
 def distortion_text(run: ScanRun) -> str:
-    """Say whether and how distortion was corrected."""
+    """Describe whether and how distortion was corrected."""
     found = run.part("DistortionCorrection")
     if not found:
         return "not corrected" if run.summary else ""
@@ -270,10 +270,10 @@ def distortion_text(run: ScanRun) -> str:
 
 
 def alignment_text(run: ScanRun) -> str:
-    """Say how the alignment with the T1w image came out."""
+    """Describe the quality of the alignment with the T1w image."""
     found = run.part("Coregistration")
-    words = {"good": "looks good", "look": "look at it"}
+    words = {"good": "looks good", "look": "check it"}
     parts = [words.get(str(found.get("verdict")), ""), _method(found)]
     moved = run.number("Coregistration", "from_header_mm")
-    parts.append(number_text(moved, "{:.1f} mm from where the headers put it"))
+    parts.append(number_text(moved, "{:.1f} mm from the position in the headers"))
     return ", ".join(part for part in parts if part)

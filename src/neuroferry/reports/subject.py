@@ -1,4 +1,4 @@
-"""Writes the page of one participant."""
+"""The report of one participant."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from neuroferry.reports.svg import inline_svg
 from neuroferry.reports.verdict import advice, failure_sentence, judge
 
 FOLDED = ("Intensity", "Geometry")
-"""Groups of metrics that are shown when asked for."""
+"""Groups of metrics that are folded at first."""
 _BETTER = {"higher": "higher is better", "lower": "lower is better", "none": NOTHING}
 
 
 def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
-    """Write the page of one participant, ``<out_dir>/sub-<subject>.html``.
+    """Write the report of one participant, ``<out_dir>/sub-<subject>.html``.
 
-    Everything comes from the run's record and from the derivatives; images of the input
-    dataset are only asked for their header. The same record and files give the same bytes.
+    Everything comes from the run's record and the derivatives; only the headers of input images
+    are read. The same record and files result in the same bytes.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
 
 
 def _with_history(run: RunSummary, out_dir: Path) -> RunSummary:
-    """Give steps that were taken over from an earlier run the times measured then."""
+    """Add earlier measurements to steps that were reused from an earlier run."""
     unmeasured = any(s.state == "cached" and s.seconds is None for s in run.steps)
     history = measured_before(out_dir) if unmeasured else {}
     steps = []
@@ -126,7 +126,7 @@ def _with_history(run: RunSummary, out_dir: Path) -> RunSummary:
 
 
 def _read_seed(run_dir: Path) -> str:
-    """Read the seed from the settings that the run wrote down."""
+    """Read the seed from the recorded settings of the run."""
     try:
         settings = read_toml(run_dir / "config.toml")
     except InputError:
@@ -137,7 +137,7 @@ def _read_seed(run_dir: Path) -> str:
 def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
     facts = [
         ("neuroferry", run.version or "unknown version"),
-        ("Image", run.image or "none: ran outside an image"),
+        ("Container", run.image or "none"),
         ("Run", run.run_id or "unknown"),
         ("Host", run.host or "unknown"),
         ("Plugin", run.plugin or ""),
@@ -145,21 +145,21 @@ def _run_facts(run: RunSummary, seed: str) -> list[tuple[str, str]]:
         ("Memory", f"{run.memory_gb:.1f} GB" if run.memory_gb else ""),
         ("Random seed", seed),
         ("Started", _moment(run.started)),
-        ("Ended", _moment(run.ended) or "no end on record"),
+        ("Ended", _moment(run.ended) or "not recorded"),
         ("Exit code of the whole run", _exit(run)),
     ]
     return [(name, text) for name, text in facts if text]
 
 
 def _exit(run: RunSummary) -> str:
-    """Say what the run ended in; nothing when all was well."""
+    """Describe the exit code of the run; empty if it succeeded."""
     if not run.exit_code:
         return ""
     return f"{run.exit_code}, {run.reason}" if run.reason else str(run.exit_code)
 
 
 def _moment(time: str | None) -> str:
-    """Write a time of the record for people.
+    """Format a time of the record for people.
 
     Examples
     --------
@@ -175,22 +175,22 @@ def _moment(time: str | None) -> str:
 
 
 def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
-    """Say how sure the brain masks are."""
+    """Describe confidence and volume of the brain masks."""
     facts = []
     for session in sessions:
         where = f", session {session.label}" if session.label else ""
         confidence, volume = session.brain.get("confidence"), session.brain.get("volume_ml")
         if isinstance(confidence, int | float):
-            facts.append((f"Confidence in the brain mask{where}", f"{confidence:.2f} of 1"))
+            facts.append((f"Brain mask confidence{where}", f"{confidence:.2f} of 1"))
         if isinstance(volume, int | float):
-            facts.append((f"Volume inside it{where}", f"{volume:.0f} ml"))
+            facts.append((f"Brain mask volume{where}", f"{volume:.0f} ml"))
     return facts
 
 
 def _inline_pictures(
     sessions: Sequence[Session], scans: Sequence[ScanRun]
 ) -> tuple[tuple[Session, ...], tuple[ScanRun, ...], dict[Path, str]]:
-    """Read the pictures; those that cannot be read count as missing from here on."""
+    """Read the figures; unreadable ones count as missing."""
     pictures: dict[Path, str] = {}
 
     def sound(items: Sequence[Reportlet], prefix: str) -> tuple[Reportlet, ...]:
@@ -244,7 +244,7 @@ def _show_sessions(
 
 
 def _show_scans(scans: Sequence[ScanRun], pictures: Mapping[Path, str]) -> list[dict[str, Any]]:
-    """Lay out the scans of each kind that there is."""
+    """Lay out the runs of each kind."""
     shown = []
     for modality in MODALITIES:
         runs = [
@@ -264,7 +264,7 @@ def _show_scans(scans: Sequence[ScanRun], pictures: Mapping[Path, str]) -> list[
 
 
 def format_value(value: Any) -> str:
-    """Write a metric's value with four significant digits.
+    """Format a metric's value with four significant digits.
 
     Examples
     --------
@@ -328,7 +328,7 @@ def _show_failure(step: StepSummary) -> dict[str, str]:
 
 
 def _show_skipped(step: StepSummary) -> str:
-    because = f", because of “{StepName(step.because).plain}”" if step.because else ""
+    because = f", because “{StepName(step.because).plain}” failed" if step.because else ""
     return f"{StepName(step.step).plain} ({StepName(step.step).place}){because}"
 
 
@@ -346,15 +346,15 @@ def _step_sentence(run: RunSummary) -> str:
     total = sum(step.seconds or 0 for step in run.steps)
     peak = max((step.peak_gb or 0 for step in run.steps), default=0)
     cached = run.count("cached")
-    text = f"{len(run.steps)} steps took {duration(total)} one after another"
-    text += f", and at most {peak:.2f} GB each." if peak else "."
+    text = f"{len(run.steps)} steps took {duration(total)} of wall time in total"
+    text += f", each with a peak memory of at most {peak:.2f} GB." if peak else "."
     if cached:
-        text += f" {cached} of them (pale) were taken over from an earlier run."
+        text += f" {cached} of them (pale) were reused from an earlier run."
     return text
 
 
 def _step_row(step: StepSummary) -> list[tuple[str, str]]:
-    """Give the cells of a row: text, and what it is sorted by."""
+    """Make the cells of a row: text and sort key."""
     cells = [
         (text, text) for text in (StepName(step.step).plain, StepName(step.step).place, step.state)
     ]
@@ -364,7 +364,7 @@ def _step_row(step: StepSummary) -> list[tuple[str, str]]:
 
 
 def file_size(size: float) -> str:
-    """Write a number of bytes.
+    """Format a number of bytes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Makes an SVG file fit to stand inside a page: no scripts, no links out, no shared names."""
+"""SVG files for use inside a page: without scripts, external links or shared identifiers."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _DATA_IMAGE = re.compile(r"data:image/(webp|png|jpeg|gif);base64,[A-Za-z0-9+/=\s
 
 
 def inline_svg(path: Path, prefix: str) -> str | None:
-    """Read an SVG file for a place inside a page.
+    """Read an SVG file for use inside a page.
 
-    Only drawing elements stay; titles go too, since browsers show them as a tooltip over
-    the whole picture (its ``aria-label`` stays). What refers to something outside the file
-    is dropped, and identifiers get a prefix.
+    Only drawing elements are kept; titles are removed too, since browsers show them as a tooltip
+    over the whole figure (its ``aria-label`` is kept). References to anything outside the file are
+    removed, and identifiers get a prefix.
 
     Parameters
     ----------
     path : pathlib.Path
         An SVG file.
     prefix : str
-        Stands before every identifier.
+        Prefix of every identifier.
 
     Returns
     -------
     str or None
-        The ``<svg>`` element; ``None`` when the file is missing or broken.
+        The ``<svg>`` element; ``None`` if the file is missing or broken.
     """
     try:
         root = ET.fromstring(path.read_bytes())
@@ -52,7 +52,7 @@ def inline_svg(path: Path, prefix: str) -> str | None:
 
 
 def looks_whole(path: Path) -> bool:
-    """Tell by its first and last bytes whether a file is an SVG that was written whole."""
+    """Check by its first and last bytes whether a file is a complete SVG."""
     try:
         with path.open("rb") as stream:
             start = stream.read(512)

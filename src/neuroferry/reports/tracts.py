@@ -1,4 +1,4 @@
-"""Tract profiles of all participants: a chart for each bundle, and tables for AFQ-Browser."""
+"""Tract profiles of all participants: a chart per bundle, and tables for AFQ-Browser."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TABLES = "tractometry"
-"""Folder of the tables, in the root of the derivatives."""
+"""Folder of the tables in the root of the derivatives."""
 SHOWN = {
     "fa": ("Fractional anisotropy", 1.0, ""),
     "md": ("Mean diffusivity", 1e3, "µm²/ms"),
 }
-"""Measures that have charts: name, what they are multiplied by, and the unit then."""
+"""Measures with charts: name, factor, and resulting unit."""
 MOST_LINES = 60
-"""With more profiles than this, only those far from the others have a line of their own."""
+"""With more profiles than this, only outliers have a line of their own."""
 _NODE_STEP = 3
 _END = "_desc-profiles_tractometry.tsv"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 392.0, 8.0, 118.0
@@ -35,16 +35,16 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 392.0, 8.0, 118.0
 
 @dataclass(frozen=True)
 class Tracts:
-    """The profiles of one scan.
+    """The tract profiles of one DWI run.
 
     Attributes
     ----------
     subject : str
         Label without ``sub-``.
     name : str
-        What tells it from the others: the participant, and the scan where they have several.
+        Its name in charts: the participant, and the run if they have several.
     profiles : mapping
-        By bundle, then by measure: arrays of float, shape (P,), NaN where unknown.
+        By bundle, then by measure: arrays of float, shape (P,), NaN if unknown.
     """
 
     subject: str
@@ -53,7 +53,7 @@ class Tracts:
 
 
 def find_tracts(out_dir: Path, subjects: Sequence[str]) -> Iterator[Tracts]:
-    """Read the profiles of one scan after the other; a table that cannot be read is left out.
+    """Read the profiles of one run after the other; unreadable tables are skipped.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def find_tracts(out_dir: Path, subjects: Sequence[str]) -> Iterator[Tracts]:
 def gather_tracts(
     out_dir: Path, subjects: Sequence[str], participants: Path | None
 ) -> list[Tracts]:
-    """Write ``nodes.csv`` and ``subjects.csv`` as pyAFQ and AFQ-Browser read them.
+    """Write ``nodes.csv`` and ``subjects.csv`` in the format of pyAFQ and AFQ-Browser.
 
-    Neither is written where nobody has profiles.
+    Neither is written if there are no profiles.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ def gather_tracts(
     subjects : sequence of str
         Labels without ``sub-``.
     participants : pathlib.Path or None
-        ``participants.tsv`` of the dataset: its columns go into ``subjects.csv``.
+        ``participants.tsv`` of the dataset, whose columns are added to ``subjects.csv``.
 
     Returns
     -------
     list of Tracts
-        What the charts need: the measures of `SHOWN`, float32 to spare memory.
+        The data of the charts: the measures of `SHOWN`, float32 to save memory.
     """
     scans = find_tracts(out_dir, subjects)
     first = next(scans, None)
@@ -148,7 +148,7 @@ def _number(value: float) -> str:
 
 
 def _participants(path: Path | None) -> dict[str, dict[str, str]]:
-    """Read what is known of the participants, by label; nothing when there is no table."""
+    """Read ``participants.tsv``, by label; empty if it is missing."""
     try:
         text = path.read_text(encoding="utf-8-sig") if path else ""
     except (OSError, UnicodeDecodeError):
@@ -170,16 +170,16 @@ def _csv_row(cells: Sequence[str]) -> str:
 
 
 def show_tracts(scans: Sequence[Tracts], pages: dict[str, str], few: int) -> list[dict[str, Any]]:
-    """Lay out the charts: for each measure one of each bundle.
+    """Lay out the charts: one per measure and bundle.
 
     Parameters
     ----------
     scans : sequence of Tracts
-        All of the study.
+        All runs of the study.
     pages : dict of str to str
-        Where lines of participants lead, by label; nothing for those without a page.
+        Reports of participants, by label, as link targets; empty without a report.
     few : int
-        With fewer scans than this, none is called far from the others.
+        With fewer runs than this, none is marked as an outlier.
 
     Returns
     -------
@@ -214,26 +214,25 @@ def profile_chart(
     *,
     few: int = 6,
 ) -> str:
-    """Draw one measure along a bundle: a line for each scan, the median and the quartiles.
+    """Draw one measure along a bundle: a line per run, the median and the quartiles.
 
     Parameters
     ----------
     bundle : str
         Its name.
     names : sequence of str
-        Of the scans.
+        Names of the runs.
     profiles : sequence of ndarray of float64, shape (P,)
-        In the same order; those without any value, or of another length than most, are left
-        out.
+        In the same order; those without values, or of another length than most, are skipped.
     links : sequence of str
-        Where each line leads; nothing for nowhere.
+        Link target of each line; empty for none.
     few : int
-        With fewer scans than this, none is called far from the others.
+        With fewer runs than this, none is marked as an outlier.
 
     Returns
     -------
     str
-        An ``<svg>`` element; nothing when there is no profile.
+        An ``<svg>`` element; empty if there are no profiles.
     """
     import numpy as np
 
@@ -273,7 +272,7 @@ def profile_chart(
 
 
 def _far(table: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which profiles lie far from the others over half of their nodes."""
+    """Find the profiles that are outliers over half of their nodes."""
     import numpy as np
 
     known = np.isfinite(table).any(axis=0)
@@ -285,14 +284,14 @@ def _far(table: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 class _Axes:
-    """Places nodes and values in a chart."""
+    """Mapping of nodes and values to positions in a chart."""
 
     def __init__(self, count: int, low: float, high: float) -> None:
         self.low, self.high = low, high if high > low else low + 1.0
         self.count = count
 
     def places(self, values: NDArray[np.float64], step: int = _NODE_STEP) -> list[str]:
-        """Write the points of a line, every few nodes and the last; unknown ones left out."""
+        """Format the points of a line, every few nodes and the last, without unknown ones."""
         numbers = [*range(0, self.count - 1, step), self.count - 1]
         span = self.high - self.low
         return [
@@ -307,13 +306,13 @@ class _Axes:
         return "M" + "L".join(self.places(values))
 
     def band(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> str:
-        """Draw what lies between two lines."""
+        """Draw the area between two lines."""
         return "M" + "L".join([*self.places(low), *reversed(self.places(high))]) + "Z"
 
 
 def _line(axes: _Axes, name: str, values: NDArray[np.float64], link: str, *, odd: bool) -> str:
-    """Draw one scan's profile."""
-    text = escape(name + (", far from the others" if odd else ""))
+    """Draw one run's profile."""
+    text = escape(name + (", outlier" if odd else ""))
     look = "odd" if odd else "one"
     line = f'<path class="{look}" d="{axes.path(values)}"><title>{text}</title></path>'
     if not link:

@@ -1,4 +1,4 @@
-"""Judges how a participant came out, and says why and what to do, in plain words."""
+"""Verdicts on participants, with reasons and advice in plain words."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from neuroferry.reports.scans import ScanRun, run_doubts
 Level = Literal["good", "look", "failed"]
 HEADLINES: dict[Level, str] = {
     "good": "Good",
-    "look": "Look at this",
+    "look": "Needs review",
     "failed": "Failed",
 }
 _ADVICE = (
     (
         r"no space left|disk quota|ENOSPC|no space is left",
-        "Make room on the disk of the work and output folders, then start the same command "
+        "Free space on the disk of the work and output folders, then run the same command "
         "again: finished steps are kept.",
     ),
     (
         r"MemoryError|killed|out of memory|oom|std::bad_alloc|SIGKILL",
-        "It seems to have run out of memory. Give it more with --mem, or run fewer steps at "
-        "once with --nprocs 1; finished steps are kept.",
+        "The step seems to have run out of memory. Allow more with --mem, or run fewer steps at "
+        "a time with --nprocs 1; finished steps are kept.",
     ),
     (
         r"Permission denied|not writable|Read-only file system",
-        "Make the output and work folders writable for the user who runs this, then start the "
-        "same command again.",
+        "Make the output and work folders writable for the user who runs neuroferry, then run "
+        "the same command again.",
     ),
     (
         r"InputError|GeometryError|truncated|EOFError|CRC check|ImageFileError|not a gzip",
-        "Look at the input image: repair or replace it, or leave this participant out, then "
-        "start the same command again.",
+        "Check the input image: repair or replace it, or exclude this participant, then "
+        "run the same command again.",
     ),
 )
 _OTHERWISE = (
-    "Start the same command again: finished steps are kept. If it fails in the same way, send "
+    "Run the same command again: finished steps are kept. If it fails in the same way, send "
     "the crash file and events.jsonl of this run to the developers."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a participant came out.
+    """Verdict on a participant.
 
     Attributes
     ----------
     level : {'good', 'look', 'failed'}
-        The worst that was found.
+        The worst finding.
     reasons : tuple of str
-        Why, in plain sentences.
+        Reasons, in plain sentences.
     notes : tuple of str
-        What is good to know and changes nothing.
+        Notes that do not change the verdict.
     """
 
     level: Level
@@ -71,7 +71,7 @@ class Verdict:
 
 
 def advice(message: str | None, traceback: str | None) -> str:
-    """Say what to do about a failure.
+    """Advise what to do about a failure.
 
     Examples
     --------
@@ -87,8 +87,8 @@ def advice(message: str | None, traceback: str | None) -> str:
 
 
 def failure_sentence(step: StepSummary) -> str:
-    """Say in one sentence which step failed, and why."""
-    why = (step.message or "it gave no reason").strip().rstrip(".")
+    """Describe in one sentence which step failed, and why."""
+    why = (step.message or "no reason given").strip().rstrip(".")
     return f"The step “{StepName(step.step).plain}” failed: {why}."
 
 
@@ -104,26 +104,26 @@ def judge(
     Parameters
     ----------
     run : RunSummary
-        The run, narrowed to the participant.
+        The run, restricted to the participant.
     sessions : sequence of Session
-        What was written of the anatomy.
+        Anatomical results.
     scans : sequence of ScanRun
-        What was written of BOLD and DWI runs.
+        Results of BOLD and DWI runs.
     any_output : bool
-        Whether there is a derivative at all.
+        Whether there are any derivatives.
 
     Returns
     -------
     Verdict
-        Failed when a step failed or did not end, or when nothing was made; to be looked at
-        when a brain mask or an alignment is doubtful, a run holds many outliers, an input is
-        broken, or a picture is missing.
+        Failed if a step failed or did not finish, or if there are no results; needs review if
+        a brain mask or an alignment is doubtful, a run has many outliers, an input is broken,
+        or a figure is missing.
     """
     failures = [failure_sentence(step) for step in run.failed]
     running = run.count("running")
     if running:
         what = "step had" if running == 1 else "steps had"
-        failures.append(f"{running} {what} not ended when the run did.")
+        failures.append(f"{running} {what} not finished when the run ended.")
     errors = [str(p.get("message", "")) for p in run.problems if p.get("severity") == "error"]
     unfinished = run.count("skipped")
     if not any_output and not failures and not run.steps:
@@ -131,7 +131,7 @@ def judge(
     if failures:
         if unfinished:
             steps = "1 step was" if unfinished == 1 else f"{unfinished} steps were"
-            failures.append(f"{steps} skipped because of that.")
+            failures.append(f"{steps} skipped as a result.")
         return Verdict("failed", (*errors, *failures))
     looks = [*errors]
     for session in sessions:
@@ -140,9 +140,9 @@ def judge(
             looks.append(_brain_sentence(session, where))
         missing = [r.title.lower() for r in session.reportlets if r.path is None]
         if len(missing) == len(session.reportlets):
-            looks.append(f"No pictures{where} were made.")
+            looks.append(f"There are no figures{where}.")
         elif missing:
-            looks.append(f"Pictures{where} are missing: {', '.join(missing)}.")
+            looks.append(f"Figures{where} are missing: {', '.join(missing)}.")
     looks += [doubt for scan in scans for doubt in run_doubts(scan)]
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []

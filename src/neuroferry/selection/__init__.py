@@ -1,1 +1,1 @@
-"""Decides what is done with each participant, once, as a value that everything else reads."""
+"""Decisions about the processing of each participant, made once, as plain values."""

@@ -1,4 +1,4 @@
-"""Which anatomy goes with a session: computed from its T1w images, or precomputed."""
+"""Choice of the anatomy of each session: computed from T1w images, or precomputed."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class TemplatePlan:
 
 @dataclass(frozen=True)
 class AnatomyPlan:
-    """One anatomy: how it is obtained, and the size of its T1w image.
+    """Plan of one anatomy: its source, and the size of its T1w image.
 
     Attributes
     ----------
     session : str or None
-        Session of the T1w images or, of a precomputed anatomy, of the runs that use it.
+        Session of the T1w images or, for a precomputed anatomy, of the runs that use it.
     source : {"computed", "precomputed"}
         Whether a workflow computes it or its files are used as they are.
     why : str
@@ -65,13 +65,13 @@ class AnatomyPlan:
     images : tuple of Image
         T1w images that it is computed from.
     shapes : tuple of tuple of int
-        Voxels of each.
+        Voxels of each image.
     files : mapping of str to (str or list of str)
-        Precomputed files: those that replace steps, or all of a precomputed anatomy.
+        Precomputed files: those that replace steps, or a complete precomputed anatomy.
     cited : mapping of str to list of str
         BIDS URIs of these.
     templates : tuple of TemplatePlan
-        Other templates that it has a transform to.
+        Other templates to which it has transforms.
     """
 
     session: str | None
@@ -101,7 +101,7 @@ class Anatomies:
     plans : tuple of AnatomyPlan
         Each once.
     of_session : mapping of (str or None) to AnatomyPlan
-        The one that runs of a session use; without the sessions that have none.
+        The anatomy used by the runs of a session; sessions without one are missing.
     errors, warnings : tuple of str
         Sentences for the user.
     """
@@ -113,12 +113,12 @@ class Anatomies:
 
 
 def t1w_of_session(subject: Subject, session: str | None) -> tuple[Image, ...]:
-    """Choose the T1w images that go with a session's runs.
+    """Choose the T1w images for a session's runs.
 
     Returns
     -------
     tuple of Image
-        Those of the session itself, or else of the first session that has some.
+        Those of the session itself, or else of the first session that has any.
 
     Examples
     --------
@@ -146,7 +146,7 @@ def plan_anatomies(
     derivatives: Mapping[str, Path],
     spaces: OutputSpaces,
 ) -> Anatomies:
-    """Decide which anatomies are computed, and which precomputed ones are used.
+    """Decide which anatomies to compute, and which precomputed ones to use.
 
     Parameters
     ----------
@@ -155,13 +155,13 @@ def plan_anatomies(
     run_sessions : iterable of (str or None)
         Sessions of the BOLD and DWI runs that need an anatomy.
     workflows : collection of str
-        Those asked for: with ``anat`` or ``qc`` the anatomy of every session is computed,
+        Requested workflows: with ``anat`` or ``qc`` the anatomy of every session is computed,
         with ``anat`` it is also written in template space.
     derivatives : mapping of str to pathlib.Path
         Precomputed datasets by name.
     spaces : OutputSpaces
-        A precomputed anatomy stands in for one to be computed only if it has the transforms
-        to all of their templates.
+        A precomputed anatomy replaces a computed one only if it has the transforms to all of
+        their templates.
 
     Returns
     -------
@@ -217,7 +217,7 @@ def _computed(
     derivatives: Mapping[str, Path],
     spaces: OutputSpaces,
 ) -> AnatomyPlan:
-    """Plan the anatomy of a session's own T1w images, with the precomputed parts of it."""
+    """Plan an anatomy computed from a session's T1w images, with its precomputed parts."""
     images = tuple(run for run in subject.select("anat", "T1w") if run.session == session)
     parts = find_precomputed(derivatives, subject.label, session, TEMPLATE_SPACE)
     templates = []
@@ -249,9 +249,9 @@ def _computed(
 def _precomputed(
     session: str | None, found: Anatomy, templates: Sequence[OtherTemplate]
 ) -> AnatomyPlan:
-    """Plan to use a whole anatomy that was computed before."""
+    """Plan the use of a complete precomputed anatomy."""
     t1w = Path(found["t1w_preproc"])
-    why = f"--derivatives has all of it, as {t1w.name}"
+    why = f"complete in --derivatives, as {t1w.name}"
     return AnatomyPlan(
         session,
         "precomputed",
@@ -268,7 +268,7 @@ def _find_whole(
     derivatives: Mapping[str, Path],
     templates: Sequence[OtherTemplate],
 ) -> Anatomy | None:
-    """Find a whole precomputed anatomy: the session's, one without session, or another's."""
+    """Find a complete precomputed anatomy: of the session, without session, or of another."""
     others = [template.label for template in templates]
     for label in dict.fromkeys([session, None, *subject.sessions]):
         found = find_anatomy(derivatives, subject.label, label, TEMPLATE_SPACE, others)
@@ -283,14 +283,14 @@ def _lacking(
     derivatives: Mapping[str, Path],
     templates: Sequence[OtherTemplate],
 ) -> list[str]:
-    """Say why a precomputed anatomy is not used, where there is one."""
+    """Explain why an existing precomputed anatomy is not used."""
     if not templates or _find_whole(subject, session, derivatives, ()) is None:
         return []
     missing = _unreached(subject, session, derivatives, templates)
     where = f" of ses-{session}" if session else ""
     return [
         f"the precomputed anatomy{where} has no transform to {_listed(missing)}, so the anatomy is"
-        " computed from the T1w image, with the precomputed parts"
+        " computed from the T1w image and the precomputed parts"
     ]
 
 
@@ -300,7 +300,7 @@ def _find_partly(
     derivatives: Mapping[str, Path],
     templates: Sequence[OtherTemplate],
 ) -> tuple[AnatomyPlan | None, list[str]]:
-    """Use a precomputed anatomy that lacks transforms, where there is no T1w image."""
+    """Find a precomputed anatomy that lacks transforms, for use without a T1w image."""
     if not templates or _find_whole(subject, session, derivatives, ()) is None:
         return None, []
     missing = _unreached(subject, session, derivatives, templates)
@@ -309,9 +309,9 @@ def _find_partly(
     assert found is not None
     where = f" of ses-{session}" if session else ""
     text = (
-        f"nothing{where} is written in {_listed(missing)}: the precomputed anatomy has no"
+        f"no outputs{where} are written in {_listed(missing)}: the precomputed anatomy has no"
         " transform to that space, and there is no T1w image to compute one from. Add the"
-        " transform to the derivatives, or leave the space out"
+        " transform to the derivatives, or omit the space"
     )
     return _precomputed(session, found, reached), [text]
 
@@ -322,7 +322,7 @@ def _unreached(
     derivatives: Mapping[str, Path],
     templates: Sequence[OtherTemplate],
 ) -> list[OtherTemplate]:
-    """List the templates that no one precomputed anatomy has a transform to, with the others."""
+    """List the templates that no single precomputed anatomy reaches along with the others."""
     reached: list[OtherTemplate] = []
     for template in templates:
         if _find_whole(subject, session, derivatives, [*reached, template]) is not None:

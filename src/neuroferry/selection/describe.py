@@ -1,4 +1,4 @@
-"""What was decided about participants, for people and for programs."""
+"""Descriptions of participants' plans, for people and for programs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
 _ORIGINS = {
     "B0FieldIdentifier": "B0FieldIdentifier",
     "IntendedFor": "IntendedFor",
-    "inferred": "inferred, as nothing says otherwise",
+    "inferred": "inferred",
     "option": "--ignore fieldmaps",
 }
 
 
 def describe_plan(plan: ParticipantPlan) -> Iterator[str]:
-    """Describe what is done with a participant, one decision a line."""
-    yield f"sub-{plan.label}" + ("" if plan.has_work else ": nothing")
+    """Describe the plan of a participant, one decision per line."""
+    yield f"sub-{plan.label}" + ("" if plan.has_work else ": nothing to do")
     for anatomy in plan.anatomies:
         yield f"  {_anatomy(anatomy)}"
     for bold in plan.bold:
@@ -35,7 +35,7 @@ def describe_plan(plan: ParticipantPlan) -> Iterator[str]:
 
 
 def plan_as_json(plan: ParticipantPlan) -> dict[str, Any]:
-    """Give the decisions as a JSON object."""
+    """Convert a plan to a JSON object."""
     return {
         "participant": plan.label,
         "has_work": plan.has_work,
@@ -48,7 +48,7 @@ def plan_as_json(plan: ParticipantPlan) -> dict[str, Any]:
 
 
 def problem_as_json(problem: Problem) -> dict[str, Any]:
-    """Give a problem as a JSON object."""
+    """Convert a problem to a JSON object."""
     return {
         "severity": problem.severity,
         "message": problem.message,

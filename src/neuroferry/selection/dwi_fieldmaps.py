@@ -1,7 +1,7 @@
-"""What corrects a DWI run for susceptibility distortion: a field map, or another run's b0s.
+"""Susceptibility distortion correction of DWI runs: by field maps, or another run's b0 volumes.
 
-Whatever ``B0FieldSource``, ``IntendedFor`` or the folder ``fmap/`` offer comes first. Without
-it two runs of a session that are encoded in opposite directions are each other's field map.
+Field maps by ``B0FieldSource``, ``IntendedFor`` or from the folder ``fmap/`` take precedence.
+Without them, two runs of a session with opposite phase encoding are each other's field map.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from neuroferry.selection.fieldmaps import (
 )
 
 FMAP_ID = "autob0s"
-# Voxel sizes, readout times and echo times nearer than this share of them are one.
+# Relative difference below which voxel sizes, readout times and echo times are the same.
 SAME = 0.01
-# These may differ between two runs of one kind.
+# Entities that may differ between two runs of one kind.
 _OF_THE_RUN = ("direction", "run")
 
 
 class _Other(NamedTuple):
-    """A run of the opposite direction that can be used, and how it fits."""
+    """A usable run with the opposite phase encoding, and its rank."""
 
     run: Image
     readout: float
@@ -54,7 +54,7 @@ def choose_dwi_fieldmap(
     ignore: Collection[str] = (),
     b0_threshold: float = B0_THRESHOLD,
 ) -> FieldmapPlan:
-    """Choose what corrects a DWI run for susceptibility distortion.
+    """Choose the susceptibility distortion correction of a DWI run.
 
     Parameters
     ----------
@@ -63,16 +63,16 @@ def choose_dwi_fieldmap(
     run : DwiRun
         The run.
     ignore : collection of str
-        With "fieldmaps" nothing is used, other runs neither.
+        With "fieldmaps" nothing is used, not even other runs.
     b0_threshold : float
         Volumes up to this b-value are not diffusion-weighted, s/mm2.
 
     Returns
     -------
     FieldmapPlan
-        The first there is of what ``B0FieldSource`` names, what is meant for the run by
-        ``IntendedFor``, the one set in ``fmap/`` that names no run, and the b0 volumes of
-        another run of the session.
+        With the first available of: field maps named by ``B0FieldSource``; those assigned by
+        ``IntendedFor``; the only set in ``fmap/`` that names no run; the b0 volumes of another
+        run of the session.
     """
     if "fieldmaps" in ignore:
         return FieldmapPlan(origin="option")
@@ -84,7 +84,7 @@ def choose_dwi_fieldmap(
     other = _from_other_run(subject, run, b0_threshold)
     if isinstance(other, FieldmapPlan):
         instead = [
-            f"{run.image.path.name}: {reason}. The b0 images of {_names(other)} are taken instead."
+            f"{run.image.path.name}: {reason}. The b0 volumes of {_names(other)} are used instead."
             for reason in found.reasons
             if found.meant
         ]
@@ -93,11 +93,11 @@ def choose_dwi_fieldmap(
 
 
 def _of_sources(run: Image, found: NoFieldmap) -> list[str]:
-    """Say why what ``B0FieldSource`` names is not used."""
+    """Explain why the source named by ``B0FieldSource`` is not used."""
     if found.meant:
         return found.reasons
     names = " and ".join(texts_of(run.metadata, "B0FieldSource"))
-    return [f"no image of its session has {names}, its B0FieldSource, as B0FieldIdentifier"]
+    return [f"no image of its session has its B0FieldSource, {names}, as B0FieldIdentifier"]
 
 
 def _names(plan: FieldmapPlan) -> str:
@@ -107,7 +107,7 @@ def _names(plan: FieldmapPlan) -> str:
 def _from_other_run(
     subject: Subject, run: DwiRun, b0_threshold: float
 ) -> FieldmapPlan | list[str]:
-    """Plan with the b0 volumes of another run, or the reasons why there is none."""
+    """Plan a correction with the b0 volumes of another run, or explain why there is none."""
     images = [image for image in dwi_images(subject) if image.session == run.session]
     others = [image for image in images if image.path != run.image.path]
     if not others:
@@ -140,9 +140,9 @@ def _from_other_run(
 
 
 def _none_opposite(run: Image, others: Sequence[Image], direction: str) -> str:
-    """Say that no run is of the opposite direction, and which one's name says that it is."""
+    """Explain that no run has the opposite phase encoding, though a name may suggest it."""
     text = (
-        "no other DWI run of its session is encoded in the opposite direction, "
+        "no other DWI run of its session has the opposite phase encoding, "
         f"{opposite_of(direction)}"
     )
     label = run.entities.get("direction")
@@ -158,12 +158,12 @@ def _none_opposite(run: Image, others: Sequence[Image], direction: str) -> str:
 
 
 def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -> _Other | None:
-    """Look whether another run can serve; None for one of another direction.
+    """Examine whether another run is usable; None if its direction is not the opposite.
 
     Raises
     ------
     InputError
-        If it would, but for something that is missing or contradicts it.
+        If it is the opposite, but something is missing or contradicts its use.
     """
     way, readout, notes = epi_encoding(other)
     direction, own_readout, _ = epi_encoding(run.image)
@@ -173,30 +173,30 @@ def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -
     intended = is_intended(other, run.image, subject.label)
     if not intended and _is_for_others(other, run.image):
         raise InputError(
-            f"{name} is of the opposite direction, but its IntendedFor or B0FieldIdentifier says"
-            " that it is meant for others"
+            f"{name} has the opposite phase encoding, but its IntendedFor or B0FieldIdentifier"
+            " assigns it to other runs"
         )
     _check_grid(run, other)
     if not math.isclose(readout, own_readout, rel_tol=SAME):
         raise InputError(
-            f"{name} is of the opposite direction, but its readout takes {readout:g} s and that"
-            f" of this run {own_readout:g} s; correct the sidecars, or say by B0FieldIdentifier"
-            " and B0FieldSource that they belong together"
+            f"{name} has the opposite phase encoding, but its readout takes {readout:g} s and that"
+            f" of this run {own_readout:g} s; correct the sidecars, or use B0FieldIdentifier"
+            " and B0FieldSource to say that they belong together"
         )
     if _is_normalised(other) != _is_normalised(run.image):
         names = (name, run.image.path.name)
         normalised, plain = names if _is_normalised(other) else names[::-1]
         raise InputError(
-            f"{name} is of the opposite direction, but the scanner evened the brightness of"
-            f" {normalised} (NORM in ImageType) and not that of {plain}, which would read as"
-            " distortion"
+            f"{name} has the opposite phase encoding, but the scanner normalised the intensity of"
+            f" {normalised} (NORM in ImageType) and not that of {plain}, which would be mistaken"
+            " for distortion"
         )
     times = [_echo_time(image) for image in (run.image, other)]
     if times[0] and times[1] and not math.isclose(times[0], times[1], rel_tol=SAME):
         notes = [
             *notes,
             f"{run.image.path.name} and {name} differ in EchoTime ({times[0]:g} and"
-            f" {times[1]:g} s), and so in contrast; look at the correction of their distortion.",
+            f" {times[1]:g} s), and so in contrast; check their distortion correction.",
         ]
     volumes = volumes_to_average(other, run.image, b0_threshold)
     rank = _rank(run.image, other, intended=intended)
@@ -209,13 +209,13 @@ def _echo_time(run: Image) -> float | None:
 
 
 def _is_normalised(run: Image) -> bool:
-    """Tell whether the scanner evened the brightness, as Siemens notes it."""
+    """Check whether the scanner normalised the intensity, as noted by Siemens."""
     kinds = run.metadata.get("ImageType")
     return isinstance(kinds, list) and "NORM" in kinds
 
 
 def _is_for_others(other: Image, run: Image) -> bool:
-    """Tell whether a run says what it is a field map for, and this is not it."""
+    """Check whether a run is assigned as a field map, but not to this one."""
     identifiers = texts_of(other.metadata, "B0FieldIdentifier")
     if identifiers:
         return not set(identifiers) & set(texts_of(run.metadata, "B0FieldIdentifier"))
@@ -223,7 +223,7 @@ def _is_for_others(other: Image, run: Image) -> bool:
 
 
 def _check_grid(run: DwiRun, other: Image) -> None:
-    """Refuse a run of other voxels: its distortion is another."""
+    """Check that a run has the same voxels, and so the same distortion."""
     facts, own = read_header(other.path), read_header(run.image.path)
     same = np.allclose(facts.voxel_size, own.voxel_size, rtol=SAME)
     if facts.volume_shape != own.volume_shape or not same:
@@ -233,18 +233,18 @@ def _check_grid(run: DwiRun, other: Image) -> None:
             for image in (facts, own)
         )
         raise InputError(
-            f"{other.path.name} is of the opposite direction, but has another matrix"
-            f" ({' beside '.join(sizes)})"
+            f"{other.path.name} has the opposite phase encoding, but a different matrix"
+            f" ({' and '.join(sizes)})"
         )
     if not same_axes(facts.affine, own.affine):
         raise InputError(
-            f"{other.path.name} is of the opposite direction, but its voxel axes run another way,"
-            " so that directions along them cannot be compared"
+            f"{other.path.name} has the opposite phase encoding, but its voxel axes point in other"
+            " directions, so the phase-encoding directions cannot be compared"
         )
 
 
 def _rank(run: Image, other: Image, *, intended: bool) -> tuple[bool, int, int, str]:
-    """Order the runs that fit: the named one first, then that of the same kind and number."""
+    """Rank a usable run: the assigned one first, then those of the same kind and number."""
     keys = (set(run.entities) | set(other.entities)) - set(_OF_THE_RUN)
     differing = sum(run.entities.get(key) != other.entities.get(key) for key in keys)
     numbers = [image.entities.get("run", "0") for image in (run, other)]

@@ -1,4 +1,4 @@
-"""Field maps in sets that belong together, and the sets that are meant for a run."""
+"""Sets of field maps that belong together, and the sets assigned to a run."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ SUFFIXES = (
 _APART = ("subject", "session", "acquisition", "run", "reconstruction", "ceagent", "task")
 
 
-#: How a field map came to be chosen for a run.
+#: How a field map was chosen for a run.
 Origin = Literal["B0FieldIdentifier", "IntendedFor", "inferred"]
 
 
 class MatchingSets(NamedTuple):
-    """Field maps that are meant for a run, and what says so.
+    """Field maps assigned to a run, and the origin of the assignment.
 
     Attributes
     ----------
     sets : dict of str to list of Image
         Images that belong together, by a label of letters and digits.
     origin : Origin
-        ``inferred``: the only set of the session, which names no run.
+        ``inferred``: the only set of the session, assigned to no run.
     """
 
     sets: dict[str, list[Image]]
@@ -43,7 +43,7 @@ class MatchingSets(NamedTuple):
 
 
 def fieldmap_runs(subject: Subject, session: str | None) -> list[Image]:
-    """List the field maps of a session; those above the sessions count for each of them.
+    """List the field maps of a session, and those without a session.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ def matching_sets(subject: Subject, echoes: Sequence[Image]) -> MatchingSets:
     Returns
     -------
     MatchingSets
-        Empty where nothing is meant for the run.
+        Empty if nothing is assigned to the run.
     """
     session = echoes[0].session
     candidates = fieldmap_runs(subject, session)
     sources = list(dict.fromkeys(s for e in echoes for s in texts_of(e.metadata, "B0FieldSource")))
     if sources:
-        # Sidecars that sessions share give each of them the same names.
+        # Sidecars shared by sessions give all of them the same identifiers.
         others = [r for r in subject.images if r.datatype != "fmap" and r.session == session]
         named = {
             source: [
@@ -115,7 +115,7 @@ def matching_sets(subject: Subject, echoes: Sequence[Image]) -> MatchingSets:
 
 
 def _grouped(runs: Iterable[Image]) -> dict[str, list[Image]]:
-    """Sort field maps into sets by kind and by the entities that set them apart."""
+    """Group field maps into sets by kind and distinguishing entities."""
     sets: dict[tuple[str, ...], list[Image]] = {}
     magnitudes = []
     for run in runs:
@@ -136,13 +136,13 @@ def _grouped(runs: Iterable[Image]) -> dict[str, list[Image]]:
 
 
 def _entities(run: Image, kind: str) -> tuple[str, ...]:
-    # The two directions of an EPI pair are often numbered as two runs.
+    # The two directions of an EPI pair often have different run numbers.
     keys = [key for key in _APART if not (kind == "epi" and key == "run")]
     return tuple(run.entities.get(key, "") for key in keys)
 
 
 def texts_of(metadata: Mapping[str, Any], key: str) -> list[str]:
-    """List the values of a field that may be one text or a list of them."""
+    """List the values of a field that may be a string or a list of strings."""
     value = metadata.get(key)
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str)]
@@ -153,7 +153,7 @@ def _label(text: str) -> str:
 
 
 def is_intended(fieldmap: Image, bold: Image, label: str) -> bool:
-    """Tell whether ``IntendedFor`` names the run: a BIDS URI or a path below the subject."""
+    """Check whether ``IntendedFor`` names the run, by BIDS URI or path below the subject."""
     parts = bold.path.parts
     subject = f"sub-{label}"
     below = "/".join(parts[parts.index(subject) + 1 :]) if subject in parts else bold.path.name

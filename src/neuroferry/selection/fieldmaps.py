@@ -1,9 +1,9 @@
-"""Which field map, if any, corrects a run: decided from names, sidecars and b-values alone.
+"""Choice of the field map of a run, from names, sidecars and b-values alone.
 
 A run names its field maps by ``B0FieldSource``, or field maps name their runs by
-``IntendedFor``; where a session has one set of field maps that names no run at all, it is
-taken for all of them. What is missing is never guessed: every field map left aside, and every
-run left as it is, has its reason in a plain sentence.
+``IntendedFor``; if a session has a single set of field maps that names no run, it is used for
+all runs. Nothing missing is guessed: the reason for every unused field map and every
+uncorrected run is given in a plain sentence.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_sets import Origin, fieldmap_runs, matching_sets
 
 Method = Literal["phasediff", "phases", "direct", "pepolar"]
-# The first that is there is taken: an EPI pair is distorted as the run itself is.
+# In order of preference: an EPI pair has the same distortion as the run itself.
 PREFERENCE: tuple[Method, ...] = ("pepolar", "phasediff", "phases", "direct")
 
 
 @dataclass(frozen=True)
 class FieldmapPlan:
-    """What corrects a run.
+    """Plan of the distortion correction of a run.
 
     Attributes
     ----------
     method : {"phasediff", "phases", "direct", "pepolar"} or None
         None: no correction.
     fmap_id : str
-        Label of the field map for names of files, letters and digits only.
+        Label of the field map in file names, letters and digits only.
     magnitude, phase, fieldmap, epi : tuple of str
-        Files. One EPI alone is used together with the run's own reference.
+        Files. A single EPI is used together with the run's own reference.
     echo_times : tuple of float
         Of the phase images, s.
     units : str
@@ -48,8 +48,8 @@ class FieldmapPlan:
     epi_readout_times : tuple of float
         TotalReadoutTime of each EPI, s.
     epi_volumes : tuple of tuple of int
-        Volumes of each EPI that are aligned and averaged: those without diffusion weighting;
-        without any the mean over all is taken as it is.
+        Volumes of each EPI that are aligned and averaged: the b0 volumes; if empty, the mean
+        over all volumes is used without alignment.
     epi_n_voxels : tuple of int
         Voxels of one volume of each EPI whose volumes are aligned; 0 for the others.
     phase_encoding : str
@@ -57,8 +57,8 @@ class FieldmapPlan:
     readout_time : float
         TotalReadoutTime of the run, s; zero without a method.
     origin : Origin or "option" or None
-        What decided: ``B0FieldIdentifier``, ``IntendedFor``, ``inferred``, or ``option`` where
-        field maps are ignored on request; None where there is nothing to decide on.
+        Basis of the decision: ``B0FieldIdentifier``, ``IntendedFor``, ``inferred``, or ``option``
+        if field maps are ignored on request; None if there was nothing to decide.
     warnings : tuple of str
         Plain sentences for the user.
     """
@@ -82,19 +82,19 @@ class FieldmapPlan:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Every file that the field is made of, beside the run itself."""
+        """Every file that the field is estimated from, other than the run itself."""
         return (*self.fieldmap, *self.phase, *self.magnitude, *self.epi)
 
 
 class NoFieldmap(NamedTuple):
-    """Why there is no field map for a run.
+    """Reasons why a run has no field map.
 
     Attributes
     ----------
     reasons : list of str
-        Parts of sentences.
+        Clauses.
     meant : bool
-        Whether some are meant for it, and cannot be used.
+        Whether some are assigned to it but cannot be used.
     """
 
     reasons: list[str]
@@ -108,7 +108,7 @@ def choose_fieldmap(
     ignore: Collection[str] = (),
     b0_threshold: float = B0_THRESHOLD,
 ) -> FieldmapPlan:
-    """Choose what corrects a run for susceptibility distortion.
+    """Choose the susceptibility distortion correction of a run.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def choose_fieldmap(
     ignore : collection of str
         With "fieldmaps" none is used.
     b0_threshold : float
-        Volumes of diffusion-weighted images up to this b-value are not weighted, s/mm2.
+        Volumes of diffusion-weighted images up to this b-value are b0 volumes, s/mm2.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def choose_fieldmap(
 
 
 def without_fieldmap(run: Image, reasons: Iterable[str]) -> FieldmapPlan:
-    """Make the plan of a run that is not corrected, with a sentence for each reason."""
+    """Make the plan of an uncorrected run, with a sentence for each reason."""
     texts = (
         f"{run.path.name} is not corrected for susceptibility distortion: {reason}."
         for reason in dict.fromkeys(reasons)
@@ -144,7 +144,7 @@ def without_fieldmap(run: Image, reasons: Iterable[str]) -> FieldmapPlan:
 def find_fieldmap(
     subject: Subject, echoes: Sequence[Image], *, b0_threshold: float = B0_THRESHOLD
 ) -> FieldmapPlan | NoFieldmap:
-    """Find what is meant for a run, or say why nothing is.
+    """Find the field map of a run, or the reasons why there is none.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def find_fieldmap(
     echoes : sequence of Image
         The images of the run.
     b0_threshold : float
-        Volumes of diffusion-weighted images up to this b-value are not weighted, s/mm2.
+        Volumes of diffusion-weighted images up to this b-value are b0 volumes, s/mm2.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def find_fieldmap(
     if not sets:
         reason = "its session has no field map"
         if fieldmap_runs(subject, run.session):
-            reason = "no field map of its session is meant for it (B0FieldSource or IntendedFor)"
+            reason = "no field map of its session is assigned to it (B0FieldSource or IntendedFor)"
         return NoFieldmap([reason], meant=False)
     try:
         direction, readout, notes = epi_encoding(run)
@@ -204,12 +204,12 @@ def _paths(runs: Iterable[Image]) -> tuple[str, ...]:
 def _plan_of(
     method: Method, members: Sequence[Image], bold: Image, direction: str, b0_threshold: float
 ) -> FieldmapPlan | None:
-    """Plan with one method; None where the set is not of its kind.
+    """Plan the correction with one method; None if the set is of another kind.
 
     Raises
     ------
     InputError
-        If it is, but something is missing; the message goes into a sentence.
+        If it is of this kind, but incomplete; the message is a clause.
     """
     if method == "pepolar":
         return _plan_pepolar(members, bold, direction, b0_threshold)
@@ -219,17 +219,17 @@ def _plan_of(
     if not phase:
         return None
     if method == "phases" and len(phase) != 2:
-        raise InputError(f"{phase[0].path.name} has no other echo's phase image beside it")
+        raise InputError(f"the other echo's phase image for {phase[0].path.name} is missing")
     magnitude = _of(members, "magnitude1", "magnitude2")
     if not magnitude:
-        raise InputError(f"{phase[0].path.name} has no magnitude image beside it")
+        raise InputError(f"the magnitude image for {phase[0].path.name} is missing")
     keys = ("EchoTime1", "EchoTime2") if method == "phasediff" else ("EchoTime", "EchoTime")
     images = (phase[0], phase[-1])
     times = [seconds(r.metadata.get(key)) for r, key in zip(images, keys, strict=True)]
     if times[0] is None or times[1] is None or not times[0] < times[1]:
         names = " and ".join(dict.fromkeys(keys))
         raise InputError(
-            f"the sidecar of {phase[0].path.name} needs {names}, two rising times in seconds"
+            f"the sidecar of {phase[0].path.name} needs {names}, two increasing times in seconds"
         )
     return FieldmapPlan(
         method=method,
@@ -245,7 +245,7 @@ def _plan_direct(members: Sequence[Image]) -> FieldmapPlan | None:
         return None
     magnitude = _of(members, "magnitude", "magnitude1")
     if not magnitude:
-        raise InputError(f"{fields[0].path.name} has no magnitude image beside it")
+        raise InputError(f"the magnitude image for {fields[0].path.name} is missing")
     units = fields[0].metadata.get("Units")
     if not isinstance(units, str) or units.strip().lower() not in ("hz", "rad/s"):
         raise InputError(
@@ -284,9 +284,9 @@ def _plan_pepolar(
         raise InputError(
             reasons[0]
             if reasons
-            else f"none of its EPI field maps is encoded in the opposite direction, {opposite}"
+            else f"none of its EPI field maps has the opposite phase encoding, {opposite}"
         )
-    # A diffusion-weighted run that is one of the pair needs nobody to stand in for it.
+    # A DWI run that is itself one of the pair needs no substitute.
     itself = bold.suffix == "dwi" and any(run.path == bold.path for run in members)
     ways = [
         way for way in (direction, opposite) if way in usable and not (itself and way == direction)
@@ -297,7 +297,7 @@ def _plan_pepolar(
 def pair_plan(
     epis: Sequence[tuple[str, Image, float, tuple[int, ...]]], notes: Iterable[str] = ()
 ) -> FieldmapPlan:
-    """Plan with EPIs of known direction, readout time (s) and volumes."""
+    """Plan the correction with EPIs of known direction, readout time (s) and volumes."""
     return FieldmapPlan(
         method="pepolar",
         epi=_paths(run for _, run, _, _ in epis),
@@ -312,21 +312,21 @@ def pair_plan(
 
 
 def volumes_to_average(epi: Image, target: Image, b0_threshold: float) -> tuple[int, ...]:
-    """Choose the volumes of an EPI that a field is estimated from.
+    """Choose the volumes of an EPI from which a field is estimated.
 
     Parameters
     ----------
     epi : Image
         Field map, or a run that serves as one.
     target : Image
-        What it corrects.
+        Image that it corrects.
     b0_threshold : float
         Volumes up to this b-value are not diffusion-weighted, s/mm2.
 
     Returns
     -------
     tuple of int
-        Those to align and average; empty for the mean over all as they are.
+        Volumes to align and average; empty for the mean over all without alignment.
 
     Raises
     ------
@@ -336,10 +336,7 @@ def volumes_to_average(epi: Image, target: Image, b0_threshold: float) -> tuple[
     if epi.suffix == "dwi" or (epi.suffix == "epi" and has_bvals(epi)):
         volumes = b0_volumes(epi, b0_threshold=b0_threshold)
         if not volumes:
-            raise InputError(
-                f"{epi.path.name} has no volume without diffusion weighting (b <= "
-                f"{b0_threshold:g} s/mm2)"
-            )
+            raise InputError(f"{epi.path.name} has no b0 volume (b <= {b0_threshold:g} s/mm2)")
         return volumes
     if epi.suffix == "epi" and target.suffix == "dwi":
         facts = read_header(epi.path)

@@ -1,4 +1,4 @@
-"""DWI runs of a session that are processed together."""
+"""Choice of the DWI runs of a session that are joined."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from neuroferry.bids.gradients import (
 )
 from neuroferry.bids.headers import read_header, same_axes
 
-# Voxel sizes and times that differ by no more than this share of them are one.
+# Relative difference up to which voxel sizes and times are the same.
 SAME = 0.01
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Runs that go together.
+    """Runs that are joined.
 
     Attributes
     ----------
     runs : tuple of DwiRun
         In the order of their names.
     run : DwiRun
-        What they are together, on the grid that all are resampled onto; its image and files
-        are those of the first.
+        The joined run, on the common grid; its image and files are those of the first.
     """
 
     runs: tuple[DwiRun, ...]
@@ -45,15 +44,15 @@ class Joined:
 def plan_joined(
     runs: Sequence[DwiRun], corrected: Collection[Path], *, b0_threshold: float = B0_THRESHOLD
 ) -> tuple[list[Joined], list[str]]:
-    """Find out which runs of a participant go together.
+    """Choose which DWI runs of a participant are joined.
 
     Nothing is guessed: runs are joined if they are of one session, have the same voxels, echo
-    and repetition time, and distortion that is corrected in both, or alike in both.
+    time and repetition time, and distortion that is corrected in both, or the same in both.
 
     Parameters
     ----------
     runs : sequence of DwiRun
-        Of one participant.
+        Runs of one participant.
     corrected : collection of path
         Images of the runs whose distortion is corrected with a field map.
     b0_threshold : float
@@ -62,7 +61,7 @@ def plan_joined(
     Returns
     -------
     list of Joined
-        Each of two runs at least.
+        Each of at least two runs.
     list of str
         Why other runs of a session are not joined, in plain sentences.
     """
@@ -88,25 +87,25 @@ def plan_joined(
 
 
 def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> str:
-    """Say why two runs are not joined; nothing where they are."""
+    """Explain why two runs are not joined; empty if they are."""
     one, two = (read_header(run.image.path) for run in (first, other))
     if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
-        return "the sizes of their voxels differ"
+        return "their voxel sizes differ"
     if not same_axes(one.affine, two.affine):
-        return "their voxel axes run another way"
+        return "their voxel axes point in different directions"
     for key, needed in (("EchoTime", True), ("RepetitionTime", False)):
         times = [_seconds(run.image.metadata.get(key)) for run in (first, other)]
         if None in times and (needed or times[0] is not times[1]):
-            return f"the sidecars do not both give {key}, and contrast depends on it"
+            return f"{key} is missing in a sidecar, and contrast depends on it"
         if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
             return f"they differ in {key} ({times[0]:g} and {times[1]:g} s), and so in contrast"
     unwarped = [run.image.path in corrected for run in (first, other)]
     if all(unwarped):
         return ""
     if any(unwarped):
-        return "the distortion of one is corrected, and that of the other is not"
+        return "distortion is corrected in only one of them"
     if first.phase_encoding is None or first.phase_encoding != other.phase_encoding:
-        return "their distortion is not corrected, and not known to be alike"
+        return "their distortion is not corrected, and not known to be the same"
     readouts = first.readout_time, other.readout_time
     if readouts[0] and readouts[1] and abs(readouts[0] - readouts[1]) > SAME * readouts[0]:
         return "their distortion is not corrected, and their readout times differ"
@@ -119,7 +118,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
-    """Describe some runs as one."""
+    """Describe several runs as one."""
     first = runs[0]
     shared = {
         key: value

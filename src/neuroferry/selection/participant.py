@@ -1,7 +1,7 @@
-"""What is done with a participant: decided here, once, as a value that everything else reads.
+"""Plan of the processing of a participant, made once and read by everything else.
 
 Checks, warnings, ``--dry-run``, the graph, SLURM jobs and the receipts of finished participants
-take a `ParticipantPlan`; none of them looks into the dataset again.
+use a `ParticipantPlan`; none of them reads the dataset again.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ FIELDMAP_SUFFIXES = (
 
 @dataclass(frozen=True)
 class BoldPlan:
-    """What is done with one BOLD run.
+    """Plan of one BOLD run.
 
     Attributes
     ----------
     run : BoldRun
-        The run, with its settled repetition time, slice times and echo times.
+        The run, with its final repetition time, slice times and echo times.
     fieldmap : FieldmapPlan
-        What corrects its distortion, and what decided that.
+        Its distortion correction, and the basis of that decision.
     spaces : tuple of BoldSpace
         Spaces that the series is written in.
     anatomy : str or None
         `AnatomyPlan.node` of the anatomy that it is registered to.
     precomputed : mapping of str to str
-        Files that replace steps, by the part that they are.
+        Files that replace steps, by part.
     cited : mapping of str to list of str
         BIDS URIs of these.
     """
@@ -60,14 +60,14 @@ class BoldPlan:
 
 @dataclass(frozen=True)
 class DwiPlan:
-    """What is done with one DWI run.
+    """Plan of one DWI run.
 
     Attributes
     ----------
     run : DwiRun
-        The run, with its settled gradients, phase encoding and readout time.
+        The run, with its final gradients, phase encoding and readout time.
     fieldmap : FieldmapPlan
-        What corrects its distortion, and what decided that.
+        Its distortion correction, and the basis of that decision.
     anatomy : str or None
         `AnatomyPlan.node` of the anatomy that it is registered to.
     in_t1w : bool
@@ -82,7 +82,7 @@ class DwiPlan:
 
 @dataclass(frozen=True)
 class ParticipantPlan:
-    """What is done with one participant.
+    """Plan of one participant.
 
     Attributes
     ----------
@@ -95,15 +95,15 @@ class ParticipantPlan:
     dwi : tuple of DwiPlan
         DWI runs, in the order of their names.
     joined : tuple of Joined
-        DWI runs that are processed together in the space of the T1w image.
+        DWI runs that are joined in the space of the T1w image.
     problems : tuple of Problem
-        Everything that is wrong with the participant's data, or left out.
+        All problems of the participant's data, and everything that is skipped.
     inputs : tuple of Path
         Files that results depend on.
 
     Notes
     -----
-    Images in it carry no raw metadata: what they say is settled in the plan, so that two
+    Its images have no raw metadata: the plan holds everything derived from them, so that two
     participants with equal plans have equal graphs.
     """
 
@@ -126,12 +126,12 @@ class ParticipantPlan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that results depend on but the content of the input files."""
+        """SHA-256 of everything that results depend on except the content of the input files."""
         return hashlib.sha256(repr(replace(self, problems=())).encode()).hexdigest()
 
 
 def wanted_suffixes(config: WorkflowConfig) -> tuple[str, ...]:
-    """Name the kinds of image that the workflows read."""
+    """List the suffixes of the images that the workflows read."""
     workflows = config.chosen
     suffixes = ["T1w"]
     if "func" in workflows:
@@ -149,14 +149,14 @@ def plan_participant(
     spaces: OutputSpaces,
     derivatives: Mapping[str, Path] | None = None,
 ) -> ParticipantPlan:
-    """Decide what is done with a participant.
+    """Plan the processing of a participant.
 
     Parameters
     ----------
     subject : Subject
-        Images that can be read, see `neuroferry.bids.validate.check_subjects`.
+        Participant with readable images, see `neuroferry.bids.validate.check_subjects`.
     config : WorkflowConfig
-        What is computed.
+        Settings of the workflows.
     spaces : OutputSpaces
         Output spaces, parsed from the same settings.
     derivatives : mapping of str to pathlib.Path, optional
@@ -165,8 +165,8 @@ def plan_participant(
     Returns
     -------
     ParticipantPlan
-        With every problem of the participant. Where nothing can be done it has no work, and
-        a problem says why.
+        With every problem of the participant. If nothing can be done it has no work, and a
+        problem says why.
     """
     planner = _Planner(subject, config, spaces, derivatives or {})
     try:
@@ -182,7 +182,7 @@ def plan_participant(
 
 
 class _Planner:
-    """Plans one participant; problems gather while it does."""
+    """Planner of one participant, which collects problems on the way."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class _Planner:
         self.problems += [Problem(f"sub-{label}: {t}", severity, None, label) for t in texts]
 
     def _check_runs(self) -> tuple[list[BoldRun], list[DwiRun]]:
-        """Read the runs, and leave the unusable ones out of all that follows."""
+        """Read the runs, and remove the unusable ones."""
         bold: list[BoldRun] = []
         dwi: list[DwiRun] = []
         if "func" in self._config.chosen:
@@ -243,7 +243,7 @@ class _Planner:
         config = self._config
         for run in runs:
             anatomy = anatomies.of_session.get(run.session)
-            # a transform is to one T1w image: the only one, or the one that it came with
+            # a transform belongs to one T1w image: the only one, or the one it was computed with
             came_with_it = (
                 anatomy is not None
                 and anatomy.source == "precomputed"
@@ -257,7 +257,7 @@ class _Planner:
                 if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
                     raise
                 path, label = run.reference.path, self._subject.label
-                text = f"{path} is left out: {error}"
+                text = f"{path} is skipped: {error}"
                 self.problems.append(Problem(text, "error", path, label))
                 continue
             fieldmap = choose_fieldmap(
@@ -281,7 +281,7 @@ class _Planner:
             fieldmap = choose_dwi_fieldmap(
                 self._subject, run, ignore=config.ignore, b0_threshold=config.b0_threshold
             )
-            if run.phase_encoding is not None:  # its absence was said of the run itself
+            if run.phase_encoding is not None:  # its absence was reported for the run itself
                 self._add("warning", fieldmap.warnings)
             yield DwiPlan(
                 run,
@@ -291,7 +291,7 @@ class _Planner:
             )
 
     def _join(self, plans: Sequence[DwiPlan]) -> list[Joined]:
-        """Join the runs of a session, where both are in the space of the T1w image."""
+        """Join the runs of a session that are written in the space of the T1w image."""
         if "dwi-joining" in self._config.ignore:
             return []
         in_t1w = [plan for plan in plans if plan.in_t1w]
@@ -316,8 +316,8 @@ class _Planner:
     ) -> None:
         asked = self._config.workflows
         kinds = (
-            ("func", bold, "BOLD", "without coregistration, template space and tissues"),
-            ("dwi", dwi, "DWI", "without coregistration, template space and bundles"),
+            ("func", bold, "BOLD", "without coregistration, template space or tissues"),
+            ("dwi", dwi, "DWI", "without coregistration, template space or bundles"),
         )
         for workflow, runs, word, without in kinds:
             if not runs and workflow in asked:
@@ -329,12 +329,12 @@ class _Planner:
 def _anatomy_notes(
     sessions: Sequence[str | None], anatomies: Anatomies, runs: str, without: str
 ) -> Iterator[str]:
-    """Say which sessions' runs have no anatomy, or that of another session."""
+    """Report the sessions whose runs have no anatomy, or that of another session."""
     for session in dict.fromkeys(sessions):
         plan = anatomies.of_session.get(session)
         where = f" of ses-{session}" if session else ""
         if plan is None:
-            yield f"there is no T1w image. The {runs}{where} stay in their own space, {without}"
+            yield f"there is no T1w image. The {runs}{where} stay in native space, {without}"
             return
         if plan.source == "computed" and plan.session != session:
             yield f"the {runs}{where} use the T1w image of ses-{plan.session}"
@@ -370,7 +370,7 @@ def _texts(files: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _bare(plan: ParticipantPlan) -> ParticipantPlan:
-    """Leave the raw metadata of the images out."""
+    """Remove the raw metadata of the images."""
 
     def bare(image: Image) -> Image:
         return replace(image, metadata={})

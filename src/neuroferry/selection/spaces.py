@@ -1,4 +1,4 @@
-"""Output spaces: parsed once from the command line's words, then asked by everything else."""
+"""Output spaces, parsed once from the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroferry.templates import (
 )
 
 #: Voxel size of BOLD series in template space, mm, and the label of that grid: 1 mm would be
-#: eight times the data and hold no more information.
+#: eight times the data without more information.
 BOLD_RESOLUTION = 2
 _BOLD = ("bold", "func")
 _ANATOMICAL = ("T1w", "anat")
@@ -34,7 +34,7 @@ class BoldSpace:
         ``bold``, ``T1w`` or the template's.
     resolution : int or None
         In the built-in template's space the voxel size in mm, in another template's the label
-        of the grid; None where voxels are the BOLD's own.
+        of the grid; None for the BOLD's own voxel size.
     template : OtherTemplate or None
         The template, unless it is the built-in one.
 
@@ -50,7 +50,7 @@ class BoldSpace:
 
     @property
     def is_native(self) -> bool:
-        """Whether it is the space of the BOLD itself."""
+        """Whether it is the native space of the BOLD run."""
         return self.name == "bold"
 
     @property
@@ -89,12 +89,12 @@ class BoldSpace:
 
     @property
     def kind(self) -> str:
-        """The same for every template, at whatever resolution."""
+        """Kind of space, the same for all templates and resolutions."""
         return "template" if self.in_template else self.node
 
     @property
     def text(self) -> str:
-        """As it is written on the command line.
+        """The space as written on the command line.
 
         >>> BoldSpace("MNI152NLin2009aSym", 2).text
         'MNI152NLin2009aSym:res-2'
@@ -107,20 +107,20 @@ class BoldSpace:
 
 
 def anat2std_field(template: OtherTemplate | None) -> str:
-    """Name the field with the transform from the T1w image to a template."""
+    """Build the name of the field with the transform from the T1w image to a template."""
     return "anat2std_xfm" if template is None else f"anat2{template.node}_xfm"
 
 
 @dataclass(frozen=True)
 class OutputSpaces:
-    """The spaces that a run was asked for.
+    """The requested output spaces.
 
     Attributes
     ----------
     requested : tuple of SpaceName
         Each as parsed, in the order given; ``bold`` and ``T1w`` for the native ones.
     templates : tuple of OtherTemplate
-        The templates of the user's TemplateFlow folder among them, each once.
+        Those from the user's TemplateFlow folder, each once.
     """
 
     requested: tuple[SpaceName, ...]
@@ -148,7 +148,7 @@ class OutputSpaces:
         return int(self.std_label or 1)
 
     def resolutions_of(self, template: OtherTemplate) -> tuple[str | None, ...]:
-        """List the grids of another template that were asked for, each once."""
+        """List the requested grids of another template, each once."""
         key = (template.name, template.cohort)
         wanted = (s.resolution for s in self.requested if (s.name, s.cohort) == key)
         return tuple(dict.fromkeys(wanted))
@@ -161,16 +161,15 @@ class OutputSpaces:
         Parameters
         ----------
         with_anat : bool
-            Whether there is an anatomy. Without one only the BOLD's own space can be had.
+            Whether there is an anatomy. Without one only the BOLD's own space is possible.
         templates : collection of OtherTemplate, optional
-            Other templates that the anatomy has a transform to; by default all.
+            Other templates to which the anatomy has transforms; by default all.
 
         Returns
         -------
         tuple of BoldSpace
-            Each once, in the order asked for. In template space voxels are 2 mm unless
-            ``res`` says something else; of another template it is the grid with the label 2,
-            or its registration grid.
+            Each once, in the requested order. In template space voxels are 2 mm unless ``res`` is
+            given; for another template it is the grid with the label 2, or its registration grid.
         """
         if not with_anat:
             return (BoldSpace("bold"),)
@@ -207,14 +206,14 @@ def parse_output_spaces(
         ``:res-4``, and templates of `templateflow_home` as ``NAME``, ``NAME:res-2`` or
         ``NAME:cohort-1:res-2``.
     templateflow_home : pathlib.Path or None
-        Folder with templates of TemplateFlow.
+        Folder with TemplateFlow templates.
 
     Raises
     ------
     UsageError
-        For a text that is not an output space, or a template without a folder to take it from.
+        For a text that is not an output space, or a template without a TemplateFlow folder.
     InputError
-        For a template that the folder does not have.
+        For a template that is not in the folder.
 
     Examples
     --------
@@ -251,7 +250,7 @@ def _parse(text: str) -> SpaceName:
     space = parse_space(text)
     if space is None:
         raise UsageError(
-            f"'{text}' is not an output space: write the space of a template as NAME, NAME:res-2 "
+            f"'{text}' is not an output space: write a template's space as NAME, NAME:res-2 "
             "or NAME:cohort-1:res-2."
         )
     return space

@@ -167,7 +167,7 @@ def test_an_empty_mask_is_drawn_and_said(head, tmp_path):
 def test_images_on_two_grids_are_refused_by_name(head, tmp_path):
     other = save(tmp_path / "other.nii.gz", np.ones((5, 6, 7), np.uint8))
     with pytest.raises(
-        GeometryError, match=r"brain mask lies on another grid than the image \(5 x 6 x 7"
+        GeometryError, match=r"brain mask is on a different grid from the image \(5 x 6 x 7"
     ):
         pictures.draw_brain(head["ref"], other)
 

@@ -70,5 +70,5 @@ def test_what_cannot_be_corrected(files):
     with pytest.raises(InputError, match="2 b-values for the 5 volumes"):
         CorrectB0Bias(**{**files, "bval": "short.bval"}).run()
     nb.Nifti1Image(np.ones((9, 9, 9), np.uint8), AFFINE).to_filename("other.nii")
-    with pytest.raises(GeometryError, match="another grid"):
+    with pytest.raises(GeometryError, match="a different grid"):
         CorrectB0Bias(**{**files, "mask": "other.nii"}).run()

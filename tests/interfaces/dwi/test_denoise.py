@@ -195,5 +195,5 @@ def test_the_step_takes_the_floor_out(tmp_path, monkeypatch):
     made = nb.load(CorrectRician(**files).run().outputs.out_file)
     np.testing.assert_allclose(made.get_fdata()[1:], true[1:], atol=0.1)
     np.testing.assert_allclose(made.get_fdata()[0], true[0], atol=0.05)
-    with pytest.raises(GeometryError, match="another grid"):
+    with pytest.raises(GeometryError, match="a different grid"):
         CorrectRician(**{**files, "noise_map": save("x.nii", sigma, SAGITTAL)}).run()

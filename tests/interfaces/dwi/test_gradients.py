@@ -130,9 +130,9 @@ def test_shells():
     [
         ([0, 2000, 2000], [0, 1, 0.9995], [0, 2000, 2000], None),  # digits
         ([0, 2000, 2000], [0, 1, 0.5**0.5], [0, 2000, 1000], "squared length"),
-        ([0, 1000, 2000], [0, 0.5**0.5, 1], [0, 1000, 2000], "taken as they are written"),
-        ([0, 1000, 1000], [0, 3, 3], [0, 1000, 1000], "taken as they are written"),
-        ([0, 1000, 1000], [0, 0.5, 0.5], [0, 1000, 1000], "taken as they are written"),
+        ([0, 1000, 2000], [0, 0.5**0.5, 1], [0, 1000, 2000], "used as written"),
+        ([0, 1000, 1000], [0, 3, 3], [0, 1000, 1000], "used as written"),
+        ([0, 1000, 1000], [0, 0.5, 0.5], [0, 1000, 1000], "used as written"),
         ([0, 2000, 2000], [0, 1, 0.1], [0, 2000, 20], "squared length"),  # one becomes b0
     ],
 )
@@ -156,7 +156,7 @@ def test_files_in_other_shapes(tmp_path):
     np.savetxt(tmp_path / "turned.bvec", vectors, delimiter=",")
     found, (note,) = read_bvecs(tmp_path / "turned.bvec")
     np.testing.assert_allclose(found, vectors)
-    assert "three columns where FSL's format has three rows" in note
+    assert "three columns instead of the three rows of FSL's format" in note
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_files_in_other_shapes(tmp_path):
         ("0 1000", "0 1\n0 0\n0", "3 rows of 2, 2, 1 numbers"),
         ("0 1000", "0 1\n0 0", "2 rows of 2, 2 numbers"),
         ("0 1000", "0 1 1\n0 0 0\n0 0 0", "2 b-values and 3 directions"),
-        ("0 1000\n0 1000", "0 1\n0 0\n0 0", "holds 2 rows"),
-        ("0 abc", "0 1\n0 0\n0 0", "other than numbers in line 1"),
+        ("0 1000\n0 1000", "0 1\n0 0\n0 0", "has 2 rows"),
+        ("0 abc", "0 1\n0 0\n0 0", "has a value that is not a number in line 1"),
         ("", "0 1\n0 0\n0 0", "is empty"),
         ("0 nan", "0 1\n0 0\n0 0", "volume 1 .counted from 0. is missing or negative"),
         ("0 -5", "0 1\n0 0\n0 0", "missing or negative"),

@@ -245,7 +245,7 @@ def test_one_volume_or_none_left(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none are left"):
         find_reference(series, 3)
     np.testing.assert_allclose(find_reference(series, 2).volume.data, volume, atol=0.5)
-    with pytest.raises(GeometryError, match="another grid"):
+    with pytest.raises(GeometryError, match="a different grid"):
         estimate_motion(series, Volume(volume[:-1], mh.AFFINE))
 
 

@@ -144,7 +144,7 @@ def test_crop_keeps_the_world():
 
 def test_mask_on_another_grid_is_refused(tmp_path, image):
     path = write(tmp_path, np.ones((9, 10, 12), dtype=np.uint8))
-    with pytest.raises(GeometryError, match="another grid"):
+    with pytest.raises(GeometryError, match="a different grid"):
         load_mask(path, Volume(image, np.eye(4)))
     path = write(tmp_path, np.zeros((9, 10, 11), dtype=np.uint8))
     with pytest.raises(InputError, match="empty"):

@@ -30,7 +30,7 @@ def node_names(workflow):
 
 @pytest.fixture
 def precomputed(tmp_path):
-    """Paths that exist, so that a graph with them can be built."""
+    """Make existing files, so that a graph with them can be built."""
     for name in ("mask", "dseg", "gm", "wm", "csf"):
         nb.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_filename(
             tmp_path / f"{name}.nii.gz"
@@ -108,7 +108,7 @@ def test_memory_is_near_what_was_measured(shape, peaks):
 
 @pytest.fixture(scope="module")
 def finished(phantom_bids, tmp_path_factory):
-    """The workflow's outputs for one phantom at 3 mm, fast and coarse."""
+    """Run the workflow on one phantom at 3 mm, fast and coarse."""
     t1w = phantom_bids / "sub-01/anat/sub-01_T1w.nii.gz"
     workflow = init_anat_wf(
         t1w_shapes=[nb.load(t1w).shape], std_resolution=3, sloppy=True, name="anat_wf"

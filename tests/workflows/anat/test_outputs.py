@@ -41,7 +41,7 @@ def raw(tmp_path):
 
 
 def run_derivatives(tmp_path, raw, out, **options):
-    """Write the derivatives of two runs of one session out of made-up results."""
+    """Write the derivatives of two T1w images of one session from made-up results."""
     sources = [str(raw / f"{SESSION}_run-{run}_T1w.nii.gz") for run in (1, 2)]
     workflow = init_anat_derivatives_wf(
         out_dir=out, bids_dir=raw, source_files=sources, seed=7, **options
@@ -153,7 +153,7 @@ def test_sidecars_of_what_was_computed_elsewhere_name_its_dataset(tmp_path, raw)
     for part, name in names.items():
         sidecar = json.loads((out / f"{SESSION}_{name}.json").read_text())
         assert sidecar["Sources"] == GIVEN[part]
-        assert "computed elsewhere" in sidecar["Description"]
+        assert "precomputed" in sidecar["Description"]
         assert "RandomSeed" not in sidecar
     # A transform in ITK's text stays one, and what it carried cites it by that name.
     assert (out / f"{SESSION}_{there}.txt").is_file()

@@ -1,4 +1,4 @@
-"""The graph that draws the anatomical steps, run on images small enough to do so."""
+"""The reportlets of the anatomical steps, run on small images."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The diffusion workflow: which steps a run's data and settings put into its graph."""
+"""The diffusion workflow: the steps in its graph, by data and settings."""
 
 import nibabel as nb
 import numpy as np
@@ -15,7 +15,7 @@ EPI = {**DWI, "PhaseEncodingDirection": "j"}
 
 @pytest.fixture
 def person(tmp_path):
-    """Makes a participant with one DWI run of given shells, and other images."""
+    """Return a function that makes a participant with a DWI run and other images."""
 
     def make(shells=((1000, 12),), *, n_b0=2, metadata=DWI, others=("T1w",)):
         bvals = [0.0] * n_b0 + [float(b) for b, count in shells for _ in range(count)]
@@ -49,7 +49,7 @@ def graph(subject, tmp_path, **settings):
 
 
 def names(found):
-    """Names of the steps of the run."""
+    """List the names of the steps of the run."""
     return {name.rpartition(".")[2] for name in found if name.startswith("dwi_wf.")}
 
 
@@ -138,7 +138,7 @@ def test_the_space_of_the_t1w_image_is_made_on_request(person, tmp_path):
     sidecar = found["dwi_wf.dwi_derivatives_wf.write_dwi_preproc_t1w"].inputs.metadata
     assert sidecar["SpatialReference"] == "T1w"
     assert any("from-dwiref_to-T1w" in source for source in sidecar["Sources"])
-    assert "in the space of the T1w image" in workflow.visit_desc()
+    assert "resampled into the space of the T1w image" in workflow.visit_desc()
     assert found["dwi_wf.dwi_reports_wf.draw_summary"].inputs.spaces == ["T1w"]
 
 
@@ -185,14 +185,19 @@ def test_without_an_axis_of_phase_encoding(person, tmp_path):
     found, _, workflow = graph(person(metadata={}), tmp_path)
     node = found["dwi_wf.fit_wf.estimate_eddy"]
     assert not isinstance(node.inputs.phase_encoding, str)
-    assert "eddy currents were" not in workflow.visit_desc()
+    assert "eddy-current distortion were" not in workflow.visit_desc()
 
 
 def test_the_methods_name_what_is_done(person, tmp_path):
     _, _, workflow = graph(person(others=("T1w", "epi")), tmp_path)
     text = workflow.visit_desc()
-    wanted_words = ("14 volumes", "12 of b = 1000", "eddy currents", "opposite phase-encoding")
-    for wanted in (*wanted_words, "lost their signal"):
+    wanted_words = (
+        "14 volumes",
+        "12 of b = 1000",
+        "eddy-current distortion were",
+        "opposite phase-encoding",
+    )
+    for wanted in (*wanted_words, "signal dropout"):
         assert wanted in text, wanted
 
 

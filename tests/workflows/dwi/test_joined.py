@@ -1,4 +1,4 @@
-"""Runs of a session that are joined: which ones, and what is built for them."""
+"""Joined DWI runs of a session: their choice, and their graph."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ PA = {**AP, "PhaseEncodingDirection": "j"}
 
 @pytest.fixture
 def person(tmp_path):
-    """Makes a participant with a T1w image and DWI runs, by the entities of each."""
+    """Return a function that makes a participant with a T1w image and DWI runs, by entities."""
 
     def make(*scans):
         made = []
@@ -53,7 +53,7 @@ def person(tmp_path):
 
 
 def halves(**second):
-    """Two runs alike but for what is said of the second."""
+    """Describe two runs that only differ in the given facts about the second."""
     one = ({"acq": "multi", "run": "1"}, 1000.0, 15, AP, AFFINE)
     two = {"entities": {"acq": "multi", "run": "2"}, "b": 1000.0, "count": 15} | second
     return one, (
@@ -90,12 +90,12 @@ def test_two_halves_are_one(person):
         ({"metadata": {**AP, "RepetitionTime": 5}}, "differ in RepetitionTime"),
         (
             {"metadata": {k: v for k, v in AP.items() if k != "EchoTime"}},
-            "do not both give EchoTime",
+            "EchoTime is missing in a sidecar",
         ),
-        ({"metadata": PA}, "not known to be alike"),
+        ({"metadata": PA}, "not known to be the same"),
         ({"metadata": {**AP, "TotalReadoutTime": 0.05}}, "readout times differ"),
-        ({"affine": np.diag([2.5, 3, 4, 1])}, "sizes of their voxels"),
-        ({"affine": np.diag([-3.0, 3, 4, 1])}, "axes run another way"),
+        ({"affine": np.diag([2.5, 3, 4, 1])}, "voxel sizes differ"),
+        ({"affine": np.diag([-3.0, 3, 4, 1])}, "axes point in different directions"),
     ],
 )
 def test_runs_that_differ_are_not_joined(person, second, why):
@@ -113,7 +113,7 @@ def test_distortion_decides_between_directions(person):
     assert len(plan_joined(runs, paths)[0]) == 1
     found, (reason,) = plan_joined(runs, paths[:1])
     assert found == []
-    assert "the distortion of one is corrected" in reason
+    assert "distortion is corrected in only one" in reason
 
 
 def test_runs_of_other_sessions_are_nothing_to_each_other(person):
@@ -155,7 +155,7 @@ def test_what_is_built_for_them(person, tmp_path):
     assert len(sidecar["Sources"]) == 4
     entities = found[f"{HERE}.dwi_derivatives_wf.write_fa"].inputs.entities[0]
     assert (entities["space"], entities["reconstruction"]) == ("T1w", "joined")
-    assert "were put together" in workflow.visit_desc()
+    assert "were concatenated" in workflow.visit_desc()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The functional workflow of a run: it builds for each kind of run, and names its files."""
+"""The functional workflow of a run: graphs for each kind of run, and names of its files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ TIMES = tuple(i % 2 * 0.5 for i in range(10))
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Makes a run with some echoes; the images are there, but hold nothing."""
+    """Return a function that makes a run with some echoes and empty image files."""
 
     def make(n_echoes=1, *, slice_times=(), shape=(20, 22, 10), n_volumes=6):
         echoes = []
@@ -227,7 +227,7 @@ def test_what_was_given_is_cited_and_has_no_report(make_run, tmp_path):
     stem = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-2_"
     reference = found[f"{stem}desc-hmc_boldref.nii.gz"].inputs
     assert reference.metadata["Sources"] == given["bold_ref"]
-    assert reference.metadata["Description"].endswith("; computed elsewhere")
+    assert reference.metadata["Description"].endswith("; precomputed")
     assert "RandomSeed" not in reference.metadata
     assert not isdefined(reference.metadata_key)
     for way in ("from-boldref_to-T1w", "from-T1w_to-boldref"):

@@ -1,4 +1,4 @@
-"""The graphs of confounds and of a BOLD run's pictures, run on a small run."""
+"""The graphs of a BOLD run's confounds and reportlets, executed on a small run."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def ball(shape, affine, radius):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A ball of a brain in a BOLD series and in a T1w image whose head lies elsewhere."""
+    """Write a spherical brain as BOLD series and as T1w image at another position."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(5)
     radii = (27, 22, 10)
