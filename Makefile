@@ -18,10 +18,13 @@ SHELL := /bin/bash
 .PHONY: help demo test test-fast lint docs image venv generated lock clean
 
 DEMO := demo
-# Which lines were run; all runs of the tests go into one file.
+DOCTESTS := --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Which lines were run; all runs of the tests go into one file. Not where memory is measured.
 COVERAGE := --cov --cov-append --cov-report=
 # Tests that watch memory and schedulers, or fill the machine by themselves.
 ALONE := tests/engine tests/cluster
+MEMORY := tests/engine/test_usage.py
 SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv
 SNIPPETS := src/neuroferry/engine/slurm/submit.sh src/neuroferry/engine/slurm/watch.sh
 
@@ -48,20 +51,22 @@ test:
 	$(MAKE) --no-print-directory lint VENV="$$venv" || status=1; \
 	$(MAKE) --no-print-directory docs VENV="$$venv" || status=1; \
 	if [[ $$apptainer ]]; then export NEUROFERRY_NEEDS_IMAGE=1; fi; \
-	run() { "$$venv/bin/python" -m pytest $(COVERAGE) "$$@" || status=1; }; \
+	run() { "$$venv/bin/python" -m pytest "$$@" || status=1; }; \
 	rm -f .cache/coverage; \
-	run tests $(ALONE:%=--ignore=%) --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry \
-		-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder; \
-	run $(ALONE); \
+	run tests $(ALONE:%=--ignore=%) $(DOCTESTS) $(SIDE_BY_SIDE) $(COVERAGE); \
+	run tests/engine --ignore=$(MEMORY) $(COVERAGE); \
+	run $(MEMORY) tests/cluster; \
 	"$$venv/bin/python" -m coverage report --skip-covered --sort=cover || true; \
 	exit $$status
 
 test-fast:
 	@$(call provision,--test); \
 	venv=$$(containers/venv); \
-	"$$venv/bin/python" -m pytest tests --ignore=tests/cluster -m 'not slow and not cluster' \
-		--doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry \
-		-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	status=0; \
+	run() { "$$venv/bin/python" -m pytest -m 'not slow and not cluster' "$$@" || status=1; }; \
+	run tests $(ALONE:%=--ignore=%) $(DOCTESTS) $(SIDE_BY_SIDE); \
+	run $(ALONE) --ignore=tests/cluster; \
+	exit $$status
 
 image:
 	@containers/provision

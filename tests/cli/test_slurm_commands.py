@@ -16,6 +16,8 @@ from neuroferry.engine.record import RunRecord
 from neuroferry.errors import UsageError
 from neuroferry.files import read_toml
 
+pytestmark = pytest.mark.slow
+
 
 def _folders():
     return {"bids_dir": "b", "output_dir": "o"}

@@ -22,6 +22,8 @@ from neuroferry.engine.resources import memory_in_use
 from neuroferry.engine.usage import ProcessTable, Watch, headroom_gb, kill_tree
 from neuroferry.errors import StepsFailedError
 
+pytestmark = pytest.mark.slow
+
 
 def take(gb, seconds=1.5, after=None):
     import time

@@ -18,6 +18,8 @@ from neuroferry.phantom import files
 from neuroferry.phantom.fmap import GRE_ECHO_TIMES, PHASE_UNIT
 from neuroferry.phantom.score import dice, effect_recovery
 
+pytestmark = pytest.mark.slow
+
 
 def load(path):
     return np.asarray(nb.load(path).dataobj, dtype=np.float32)

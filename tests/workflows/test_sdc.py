@@ -11,6 +11,8 @@ from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.templates import load_template
 from neuroferry.workflows.sdc import OUTPUTS, init_sdc_wf
 
+pytestmark = pytest.mark.slow
+
 AFFINE = np.array([[-5.0, 0, 0, 92], [0, 5.0, 0, -122], [0, 0, 5.0, -62], [0, 0, 0, 1]])
 SHAPE = (38, 44, 28)
 ENCODED: dict[str, Any] = {"phase_encoding": "j-", "readout_time": 0.03}

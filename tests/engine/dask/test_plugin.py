@@ -21,6 +21,8 @@ from neuroferry.engine import DaskPlugin, MultiProcPlugin, RunRecord
 from neuroferry.engine.record import read_events, summarise
 from neuroferry.errors import SchedulerError, StepsFailedError, UsageError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("distributed")
 
 

@@ -21,6 +21,8 @@ from neuroferry.interfaces.image.transforms import (
 from neuroferry.phantom.score import dice
 from neuroferry.templates import load_template
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = SynSettings(resolution=4, iterations=(20, 20), smoothing=2.0, step=0.25)
 
 

@@ -22,6 +22,8 @@ from neuroferry.interfaces.dwi.gradients import Gradients, write_gradients
 from neuroferry.interfaces.dwi.models import models_for, order_for
 from neuroferry.interfaces.image.series import open_series
 
+pytestmark = pytest.mark.slow
+
 needs_mrtrix = pytest.mark.skipif(
     shutil.which("dwi2fod") is None, reason="MRtrix3 is not installed"
 )

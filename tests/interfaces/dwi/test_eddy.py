@@ -19,6 +19,8 @@ from neuroferry.interfaces.dwi.outliers import read_outliers
 from neuroferry.interfaces.dwi.resample import ResampleDwi
 from neuroferry.interfaces.epi.motion_table import read_motion_xfms, write_motion_xfms
 
+pytestmark = pytest.mark.slow
+
 N = 12
 SPOILT = (5, 17)
 # A volume with dropout in a third of its slices.

@@ -32,6 +32,8 @@ from neuroferry.interfaces.epi.motion_table import write_motion_xfms
 from neuroferry.interfaces.image.images import Volume, inverse
 from neuroferry.interfaces.image.series import open_series
 
+pytestmark = pytest.mark.slow
+
 N = 16
 N_B0 = 1
 LOST = {3: (12, 13), 7: (9, 12, 15, 18), 11: (17,)}

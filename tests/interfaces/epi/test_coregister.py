@@ -24,6 +24,8 @@ from neuroferry.interfaces.image.images import (
 from neuroferry.interfaces.image.transforms import read_itk_affine
 from neuroferry.templates import load_template
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def anatomy():

@@ -19,6 +19,8 @@ from neuroferry.interfaces.func.reference import FindReference, count_dummies, f
 from neuroferry.interfaces.image.images import Volume, save_nifti
 from neuroferry.interfaces.image.series import open_series
 
+pytestmark = pytest.mark.slow
+
 N = 12
 
 
