@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import nibabel as nb
+import numpy as np
 import pytest
 from nipype.pipeline.engine.utils import generate_expanded_graph
 from other_template import NAME, write_template
@@ -250,3 +252,63 @@ def test_a_template_that_cannot_be_reached_is_an_error_and_the_rest_is_done(peop
     (problem,) = [problem for problem in plan.problems if problem.severity == "error"]
     assert f"no outputs are written in {NAME}" in problem.message
     assert "Add the transform to the derivatives" in problem.message
+
+
+def texts(plan, severity="warning"):
+    return " ".join(p.message for p in plan.problems if p.severity == severity)
+
+
+def test_a_session_with_a_t1w_image_of_its_own_takes_no_other_sessions_anatomy(tmp_path):
+    images = {f"ses-{s}/{i}": BOLD for s in "ab" for i in ("anat/T1w", "func/task-rest_bold")}
+    subject = write_dataset(tmp_path / "bids", images)
+    derivatives = {"mine": write_anatomy(tmp_path / "deriv", session="a")}
+    plan = plan_of(subject, workflows=("func",), derivatives=derivatives)
+    sources = {bold.run.session: plan.anatomy(bold.anatomy).source for bold in plan.bold}
+    assert sources == {"a": "precomputed", "b": "computed"}
+
+
+def test_requests_that_change_nothing_are_named(people, tmp_path):
+    subject = people[0]["BOLD alone"][1]
+    incomplete = write_anatomy(tmp_path / "deriv")
+    (incomplete / "sub-01" / "anat" / "sub-01_label-CSF_probseg.nii.gz").unlink()
+    plan = plan_of(subject, workflows=("anat", "func"), derivatives={"mine": incomplete})
+    said = texts(plan)
+    assert "nothing in the derivatives 'mine' is used" in said
+    assert "there is no T1w image, so anat cannot be computed" in said
+    sizes = (f"{TEMPLATE}:res-3", f"{TEMPLATE}:res-2")
+    plan = plan_of(people[0]["BOLD"][1], workflows=("anat", "func"), output_spaces=sizes)
+    assert "with voxels of 2 mm only, although 2 resolutions are requested" in texts(plan)
+    assert [space.resolution for space in plan.bold[0].spaces] == [3, 2]
+
+
+def test_every_session_without_a_t1w_image_is_named(tmp_path):
+    images = {f"ses-{session}/func/task-rest_bold": BOLD for session in "ab"}
+    plan = plan_of(write_dataset(tmp_path / "bids", images), workflows=("func",))
+    assert "The BOLD runs of ses-a and ses-b stay in native space" in texts(plan)
+
+
+def test_a_run_whose_precomputed_parts_cannot_be_read_is_skipped_alone(people, tmp_path):
+    func = tmp_path / "deriv" / "sub-01" / "func"
+    func.mkdir(parents=True)
+    bids = people[0]["BOLD"][0] / "bids" / "sub-01" / "func" / "sub-01_task-rest_bold.nii.gz"
+    image = nb.nifti1.load(bids)
+    reference = nb.Nifti1Image(np.ones(image.shape[:3], np.int16), image.affine)
+    reference.to_filename(func / "sub-01_task-rest_desc-hmc_boldref.nii.gz")
+    stem = "sub-01_task-rest_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"
+    (func / stem).symlink_to(tmp_path / "nowhere")
+    derivatives = {"mine": tmp_path / "deriv"}
+    plan = plan_of(people[0]["BOLD"][1], workflows=("func",), derivatives=derivatives)
+    assert not plan.has_work  # and no anatomy is computed for nobody
+    assert f"{stem} cannot be read" in texts(plan, "error")
+    both = plan_of(people[0]["BOLD"][1], workflows=("anat", "func"), derivatives=derivatives)
+    assert both.has_work
+    assert both.bold == ()
+
+
+def test_results_depend_on_the_files_of_their_templates(people, home):
+    options = {"output_spaces": (OTHER,), "templateflow_home": home}
+    plan = plan_of(people[0]["BOLD"][1], workflows=("func",), **options)
+    assert {path.name for path in plan.inputs if "tpl-" in path.name} == {
+        f"tpl-{NAME}_res-08_T1w.nii.gz",
+        f"tpl-{NAME}_res-08_desc-brain_mask.nii.gz",
+    }

@@ -39,9 +39,15 @@ def part_of(config: Config, plan: ParticipantPlan) -> Part:
     return Part(
         folder=config.work_dir / "neuroferry_wf" / subject_wf(plan.label),
         outputs=config.output_dir / f"sub-{plan.label}",
-        inputs=tuple(path.absolute() for path in plan.inputs),
+        inputs=tuple(path.absolute() for path in (*plan.inputs, *_settings_files(config))),
         key=hashlib.sha256(text.encode()).hexdigest(),
     )
+
+
+def _settings_files(config: Config) -> tuple[Path, ...]:
+    """List the files that settings name and that results depend on."""
+    bundles = config.workflow.bundles
+    return () if bundles is None else (bundles,)
 
 
 def take_up(config: Config, plans: Iterable[ParticipantPlan]) -> dict[str, tuple[str, ...]]:

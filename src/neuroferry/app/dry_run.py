@@ -78,7 +78,8 @@ def dry_run(
     Returns
     -------
     int
-        0 if the run fits, 75 if it does not, 65 if there is nothing to do.
+        0 if the run fits, 75 if it does not, 65 if there is nothing to do, 1 if it fits but
+        something would be skipped because of an error.
     """
     usable = [plan for plan in plans if plan.has_work]
     needs = plan_run(config, usable, resources) if usable else None
@@ -89,7 +90,10 @@ def dry_run(
         print(describe(needs, len(usable), on_cluster(command)), flush=True)
     if needs is None:
         return int(ExitCode.DATA)
-    return int(ExitCode.OK if needs.verdict != "does not fit" else ExitCode.TEMPORARY)
+    if needs.verdict == "does not fit":
+        return int(ExitCode.TEMPORARY)
+    broken = any(problem.severity == "error" for problem in problems)
+    return int(ExitCode.STEP_FAILED if broken else ExitCode.OK)
 
 
 def plan_run(config: Config, plans: list[ParticipantPlan], resources: Resources) -> Plan:

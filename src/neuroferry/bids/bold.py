@@ -256,7 +256,7 @@ def _shape_findings(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
 def _echo_time(run: Image) -> float | None:
     """Read the echo time in s; values above one second are milliseconds."""
     value = run.metadata.get("EchoTime")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         return None
     return float(value) / 1000 if value > 1 else float(value)
 

@@ -111,7 +111,11 @@ def _check(files: Mapping[str, Path], run: BoldRun) -> None:
         if difference:
             raise _of_another_run(files[part], run, f"it is on a different grid ({difference})")
     if "motion_xfms" in files:
-        text = files["motion_xfms"].read_text(encoding="utf-8", errors="replace")
+        path = files["motion_xfms"]
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
         count = sum(line.startswith("Parameters:") for line in text.splitlines())
         if count != run.n_volumes:
             why = f"it has {count} transforms, but the run has {run.n_volumes} volumes"

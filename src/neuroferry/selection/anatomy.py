@@ -268,9 +268,13 @@ def _find_whole(
     derivatives: Mapping[str, Path],
     templates: Sequence[OtherTemplate],
 ) -> Anatomy | None:
-    """Find a complete precomputed anatomy: of the session, without session, or of another."""
+    """Find a complete precomputed anatomy: of the session, or without session.
+
+    That of another session counts only for a session without a T1w image of its own.
+    """
     others = [template.label for template in templates]
-    for label in dict.fromkeys([session, None, *subject.sessions]):
+    elsewhere = () if session in _t1w_sessions(subject) else subject.sessions
+    for label in dict.fromkeys([session, None, *elsewhere]):
         found = find_anatomy(derivatives, subject.label, label, TEMPLATE_SPACE, others)
         if found is not None:
             return found
@@ -290,7 +294,7 @@ def _lacking(
     where = f" of ses-{session}" if session else ""
     return [
         f"the precomputed anatomy{where} has no transform to {_listed(missing)}, so the anatomy is"
-        " computed from the T1w image and the precomputed parts"
+        " computed from the T1w image"
     ]
 
 

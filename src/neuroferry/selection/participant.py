@@ -23,6 +23,7 @@ from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
 from neuroferry.selection.fieldmaps import FieldmapPlan, choose_fieldmap
 from neuroferry.selection.joining import Joined, plan_joined
 from neuroferry.selection.spaces import BoldSpace, OutputSpaces
+from neuroferry.templates import TEMPLATE_SPACE
 
 FIELDMAP_SUFFIXES = (
     *("phasediff", "phase1", "phase2"),
@@ -197,6 +198,7 @@ class _Planner:
 
     def plan(self) -> ParticipantPlan:
         bold_runs, dwi_runs = self._check_runs()
+        bold_runs = [run for run in bold_runs if self._suits_precomputed(run)]
         anatomies = plan_anatomies(
             self._subject,
             [*(run.session for run in bold_runs), *(run.session for run in dwi_runs)],
@@ -216,6 +218,7 @@ class _Planner:
             self._add("error", anatomies.errors)
             self._add("warning", anatomies.warnings)
             self._say_what_is_missing(bold_runs, dwi_runs, anatomies)
+            self._say_what_is_not_used(plan)
         plan = replace(plan, problems=tuple(self.problems), inputs=tuple(_inputs(plan)))
         return _bare(plan)
 
@@ -239,6 +242,18 @@ class _Planner:
             self._subject = self._subject.without(unusable)
         return bold, dwi
 
+    def _suits_precomputed(self, run: BoldRun) -> bool:
+        """Check what was precomputed of a run; a run that contradicts it is skipped."""
+        try:
+            find_bold(self._derivatives, run)
+        except InputError as error:
+            if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
+                raise  # about a folder of the command line
+            path, label = run.reference.path, self._subject.label
+            self.problems.append(Problem(f"{path} is skipped: {error}", "error", path, label))
+            return False
+        return True
+
     def _plan_bold(self, runs: Sequence[BoldRun], anatomies: Anatomies) -> Iterator[BoldPlan]:
         config = self._config
         for run in runs:
@@ -251,15 +266,7 @@ class _Planner:
             )
             one_t1w = len(t1w_of_session(self._subject, run.session)) == 1
             same_t1w = anatomy is not None and (came_with_it or one_t1w)
-            try:
-                precomputed, cited = find_bold(self._derivatives, run, with_position=same_t1w)
-            except InputError as error:
-                if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
-                    raise
-                path, label = run.reference.path, self._subject.label
-                text = f"{path} is skipped: {error}"
-                self.problems.append(Problem(text, "error", path, label))
-                continue
+            precomputed, cited = find_bold(self._derivatives, run, with_position=same_t1w)
             fieldmap = choose_fieldmap(
                 self._subject, run.echoes, ignore=config.ignore, b0_threshold=config.b0_threshold
             )
@@ -319,23 +326,52 @@ class _Planner:
             ("func", bold, "BOLD", "without coregistration, template space or tissues"),
             ("dwi", dwi, "DWI", "without coregistration, template space or bundles"),
         )
+        lacking = [name for name in ("anat", "qc") if name in asked]
+        if lacking and not any(a.source == "computed" for a in anatomies.plans):
+            text = f"there is no T1w image, so {' and '.join(lacking)} cannot be computed"
+            self._add("warning", [text])
         for workflow, runs, word, without in kinds:
             if not runs and workflow in asked:
                 self._add("warning", [f"there is no usable {word} run"])
             sessions = [run.session for run in runs]
             self._add("warning", [*_anatomy_notes(sessions, anatomies, f"{word} runs", without)])
 
+    def _say_what_is_not_used(self, plan: ParticipantPlan) -> None:
+        """Report requests that change nothing for this participant."""
+        used = any(a.files or any(t.xfms for t in a.templates) for a in plan.anatomies)
+        used = used or any(bold.precomputed for bold in plan.bold)
+        if self._derivatives and not used:
+            names = " or ".join(f"'{name}'" for name in self._derivatives)
+            text = (
+                f"nothing in the derivatives {names} is used: a part of the anatomy needs the"
+                " session of its T1w image, an anatomy as a whole needs a preprocessed T1w image,"
+                " brain mask, segmentation with three tissues and both transforms in one dataset"
+            )
+            self._add("warning", [text])
+        sizes = self._spaces.std_labels
+        if len(sizes) > 1 and "anat" in self._config.chosen and plan.anatomies:
+            text = (
+                f"anatomical images are written in {TEMPLATE_SPACE} with voxels of"
+                f" {self._spaces.std_resolution} mm only, although {len(sizes)} resolutions are"
+                " requested"
+            )
+            self._add("warning", [text])
+
 
 def _anatomy_notes(
     sessions: Sequence[str | None], anatomies: Anatomies, runs: str, without: str
 ) -> Iterator[str]:
     """Report the sessions whose runs have no anatomy, or that of another session."""
+    without_any = [s for s in dict.fromkeys(sessions) if s not in anatomies.of_session]
+    if without_any:
+        where = " and ".join(f"ses-{session}" for session in without_any if session)
+        where = f" of {where}" if where else ""
+        yield f"there is no T1w image. The {runs}{where} stay in native space, {without}"
     for session in dict.fromkeys(sessions):
         plan = anatomies.of_session.get(session)
         where = f" of ses-{session}" if session else ""
         if plan is None:
-            yield f"there is no T1w image. The {runs}{where} stay in native space, {without}"
-            return
+            continue
         if plan.source == "computed" and plan.session != session:
             yield f"the {runs}{where} use the T1w image of ses-{plan.session}"
 
@@ -347,6 +383,9 @@ def _inputs(plan: ParticipantPlan) -> Iterator[Path]:
         files = [run.path for run in anatomy.images]
         files += [Path(path) for path in _texts(anatomy.files)]
         files += [Path(x) for template in anatomy.templates for x in template.xfms or ()]
+        for other in anatomy.templates:
+            grids = (other.template.registration, *other.template.grids.values())
+            files += [path for grid in grids for path in (grid.t1w, grid.mask)]
         paths |= dict.fromkeys(files)
     for bold in plan.bold:
         files = [run.path for run in bold.run.echoes]

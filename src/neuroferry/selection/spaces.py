@@ -132,6 +132,12 @@ class OutputSpaces:
         return any(space.name == "T1w" for space in self.requested)
 
     @property
+    def std_labels(self) -> tuple[str | None, ...]:
+        """Labels of ``res-`` for the built-in template's space, each once."""
+        labels = (s.resolution for s in self.requested if s.name == TEMPLATE_SPACE)
+        return tuple(dict.fromkeys(labels))
+
+    @property
     def std_label(self) -> str | None:
         """Label of ``res-`` for the built-in template's space; None where it has none."""
         labels = [s.resolution for s in self.requested if s.name == TEMPLATE_SPACE]
