@@ -75,8 +75,8 @@ def advice(message: str | None, traceback: str | None) -> str:
 
     Examples
     --------
-    >>> advice("OSError: [Errno 28] No space left on device", None)[:9]
-    'Make room'
+    >>> advice("OSError: [Errno 28] No space left on device", None)[:10]
+    'Free space'
     """
     last = (traceback or "").strip().splitlines()[-1:]
     text = "\n".join([message or "", *last])
