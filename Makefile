@@ -25,7 +25,7 @@ COVERAGE := --cov --cov-append --cov-report=
 # Tests that watch memory and schedulers, or fill the machine by themselves.
 ALONE := tests/engine tests/cluster
 MEMORY := tests/engine/test_usage.py
-SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv
+SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv $(wildcard findings/*.sh)
 SNIPPETS := src/neuroferry/engine/slurm/submit.sh src/neuroferry/engine/slurm/watch.sh
 
 # Ends 0 with Apptainer, and says so in $$apptainer; goes on without it; stops when anything else is missing.
