@@ -1,6 +1,7 @@
 # make demo       try it: example data, one run, its report
 # make test       all checks and tests, in the image too
 # make test-fast  the quick tests: two minutes on two processors
+# make coverage   the quick tests again, with the lines that none of them runs
 # make lint       ruff, mypy, import-linter, codespell, shellcheck
 # make docs       build the documentation; says which page to open
 # make image      build neuroferry.sif
@@ -15,16 +16,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs image venv generated lock clean
+.PHONY: help demo test test-fast coverage lint docs image venv generated lock clean
 
 DEMO := demo
 DOCTESTS := --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-# Which lines were run; all runs of the tests go into one file. Not where memory is measured.
-COVERAGE := --cov --cov-append --cov-report=
 # Tests that watch memory and schedulers, or fill the machine by themselves.
 ALONE := tests/engine tests/cluster
-MEMORY := tests/engine/test_usage.py
 SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv $(wildcard findings/*.sh)
 SNIPPETS := src/neuroferry/engine/slurm/submit.sh src/neuroferry/engine/slurm/watch.sh
 
@@ -52,11 +50,8 @@ test:
 	$(MAKE) --no-print-directory docs VENV="$$venv" || status=1; \
 	if [[ $$apptainer ]]; then export NEUROFERRY_NEEDS_IMAGE=1; fi; \
 	run() { "$$venv/bin/python" -m pytest "$$@" || status=1; }; \
-	rm -f .cache/coverage; \
-	run tests $(ALONE:%=--ignore=%) $(DOCTESTS) $(SIDE_BY_SIDE) $(COVERAGE); \
-	run tests/engine --ignore=$(MEMORY) $(COVERAGE); \
-	run $(MEMORY) tests/cluster; \
-	"$$venv/bin/python" -m coverage report --skip-covered --sort=cover || true; \
+	run tests $(ALONE:%=--ignore=%) $(DOCTESTS) $(SIDE_BY_SIDE); \
+	run $(ALONE); \
 	exit $$status
 
 test-fast:
@@ -67,6 +62,12 @@ test-fast:
 	run tests $(ALONE:%=--ignore=%) $(DOCTESTS) $(SIDE_BY_SIDE); \
 	run $(ALONE) --ignore=tests/cluster; \
 	exit $$status
+
+# Apart from `make test`: counting lines takes half as long again.
+coverage:
+	@$(call provision,--test); \
+	"$$(containers/venv)/bin/python" -m pytest -m 'not slow and not cluster' tests $(ALONE:%=--ignore=%) \
+		$(DOCTESTS) $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered
 
 image:
 	@containers/provision

@@ -41,7 +41,7 @@ def test_packed_found_again_and_brought_back(phantom_bids, tmp_path):
     first = read_run(list_runs(out)[-1])
 
     planned = neuroferry(*words, "--dry-run")
-    assert f"0 to do, {first.n_steps} done already" in planned.stdout
+    assert f"0 to do, {first.n_steps} already done" in planned.stdout
 
     lost = out / "sub-01" / "anat" / "sub-01_desc-preproc_T1w.nii.gz"
     content = lost.read_bytes()

@@ -263,7 +263,8 @@ def test_a_session_with_a_t1w_image_of_its_own_takes_no_other_sessions_anatomy(t
     subject = write_dataset(tmp_path / "bids", images)
     derivatives = {"mine": write_anatomy(tmp_path / "deriv", session="a")}
     plan = plan_of(subject, workflows=("func",), derivatives=derivatives)
-    sources = {bold.run.session: plan.anatomy(bold.anatomy).source for bold in plan.bold}
+    anatomies = {bold.run.session: plan.anatomy(bold.anatomy) for bold in plan.bold}
+    sources = {session: anatomy and anatomy.source for session, anatomy in anatomies.items()}
     assert sources == {"a": "precomputed", "b": "computed"}
 
 
