@@ -243,7 +243,7 @@ def test_a_read_only_output_is_refused(phantom_bids, tmp_path):
         "1m,ro", tmp_path / "out", phantom_bids, tmp_path / "out", "participant", *QUICK
     )
     assert done.returncode == 73, done.stderr
-    assert "cannot be written" in done.stderr
+    assert "is not writable" in done.stderr
 
 
 def test_odd_names_of_folders(bids_copy, tmp_path):

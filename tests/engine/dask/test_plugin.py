@@ -281,7 +281,7 @@ def sleepers(folder):
 def test_ctrl_c_ends_the_steps(tmp_path):
     code, out = interrupt(tmp_path)
     assert code == 130
-    assert "go on" in out
+    assert "to continue" in out
     wait_for(lambda: not sleepers(tmp_path), 10)
     assert summarise(read_events(tmp_path / "events.jsonl")).count("done") == 1
 
