@@ -87,7 +87,7 @@ def test_an_unknown_licence_stops(write_package, description, files, says):
 
 
 COPYRIGHT = """\
-Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Format: 1.0
 Upstream-Name: other
 
 Files: *

@@ -6,7 +6,7 @@ this one: the expression names too many licences rather than too few.
 
 References
 ----------
-.. [1] https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+.. [1] Debian Project. Machine-readable debian/copyright file, version 1.0.
 """
 
 from __future__ import annotations
