@@ -21,7 +21,7 @@ while IFS='|' read -r task name reason; do
         tell "Job $task ($name) could not be started ($reason); it was released again."
     else
         printf '%s\n' "$task" >>"$folder/given-up.txt"
-        tell "Job $task ($name) could not be started $((times + 1)) times ($reason); it was cancelled."
+        tell "Job $task ($name) could not be started ($reason), attempts: $((times + 1)); it was cancelled."
         scancel "$task"
     fi
 done < <(squeue --noheader --array --states=PENDING --format='%F_%K|%j|%r' --jobs="$ids" 2>/dev/null)
