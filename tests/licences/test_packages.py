@@ -23,6 +23,10 @@ def write_package(tmp_path, monkeypatch):
             f"Metadata-Version: 2.4\nName: other\nVersion: 1.0\n{text}"
         )
         (folder / "RECORD").write_text("".join(f"{name},,\n" for name in files))
+        for name in files:  # newer finders list nothing that is missing
+            path = tmp_path / "site" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         found = list(importlib.metadata.distributions(path=[str(tmp_path / "site")]))
         monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
 
