@@ -86,8 +86,10 @@ def plans(folder: Path, number: int) -> Iterator[Any]:
     from neuroferry.bids.model import Image, Subject
     from neuroferry.interfaces.image.images import save_nifti
     from neuroferry.selection.participant import plan_participant
+    from neuroferry.selection.spaces import parse_output_spaces
 
     settings = build_settings(folder)
+    spaces = parse_output_spaces(settings.workflow.output_spaces)
     image = folder / "T1w.nii.gz"
     save_nifti(np.zeros((160, 200, 200), np.uint8), np.eye(4), image)
     for i in range(number):
@@ -95,7 +97,7 @@ def plans(folder: Path, number: int) -> Iterator[Any]:
         path = folder / f"sub-{label}_T1w.nii.gz"
         path.symlink_to(image)
         subject = Subject(label, (Image(path, {"subject": label}, "T1w", "anat"),))
-        yield plan_participant(subject, settings.workflow, settings.spaces)
+        yield plan_participant(subject, settings.workflow, spaces)
 
 
 def build(folder: Path, participants: list[Any]) -> Any:
@@ -110,12 +112,10 @@ def build(folder: Path, participants: list[Any]) -> Any:
 def build_settings(folder: Path) -> Any:
     """Make the settings of the anatomical graph."""
     from neuroferry.config import WorkflowConfig
-    from neuroferry.selection.spaces import parse_output_spaces
     from neuroferry.workflows.base import BuildSettings
 
     config = WorkflowConfig(workflows=("anat", "qc"))
-    spaces = parse_output_spaces(config.output_spaces)
-    return BuildSettings(folder, folder / "out", config, spaces, omp_nthreads=4)
+    return BuildSettings(folder, folder / "out", config, omp_nthreads=4)
 
 
 def stand_ins(folder: Path) -> dict[str, str]:

@@ -12,10 +12,10 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.config import WorkflowConfig
-from neuroferry.selection.anatomy import AnatomyPlan, TemplatePlan
+from neuroferry.selection.anatomy import AnatomyPlan, TemplatePlan, session_prefix
 from neuroferry.selection.joining import Joined
 from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
-from neuroferry.selection.spaces import OutputSpaces, anat2std_field
+from neuroferry.selection.spaces import anat2std_field
 from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
@@ -39,8 +39,6 @@ class BuildSettings:
         Input dataset and derivatives.
     workflow : WorkflowConfig
         Settings of the steps.
-    spaces : OutputSpaces
-        Output spaces, parsed from the same settings.
     omp_nthreads : int
         Threads of one step.
     """
@@ -48,7 +46,6 @@ class BuildSettings:
     bids_dir: Path
     out_dir: Path
     workflow: WorkflowConfig
-    spaces: OutputSpaces
     omp_nthreads: int = 1
 
 
@@ -143,7 +140,7 @@ def _add_bold(
         t1w=None if anatomy is None else (anatomy.plan.shape, anatomy.plan.zooms),
         config=settings.workflow,
         omp_nthreads=settings.omp_nthreads,
-        name=f"{_prefix(plan.run.session)}bold_{plan.run.label}_wf",
+        name=f"{session_prefix(plan.run.session)}bold_{plan.run.label}_wf",
     )
     _add_run(workflow, bold_wf, anatomy)
 
@@ -183,7 +180,7 @@ def _init_run_wf(plan: DwiPlan, settings: BuildSettings, anatomy: _Anatomy | Non
         t1w_grid=T1wGrid.of(run, t1w.shape, t1w.zooms) if t1w and plan.in_t1w else None,
         config=settings.workflow,
         omp_nthreads=settings.omp_nthreads,
-        name="_".join(filter(None, [f"{_prefix(run.session)}dwi", run.label, "wf"])),
+        name="_".join(filter(None, [f"{session_prefix(run.session)}dwi", run.label, "wf"])),
     )
 
 
@@ -202,7 +199,9 @@ def _add_joined_dwi(
         t1w=(anatomy.plan.shape, anatomy.plan.zooms),
         config=settings.workflow,
         omp_nthreads=settings.omp_nthreads,
-        name="_".join(filter(None, [f"{_prefix(joined.run.session)}dwi", joined.run.label, "wf"])),
+        name="_".join(
+            filter(None, [f"{session_prefix(joined.run.session)}dwi", joined.run.label, "wf"])
+        ),
     )
     workflow.add_nodes([joined_wf])
     pairs = [(anatomy.sources[name], f"inputnode.{name}") for name in ANATOMY]
@@ -223,13 +222,9 @@ def _add_run(workflow: Workflow, run_wf: Workflow, anatomy: _Anatomy | None) -> 
         workflow.connect([(anatomy.node, run_wf, pairs)])
 
 
-def _prefix(session: str | None) -> str:
-    return "" if session is None else f"ses_{session}_"
-
-
 def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> Workflow:
     """Build one session's anatomical workflow with its metrics, outputs and reportlets."""
-    config, spaces = settings.workflow, settings.spaces
+    config = settings.workflow
     files = [str(run.path) for run in plan.images]
     workflow = of_kind(Workflow(name=plan.node), "anatomy")
     inputnode = pe.Node(IdentityInterface(fields=["t1w"]), name="inputnode")
@@ -237,7 +232,7 @@ def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> 
     anat_wf = init_anat_wf(
         t1w_shapes=plan.shapes,
         precomputed=plan.files,
-        std_resolution=spaces.std_resolution,
+        std_resolution=int(plan.std_label or 1),
         average=config.average_t1w,
         sloppy=config.sloppy,
         seed=config.random_seed,
@@ -253,8 +248,8 @@ def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> 
         bids_dir=settings.bids_dir,
         source_files=files,
         seed=config.random_seed,
-        with_std="anat" in config.chosen and spaces.with_std,
-        std_label=spaces.std_label,
+        with_std=plan.with_std,
+        std_label=plan.std_label,
         with_iqms=with_qc,
         precomputed=plan.cited,
     )

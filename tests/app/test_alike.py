@@ -15,10 +15,7 @@ from neuroferry.config import Config
 from neuroferry.engine import RunRecord, SLURMGraphPlugin
 from neuroferry.engine.slurm.manifest import read_manifest
 from neuroferry.interfaces.image.images import save_nifti
-from neuroferry.selection.spaces import parse_output_spaces
 from neuroferry.workflows.base import BuildSettings, init_neuroferry_wf
-
-SPACE = "MNI152NLin2009aSym"
 
 
 @pytest.fixture
@@ -50,9 +47,7 @@ def plan(folder, subjects, *, alike):
     )
     built: list[str] = []
     config = Config(folder / "bids", folder / "out", "participant")
-    settings = BuildSettings(
-        folder / "bids", folder / "out", config.workflow, parse_output_spaces([SPACE]), 2
-    )
+    settings = BuildSettings(folder / "bids", folder / "out", config.workflow, 2)
 
     def build(some):
         built.extend(plan.label for plan in some)

@@ -6,7 +6,7 @@ import pytest
 
 from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.model import Image
-from neuroferry.bids.precomputed_bold import find_bold
+from neuroferry.bids.precomputed_bold import find_bold, without_position
 from neuroferry.errors import ExitCode, InputError
 
 STEM = "sub-01_ses-a_task-rest_run-2_"
@@ -65,7 +65,7 @@ def test_parts_belong_to_one_reference(run, tmp_path):
     assert found == {}
     found, _ = find_bold(datasets, run)
     assert set(found) == {"bold_ref"}
-    found, _ = find_bold({"c": datasets["c"]}, run, with_position=False)
+    found = without_position(find_bold({"c": datasets["c"]}, run)[0])
     assert set(found) == {"bold_ref", "bold_mask", "motion_xfms"}
 
 

@@ -37,7 +37,7 @@ def workflow_of(
     config = WorkflowConfig(**{"workflows": ANATOMY, **workflow})
     spaces = parse_output_spaces(config.output_spaces, templateflow_home)
     plans = [plan_participant(subject, config, spaces, derivatives) for subject in subjects]
-    settings = BuildSettings(folder / "bids", folder / "out", config, spaces, omp_nthreads)
+    settings = BuildSettings(folder / "bids", folder / "out", config, omp_nthreads)
     built = init_neuroferry_wf(plans=plans, settings=settings)
     built.base_dir = str(folder / "work")
     return built

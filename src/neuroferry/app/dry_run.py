@@ -157,11 +157,11 @@ def _as_json(
     plans: list[ParticipantPlan], problems: list[Problem], needs: Plan | None
 ) -> dict[str, Any]:
     """Combine the decisions and the resources of the run in one object."""
-    told = {id(problem) for plan in plans for problem in plan.problems}
+    told = {problem for plan in plans for problem in plan.problems}
     content: dict[str, Any] = {
         "version": __version__,
         "participants": [plan_as_json(plan) for plan in plans],
-        "problems": [problem_as_json(p) for p in problems if id(p) not in told],
+        "problems": [problem_as_json(p) for p in problems if p not in told],
         "run": None,
     }
     if needs is not None:

@@ -11,7 +11,6 @@ from neuroferry.engine.flatten import flatten
 from neuroferry.engine.names import subject_wf
 from neuroferry.files import read_toml, write_text
 from neuroferry.selection.participant import ParticipantPlan
-from neuroferry.selection.spaces import parse_output_spaces
 
 
 def build_graph(config: Config, plans: list[ParticipantPlan], n_procs: int) -> Any:
@@ -22,7 +21,6 @@ def build_graph(config: Config, plans: list[ParticipantPlan], n_procs: int) -> A
         config.bids_dir,
         config.output_dir,
         config.workflow,
-        parse_output_spaces(config.workflow.output_spaces, config.input.templateflow_home),
         omp_nthreads=config.execution.omp_nthreads or n_procs,
     )
     workflow = init_neuroferry_wf(plans=plans, settings=settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,6 @@ from neuroferry.selection.spaces import parse_output_spaces
 from neuroferry.trust import make_work_folder, open_unlinked, refuse_foreign_links
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from neuroferry.bids.model import Problem, Subject
 
 
@@ -50,8 +48,6 @@ def check_folders(config: Config) -> None:
         _make_writable(folder)
     if needs_work:
         make_work_folder(config.work_dir / "neuroferry_wf")
-    participants = (path for path in config.output_dir.glob("sub-*") if path.is_dir())
-    refuse_foreign_links(config.output_dir, (config.output_dir / "logs", *participants))
 
 
 def _make_writable(folder: Path) -> None:
@@ -65,6 +61,17 @@ def _make_writable(folder: Path) -> None:
             "permissions.",
             exit_code=ExitCode.CANNOT_CREATE,
         ) from err
+
+
+def check_links(config: Config, subjects: Iterable[Subject]) -> None:
+    """Refuse other users' symbolic links among the folders that this run writes to.
+
+    Folders of other participants are not read: there may be many.
+    """
+    out = config.output_dir
+    refuse_foreign_links(
+        out, (out / "logs", *(out / f"sub-{subject.label}" for subject in subjects))
+    )
 
 
 def check_bundles(config: Config) -> None:
@@ -138,8 +145,11 @@ def check_input(
         For an output space that does not exist.
     """
     from neuroferry.bids.model import Problem
+    from neuroferry.bids.precomputed import check_dataset
     from neuroferry.bids.validate import check_subjects, validate_dataset
 
+    for name, root in config.input.derivatives.items():
+        check_dataset(name, root)
     problems = validate_dataset(
         config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
     )

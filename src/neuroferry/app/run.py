@@ -17,7 +17,13 @@ from neuroferry.app.dry_run import dry_run
 from neuroferry.app.environment import prepare_environment
 from neuroferry.app.finish import finish, run_group, write_reports_anew
 from neuroferry.app.graph import build_run
-from neuroferry.app.inputs import check_bundles, check_folders, check_input, find_subjects
+from neuroferry.app.inputs import (
+    check_bundles,
+    check_folders,
+    check_input,
+    check_links,
+    find_subjects,
+)
 from neuroferry.app.launch import Run, begin, end, image_digest, record_start
 from neuroferry.app.progress import Progress
 from neuroferry.app.slurm import plan_jobs
@@ -103,6 +109,7 @@ def _run_participants(config: Config, resources: Resources, command: str) -> int
 
         labels = [subject.label for subject in subjects]
         _refuse_if_in_the_queue(config, labels)
+        check_links(config, subjects)
         stack.enter_context(hold([config.work_dir, config.output_dir / "logs"], labels))
         job = begin(config, resources, command)
         try:

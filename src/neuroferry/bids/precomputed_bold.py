@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.entities import parse_name
@@ -11,6 +12,8 @@ from neuroferry.bids.headers import grid_difference, read_header
 from neuroferry.bids.outputs import bids_uri
 from neuroferry.bids.precomputed import check_dataset
 from neuroferry.errors import InputError
+
+Part = TypeVar("Part")
 
 #: Entities that describe a file, and not the run that it belongs to.
 _OF_THE_FILE = ("description", "from", "to", "mode", "part", "echo")
@@ -23,7 +26,7 @@ _XFMS = {
 
 
 def find_bold(
-    datasets: Mapping[str, Path], run: BoldRun, *, with_position: bool = True
+    datasets: Mapping[str, Path], run: BoldRun
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Find precomputed estimates for a BOLD run.
 
@@ -36,8 +39,6 @@ def find_bold(
         Derivative datasets by name.
     run : BoldRun
         The run; the files must have exactly its entities.
-    with_position : bool
-        Whether to use the transform to the T1w image: only if it is the same image.
 
     Returns
     -------
@@ -57,14 +58,21 @@ def find_bold(
         files = _sort(root, run)
         if "bold_ref" not in files:
             continue
-        if not with_position:
-            files = {part: path for part, path in files.items() if "anat" not in part}
-        elif "boldref2anat_xfm" not in files:
+        if "boldref2anat_xfm" not in files:
             files.pop("anat2boldref_xfm", None)
         _check(files, run)
         found = {part: str(path) for part, path in files.items()}
         return found, {part: [bids_uri(path, root, name)] for part, path in files.items()}
     return {}, {}
+
+
+def without_position(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Remove the transforms to and from the T1w image, where that is another image now.
+
+    >>> without_position({"bold_ref": "a", "boldref2anat_xfm": "b", "anat2boldref_xfm": "c"})
+    {'bold_ref': 'a'}
+    """
+    return {part: value for part, value in parts.items() if "anat" not in part}
 
 
 def _sort(root: Path, run: BoldRun) -> dict[str, Path]:

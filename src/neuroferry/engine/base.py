@@ -14,7 +14,7 @@ from neuroferry.engine.done import is_done
 from neuroferry.engine.estimate import Estimator
 from neuroferry.engine.names import StepName, kind_of
 from neuroferry.engine.pickles import guard_pickles
-from neuroferry.engine.record import RunRecord, StepState, StepSummary, found_done
+from neuroferry.engine.record import RunRecord, StepState, StepSummary, found_done, rounded
 from neuroferry.engine.resources import available_resources
 from neuroferry.engine.schedule import Schedule, Task, volumes_of
 from neuroferry.engine.worker import Outcome, explain, write_crashfile
@@ -218,7 +218,7 @@ class RecordingPlugin:
             kind=task.kind,
             message=f"{outcome.error} It runs again, alone with {self.memory_gb:.1f} GB.",
             seconds=round(outcome.seconds, 3),
-            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
+            peak_gb=rounded(outcome.peak_gb, 3),
             declared_gb=round(task.mem_gb, 3),
             out_of_memory=True,
         )
@@ -268,7 +268,7 @@ class RecordingPlugin:
             step=task.step,
             kind=task.kind,
             seconds=round(outcome.seconds, 3),
-            peak_gb=None if outcome.peak_gb is None else round(outcome.peak_gb, 3),
+            peak_gb=rounded(outcome.peak_gb, 3),
             declared_gb=round(task.mem_gb, 3),
             out_of_memory=outcome.out_of_memory,
             message=error,

@@ -217,20 +217,21 @@ class RunRecord:
             step=step.step,
             subject=step.subject,
             kind=step.kind,
-            seconds=_rounded(step.seconds, 3),
-            cpu_seconds=_rounded(step.cpu_seconds, 3),
-            peak_gb=_rounded(step.peak_gb, 3),
-            mem_gb=_rounded(step.mem_gb, 3),
-            declared_gb=_rounded(step.declared_gb, 3),
+            seconds=rounded(step.seconds, 3),
+            cpu_seconds=rounded(step.cpu_seconds, 3),
+            peak_gb=rounded(step.peak_gb, 3),
+            mem_gb=rounded(step.mem_gb, 3),
+            declared_gb=rounded(step.declared_gb, 3),
             n_procs=step.n_procs,
             volumes=step.volumes,
-            disk_gb=_rounded(step.disk_gb, 6),
+            disk_gb=rounded(step.disk_gb, 6),
             files=step.files,
             cached=step.state == "cached",
         )
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def rounded(value: float | None, digits: int) -> float | None:
+    """Round a measurement, if there is one."""
     return None if value is None else round(value, digits)
 
 

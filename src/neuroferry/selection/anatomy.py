@@ -11,7 +11,6 @@ from neuroferry.bids.headers import image_grid
 from neuroferry.bids.model import Image, Subject
 from neuroferry.bids.precomputed import (
     Anatomy,
-    Precomputed,
     cite_precomputed,
     find_anatomy,
     find_precomputed,
@@ -72,6 +71,10 @@ class AnatomyPlan:
         BIDS URIs of these.
     templates : tuple of TemplatePlan
         Other templates to which it has transforms.
+    with_std : bool
+        Whether its images are written in the space of the built-in template.
+    std_label : str or None
+        Value of their ``res`` entity, the voxel size in mm; None for voxels of 1 mm without it.
     """
 
     session: str | None
@@ -84,12 +87,23 @@ class AnatomyPlan:
     files: Mapping[str, Any] = field(default_factory=dict)
     cited: Mapping[str, list[str]] = field(default_factory=dict)
     templates: tuple[TemplatePlan, ...] = ()
+    with_std: bool = False
+    std_label: str | None = None
 
     @property
     def node(self) -> str:
         """Name of its workflow or node in the participant's graph."""
-        prefix = "" if self.session is None else f"ses_{self.session}_"
-        return prefix + ("anatomy_wf" if self.source == "computed" else "given_anatomy")
+        own = "anatomy_wf" if self.source == "computed" else "given_anatomy"
+        return session_prefix(self.session) + own
+
+
+def session_prefix(session: str | None) -> str:
+    """Begin the names of a session's workflows and nodes.
+
+    >>> session_prefix("a"), session_prefix(None)
+    ('ses_a_', '')
+    """
+    return "" if session is None else f"ses_{session}_"
 
 
 @dataclass(frozen=True)
@@ -223,13 +237,13 @@ def _computed(
     templates = []
     for template in spaces.templates:
         found = find_precomputed(derivatives, subject.label, session, template.label)
-        xfms = Precomputed(**{name: found[name] for name in _XFMS if name in found})  # type: ignore[literal-required, typeddict-item]
+        cited = cite_precomputed(found, derivatives, subject.label)
         templates.append(
             TemplatePlan(
                 template,
                 spaces.resolutions_of(template) if "anat" in workflows else (),
-                (xfms["anat2std_xfm"], xfms["std2anat_xfm"]) if xfms else None,
-                cite_precomputed(xfms, derivatives, subject.label),
+                (found["anat2std_xfm"], found["std2anat_xfm"]) if _XFMS[0] in found else None,
+                {name: cited[name] for name in _XFMS if name in cited},
             )
         )
     grids = [image_grid(run.path) for run in images]
@@ -243,6 +257,8 @@ def _computed(
         files=parts,
         cited=cite_precomputed(parts, derivatives, subject.label),
         templates=tuple(templates),
+        with_std="anat" in workflows and spaces.with_std,
+        std_label=spaces.std_label,
     )
 
 

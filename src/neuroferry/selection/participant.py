@@ -15,15 +15,18 @@ from typing import Any
 from neuroferry.bids.bold import BoldRun, check_bold
 from neuroferry.bids.dwi import DwiRun, check_dwi
 from neuroferry.bids.model import Image, Problem, Severity, Subject
-from neuroferry.bids.precomputed_bold import find_bold
+from neuroferry.bids.precomputed_bold import find_bold, without_position
 from neuroferry.config import WorkflowConfig
-from neuroferry.errors import ExitCode, InputError
+from neuroferry.errors import InputError
 from neuroferry.selection.anatomy import Anatomies, AnatomyPlan, plan_anatomies, t1w_of_session
 from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
 from neuroferry.selection.fieldmaps import FieldmapPlan, choose_fieldmap
 from neuroferry.selection.joining import Joined, plan_joined
 from neuroferry.selection.spaces import BoldSpace, OutputSpaces
 from neuroferry.templates import TEMPLATE_SPACE
+
+#: Files by part, and the BIDS URIs that sidecars cite them by.
+_PrecomputedBold = tuple[dict[str, str], dict[str, list[str]]]
 
 FIELDMAP_SUFFIXES = (
     *("phasediff", "phase1", "phase2"),
@@ -161,7 +164,7 @@ def plan_participant(
     spaces : OutputSpaces
         Output spaces, parsed from the same settings.
     derivatives : mapping of str to pathlib.Path, optional
-        Precomputed datasets by name.
+        Precomputed datasets by name, see `neuroferry.bids.precomputed.check_dataset`.
 
     Returns
     -------
@@ -171,15 +174,12 @@ def plan_participant(
     """
     planner = _Planner(subject, config, spaces, derivatives or {})
     try:
-        plan = planner.plan()
+        return planner.plan()
     except InputError as error:
-        if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
-            raise  # about a folder of the command line, not about the participant
         return ParticipantPlan(
             subject.label,
             problems=(*planner.problems, Problem(str(error), "error", None, subject.label)),
         )
-    return plan
 
 
 class _Planner:
@@ -198,7 +198,8 @@ class _Planner:
 
     def plan(self) -> ParticipantPlan:
         bold_runs, dwi_runs = self._check_runs()
-        bold_runs = [run for run in bold_runs if self._suits_precomputed(run)]
+        precomputed = self._find_precomputed(bold_runs)
+        bold_runs = [run for run in bold_runs if run.reference.path in precomputed]
         anatomies = plan_anatomies(
             self._subject,
             [*(run.session for run in bold_runs), *(run.session for run in dwi_runs)],
@@ -206,7 +207,7 @@ class _Planner:
             derivatives=self._derivatives,
             spaces=self._spaces,
         )
-        bold = [*self._plan_bold(bold_runs, anatomies)]
+        bold = [*self._plan_bold(bold_runs, precomputed, anatomies)]
         dwi = [*self._plan_dwi(dwi_runs, anatomies)]
         joined = self._join(dwi)
         plan = ParticipantPlan(
@@ -242,19 +243,24 @@ class _Planner:
             self._subject = self._subject.without(unusable)
         return bold, dwi
 
-    def _suits_precomputed(self, run: BoldRun) -> bool:
-        """Check what was precomputed of a run; a run that contradicts it is skipped."""
-        try:
-            find_bold(self._derivatives, run)
-        except InputError as error:
-            if error.exit_code in (ExitCode.USAGE, ExitCode.NO_INPUT):
-                raise  # about a folder of the command line
-            path, label = run.reference.path, self._subject.label
-            self.problems.append(Problem(f"{path} is skipped: {error}", "error", path, label))
-            return False
-        return True
+    def _find_precomputed(self, runs: Sequence[BoldRun]) -> dict[Path, _PrecomputedBold]:
+        """Find the precomputed parts of each run; a run that contradicts them is skipped."""
+        found: dict[Path, _PrecomputedBold] = {}
+        for run in runs:
+            path = run.reference.path
+            try:
+                found[path] = find_bold(self._derivatives, run)
+            except InputError as error:
+                text, label = f"{path} is skipped: {error}", self._subject.label
+                self.problems.append(Problem(text, "error", path, label))
+        return found
 
-    def _plan_bold(self, runs: Sequence[BoldRun], anatomies: Anatomies) -> Iterator[BoldPlan]:
+    def _plan_bold(
+        self,
+        runs: Sequence[BoldRun],
+        precomputed: Mapping[Path, _PrecomputedBold],
+        anatomies: Anatomies,
+    ) -> Iterator[BoldPlan]:
         config = self._config
         for run in runs:
             anatomy = anatomies.of_session.get(run.session)
@@ -266,7 +272,9 @@ class _Planner:
             )
             one_t1w = len(t1w_of_session(self._subject, run.session)) == 1
             same_t1w = anatomy is not None and (came_with_it or one_t1w)
-            precomputed, cited = find_bold(self._derivatives, run, with_position=same_t1w)
+            parts, cited = precomputed[run.reference.path]
+            if not same_t1w:
+                parts, cited = without_position(parts), without_position(cited)
             fieldmap = choose_fieldmap(
                 self._subject, run.echoes, ignore=config.ignore, b0_threshold=config.b0_threshold
             )
@@ -277,7 +285,7 @@ class _Planner:
                 fieldmap,
                 self._spaces.of_bold(with_anat=anatomy is not None, templates=templates),
                 None if anatomy is None else anatomy.node,
-                precomputed,
+                parts,
                 cited,
             )
 
