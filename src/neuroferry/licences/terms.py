@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any
+
+from neuroferry.files import package_toml
 
 #: Prefix of licences in Debian's main archive without an SPDX identifier.
 DEBIAN_REF = "LicenseRef-Debian-"
@@ -29,8 +29,7 @@ class Tool:
 @lru_cache(maxsize=1)
 def load_licences() -> Mapping[str, Any]:
     """Read ``configs/licences.toml``."""
-    text = files("neuroferry.configs").joinpath("licences.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return package_toml("licences.toml")
 
 
 def load_tools() -> tuple[Tool, ...]:
