@@ -32,6 +32,7 @@ TOGETHER = {
     "test_docs.py": "pages of the documentation against the program",
     "test_house.py": "the repository",
     "workflows/test_base_func.py": "BOLD runs in a participant's graph",
+    "engine/test_nipype_conformance.py": "Nipype's own tests, with our plugins",
     "workflows/test_kinds.py": "kinds of step of every builder",
 }
 
