@@ -97,7 +97,8 @@ def _digest(value: Any) -> str:
     if type(value) in (np.ndarray, np.memmap) and value.dtype != object:
         return f"{value.shape} {joblib.hash(np.ascontiguousarray(value))}"
     if isinstance(value, np.ma.MaskedArray):  # joblib 1.6 fails on them
-        return f"{_digest(np.asarray(value.data))} {_digest(np.broadcast_to(value.mask, value.shape))}"
+        masked = np.broadcast_to(value.mask, value.shape)
+        return f"{_digest(np.asarray(value.data))} {_digest(masked)}"
     packed = pickle.dumps(value)
     try:
         return str(joblib.hash(pickle.loads(packed)))
