@@ -141,7 +141,11 @@ def check_subjects(
 
     runs = [run for subject in subjects for run in subject.images if run.suffix in suffixes]
     with ThreadPoolExecutor(max_workers=max(1, n_procs)) as pool:
-        found = dict(zip((run.path for run in runs), pool.map(check, runs), strict=True))
+        try:
+            found = dict(zip((run.path for run in runs), pool.map(check, runs), strict=True))
+        except BaseException:  # such as Ctrl-C, which should not wait for the others
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return [_without_unusable(subject, found) for subject in subjects]
 
 
