@@ -20,6 +20,8 @@ from neuroferry.errors import ExitCode, InputError, NeuroferryError, ResourceErr
 #: Largest sidecar, table or list of gradients that is read, in bytes: the memory that its content
 #: takes is a multiple of it.
 MOST_BYTES = 16 << 20
+#: Errors of file systems that cannot do what was asked, such as some in user space.
+_NOT_POSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _POINTER = re.compile(rb"annex/objects/|^version https://git-lfs")
 
 
@@ -118,15 +120,38 @@ def whole_file(path: str | Path, *, flush: bool = False) -> Iterator[Path]:
     try:
         yield beside
         if flush:
-            with beside.open("rb") as stream:
-                os.fsync(stream.fileno())
-        beside.replace(path)
+            _flush(beside)
+        _rename(beside, path)
     except BaseException as error:
         with suppress(OSError):  # on a disk that cannot be written there is nothing to remove
             beside.unlink()
         if isinstance(error, OSError) and _is_about(error, beside):
             raise _explain(path, error) from error
         raise
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        try:
+            os.fsync(stream.fileno())
+        except OSError as error:
+            if error.errno not in _NOT_POSSIBLE:
+                raise
+
+
+def _rename(beside: Path, path: Path) -> None:
+    try:
+        beside.replace(path)
+    except OSError as error:
+        over = os.path.lexists(path) and not path.is_dir()
+        if (
+            error.errno not in (errno.EEXIST, errno.EPERM, errno.EACCES, *_NOT_POSSIBLE)
+            or not over
+        ):
+            raise
+        # some network file systems do not replace a file in one step
+        path.unlink()
+        beside.rename(path)
 
 
 def _is_about(error: OSError, beside: Path) -> bool:
