@@ -13,7 +13,7 @@ from neuroferry.engine.record import list_runs, read_run
 
 pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parents[1] / "helpers" / "poor_disk.c"
-COMPILER = shutil.which("cc") or shutil.which("gcc")
+COMPILER = shutil.which("cc") or shutil.which("gcc") or ""
 NOBODY = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
 
 
@@ -25,7 +25,7 @@ def can_be_nobody():
     return done.returncode == 0
 
 
-@pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+@pytest.mark.skipif(not COMPILER, reason="there is no C compiler")
 @pytest.mark.skipif(not can_be_nobody(), reason="no user name spaces here")
 def test_a_run_on_a_poor_disk_by_a_nameless_user(phantom_bids, tmp_path):
     library = tmp_path / "poor_disk.so"

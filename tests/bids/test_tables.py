@@ -24,8 +24,8 @@ def test_a_quotation_mark_is_a_character(tmp_path, end):
 def test_encodings(tmp_path):
     text = "id\tname\nsub-01\tJosé\n"
     for encoding, note in (
-        ("utf-8", None),
-        ("utf-8-sig", None),
+        ("utf-8", ""),
+        ("utf-8-sig", ""),
         ("latin-1", "read as Latin-1"),
         ("utf-16", "UTF-16"),
     ):

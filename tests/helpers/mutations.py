@@ -57,7 +57,7 @@ def sound_images(rng):
     """Make the bytes of one sound image of each kind, by its place."""
     made = {}
     for where, count in IMAGES.items():
-        shape = (16, 18, 17) if where.startswith("anat") else (16, 18, 8)
+        shape: tuple[int, ...] = (16, 18, 17) if where.startswith("anat") else (16, 18, 8)
         shape += (count,) if count else ()
         klass = nb.Nifti2Image if "run-2" in where else nb.Nifti1Image
         image = klass(rng.integers(0, 4095, shape).astype(np.int16), AFFINE)
