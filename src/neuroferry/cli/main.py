@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from neuroferry import __version__
-from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, UsageError
+from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, Terminated, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -66,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return int(ExitCode.IO)
+    except Terminated as err:
+        print(f"neuroferry: {err} Finished steps are kept.", file=sys.stderr, flush=True)
+        # threads that still check images would be waited for
+        os._exit(128 + err.signal_number)
     except KeyboardInterrupt:
         print("neuroferry: Interrupted.", file=sys.stderr)
         return int(ExitCode.INTERRUPTED)
