@@ -11,6 +11,7 @@ from nipype.interfaces.utility import IdentityInterface, Merge, Select
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.bids.entities import in_node_name
 from neuroferry.config import WorkflowConfig
 from neuroferry.selection.anatomy import AnatomyPlan, TemplatePlan, session_prefix
 from neuroferry.selection.joining import Joined
@@ -76,7 +77,7 @@ def init_neuroferry_wf(
 
 def init_single_subject_wf(plan: ParticipantPlan, settings: BuildSettings) -> Workflow:
     """Build the graph of one participant, with an anatomical branch per session."""
-    workflow = Workflow(name=f"sub_{plan.label}_wf")
+    workflow = Workflow(name=f"sub_{in_node_name(plan.label)}_wf")
     workflow.__desc__ = """\
 Results were obtained with *neuroferry*, which runs *Nipype* workflows [@nipype] on datasets
 in the Brain Imaging Data Structure [@bids].

@@ -105,6 +105,7 @@ def find_subjects(config: Config) -> list[Subject]:
         bids_filters=with_flags(config, _read_filters(config.input.bids_filter_file)),
         database_dir=config.input.bids_database_dir,
         needs_metadata=[s for s in wanted_suffixes(config.workflow) if s not in ("T1w", "dwi")],
+        used=wanted_suffixes(config.workflow),
     )
 
 
@@ -146,6 +147,7 @@ def check_input(
     """
     from neuroferry.bids.model import Problem
     from neuroferry.bids.precomputed import check_dataset
+    from neuroferry.bids.tree import odd_participants
     from neuroferry.bids.validate import check_subjects, validate_dataset
 
     for name, root in config.input.derivatives.items():
@@ -153,6 +155,8 @@ def check_input(
     problems = validate_dataset(
         config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
     )
+    if not config.input.participant_label:
+        problems += odd_participants(config.bids_dir)
     older = _other_version(config)
     if older is not None:
         text = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neuroferry.bids.entities import build_name, common_entities
+from neuroferry.bids.entities import build_name, common_entities, in_node_name
 from neuroferry.bids.headers import ImageFacts, read_header
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
@@ -85,7 +85,7 @@ class BoldRun:
     def label(self) -> str:
         """Name of the run in a graph: its entities other than participant and session."""
         return "_".join(
-            f"{key}_{value.replace('+', 'plus')}"
+            f"{key}_{in_node_name(value)}"
             for key, value in self.entities.items()
             if key not in ("subject", "session")
         )

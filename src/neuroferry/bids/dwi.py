@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from neuroferry.bids.entities import in_node_name
 from neuroferry.bids.epi import settle_encoding
 from neuroferry.bids.gradients import (
     B0_THRESHOLD,
@@ -116,7 +117,7 @@ class DwiRun:
         'acquisition_b1k_run_2'
         """
         return "_".join(
-            f"{key}_{value.replace('+', 'plus')}"
+            f"{key}_{in_node_name(value)}"
             for key, value in self.entities.items()
             if key not in ("subject", "session")
         )
