@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 def check_folders(config: Config) -> None:
-    """Refuse folders that are missing, wrongly nested or not writable."""
+    """Refuse folders that are missing, wrongly nested, not writable, or not named in UTF-8."""
+    for what, path in (
+        ("BIDS", config.bids_dir),
+        ("output", config.output_dir),
+        ("work", config.work_dir),
+        *((f"derivatives ({name})", root) for name, root in config.input.derivatives.items()),
+    ):
+        _check_encoding(what, path)
     bids_dir, output_dir = config.bids_dir.resolve(), config.output_dir.resolve()
     if not config.bids_dir.exists():
         raise InputError(
@@ -48,6 +55,18 @@ def check_folders(config: Config) -> None:
         _make_writable(folder)
     if needs_work:
         make_work_folder(config.work_dir / "neuroferry_wf")
+
+
+def _check_encoding(what: str, folder: Path) -> None:
+    path = os.path.abspath(folder)  # noqa: PTH100  (resolve() would follow links)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise UsageError(
+            f"The path of the {what} folder is not UTF-8 ({shown}), so results cannot name it."
+            " Rename the folder."
+        ) from None
 
 
 def _make_writable(folder: Path) -> None:

@@ -152,14 +152,13 @@ def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
 
 def _run_graph(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -> int:
     usable = [plan for plan in plans if plan.has_work]
-    broken = [problem for problem in problems if problem.severity == "error"]
     if job.config.execution.plugin == "SLURMGraph" and usable:
         return plan_jobs(job, plans, problems)
     finished = take_up(job.config, usable)
     to_run = [plan for plan in usable if plan.label not in finished]
     graph = None
     if to_run:
-        graph = build_run(job.config, job.folder, to_run, job.resources.n_procs)
+        graph = build_run(job.config, job.folder, to_run, job.resources.n_procs, problems)
     n_steps = sum(map(len, finished.values())) + (0 if graph is None else len(graph))
     history = read_history(job.config.output_dir)
     with Progress(n_steps, job.resources.n_procs, history) as progress:
@@ -170,7 +169,7 @@ def _run_graph(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) 
         if graph is not None:
             with tidying(job.config, job.record, to_run, graph):
                 code = _execute(job, graph, progress, history)
-    if broken:
+    if any(problem.severity == "error" for problem in problems):
         code = int(ExitCode.STEP_FAILED if usable else ExitCode.DATA)
     job.record.write("run_ended", exit_code=code, reason=None)
     finish(job.config, job.folder)

@@ -154,7 +154,7 @@ def _absence(root: Path, label: str, placed: Placed) -> Iterable[Problem]:
     folder = root / f"sub-{label}"
     why = f"{folder} has no .nii or .nii.gz file in a folder such as anat; check the names"
     if placed.n_files:
-        why = f"none of the {placed.n_files} files .nii or .nii.gz in {folder} can be used"
+        why = f"nothing in {folder} can be used, see the other problems"
     yield Problem(f"sub-{label} has no images: {why}", "error", folder, label)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from neuroferry.bids.entities import NAMES, did_you_mean, is_label
+from neuroferry.bids.entities import ENTITIES, NAMES, did_you_mean, is_label
 
 #: Folders of data below a participant or session.
 DATATYPES = frozenset(
@@ -98,6 +98,9 @@ def read_place(parts: Sequence[str]) -> Facts:
     """
     *folders, name = parts
     owner = dict(_pair(folder) for folder in folders[:-1])
+    odd = [folder for folder in folders if folder[:4] == "ses-" and not is_session(folder)]
+    if odd:
+        raise NameFault(f"'{printable(odd[0])}' may have only letters, digits and + after ses-")
     if not _is_place(folders):
         raise NameFault(f"{'/'.join(folders)} is not a folder of images in BIDS")
     entities, suffix = _read_name(name)
@@ -160,8 +163,10 @@ def _read_name(name: str) -> tuple[dict[str, str], str]:
     entities: dict[str, str] = {}
     for pair in pairs:
         key, dash, value = pair.partition("-")
+        if not pair:
+            raise NameFault("its name has an underscore with nothing before it")
         if not dash or key not in NAMES:
-            hint = did_you_mean(key, NAMES) if dash else ""
+            hint = f" (its key is {ENTITIES[key]}-)" if key in ENTITIES else ""
             raise NameFault(f"'{printable(pair)}' in its name is not an entity of BIDS{hint}")
         if not is_label(value):
             raise NameFault(f"'{printable(pair)}' may have only letters, digits and + after {key}-")

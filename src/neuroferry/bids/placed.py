@@ -20,7 +20,6 @@ from neuroferry.bids.naming import (
 from neuroferry.bids.tree import Listing, list_images
 
 _SHOWN = 3
-_CURE = "Rename or move it, or list it in .bidsignore"
 #: Entities whose values are numbers: ``run-01`` is ``run-1``.
 _INDICES = ("run", "echo", "flip", "inv", "split", "chunk")
 
@@ -108,9 +107,10 @@ def _misnamed(
         counts = any(seems_used(name, used) for name in names)
         path = root / printable(places[0])
         what = f"{path}" if len(places) == 1 else f"{path.parent}: {_names(places)}"
-        left = "it is left out" if len(places) == 1 else "they are left out"
+        left, it = ("it is left out", "it") if len(places) == 1 else ("they are left out", "them")
+        cure = f"Rename or move {it}, or list {it} in .bidsignore"
         severity: Severity = "error" if counts else "warning"
-        yield Problem(f"{what}: {printable(why)}, so {left}. {_CURE}", severity, path, label)
+        yield Problem(f"{what}: {printable(why)}, so {left}. {cure}", severity, path, label)
 
 
 def _doubled(sound: dict[str, Facts]) -> dict[str, str]:

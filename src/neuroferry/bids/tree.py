@@ -95,14 +95,19 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
 
 
 def find_participants(bids_dir: Path) -> list[str]:
-    """List the labels of a dataset's ``sub-`` folders, sorted.
+    """List the labels of a dataset's ``sub-`` folders, sorted, without those in ``.bidsignore``.
 
     Raises
     ------
     InputError
         If the folder does not exist or has no participants.
     """
-    labels = sorted(entry.name[4:] for entry in _scan(bids_dir) if _is_participant(entry))
+    ignored = Ignored.of(bids_dir)
+    labels = sorted(
+        entry.name[4:]
+        for entry in _scan(bids_dir)
+        if _is_participant(entry) and f"{entry.name}/" not in ignored
+    )
     if not labels:
         odd = [problem.message for problem in odd_participants(bids_dir)]
         raise InputError(
@@ -119,16 +124,21 @@ def odd_participants(bids_dir: Path) -> list[Problem]:
     Returns
     -------
     list of Problem
-        One for each such folder, and warnings of labels that differ in case alone.
+        An error for each such folder, and warnings of participants in ``.bidsignore`` and of
+        labels that differ in case alone.
     """
     ignored = Ignored.of(bids_dir)
-    entries = [entry for entry in _scan(bids_dir) if entry.name not in ignored]
+    entries = sorted(_scan(bids_dir), key=lambda entry: entry.name)
     problems = []
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        why = "" if _is_participant(entry) else _oddity(entry)
+    for entry in entries:
+        hidden, sound = f"{entry.name}/" in ignored, _is_participant(entry)
+        why = "" if sound or hidden else _oddity(entry)
+        path = bids_dir / printable(entry.name)
         if why:
-            path = bids_dir / printable(entry.name)
             problems.append(Problem(f"{path} is left out: {why}", "error", path))
+        elif hidden and sound:
+            text = f"{path} is left out, as .bidsignore lists it"
+            problems.append(Problem(text, "warning", path))
     return [*problems, *_alike([entry.name for entry in entries if _is_participant(entry)])]
 
 
