@@ -44,6 +44,7 @@ def list_images(root: Path, label: str) -> Listing:
     found = Listing([], [])
     _walk(root, f"sub-{label}", found)
     found.images.sort()
+    found.faults.sort()
     return found
 
 
