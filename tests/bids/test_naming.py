@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuroferry.bids.naming import Facts, NameFault, read_place
+from neuroferry.bids.naming import BadNameError, Facts, read_place
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_sound_name_is_read(place, entities, suffix, datatype):
     ],
 )
 def test_an_odd_name_is_a_fault_with_its_reason(place, words):
-    with pytest.raises(NameFault, match=words) as caught:
+    with pytest.raises(BadNameError, match=words) as caught:
         read_place(place.split("/"))
     assert not caught.value.derived
 
@@ -89,7 +89,7 @@ def test_an_odd_name_is_a_fault_with_its_reason(place, words):
     ],
 )
 def test_a_derivative_is_no_image_of_the_scanner(name):
-    with pytest.raises(NameFault, match="names a derivative") as caught:
+    with pytest.raises(BadNameError, match="names a derivative") as caught:
         read_place(("sub-01", "anat", f"{name}.nii.gz"))
     assert caught.value.derived
 

@@ -46,7 +46,9 @@ def build_graph(
     )
     workflow = init_neuroferry_wf(plans=plans, settings=settings)
     workflow.base_dir = str(config.work_dir)
-    for plan in plans if problems is not None else ():
+    if problems is None:
+        return workflow
+    for plan in plans:
         problem = _find_collision(workflow.get_node(subject_wf(plan.label)), plan)
         if problem is not None:
             problems.append(problem)

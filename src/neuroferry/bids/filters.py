@@ -95,8 +95,8 @@ def check_matches(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Image
         for entity in conditions:
             for value in _unmatched(query, entity, conditions, concerned):
                 raise InputError(
-                    f"{_FLAGS[query, entity]} {value} (or the BIDS filter for {query!r}) matches no"
-                    f" image{_values(entity, concerned)}",
+                    f"{_FLAGS[query, entity]} {value} (or the BIDS filter for {query!r}) matches"
+                    f" no image{_values(entity, concerned)}",
                     exit_code=ExitCode.NOTHING_MATCHED,
                 )
         if not apply_filters({query: conditions}, concerned):
@@ -130,8 +130,10 @@ def unmet(
         if wanted is not None:
             there = {_without_echo(run) for run in kept}
             lost = [run for run in concerned if _without_echo(run) not in there]
-            for run in {_without_echo(run): run for run in lost if _meets_but_echo(run, conditions)}.values():
-                yield f"{run.path.name}: no echo of its run is chosen (--echo-idx), so it is left out"
+            for run in {
+                _without_echo(run): run for run in lost if _meets_but_echo(run, conditions)
+            }.values():
+                yield f"{run.path.name}: no echo of its run is chosen (--echo-idx); it is left out"
 
 
 def _without_echo(run: Image) -> frozenset[tuple[str, str]]:

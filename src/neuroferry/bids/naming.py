@@ -1,7 +1,7 @@
 """Facts of an image from its folders and its name, relative to the root of its dataset.
 
 Nothing above the root counts: a dataset below a folder named ``func`` or ``sub-01`` reads as it
-does anywhere. A name is read whole or not at all: what is odd about it is a `NameFault`, and the
+does anywhere. A name is read whole or not at all: what is odd about it is a `BadNameError`, and the
 image is left out, as half a name could make it a repeat of another image or its results those of
 another participant.
 """
@@ -9,14 +9,30 @@ another participant.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from neuroferry.bids.entities import ENTITIES, NAMES, did_you_mean, is_label
 
 #: Folders of data below a participant or session.
 DATATYPES = frozenset(
-    "anat func dwi fmap perf beh eeg emg ieeg meg micr motion mrs nirs pet".split()
+    [
+        "anat",
+        "func",
+        "dwi",
+        "fmap",
+        "perf",
+        "beh",
+        "eeg",
+        "emg",
+        "ieeg",
+        "meg",
+        "micr",
+        "motion",
+        "mrs",
+        "nirs",
+        "pet",
+    ]
 )
 #: Folders in which an image with one of these suffixes may lie; those of field maps and of series.
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -32,11 +48,65 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 #: Suffixes of the images that some workflow reads.
 USED = (*FOLDERS.keys() - {"T2w", "FLAIR", "m0scan", "asl"},)
 _OTHERS = frozenset(
-    "PDw PDT2 PD T2star T2starw inplaneT1 inplaneT2 angio defacemask FLASH UNIT1 T1map R1map"
-    " T2map R2map T2starmap R2starmap PDmap MTRmap MTsat MTVmap MWFmap Chimap S0map M0map T1rho"
-    " MESE MEGRE VFA IRT1 MP2RAGE MPM MTS MTR cbv phase noRF ADC FA trace colFA expADC pet mrsref"
-    " TB1DAM TB1EPI TB1AFI TB1TFL TB1RFM TB1SRGE TB1map RB1COR RB1map svs mrsi unloc"
-    " asllabeling".split()
+    [
+        "PDw",
+        "PDT2",
+        "PD",
+        "T2star",
+        "T2starw",
+        "inplaneT1",
+        "inplaneT2",
+        "angio",
+        "defacemask",
+        "FLASH",
+        "UNIT1",
+        "T1map",
+        "R1map",
+        "T2map",
+        "R2map",
+        "T2starmap",
+        "R2starmap",
+        "PDmap",
+        "MTRmap",
+        "MTsat",
+        "MTVmap",
+        "MWFmap",
+        "Chimap",
+        "S0map",
+        "M0map",
+        "T1rho",
+        "MESE",
+        "MEGRE",
+        "VFA",
+        "IRT1",
+        "MP2RAGE",
+        "MPM",
+        "MTS",
+        "MTR",
+        "cbv",
+        "phase",
+        "noRF",
+        "ADC",
+        "FA",
+        "trace",
+        "colFA",
+        "expADC",
+        "pet",
+        "mrsref",
+        "TB1DAM",
+        "TB1EPI",
+        "TB1AFI",
+        "TB1TFL",
+        "TB1RFM",
+        "TB1SRGE",
+        "TB1map",
+        "RB1COR",
+        "RB1map",
+        "svs",
+        "mrsi",
+        "unloc",
+        "asllabeling",
+    ]
 )
 _EXTENSIONS = (".nii", ".nii.gz")
 _PARTS = ("mag", "phase", "real", "imag")
@@ -55,7 +125,7 @@ class Facts(NamedTuple):
     datatype: str
 
 
-class NameFault(Exception):
+class BadNameError(Exception):
     """Something about folders or name that leaves the facts of an image open.
 
     Attributes
@@ -84,7 +154,7 @@ def read_place(parts: Sequence[str]) -> Facts:
 
     Raises
     ------
-    NameFault
+    BadNameError
         If the place is not one of BIDS, or name and folders contradict each other.
 
     Examples
@@ -94,32 +164,32 @@ def read_place(parts: Sequence[str]) -> Facts:
     >>> read_place(("sub-02", "anat", "sub-01_T1w.nii.gz"))
     Traceback (most recent call last):
     ...
-    neuroferry.bids.naming.NameFault: its name says sub-01, but its folder sub-02
+    neuroferry.bids.naming.BadNameError: its name says sub-01, but its folder sub-02
     """
     *folders, name = parts
     owner = dict(_pair(folder) for folder in folders[:-1])
     odd = [folder for folder in folders if folder[:4] == "ses-" and not is_session(folder)]
     if odd:
-        raise NameFault(f"'{printable(odd[0])}' may have only letters, digits and + after ses-")
+        raise BadNameError(f"'{printable(odd[0])}' may have only letters, digits and + after ses-")
     if not _is_place(folders):
-        raise NameFault(f"{'/'.join(folders)} is not a folder of images in BIDS")
+        raise BadNameError(f"{'/'.join(folders)} is not a folder of images in BIDS")
     entities, suffix = _read_name(name)
     for key, long in (("sub", "subject"), ("ses", "session")):
         said, there = entities.get(long), owner.get(key)
         if said != there:
-            raise NameFault(_contradiction(key, said, there))
+            raise BadNameError(_contradiction(key, said, there))
     datatype = folders[-1]
     _check_suffix(suffix, datatype)
     derived = [name for name in _DERIVED if name in entities]
     if derived:
         keys = " and ".join(key for key, name in NAMES.items() if name in derived)
-        raise NameFault(f"{keys} names a derivative, not an image of the scanner", derived=True)
+        raise BadNameError(f"{keys} names a derivative, not an image of the scanner", derived=True)
     if entities.get("part", "mag") not in _PARTS:
-        raise NameFault(f"part-{entities['part']} is not one of {', '.join(_PARTS)}")
+        raise BadNameError(f"part-{entities['part']} is not one of {', '.join(_PARTS)}")
     return Facts(entities, suffix, datatype)
 
 
-def seems_used(name: str, suffixes: Sequence[str]) -> bool:
+def seems_used(name: str, suffixes: Iterable[str]) -> bool:
     """Check whether an odd name holds the suffix of an image that is read, in any case.
 
     Examples
@@ -132,10 +202,10 @@ def seems_used(name: str, suffixes: Sequence[str]) -> bool:
 
 
 def printable(name: str) -> str:
-    """Make a name that is not UTF-8 printable.
+    r"""Make a name that is not UTF-8 printable.
 
-    >>> printable("sub-\\udcff")
-    'sub-\\\\xff'
+    >>> printable("sub-\udcff")
+    'sub-\\xff'
     """
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
@@ -158,23 +228,27 @@ def is_session(folder: str) -> bool:
 def _read_name(name: str) -> tuple[dict[str, str], str]:
     stem, dot, extension = name.partition(".")
     if dot + extension not in _EXTENSIONS:
-        raise NameFault(f"'{printable(dot + extension)}' is not .nii.gz or .nii")
+        raise BadNameError(f"'{printable(dot + extension)}' is not .nii.gz or .nii")
     *pairs, suffix = stem.split("_")
     entities: dict[str, str] = {}
     for pair in pairs:
         key, dash, value = pair.partition("-")
         if not pair:
-            raise NameFault("its name has an underscore with nothing before it")
+            raise BadNameError("its name has an underscore with nothing before it")
         if not dash or key not in NAMES:
             hint = f" (its key is {ENTITIES[key]}-)" if key in ENTITIES else ""
-            raise NameFault(f"'{printable(pair)}' in its name is not an entity of BIDS{hint}")
+            raise BadNameError(f"'{printable(pair)}' in its name is not an entity of BIDS{hint}")
         if not is_label(value):
-            raise NameFault(f"'{printable(pair)}' may have only letters, digits and + after {key}-")
+            raise BadNameError(
+                f"'{printable(pair)}' may have only letters, digits and + after {key}-"
+            )
         if NAMES[key] in entities:
-            raise NameFault(f"its name has {key}- twice")
+            raise BadNameError(f"its name has {key}- twice")
         entities[NAMES[key]] = value
     if not suffix.isalnum() or not suffix.isascii():
-        raise NameFault(f"its name ends in '{printable(suffix)}' instead of a suffix such as _T1w")
+        raise BadNameError(
+            f"its name ends in '{printable(suffix)}' instead of a suffix such as _T1w"
+        )
     return entities, suffix
 
 
@@ -191,7 +265,7 @@ def _check_suffix(suffix: str, datatype: str) -> None:
     if allowed is None and suffix not in _OTHERS:
         hint = did_you_mean(suffix, [*FOLDERS, *_OTHERS])
         close = hint if hint.startswith("; did") else ""
-        raise NameFault(f"_{suffix} is not a suffix of images in BIDS{close}")
+        raise BadNameError(f"_{suffix} is not a suffix of images in BIDS{close}")
     if allowed is not None and datatype not in allowed:
         right = " or ".join(f"{folder}/" for folder in allowed)
-        raise NameFault(f"_{suffix} belongs into {right}, but it is in {datatype}/")
+        raise BadNameError(f"_{suffix} belongs into {right}, but it is in {datatype}/")

@@ -10,8 +10,8 @@ from neuroferry.bids.ignored import Ignored
 from neuroferry.bids.model import Problem, Severity
 from neuroferry.bids.naming import (
     DATATYPES,
+    BadNameError,
     Facts,
-    NameFault,
     is_session,
     printable,
     read_place,
@@ -67,11 +67,13 @@ def find_images(root: Path, label: str, ignored: Ignored, used: Collection[str])
     for place in listing.images:
         try:
             facts = read_place(place.split("/"))
-        except NameFault as fault:
+        except BadNameError as fault:
             if place not in ignored:
                 folder = place.rpartition("/")[0]
                 text = "desc-, space- and the like name derivatives, not images of the scanner"
-                faults.setdefault((folder, text if fault.derived else str(fault)), []).append(place)
+                faults.setdefault((folder, text if fault.derived else str(fault)), []).append(
+                    place
+                )
             continue
         if place in ignored:
             hidden += [place] if facts.suffix in used else []
@@ -119,7 +121,7 @@ def _doubled(sound: dict[str, Facts]) -> dict[str, str]:
     for place, (entities, suffix, datatype) in sound.items():
         facts = frozenset((key, _value(key, value)) for key, value in entities.items())
         groups.setdefault((facts, suffix, datatype), []).append(place)
-    found = {}
+    found: dict[str, str] = {}
     for places in groups.values():
         if len(places) > 1:
             first = min(places, key=lambda place: (not place.endswith(".gz"), place))

@@ -15,7 +15,17 @@ from neuroferry.errors import ExitCode, InputError
 
 #: Folders beside the participants that BIDS or programs put there.
 _NO_PARTICIPANTS = frozenset(
-    "code derivatives sourcedata rawdata stimuli phenotype logs models docs".split()
+    [
+        "code",
+        "derivatives",
+        "sourcedata",
+        "rawdata",
+        "stimuli",
+        "phenotype",
+        "logs",
+        "models",
+        "docs",
+    ]
 )
 _IMAGES = (".nii", ".nii.gz")
 
@@ -84,7 +94,7 @@ def _dead_link(entry: os.DirEntry[str]) -> str:
     try:
         entry.stat()
     except OSError as error:
-        target = printable(os.readlink(entry.path))
+        target = printable(os.readlink(entry.path))  # noqa: PTH115  (as the rest of the walk)
         why = "does not exist" if isinstance(error, FileNotFoundError) else "cannot be read"
         return f"links to {target}, which {why}"
     return ""
@@ -148,8 +158,7 @@ def missing_labels(
 ) -> InputError:
     """Make the error for labels of participants or sessions that a dataset does not have."""
     names = [f"{key}-{label}" for label in missing]
-    odd = [problem for problem in odd_participants(root) if problem.path]
-    odd = [problem for problem in odd if problem.path.name in (*names, *missing)]
+    odd = [p for p in odd_participants(root) if p.path and p.path.name in (*names, *missing)]
     hint = f": {odd[0].message}" if odd else did_you_mean(missing[0], known, prefix=f"{key}-")
     many = len(missing) > 1
     return InputError(

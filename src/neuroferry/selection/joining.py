@@ -94,7 +94,9 @@ def plan_joined(
         joined = _join(group, b0_threshold)
         if joined.run.entities in taken:
             names = " and ".join(run.image.path.name for run in group)
-            reasons.append(f"{names} are not joined: other results have the name of the joined run")
+            reasons.append(
+                f"{names} are not joined: other results have the name of the joined run"
+            )
             continue
         taken.append(joined.run.entities)
         found.append(joined)

@@ -240,9 +240,7 @@ class _Planner:
         self._subject = self._subject.without({image.path for image in left_out})
         return left_out
 
-    def _say_what_is_no_repeat(
-        self, left_out: Mapping[Image, str], anatomies: Anatomies
-    ) -> None:
+    def _say_what_is_no_repeat(self, left_out: Mapping[Image, str], anatomies: Anatomies) -> None:
         """Report the T1w images without part in a computed anatomy, and phases of series."""
         computed = {plan.session for plan in anatomies.plans if plan.source == "computed"}
         there = {image.session for image in self._subject.select("anat", "T1w")}
@@ -251,7 +249,9 @@ class _Planner:
             if image.session in computed or image.session not in there:
                 self.problems.append(Problem(f"{image.path} {why}.", "warning", image.path, label))
         kinds = [("func", "bold"), ("dwi", "dwi")]
-        series = [r for k in kinds if k[0] in self._config.chosen for r in self._subject.select(*k)]
+        series = [
+            r for k in kinds if k[0] in self._config.chosen for r in self._subject.select(*k)
+        ]
         parts = [r for r in series if r.entities.get("part") in OTHER_PARTS]
         if parts:
             names = ", ".join(run.path.name for run in parts[:3]) + ", ..." * (len(parts) > 3)

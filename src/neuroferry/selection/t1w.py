@@ -3,8 +3,8 @@
 Repeats differ in ``run`` alone, and in nothing that changes the contrast or the voxels. Of several
 acquisitions one is chosen: without a contrast agent before with one; then thin slices before thick
 ones (the longest side of a voxel, in whole mm); then with an inversion time before without, as
-inversion separates the tissues best; then smaller voxels; then fewer entities in the name; then the
-first name. Phase and complex parts and chunks of a head are never used.
+inversion separates the tissues best; then smaller voxels; then fewer entities in the name; then
+the first name. Phase and complex parts and chunks of a head are never used.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def _contrast(first: Image, other: Image) -> Iterator[str]:
     agents = [_agent(image.metadata) for image in (first, other)]
     if agents[0] != agents[1]:
         yield _AGENT
-    sides = [np.sort(image_grid(image.path)[1]) for image in (first, other)]
-    if not np.allclose(*sides, rtol=_SAME_VOXELS, atol=0):
-        yield f"voxel size ({_mm(sides[0])} and {_mm(sides[1])} mm)"
+    one, two = (np.sort(image_grid(image.path)[1]) for image in (first, other))
+    if not np.allclose(one, two, rtol=_SAME_VOXELS, atol=0):
+        yield f"voxel size ({_mm(one)} and {_mm(two)} mm)"
 
 
 def _number(metadata: Mapping[str, Any], key: str) -> float:
