@@ -1,9 +1,9 @@
 """Facts of an image from its folders and its name, relative to the root of its dataset.
 
 Nothing above the root counts: a dataset below a folder named ``func`` or ``sub-01`` reads as it
-does anywhere. A name is read whole or not at all: what is odd about it is a `BadNameError`, and the
-image is left out, as half a name could make it a repeat of another image or its results those of
-another participant.
+does anywhere. A name is read whole or not at all: what is odd about it is a `BadNameError`, and
+the image is left out, as half a name could make it a repeat of another image or its results those
+of another participant.
 """
 
 from __future__ import annotations
