@@ -11,7 +11,9 @@ from nipype.interfaces.utility import IdentityInterface, Merge, Select
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.bids.entities import in_node_name
 from neuroferry.config import WorkflowConfig
+from neuroferry.interfaces.derivatives import DerivativesNode
 from neuroferry.selection.anatomy import AnatomyPlan, TemplatePlan, session_prefix
 from neuroferry.selection.joining import Joined
 from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
@@ -76,7 +78,7 @@ def init_neuroferry_wf(
 
 def init_single_subject_wf(plan: ParticipantPlan, settings: BuildSettings) -> Workflow:
     """Build the graph of one participant, with an anatomical branch per session."""
-    workflow = Workflow(name=f"sub_{plan.label}_wf")
+    workflow = Workflow(name=f"sub_{in_node_name(plan.label)}_wf")
     workflow.__desc__ = """\
 Results were obtained with *neuroferry*, which runs *Nipype* workflows [@nipype] on datasets
 in the Brain Imaging Data Structure [@bids].
@@ -92,6 +94,22 @@ in the Brain Imaging Data Structure [@bids].
     _add_dwi(workflow, plan, settings, anatomies)
     state_kinds(workflow)
     return workflow
+
+
+def find_written_twice(workflow: pe.Workflow) -> dict[Path, list[str]]:
+    """Find the files that more than one sink of a workflow would write.
+
+    Returns
+    -------
+    dict of pathlib.Path to list of str
+        Names of the sinks, by the file; empty for a sound workflow.
+    """
+    writers: dict[Path, list[str]] = {}
+    for node in workflow._get_all_nodes():
+        if isinstance(node, DerivativesNode):
+            for path in (*node.interface.output_paths(), *node.interface.sidecar_paths()):
+                writers.setdefault(path, []).append(node.fullname)
+    return {path: names for path, names in writers.items() if len(names) > 1}
 
 
 @dataclass(frozen=True)

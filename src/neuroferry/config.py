@@ -130,7 +130,11 @@ class InputConfig:
         example="filters.json",
     )
     bids_database_dir: Path | None = setting(
-        None, help="folder for the pybids index", metavar="DIR", example="/scratch/index"
+        None,
+        help="folder to keep pybids' index of the dataset in, for other programs; it is made"
+        " again when images of the participants have changed",
+        metavar="DIR",
+        example="/scratch/index",
     )
     derivatives: dict[str, Path] = setting(
         {},

@@ -6,6 +6,7 @@ Every message says what is wrong, in which file, and what to do about it.
 from __future__ import annotations
 
 from enum import IntEnum
+from pathlib import Path
 from signal import Signals
 
 
@@ -59,9 +60,15 @@ class NeuroferryError(Exception):
 
 
 class InputError(NeuroferryError):
-    """A missing, unreadable or contradictory input."""
+    """A missing, unreadable or contradictory input; ``path`` is the file, if it is one file."""
 
     exit_code = ExitCode.DATA
+
+    def __init__(
+        self, message: str, *, exit_code: ExitCode | None = None, path: Path | None = None
+    ) -> None:
+        super().__init__(message, exit_code=exit_code)
+        self.path = path
 
 
 class GeometryError(InputError):

@@ -73,6 +73,7 @@ def test_the_same_plan_from_fewer_graphs(people, tmp_path):
         people("05", small, session="a"),
         people("06", small, session="b"),
         people("07", large, AcquisitionTime="9:00"),
+        people("a+b", small),
     ]
     shared, built, run_dir = plan(tmp_path, subjects, alike=True)
     each, all_built, other_dir = plan(tmp_path, subjects, alike=False)

@@ -304,3 +304,14 @@ def test_partial_coverage_is_no_error(dataset):
 def test_nothing_is_said_of_participants_without_bold(dataset):
     (subject,) = check_subjects([dataset.subject()], suffixes=("T1w",))
     assert check_bold(subject) == ([], [], set())
+
+
+def test_a_combined_image_is_no_echo(dataset):
+    dataset("task-x")
+    for echo, seconds in ((1, 0.01), (2, 0.03)):
+        dataset(f"task-x_echo-{echo}", {**SOUND, "EchoTime": seconds})
+    runs, errors, _ = said(dataset)
+    assert [[echo.path.name[7:20] for echo in run.echoes] for run in runs] == [
+        ["task-x_echo-1", "task-x_echo-2"]
+    ]
+    assert "no echo- in its name, but there are echoes of the same run" in errors[0]

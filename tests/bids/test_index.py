@@ -88,6 +88,55 @@ def test_what_matches_nothing_ends_with_18_and_names_what_is_there(make_dataset,
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"task": ["rest", "words"]}, "--task-id words .*; task is nback or rest"),
+        ({"task": "words"}, "--task-id words"),
+        ({"echo": [3, None]}, "--echo-idx 3 .*; echo is 1 or 2"),
+    ],
+)
+def test_an_option_that_matches_nothing_is_named(make_dataset, options, words):
+    names = ("task-rest", "task-nback_echo-1", "task-nback_echo-2")
+    root = make_dataset({f"sub-01/func/sub-01_{name}_bold.nii.gz": None for name in names})
+    with pytest.raises(InputError, match=words) as caught:
+        index_subjects(root, bids_filters={"bold": options})
+    assert caught.value.exit_code == ExitCode.NOTHING_MATCHED
+
+
+def test_what_an_option_does_not_find_in_one_participant_is_named_there(make_dataset):
+    names = ["01_task-a", "01_task-b_run-1_echo-1", "01_task-b_run-1_echo-2"]
+    names += ["01_task-b_run-2_echo-1", "02_task-a"]
+    root = make_dataset({f"sub-{n[:2]}/func/sub-{n}_bold.nii.gz": None for n in names})
+    first, second = index_subjects(root, bids_filters={"bold": {"task": ["a", "b"]}})
+    assert first.problems == ()
+    assert ["there is no run of the task b" in p.message for p in second.problems] == [True]
+    first, second = index_subjects(root, bids_filters={"bold": {"echo": [2, None]}})
+    (problem,) = first.problems
+    assert (
+        "sub-01_task-b_run-2_echo-1_bold.nii.gz: no echo of its run is chosen" in problem.message
+    )
+    assert second.problems == ()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["func", "anat", "motion", "sub-X", "ses-1", "sub-01", "job/sub-01/ds", "sub-01/ses-1/func"],
+)
+def test_folders_above_the_dataset_do_not_count(make_dataset, tmp_path, place):
+    root = make_dataset(TWO_SESSIONS)
+    here = [(subject.label, subject.problems, subject.images) for subject in index_subjects(root)]
+    other = tmp_path / "elsewhere" / place
+    other.parent.mkdir(parents=True, exist_ok=True)
+    root.rename(other)
+    for (label, problems, images), found in zip(here, index_subjects(other), strict=True):
+        assert (found.label, found.problems) == (label, problems)
+        assert [(i.place, i.entities, i.datatype) for i in found.images] == [
+            (i.place, i.entities, i.datatype) for i in images
+        ]
+        assert {image.root for image in found.images} == {other}
+
+
+@pytest.mark.parametrize(
     ("conditions", "kept"),
     [
         ({"acquisition": "mprage"}, ["ses-a_acq-mprage_T1w"]),

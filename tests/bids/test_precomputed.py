@@ -73,8 +73,9 @@ def test_two_candidates_are_an_error(tmp_path):
     root = dataset(
         tmp_path, ["sub-01_desc-brain_mask.nii.gz", "sub-01_run-1_desc-brain_mask.nii.gz"]
     )
-    with pytest.raises(InputError, match="two files for the brain_mask of sub-01"):
+    with pytest.raises(InputError, match="two files for the brain_mask of sub-01") as info:
         find(root)
+    assert info.value.path == root / "sub-01/anat/sub-01_run-1_desc-brain_mask.nii.gz"
 
 
 def test_a_dataset_that_is_not_there(tmp_path):

@@ -341,3 +341,30 @@ def test_nothing_is_evaluated():
     lines = LAUNCHER.read_text().splitlines()
     code = [line.partition(" #")[0] for line in lines if not line.lstrip().startswith("#")]
     assert not [line for line in code if "eval" in line.replace("--no-eval", "").split()]
+
+
+def test_links_that_leave_the_dataset_are_bound_where_they_lead(machine):
+    data = machine.folder / "data"
+    for folder in ("study/bids/sub-01/anat", "study/bids/sub-02/anat", "study/store"):
+        (data / folder).mkdir(parents=True)
+    (data / "study/store/x.nii.gz").write_text("")
+    (data / "study/out").mkdir()
+    anat = data / "study/bids/sub-01/anat"
+    (anat / "sub-01_T1w.nii.gz").symlink_to("../../../store/x.nii.gz")
+    (anat / "inside.nii.gz").symlink_to("../../sub-02/anat/x.nii.gz")
+    (anat / "gone.nii.gz").symlink_to("../../../gone/x.nii.gz")
+    (anat / "far1.nii.gz").symlink_to("/mnt/a/one.nii.gz")
+    (anat / "far2.nii.gz").symlink_to("/mnt/b/two.nii.gz")
+    (data / "study/bids/sub-02/anat/taken.nii.gz").symlink_to("../../../out/x.nii.gz")
+    (data / "study/out/x.nii.gz").write_text("")
+
+    done = machine("study/bids", "results", "participant")
+    assert done.returncode == 0, done.stderr
+    assert f'type=bind,"source={data}/study/store","destination=/store",ro' in machine.words()
+    assert 'type=bind,"source=/mnt","destination=/mnt",ro' in machine.words()
+    assert not any("gone" in word or "sub-02" in word for word in machine.words())
+    assert f"lead to {data}/study/out, which cannot be shown inside the image" in done.stderr
+
+    done = machine("study/bids", "results", "participant", "--participant-label", "sub-02")
+    assert done.returncode == 0, done.stderr
+    assert not any("/store" in word or "/mnt" in word for word in machine.words())

@@ -18,6 +18,9 @@ def same(x, factor=1):
     [
         ("w.sub_01_wf.a_wf.b2", "01", "w.sub_*_wf.a_wf.b2", "w.sub_*_wf.a_wf.b2"),
         ("sub_x_wf.a", "x", "sub_*_wf.a", "sub_*_wf.a"),
+        ("w.sub_a_plus_b_wf.a", "a+b", "w.sub_*_wf.a", "w.sub_*_wf.a"),
+        ("w.sub_a_plus__wf.a", "a+", "w.sub_*_wf.a", "w.sub_*_wf.a"),
+        ("w.sub_aplusb_wf.a", "aplusb", "w.sub_*_wf.a", "w.sub_*_wf.a"),
         ("some_wf.sub_wf.node", None, "some_wf.sub_wf.node", "some_wf.sub_wf.node"),
         ("w.a._scan_7", None, "w.a._scan_7", "w.a"),
         ("w.a._scan_7._a12", None, "w.a._scan_7._a12", "w.a[*]"),

@@ -175,3 +175,9 @@ def test_judge(steps, problems, sessions, any_output, level):
     verdict = judge(run, sessions, any_output=any_output)
     assert verdict.level == level
     assert bool(verdict.reasons) == (level != "good")
+
+
+def test_what_was_left_out_of_the_dataset_does_not_count_against_a_participant():
+    odd = {"severity": "error", "message": "sub-P-01 is left out", "subject": None}
+    run = RunSummary(steps=(step("done"),), problems=(odd,))
+    assert judge(run, [session()], any_output=True).level == "good"

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from tiny_dataset import BOLD, write_dataset
 
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.model import Image, Subject
@@ -173,3 +174,17 @@ def test_missing_echo_time_is_named():
 def test_ignored_field_maps_are_no_problem():
     assert plan_for(*phasediff(), ignore=("fieldmaps",)) == plan_for(ignore=("fieldmaps",))
     assert plan_for(*phasediff(), ignore=("fieldmaps",)).warnings == ()
+
+
+@pytest.mark.parametrize("place", ["ds", "func", "sub-01/ds", "sub-01/sub-01"])
+def test_what_a_field_map_is_intended_for_does_not_depend_on_folders_above(tmp_path, place):
+    images = {"func/task-x_bold": BOLD}
+    for direction, axis in (("AP", "j-"), ("PA", "j")):
+        images[f"fmap/dir-{direction}_epi"] = {
+            "PhaseEncodingDirection": axis,
+            "TotalReadoutTime": 0.03,
+            "IntendedFor": "func/sub-01_task-x_bold.nii.gz",
+        }
+    subject = write_dataset(tmp_path / place, images)
+    plan = choose_fieldmap(subject, subject.select("func", "bold"))
+    assert (plan.method, plan.origin) == ("pepolar", "IntendedFor")

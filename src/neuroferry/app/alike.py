@@ -12,6 +12,7 @@ import hashlib
 import re
 from typing import Generic, TypeVar
 
+from neuroferry.bids.entities import in_node_name
 from neuroferry.selection.participant import ParticipantPlan
 
 Built = TypeVar("Built")
@@ -47,9 +48,16 @@ def renamed(text: str, label: str, other: str) -> str:
     --------
     >>> renamed("w.sub_01_wf.a of sub-01, not sub-012", "01", "02")
     'w.sub_02_wf.a of sub-02, not sub-012'
+    >>> renamed("w.sub_a_plus_b_wf.a of sub-a+b, not sub-a+b+c", "a+b", "02")
+    'w.sub_02_wf.a of sub-02, not sub-a+b+c'
     """
-    pattern = rf"(?<![0-9A-Za-z])sub([-_]){re.escape(label)}(?![0-9A-Za-z])"
-    return re.sub(pattern, rf"sub\g<1>{other}", text)
+    for dash, old, new in (
+        ("-", label, other),
+        ("_", in_node_name(label), in_node_name(other)),
+    ):
+        pattern = rf"(?<![0-9A-Za-z+])sub{dash}{re.escape(old)}(?![0-9A-Za-z+]|_plus_)"
+        text = re.sub(pattern, f"sub{dash}{new}", text)
+    return text
 
 
 def _outline(plan: ParticipantPlan) -> str:

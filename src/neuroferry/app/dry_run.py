@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ def dry_run(
         something would be skipped because of an error.
     """
     usable = [plan for plan in plans if plan.has_work]
-    needs = plan_run(config, usable, resources) if usable else None
+    needs = plan_run(config, usable, resources, problems) if usable else None
     if config.execution.json:
         print(json.dumps(_as_json(plans, problems, needs), indent=2), flush=True)
     elif needs is not None:
@@ -96,14 +97,19 @@ def dry_run(
     return int(ExitCode.STEP_FAILED if broken else ExitCode.OK)
 
 
-def plan_run(config: Config, plans: list[ParticipantPlan], resources: Resources) -> Plan:
-    """Estimate the resources that a run needs."""
+def plan_run(
+    config: Config, plans: list[ParticipantPlan], resources: Resources, problems: list[Problem]
+) -> Plan:
+    """Estimate the resources that a run needs; problems of the graph are added and printed."""
     finished = take_up(config, plans)
     left = [plan for plan in plans if plan.label not in finished]
     history = read_history(config.output_dir)
     with tempfile.TemporaryDirectory() as folder:
         configure_nipype(config, Path(folder))
-        workflow = build_graph(config, left, resources.n_procs)
+        known = len(problems)
+        workflow = build_graph(config, left, resources.n_procs, problems)
+        for problem in problems[known:]:
+            print(f"ERROR: {problem.message}", file=sys.stderr, flush=True)
         plugin = PlanPlugin(
             {
                 "n_procs": resources.n_procs,

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuroferry.config import Config, make_config
 from neuroferry.engine.flatten import flatten
-from neuroferry.engine.names import subject_wf
+from neuroferry.engine.names import StepName, subject_wf
 from neuroferry.files import read_toml, write_text
 from neuroferry.selection.participant import ParticipantPlan
 
+if TYPE_CHECKING:
+    from neuroferry.bids.model import Problem
 
-def build_graph(config: Config, plans: list[ParticipantPlan], n_procs: int) -> Any:
-    """Build the workflow of some participants."""
+
+def build_graph(
+    config: Config,
+    plans: list[ParticipantPlan],
+    n_procs: int,
+    problems: list[Problem] | None = None,
+) -> Any:
+    """Build the workflow of some participants.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    plans : list of ParticipantPlan
+        Plan of each participant.
+    n_procs : int
+        Threads of one step, unless the settings fix them.
+    problems : list of Problem, optional
+        Receives an error for each participant of whom two steps would write the same file; this
+        participant is not in the workflow.
+    """
     from neuroferry.workflows.base import BuildSettings, init_neuroferry_wf
 
     settings = BuildSettings(
@@ -25,13 +46,45 @@ def build_graph(config: Config, plans: list[ParticipantPlan], n_procs: int) -> A
     )
     workflow = init_neuroferry_wf(plans=plans, settings=settings)
     workflow.base_dir = str(config.work_dir)
+    if problems is None:
+        return workflow
+    for plan in plans:
+        problem = _find_collision(workflow.get_node(subject_wf(plan.label)), plan)
+        if problem is not None:
+            problems.append(problem)
+            workflow.remove_nodes([workflow.get_node(subject_wf(plan.label))])
     return workflow
 
 
-def build_run(config: Config, folder: Path, plans: list[ParticipantPlan], n_procs: int) -> Any:
-    """Build the flattened graph of a run, and write its methods text to the run's folder."""
+def _find_collision(workflow: Any, plan: ParticipantPlan) -> Problem | None:
+    from neuroferry.bids.model import Problem
+    from neuroferry.workflows.base import find_written_twice
+
+    twice = find_written_twice(workflow)
+    if not twice:
+        return None
+    path, writers = min(twice.items())
+    text = (
+        f"sub-{plan.label} is skipped: {len(writers)} steps would write {path}"
+        f" ({' and '.join(StepName(name).short for name in writers[:2])}). Choose among its images"
+        " with --bids-filter-file, and please report this"
+    )
+    return Problem(text, "error", path, plan.label)
+
+
+def build_run(
+    config: Config,
+    folder: Path,
+    plans: list[ParticipantPlan],
+    n_procs: int,
+    problems: list[Problem],
+) -> Any:
+    """Build the flattened graph of a run, and write its methods text to the run's folder.
+
+    See `build_graph` for the parameters.
+    """
     configure_nipype(config, folder)
-    workflow = build_graph(config, plans, n_procs)
+    workflow = build_graph(config, plans, n_procs, problems)
     write_methods(folder, workflow, plans)
     if config.execution.write_graph:
         _draw(workflow, folder / "graph.dot")

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 def check_folders(config: Config) -> None:
-    """Refuse folders that are missing, wrongly nested or not writable."""
+    """Refuse folders that are missing, wrongly nested, not writable, or not named in UTF-8."""
+    for what, path in (
+        ("BIDS", config.bids_dir),
+        ("output", config.output_dir),
+        ("work", config.work_dir),
+        *((f"derivatives ({name})", root) for name, root in config.input.derivatives.items()),
+    ):
+        _check_encoding(what, path)
     bids_dir, output_dir = config.bids_dir.resolve(), config.output_dir.resolve()
     if not config.bids_dir.exists():
         raise InputError(
@@ -48,6 +55,18 @@ def check_folders(config: Config) -> None:
         _make_writable(folder)
     if needs_work:
         make_work_folder(config.work_dir / "neuroferry_wf")
+
+
+def _check_encoding(what: str, folder: Path) -> None:
+    path = os.path.abspath(folder)  # noqa: PTH100  (resolve() would follow links)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise UsageError(
+            f"The path of the {what} folder is not UTF-8 ({shown}), so results cannot name it."
+            " Rename the folder."
+        ) from None
 
 
 def _make_writable(folder: Path) -> None:
@@ -105,6 +124,7 @@ def find_subjects(config: Config) -> list[Subject]:
         bids_filters=with_flags(config, _read_filters(config.input.bids_filter_file)),
         database_dir=config.input.bids_database_dir,
         needs_metadata=[s for s in wanted_suffixes(config.workflow) if s not in ("T1w", "dwi")],
+        used=wanted_suffixes(config.workflow),
     )
 
 
@@ -146,6 +166,7 @@ def check_input(
     """
     from neuroferry.bids.model import Problem
     from neuroferry.bids.precomputed import check_dataset
+    from neuroferry.bids.tree import odd_participants
     from neuroferry.bids.validate import check_subjects, validate_dataset
 
     for name, root in config.input.derivatives.items():
@@ -153,6 +174,8 @@ def check_input(
     problems = validate_dataset(
         config.bids_dir, subjects, use_validator=not config.input.skip_bids_validation
     )
+    if not config.input.participant_label:
+        problems += odd_participants(config.bids_dir)
     older = _other_version(config)
     if older is not None:
         text = (

@@ -153,15 +153,13 @@ def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
 
 def _run_graph(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -> int:
     usable = [plan for plan in plans if plan.has_work]
-    broken = [problem for problem in problems if problem.severity == "error"]
-    unusable_dataset = any(problem.subject is None for problem in broken)
-    if job.config.execution.plugin == "SLURMGraph" and usable and not unusable_dataset:
+    if job.config.execution.plugin == "SLURMGraph" and usable:
         return plan_jobs(job, plans, problems)
-    finished = {} if unusable_dataset else take_up(job.config, usable)
-    to_run = [] if unusable_dataset else [p for p in usable if p.label not in finished]
+    finished = take_up(job.config, usable)
+    to_run = [plan for plan in usable if plan.label not in finished]
     graph = None
     if to_run:
-        graph = build_run(job.config, job.folder, to_run, job.resources.n_procs)
+        graph = build_run(job.config, job.folder, to_run, job.resources.n_procs, problems)
     n_steps = sum(map(len, finished.values())) + (0 if graph is None else len(graph))
     history = read_history(job.config.output_dir)
     with Progress(n_steps, job.resources.n_procs, history) as progress:
@@ -172,9 +170,7 @@ def _run_graph(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) 
         if graph is not None:
             with tidying(job.config, job.record, to_run, graph):
                 code = _execute(job, graph, progress, history)
-    if unusable_dataset:
-        code = int(ExitCode.INVALID_BIDS)
-    elif broken:
+    if any(problem.severity == "error" for problem in problems):
         code = int(ExitCode.STEP_FAILED if usable else ExitCode.DATA)
     job.record.write("run_ended", exit_code=code, reason=None)
     finish(job.config, job.folder)
@@ -235,6 +231,8 @@ def _verdict(job: Run, code: int) -> str:
     if code == ExitCode.OK:
         return f"{len(summary.subjects)} participant(s), no errors."
     names = ", ".join(f"sub-{label}" for label in sorted(label for label in failed if label))
+    if not names:
+        return f"not everything was used (exit code {code}); see the problems above."
     return f"not everything succeeded (exit code {code}): {names}. See their reports."
 
 

@@ -71,7 +71,7 @@ def plan_jobs(job: Run, plans: list[ParticipantPlan], problems: list[Problem]) -
     finished = take_up(config, usable)
     left = [plan for plan in usable if plan.label not in finished]
     threads = job.resources.n_procs
-    plan_subjects(plugin, config, left, lambda some: build_graph(config, some, threads))
+    plan_subjects(plugin, config, left, lambda some: build_graph(config, some, threads, problems))
     record_start(job, plans, problems, plugin.n_steps + sum(map(len, finished.values())))
     record_finished(job.record, job.folder, finished, history)
     if plugin.write() is None:
@@ -107,7 +107,7 @@ def plan_subjects(
     plans : iterable of ParticipantPlan
         Plan of each participant.
     build : callable
-        Builds the workflow of some participants.
+        Builds the workflow of some participants; an empty one if there is a problem.
     """
     alike: Alike[tuple[Any, str]] = Alike()
     work = config.work_dir / "neuroferry_wf"
@@ -124,6 +124,8 @@ def plan_subjects(
             write_text(methods, renamed(text, other, plan.label), flush=False)
             continue
         workflow = build([plan])
+        if not workflow.list_node_names():  # with a problem
+            continue
         write_methods(plugin.run_dir, workflow, [plan])
         unit = plugin.add(flatten(workflow), payload)
         if fresh:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neuroferry.bids.entities import build_name, common_entities
+from neuroferry.bids.entities import build_name, common_entities, in_node_name
 from neuroferry.bids.headers import ImageFacts, read_header
 from neuroferry.bids.metadata import shown
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
@@ -87,7 +87,7 @@ class BoldRun:
     def label(self) -> str:
         """Name of the run in a graph: its entities other than participant and session."""
         return "_".join(
-            f"{key}_{value.replace('+', 'plus')}"
+            f"{key}_{in_node_name(value)}"
             for key, value in self.entities.items()
             if key not in ("subject", "session")
         )
@@ -157,10 +157,10 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
     -------
     CheckedBold
     """
-    groups = group_echoes(subject.select("func", "bold"))
+    groups, stray = _without_stray(group_echoes(subject.select("func", "bold")))
     most = max((len(echoes) for echoes in groups), default=0)
     axes: dict[tuple[Image, ...], str] = {}
-    checked = CheckedBold([], [], set())
+    checked = CheckedBold([], stray, {problem.path for problem in stray if problem.path})
     for echoes in groups:
         run, findings = examine_run(echoes, subject.select("func", "sbref"), ignore=ignore)
         findings += [Finding(text, fatal=False) for text in _missing_echoes(echoes, most)]
@@ -173,6 +173,24 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
         checked.problems.extend(as_problem(echoes[0], finding) for finding in findings)
     checked.problems.extend(_odd_orientations(axes))
     return checked
+
+
+def _without_stray(
+    groups: Iterable[tuple[Image, ...]],
+) -> tuple[list[tuple[Image, ...]], list[Problem]]:
+    """Remove images without ``echo`` from runs with echoes: combined ones, most likely."""
+    kept, problems = [], []
+    for echoes in groups:
+        numbered = tuple(image for image in echoes if "echo" in image.entities)
+        stray = [image for image in echoes if "echo" not in image.entities] if numbered else []
+        kept.append(numbered or echoes)
+        text = (
+            "the image has no echo- in its name, but there are echoes of the same run"
+            f" ({', '.join(image.path.name for image in numbered)}), so it is left out. If it was"
+            " combined from them, give it a rec- label of its own"
+        )
+        problems += [as_problem(image, Finding(text, fatal=True)) for image in stray]
+    return kept, problems
 
 
 def examine_run(

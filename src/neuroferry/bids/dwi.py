@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from neuroferry.bids.entities import in_node_name
 from neuroferry.bids.epi import settle_encoding
 from neuroferry.bids.gradients import (
     B0_THRESHOLD,
@@ -116,7 +117,7 @@ class DwiRun:
         'acquisition_b1k_run_2'
         """
         return "_".join(
-            f"{key}_{value.replace('+', 'plus')}"
+            f"{key}_{in_node_name(value)}"
             for key, value in self.entities.items()
             if key not in ("subject", "session")
         )
@@ -204,7 +205,7 @@ def examine_dwi(
         )
         return None, [Finding(alone, fatal=True)]
     try:
-        bval, bvec = (_find_beside(run.path, extension) for extension in (".bval", ".bvec"))
+        bval, bvec = (_find_beside(run, extension) for extension in (".bval", ".bvec"))
         written = read_bvals(bval)
         vectors, notes = read_bvecs(bvec)
         _check_counts((bval, written), facts.shape[3])
@@ -267,7 +268,7 @@ def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int
         If there are no b-values, their number differs from that of the volumes, or they are
         invalid.
     """
-    bval = _find_beside(image.path, ".bval")
+    bval = _find_beside(image, ".bval")
     bvals = read_bvals(bval)
     _check_counts((bval, bvals), read_header(image.path).n_volumes)
     check_bvals(bvals)
@@ -277,7 +278,7 @@ def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int
 def has_bvals(image: Image) -> bool:
     """Check whether an image has b-values."""
     try:
-        _find_beside(image.path, ".bval")
+        _find_beside(image, ".bval")
     except (InputError, OSError):
         return False
     return True
@@ -292,15 +293,11 @@ def _is_b0s(image: Image, b0_threshold: float) -> bool:
         return False
 
 
-def _find_beside(image: Path, extension: str) -> Path:
+def _find_beside(image: Image, extension: str) -> Path:
     """Find the nearest file with an extension that applies to an image."""
-    root = next(
-        (folder.parent for folder in image.parents if folder.name.startswith("sub-")),
-        image.parent,
-    )
-    found = SidecarReader(root, extension).applicable(image)
+    found = SidecarReader(image.root, extension).applicable(image.path)
     if not found:
-        name = image.name.removesuffix(".gz").removesuffix(".nii")
+        name = image.path.name.removesuffix(".gz").removesuffix(".nii")
         raise InputError(
             f"the {extension} file is missing; add {name}{extension}, or a file shared by several"
             " runs in a folder above"

@@ -56,6 +56,7 @@ ENTITIES: dict[str, str] = {
 }
 NAMES = {key: name for name, key in ENTITIES.items()}
 _LABEL = re.compile(r"[a-zA-Z0-9+]+")
+_PLUS = "_plus_"
 
 
 class FileName(NamedTuple):
@@ -64,6 +65,15 @@ class FileName(NamedTuple):
     entities: dict[str, str]
     suffix: str
     extension: str
+
+
+def is_label(text: str) -> bool:
+    """Check that a text can be the value of an entity: letters, digits and plus signs.
+
+    >>> is_label("n+back"), is_label("n-back"), is_label("")
+    (True, False, False)
+    """
+    return _LABEL.fullmatch(text) is not None
 
 
 def parse_name(path: str | Path) -> FileName:
@@ -103,7 +113,7 @@ def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
     for name, value in entities.items():
         if name not in ENTITIES:
             raise ValueError(f"{name!r} is not a BIDS entity{did_you_mean(name, ENTITIES)}")
-        if not _LABEL.fullmatch(value):
+        if not is_label(value):
             raise ValueError(f"{value!r} cannot be the value of the BIDS entity {name!r}")
     pairs = [f"{key}-{entities[name]}" for name, key in ENTITIES.items() if name in entities]
     return "_".join([*pairs, suffix]) + extension
@@ -136,6 +146,24 @@ def strip_label(label: str, key: str) -> str:
     ('01', '01')
     """
     return label.strip().removeprefix(f"{key}-")
+
+
+def in_node_name(label: str) -> str:
+    """Write a label as a part of a Nipype node's name, which may hold no plus sign.
+
+    No two labels are written alike: labels have no underscores.
+
+    Examples
+    --------
+    >>> in_node_name("pre+post"), from_node_name("pre_plus_post")
+    ('pre_plus_post', 'pre+post')
+    """
+    return label.replace("+", _PLUS)
+
+
+def from_node_name(text: str) -> str:
+    """Read a label from a node's name; the inverse of `in_node_name`."""
+    return text.replace(_PLUS, "+")
 
 
 def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from neuroferry.bids.entities import ENTITIES, did_you_mean, strip_label
 from neuroferry.bids.model import Image
-from neuroferry.errors import UsageError
+from neuroferry.errors import ExitCode, InputError, UsageError
 
 #: Images that each query of a filter selects from: datatype and, except for field maps, suffix.
 QUERIES: dict[str, dict[str, str]] = {
@@ -20,6 +20,8 @@ QUERIES: dict[str, dict[str, str]] = {
     "asl": {"datatype": "perf", "suffix": "asl"},
     "fmap": {"datatype": "fmap"},
 }
+#: Options that set conditions of a query.
+_FLAGS = {("bold", "task"): "--task-id", ("bold", "echo"): "--echo-idx"}
 _FILTERABLE = (*ENTITIES, "datatype", "suffix")
 _ABSENT = {None, "Query.NONE", "<Query.NONE: 1>"}
 _PRESENT = {"*", "Query.ANY", "<Query.ANY: 2>"}
@@ -78,6 +80,85 @@ def apply_filters(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Image
         concerned = {run.path for run in query_runs(query, kept)}
         kept = [run for run in kept if run.path not in concerned or _meets(run, conditions)]
     return kept
+
+
+def check_matches(filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Image]) -> None:
+    """Check that each filter, and each value of an option, matches an image of the dataset.
+
+    Raises
+    ------
+    InputError
+        With exit code 18; the message names the values that there are.
+    """
+    for query, conditions in filters.items():
+        concerned = query_runs(query, runs)
+        for entity in conditions:
+            for value in _unmatched(query, entity, conditions, concerned):
+                raise InputError(
+                    f"{_FLAGS[query, entity]} {value} (or the BIDS filter for {query!r}) matches"
+                    f" no image{_values(entity, concerned)}",
+                    exit_code=ExitCode.NOTHING_MATCHED,
+                )
+        if not apply_filters({query: conditions}, concerned):
+            there = f"there are {len(concerned)} images of this kind"
+            there += "".join(_values(entity, concerned) for entity in conditions)
+            raise InputError(
+                f"The BIDS filter for {query!r} ({dict(conditions)}) matches no image: {there}",
+                exit_code=ExitCode.NOTHING_MATCHED,
+            )
+
+
+def unmet(
+    filters: Mapping[str, Mapping[str, Any]], runs: Sequence[Image], kept: Sequence[Image]
+) -> Iterator[str]:
+    """Report what the options of a filter do not find in one participant.
+
+    Parameters
+    ----------
+    filters : mapping
+        Conditions of each query.
+    runs, kept : sequence of Image
+        Images of the participant, before and after the filters.
+    """
+    for query, conditions in filters.items():
+        concerned = query_runs(query, runs)
+        if not query_runs(query, kept):
+            continue  # reported as a whole
+        for value in _unmatched(query, "task", conditions, concerned):
+            yield f"there is no run of the task {value} (--task-id)"
+        wanted = conditions.get("echo")
+        if wanted is not None:
+            there = {_without_echo(run) for run in kept}
+            lost = [run for run in concerned if _without_echo(run) not in there]
+            for run in {
+                _without_echo(run): run for run in lost if _meets_but_echo(run, conditions)
+            }.values():
+                yield f"{run.path.name}: no echo of its run is chosen (--echo-idx); it is left out"
+
+
+def _without_echo(run: Image) -> frozenset[tuple[str, str]]:
+    return frozenset((k, v) for k, v in run.entities.items() if k != "echo")
+
+
+def _meets_but_echo(run: Image, conditions: Mapping[str, Any]) -> bool:
+    return _meets(run, {entity: v for entity, v in conditions.items() if entity != "echo"})
+
+
+def _unmatched(
+    query: str, entity: str, conditions: Mapping[str, Any], runs: Sequence[Image]
+) -> list[object]:
+    """List the values of an option that no image has."""
+    wanted = conditions.get(entity)
+    if (query, entity) not in _FLAGS or wanted is None:
+        return []
+    choices = wanted if isinstance(wanted, list) else [wanted]
+    asked = [choice for choice in choices if choice not in _ABSENT]
+    return [c for c in asked if not any(_matches(entity, r.entities.get(entity), c) for r in runs)]
+
+
+def _values(entity: str, runs: Sequence[Image]) -> str:
+    values = sorted({run.entities[entity] for run in runs if entity in run.entities})
+    return f"; {entity} is {' or '.join(values[:5])}" if values else ""
 
 
 def _meets(run: Image, conditions: Mapping[str, Any]) -> bool:

@@ -38,6 +38,26 @@ class Image:
         """The session's label, without ``ses-``; None in a dataset without sessions."""
         return self.entities.get("session")
 
+    @property
+    def place(self) -> str:
+        """Its path below the root of the dataset; folders above the root may have any name.
+
+        >>> path = Path("/job/sub-01/data/sub-01/anat/sub-01_T1w.nii.gz")
+        >>> Image(path, {"subject": "01"}, "T1w", "anat").place
+        'sub-01/anat/sub-01_T1w.nii.gz'
+        """
+        return "/".join(self.path.parts[-self._depth :])
+
+    @property
+    def root(self) -> Path:
+        """Root of its dataset."""
+        return self.path.parents[self._depth - 1]
+
+    @property
+    def _depth(self) -> int:
+        """Number of folders below the root, plus one for the file."""
+        return 3 if self.session is None else 4
+
 
 @dataclass(frozen=True)
 class Problem:

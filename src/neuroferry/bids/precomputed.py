@@ -201,7 +201,8 @@ def _sort(root: Path, subject: str, session: str | None, template: str) -> dict[
         if part in files:
             raise InputError(
                 f"{root} has two files for the {part} of sub-{subject}: {files[part]} and {path}. "
-                "Keep only the one to be used."
+                "Keep only the one to be used.",
+                path=path,
             )
         files[part] = str(path)
     return files

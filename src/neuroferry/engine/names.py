@@ -16,7 +16,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-_SUBJECT_WF = re.compile(r"(?:^|(?<=\.))sub_([0-9A-Za-z]+)_wf(?=\.|$)")
+from neuroferry.bids.entities import from_node_name, in_node_name
+
+_SUBJECT_WF = re.compile(r"(?:^|(?<=\.))sub_((?:[0-9A-Za-z]|_plus_)+)_wf(?=\.|$)")
 _ANY_SUBJECT = "sub_*_wf"
 _ANY_ITEM = "[*]"
 
@@ -63,7 +65,7 @@ class StepName:
     def subject(self) -> str | None:
         """Participant label, from the name of the participant's workflow."""
         match = _SUBJECT_WF.search(self.text)
-        return match[1] if match else None
+        return from_node_name(match[1]) if match else None
 
     @property
     def generic(self) -> str:
@@ -118,8 +120,12 @@ def _in_words(part: str) -> str:
 
 
 def subject_wf(label: str | None) -> str:
-    """Name the workflow of a participant."""
-    return f"sub_{label}_wf"
+    """Name the workflow of a participant.
+
+    >>> subject_wf("a+b"), StepName("w.sub_a_plus_b_wf.x").subject
+    ('sub_a_plus_b_wf', 'a+b')
+    """
+    return f"sub_{in_node_name(str(label))}_wf"
 
 
 def in_subject(generic: str, label: str | None) -> str:

@@ -157,6 +157,6 @@ JOINED = Modality(
     facts=_joined_facts,
     doubts=_joined_doubts,
     figures=(SERIES_FIGURES[0],),
-    shown_by="*_rec-joined_*_desc-preproc_dwi.json",
+    shown_by="*_rec-*joined_*_desc-preproc_dwi.json",
     in_overview=False,
 )

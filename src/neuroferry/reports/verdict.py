@@ -129,7 +129,9 @@ def judge(
     if running:
         what = "step had" if running == 1 else "steps had"
         failures.append(f"{running} {what} not finished when the run ended.")
-    errors = [str(p.get("message", "")) for p in run.problems if p.get("severity") == "error"]
+    # one without a participant is about what was left out of the dataset: the overview has it
+    own = [p for p in run.problems if p.get("subject") is not None]
+    errors = [str(p.get("message", "")) for p in own if p.get("severity") == "error"]
     unfinished = run.count("skipped")
     if not any_output and not failures and not run.steps:
         failures.append("Nothing was computed." if errors else "Nothing was computed in this run.")

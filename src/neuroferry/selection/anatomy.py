@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from neuroferry.bids.entities import in_node_name
 from neuroferry.bids.headers import image_grid
 from neuroferry.bids.model import Image, Subject
 from neuroferry.bids.precomputed import (
@@ -103,7 +104,7 @@ def session_prefix(session: str | None) -> str:
     >>> session_prefix("a"), session_prefix(None)
     ('ses_a_', '')
     """
-    return "" if session is None else f"ses_{session}_"
+    return "" if session is None else f"ses_{in_node_name(session)}_"
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,8 @@ def _label(text: str) -> str:
 
 def is_intended(fieldmap: Image, bold: Image, label: str) -> bool:
     """Check whether ``IntendedFor`` names the run, by BIDS URI or path below the subject."""
-    parts = bold.path.parts
     subject = f"sub-{label}"
-    below = "/".join(parts[parts.index(subject) + 1 :]) if subject in parts else bold.path.name
+    below = bold.place.removeprefix(f"{subject}/")
     names = {
         below,
         f"bids::{subject}/{below}",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from neuroferry.bids.dwi import DwiRun
+from neuroferry.bids.entities import ENTITIES
 from neuroferry.bids.gradients import (
     B0_THRESHOLD,
     determine_tensor,
@@ -23,6 +24,8 @@ from neuroferry.bids.headers import read_header, same_axes
 
 # Relative difference up to which voxel sizes and times are the same.
 SAME = 0.01
+# Runs of one scheme differ in these: others stand for another reconstruction or contrast.
+_MAY_DIFFER = ("subject", "session", "acquisition", "direction", "run")
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ def plan_joined(
 ) -> tuple[list[Joined], list[str]]:
     """Choose which DWI runs of a participant are joined.
 
-    Nothing is guessed: runs are joined if they are of one session, have the same voxels, echo
-    time and repetition time, and distortion that is corrected in both, or the same in both.
+    Nothing is guessed: runs are joined if they are of one session, their names differ in ``acq``,
+    ``dir`` or ``run`` alone, they have the same voxels, echo time and repetition time, and their
+    distortion is corrected in both, or the same in both. What is joined needs a name of its own.
 
     Parameters
     ----------
@@ -82,12 +86,32 @@ def plan_joined(
         else:
             groups.append([run])
             reasons += why
-    found = [_join(group, b0_threshold) for group in groups if len(group) > 1]
+    found: list[Joined] = []
+    taken = [run.entities for run in runs]
+    for group in groups:
+        if len(group) < 2:
+            continue
+        joined = _join(group, b0_threshold)
+        if joined.run.entities in taken:
+            names = " and ".join(run.image.path.name for run in group)
+            reasons.append(
+                f"{names} are not joined: other results have the name of the joined run"
+            )
+            continue
+        taken.append(joined.run.entities)
+        found.append(joined)
     return found, reasons
 
 
 def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> str:
     """Explain why two runs are not joined; empty if they are."""
+    unlike = [
+        key
+        for entity, key in ENTITIES.items()
+        if entity not in _MAY_DIFFER and first.entities.get(entity) != other.entities.get(entity)
+    ]
+    if unlike:
+        return f"they differ in {' and '.join(unlike)}, so they are no parts of one scheme"
     one, two = (read_header(run.image.path) for run in (first, other))
     if not np.allclose(first.zooms, other.zooms, rtol=SAME / 10):
         return "their voxel sizes differ"
@@ -125,6 +149,7 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
         for key, value in first.entities.items()
         if all(run.entities.get(key) == value for run in runs)
     }
+    rec = shared.get("reconstruction", "")
     bvals, directions = [], []
     for run in runs:
         vectors, _ = read_bvecs(run.bvec)
@@ -134,7 +159,7 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
     values, unit = np.concatenate(bvals), np.concatenate(directions)
     together = replace(
         first,
-        image=replace(first.image, entities={**shared, "reconstruction": "joined"}),
+        image=replace(first.image, entities={**shared, "reconstruction": f"{rec}joined"}),
         n_volumes=len(values),
         bvals=tuple(float(b) for b in values),
         shells=find_shells(values, b0_threshold),

@@ -14,7 +14,7 @@ from typing import Any
 
 from neuroferry.bids.bold import BoldRun, check_bold
 from neuroferry.bids.dwi import DwiRun, check_dwi
-from neuroferry.bids.model import Image, Problem, Severity, Subject
+from neuroferry.bids.model import OTHER_PARTS, Image, Problem, Severity, Subject
 from neuroferry.bids.precomputed_bold import find_bold, without_position
 from neuroferry.config import WorkflowConfig
 from neuroferry.errors import InputError
@@ -23,6 +23,7 @@ from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
 from neuroferry.selection.fieldmaps import FieldmapPlan, choose_fieldmap
 from neuroferry.selection.joining import Joined, plan_joined
 from neuroferry.selection.spaces import BoldSpace, OutputSpaces
+from neuroferry.selection.t1w import choose_t1w
 from neuroferry.templates import TEMPLATE_SPACE
 
 #: Files by part, and the BIDS URIs that sidecars cite them by.
@@ -178,7 +179,7 @@ def plan_participant(
     except InputError as error:
         return ParticipantPlan(
             subject.label,
-            problems=(*planner.problems, Problem(str(error), "error", None, subject.label)),
+            problems=(*planner.problems, Problem(str(error), "error", error.path, subject.label)),
         )
 
 
@@ -197,6 +198,7 @@ class _Planner:
         self.problems = [*subject.problems]
 
     def plan(self) -> ParticipantPlan:
+        left_out = self._choose_t1w()
         bold_runs, dwi_runs = self._check_runs()
         precomputed = self._find_precomputed(bold_runs)
         bold_runs = [run for run in bold_runs if run.reference.path in precomputed]
@@ -207,6 +209,7 @@ class _Planner:
             derivatives=self._derivatives,
             spaces=self._spaces,
         )
+        self._say_what_is_no_repeat(left_out, anatomies)
         bold = [*self._plan_bold(bold_runs, precomputed, anatomies)]
         dwi = [*self._plan_dwi(dwi_runs, anatomies)]
         joined = self._join(dwi)
@@ -226,6 +229,33 @@ class _Planner:
     def _add(self, severity: Severity, texts: Sequence[str]) -> None:
         label = self._subject.label
         self.problems += [Problem(f"sub-{label}: {t}", severity, None, label) for t in texts]
+
+    def _choose_t1w(self) -> dict[Image, str]:
+        """Remove the T1w images of each session that are no repeats of the chosen one."""
+        left_out: dict[Image, str] = {}
+        for session in self._subject.sessions:
+            images = [r for r in self._subject.select("anat", "T1w") if r.session == session]
+            reasons = choose_t1w(images)
+            left_out |= {image: reasons[image.path] for image in images if image.path in reasons}
+        self._subject = self._subject.without({image.path for image in left_out})
+        return left_out
+
+    def _say_what_is_no_repeat(self, left_out: Mapping[Image, str], anatomies: Anatomies) -> None:
+        """Report the T1w images without part in a computed anatomy, and phases of series."""
+        computed = {plan.session for plan in anatomies.plans if plan.source == "computed"}
+        there = {image.session for image in self._subject.select("anat", "T1w")}
+        label = self._subject.label
+        for image, why in left_out.items():
+            if image.session in computed or image.session not in there:
+                self.problems.append(Problem(f"{image.path} {why}.", "warning", image.path, label))
+        kinds = [("func", "bold"), ("dwi", "dwi")]
+        series = [
+            r for k in kinds if k[0] in self._config.chosen for r in self._subject.select(*k)
+        ]
+        parts = [r for r in series if r.entities.get("part") in OTHER_PARTS]
+        if parts:
+            names = ", ".join(run.path.name for run in parts[:3]) + ", ..." * (len(parts) > 3)
+            self._add("warning", [f"phase and complex images are not used: {names}"])
 
     def _check_runs(self) -> tuple[list[BoldRun], list[DwiRun]]:
         """Read the runs, and remove the unusable ones."""
@@ -381,7 +411,8 @@ def _anatomy_notes(
         if plan is None:
             continue
         if plan.source == "computed" and plan.session != session:
-            yield f"the {runs}{where} use the T1w image of ses-{plan.session}"
+            other = f"of ses-{plan.session}" if plan.session else "without session"
+            yield f"the {runs}{where} use the T1w image {other}"
 
 
 def _inputs(plan: ParticipantPlan) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from plans import workflow_of
 
 from neuroferry.bids.dwi import check_dwi
+from neuroferry.bids.entities import NAMES
 from neuroferry.bids.model import Image, Subject
 from neuroferry.selection.joining import plan_joined
 
@@ -40,8 +41,7 @@ def person(tmp_path):
             np.savetxt(f"{stem}.bval", [[0.0] + [b] * count], fmt="%g")
             vectors = np.vstack([np.zeros((1, 3)), directions(count)])
             np.savetxt(f"{stem}.bvec", vectors.T, fmt="%.6f")
-            long = {"acq": "acquisition", "dir": "direction", "run": "run", "ses": "session"}
-            named = {long[key]: value for key, value in entities.items()}
+            named = {NAMES[key]: value for key, value in entities.items()}
             made.append(Image(path, {"subject": "01", **named}, "dwi", "dwi", metadata))
         path = tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
         path.parent.mkdir(exist_ok=True)
@@ -104,6 +104,47 @@ def test_runs_that_differ_are_not_joined(person, second, why):
     assert found == []
     assert why in reason
     assert reason.startswith("sub-01_acq-multi_run-2_dwi.nii.gz is not joined with ")
+
+
+@pytest.mark.parametrize(
+    "odd", [{"rec": "denoised"}, {"chunk": "1"}, {"part": "mag"}, {"echo": "2"}]
+)
+def test_only_acq_dir_and_run_may_differ(person, odd):
+    one = {"acq": "multi", "run": "1"}
+    runs = check_dwi(
+        person((one, 1000.0, 15, AP, AFFINE), ({**one, **odd}, 1000.0, 15, AP, AFFINE))
+    ).runs
+    found, (reason,) = plan_joined(runs, ())
+    assert found == []
+    assert f"they differ in {next(iter(odd))}, so they are no parts of one scheme" in reason
+
+
+def test_joined_runs_keep_the_label_of_their_reconstruction(person):
+    scans = [
+        ({"run": run, **rec}, 1000.0, 15, AP, AFFINE)
+        for rec in ({}, {"rec": "denoised"})
+        for run in "12"
+    ]
+    found, _ = plan_joined(check_dwi(person(*scans)).runs, ())
+    assert [joined.run.entities["reconstruction"] for joined in found] == [
+        "joined",
+        "denoisedjoined",
+    ]
+
+
+def test_what_would_be_written_under_one_name_is_joined_once(person):
+    scans = [
+        ({"acq": acq, "run": run}, 1000.0, 15, {**AP, "EchoTime": time}, AFFINE)
+        for acq, run, time in (
+            ("a", "1", 0.08),
+            ("b", "2", 0.08),
+            ("a", "3", 0.1),
+            ("b", "4", 0.1),
+        )
+    ]
+    found, reasons = plan_joined(check_dwi(person(*scans)).runs, ())
+    assert [[run.entities["run"] for run in joined.runs] for joined in found] == [["1", "2"]]
+    assert "are not joined: other results have the name of the joined run" in reasons[-1]
 
 
 def test_distortion_decides_between_directions(person):
