@@ -300,7 +300,7 @@ def test_a_run_whose_precomputed_parts_cannot_be_read_is_skipped_alone(people, t
     derivatives = {"mine": tmp_path / "deriv"}
     plan = plan_of(people[0]["BOLD"][1], workflows=("func",), derivatives=derivatives)
     assert not plan.has_work  # and no anatomy is computed for nobody
-    assert f"{stem} cannot be read" in texts(plan, "error")
+    assert f"{stem} links to a file that does not exist" in texts(plan, "error")
     both = plan_of(people[0]["BOLD"][1], workflows=("anat", "func"), derivatives=derivatives)
     assert both.has_work
     assert both.bold == ()
