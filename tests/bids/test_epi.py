@@ -133,7 +133,10 @@ def test_a_contradiction_leaves_a_diffusion_run_uncorrected_with_the_reason(tmp_
 def test_times_that_are_none_are_named():
     found = settle_encoding(make(**J, TotalReadoutTime=45))
     assert found.readout_time is None
-    assert "has TotalReadoutTime = 45, which is not a time between 0 and" in found.no_readout_time
+    assert (
+        "has TotalReadoutTime = 45, which is not a time between 0.001 and 1 s"
+        in found.no_readout_time
+    )
     assert "has neither TotalReadoutTime" in settle_encoding(make(**J)).no_readout_time
     for bad in (0.0, 1.0, 50.0, -0.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1 s"):

@@ -7,7 +7,7 @@ import pytest
 
 from neuroferry.interfaces.epi.distortion import distort, shift_of
 from neuroferry.interfaces.image.images import Volume, resample_to, save_volume
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.templates import load_template
 from neuroferry.workflows.sdc import OUTPUTS, init_sdc_wf
 
