@@ -6,7 +6,7 @@ BOLD and DWI runs, single-band references and EPI field maps follow the same rul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -237,19 +237,6 @@ def opposite_of(direction: str) -> str:
     ('j-', 'i')
     """
     return direction[0] if direction.endswith("-") else f"{direction[0]}-"
-
-
-def encoded(
-    runs: Iterable[Image], reasons: list[str]
-) -> Iterator[tuple[Image, str, float, list[str]]]:
-    """Select the EPI field maps with known encoding; append why others lack it to `reasons`."""
-    for run in runs:
-        try:
-            way, readout, notes = epi_encoding(run)
-        except InputError as error:
-            reasons.append(str(error))
-        else:
-            yield run, way, readout, notes
 
 
 def phase_encoding_axis(direction: str) -> tuple[int, int]:

@@ -141,8 +141,12 @@ def _settle(
         return _said(image, values, _CYCLES[text])
     if text in FIELD_UNITS and difference:
         # Some scanners store the phase difference as the field that it stands for.
-        cycle = 1 / (FIELD_UNITS[text] * (echo_times[1] - echo_times[0]))
-        return _said(image, values, cycle)
+        hz = float(np.percentile(np.abs(values.data), 95)) * FIELD_UNITS[text]
+        cycle_hz = 1 / (echo_times[1] - echo_times[0])
+        if hz > max(HIGHEST_HZ, cycle_hz):
+            raise InputError(_unlikely(image, values.data))
+        half = cycle_hz / FIELD_UNITS[text] / 2
+        return PhaseRange(-half, half)
     if text not in _NO_UNITS:
         raise InputError(
             f"the sidecar of {image.path.name} has Units {units!r}, which is no unit of phase;"
@@ -184,12 +188,17 @@ def _said(image: Image, values: _Values, cycle: float) -> PhaseRange:
     fraction = np.unique(values.data[:: max(1, values.data.shape[0] // 16)])
     whole = cycle < 10 and fraction.size > 3 and bool(np.all(fraction == np.round(fraction)))
     if largest > _LARGEST_RAD or whole:
-        span = f"{values.data.min():g} to {values.data.max():g}"
-        raise InputError(
-            f"the sidecar of {image.path.name} has Units {image.metadata['Units']!r}, but its"
-            f" values are {'whole numbers from ' if whole else ''}{span}; correct Units"
-        )
+        raise InputError(_unlikely(image, values.data, whole=whole))
     return PhaseRange(-cycle / 2, cycle / 2)
+
+
+def _unlikely(image: Image, data: NDArray[np.float64], *, whole: bool = False) -> str:
+    """Explain that values cannot have the unit that the sidecar says."""
+    numbers = "whole numbers " if whole else ""
+    return (
+        f"the sidecar of {image.path.name} has Units {image.metadata['Units']!r}, but its values"
+        f" are {numbers}from {data.min():g} to {data.max():g}; correct Units"
+    )
 
 
 def _read(path: str | os.PathLike[str]) -> _Values:

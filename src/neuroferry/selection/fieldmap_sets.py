@@ -203,10 +203,13 @@ def _only_set(subject: Subject, run: Image) -> MatchingSets:
 
 def _lost(candidates: Iterable[Image]) -> list[str]:
     """Explain which ``IntendedFor`` names files that do not exist."""
+    names: dict[str, str] = {}
+    for image in sorted(candidates, key=lambda image: image.suffix in MAGNITUDES):
+        for text in lost_targets(image):
+            names.setdefault(text, image.path.name)
     return [
-        f"the IntendedFor of {image.path.name} names {lost[0]}, which does not exist"
-        for image in candidates
-        if (lost := lost_targets(image))
+        f"the IntendedFor of {name} names {text}, which does not exist"
+        for text, name in names.items()
     ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from neuroferry.bids.epi import epi_encoding
 from neuroferry.bids.gradients import B0_THRESHOLD
@@ -93,6 +94,12 @@ def find_fieldmap(
                 reasons[str(error)] = None
                 continue
             if plan is not None:
+                others = _others_of(method, label, matching)
+                if others:
+                    notes.append(
+                        f"{run.path.name}: more than one field map is meant for it;"
+                        f" {Path(plan.sources[0]).name} is used, and not {others}."
+                    )
                 lost = (f"{run.path.name}: {why}; {method} is used instead." for why in reasons)
                 return replace(
                     plan,
@@ -106,6 +113,19 @@ def find_fieldmap(
         names = ", ".join(sorted(r.path.name for found in matching.sets.values() for r in found))
         reasons[f"its field maps are incomplete ({names})"] = None
     return NoFieldmap(list(reasons), meant=True)
+
+
+def _others_of(method: Method, label: str, matching: MatchingSets) -> str:
+    """Name the images of other sets that could have been used by the same method."""
+    suffixes = {"pepolar": ("epi",), "direct": ("fieldmap",), "phases": ("phase1",)}.get(
+        method, ("phasediff",)
+    )
+    return " or ".join(
+        member.path.name
+        for other, members in matching.sets.items()
+        for member in members
+        if other != label and member.suffix in suffixes
+    )
 
 
 def _plan_of(
