@@ -1,9 +1,11 @@
 """Which field map corrects a run: what sidecars say, or the reason why none does."""
 
+from dataclasses import replace
+
 import nibabel as nb
 import numpy as np
 import pytest
-from tests.helpers.fieldmap_study import (
+from fieldmap_study import (
     AFFINE,
     BOLD,
     FOR_BOLD,
@@ -14,6 +16,12 @@ from tests.helpers.fieldmap_study import (
     names,
     phase,
 )
+
+from neuroferry.bids.bold import BoldRun
+from neuroferry.bids.model import Problem
+from neuroferry.selection.describe import describe_plan, plan_as_json
+from neuroferry.selection.fieldmaps import choose_fieldmap
+from neuroferry.selection.participant import BoldPlan, ParticipantPlan
 
 
 @pytest.fixture
@@ -49,6 +57,7 @@ def test_phase_difference_by_intended_for(study):
         f"sub-01/{BOLD}",
         f"./{BOLD}",
         f"../{BOLD}",
+        f"/data/study/sub-01/{BOLD}",
         "func/sub-01_task-rest_bold.nii",
         ["func/other.nii.gz", BOLD],
     ],
@@ -196,7 +205,17 @@ def test_intended_for_that_names_nothing_is_named(study):
     study.phasediff(IntendedFor="func/sub-01_task-lost_bold.nii.gz")
     why = reason(study.plan())
     assert "sub-01_phasediff.nii.gz names func/sub-01_task-lost_bold.nii.gz" in why
-    assert "which does not exist" in why
+    assert "which this dataset does not have" in why
+
+
+def test_a_damaged_image_is_named_as_the_reason(study):
+    study.add("phasediff", **TIMES, **FOR_BOLD)
+    path = study.root / "sub-01" / "fmap" / "sub-01_magnitude1.nii.gz"
+    broken = Problem(f"{path} is truncated", "error", path, "01")
+    bold = study.bold()
+    why = choose_fieldmap(replace(study.subject, problems=(broken,)), bold).why_not
+    assert "the magnitude image for sub-01_phasediff.nii.gz is missing" in why
+    assert "sub-01_magnitude1.nii.gz cannot be used (see its own message)" in why
 
 
 def test_a_magnitude_that_names_nobody_belongs_to_its_phase(study):
@@ -482,3 +501,18 @@ def test_two_phase_differences_that_both_name_the_run(study):
     plan = study.plan()
     assert names(plan.phase) == ["run-1_phasediff"]
     assert "more than one field map is meant for it; sub-01_run-1_phasediff" in plan.warnings[0]
+
+
+def test_the_dry_run_says_why(study):
+    study.phasediff("acq-a_")
+    study.phasediff("acq-b_")
+    run = BoldRun((study.bold(),), SHAPE, (3.0, 3.0, 3.0), 14, 2.0)
+    plan = study.plan(run.reference)
+    whole = ParticipantPlan("01", bold=(BoldPlan(run, plan, ()),))
+    (line,) = (line for line in describe_plan(whole) if "distortion" in line)
+    assert line.strip() == f"distortion: not corrected: {plan.why_not}"
+    (bold,) = plan_as_json(whole)["bold"]
+    assert bold["fieldmap"]["why_not"] == plan.why_not
+    ignored = replace(whole.bold[0], fieldmap=study.plan(run.reference, ignore=("fieldmaps",)))
+    lines = [*describe_plan(replace(whole, bold=(ignored,)))]
+    assert "    distortion: not corrected (--ignore fieldmaps)" in lines

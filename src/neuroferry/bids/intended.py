@@ -49,7 +49,7 @@ def is_intended(fieldmap: Image, run: Image) -> bool:
 
 
 def lost_targets(fieldmap: Image) -> list[str]:
-    """List what the ``IntendedFor`` of an image names although it does not exist."""
+    """List what the ``IntendedFor`` of an image names although this dataset does not have it."""
     root = _root(fieldmap)
     return [
         text
@@ -74,17 +74,22 @@ def _below_root(image: Image) -> str:
 def _meanings(text: str, fieldmap: Image) -> Iterator[str]:
     """Yield the paths below the root that a text may mean.
 
-    BIDS paths begin below the participant. Paths that begin at the root, at the session or beside
-    the field map are common, and mean one file as well: its name has the same labels.
+    BIDS paths begin below the participant. Paths that begin at the root, at the session, beside
+    the field map or outside the dataset are common, and mean one file as well: its name has the
+    same labels.
     """
     if text.startswith("bids:"):
         dataset, _, path = text.removeprefix("bids:").partition(":")
         if dataset in _THIS_DATASET:
             yield posixpath.normpath(path.lstrip("/"))
         return
-    path = text.replace("\\", "/").lstrip("/")
+    path = text.replace("\\", "/")
+    subject = f"sub-{fieldmap.entities.get('subject')}"
+    if path.startswith("/") and f"/{subject}/" in path[1:]:
+        path = subject + "/" + path.rpartition(f"/{subject}/")[2]
+    path = path.lstrip("/")
     folder = posixpath.dirname(_below_root(fieldmap))
-    starts = [f"sub-{fieldmap.entities.get('subject')}", "", posixpath.dirname(folder), folder]
+    starts = [subject, "", posixpath.dirname(folder), folder]
     for start in dict.fromkeys(starts):
         yield posixpath.normpath(posixpath.join(start, path))
 

@@ -226,8 +226,7 @@ def _of_integers(values: _Values) -> PhaseRange | None:
         count = 2**bits
         middle = -intercept / slope
         if abs(middle - count / 2) <= _OFF_MIDDLE and lowest >= 0 and highest < count:
-            half = slope * count / 2
-            return PhaseRange(-half, half)
+            return PhaseRange(intercept, -intercept)
     return None
 
 

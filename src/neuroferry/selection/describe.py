@@ -164,4 +164,5 @@ def _fieldmap_json(plan: FieldmapPlan) -> dict[str, Any]:
         "phase_encoding_direction": plan.phase_encoding or None,
         "total_readout_time_s": plan.readout_time or None,
         "reasons": list(plan.warnings),
+        "why_not": plan.why_not or None,
     }

@@ -208,7 +208,7 @@ def _lost(candidates: Iterable[Image]) -> list[str]:
         for text in lost_targets(image):
             names.setdefault(text, image.path.name)
     return [
-        f"the IntendedFor of {name} names {text}, which does not exist"
+        f"the IntendedFor of {name} names {text}, which this dataset does not have"
         for text, name in names.items()
     ]
 

@@ -79,8 +79,9 @@ def find_fieldmap(
     """
     run = echoes[0]
     matching = matching_sets(subject, echoes)
+    damaged = _damaged(subject, run.session)
     if not matching.sets:
-        return NoFieldmap([matching.why_none], meant=False)
+        return NoFieldmap(["; ".join([matching.why_none, *damaged])], meant=False)
     try:
         direction, readout, notes = epi_encoding(run)
     except InputError as error:
@@ -112,7 +113,18 @@ def find_fieldmap(
     if not reasons:
         names = ", ".join(sorted(r.path.name for found in matching.sets.values() for r in found))
         reasons[f"its field maps are incomplete ({names})"] = None
-    return NoFieldmap(list(reasons), meant=True)
+    return NoFieldmap([*reasons, *damaged], meant=True)
+
+
+def _damaged(subject: Subject, session: str | None) -> list[str]:
+    """Name the images of field maps in the session that were found unusable, if any."""
+    found = {
+        problem.path.name
+        for problem in subject.problems
+        if problem.severity == "error" and problem.path and problem.path.parent.name == "fmap"
+        if session is None or f"ses-{session}" in problem.path.parts
+    }
+    return [f"{name} cannot be used (see its own message)" for name in sorted(found)]
 
 
 def _others_of(method: Method, label: str, matching: MatchingSets) -> str:
