@@ -150,6 +150,19 @@ def test_each_run_has_the_opposite_image_that_names_it(study):
         assert names(study.plan(bold).epi) == [f"dir-PA_run-{n}_epi"]
 
 
+def test_an_image_that_names_the_run_comes_before_one_that_names_nobody(study):
+    encoded = {"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.06}
+    study.add("dir-PA_run-1_epi", **encoded)
+    study.add("dir-PA_run-2_epi", **encoded, **FOR_BOLD)
+    plan = study.plan()
+    assert (names(plan.epi), plan.warnings) == (["dir-PA_run-2_epi"], ())
+
+
+def test_a_magnitude_alone_is_incomplete(study):
+    study.add("magnitude1", **FOR_BOLD)
+    assert "its field maps are incomplete (sub-01_magnitude1.nii.gz)" in reason(study.plan())
+
+
 def test_without_intended_for_two_images_of_one_direction_leave_it_open(study):
     for n in (1, 2):
         study.add(f"dir-PA_run-{n}_epi", PhaseEncodingDirection="j", TotalReadoutTime=0.06)
@@ -477,6 +490,18 @@ def test_an_epi_that_is_tilted(study):
     assert "tilted against those of sub-01_task-rest_bold.nii.gz by 20 degrees" in reason(
         study.plan()
     )
+
+
+def test_a_pair_may_be_tilted_against_the_run(study):
+    turn = nb.affines.from_matvec(nb.eulerangles.euler2mat(x=np.radians(20)))
+    for way, direction in (("AP", "j-"), ("PA", "j")):
+        study.add(
+            f"dir-{way}_epi",
+            affine=turn @ AFFINE,
+            PhaseEncodingDirection=direction,
+            TotalReadoutTime=0.05,
+        )
+    assert study.plan().epi_phase_encoding == ("j-", "j")
 
 
 def test_a_pair_along_another_axis_measures_the_field_as_well(study):

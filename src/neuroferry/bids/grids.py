@@ -97,10 +97,18 @@ def orientation(affine: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     -------
     ndarray of float64, shape (3, 2)
         Axis of the reference, and 1 or -1; as nibabel's functions of orientations take it.
+
+    Raises
+    ------
+    GeometryError
+        With a clause, if an affine is not invertible.
     """
     import nibabel as nb
 
     first, second = (np.asarray(matrix, dtype=float) for matrix in (affine, reference))
+    for matrix in (first, second):
+        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+            raise GeometryError("the orientation in the header is not valid")
     # Axes of unit length: voxel sizes must not matter.
     turned = np.eye(4)
     turned[:3, :3] = _directions(second).T @ _directions(first)

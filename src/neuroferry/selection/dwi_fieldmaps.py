@@ -21,7 +21,7 @@ from neuroferry.bids.headers import read_header
 from neuroferry.bids.intended import is_intended, texts_of
 from neuroferry.bids.model import Image, Subject
 from neuroferry.errors import InputError
-from neuroferry.selection.epi_fieldmaps import Epi, examine_epi, pair_plan
+from neuroferry.selection.epi_fieldmaps import Epi, check_tilt, examine_epi, pair_plan
 from neuroferry.selection.fieldmap_plan import FieldmapPlan, without_fieldmap
 from neuroferry.selection.fieldmaps import find_fieldmap
 
@@ -188,6 +188,7 @@ def _examine(run: DwiRun, other: Image, b0_threshold: float) -> _Other | None:
             f"{run.image.path.name} and {name} differ in EchoTime ({times[0]:g} and"
             f" {times[1]:g} s), and so in contrast; check their distortion correction.",
         ]
+    check_tilt(other, run.image)
     epi = examine_epi(other, run.image, b0_threshold)._replace(notes=tuple(notes))
     return _Other(epi, intended, _rank(run.image, other, intended=intended))
 

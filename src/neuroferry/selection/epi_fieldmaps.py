@@ -111,6 +111,7 @@ def plan_pepolar(
     else:
         notes = []
     chosen, more = _choose(along, against, echoes[0], assigned=assigned)
+    check_tilt(chosen[-1].image, chosen[0].image if len(chosen) > 1 else echoes[0])
     lost = [f"{echoes[0].path.name}: {reason}." for reason in reasons]
     return pair_plan(chosen, [*notes, *more, *lost])
 
@@ -139,17 +140,27 @@ def examine_epi(image: Image, run: Image, b0_threshold: float) -> Epi:
         If something is missing or contradictory; the message is a clause.
     """
     direction, readout, notes = epi_encoding(image)
-    affines = read_header(image.path).affine, read_header(run.path).affine
-    way = direction_along(direction, *affines)
-    if tilt_of(*affines) > LARGEST_TILT:
-        raise InputError(
-            f"the slices of {image.path.name} are tilted against those of {run.path.name} by"
-            f" {math.degrees(math.asin(min(1.0, tilt_of(*affines)))):.0f} degrees, so that their"
-            " distortions have different directions"
-        )
+    way = direction_along(direction, read_header(image.path).affine, read_header(run.path).affine)
     return Epi(
         image, direction, way, readout, volumes_to_average(image, run, b0_threshold), tuple(notes)
     )
+
+
+def check_tilt(image: Image, other: Image) -> None:
+    """Check that the distortions of two EPIs have one direction in space.
+
+    Raises
+    ------
+    InputError
+        With a clause, if their axes are tilted by more than `LARGEST_TILT`.
+    """
+    tilt = tilt_of(read_header(image.path).affine, read_header(other.path).affine)
+    if tilt > LARGEST_TILT:
+        raise InputError(
+            f"the slices of {image.path.name} are tilted against those of {other.path.name} by"
+            f" {math.degrees(math.asin(min(1.0, tilt))):.0f} degrees, so that their distortions"
+            " have different directions"
+        )
 
 
 def _usable(
@@ -187,7 +198,7 @@ def _choose(
     along: Sequence[Epi], against: Sequence[Epi], run: Image, *, assigned: bool
 ) -> tuple[list[Epi], list[str]]:
     """Choose one image of each direction, the most alike two."""
-    along, against = _best_kind(along), _best_kind(against)
+    along, against = (_best_kind(_meant(epis, run)) for epis in (along, against))
     for epis in (against, along):
         if len(epis) > 1 and not assigned:
             names = " and ".join(epi.image.path.name for epi in epis)
@@ -197,7 +208,7 @@ def _choose(
             )
     ones: list[Epi | None] = [*along] or [None]
     pairs = [(one, other) for other in against for one in ones]
-    first, second = min(pairs, key=lambda pair: (_not_meant(pair, run), _unlike(*pair)))
+    first, second = min(pairs, key=lambda pair: _unlike(*pair))
     notes = [
         f"{run.path.name}: of {len(epis)} field maps encoded along {epis[0].way} that are meant"
         f" for it, {chosen.image.path.name} is used."
@@ -212,9 +223,9 @@ def _best_kind(epis: Sequence[Epi]) -> list[Epi]:
     return [epi for epi in epis if epi.image.suffix == epis[0].image.suffix]
 
 
-def _not_meant(pair: Iterable[Epi | None], run: Image) -> int:
-    """Count the images that do not name the run."""
-    return sum(epi is not None and not is_intended(epi.image, run) for epi in pair)
+def _meant(epis: Sequence[Epi], run: Image) -> list[Epi]:
+    """Keep the images that name the run, if there are any."""
+    return [epi for epi in epis if is_intended(epi.image, run)] or [*epis]
 
 
 def _unlike(one: Epi | None, other: Epi) -> int:

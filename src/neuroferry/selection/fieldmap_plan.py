@@ -93,7 +93,7 @@ class NoFieldmap(NamedTuple):
     reasons : list of str
         Clauses.
     meant : bool
-        Whether some are assigned to it but cannot be used.
+        Whether some are assigned to it but cannot be used, or more than one can be meant.
     """
 
     reasons: list[str]

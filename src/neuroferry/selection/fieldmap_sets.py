@@ -47,12 +47,15 @@ class MatchingSets:
         Without sets: the reason, as a clause.
     notes : tuple of str
         Sentences to show as warnings.
+    ambiguous : bool
+        Whether there are no sets because more than one can be meant.
     """
 
     sets: dict[str, list[Image]]
     origin: Origin
     why_none: str = ""
     notes: tuple[str, ...] = ()
+    ambiguous: bool = False
 
 
 def matching_sets(subject: Subject, echoes: Sequence[Image]) -> MatchingSets:
@@ -183,7 +186,8 @@ def _only_set(subject: Subject, run: Image) -> MatchingSets:
         *(
             f"{image.path.name} has a B0FieldIdentifier, but the run no B0FieldSource"
             for image in candidates
-            if texts_of(image.metadata, "B0FieldIdentifier")
+            if image.suffix not in MAGNITUDES
+            and texts_of(image.metadata, "B0FieldIdentifier")
             and not texts_of(image.metadata, "IntendedFor")
         ),
     ]
@@ -195,10 +199,11 @@ def _only_set(subject: Subject, run: Image) -> MatchingSets:
     if not assigned and len(sets) == 1:
         return MatchingSets(sets, "inferred")
     why = "no field map of its session is assigned to it (B0FieldSource or IntendedFor)"
-    if not assigned and len(sets) > 1:
+    ambiguous = not assigned and len(sets) > 1
+    if ambiguous:
         firsts = (members[0].path.name for members in sets.values())
         reasons.insert(0, f"more than one can be meant ({', '.join(firsts)})")
-    return MatchingSets({}, "inferred", "; ".join([why, *reasons[:2]]))
+    return MatchingSets({}, "inferred", "; ".join([why, *reasons[:2]]), ambiguous=ambiguous)
 
 
 def _lost(candidates: Iterable[Image]) -> list[str]:
@@ -233,6 +238,8 @@ def _grouped(runs: Iterable[Image]) -> dict[str, list[Image]]:
             if key in sets:
                 sets[key].append(run)
                 break
+    if not sets and magnitudes:
+        sets["gre",] = magnitudes
     labels: dict[str, list[Image]] = {}
     for number, (key, members) in enumerate(sorted(sets.items())):
         labels[f"auto{key[0]}{number}"] = members

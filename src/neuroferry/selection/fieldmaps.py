@@ -81,7 +81,8 @@ def find_fieldmap(
     matching = matching_sets(subject, echoes)
     damaged = _damaged(subject, run.session)
     if not matching.sets:
-        return NoFieldmap(["; ".join([matching.why_none, *damaged])], meant=False)
+        reason = "; ".join([matching.why_none, *damaged])
+        return NoFieldmap([reason], meant=matching.ambiguous)
     try:
         direction, readout, notes = epi_encoding(run)
     except InputError as error:
