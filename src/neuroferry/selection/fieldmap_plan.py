@@ -82,7 +82,7 @@ class FieldmapPlan:
 def averaged(plan: FieldmapPlan) -> str:
     """Name the volumes of EPIs that are aligned and averaged."""
     series = any("_bold." in path for path in plan.epi)
-    return "volumes in the middle" if series else "the b0 volumes"
+    return "volumes" if series else "the b0 volumes"
 
 
 class NoFieldmap(NamedTuple):
