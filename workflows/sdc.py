@@ -14,7 +14,7 @@ from neuroferry.interfaces.dwi.b0s import AverageB0s
 from neuroferry.interfaces.epi.fieldmap_apply import ApplyFieldmap
 from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap
 from neuroferry.interfaces.epi.fieldmap_gre import PrepareGREFieldmap
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan, averaged
 from neuroferry.workflows.parts import of_kind
 
 OUTPUTS = (
@@ -36,7 +36,7 @@ _SENTENCES = {
     ),
 }
 _OF_B0S = (
-    "A B0 field map was estimated from the b0 volumes of opposite phase-encoding polarity"
+    "A B0 field map was estimated from {} of opposite phase-encoding polarity"
     " ({}), aligned and averaged for each polarity, as the field that brings them into"
     " agreement [@andersson2003; @holland2010]"
 )
@@ -152,7 +152,8 @@ def _describe(plan: FieldmapPlan) -> str:
     if plan.method is None or not any(plan.epi_volumes):
         return _SENTENCES[str(plan.method)]
     names = [Path(path).name.removesuffix(".gz").removesuffix(".nii") for path in plan.epi]
-    return _OF_B0S.format(" and ".join(names if len(names) > 1 else ["its own", *names]))
+    images = " and ".join(names if len(names) > 1 else ["its own", *names])
+    return _OF_B0S.format(averaged(plan), images)
 
 
 def _feed_pair(
@@ -204,6 +205,7 @@ def _estimate_node(plan: FieldmapPlan, memory: float, *, sloppy: bool, seed: int
         else:
             interface.inputs.echo_times = plan.echo_times
             interface.inputs.phase = list(plan.phase)
+            interface.inputs.phase_ranges = list(plan.phase_ranges)
     return pe.Node(interface, name="estimate_fieldmap", mem_gb=memory)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -20,7 +21,14 @@ from nipype.interfaces.base import (
 )
 
 from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
-from neuroferry.bids.headers import SAME_VOXELS_MM, read_header, same_axes, same_grid
+from neuroferry.bids.grids import (
+    LARGEST_TILT,
+    direction_along,
+    orientation,
+    reordered,
+    tilt_of,
+)
+from neuroferry.bids.headers import SAME_VOXELS_MM, same_grid
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.coregister import mask_points, rms_distance
 from neuroferry.interfaces.epi.distortion import unwarp
@@ -29,6 +37,7 @@ from neuroferry.interfaces.epi.fieldmap_gre import (
     FieldMap,
     FieldMapOutputSpec,
     brain_of,
+    magnitude_image,
     write_fieldmap,
 )
 from neuroferry.interfaces.image.affine import RIGID, moving_image, refine, sample_points
@@ -38,35 +47,14 @@ from neuroferry.interfaces.image.images import (
     FloatArray,
     Volume,
     inverse,
-    load_volume,
     resample_to,
 )
-from neuroferry.interfaces.image.series import open_series, temporal_mean_std
 
 # Smaller motion between the two images is ignored.
 STILL_MM = 0.2
 # Head motion between the two is estimated after every pass but the last.
 PASSES = (PAIR_LEVELS[:2], PAIR_LEVELS[:3], PAIR_LEVELS[1:])
 SLOPPY_PASSES = (PAIR_LEVELS[:3],)
-
-
-def mean_image(path: str | Path) -> Volume:
-    """Read a 3-D EPI, or the temporal mean of a short series.
-
-    Parameters
-    ----------
-    path : path
-        NIfTI file.
-
-    Returns
-    -------
-    Volume
-    """
-    if read_header(path).n_volumes == 1:
-        return load_volume(path)
-    series = open_series(path)
-    mean, _ = temporal_mean_std(series)
-    return Volume(mean.astype(np.float32), series.affine, series.header)
 
 
 def check_pair(directions: Sequence[str], readout_times: Sequence[float]) -> int:
@@ -127,12 +115,14 @@ def epi_fieldmap(
     GeometryError
         If their voxel axes differ.
     """
-    axis = check_pair(directions, readout_times)
     first, second = images
-    if not same_axes(first.affine, second.affine):
+    if tilt_of(second.affine, first.affine) > LARGEST_TILT:
         raise GeometryError(
             "The voxel axes of the two EPIs differ, so their phase encoding cannot be compared."
         )
+    directions = (directions[0], _along(directions[1], second, first))
+    second = _stored_like(second, first)
+    axis = check_pair(directions, readout_times)
     unit = float(np.mean(readout_times))
     factors = [
         phase_encoding_axis(text)[1] * time / unit
@@ -162,6 +152,19 @@ def epi_fieldmap(
         magnitude,
         brain_of(magnitude, foreground(magnitude.data), seed),
     )
+
+
+def _along(direction: str, image: Volume, reference: Volume) -> str:
+    """Express the phase encoding of an image in the axes of another."""
+    phase_encoding_axis(direction)
+    return direction_along(direction, image.affine, reference.affine)
+
+
+def _stored_like(image: Volume, reference: Volume) -> Volume:
+    """Flip and permute the axes of an image like those of another, without interpolation."""
+    turn = orientation(image.affine, reference.affine)
+    data = np.ascontiguousarray(nb.orientations.apply_orientation(image.data, turn))
+    return Volume(data, np.asarray(reordered(image, reference).affine), image.header)
 
 
 def _scaled(data: FloatArray) -> FloatArray:
@@ -213,7 +216,7 @@ class EstimateEPIFieldmap(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         found = epi_fieldmap(
-            [mean_image(path) for path in self.inputs.in_files],
+            [magnitude_image(path) for path in self.inputs.in_files],
             self.inputs.phase_encoding,
             self.inputs.readout_times,
             sloppy=self.inputs.sloppy,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -29,32 +30,28 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.bids.headers import check_same_grid
-from neuroferry.errors import InputError
+from neuroferry.bids.grids import fit_onto, orientation
+from neuroferry.bids.headers import read_header
+from neuroferry.bids.phase_units import check_field, field_factor
+from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.brain_mask import find_mask
 from neuroferry.interfaces.image.bias import foreground
 from neuroferry.interfaces.image.images import (
     FloatArray,
     Volume,
     load_volume,
+    resample_to,
     save_nifti,
     save_volume,
 )
+from neuroferry.interfaces.image.series import open_series, temporal_mean_std
 
 TWO_PI = 2.0 * np.pi
-# Units in which scanners and converters store phase: radians, half turns, milliradians,
-# integers of Siemens and others. The smallest period that contains the image is its unit.
-PERIODS = (2.0, TWO_PI, 360.0, 4096.0, 2000.0 * np.pi, 8192.0, 16384.0, 65536.0)
-# Phase noise fills its period to within this fraction.
-PERIOD_SLACK = 0.02
-UNIT_FACTORS = {"hz": 1.0, "rad/s": 1.0 / TWO_PI}
 SMOOTH_MM = 2.0
 FILL_MM = (96.0, 48.0, 24.0, 12.0, 6.0)
 # Fraction of valid neighbours below which a coarser neighbourhood contributes.
 FILL_TRUST = 0.1
 OUTLIER_MADS = 5.0
-HIGHEST_HZ = 2000.0
-AGAIN = "the images of a field map must match: convert them again"
 
 
 @dataclass(frozen=True)
@@ -76,52 +73,15 @@ class FieldMap:
     mask: NDArray[np.bool_]
 
 
-def phase_period(values: FloatArray) -> tuple[float, float]:
-    """Detect the unit of a phase image.
-
-    Parameters
-    ----------
-    values : ndarray of float32
-        Phase in any unit.
-
-    Returns
-    -------
-    period : float
-        One cycle in the unit of the image.
-    centre : float
-        Value of phase zero.
-
-    Examples
-    --------
-    >>> phase_period(np.linspace(-4096, 4094, 99, dtype=np.float32))
-    (8192.0, 0.0)
-    >>> phase_period(np.linspace(0, 4095, 99, dtype=np.float32))
-    (4096.0, 2048.0)
-    """
-    low, high = float(values.min()), float(values.max())
-    span = high - low
-    fitting = [p for p in PERIODS if span <= p * (1 + 1e-3)]
-    nearest = fitting[0] if fitting else span
-    # A narrow range in a wide unit: the period is that of the unit, not the range.
-    period = nearest if span >= nearest * (1 - PERIOD_SLACK) else _likely_period(nearest, span)
-    signed = low < -0.1 * period
-    return period, 0.0 if signed or period == TWO_PI else period / 2
-
-
-def _likely_period(nearest: float, span: float) -> float:
-    """Choose radians or integers for an image that does not fill the nearest unit."""
-    return TWO_PI if span <= TWO_PI else nearest
-
-
-def to_radians(values: FloatArray, units_range: tuple[float, float] | None = None) -> FloatArray:
-    """Scale a phase image to radians; one already in radians stays unchanged.
+def to_radians(values: FloatArray, phase_range: tuple[float, float]) -> FloatArray:
+    """Scale a phase image to radians.
 
     Parameters
     ----------
     values : ndarray of float32, shape (I, J, K)
         Phase in any unit.
-    units_range : tuple of float, optional
-        Values that correspond to -π and π; by default detected from the image.
+    phase_range : tuple of float
+        Values of -π and π (see `neuroferry.bids.phase_units.settle_phases`).
 
     Returns
     -------
@@ -135,20 +95,65 @@ def to_radians(values: FloatArray, units_range: tuple[float, float] | None = Non
 
     Examples
     --------
-    >>> once = to_radians(np.array([-4096, 0, 2048, 4094], dtype=np.float32))
-    >>> bool(np.allclose(np.exp(1j * to_radians(once)), np.exp(1j * once)))
-    True
+    >>> to_radians(np.array([-4096, 0, 2048], dtype=np.float32), (-4096, 4096)).round(2).tolist()
+    [-3.140000104904175, 0.0, 1.5700000524520874]
     """
-    if units_range is not None:
-        low, high = units_range
-        if not high > low:
-            raise InputError(f"The phase range {units_range} is empty; it must be (low, high).")
-        period, centre = high - low, (high + low) / 2
-    else:
-        period, centre = phase_period(values)
-    turns = (values.astype(np.float64) - centre) / period
+    low, high = phase_range
+    if not high > low:
+        raise InputError(f"The phase range {phase_range} is empty; it must be (low, high).")
+    turns = (values.astype(np.float64) - (high + low) / 2) / (high - low)
     wrapped: FloatArray = (TWO_PI * (turns - np.round(turns))).astype(np.float32)
     return wrapped
+
+
+def magnitude_image(path: str | Path) -> Volume:
+    """Read a magnitude image, or the mean of its volumes."""
+    if read_header(path).n_volumes == 1:
+        return load_volume(path)
+    series = open_series(path)
+    mean, _ = temporal_mean_std(series)
+    return Volume(mean.astype(np.float32), series.affine, series.header)
+
+
+def onto_grid(image: Volume, reference: Volume, name: str, *, phase: bool = False) -> Volume:
+    """Bring an image of a field map onto the grid of another one of it.
+
+    Parameters
+    ----------
+    image, reference : Volume
+        The images.
+    name : str
+        What to call the image in messages.
+    phase : bool
+        It is a phase image, which cannot be interpolated.
+
+    Returns
+    -------
+    Volume
+        With the axes and the affine of the reference.
+
+    Raises
+    ------
+    GeometryError
+        If the grids differ without a single meaning (see `neuroferry.bids.grids.fit_onto`).
+    """
+    try:
+        fit = fit_onto(image, reference)
+    except GeometryError as error:
+        raise GeometryError(
+            f"The {name} is on a different grid ({error}); the images of a field map must match:"
+            " convert them again."
+        ) from error
+    if fit == "resampled":
+        if phase:
+            raise GeometryError(
+                f"The {name} is on a different grid, and phase cannot be interpolated; convert it"
+                " again."
+            )
+        return resample_to(image, reference.shape, reference.affine)
+    turn = orientation(image.affine, reference.affine)
+    data = np.ascontiguousarray(nb.orientations.apply_orientation(image.data, turn))
+    return reference.with_data(data)
 
 
 def fill_smoothly(
@@ -260,8 +265,8 @@ def gre_fieldmap(
     magnitudes: Sequence[Volume],
     phases: Sequence[Volume],
     echo_times: tuple[float, float],
+    phase_ranges: Sequence[tuple[float, float]],
     *,
-    units_range: tuple[float, float] | None = None,
     seed: int = 1,
 ) -> FieldMap:
     """Compute a field map from two gradient echoes.
@@ -274,8 +279,8 @@ def gre_fieldmap(
         The phase difference, or the phases of both echoes.
     echo_times : tuple of float
         Echo times in s, the shorter one first.
-    units_range : tuple of float, optional
-        Stored values that correspond to -π and π.
+    phase_ranges : sequence of tuple of float
+        Values of -π and π in each phase image.
     seed : int
         Seed of the search for the brain.
 
@@ -300,16 +305,17 @@ def gre_fieldmap(
         raise InputError(
             "A gradient-echo field map needs one or two phase images and a magnitude image."
         )
-    images = [
-        (f"the magnitude image {n} of the field map", volume)
-        for n, volume in enumerate(magnitudes, start=1)
-    ]
-    images += [
-        (f"the phase image {n} of the field map", volume)
+    phases = [
+        onto_grid(volume, phases[0], f"phase image {n} of the field map", phase=True)
         for n, volume in enumerate(phases, start=1)
     ]
-    check_same_grid(*images, then=AGAIN)
-    radians = [to_radians(volume.data, units_range) for volume in phases]
+    magnitudes = [
+        onto_grid(volume, phases[0], f"magnitude image {n} of the field map")
+        for n, volume in enumerate(magnitudes, start=1)
+    ]
+    radians = [
+        to_radians(volume.data, found) for volume, found in zip(phases, phase_ranges, strict=True)
+    ]
     difference = radians[0]
     if len(radians) == 2:
         difference = np.angle(np.exp(1j * (radians[1] - radians[0]))).astype(np.float32)
@@ -362,7 +368,7 @@ def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int =
     magnitude : Volume
         Its magnitude image.
     units : str
-        ``Units`` of its sidecar: "Hz" or "rad/s".
+        ``Units`` of its sidecar: "Hz", "rad/s" or "T".
     seed : int
         Seed of the search for the brain.
 
@@ -377,22 +383,15 @@ def direct_fieldmap(field: Volume, magnitude: Volume, units: str, *, seed: int =
     GeometryError
         If the images lie on different grids.
     """
-    factor = UNIT_FACTORS.get(units.strip().lower())
-    if factor is None:
-        raise InputError(
-            f"The Units of the field map are {units!r} but must be Hz or rad/s; correct its"
-            " sidecar."
-        )
-    check_same_grid(("its magnitude image", magnitude), ("the field map", field), then=AGAIN)
-    hz = (factor * field.data).astype(np.float32)
+    try:
+        hz = (field_factor(units, "the field map") * field.data).astype(np.float32)
+        magnitude = onto_grid(magnitude, field, "magnitude image of the field map")
+        check_field(hz, magnitude.data, "the field map")
+    except InputError as error:
+        text = str(error)
+        raise InputError(f"{text[0].upper()}{text[1:]}.") from error
     measured = foreground(magnitude.data)
     mask = brain_of(magnitude, measured, seed)
-    extreme = float(np.percentile(np.abs(hz[mask]), 95))
-    if extreme > HIGHEST_HZ:
-        raise InputError(
-            f"The field map reaches {extreme:.0f} Hz in the brain, which is implausible; check its"
-            " Units."
-        )
     weights = clean_weights(hz, magnitude.data, measured)
     weights[~mask] *= np.float32(0.02)
     return FieldMap(
@@ -405,13 +404,16 @@ class _PrepareGREFieldmapInputSpec(BaseInterfaceInputSpec):
     phase = InputMultiObject(
         File(exists=True),
         xor=["fieldmap"],
-        requires=["echo_times"],
+        requires=["echo_times", "phase_ranges"],
         desc="one or two phase images",
     )
     echo_times = traits.Tuple(traits.Float, traits.Float, desc="echo times, s")
-    units_range = traits.Tuple(traits.Float, traits.Float, desc="stored values of -pi and pi")
+    phase_ranges = traits.List(
+        traits.Tuple(traits.Float, traits.Float),
+        desc="values of -pi and pi in each phase image",
+    )
     fieldmap = File(exists=True, xor=["phase"], desc="field map computed by the scanner")
-    units = traits.Str("Hz", usedefault=True, desc="unit of the scanner's field: Hz or rad/s")
+    units = traits.Str("Hz", usedefault=True, desc="unit of the scanner's field: Hz, rad/s or T")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the search for the brain")
 
 
@@ -431,7 +433,7 @@ class PrepareGREFieldmap(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         inputs = self.inputs
-        magnitudes = [load_volume(path) for path in inputs.magnitude]
+        magnitudes = [magnitude_image(path) for path in inputs.magnitude]
         if isdefined(inputs.fieldmap):
             found = direct_fieldmap(
                 load_volume(inputs.fieldmap), magnitudes[0], inputs.units, seed=inputs.seed
@@ -441,7 +443,7 @@ class PrepareGREFieldmap(SimpleInterface):
                 magnitudes,
                 [load_volume(path) for path in inputs.phase],
                 inputs.echo_times,
-                units_range=inputs.units_range if isdefined(inputs.units_range) else None,
+                inputs.phase_ranges,
                 seed=inputs.seed,
             )
         self._results.update(write_fieldmap(found, Path(runtime.cwd)))

@@ -264,6 +264,7 @@ def test_an_echo_that_is_missing(dataset):
     [
         ({"sidecar": SOUND}, "echo-2_bold.nii.gz has no EchoTime"),
         ({"sidecar": {**SOUND, "EchoTime": 0.013}}, "same EchoTime (0.013 s)"),
+        ({"sidecar": {**SOUND, "EchoTime": 30000}}, "no echo time in seconds or milliseconds"),
         ({"sidecar": {**SOUND, "EchoTime": 0.03}, "volumes": 7}, "differ in size"),
         ({"sidecar": {**SOUND, "EchoTime": 0.03}, "shape": (20, 20, 11)}, "differ in size"),
     ],

@@ -133,11 +133,40 @@ def test_a_contradiction_leaves_a_diffusion_run_uncorrected_with_the_reason(tmp_
 def test_times_that_are_none_are_named():
     found = settle_encoding(make(**J, TotalReadoutTime=45))
     assert found.readout_time is None
-    assert "has TotalReadoutTime = 45, which is not a time between 0 and" in found.no_readout_time
+    assert "TotalReadoutTime = 45, which is not a time between 0.001" in found.no_readout_time
     assert "has neither TotalReadoutTime" in settle_encoding(make(**J)).no_readout_time
     for bad in (0.0, 1.0, 50.0, -0.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1 s"):
             check_readout_time(bad)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "words"),
+    [
+        ({"EffectiveEchoSpacing": 0.58}, "EffectiveEchoSpacing = 0.58, which is not a time"),
+        ({"EffectiveEchoSpacing": 0.58}, "it is probably in milliseconds: correct it, in seconds"),
+        ({"EffectiveEchoSpacing": 580}, "it is probably in microseconds"),
+        ({"TotalReadoutTime": 36.5}, "it is probably in milliseconds"),
+        ({"TotalReadoutTime": 3.65e-5}, "not a time between 0.001 and 1 s: correct it"),
+        ({"TotalReadoutTime": "0.05"}, "TotalReadoutTime = '0.05'"),
+        ({"WaterFatShift": 12.1}, "WaterFatShift alone does not give it"),
+    ],
+)
+def test_times_in_another_unit_are_refused(sidecar, words):
+    found = settle_encoding(make(**J, ReconMatrixPE=64, **sidecar))
+    assert found.readout_time is None
+    assert words in found.no_readout_time
+
+
+def test_of_two_times_the_possible_one_is_used_and_said():
+    both = {"EffectiveEchoSpacing": 0.58, "TotalReadoutTime": 0.0365}
+    found = settle_encoding(make(**J, ReconMatrixPE=64, **both))
+    assert found.readout_time == 0.0365
+    assert "it is probably in milliseconds: correct it, in seconds. TotalRe" in found.notes[0]
+    both = {"EffectiveEchoSpacing": 0.00058, "TotalReadoutTime": 36.5}
+    found = settle_encoding(make(**J, ReconMatrixPE=64, **both))
+    assert found.readout_time == pytest.approx(0.00058 * 63)
+    assert "EffectiveEchoSpacing is used" in found.notes[0]
 
 
 @pytest.mark.parametrize(

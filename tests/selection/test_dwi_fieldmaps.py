@@ -161,6 +161,18 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
     assert "are used instead" in plan.warnings[0]
 
 
+def test_a_run_stored_upside_down_has_the_direction_that_its_axes_say(dataset):
+    dataset("dwi/sub-01_dir-AP_dwi", AP)
+    # Flipped along j: what is j- there is j along the axes of the other.
+    flipped = np.array([[-3.0, 0, 0, 0], [0, -3, 0, 57], [0, 0, 4, 0], [0, 0, 0, 1]])
+    dataset("dwi/sub-01_dir-PA_dwi", AP | {"EchoTime": 0.0801}, affine=flipped)
+    (subject,) = index_subjects(dataset.root)
+    run = check_dwi(subject).runs[0]
+    plan = choose_dwi_fieldmap(subject, run)
+    assert names(plan) == ["sub-01_dir-PA_dwi.nii.gz"]
+    assert plan.epi_phase_encoding == ("j-",)
+
+
 @pytest.mark.parametrize(
     ("other", "files", "word"),
     [
@@ -168,7 +180,7 @@ def test_a_field_map_that_cannot_be_used_gives_way(dataset):
         (PA | {"PhaseEncodingDirection": "i"}, {}, "has the opposite phase encoding, j"),
         (PA, {"shape": (20, 22, 10)}, "a different matrix (20 x 22 x 10 voxels"),
         (PA, {"affine": np.diag([-3.0, 2.5, 4, 1])}, "a different matrix"),
-        (PA, {"affine": np.diag([-3.0, -3, 4, 1])}, "voxel axes point in other directions"),
+        (PA, {"affine": np.diag([-3.0, -3, 4, 1])}, "along those of this run it is j-"),
         (
             PA | {"TotalReadoutTime": 0.04},
             {},

@@ -7,7 +7,7 @@ import pytest
 
 from neuroferry.interfaces.epi.distortion import distort, shift_of
 from neuroferry.interfaces.image.images import Volume, resample_to, save_volume
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.templates import load_template
 from neuroferry.workflows.sdc import OUTPUTS, init_sdc_wf
 
@@ -73,6 +73,7 @@ def test_phase_difference(files, tmp_path):
         magnitude=(files["magnitude"],),
         phase=(files["phase"],),
         echo_times=(0.005, 0.0075),
+        phase_ranges=((-4096, 4096),),
         **ENCODED,
     )
     found, report = run(plan, files, tmp_path)
@@ -102,6 +103,7 @@ def test_every_method_has_the_same_outputs(method, files):
         fieldmap=(files["phase"],),
         epi=(files["bold"], files["opposite"]),
         echo_times=(0.005, 0.0075),
+        phase_ranges=((-4096, 4096),),
         epi_phase_encoding=("j-", "j"),
         epi_readout_times=(0.03, 0.03),
         **ENCODED,

@@ -12,7 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.config import WorkflowConfig
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.workflows.dwi.apply import T1wGrid, can_replace, init_dwi_apply_wf
 from neuroferry.workflows.dwi.denoise import can_denoise, init_dwi_denoise_wf
 from neuroferry.workflows.dwi.fit import init_dwi_fit_wf

@@ -9,7 +9,7 @@ from typing import Any
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.workflows.dwi.models import MAPS, DwiMap
 from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, RunNamer, init_sinks_wf
 

@@ -12,7 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
 from neuroferry.config import WorkflowConfig
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.func.apply import init_bold_apply_wf
 from neuroferry.workflows.func.confounds import init_bold_confounds_wf

@@ -10,7 +10,7 @@ from typing import Any
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.bold import BoldRun
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.sinks import TABLE, TEXT, Output, RunNamer, init_sinks_wf
 

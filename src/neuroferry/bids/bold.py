@@ -25,6 +25,8 @@ MIN_VOLUMES = 5
 #: Repetition times closer than this (s) are the same, written with fewer digits.
 _SAME_TR = 2e-3
 _LONGEST_TR = 100.0
+#: Longest echo time, s, of an EPI.
+_LONGEST_TE = 0.5
 _AXES = {"i": 0, "j": 1, "k": 2}
 _EVENT_COLUMNS = ("onset", "duration")
 
@@ -285,6 +287,15 @@ def _echo_findings(echoes: Sequence[Image]) -> Iterator[Finding]:
     if len(echoes) < 2:
         return
     times = [_echo_time(echo) for echo in echoes]
+    impossible = [e for e, t in zip(echoes, times, strict=True) if t and t > _LONGEST_TE]
+    if impossible:
+        said = impossible[0].metadata["EchoTime"]
+        yield Finding(
+            f"the sidecar of {impossible[0].path.name} has EchoTime = {said:g}, which is no echo"
+            " time in seconds or milliseconds; write it in seconds",
+            fatal=True,
+        )
+        return
     without = [echo.path.name for echo, time in zip(echoes, times, strict=True) if time is None]
     if without:
         yield Finding(

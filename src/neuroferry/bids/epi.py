@@ -6,7 +6,7 @@ BOLD and DWI runs, single-band references and EPI field maps follow the same rul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from neuroferry.errors import InputError
 #: 1.6), others those of the image. The echo spacing is the effective one, which includes parallel
 #: imaging; if only one of the two includes it, the ratio is the acceleration factor, 2 or more.
 CONTRADICTION = 1.7
+#: Bounds, s, of the time from one line to the next and of a whole readout: a line takes 0.1 to
+#: 2 ms, parallel imaging divides that by 2 to 8. Values beyond are in another unit.
+_BOUNDS = {"TotalReadoutTime": (1e-3, 1.0), "EffectiveEchoSpacing": (1e-5, 1e-2)}
 #: Relative difference below which readout times are the same.
 SAME_READOUT = 0.01
 
@@ -127,7 +130,12 @@ def _settle_direction(run: Image) -> tuple[str | None, str | None, str]:
 def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tuple[str, ...]]:
     """Determine the readout time in s, why it is unknown, and notes."""
     metadata, name = run.metadata, run.path.name
-    total = seconds(metadata.get("TotalReadoutTime"))
+    impossible = [
+        _no_time(name, key, metadata[key], bounds)
+        for key, bounds in _BOUNDS.items()
+        if metadata.get(key) is not None and not _within(metadata[key], bounds)
+    ]
+    total = _time(metadata, "TotalReadoutTime")
     spaced = _spaced_time(run, axis)
     if total is not None and spaced is not None:
         spacing, steps = spaced
@@ -140,9 +148,12 @@ def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tu
             )
             return None, text, ()
     if total is not None:
-        return total, "", ()
+        return total, "", tuple(f"{text}. TotalReadoutTime is used." for text in impossible)
     if spaced is not None:
-        return spaced[0] * (spaced[1] - 1), "", ()
+        notes = (f"{text}. EffectiveEchoSpacing is used." for text in impossible)
+        return spaced[0] * (spaced[1] - 1), "", tuple(notes)
+    if impossible:
+        return None, impossible[0], ()
     estimated = seconds(metadata.get("EstimatedTotalReadoutTime"))
     if estimated is not None:
         note = (
@@ -150,12 +161,15 @@ def _settle_readout(run: Image, axis: str | None) -> tuple[float | None, str, tu
             f" {estimated:g} s), and so is the size of its distortion."
         )
         return estimated, "", (note,)
-    return None, _no_readout(metadata, name), ()
+    text = f"the sidecar of {name} has neither TotalReadoutTime nor EffectiveEchoSpacing; add one"
+    if "WaterFatShift" in metadata:
+        text += " (WaterFatShift alone does not give it: scanners count lines in two ways)"
+    return None, text, ()
 
 
 def _spaced_time(run: Image, axis: str | None) -> tuple[float, int] | None:
     """Read the effective echo spacing in s and the number of lines, if both are known."""
-    spacing = seconds(run.metadata.get("EffectiveEchoSpacing"))
+    spacing = _time(run.metadata, "EffectiveEchoSpacing")
     steps = run.metadata.get("ReconMatrixPE")
     if spacing is None:
         return None
@@ -166,15 +180,28 @@ def _spaced_time(run: Image, axis: str | None) -> tuple[float, int] | None:
     return (spacing, steps) if steps > 1 else None
 
 
-def _no_readout(metadata: Mapping[str, Any], name: str) -> str:
-    for key in ("TotalReadoutTime", "EffectiveEchoSpacing"):
-        said = metadata.get(key)
-        if said is not None and seconds(said) is None:
-            return (
-                f"the sidecar of {name} has {key} = {said!r}, which is not a time between 0 and"
-                " 1 s; correct it, in seconds"
-            )
-    return f"the sidecar of {name} has neither TotalReadoutTime nor EffectiveEchoSpacing; add one"
+def _time(metadata: Mapping[str, Any], key: str) -> float | None:
+    """Read a time in s, if it is possible."""
+    value = metadata.get(key)
+    return float(value) if value is not None and _within(value, _BOUNDS[key]) else None
+
+
+def _within(value: object, bounds: tuple[float, float]) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and bounds[0] <= value < bounds[1]  # type: ignore[operator]
+
+
+def _no_time(name: str, key: str, said: object, bounds: tuple[float, float]) -> str:
+    """Explain that a time is impossible, and in which unit it probably is."""
+    hint = ""
+    if isinstance(said, int | float):
+        for unit, factor in (("milliseconds", 1e-3), ("microseconds", 1e-6)):
+            if not hint and said >= bounds[1] and _within(factor * said, bounds):
+                hint = f"; it is probably in {unit}"
+    return (
+        f"the sidecar of {name} has {key} = {said!r}, which is not a time between {bounds[0]:g}"
+        f" and {bounds[1]:g} s{hint}: correct it, in seconds"
+    )
 
 
 def seconds(value: Any) -> float | None:
@@ -210,19 +237,6 @@ def opposite_of(direction: str) -> str:
     ('j-', 'i')
     """
     return direction[0] if direction.endswith("-") else f"{direction[0]}-"
-
-
-def encoded(
-    runs: Iterable[Image], reasons: list[str]
-) -> Iterator[tuple[Image, str, float, list[str]]]:
-    """Select the EPI field maps with known encoding; append why others lack it to `reasons`."""
-    for run in runs:
-        try:
-            way, readout, notes = epi_encoding(run)
-        except InputError as error:
-            reasons.append(str(error))
-        else:
-            yield run, way, readout, notes
 
 
 def phase_encoding_axis(direction: str) -> tuple[int, int]:

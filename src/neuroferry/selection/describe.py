@@ -7,7 +7,7 @@ from typing import Any
 
 from neuroferry.bids.model import Problem
 from neuroferry.selection.anatomy import AnatomyPlan
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan, averaged
 from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
 
 _ORIGINS = {
@@ -98,10 +98,11 @@ def _registered(plan: ParticipantPlan, node: str | None) -> str:
 
 def _distortion(fieldmap: FieldmapPlan) -> str:
     if fieldmap.method is None:
-        why = " (--ignore fieldmaps)" if fieldmap.origin == "option" else ""
-        return f"distortion: not corrected{why}"
+        if fieldmap.origin == "option":
+            return "distortion: not corrected (--ignore fieldmaps)"
+        return f"distortion: not corrected: {fieldmap.why_not}"
     names = " and ".join(name.rpartition("/")[2] for name in fieldmap.sources)
-    b0s = "the b0 images of " if any(fieldmap.epi_volumes) else ""
+    b0s = f"{averaged(fieldmap)} of " if any(fieldmap.epi_volumes) else ""
     origin = _ORIGINS.get(fieldmap.origin or "", "")
     return f"distortion: {fieldmap.method}, from {b0s}{names} ({origin})"
 
@@ -163,4 +164,5 @@ def _fieldmap_json(plan: FieldmapPlan) -> dict[str, Any]:
         "phase_encoding_direction": plan.phase_encoding or None,
         "total_readout_time_s": plan.readout_time or None,
         "reasons": list(plan.warnings),
+        "why_not": plan.why_not or None,
     }

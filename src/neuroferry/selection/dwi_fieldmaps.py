@@ -16,18 +16,14 @@ import numpy as np
 from neuroferry.bids.dwi import DwiRun, dwi_images
 from neuroferry.bids.epi import epi_encoding, opposite_of
 from neuroferry.bids.gradients import B0_THRESHOLD
-from neuroferry.bids.headers import read_header, same_axes
+from neuroferry.bids.grids import direction_along, reordered
+from neuroferry.bids.headers import read_header
+from neuroferry.bids.intended import is_intended, texts_of
 from neuroferry.bids.model import Image, Subject
 from neuroferry.errors import InputError
-from neuroferry.selection.fieldmap_sets import is_intended, texts_of
-from neuroferry.selection.fieldmaps import (
-    FieldmapPlan,
-    NoFieldmap,
-    find_fieldmap,
-    pair_plan,
-    volumes_to_average,
-    without_fieldmap,
-)
+from neuroferry.selection.epi_fieldmaps import Epi, check_tilt, examine_epi, pair_plan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan, without_fieldmap
+from neuroferry.selection.fieldmaps import find_fieldmap
 
 FMAP_ID = "autob0s"
 # Relative difference below which voxel sizes, readout times and echo times are the same.
@@ -39,10 +35,7 @@ _OF_THE_RUN = ("direction", "run")
 class _Other(NamedTuple):
     """A usable run with the opposite phase encoding, and its rank."""
 
-    run: Image
-    readout: float
-    volumes: tuple[int, ...]
-    notes: list[str]
+    epi: Epi
     intended: bool
     rank: tuple[bool, int, int, str]
 
@@ -80,7 +73,7 @@ def choose_dwi_fieldmap(
     if isinstance(found, FieldmapPlan):
         return found
     if texts_of(run.image.metadata, "B0FieldSource"):
-        return without_fieldmap(run.image, _of_sources(run.image, found))
+        return without_fieldmap(run.image, found.reasons)
     other = _from_other_run(subject, run, b0_threshold)
     if isinstance(other, FieldmapPlan):
         instead = [
@@ -90,14 +83,6 @@ def choose_dwi_fieldmap(
         ]
         return replace(other, warnings=(*instead, *other.warnings))
     return without_fieldmap(run.image, ["; ".join([*found.reasons, *other])])
-
-
-def _of_sources(run: Image, found: NoFieldmap) -> list[str]:
-    """Explain why the source named by ``B0FieldSource`` is not used."""
-    if found.meant:
-        return found.reasons
-    names = " and ".join(texts_of(run.metadata, "B0FieldSource"))
-    return [f"no image of its session has its B0FieldSource, {names}, as B0FieldIdentifier"]
 
 
 def _names(plan: FieldmapPlan) -> str:
@@ -120,7 +105,7 @@ def _from_other_run(
     usable: list[_Other] = []
     for image in others:
         try:
-            found = _examine(subject, run, image, b0_threshold)
+            found = _examine(run, image, b0_threshold)
         except InputError as error:
             reasons.append(str(error))
         else:
@@ -128,14 +113,12 @@ def _from_other_run(
     if not usable:
         return reasons or [_none_opposite(run.image, others, direction)]
     best = min(usable, key=lambda other: other.rank)
-    plan = pair_plan([(opposite_of(direction), best.run, best.readout, best.volumes)])
     return replace(
-        plan,
+        pair_plan([best.epi], notes),
         origin="IntendedFor" if best.intended else "inferred",
         fmap_id=FMAP_ID,
         phase_encoding=direction,
         readout_time=readout,
-        warnings=(*notes, *best.notes),
     )
 
 
@@ -147,6 +130,13 @@ def _none_opposite(run: Image, others: Sequence[Image], direction: str) -> str:
     )
     label = run.entities.get("direction")
     for other in others:
+        along = _along(other, run)
+        written = str(other.metadata.get("PhaseEncodingDirection")).rstrip("+")
+        if written == opposite_of(direction) and along == direction:
+            return (
+                f"{text}: {other.path.name} has {written}, but its axes are stored in other"
+                f" directions, and along those of this run it is {along}"
+            )
         named = other.entities.get("direction")
         same = str(other.metadata.get("PhaseEncodingDirection")).rstrip("+") == direction
         if label and named and same and named != label:
@@ -157,7 +147,7 @@ def _none_opposite(run: Image, others: Sequence[Image], direction: str) -> str:
     return text
 
 
-def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -> _Other | None:
+def _examine(run: DwiRun, other: Image, b0_threshold: float) -> _Other | None:
     """Examine whether another run is usable; None if its direction is not the opposite.
 
     Raises
@@ -165,12 +155,12 @@ def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -
     InputError
         If it is the opposite, but something is missing or contradicts its use.
     """
-    way, readout, notes = epi_encoding(other)
+    _, readout, notes = epi_encoding(other)
     direction, own_readout, _ = epi_encoding(run.image)
-    if way != opposite_of(direction):
+    if _along(other, run.image) != opposite_of(direction):
         return None
     name = other.path.name
-    intended = is_intended(other, run.image, subject.label)
+    intended = is_intended(other, run.image)
     if not intended and _is_for_others(other, run.image):
         raise InputError(
             f"{name} has the opposite phase encoding, but its IntendedFor or B0FieldIdentifier"
@@ -198,9 +188,18 @@ def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -
             f"{run.image.path.name} and {name} differ in EchoTime ({times[0]:g} and"
             f" {times[1]:g} s), and so in contrast; check their distortion correction.",
         ]
-    volumes = volumes_to_average(other, run.image, b0_threshold)
-    rank = _rank(run.image, other, intended=intended)
-    return _Other(other, readout, volumes, notes, intended, rank)
+    check_tilt(other, run.image)
+    epi = examine_epi(other, run.image, b0_threshold)._replace(notes=tuple(notes))
+    return _Other(epi, intended, _rank(run.image, other, intended=intended))
+
+
+def _along(image: Image, run: Image) -> str:
+    """Express the phase encoding of an image in the axes of a run; empty if it is unknown."""
+    try:
+        direction, _, _ = epi_encoding(image)
+    except InputError:
+        return ""
+    return direction_along(direction, read_header(image.path).affine, read_header(run.path).affine)
 
 
 def _echo_time(run: Image) -> float | None:
@@ -224,22 +223,21 @@ def _is_for_others(other: Image, run: Image) -> bool:
 
 def _check_grid(run: DwiRun, other: Image) -> None:
     """Check that a run has the same voxels, and so the same distortion."""
-    facts, own = read_header(other.path), read_header(run.image.path)
-    same = np.allclose(facts.voxel_size, own.voxel_size, rtol=SAME)
-    if facts.volume_shape != own.volume_shape or not same:
+    own = read_header(run.image.path)
+    grid = reordered(read_header(other.path), own)
+    found = [
+        (image.shape[:3], np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0))
+        for image in (grid, own)
+    ]
+    if found[0][0] != found[1][0] or not np.allclose(found[0][1], found[1][1], rtol=SAME):
         sizes = (
-            f"{' x '.join(map(str, image.volume_shape))} voxels of"
-            f" {' x '.join(f'{size:.3g}' for size in image.voxel_size)} mm"
-            for image in (facts, own)
+            f"{' x '.join(map(str, shape))} voxels of"
+            f" {' x '.join(f'{size:.3g}' for size in voxel)} mm"
+            for shape, voxel in found
         )
         raise InputError(
             f"{other.path.name} has the opposite phase encoding, but a different matrix"
             f" ({' and '.join(sizes)})"
-        )
-    if not same_axes(facts.affine, own.affine):
-        raise InputError(
-            f"{other.path.name} has the opposite phase encoding, but its voxel axes point in other"
-            " directions, so the phase-encoding directions cannot be compared"
         )
 
 

@@ -20,7 +20,8 @@ from neuroferry.config import WorkflowConfig
 from neuroferry.errors import InputError
 from neuroferry.selection.anatomy import Anatomies, AnatomyPlan, plan_anatomies, t1w_of_session
 from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
-from neuroferry.selection.fieldmaps import FieldmapPlan, choose_fieldmap
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
+from neuroferry.selection.fieldmaps import choose_fieldmap
 from neuroferry.selection.joining import Joined, plan_joined
 from neuroferry.selection.spaces import BoldSpace, OutputSpaces
 from neuroferry.selection.t1w import choose_t1w

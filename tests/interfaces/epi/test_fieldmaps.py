@@ -11,12 +11,13 @@ from neuroferry.bids.epi import phase_encoding_axis
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.distortion import distort, jacobian_of, shift_of, unwarp
 from neuroferry.interfaces.epi.fieldmap_apply import ApplyFieldmap, apply_fieldmap
-from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap, epi_fieldmap, mean_image
+from neuroferry.interfaces.epi.fieldmap_epi import EstimateEPIFieldmap, epi_fieldmap
 from neuroferry.interfaces.epi.fieldmap_gre import (
     PrepareGREFieldmap,
     direct_fieldmap,
     fill_smoothly,
     gre_fieldmap,
+    magnitude_image,
     to_radians,
 )
 from neuroferry.interfaces.image.affine import compose
@@ -31,6 +32,7 @@ AFFINE = np.array([[-VOXEL, 0, 0, 91.0], [0, VOXEL, 0, -124], [0, 0, 4.0, -62], 
 SHAPE = (52, 62, 34)
 READOUT = 0.03
 TIMES = (0.0046, 0.0071)
+RADIANS = (-np.pi, np.pi)
 
 
 class Head:
@@ -121,35 +123,33 @@ def test_signal_is_kept_and_comes_back(head):
     assert error(unwarp(distorted, -shift, 1)) > 3 * right
 
 
-def test_radians_from_every_unit():
+def test_radians_from_a_range():
     phase = np.random.default_rng(0).uniform(-np.pi, np.pi, (20, 20, 20)).astype(np.float32)
-    units = {
-        "radians": phase,
-        "siemens": np.round(phase / np.pi * 4096),
-        "integers": np.floor((phase + np.pi) / (2 * np.pi) * 4095.99),
-        "milliradians": np.round(1000 * phase),
-        "degrees": np.degrees(phase),
-        "half turns": phase / np.pi,
+    stored = {
+        (-np.pi, np.pi): phase,
+        (-4096.0, 4096.0): np.round(phase / np.pi * 4096),
+        (0.0, 4096.0): np.floor((phase + np.pi) / (2 * np.pi) * 4095.99),
     }
-    for values in units.values():
-        found = to_radians(values.astype(np.float32))
-        apart = np.angle(np.exp(1j * (found - phase)))
+    for found, values in stored.items():
+        apart = np.angle(np.exp(1j * (to_radians(values.astype(np.float32), found) - phase)))
         assert np.abs(apart).max() < 0.01
-    once = to_radians(units["siemens"].astype(np.float32))
-    again = np.angle(np.exp(1j * (to_radians(once) - once)))
-    np.testing.assert_allclose(again, 0, atol=1e-5)
+    # Values beyond the range are of an unwrapped image.
+    beyond = to_radians(np.array([7.0], dtype=np.float32), (-np.pi, np.pi))
+    np.testing.assert_allclose(beyond, 7 - 2 * np.pi, rtol=1e-5)
     narrow = to_radians(np.array([-100.0, 100], dtype=np.float32), (-200.0, 200.0))
     np.testing.assert_allclose(narrow, [-np.pi / 2, np.pi / 2], rtol=1e-6)
+    with pytest.raises(InputError, match="is empty"):
+        to_radians(narrow, (1.0, 1.0))
 
 
 def test_field_of_two_phases_and_of_their_difference(head):
     magnitude, phases = head.gre()
-    both = gre_fieldmap([magnitude], phases, TIMES)
+    both = gre_fieldmap([magnitude], phases, TIMES, [RADIANS, RADIANS])
     error, before = head.error_mm(both.hz.data)
     assert error < 0.1 * before
     difference = np.angle(np.exp(1j * (phases[1].data - phases[0].data)))
     stored = Volume(np.round(difference / np.pi * 4096).astype(np.float32), AFFINE)
-    one = gre_fieldmap([magnitude], [stored], TIMES)
+    one = gre_fieldmap([magnitude], [stored], TIMES, [(-4096, 4096)])
     assert head.error_mm(one.hz.data)[0] < 0.1 * before
     assert np.isfinite(one.hz.data).all()
     # No discontinuity at the border of the measured region.
@@ -161,7 +161,7 @@ def test_scanner_field_in_either_unit(head):
     noise = np.where(head.inside, 0, head.rng.normal(scale=300, size=SHAPE))
     stored = (head.field + noise).astype(np.float32)
     _, before = head.error_mm(head.field)
-    for units, factor in (("Hz", 1.0), ("rad/s", 2 * np.pi)):
+    for units, factor in (("Hz", 1.0), ("rad/s", 2 * np.pi), ("T", 1 / 42.577e6)):
         found = direct_fieldmap(Volume(factor * stored, AFFINE), magnitude, units)
         assert head.error_mm(found.hz.data)[0] < 0.1 * before
     with pytest.raises(InputError, match="Units"):
@@ -173,12 +173,15 @@ def test_scanner_field_in_either_unit(head):
 def test_field_maps_that_cannot_be(head):
     magnitude, phases = head.gre()
     with pytest.raises(InputError, match="echo times"):
-        gre_fieldmap([magnitude], phases, (4.6, 7.1))
+        gre_fieldmap([magnitude], phases, (4.6, 7.1), [RADIANS, RADIANS])
     with pytest.raises(InputError, match="one or two phase"):
-        gre_fieldmap([magnitude], [], TIMES)
+        gre_fieldmap([magnitude], [], TIMES, [])
     other = Volume(phases[1].data[:-1], AFFINE)
     with pytest.raises(GeometryError, match="grid"):
-        gre_fieldmap([magnitude], [phases[0], other], TIMES)
+        gre_fieldmap([magnitude], [phases[0], other], TIMES, [RADIANS, RADIANS])
+    shifted = Volume(magnitude.data, AFFINE + np.eye(4, k=3) * 9)
+    with pytest.raises(GeometryError, match="magnitude image 1 of the field map is on a diff"):
+        gre_fieldmap([shifted], phases, TIMES, [RADIANS, RADIANS])
     field, weights = np.zeros((2, 9, 9, 9), dtype=np.float32)
     with pytest.raises(InputError, match="no voxel"):
         fill_smoothly(field, weights, np.ones(3), 2.0)
@@ -187,7 +190,7 @@ def test_field_maps_that_cannot_be(head):
 def test_gradient_echo_field_corrects_a_moved_head(head):
     direction = "j-"
     magnitude, phases = head.gre()
-    found = gre_fieldmap([magnitude], phases, TIMES)
+    found = gre_fieldmap([magnitude], phases, TIMES, [RADIANS, RADIANS])
     # The head moved before the field map was acquired: move its header.
     move = compose(np.array([3.0, -2.0, 2.5, 0.05, -0.03, 0.04]), np.zeros(3))
     for volume in (found.hz, found.magnitude):
@@ -201,6 +204,36 @@ def test_gradient_echo_field_corrects_a_moved_head(head):
         np.corrcoef(result.image[inside], head.flat[inside])[0, 1]
         > np.corrcoef(distorted[inside], head.flat[inside])[0, 1] + 0.02
     )
+
+
+def flipped(volume, axis):
+    """Store an image the other way round along an axis; every voxel keeps its place."""
+    turn = np.eye(4)
+    turn[axis, axis], turn[axis, 3] = -1, volume.shape[axis] - 1
+    return Volume(np.flip(volume.data, axis).copy(), volume.affine @ turn)
+
+
+def test_magnitudes_stored_otherwise(head):
+    magnitude, phases = head.gre()
+    ranges = [RADIANS, RADIANS]
+    plain = gre_fieldmap([magnitude], phases, TIMES, ranges)
+    turned = gre_fieldmap([flipped(magnitude, 0)], phases, TIMES, ranges)
+    np.testing.assert_array_equal(turned.hz.data, plain.hz.data)
+    second = flipped(phases[1], 2)
+    turned = gre_fieldmap([magnitude], [phases[0], second], TIMES, ranges)
+    np.testing.assert_array_equal(turned.hz.data, plain.hz.data)
+    coarse = AFFINE @ np.diag([2.0, 2, 2, 1])
+    small = resample_to(magnitude, (26, 31, 17), coarse)
+    error, before = head.error_mm(gre_fieldmap([small], phases, TIMES, ranges).hz.data)
+    assert error < 0.15 * before
+
+
+def test_opposite_pair_of_which_one_is_stored_otherwise(head):
+    images = [head.epi("j"), flipped(head.epi("j-"), 1)]
+    # From front to back, its encoding is j as well.
+    found = epi_fieldmap(images, ("j", "j"), [READOUT] * 2, sloppy=True)
+    error, before = head.error_mm(found.hz.data)
+    assert error < 0.25 * before
 
 
 @pytest.mark.parametrize("ways", [("j", "j-"), ("j-", "j")])
@@ -233,9 +266,13 @@ def test_images_that_are_no_pair(head):
         epi_fieldmap([epi, epi], ("j", "i-"), (0.03, 0.03))
     with pytest.raises(InputError, match="TotalReadoutTime"):
         epi_fieldmap([epi, epi], ("j", "j-"), (0.03, 30.0))
+    # Stored from front to back, j- is the same direction.
     turned = Volume(epi.data, AFFINE @ np.diag([1.0, -1, 1, 1]))
-    with pytest.raises(GeometryError, match="axes"):
+    with pytest.raises(InputError, match="not of opposite polarity"):
         epi_fieldmap([epi, turned], ("j", "j-"), (0.03, 0.03))
+    tilted = Volume(epi.data, nb.affines.from_matvec(nb.eulerangles.euler2mat(0.3)) @ AFFINE)
+    with pytest.raises(GeometryError, match="axes"):
+        epi_fieldmap([epi, tilted], ("j", "j-"), (0.03, 0.03))
 
 
 def test_mean_of_a_short_series(tmp_path, head):
@@ -244,15 +281,17 @@ def test_mean_of_a_short_series(tmp_path, head):
     with SeriesWriter(path, SHAPE, AFFINE, 2.0, 3, ceiling=6000.0) as writer:
         for scale in (0.9, 1.0, 1.1):
             writer.add(scale * epi.data)
-    np.testing.assert_allclose(mean_image(path).data, epi.data, atol=1.0)
-    single = mean_image(save_volume(epi, tmp_path / "one.nii.gz"))
+    np.testing.assert_allclose(magnitude_image(path).data, epi.data, atol=1.0)
+    single = magnitude_image(save_volume(epi, tmp_path / "one.nii.gz"))
     np.testing.assert_array_equal(single.data, epi.data)
 
 
 def test_interfaces_from_file_to_file(tmp_path, head):
     magnitude, phases = head.gre()
     files = [save_volume(v, tmp_path / f"{n}.nii.gz") for n, v in enumerate((magnitude, *phases))]
-    prepared = PrepareGREFieldmap(magnitude=files[:1], phase=files[1:], echo_times=TIMES)
+    prepared = PrepareGREFieldmap(
+        magnitude=files[:1], phase=files[1:], echo_times=TIMES, phase_ranges=[RADIANS, RADIANS]
+    )
     prepared = prepared.run(cwd=str(tmp_path)).outputs
     bold = save_volume(head.epi("j-"), tmp_path / "bold.nii.gz")
     applied = ApplyFieldmap(

@@ -11,7 +11,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from neuroferry.bids.bold import BoldRun
 from neuroferry.bids.model import Image
-from neuroferry.selection.fieldmaps import FieldmapPlan
+from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace, parse_output_spaces
 from neuroferry.workflows.func.apply import init_bold_apply_wf
 from neuroferry.workflows.func.fit import init_bold_fit_wf
