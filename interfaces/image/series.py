@@ -10,7 +10,7 @@ import math
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -458,9 +458,13 @@ def temporal_mean_std(
 OVERSHOOT = 1.25
 
 
-def highest(series: Series) -> float:
-    """Find the largest magnitude of a series."""
-    return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
+def highest(series: Series, unusable: Collection[int] = ()) -> float:
+    """Find the largest magnitude of a series, in other than unusable volumes."""
+    return max(
+        float(max(volume.max(), -volume.min()))
+        for number, volume in enumerate(series.volumes())
+        if number not in unusable
+    )
 
 
 def load_on_grid(path: str, series: Series) -> FloatArray:

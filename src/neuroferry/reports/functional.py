@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neuroferry.bids.volumes import name_volumes
 from neuroferry.reports.scans import (
     SERIES_FIGURES,
     Figure,
@@ -17,11 +18,22 @@ MANY_OUTLIERS = 0.2
 """Fraction of outlier volumes from which a run needs review."""
 
 
+def unusable(run: ScanRun) -> list[int]:
+    """Find the volumes without a usable image, from 0."""
+    found = run.summary.get("UnusableVolumes")
+    return [v for v in found if isinstance(v, int)] if isinstance(found, list) else []
+
+
+def _unusable_text(run: ScanRun) -> str:
+    found = unusable(run)
+    return f"{len(found)}: {name_volumes(found)}" if found else ""
+
+
 def outliers(run: ScanRun) -> float | None:
     """Compute the fraction of steady-state volumes that are motion outliers."""
     found = run.part("MotionOutliers").get("Volumes")
     volumes = run.number("NumberOfVolumes")
-    steady = (volumes or 0) - (run.number("NonSteadyStateVolumes") or 0)
+    steady = (volumes or 0) - (run.number("NonSteadyStateVolumes") or 0) - len(unusable(run))
     return len(found) / steady if isinstance(found, list) and steady > 0 else None
 
 
@@ -33,6 +45,7 @@ def _percent_outliers(run: ScanRun) -> float | None:
 def _facts(run: ScanRun) -> list[tuple[str, str]]:
     return [
         ("Volumes", _volumes(run)),
+        ("Volumes without a usable image", _unusable_text(run)),
         ("Head motion", motion_text(run)),
         ("Motion outliers", _outliers(run)),
         ("Temporal SNR", number_text(run.number("MedianTSNR"), "{:.0f} (median in the brain)")),
@@ -43,10 +56,17 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
 
 
 def _doubts(run: ScanRun) -> list[str]:
+    doubts = []
+    empty = unusable(run)
+    if empty:
+        doubts.append(
+            f"{run.name}: no usable image in {name_volumes(empty)}. They are marked in the"
+            " confounds; find out whether the rest of the run can be trusted."
+        )
     share = outliers(run)
-    if share is None or share < MANY_OUTLIERS:
-        return []
-    return [f"{100 * share:.0f}% of the volumes of {run.name} are motion outliers."]
+    if share is not None and share >= MANY_OUTLIERS:
+        doubts.append(f"{100 * share:.0f}% of the volumes of {run.name} are motion outliers.")
+    return doubts
 
 
 def _volumes(run: ScanRun) -> str:
