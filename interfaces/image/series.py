@@ -174,12 +174,7 @@ class Series:
 
     def _read(self, handle: IO[bytes], index: int) -> FloatArray:
         """Read the volume at the handle's position."""
-        try:
-            raw = handle.read(self.volume_bytes)
-        except (OSError, EOFError, zlib.error) as error:
-            raise self._truncated(index) from error
-        if len(raw) < self.volume_bytes:
-            raise self._truncated(index)
+        raw = self._read_stored(handle, index)
         stored = np.frombuffer(raw, dtype=self._dtype).reshape(self.shape3, order="F")
         if (self._slope, self._inter) == (1.0, 0.0):
             data = np.array(stored, dtype=np.float32, order="C")
@@ -193,6 +188,16 @@ class Series:
                 "convert it again."
             )
         return data
+
+    def _read_stored(self, handle: IO[bytes], index: int) -> bytes:
+        """Read the stored bytes of the volume at the handle's position."""
+        try:
+            raw = handle.read(self.volume_bytes)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._truncated(index) from error
+        if len(raw) < self.volume_bytes:
+            raise self._truncated(index)
+        return raw
 
     def _truncated(self, index: int) -> InputError:
         return InputError(
@@ -370,6 +375,43 @@ class SeriesWriter:
     def _check_count(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self._added != self.n_volumes:
             raise ValueError(f"{self._added} of {self.n_volumes} volumes were written")
+
+
+def copy_without(series: Series, volumes: Collection[int], path: Path) -> Path:
+    """Copy a series without some volumes; the others keep their stored values.
+
+    Parameters
+    ----------
+    series : Series
+        Series to copy.
+    volumes : collection of int
+        Volumes to leave out, from 0.
+    path : Path
+        ``.nii.gz`` file, which appears whole or not at all.
+
+    Returns
+    -------
+    Path
+        Path of the file.
+    """
+    kept = [t for t in range(series.n_volumes) if t not in volumes]
+    header = series.header.copy()
+    header.extensions.clear()
+    header.set_data_shape((*series.shape3, len(kept)))
+    header["vox_offset"] = 0
+    header.set_slope_inter(series._slope, series._inter)
+    with ExitStack() as stack:
+        beside = stack.enter_context(whole_file(path))
+        stream = stack.enter_context(beside.open("xb"))
+        zipped = gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=stream, mtime=0)
+        target: Any = stack.enter_context(zipped)
+        header.write_to(target)
+        source = stack.enter_context(series._open(0))
+        for index in range(series.n_volumes):
+            raw = series._read_stored(source, index)
+            if index in kept:
+                target.write(raw)
+    return path
 
 
 def ordered_map(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from neuroferry.bids.volumes import name_volumes
 from neuroferry.reports.scans import (
     SERIES_FIGURES,
     Figure,
@@ -32,6 +33,7 @@ def _outliers(run: ScanRun) -> float | None:
 def _facts(run: ScanRun) -> list[tuple[str, str]]:
     return [
         ("Volumes", _volumes(run)),
+        ("Volumes left out", _left_out(run)),
         ("Gradients", _gradients(run)),
         ("Head motion", motion_text(run)),
         ("Eddy currents", _eddy(run)),
@@ -47,6 +49,12 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
 
 def _doubts(run: ScanRun) -> list[str]:
     doubts = []
+    left_out = _left_out(run)
+    if left_out:
+        doubts.append(
+            f"{run.name}: no usable image in {left_out}. They are left out with their gradients;"
+            " find out whether the other volumes can be trusted."
+        )
     share = run.number("OutlierSlices", "Fraction")
     if share is not None and share >= MANY_OUTLIERS:
         doubts.append(f"{_PERCENT * share:.0f}% of the slices of {run.name} have signal dropout.")
@@ -78,6 +86,11 @@ def _volumes(run: ScanRun) -> str:
         return ""
     parts = [f"{shell.get('volumes')} of b = {shell.get('b', 0):.0f}" for shell in shells]
     return ", ".join([f"{b0s} b0", *parts])
+
+
+def _left_out(run: ScanRun) -> str:
+    found = run.part("Gradients").get("left_out_volumes")
+    return name_volumes(found) if isinstance(found, list) and found else ""
 
 
 def _gradients(run: ScanRun) -> str:

@@ -19,6 +19,7 @@ from neuroferry.bids.epi import encoded, epi_encoding, opposite_of, seconds
 from neuroferry.bids.gradients import B0_THRESHOLD
 from neuroferry.bids.headers import image_shape, read_header
 from neuroferry.bids.model import Image, Subject
+from neuroferry.bids.volumes import judge_volumes
 from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_sets import Origin, fieldmap_runs, matching_sets
 
@@ -337,8 +338,25 @@ def volumes_to_average(epi: Image, target: Image, b0_threshold: float) -> tuple[
         volumes = b0_volumes(epi, b0_threshold=b0_threshold)
         if not volumes:
             raise InputError(f"{epi.path.name} has no b0 volume (b <= {b0_threshold:g} s/mm2)")
-        return volumes
+        return _usable(epi, volumes, alike=[volumes])
     if epi.suffix == "epi" and target.suffix == "dwi":
         facts = read_header(epi.path)
-        return tuple(range(facts.n_volumes)) if len(facts.shape) > 3 else ()
+        return _usable(epi, tuple(range(facts.n_volumes))) if len(facts.shape) > 3 else ()
+    if epi.volumes is not None:
+        volumes = tuple(range(len(epi.volumes.spread)))
+        usable = _usable(epi, volumes)
+        return usable if usable != volumes else ()
     return ()
+
+
+def _usable(
+    epi: Image, volumes: tuple[int, ...], alike: Sequence[Sequence[int]] | None = None
+) -> tuple[int, ...]:
+    """Leave out volumes without a usable image."""
+    if epi.volumes is None:
+        return volumes
+    unusable = judge_volumes(epi.volumes, alike).volumes
+    usable = tuple(volume for volume in volumes if volume not in unusable)
+    if not usable:
+        raise InputError(f"no volume of {epi.path.name} that is needed holds a usable image")
+    return usable

@@ -129,8 +129,8 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
     for run in runs:
         vectors, _ = read_bvecs(run.bvec)
         values, unit, _ = settle_gradients(read_bvals(run.bval), vectors, b0_threshold)
-        bvals.append(values)
-        directions.append(unit)
+        bvals.append(np.delete(values, run.unusable_volumes))
+        directions.append(np.delete(unit, run.unusable_volumes, axis=0))
     values, unit = np.concatenate(bvals), np.concatenate(directions)
     together = replace(
         first,
@@ -140,5 +140,6 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
         shells=find_shells(values, b0_threshold),
         n_directions=len(distinct_directions(unit)),
         fits_tensor=determine_tensor(unit),
+        unusable_volumes=(),
     )
     return Joined(tuple(runs), together)
