@@ -87,6 +87,7 @@ class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
     eddy_report = File(exists=True, mandatory=True, desc="of motion and eddy currents")
     n_slices = traits.Range(low=1, mandatory=True, desc="of a volume")
     models = traits.List(traits.Str, desc="that were computed")
+    models_left_out = traits.Dict(traits.Str, traits.Str, desc="models and why they were not")
     spaces = traits.List(
         traits.Str, desc="spaces besides native space that the series is written in"
     )
@@ -122,6 +123,8 @@ class SummariseDwi(SimpleInterface):
             if isdefined(path):
                 content[key] = read_json(Path(path))
         content["Models"] = list(inputs.models) if isdefined(inputs.models) else []
+        if isdefined(inputs.models_left_out):
+            content["ModelsLeftOut"] = dict(inputs.models_left_out)
         if isdefined(inputs.spaces):
             content["Spaces"] = list(inputs.spaces)
         if isdefined(inputs.bundles_report):
@@ -142,6 +145,7 @@ class SummariseDwi(SimpleInterface):
 class _SummariseJoinedDwiInputSpec(BaseInterfaceInputSpec):
     join_report = File(exists=True, mandatory=True, desc="the joined runs")
     models = traits.List(traits.Str, desc="that were computed")
+    models_left_out = traits.Dict(traits.Str, traits.Str, desc="models and why they were not")
     bundles_report = File(exists=True, desc="of the bundles")
 
 
@@ -158,6 +162,8 @@ class SummariseJoinedDwi(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         content = dict(read_json(Path(self.inputs.join_report)))
         content["Models"] = list(self.inputs.models) if isdefined(self.inputs.models) else []
+        if isdefined(self.inputs.models_left_out):
+            content["ModelsLeftOut"] = dict(self.inputs.models_left_out)
         if isdefined(self.inputs.bundles_report):
             content["Bundles"] = count_bundles(Path(self.inputs.bundles_report))
         out = Path(runtime.cwd) / "summary.json"

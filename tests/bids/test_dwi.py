@@ -271,3 +271,11 @@ def test_a_run_whose_b0_volumes_are_all_empty_is_skipped(dataset):
     runs, errors, _ = said(dataset)
     assert not runs
     assert "no b0 volume" in errors[0]
+
+
+def test_b_values_without_shells_are_named(dataset):
+    bvals = np.array([0.0, *(160.0 * n for n in range(1, 8) for _ in range(6))])
+    dataset(bvals=bvals, bvecs=np.vstack([np.zeros((1, 3)), *[SIX] * 7]), shape=(20, 20, 10, 43))
+    (run,), _, warnings = said(dataset)
+    assert run.no_shells == "the b-values form no shells: 7 different ones from 160 to 1120 s/mm2"
+    assert any("kurtosis and spherical deconvolution, are left out" in w for w in warnings)

@@ -28,6 +28,7 @@ from neuroferry.bids.gradients import (
     read_bvals,
     read_bvecs,
     settle_gradients,
+    why_no_shells,
 )
 from neuroferry.bids.headers import read_header
 from neuroferry.bids.metadata import SidecarReader
@@ -73,6 +74,8 @@ class DwiRun:
         Total readout time, s.
     slice_axis : int
         Stored axis along which slices are stacked: the third, unless the sidecar has another.
+    no_shells : str
+        Why the b-values form no shells; empty if they do.
     unusable_volumes : tuple of int
         Volumes of the file without a usable image, from 0: left out with their gradients.
     """
@@ -91,6 +94,7 @@ class DwiRun:
     phase_axis: str | None = None
     readout_time: float | None = None
     slice_axis: int = 2
+    no_shells: str = ""
     unusable_volumes: tuple[int, ...] = ()
 
     @property
@@ -227,6 +231,10 @@ def examine_dwi(
     if {shell.is_b0 for shell in shells} != {True, False}:
         return None, findings
     findings += [Finding(note, fatal=False) for note in _direction_findings(unit)]
+    no_shells = why_no_shells(bvals, b0_threshold)
+    if no_shells:
+        text = f"{no_shells}. Models that need shells, kurtosis and spherical deconvolution, are"
+        findings.append(Finding(f"{text} left out", fatal=False))
     encoding = settle_encoding(run)
     unknown = encoding.no_direction or encoding.no_readout_time
     if unknown:
@@ -246,6 +254,7 @@ def examine_dwi(
         phase_axis=encoding.axis,
         readout_time=encoding.readout_time,
         slice_axis=_slice_axis(run.metadata),
+        no_shells=no_shells,
         unusable_volumes=unusable,
     )
     return found, findings

@@ -18,6 +18,7 @@ from neuroferry.bids.gradients import (
     read_bvals,
     read_bvecs,
     settle_gradients,
+    why_no_shells,
 )
 from neuroferry.bids.headers import read_header, same_axes
 
@@ -140,6 +141,7 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
         shells=find_shells(values, b0_threshold),
         n_directions=len(distinct_directions(unit)),
         fits_tensor=determine_tensor(unit),
+        no_shells=why_no_shells(values, b0_threshold),
         unusable_volumes=(),
     )
     return Joined(tuple(runs), together)
