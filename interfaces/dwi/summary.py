@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from neuroferry.bids.metadata import read_json
 from neuroferry.files import write_json
+from neuroferry.interfaces.epi.mask_report import describe_mask
 from neuroferry.interfaces.image.images import FloatArray, load_map, load_mask, load_volume
 
 _PARTS = {
@@ -129,6 +130,9 @@ class SummariseDwi(SimpleInterface):
             content["Spaces"] = list(inputs.spaces)
         if isdefined(inputs.bundles_report):
             content["Bundles"] = count_bundles(Path(inputs.bundles_report))
+        if isdefined(inputs.dwi_mask):
+            mask = load_map(inputs.dwi_mask)
+            content["BrainMask"] = describe_mask(mask.data > 0, mask.affine)
         if all(isdefined(path) for path in (inputs.noise_map, inputs.dwi_ref, inputs.dwi_mask)):
             reference = load_volume(inputs.dwi_ref)
             brain = load_mask(inputs.dwi_mask, reference, "brain mask")

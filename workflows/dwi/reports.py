@@ -123,7 +123,8 @@ def init_dwi_reports_wf(
     fields += ["coreg_report"] if t1w_shape is not None else []
     fields += ["sdc_report"] if with_sdc else []
     fields += ["slices_report"] if with_slices else []
-    fields += ["noise_map", "dwi_ref", "dwi_mask"] if with_noise else []
+    fields += ["dwi_mask"]
+    fields += ["noise_map", "dwi_ref"] if with_noise else []
     fields += [REPORTS[model] for model in models]
     fields += ["bundles_report"] if with_tracts else []
     summarise = SummariseDwi(

@@ -13,6 +13,7 @@ from neuroferry.reports.scans import (
     ScanRun,
     alignment_text,
     distortion_text,
+    mask_text,
     motion_text,
     number_text,
 )
@@ -50,6 +51,7 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
         ("Eddy currents", _eddy(run)),
         ("Slices with dropout", _lost(run)),
         ("SNR", number_text(run.number("SNR"), "{:.0f} (b0, median in the brain)")),
+        ("Brain mask", mask_text(run)),
         ("Distortion", distortion_text(run)),
         ("Alignment with the T1w image", alignment_text(run)),
         ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),

@@ -10,6 +10,7 @@ from neuroferry.reports.scans import (
     ScanRun,
     alignment_text,
     distortion_text,
+    mask_text,
     motion_text,
     number_text,
 )
@@ -49,6 +50,7 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
         ("Head motion", motion_text(run)),
         ("Motion outliers", _outliers(run)),
         ("Temporal SNR", number_text(run.number("MedianTSNR"), "{:.0f} (median in the brain)")),
+        ("Brain mask", mask_text(run)),
         ("Distortion", distortion_text(run)),
         ("Alignment with the T1w image", alignment_text(run)),
         ("Noise components", _components(run)),

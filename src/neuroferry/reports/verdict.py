@@ -10,7 +10,7 @@ from typing import Literal
 from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.gather import Session
-from neuroferry.reports.scans import ScanRun, run_doubts
+from neuroferry.reports.scans import ScanRun, run_doubts, volume_doubts
 
 Level = Literal["good", "look", "failed"]
 HEADLINES: dict[Level, str] = {
@@ -149,6 +149,7 @@ def judge(
         elif missing:
             looks.append(f"Figures{where} are missing: {', '.join(missing)}.")
     looks += [doubt for scan in scans for doubt in run_doubts(scan)]
+    looks += volume_doubts(scans)
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []
     if warnings:
