@@ -19,6 +19,12 @@ MANY_OUTLIERS = 0.2
 """Fraction of outlier volumes from which a run needs review."""
 
 
+FEW_VOLUMES = 20
+"""Usable volumes below which a run needs review."""
+USUAL_TR = (0.2, 15.0)
+"""Usual repetition times of BOLD runs, sparse sampling included, s."""
+
+
 def unusable(run: ScanRun) -> list[int]:
     """Find the volumes without a usable image, from 0."""
     found = run.summary.get("UnusableVolumes")
@@ -65,9 +71,28 @@ def _doubts(run: ScanRun) -> list[str]:
             f"{run.name}: no usable image in {name_volumes(empty)}. They are marked in the"
             " confounds; find out whether the rest of the run can be trusted."
         )
+    doubts += _length_doubts(run)
     share = outliers(run)
     if share is not None and share >= MANY_OUTLIERS:
         doubts.append(f"{100 * share:.0f}% of the volumes of {run.name} are motion outliers.")
+    return doubts
+
+
+def _length_doubts(run: ScanRun) -> list[str]:
+    """Describe a run that is too short for its confounds, and an unusual repetition time."""
+    doubts = []
+    volumes, tr = run.number("NumberOfVolumes"), run.number("RepetitionTime")
+    left = None if volumes is None else volumes - (run.number("NonSteadyStateVolumes") or 0)
+    if left is not None and left - len(unusable(run)) < FEW_VOLUMES:
+        doubts.append(
+            f"{run.name} has {left - len(unusable(run)):.0f} usable volumes, fewer than"
+            f" {FEW_VOLUMES}: outliers, temporal SNR and noise components are hardly determined."
+        )
+    if tr is not None and not USUAL_TR[0] <= tr <= USUAL_TR[1]:
+        doubts.append(
+            f"The repetition time of {run.name} is {tr:g} s, outside of {USUAL_TR[0]:g} to"
+            f" {USUAL_TR[1]:g} s: check the sidecar."
+        )
     return doubts
 
 

@@ -143,6 +143,7 @@ def judge(
         where = f" of session {session.label}" if session.label else ""
         if session.brain.get("verdict") == "look":
             looks.append(_brain_sentence(session, where))
+        looks += [f"Look at the T1w images{where}. {reason}" for reason in session.doubts]
         missing = [r.title.lower() for r in session.reportlets if r.path is None]
         if len(missing) == len(session.reportlets):
             looks.append(f"There are no figures{where}.")
