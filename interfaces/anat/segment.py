@@ -51,6 +51,9 @@ TISSUES = ("GM", "WM", "CSF")
 MIN_BRAIN_VOXELS = 500
 GM, WM, CSF = range(3)
 MIXED = ((GM, WM), (GM, CSF))
+SURE = 0.9
+BRIGHT_SIGMAS = 5.0
+"""Robust standard deviations above white matter from which a voxel is vessel or fat."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class Segmentation:
     dseg : ndarray of uint8, shape (I, J, K)
         0 outside the brain, 1 GM, 2 WM, 3 CSF.
     tpms : tuple of ndarray of float32, shape (I, J, K)
-        Expected fraction of GM, WM and CSF in each voxel; they sum to one inside the brain.
+        Expected fraction of GM, WM and CSF in each voxel. They sum to one inside the brain, and
+        to zero in voxels that are far brighter than white matter: vessels and fat.
     means, deviations : ndarray of float64, shape (3,)
         Intensities of the pure tissues.
     """
@@ -170,7 +174,30 @@ def segment_tissues(
     full = np.zeros((3, *mask.shape), dtype=np.float32)
     full[(slice(None), *box)] = probabilities
     dseg = np.where(mask, full.argmax(axis=0) + 1, 0).astype(np.uint8)
+    full[:, mask & (volume.data > bright_end(values, probabilities[WM][inside]))] = 0.0
     return Segmentation(dseg, (full[0], full[1], full[2]), means, deviations)
+
+
+def bright_end(values: FloatArray, white: FloatArray) -> float:
+    """Find the intensity above which a voxel is no white matter.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (N,)
+        Intensities of the brain.
+    white : ndarray of float32, shape (N,)
+        Fraction of white matter.
+
+    Returns
+    -------
+    float
+        Five robust standard deviations above the median; infinite without white matter.
+    """
+    sure = values[white > SURE]
+    if not sure.size:
+        return float("inf")
+    median = float(np.median(sure))
+    return median + BRIGHT_SIGMAS * 1.4826 * float(np.median(np.abs(sure - median)))
 
 
 def _fit(
@@ -186,6 +213,8 @@ def _fit(
     if extent <= 0:
         raise InputError("The brain has uniform intensity, so tissues cannot be segmented.")
     means, deviations = _start(values, prior, extent)
+    # A thousandth of vessels and fat would double the width of white matter.
+    values = np.minimum(values, np.float32(means[WM] + BRIGHT_SIGMAS * deviations[WM]))
     log_prior = np.float32(settings.prior_weight) * np.log(prior)
     shares = np.zeros((3, *inside.shape), dtype=np.float32)
     shares[:, inside] = prior
