@@ -42,8 +42,8 @@ from neuroferry.interfaces.image.transforms import write_itk_affine
 HUBER_K = 1.345
 FWHM_PER_SIGMA = 2.3548
 LEAST_LIKENESS = 0.8
-"""Correlation of aligned images below which they are not averaged. Two images of one head reach 0.98
-even with noise and different shading; those of different heads stay far below."""
+"""Correlation of aligned images below which they are not averaged. Two images of one head reach
+0.98, even with noise and different shading; those of different heads stay below 0.5."""
 DETAIL_MM = (4.0, 16.0)
 """Smoothing between which detail counts (FWHM): coarser is noise, finer than shading."""
 

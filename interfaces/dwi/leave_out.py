@@ -1,7 +1,7 @@
 """A DWI run without the volumes that hold no usable image.
 
-Unlike in a BOLD run, volumes of a DWI run have no place in time that later steps depend on: without an
-empty volume and its gradient the run is an ordinary, shorter one.
+Unlike in a BOLD run, volumes of a DWI run have no place in time that later steps depend on:
+without an empty volume and its gradient the run is an ordinary, shorter one.
 """
 
 from __future__ import annotations

@@ -165,8 +165,8 @@ def shift_slices(
 def bridge(volumes: Iterable[FloatArray], unusable: Collection[int]) -> Iterator[FloatArray]:
     """Replace volumes without an image by linear interpolation between those around them.
 
-    Slice-timing correction of a volume reads the volumes around it: without this, an empty one would
-    darken its neighbours.
+    Slice-timing correction of a volume reads the volumes around it: without this, an empty one
+    would darken its neighbours.
 
     Parameters
     ----------

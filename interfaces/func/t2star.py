@@ -103,9 +103,7 @@ class FitT2Star(SimpleInterface):
         check_echoes(echoes, Recipe(motion, tr=first.tr, echo_times=tuple(inputs.echo_times)))
         unusable = inputs.unusable if isdefined(inputs.unusable) else ()
         means = [
-            aligned_mean(
-                echo, motion, inputs.n_dummy, unusable=unusable, n_threads=inputs.n_procs
-            )
+            aligned_mean(echo, motion, inputs.n_dummy, unusable=unusable, n_threads=inputs.n_procs)
             for echo in echoes
         ]
         t2star = fit_t2star(means, inputs.echo_times, head_mask(Volume(means[0], first.affine)))

@@ -136,8 +136,8 @@ def without_bright_outliers(
 ) -> NDArray[np.bool_]:
     """Remove voxels that are far brighter than a region: vessels and fat in white matter.
 
-    A few voxels of three times the median raise a standard deviation by a quarter and a kurtosis from
-    1 to hundreds; the median and the percentiles do not see them.
+    A few voxels of three times the median raise a standard deviation by a quarter and a kurtosis
+    from 1 to hundreds; the median and the percentiles do not see them.
 
     Parameters
     ----------

@@ -262,8 +262,8 @@ def _shape_findings(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
 
 
 _MARKED = (
-    "they are kept out of every average and estimate, written as zeros and marked as outliers in the"
-    " confounds; look at the image, or convert it again"
+    "they are kept out of every average and estimate, written as zeros and marked as outliers in"
+    " the confounds; look at the image, or convert it again"
 )
 
 

@@ -318,9 +318,7 @@ def _is_narrow(low: float, high: float) -> bool:
     return bool(high - low <= max(_SHELL_GAP, _SHELL_WIDTH * high))
 
 
-def why_no_shells(
-    bvals: Floats | Sequence[float], b0_threshold: float = B0_THRESHOLD
-) -> str:
+def why_no_shells(bvals: Floats | Sequence[float], b0_threshold: float = B0_THRESHOLD) -> str:
     """Explain why b-values form no shells, as in DSI and IVIM; empty if they do.
 
     Parameters
@@ -337,9 +335,9 @@ def why_no_shells(
 
     Notes
     -----
-    Shells are few different b-values with many directions each. Diffusion spectrum imaging measures
-    a Cartesian grid, so that b-values are many multiples of one step, and intravoxel incoherent
-    motion many low b-values with few directions.
+    Shells are few different b-values with many directions each. Diffusion spectrum imaging
+    measures a Cartesian grid, so that b-values are many multiples of one step, and intravoxel
+    incoherent motion many low b-values with few directions.
 
     Examples
     --------

@@ -94,9 +94,7 @@ def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
     return survey_image(path, ndim=ndim)[0]
 
 
-def survey_image(
-    path: str | Path, *, ndim: int = 3
-) -> tuple[list[Problem], VolumeFacts | None]:
+def survey_image(path: str | Path, *, ndim: int = 3) -> tuple[list[Problem], VolumeFacts | None]:
     """Check an image as `check_image` does, and learn about the volumes of a series.
 
     Parameters

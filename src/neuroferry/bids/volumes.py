@@ -1,7 +1,8 @@
 """Volumes of a series that hold no usable image, found while the file is read for its check.
 
-A scan that was stopped, a receiver that failed, or a conversion that lost frames leaves volumes that
-are empty, incomplete, or of another scale. Averages and regressions over time take them for data.
+A scan that was stopped, a receiver that failed, or a conversion that lost frames leaves volumes
+that are empty, incomplete, or of another scale. Averages and regressions over time take them for
+data.
 """
 
 from __future__ import annotations
@@ -137,8 +138,8 @@ class Unusable:
         if self.repeats:
             verb = "is a copy" if len(self.repeats) == 1 else "are copies"
             found.append(
-                f"{name_volumes(self.repeats)} {verb} of the volume before to the last bit, which no"
-                " scanner measures; convert the image again"
+                f"{name_volumes(self.repeats)} {verb} of the volume before to the last bit, which"
+                " no scanner measures; convert the image again"
             )
         return found
 

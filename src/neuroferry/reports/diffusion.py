@@ -21,7 +21,7 @@ from neuroferry.reports.scans import (
 MANY_OUTLIERS = 0.05
 """Fraction of slices with dropout from which a run needs review."""
 FEW_DIRECTIONS = 28
-"""Directions of one shell below which fibre orientations need review: order 6 has as many values."""
+"""Directions of a shell below which fibre orientations need review: order 6 has as many values."""
 LOW_SNR = 5.0
 """Signal-to-noise ratio of the b0 images below which a run needs review."""
 MEDIAN_FA = (0.05, 0.6)

@@ -111,7 +111,7 @@ def test_twelve_directions_give_no_fibre_orientations_and_the_summary_says_why(p
     ],
 )
 def test_b_values_without_shells_allow_the_tensor_alone(person, tmp_path, shells):
-    found, _, workflow = graph(person(shells), tmp_path)
+    found, _, _ = graph(person(shells), tmp_path)
     assert not {"fit_csd", "fit_kurtosis"} & names(found)
     assert {"fit_tensor", "write_fa", "estimate_eddy"} <= names(found)
     summary = found["dwi_wf.dwi_reports_wf.draw_summary"].inputs
