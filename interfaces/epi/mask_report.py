@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from neuroferry.interfaces.image.images import Affine
 
 LARGEST_ML = 1900.0
-"""Largest plausible volume of a brain with its fluid: 2.5 standard deviations above the mean of
-men, 1,500 ml. Masks that hold scalp, eyes or neck are larger."""
+"""Largest plausible volume of a brain with its fluid; men have 1,500 ml, with a standard deviation
+of 150. Masks that hold scalp, eyes or neck are larger."""
 SMALLEST_ML = 700.0
 """Smallest plausible volume of a brain that lies wholly in the field of view: infants of a year."""
 CUT_AREA = 0.5
