@@ -13,7 +13,7 @@ LARGEST_ML = 1900.0
 """Largest plausible volume of a brain with its fluid; men have 1,500 ml, with a standard deviation
 of 150. Masks that hold scalp, eyes or neck are larger."""
 SMALLEST_ML = 700.0
-"""Smallest plausible volume of a brain that lies wholly in the field of view: infants of a year."""
+"""Smallest plausible volume of a brain that is wholly in the field of view: infants of a year."""
 CUT_AREA = 0.5
 """Area of the mask at an end of the field of view, relative to its largest section, from which the
 brain counts as cut. A cut through the lower cerebellum stays below."""
