@@ -163,10 +163,10 @@ def likeness(one: FloatArray, other: FloatArray, zooms: NDArray[np.float64]) -> 
         return found
 
     head = foreground(one)[step]
-    pair = [detail(image)[head] for image in (one, other)]
-    if min(float(values.std()) for values in pair) == 0:
+    a, b = detail(one)[head], detail(other)[head]
+    if min(float(a.std()), float(b.std())) == 0:
         return 0.0
-    return float(np.corrcoef(*pair)[0, 1])
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def average_runs(

@@ -81,7 +81,7 @@ class VolumeScan:
         squares = np.einsum("sv,sv->s", exact, exact)
         self._moments.append(np.stack([exact.sum(axis=1), squares], axis=1))
         self._uniform.append((rows == rows[:, :1]).all(axis=1))
-        self._checks += [zlib.crc32(np.ascontiguousarray(row).view(np.uint8)) for row in rows]
+        self._checks += [zlib.crc32(row.tobytes()) for row in rows]
 
     def facts(self) -> VolumeFacts:
         """Summarise the whole volumes that were added."""
