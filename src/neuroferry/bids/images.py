@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 #: Bytes behind the voxels that are counted.
 _MOST_EXTRA = 64 << 20
+#: Voxels of the largest slice whose statistics are kept.
+_MOST_SLICE = 1 << 24
 _MIN_VOXELS = 16
 #: Fewest slices of a series or a field map that covers a part of the head.
 _MIN_SLICES = 8
@@ -133,7 +135,9 @@ def _scan(opened: Opened, path: Path) -> _Values:
     """Read the voxels and what follows them; raise InputError if their number is wrong."""
     header = opened.header
     dtype, shape = header.get_data_dtype(), header.get_data_shape()
-    values = _Values(scan=VolumeScan(shape) if len(shape) > 3 and min(shape) > 0 else None)
+    # a header can declare any shape: slices as large are no slices
+    is_series = len(shape) > 3 and min(shape) > 0 and math.prod(map(int, shape[:2])) <= _MOST_SLICE
+    values = _Values(scan=VolumeScan(shape) if is_series else None)
     expected = math.prod(map(int, shape)) * dtype.itemsize
     opened.stream.seek(opened.offset)
     for block in _blocks(opened.stream, expected, dtype.itemsize):
