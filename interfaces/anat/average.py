@@ -24,6 +24,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from neuroferry.files import write_json
 from neuroferry.interfaces.image.affine import RIGID, moving_image, refine, sample_points
 from neuroferry.interfaces.image.bias import foreground
 from neuroferry.interfaces.image.images import (
@@ -39,6 +40,12 @@ from neuroferry.interfaces.image.images import (
 from neuroferry.interfaces.image.transforms import write_itk_affine
 
 HUBER_K = 1.345
+FWHM_PER_SIGMA = 2.3548
+LEAST_LIKENESS = 0.8
+"""Correlation of aligned images below which they are not averaged. Two images of one head reach
+0.98, even with noise and different shading; those of different heads stay below 0.5."""
+DETAIL_MM = (4.0, 16.0)
+"""Smoothing between which detail counts (FWHM): coarser is noise, finer than shading."""
 
 
 def choose_reference(volumes: Sequence[Volume]) -> int:
@@ -127,9 +134,44 @@ def robust_mean(stack: FloatArray) -> FloatArray:
     return result
 
 
+def likeness(one: FloatArray, other: FloatArray, zooms: NDArray[np.float64]) -> float:
+    """Correlate the anatomical detail of two aligned images over the head.
+
+    Parameters
+    ----------
+    one, other : ndarray of float32, shape (I, J, K)
+        Images on one grid; the head is found in the first.
+    zooms : ndarray of float64, shape (3,)
+        Voxel sizes, mm.
+
+    Returns
+    -------
+    float
+        1 for the same detail. Shading and noise hardly matter.
+    """
+    from scipy import ndimage
+
+    step = tuple(slice(None, None, max(1, int(DETAIL_MM[0] / 2 / zoom))) for zoom in zooms)
+    coarse = [s.step * zoom for s, zoom in zip(step, zooms, strict=True)]
+
+    def detail(data: FloatArray) -> FloatArray:
+        # a moderate ceiling: fat and vessels differ between images of one head
+        data = np.minimum(data, np.percentile(data, 99.5))
+        fine = ndimage.gaussian_filter(data, DETAIL_MM[0] / FWHM_PER_SIGMA / zooms)[step]
+        wide = ndimage.gaussian_filter(fine, [DETAIL_MM[1] / FWHM_PER_SIGMA / c for c in coarse])
+        found: FloatArray = fine - wide
+        return found
+
+    head = foreground(one)[step]
+    a, b = detail(one)[head], detail(other)[head]
+    if min(float(a.std()), float(b.std())) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
 def average_runs(
     volumes: Sequence[Volume], *, average: bool = True, sloppy: bool = False, seed: int = 1
-) -> tuple[Volume, list[Affine]]:
+) -> tuple[Volume, list[Affine], list[float]]:
     """Align the T1w images of a session to the one with the highest resolution and average them.
 
     Parameters
@@ -149,6 +191,10 @@ def average_runs(
         The reference image, or the average on its grid.
     run2ref : list of ndarray of float64, shape (4, 4)
         For each image, reference points to image points; identity for the reference.
+    alike : list of float
+        Likeness of each aligned image to the reference, 1 for the reference. Images below 0.8 are
+        left out of the average: they show another head, or another contrast. Empty without
+        averaging.
     """
     chosen = choose_reference(volumes)
     reference = volumes[chosen]
@@ -157,15 +203,54 @@ def average_runs(
         for index, run in enumerate(volumes)
     ]
     if not average or len(volumes) == 1:
-        return reference, matrices
+        return reference, matrices, []
     head = foreground(reference.data)
     level = float(np.median(reference.data[head]))
     stack = np.empty((len(volumes), *reference.data.shape), dtype=np.float32)
+    alike = [1.0] * len(volumes)
     for index, (run, matrix) in enumerate(zip(volumes, matrices, strict=True)):
         moved = run.data if index == chosen else _onto(run, matrix, reference)
+        if index != chosen:
+            alike[index] = likeness(reference.data, moved, reference.zooms)
         own = float(np.median(moved[head & (moved > 0)])) if (head & (moved > 0)).any() else level
         stack[index] = moved * (level / own)
-    return reference.with_data(robust_mean(stack)), matrices
+    kept = [index for index, value in enumerate(alike) if value >= LEAST_LIKENESS]
+    mean = robust_mean(stack[kept]) if len(kept) > 1 else reference.data
+    return reference.with_data(mean), matrices, alike
+
+
+def average_report(names: Sequence[str], alike: Sequence[float]) -> dict[str, Any]:
+    """Describe which images were averaged.
+
+    Parameters
+    ----------
+    names : sequence of str
+        File names.
+    alike : sequence of float
+        From :func:`average_runs`.
+
+    Returns
+    -------
+    dict
+        ``Likeness`` of each image, ``LeftOut`` names, ``reasons`` as sentences.
+
+    Examples
+    --------
+    >>> average_report(["a.nii", "b.nii"], [1.0, 0.41])["LeftOut"]
+    ['b.nii']
+    """
+    pairs = list(zip(names, alike, strict=True)) if alike else []
+    left_out = [(name, value) for name, value in pairs if value < LEAST_LIKENESS]
+    return {
+        "Likeness": {name: round(value, 3) for name, value in pairs},
+        "LeftOut": [name for name, _ in left_out],
+        "reasons": [
+            f"{name} does not show what the first image shows (correlation {value:.2f} after"
+            f" alignment, below {LEAST_LIKENESS:g}) and was left out of the average: it may be of"
+            " another person, or of another contrast."
+            for name, value in left_out
+        ],
+    }
 
 
 def _onto(run: Volume, matrix: Affine, reference: Volume) -> NDArray[np.float32]:
@@ -186,6 +271,7 @@ class _AverageRunsOutputSpec(TraitedSpec):
     t1w_ref = File(exists=True, desc="reference image, RAS+")
     t1w_runs = OutputMultiObject(File(exists=True), desc="each T1w image, RAS+")
     run2ref_xfms = OutputMultiObject(File(exists=True), desc="ITK affine of each image")
+    report = File(exists=True, desc="JSON: images that were averaged")
 
 
 class AverageRuns(SimpleInterface):
@@ -196,13 +282,16 @@ class AverageRuns(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         volumes = [to_canonical(load_volume(path)) for path in self.inputs.t1w]
-        reference, matrices = average_runs(
+        reference, matrices, alike = average_runs(
             volumes,
             average=self.inputs.average,
             sloppy=self.inputs.sloppy,
             seed=self.inputs.seed,
         )
         out = Path(runtime.cwd)
+        names = [Path(path).name for path in self.inputs.t1w]
+        write_json(out / "average.json", average_report(names, alike))
+        self._results["report"] = str(out / "average.json")
         self._results["t1w_ref"] = save_volume(reference, out / "t1w_ref.nii.gz")
         self._results["t1w_runs"] = [
             save_volume(run, out / f"t1w_run-{number:02d}.nii.gz")

@@ -35,6 +35,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.errors import InputError
+from neuroferry.files import write_json
 from neuroferry.interfaces.image.images import (
     FloatArray,
     Volume,
@@ -50,6 +51,9 @@ TISSUES = ("GM", "WM", "CSF")
 MIN_BRAIN_VOXELS = 500
 GM, WM, CSF = range(3)
 MIXED = ((GM, WM), (GM, CSF))
+SURE = 0.9
+BRIGHT_SIGMAS = 5.0
+"""Robust standard deviations above white matter from which a voxel is vessel or fat."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Segmentation:
     dseg : ndarray of uint8, shape (I, J, K)
         0 outside the brain, 1 GM, 2 WM, 3 CSF.
     tpms : tuple of ndarray of float32, shape (I, J, K)
-        Expected fraction of GM, WM and CSF in each voxel; they sum to one inside the brain.
+        Expected fraction of GM, WM and CSF in each voxel. They sum to one inside the brain, and
+        to zero in voxels that are far brighter than white matter: vessels and fat.
     means, deviations : ndarray of float64, shape (3,)
         Intensities of the pure tissues.
     """
@@ -169,7 +174,30 @@ def segment_tissues(
     full = np.zeros((3, *mask.shape), dtype=np.float32)
     full[(slice(None), *box)] = probabilities
     dseg = np.where(mask, full.argmax(axis=0) + 1, 0).astype(np.uint8)
+    full[:, mask & (volume.data > bright_end(values, probabilities[WM][inside]))] = 0.0
     return Segmentation(dseg, (full[0], full[1], full[2]), means, deviations)
+
+
+def bright_end(values: FloatArray, white: FloatArray) -> float:
+    """Find the intensity above which a voxel is no white matter.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (N,)
+        Intensities of the brain.
+    white : ndarray of float32, shape (N,)
+        Fraction of white matter.
+
+    Returns
+    -------
+    float
+        Five robust standard deviations above the median; infinite without white matter.
+    """
+    sure = values[white > SURE]
+    if not sure.size:
+        return float("inf")
+    median = float(np.median(sure))
+    return median + BRIGHT_SIGMAS * 1.4826 * float(np.median(np.abs(sure - median)))
 
 
 def _fit(
@@ -185,6 +213,8 @@ def _fit(
     if extent <= 0:
         raise InputError("The brain has uniform intensity, so tissues cannot be segmented.")
     means, deviations = _start(values, prior, extent)
+    # A thousandth of vessels and fat would double the width of white matter.
+    values = np.minimum(values, np.float32(means[WM] + BRIGHT_SIGMAS * deviations[WM]))
     log_prior = np.float32(settings.prior_weight) * np.log(prior)
     shares = np.zeros((3, *inside.shape), dtype=np.float32)
     shares[:, inside] = prior
@@ -344,6 +374,68 @@ def warp_priors(
     return priors
 
 
+LEAST_CONTRAST = 0.5
+"""Difference of white and grey matter in robust standard deviations below which they are not told
+apart; 1.5 to 4 in usual T1w images."""
+PLAUSIBLE = {"GM": (0.3, 0.7), "WM": (0.15, 0.55), "CSF": (0.02, 0.4)}
+"""Plausible fractions of the brain, children and the old included."""
+
+
+def tissue_report(
+    volume: Volume, mask: NDArray[np.bool_], priors: FloatArray, found: Segmentation
+) -> dict[str, Any]:
+    """Judge whether an image has the contrast of a T1w image, and the tissues of a brain.
+
+    Parameters
+    ----------
+    volume : Volume
+        Segmented image.
+    mask : ndarray of bool, shape (I, J, K)
+        Brain.
+    priors : ndarray of float32, shape (3, I, J, K)
+        Template maps of GM, WM and CSF on its grid.
+    found : Segmentation
+        The segmentation.
+
+    Returns
+    -------
+    dict
+        ``MedianIntensity`` of each tissue where the template is surest of it; ``Contrast`` of
+        white and grey matter there, in robust standard deviations; ``Fractions`` of the brain;
+        ``verdict`` and ``reasons``.
+    """
+    values = volume.data[mask]
+    medians, spreads = [], []
+    for prior in priors[:, mask]:
+        sure = values[prior >= np.quantile(prior, 0.9)]
+        medians.append(float(np.median(sure)))
+        spreads.append(1.4826 * float(np.median(np.abs(sure - medians[-1]))))
+    noise = max(float(np.hypot(spreads[GM], spreads[WM])) / np.sqrt(2), 1e-6)
+    contrast = (medians[WM] - medians[GM]) / noise
+    shares = [float(tpm[mask].mean(dtype=np.float64)) for tpm in found.tpms]
+    reasons = []
+    if contrast < LEAST_CONTRAST:
+        reasons.append(
+            f"White matter is not brighter than grey matter ({medians[WM]:.4g} and"
+            f" {medians[GM]:.4g}, contrast {contrast:.1f}): the image may be no T1w image, or"
+            " misaligned with the template."
+        )
+    for tissue, share in zip(TISSUES, shares, strict=True):
+        low, high = PLAUSIBLE[tissue]
+        if not low <= share <= high:
+            reasons.append(
+                f"{100 * share:.0f}% of the brain is {tissue}, outside of {100 * low:.0f} to"
+                f" {100 * high:.0f}%."
+            )
+    return {
+        "MedianIntensity": {t: round(m, 2) for t, m in zip(TISSUES, medians, strict=True)},
+        "Contrast": round(contrast, 2),
+        "Fractions": {t: round(s, 4) for t, s in zip(TISSUES, shares, strict=True)},
+        "verdict": "look" if reasons else "good",
+        "reasons": reasons,
+    }
+
+
 class _SegmentTissuesInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected T1w image")
     in_mask = File(exists=True, mandatory=True, desc="brain mask")
@@ -354,6 +446,7 @@ class _SegmentTissuesInputSpec(BaseInterfaceInputSpec):
 class _SegmentTissuesOutputSpec(TraitedSpec):
     dseg = File(exists=True, desc="1 GM, 2 WM, 3 CSF")
     tpms = OutputMultiObject(File(exists=True), desc="probabilities of GM, WM, CSF")
+    report = File(exists=True, desc="JSON: contrast and fractions of the tissues")
 
 
 class SegmentTissues(SimpleInterface):
@@ -375,6 +468,8 @@ class SegmentTissues(SimpleInterface):
             volume, mask, priors, SLOPPY_MIXTURE if sloppy else MixtureSettings()
         )
         out = Path(runtime.cwd)
+        write_json(out / "tissues.json", tissue_report(volume, mask, priors, found))
+        self._results["report"] = str(out / "tissues.json")
         labels = volume.with_data(found.dseg.astype(np.float32))
         self._results["dseg"] = save_volume(labels, out / "dseg.nii.gz", dtype=np.uint8)
         self._results["tpms"] = [

@@ -23,6 +23,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
@@ -370,14 +371,18 @@ def orientation_report(found: Coherence, *, corrected: bool) -> dict[str, Any]:
 
 
 def gradient_report(
-    bval: Path, bvec: Path, b0_threshold: float
+    bval: Path, bvec: Path, b0_threshold: float, unusable: Sequence[int] = ()
 ) -> tuple[Gradients, dict[str, Any]]:
-    """Normalise the gradients of two files, in their own axes, and describe the findings."""
+    """Normalise the gradients of two files, in their own axes, and describe the findings.
+
+    Those of unusable volumes, counted from 0, are left out.
+    """
     vectors, notes = read_bvecs(bvec)
     try:
         bvals, unit, more = settle_gradients(read_bvals(bval), vectors, b0_threshold)
     except InputError as error:
         raise InputError(f"{bval.name} and {bvec.name}: {error}") from error
+    bvals, unit = np.delete(bvals, unusable), np.delete(unit, unusable, axis=0)
     # Volumes that count as b0 are written as b0, so that no later step needs the threshold.
     found = Gradients(np.where(bvals <= b0_threshold, 0.0, bvals), unit, b0_threshold)
     report = {
@@ -392,6 +397,7 @@ def gradient_report(
         "fits_tensor": determine_tensor(unit),
         "near_zero_b_values": sorted({float(b) for b in bvals if 0 < b <= b0_threshold}),
         "notes": [*notes, *more],
+        "left_out_volumes": sorted(unusable),
     }
     return found, report
 
@@ -401,6 +407,7 @@ class _CheckGradientsInputSpec(BaseInterfaceInputSpec):
     bval = File(exists=True, mandatory=True, desc="b-values, FSL's format")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's format")
     b0_threshold = traits.Float(B0_THRESHOLD, usedefault=True, desc="s/mm2")
+    unusable = traits.List(traits.Int, desc="volumes to leave out, from 0")
 
 
 class _CheckGradientsOutputSpec(TraitedSpec):
@@ -418,13 +425,14 @@ class CheckGradients(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         inputs, out = self.inputs, Path(runtime.cwd)
         series = open_series(inputs.in_file)
+        unusable = inputs.unusable if isdefined(inputs.unusable) else []
         written, report = gradient_report(
-            Path(inputs.bval), Path(inputs.bvec), inputs.b0_threshold
+            Path(inputs.bval), Path(inputs.bvec), inputs.b0_threshold, unusable
         )
-        if len(written) != series.n_volumes:
+        if len(written) + len(unusable) != series.n_volumes:
             raise InputError(
-                f"{Path(inputs.bval).name} has {len(written)} b-values, but {series.path.name} "
-                f"has {series.n_volumes} volumes."
+                f"{Path(inputs.bval).name} has {len(written) + len(unusable)} b-values, but "
+                f"{series.path.name} has {series.n_volumes} volumes."
             )
         world = written.bvecs @ image_axes(series.affine).T
         bval, bvec = write_gradients(

@@ -50,7 +50,7 @@ from neuroferry.errors import InputError
 from neuroferry.files import write_json
 from neuroferry.interfaces.dwi.gradients import Gradients, Shell, determine_tensor
 from neuroferry.interfaces.dwi.loglinear import over_voxels
-from neuroferry.interfaces.dwi.models import models_for, order_for
+from neuroferry.interfaces.dwi.models import csd_caveats, models_for, order_for
 from neuroferry.interfaces.dwi.mrtrix import run_mrtrix
 from neuroferry.interfaces.dwi.tensor import (
     DwiFitInputSpec,
@@ -353,6 +353,7 @@ def fit_csd(
         "Basis": "real spherical harmonics of MRtrix3, world axes",
         "ResponseVoxels": int(voxels.fibres.size),
         "ResponseMedianFA": round(voxels.median_fa, 3),
+        "Caveats": csd_caveats(n_directions, max(shell.b for shell in shells)),
         "ResponseWhiteMatter": responses.white.round(3).tolist(),
     }
     if several:

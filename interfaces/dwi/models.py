@@ -11,6 +11,14 @@ KURTOSIS_DIRECTIONS = 15
 """A kurtosis tensor has fifteen elements."""
 KURTOSIS_B_MAX = 3150.0
 """Highest b-value for which the kurtosis expansion holds, s/mm²: 3000 plus scanner deviations."""
+CSD_DIRECTIONS = 15
+"""Fewest directions of one shell for FODs: the coefficients of the lowest order, 4."""
+CSD_B_MIN = 500.0
+"""b-value below which the signal hardly depends on the direction, s/mm²."""
+RESOLVING_DIRECTIONS = 28
+"""Directions of one shell from which FODs resolve crossing fibres: the coefficients of order 6."""
+RESOLVING_B = 2000.0
+"""b-value from which crossing fibres are resolved well, s/mm²."""
 LMAX_DIRECTIONS = {8: 45, 6: 28}
 """Directions needed for FODs of each order, as many as coefficients. With fewer the order is 4."""
 LOWEST_LMAX = 4
@@ -38,7 +46,9 @@ class Models:
     multi_tissue: str = ""
 
 
-def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = True) -> Models:
+def models_for(
+    shells: Sequence[Shell], n_directions: int, fits_tensor: bool = True, no_shells: str = ""
+) -> Models:
     """Determine the models that the shells of a run allow.
 
     Parameters
@@ -49,6 +59,8 @@ def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = T
         Distinct directions over all shells.
     fits_tensor : bool
         Whether the directions also determine a tensor.
+    no_shells : str
+        Why the b-values form no shells; empty if they do.
 
     Returns
     -------
@@ -82,13 +94,65 @@ def models_for(shells: Sequence[Shell], n_directions: int, fits_tensor: bool = T
     tensor = ""
     if not has_b0 and len(weighted) < 2:
         tensor = "a diffusion tensor needs two b-values; the run has 1"
+    if no_shells:
+        return Models(tensor, no_shells, no_shells, no_shells)
     low = [shell for shell in weighted if shell.b <= KURTOSIS_B_MAX]
     return Models(
         tensor=tensor,
         kurtosis=_why_not("diffusion kurtosis", low, has_b0, n_directions),
-        csd=tensor.replace("a diffusion tensor", "spherical deconvolution"),
+        csd=tensor.replace("a diffusion tensor", "spherical deconvolution")
+        or _why_no_csd(weighted, n_directions),
         multi_tissue=_why_not("multi-tissue deconvolution", weighted, has_b0, n_directions),
     )
+
+
+def shell_directions(shells: Sequence[Shell], n_directions: int) -> int:
+    """Count the directions of the largest shell, at most those of the run."""
+    sizes = [len(shell.volumes) for shell in shells if not shell.is_b0]
+    return min(n_directions, max(sizes, default=0))
+
+
+def _why_no_csd(weighted: Sequence[Shell], n_directions: int) -> str:
+    """Explain why spherical deconvolution would be arbitrary; empty if it is not."""
+    what = "spherical deconvolution needs"
+    found = shell_directions(weighted, n_directions)
+    if found < CSD_DIRECTIONS:
+        return f"{what} {CSD_DIRECTIONS} directions of one b-value; the run has {found}"
+    if max(shell.b for shell in weighted) < CSD_B_MIN:
+        top = max(shell.b for shell in weighted)
+        return f"{what} b = {CSD_B_MIN:g} s/mm2 or more; the largest is {top:g} s/mm2"
+    return ""
+
+
+def csd_caveats(n_directions: int, b: float) -> list[str]:
+    """Describe what limits the FODs of a shell, in full sentences.
+
+    Parameters
+    ----------
+    n_directions : int
+        Distinct directions of the shell.
+    b : float
+        Its b-value, s/mm².
+
+    Examples
+    --------
+    >>> csd_caveats(64, 3000)
+    []
+    >>> len(csd_caveats(16, 1000))
+    2
+    """
+    found = []
+    if n_directions < RESOLVING_DIRECTIONS:
+        found.append(
+            f"{n_directions} directions determine orders up to {LOWEST_LMAX} only: crossing fibres"
+            f" are not resolved reliably ({RESOLVING_DIRECTIONS} are needed for order 6)."
+        )
+    if b < RESOLVING_B:
+        found.append(
+            f"At b = {b:.0f} s/mm2 fibres that cross at small angles merge; {RESOLVING_B:.0f} to"
+            " 3000 s/mm2 separate them better."
+        )
+    return found
 
 
 def _why_not(what: str, shells: Sequence[Shell], has_b0: bool, n_directions: int) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from neuroferry.bids.metadata import read_json
 from neuroferry.files import write_json
+from neuroferry.interfaces.epi.mask_report import describe_mask
 from neuroferry.interfaces.image.images import FloatArray, load_map, load_mask, load_volume
 
 _PARTS = {
@@ -87,6 +88,7 @@ class _SummariseDwiInputSpec(BaseInterfaceInputSpec):
     eddy_report = File(exists=True, mandatory=True, desc="of motion and eddy currents")
     n_slices = traits.Range(low=1, mandatory=True, desc="of a volume")
     models = traits.List(traits.Str, desc="that were computed")
+    models_left_out = traits.Dict(traits.Str, traits.Str, desc="models and why they were not")
     spaces = traits.List(
         traits.Str, desc="spaces besides native space that the series is written in"
     )
@@ -122,10 +124,15 @@ class SummariseDwi(SimpleInterface):
             if isdefined(path):
                 content[key] = read_json(Path(path))
         content["Models"] = list(inputs.models) if isdefined(inputs.models) else []
+        if isdefined(inputs.models_left_out):
+            content["ModelsLeftOut"] = dict(inputs.models_left_out)
         if isdefined(inputs.spaces):
             content["Spaces"] = list(inputs.spaces)
         if isdefined(inputs.bundles_report):
             content["Bundles"] = count_bundles(Path(inputs.bundles_report))
+        if isdefined(inputs.dwi_mask):
+            mask = load_map(inputs.dwi_mask)
+            content["BrainMask"] = describe_mask(mask.data > 0, mask.affine)
         if all(isdefined(path) for path in (inputs.noise_map, inputs.dwi_ref, inputs.dwi_mask)):
             reference = load_volume(inputs.dwi_ref)
             brain = load_mask(inputs.dwi_mask, reference, "brain mask")
@@ -142,6 +149,7 @@ class SummariseDwi(SimpleInterface):
 class _SummariseJoinedDwiInputSpec(BaseInterfaceInputSpec):
     join_report = File(exists=True, mandatory=True, desc="the joined runs")
     models = traits.List(traits.Str, desc="that were computed")
+    models_left_out = traits.Dict(traits.Str, traits.Str, desc="models and why they were not")
     bundles_report = File(exists=True, desc="of the bundles")
 
 
@@ -158,6 +166,8 @@ class SummariseJoinedDwi(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         content = dict(read_json(Path(self.inputs.join_report)))
         content["Models"] = list(self.inputs.models) if isdefined(self.inputs.models) else []
+        if isdefined(self.inputs.models_left_out):
+            content["ModelsLeftOut"] = dict(self.inputs.models_left_out)
         if isdefined(self.inputs.bundles_report):
             content["Bundles"] = count_bundles(Path(self.inputs.bundles_report))
         out = Path(runtime.cwd) / "summary.json"

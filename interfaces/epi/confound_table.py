@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -57,9 +57,14 @@ def spikes(volumes: Sequence[int], n_volumes: int, prefix: str) -> dict[str, Col
 
 
 def motion_outliers(
-    fd: Column, std_dvars: Column, n_dummy: int, fd_threshold: float, dvars_threshold: float
+    fd: Column,
+    std_dvars: Column,
+    n_dummy: int,
+    fd_threshold: float,
+    dvars_threshold: float,
+    unusable: Collection[int] = (),
 ) -> list[int]:
-    """Choose volumes above either threshold, except those before the steady state.
+    """Choose volumes above either threshold, except unusable ones and those before steady state.
 
     The latter have their own columns, and duplicate columns would make a design singular.
     DVARS of the first steady-state volume is ignored, because it measures the difference from
@@ -69,6 +74,7 @@ def motion_outliers(
     changed[: n_dummy + 1] = False
     beyond = (np.nan_to_num(fd) > fd_threshold) | changed
     beyond[:n_dummy] = False
+    beyond[list(unusable)] = False
     return [int(volume) for volume in np.flatnonzero(beyond)]
 
 

@@ -8,7 +8,7 @@ weights: the weighted least-squares estimate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 from numpy.typing import NDArray
@@ -94,15 +95,23 @@ def head_mask(reference: Volume) -> NDArray[np.bool_]:
     return filled
 
 
-def pilot_indices(n_volumes: int, n_dummy: int, count: int = PILOT_VOLUMES) -> list[int]:
-    """Choose volumes spread evenly over the steady part of a series.
+def pilot_indices(
+    n_volumes: int,
+    n_dummy: int,
+    count: int = PILOT_VOLUMES,
+    unusable: Collection[int] = (),
+) -> list[int]:
+    """Choose volumes spread evenly over the usable volumes of the steady part of a series.
 
     >>> pilot_indices(10, 2, 4)
     [2, 4, 7, 9]
+    >>> pilot_indices(10, 2, 4, unusable=[8, 9])
+    [2, 4, 5, 7]
     """
     first = min(n_dummy, n_volumes - 1)
-    chosen = np.linspace(first, n_volumes - 1, min(count, n_volumes - first))
-    return sorted({round(float(index)) for index in chosen})
+    usable = [t for t in range(first, n_volumes) if t not in unusable]
+    chosen = np.linspace(first, first + len(usable) - 1, min(count, len(usable)))
+    return sorted({usable[round(float(index)) - first] for index in chosen})
 
 
 def noise_weights(
@@ -189,6 +198,7 @@ def estimate_motion(
     reference: Volume,
     n_dummy: int = 0,
     *,
+    unusable: Collection[int] = (),
     slice_axis: int = 2,
     n_threads: int = 1,
 ) -> Motion:
@@ -203,6 +213,8 @@ def estimate_motion(
     n_dummy : int
         Volumes at the start before the steady state: aligned, but not used to estimate
         weights.
+    unusable : collection of int
+        Volumes without an image: they take the motion of the nearest other volume.
     slice_axis : int
         Stored slice axis.
     n_threads : int
@@ -222,7 +234,8 @@ def estimate_motion(
 
     with threadpool_limits(1, "blas"):
         mask = head_mask(reference)
-        pilots = [series.volume(t) for t in pilot_indices(series.n_volumes, n_dummy)]
+        chosen = pilot_indices(series.n_volumes, n_dummy, unusable=unusable)
+        pilots = [series.volume(t) for t in chosen]
         series.close()
         weights = noise_weights(reference, mask, pilots, n_threads, slice_axis=slice_axis)
         del pilots
@@ -233,13 +246,15 @@ def estimate_motion(
 
         def work(item: tuple[int, FloatArray]) -> Alignment:
             number, volume = item
+            if number in unusable:
+                return Alignment(np.eye(4), np.inf, 0.0, 1.0)
             return _without_details(
                 align_volume(early if number < n_dummy else target, volume, series.affine)
             )
 
         with closing(ordered_map(work, enumerate(series.volumes()), n_threads)) as results:
             found = list(results)
-        _retry(series, target, found, n_dummy)
+        _retry(series, target, found, n_dummy, unusable)
     _fill_lost(found)
     return Motion(np.stack([a.matrix for a in found]), np.array([a.residual for a in found]))
 
@@ -249,12 +264,19 @@ def _without_details(alignment: Alignment) -> Alignment:
     return Alignment(alignment.matrix, alignment.residual, alignment.overlap, alignment.gain)
 
 
-def _retry(series: Series, target: Target, found: list[Alignment], n_dummy: int) -> None:
+def _retry(
+    series: Series,
+    target: Target,
+    found: list[Alignment],
+    n_dummy: int,
+    unusable: Collection[int],
+) -> None:
     """Align poorly fitting volumes again, starting from their neighbours."""
     residuals = np.array([a.residual for a in found])
-    usual = float(np.median(residuals[n_dummy:])) if len(found) > n_dummy else np.inf
+    steady = [t for t in range(n_dummy, len(found)) if t not in unusable]
+    usual = float(np.median(residuals[steady])) if steady else np.inf
     for number in np.flatnonzero(residuals > RETRY_RATIO * usual):
-        if number < n_dummy:
+        if number < n_dummy or number in unusable:
             continue
         starts: list[Affine] = [
             found[other].matrix
@@ -287,6 +309,7 @@ class _EstimateMotionInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
     ref_file = File(exists=True, mandatory=True, desc="reference on the grid of the series")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
+    unusable = traits.List(traits.Int, desc="volumes without a usable image, from 0")
     slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
@@ -309,6 +332,7 @@ class EstimateMotion(SimpleInterface):
             series,
             reference,
             self.inputs.n_dummy,
+            unusable=self.inputs.unusable if isdefined(self.inputs.unusable) else (),
             slice_axis=self.inputs.slice_axis,
             n_threads=self.inputs.n_procs,
         )

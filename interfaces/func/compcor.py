@@ -17,7 +17,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -231,6 +231,7 @@ def noise_components(
     tr: float,
     *,
     start: int = 0,
+    without: Collection[int] = (),
     variance: float = VARIANCE,
 ) -> dict[str, Components]:
     """Estimate the components that explain half of the variance within each mask.
@@ -249,6 +250,8 @@ def noise_components(
         Repetition time, s.
     start : int
         First volume used; earlier ones are set to zero.
+    without : collection of int
+        Volumes that are not used either.
     variance : float
         Fraction of the variance to explain.
 
@@ -263,24 +266,28 @@ def noise_components(
     """
     from threadpoolctl import threadpool_limits
 
-    length = store.n_volumes - start
+    used = [t for t in range(start, store.n_volumes) if t not in without]
     found = {}
     # Sums over several BLAS threads are not reproducible to the last bit.
     with threadpool_limits(1, "blas"):
-        basis = orthonormal(cosine_basis(length, tr), length)
+        cosines = cosine_basis(store.n_volumes - start, tr)
+        if without:
+            cosines = cosines[np.array(used) - start]
+        basis = orthonormal(cosines, len(used))
         for name, mask in masks.items():
             if mask.any():
-                gram = _gram(store, mask, basis, start)
+                gram = _gram(store, mask, basis, start, without)
                 count = int(np.count_nonzero(mask))
-                found[name] = _decompose(gram, count, start, variance)
+                found[name] = _decompose(gram, count, (store.n_volumes, used), variance)
     return found
 
 
-def _gram(store: VoxelStore, mask: Mask, basis: Matrix, start: int) -> Matrix:
+def _gram(
+    store: VoxelStore, mask: Mask, basis: Matrix, start: int, without: Collection[int]
+) -> Matrix:
     """Sum the products of all pairs of volumes over the voxels of a mask."""
-    length = store.n_volumes - start
-    gram = np.zeros((length, length))
-    for where, block in store.blocks(start):
+    gram = np.zeros((len(basis), len(basis)))
+    for where, block in store.blocks(start, without):
         few = block[:, mask[where]]
         if few.size:
             data = residuals(few, basis)
@@ -312,20 +319,22 @@ def mean_series(store: VoxelStore, masks: Mapping[str, Mask]) -> dict[str, NDArr
     return {name: total / np.count_nonzero(used[name]) for name, total in sums.items()}
 
 
-def _decompose(gram: Matrix, n_voxels: int, start: int, variance: float) -> Components:
-    """Compute the components of one Gram matrix."""
+def _decompose(
+    gram: Matrix, n_voxels: int, rows: tuple[int, Sequence[int]], variance: float
+) -> Components:
+    """Compute the components of one Gram matrix; `rows`: number of volumes, those used."""
     from scipy.linalg import eigh
 
     length = len(gram)
     values = np.maximum(eigh(gram, eigvals_only=True)[::-1], 0.0)[: min(length, n_voxels)]
     total = values.sum()
     if total <= 0:
-        return Components(np.zeros((start + length, 0)), np.sqrt(values), n_voxels)
+        return Components(np.zeros((rows[0], 0)), np.sqrt(values), n_voxels)
     count = int(np.searchsorted(np.cumsum(values) / total, variance)) + 1
     # For a long run compute the leading vectors only: all of them take four times the memory.
     _, vectors = eigh(gram, overwrite_a=True, subset_by_index=(length - count, length - 1))
     kept = vectors[:, ::-1]
     peak = np.take_along_axis(kept, np.abs(kept).argmax(axis=0)[None], axis=0)
-    series = np.zeros((start + length, count))
-    series[start:] = kept * np.sign(peak)
+    series = np.zeros((rows[0], count))
+    series[list(rows[1])] = kept * np.sign(peak)
     return Components(series, np.sqrt(values), n_voxels)

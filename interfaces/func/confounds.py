@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ def compute_confounds(
     *,
     tr: float,
     n_dummy: int = 0,
+    unusable: Collection[int] = (),
     fd_threshold: float = FD_THRESHOLD,
     dvars_threshold: float = DVARS_THRESHOLD,
     scratch: Path | None = None,
@@ -118,6 +119,8 @@ def compute_confounds(
         Repetition time, s.
     n_dummy : int
         Volumes at the start, before the steady state.
+    unusable : collection of int
+        Volumes without an image: marked as outliers, and not used for any statistic.
     fd_threshold, dvars_threshold : float
         Framewise displacement in mm and standardised DVARS above which a volume is a motion
         outlier.
@@ -135,10 +138,12 @@ def compute_confounds(
     """
     n_volumes = series.n_volumes
     parameters = motion_parameters(motion, n_volumes, "The motion table")
-    if n_volumes - n_dummy < MIN_STEADY_VOLUMES:
+    steady = sorted(set(range(n_dummy, n_volumes)) - set(unusable))
+    if len(steady) < MIN_STEADY_VOLUMES:
         raise InputError(
             f"{series.path.name} has {n_volumes} volumes, the first {n_dummy} of them before the "
-            f"steady state; confounds need at least {MIN_STEADY_VOLUMES} steady-state volumes."
+            f"steady state and {len(unusable)} without a usable image; confounds need at least "
+            f"{MIN_STEADY_VOLUMES} steady-state volumes."
         )
     chosen = noise_masks(tpms, brain, series.zooms) if tpms is not None else {}
     masks = {name: mask.voxels[brain] for name, mask in chosen.items()}
@@ -148,15 +153,18 @@ def compute_confounds(
             values = volume[brain]
             store.add(values)
             global_signal[t] = values.mean(dtype=np.float64)
-        statistics = temporal_statistics(store, n_dummy)
+        statistics = temporal_statistics(store, n_dummy, unusable)
         masks["temporal"] = top_variance(statistics.deviations)
-        found = noise_components(store, masks, tr, start=n_dummy)
+        found = noise_components(store, masks, tr, start=n_dummy, without=unusable)
         means = mean_series(store, masks)
     signals = {"global_signal": global_signal}
     signals |= {SIGNAL_NAMES[name]: values for name, values in means.items()}
 
     fd = framewise_displacement(parameters)
-    outliers = motion_outliers(fd, statistics.std_dvars, n_dummy, fd_threshold, dvars_threshold)
+    outliers = motion_outliers(
+        fd, statistics.std_dvars, n_dummy, fd_threshold, dvars_threshold, unusable
+    )
+    marked = sorted([*outliers, *(t for t in unusable if t >= n_dummy)])
     columns = _signal_columns(signals)
     columns |= {
         "std_dvars": statistics.std_dvars,
@@ -178,14 +186,15 @@ def compute_confounds(
     columns |= spikes(range(n_dummy), n_volumes, "non_steady_state_outlier")
     for name, values in zip(MOTION, parameters.T, strict=True):
         columns |= expand(name, values)
-    columns |= spikes(outliers, n_volumes, "motion_outlier")
+    columns |= spikes(marked, n_volumes, "motion_outlier")
 
     summary = {
         "NumberOfVolumes": n_volumes,
         "RepetitionTime": tr,
         "NonSteadyStateVolumes": n_dummy,
-        "FramewiseDisplacement": _spread(fd[n_dummy + 1 :]),
-        "StandardisedDVARS": _spread(statistics.std_dvars[n_dummy + 1 :]),
+        "UnusableVolumes": sorted(unusable),
+        "FramewiseDisplacement": _spread(fd[steady[1:]]),
+        "StandardisedDVARS": _spread(statistics.std_dvars[steady[1:]]),
         "MotionOutliers": {
             "Volumes": outliers,
             "FramewiseDisplacementThreshold": fd_threshold,
@@ -317,6 +326,7 @@ class _ComputeConfoundsInputSpec(BaseInterfaceInputSpec):
     tpms = InputMultiObject(File(exists=True), desc="GM, WM, CSF probabilities on its grid")
     motion_tsv = File(exists=True, mandatory=True, desc="six motion parameters and rmsd")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before the steady state")
+    unusable = traits.List(traits.Int, desc="volumes without a usable image, from 0")
     tr = traits.Range(low=0.0, exclude_low=True, mandatory=True, desc="repetition time, s")
     fd_threshold = traits.Float(FD_THRESHOLD, usedefault=True, desc="outlier threshold, mm")
     dvars_threshold = traits.Float(DVARS_THRESHOLD, usedefault=True, desc="outlier threshold")
@@ -356,6 +366,7 @@ class ComputeConfounds(SimpleInterface):
             read_table(self.inputs.motion_tsv),
             tr=self.inputs.tr,
             n_dummy=self.inputs.n_dummy,
+            unusable=self.inputs.unusable if isdefined(self.inputs.unusable) else (),
             fd_threshold=self.inputs.fd_threshold,
             dvars_threshold=self.inputs.dvars_threshold,
             scratch=out,

@@ -12,12 +12,13 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroferry.interfaces.func.compcor import quadratic_basis, residuals
+from neuroferry.interfaces.func.compcor import orthonormal, quadratic_basis, residuals
 from neuroferry.interfaces.image.voxel_store import VoxelStore, exact_median
 
 MODE = 1000.0
@@ -49,7 +50,9 @@ class TemporalStatistics:
     deviations: NDArray[np.float64]
 
 
-def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics:
+def temporal_statistics(
+    store: VoxelStore, start: int = 0, without: Collection[int] = ()
+) -> TemporalStatistics:
     """Compute DVARS, tSNR and detrended standard deviations.
 
     Parameters
@@ -59,6 +62,9 @@ def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics
     start : int
         First volume at steady state: median, spread and autocorrelation of a voxel are
         estimated from there on. DVARS itself is computed for all volumes.
+    without : collection of int
+        Volumes without an image, which are not used: DVARS of every volume is its change from the
+        last other volume before it.
 
     Returns
     -------
@@ -73,17 +79,23 @@ def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics
     """
     from threadpoolctl import threadpool_limits
 
-    length = store.n_volumes - start
-    median = exact_median(store, start)
+    used_volumes = [t for t in range(start, store.n_volumes) if t not in without]
+    length = len(used_volumes)
+    adjacent = np.diff(used_volumes) == 1
+    before = previous_volumes(store.n_volumes, without)
+    median = exact_median(store, start, without)
     scale = MODE / median if median > 0 else 1.0
     squares = np.zeros(store.n_volumes - 1)
     expected, n_used = 0.0, 0
     tsnr = np.zeros(store.n_voxels, dtype=np.float32)
     deviations = np.zeros(store.n_voxels)
     with threadpool_limits(1, "blas"):
-        trend = quadratic_basis(length)
+        trend = quadratic_basis(store.n_volumes - start)
+        if without:
+            gaps = np.array(used_volumes) - start
+            trend = orthonormal(trend[gaps, 1 : min(3, length)], length)
         for where, block in store.blocks():
-            steady = block[start:]
+            steady = block[used_volumes] if without else block[start:]
             spread = robust_deviation(steady) * scale
             used = spread > NO_VARIANCE
             n_used += int(np.count_nonzero(used))
@@ -94,10 +106,14 @@ def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics
             moving = power > 0
             deviation = np.sqrt(power / length)
             tsnr[where][moving] = mean[moving] / deviation[moving]
-            lagged = np.einsum("tv,tv->v", centred[1:], centred[:-1])
+            later, earlier = centred[1:], centred[:-1]
+            if without:
+                later, earlier = later[adjacent], earlier[adjacent]
+            lagged = np.einsum("tv,tv->v", later, earlier)
             autocorrelation = lagged[used] / power[used]
             expected += float(np.sum(np.sqrt(2 * (1 - autocorrelation)) * spread[used]))
-            change = np.diff(block[:, used].astype(np.float64), axis=0)
+            values = block[:, used].astype(np.float64)
+            change = values[1:] - values[before]
             squares += np.einsum("tv,tv->t", change, change)
             deviations[where] = residuals(steady, trend).std(axis=0)
     dvars = np.full(store.n_volumes, math.nan)
@@ -106,6 +122,35 @@ def temporal_statistics(store: VoxelStore, start: int = 0) -> TemporalStatistics
         dvars[1:] = scale * np.sqrt(squares / n_used)
         std_dvars[1:] = dvars[1:] / (expected / n_used)
     return TemporalStatistics(dvars, std_dvars, tsnr, deviations)
+
+
+def previous_volumes(n_volumes: int, without: Collection[int] = ()) -> NDArray[np.int64]:
+    """Find the last usable volume before each volume from the second on.
+
+    Parameters
+    ----------
+    n_volumes : int
+        Length of the series.
+    without : collection of int
+        Volumes that are not usable.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_volumes - 1,)
+        The volume itself where there is none, so that it does not change.
+
+    Examples
+    --------
+    >>> previous_volumes(5).tolist(), previous_volumes(5, [0, 2]).tolist()
+    ([0, 1, 2, 3], [1, 1, 1, 3])
+    """
+    found = []
+    last = -1 if 0 in without else 0
+    for volume in range(1, n_volumes):
+        found.append(volume if last < 0 else last)
+        if volume not in without:
+            last = volume
+    return np.array(found, dtype=np.int64)
 
 
 def robust_deviation(block: NDArray[np.float32]) -> NDArray[np.float64]:

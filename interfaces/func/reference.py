@@ -10,7 +10,7 @@ to be aligned, and coregistration does not need it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,7 @@ def find_reference(
     series: Series,
     dummy_scans: int | None = None,
     *,
+    unusable: Collection[int] = (),
     slice_axis: int = 2,
     n_threads: int = 1,
 ) -> Reference:
@@ -135,6 +136,8 @@ def find_reference(
         The run.
     dummy_scans : int, optional
         Number of volumes before the steady state, if known.
+    unusable : collection of int
+        Volumes without an image.
     slice_axis : int
         Stored slice axis.
     n_threads : int
@@ -152,15 +155,15 @@ def find_reference(
     from threadpoolctl import threadpool_limits
 
     if dummy_scans is None:
-        n_dummy = count_in(series)
-    elif dummy_scans >= series.n_volumes:
+        n_dummy = count_in(series, unusable)
+    elif not set(range(dummy_scans, series.n_volumes)) - set(unusable):
         raise InputError(
-            f"{series.path.name} has {series.n_volumes} volumes; none are left after "
+            f"{series.path.name} has {series.n_volumes} volumes; no usable ones are left after "
             f"{dummy_scans} dummy volumes. Reduce the number of dummy scans."
         )
     else:
         n_dummy = dummy_scans
-    chosen = pilot_indices(series.n_volumes, n_dummy, REFERENCE_VOLUMES)
+    chosen = pilot_indices(series.n_volumes, n_dummy, REFERENCE_VOLUMES, unusable)
     volumes = [series.volume(index) for index in chosen]
     series.close()
     with threadpool_limits(1, "blas"):
@@ -170,15 +173,24 @@ def find_reference(
     )
 
 
-def count_in(series: Series) -> int:
-    """Count the volumes of a series before its steady state."""
-    looked_at = min(series.n_volumes, LOOK_AT)
+def count_in(series: Series, unusable: Collection[int] = ()) -> int:
+    """Count the volumes of a series before its steady state; unusable ones are skipped."""
+    usable = [t for t in range(series.n_volumes) if t not in unusable][:LOOK_AT]
     mean = np.zeros(series.shape3)
-    for volume in series.volumes(looked_at // 2, looked_at):
+    for volume in _some(series, usable[len(usable) // 2 :]):
         mean += volume
     mask = head_mask(Volume(mean.astype(np.float32), series.affine))
-    signal = [volume[mask].mean(dtype=np.float64) for volume in series.volumes(0, looked_at)]
-    return count_dummies(np.array(signal), series.tr)
+    signal = [volume[mask].mean(dtype=np.float64) for volume in _some(series, usable)]
+    n_dummy = count_dummies(np.array(signal), series.tr)
+    return usable[n_dummy - 1] + 1 if n_dummy else 0
+
+
+def _some(series: Series, chosen: Sequence[int]) -> Iterator[FloatArray]:
+    """Read some volumes of a series, in order."""
+    first, last = chosen[0], chosen[-1] + 1
+    for number, volume in enumerate(series.volumes(first, last), start=first):
+        if number in chosen:
+            yield volume
 
 
 def _average(
@@ -228,6 +240,7 @@ class _FindReferenceInputSpec(BaseInterfaceInputSpec):
         exists=True, desc="single-band reference on the grid of the series, used unchanged"
     )
     dummy_scans = traits.Range(low=0, value=0, desc="volumes before steady state, if known")
+    unusable = traits.List(traits.Int, desc="volumes without a usable image, from 0")
     slice_axis = traits.Range(low=0, high=2, value=2, usedefault=True, desc="axis of the slices")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
@@ -246,11 +259,13 @@ class FindReference(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         given = self.inputs.dummy_scans if isdefined(self.inputs.dummy_scans) else None
+        unusable = self.inputs.unusable if isdefined(self.inputs.unusable) else []
         if isdefined(self.inputs.sbref):
-            return self._take_sbref(runtime, given)
+            return self._take_sbref(runtime, given, unusable)
         found = find_reference(
             open_series(self.inputs.in_file),
             given,
+            unusable=unusable,
             slice_axis=self.inputs.slice_axis,
             n_threads=self.inputs.n_procs,
         )
@@ -263,10 +278,10 @@ class FindReference(SimpleInterface):
         }
         return self._report(runtime, found.n_dummy, given, about)
 
-    def _take_sbref(self, runtime: Any, given: int | None) -> Any:
+    def _take_sbref(self, runtime: Any, given: int | None, unusable: Collection[int]) -> Any:
         """Use the single-band reference, which lies on the grid of the series."""
         series = open_series(self.inputs.in_file)
-        n_dummy = count_in(series) if given is None else given
+        n_dummy = count_in(series, unusable) if given is None else given
         series.close()
         stored = nb.nifti1.load(self.inputs.sbref).get_fdata(dtype=np.float32)
         data = np.nan_to_num(stored.reshape(series.shape3), nan=0.0, posinf=0.0, neginf=0.0)

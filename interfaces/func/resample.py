@@ -15,7 +15,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from neuroferry.errors import GeometryError, InputError
 from neuroferry.interfaces.epi.motion_table import read_motion_xfms
 from neuroferry.interfaces.func.echoes import combination_weights
 from neuroferry.interfaces.func.slice_timing import (
+    bridge,
     check_slice_timing,
     reference_time,
     shift_slices,
@@ -97,6 +98,8 @@ class Recipe:
         s.
     n_dummy : int
         Volumes at the start before the steady state.
+    unusable : collection of int
+        Volumes without an image: written as zeros, and not used for others.
     slice_timing : SliceTiming or None
         None: no correction.
     echo_times : tuple of float
@@ -110,6 +113,7 @@ class Recipe:
     motion: NDArray[np.float64]
     tr: float
     n_dummy: int = 0
+    unusable: Collection[int] = ()
     slice_timing: SliceTiming | None = None
     echo_times: tuple[float, ...] = ()
     t2star: FloatArray | None = field(default=None, repr=False)
@@ -149,6 +153,8 @@ def resample_series(
 
     def work(item: tuple[int, tuple[FloatArray, ...]]) -> NDArray[np.float32]:
         number, volumes = item
+        if number in recipe.unusable:
+            return np.zeros(where.voxels.size, dtype=np.float32)
         values = [resample_volume(volume, where, moves[number]) for volume in volumes]
         if weights is None:
             return values[0]
@@ -158,8 +164,9 @@ def resample_series(
         return total
 
     total = np.zeros(where.voxels.size)
-    steady = min(recipe.n_dummy, first.n_volumes - 1)
-    ceiling = OVERSHOOT * max(highest(echo) for echo in echoes)
+    first_steady = min(recipe.n_dummy, first.n_volumes - 1)
+    steady = set(range(first_steady, first.n_volumes)) - set(recipe.unusable)
+    ceiling = OVERSHOOT * max(highest(echo, recipe.unusable) for echo in echoes)
     if where.jacobian is not None:
         ceiling *= max(1.0, float(where.jacobian.max()))
     writer = SeriesWriter(
@@ -175,9 +182,9 @@ def resample_series(
     with writer, closing(ordered_map(work, items, recipe.n_threads)) as results:
         for number, values in enumerate(results):
             writer.add(where.fill(values))
-            if number >= steady:
+            if number in steady:
                 total += values
-    return where.fill((total / (first.n_volumes - steady)).astype(np.float32))
+    return where.fill((total / max(len(steady), 1)).astype(np.float32))
 
 
 def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
@@ -186,7 +193,7 @@ def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
     if timing is None:
         return series.volumes()
     return shift_slices(
-        series.volumes(),
+        bridge(series.volumes(), recipe.unusable),
         timing.times,
         reference_time(timing.times, timing.fraction),
         recipe.tr,
@@ -226,6 +233,7 @@ class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):
     in_file = InputMultiObject(File(exists=True), mandatory=True, desc="series, one per echo")
     motion_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
+    unusable = traits.List(traits.Int, desc="volumes without a usable image, from 0")
     fieldmap = File(exists=True, desc="off-resonance, Hz, on the grid of the series")
     phase_encoding = traits.Str(requires=["readout_time"], desc="PhaseEncodingDirection")
     readout_time = traits.Float(desc="TotalReadoutTime, s")
@@ -280,6 +288,7 @@ class ResampleSeries(SimpleInterface):
             motion=read_motion_xfms(inputs.motion_xfms),
             tr=inputs.tr,
             n_dummy=inputs.n_dummy,
+            unusable=frozenset(inputs.unusable) if isdefined(inputs.unusable) else (),
             slice_timing=timing,
             echo_times=tuple(inputs.echo_times) if isdefined(inputs.echo_times) else (),
             t2star=load_on_grid(inputs.t2star, first) if isdefined(inputs.t2star) else None,

@@ -15,7 +15,7 @@ References
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +160,48 @@ def shift_slices(
     for beyond in reversed(_reflected(tail[::-1])):
         ring.append(beyond)
         yield _weighted(ring, taps)
+
+
+def bridge(volumes: Iterable[FloatArray], unusable: Collection[int]) -> Iterator[FloatArray]:
+    """Replace volumes without an image by linear interpolation between those around them.
+
+    Slice-timing correction of a volume reads the volumes around it: without this, an empty one
+    would darken its neighbours.
+
+    Parameters
+    ----------
+    volumes : iterable of ndarray of float32, shape (I, J, K)
+        The series.
+    unusable : collection of int
+        Volumes to replace. At an end of the series the nearest other volume is repeated.
+
+    Yields
+    ------
+    ndarray of float32, shape (I, J, K)
+        As many volumes as come in.
+
+    Examples
+    --------
+    >>> [v.item() for v in bridge([np.float32([x]) for x in (1, 0, 3, 0)], [1, 3])]
+    [1.0, 2.0, 3.0, 3.0]
+    """
+    before: FloatArray | None = None
+    waiting = 0
+    for number, volume in enumerate(volumes):
+        if number in unusable:
+            waiting += 1
+            continue
+        start = volume if before is None else before
+        for place in range(1, waiting + 1):
+            part = np.float32(place / (waiting + 1))
+            yield start + part * (volume - start)
+        waiting = 0
+        # the caller may change what it is given
+        before = volume.copy()
+        yield volume
+    if before is not None:
+        for _ in range(waiting):
+            yield before.copy()
 
 
 def _reflected(head: Sequence[FloatArray]) -> list[FloatArray]:

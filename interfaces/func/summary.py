@@ -15,10 +15,13 @@ from nipype.interfaces.base import (
 
 from neuroferry.bids.metadata import read_json
 from neuroferry.files import write_json
+from neuroferry.interfaces.epi.mask_report import describe_mask
+from neuroferry.interfaces.image.images import load_map
 
 
 class _SummariseRunInputSpec(BaseInterfaceInputSpec):
     summary_json = File(exists=True, mandatory=True, desc="summary of the confounds")
+    bold_mask = File(exists=True, desc="brain mask on the grid of the run")
     reference_report = File(exists=True, desc="report of the reference image")
     sdc_report = File(exists=True, desc="report of the distortion correction")
     coreg_report = File(exists=True, desc="report of the registration to the T1w image")
@@ -46,6 +49,9 @@ class SummariseRun(SimpleInterface):
             path = getattr(self.inputs, name)
             if isdefined(path):
                 content[key] = read_json(Path(path))
+        if isdefined(self.inputs.bold_mask):
+            mask = load_map(self.inputs.bold_mask)
+            content["BrainMask"] = describe_mask(mask.data > 0, mask.affine)
         out = Path(runtime.cwd) / "summary.json"
         write_json(out, content)
         self._results["out_file"] = str(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from nipype.interfaces.base import (
     InputMultiObject,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 from numpy.typing import NDArray
@@ -29,7 +31,12 @@ MEAN_VOLUMES = 40
 
 
 def aligned_mean(
-    series: Series, motion: NDArray[np.float64], n_dummy: int = 0, *, n_threads: int = 1
+    series: Series,
+    motion: NDArray[np.float64],
+    n_dummy: int = 0,
+    *,
+    unusable: Collection[int] = (),
+    n_threads: int = 1,
 ) -> FloatArray:
     """Average motion-corrected volumes spread over the steady part of a run.
 
@@ -41,6 +48,8 @@ def aligned_mean(
         Points of the reference to points of each volume, RAS+ mm.
     n_dummy : int
         Volumes before the steady state.
+    unusable : collection of int
+        Volumes without an image.
     n_threads : int
         Volumes processed at a time; does not change the result.
 
@@ -50,7 +59,7 @@ def aligned_mean(
     """
     where = static_map((series.shape3, series.affine), (series.shape3, series.affine))
     moves = inverse(series.affine) @ motion @ series.affine
-    chosen = pilot_indices(series.n_volumes, n_dummy, MEAN_VOLUMES)
+    chosen = pilot_indices(series.n_volumes, n_dummy, MEAN_VOLUMES, unusable)
 
     def work(item: tuple[int, FloatArray]) -> NDArray[np.float32]:
         return resample_volume(item[1], where, moves[item[0]])
@@ -71,6 +80,7 @@ class _FitT2StarInputSpec(BaseInterfaceInputSpec):
     )
     motion_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
     n_dummy = traits.Range(low=0, value=0, usedefault=True, desc="volumes before steady state")
+    unusable = traits.List(traits.Int, desc="volumes without a usable image, from 0")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="volumes at a time")
 
 
@@ -91,8 +101,10 @@ class FitT2Star(SimpleInterface):
         motion = read_motion_xfms(inputs.motion_xfms)
         first = echoes[0]
         check_echoes(echoes, Recipe(motion, tr=first.tr, echo_times=tuple(inputs.echo_times)))
+        unusable = inputs.unusable if isdefined(inputs.unusable) else ()
         means = [
-            aligned_mean(echo, motion, inputs.n_dummy, n_threads=inputs.n_procs) for echo in echoes
+            aligned_mean(echo, motion, inputs.n_dummy, unusable=unusable, n_threads=inputs.n_procs)
+            for echo in echoes
         ]
         t2star = fit_t2star(means, inputs.echo_times, head_mask(Volume(means[0], first.affine)))
         path = Path(runtime.cwd) / "t2star.nii.gz"

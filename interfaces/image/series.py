@@ -10,7 +10,7 @@ import math
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -174,12 +174,7 @@ class Series:
 
     def _read(self, handle: IO[bytes], index: int) -> FloatArray:
         """Read the volume at the handle's position."""
-        try:
-            raw = handle.read(self.volume_bytes)
-        except (OSError, EOFError, zlib.error) as error:
-            raise self._truncated(index) from error
-        if len(raw) < self.volume_bytes:
-            raise self._truncated(index)
+        raw = self._read_stored(handle, index)
         stored = np.frombuffer(raw, dtype=self._dtype).reshape(self.shape3, order="F")
         if (self._slope, self._inter) == (1.0, 0.0):
             data = np.array(stored, dtype=np.float32, order="C")
@@ -193,6 +188,16 @@ class Series:
                 "convert it again."
             )
         return data
+
+    def _read_stored(self, handle: IO[bytes], index: int) -> bytes:
+        """Read the stored bytes of the volume at the handle's position."""
+        try:
+            raw = handle.read(self.volume_bytes)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._truncated(index) from error
+        if len(raw) < self.volume_bytes:
+            raise self._truncated(index)
+        return raw
 
     def _truncated(self, index: int) -> InputError:
         return InputError(
@@ -372,6 +377,43 @@ class SeriesWriter:
             raise ValueError(f"{self._added} of {self.n_volumes} volumes were written")
 
 
+def copy_without(series: Series, volumes: Collection[int], path: Path) -> Path:
+    """Copy a series without some volumes; the others keep their stored values.
+
+    Parameters
+    ----------
+    series : Series
+        Series to copy.
+    volumes : collection of int
+        Volumes to leave out, from 0.
+    path : Path
+        ``.nii.gz`` file, which appears whole or not at all.
+
+    Returns
+    -------
+    Path
+        Path of the file.
+    """
+    kept = [t for t in range(series.n_volumes) if t not in volumes]
+    header = series.header.copy()
+    header.extensions.clear()
+    header.set_data_shape((*series.shape3, len(kept)))
+    header["vox_offset"] = 0
+    header.set_slope_inter(series._slope, series._inter)
+    with ExitStack() as stack:
+        beside = stack.enter_context(whole_file(path))
+        stream = stack.enter_context(beside.open("xb"))
+        zipped = gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=stream, mtime=0)
+        target: Any = stack.enter_context(zipped)
+        header.write_to(target)
+        source = stack.enter_context(series._open(0))
+        for index in range(series.n_volumes):
+            raw = series._read_stored(source, index)
+            if index in kept:
+                target.write(raw)
+    return path
+
+
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], n_threads: int = 1
 ) -> Generator[Result, None, None]:
@@ -458,9 +500,13 @@ def temporal_mean_std(
 OVERSHOOT = 1.25
 
 
-def highest(series: Series) -> float:
-    """Find the largest magnitude of a series."""
-    return max(float(max(volume.max(), -volume.min())) for volume in series.volumes())
+def highest(series: Series, unusable: Collection[int] = ()) -> float:
+    """Find the largest magnitude of a series, in other than unusable volumes."""
+    return max(
+        float(max(volume.max(), -volume.min()))
+        for number, volume in enumerate(series.volumes())
+        if number not in unusable
+    )
 
 
 def load_on_grid(path: str, series: Series) -> FloatArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import IO, Any
 
@@ -87,31 +87,37 @@ class VoxelStore:
             self._file.write(row[span].tobytes())
         self._added += 1
 
-    def blocks(self, start: int = 0) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def blocks(
+        self, start: int = 0, without: Collection[int] = ()
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Read the matrix in blocks of voxels.
 
         Parameters
         ----------
         start : int
             First volume.
+        without : collection of int
+            Volumes to leave out.
 
         Yields
         ------
         where : slice
             Voxels of the block.
-        block : ndarray of float32, shape (T - start, B)
-            Their time series.
+        block : ndarray of float32, shape (T, B)
+            Their time series, in the volumes that are used.
         """
         if self._added != self.n_volumes:
             raise ValueError(f"{self._added} of {self.n_volumes} volumes are stored")
+        used = [t - start for t in range(start, self.n_volumes) if t not in without]
         for span in self._spans():
             width = span.stop - span.start
             self._file.seek(4 * (span.start * self.n_volumes + start * width))
             raw = self._file.read(4 * (self.n_volumes - start) * width)
-            yield span, np.frombuffer(raw, dtype="<f4").reshape(-1, width).astype(np.float32)
+            block = np.frombuffer(raw, dtype="<f4").reshape(-1, width)
+            yield span, (block[used] if without else block).astype(np.float32)
 
 
-def exact_median(store: VoxelStore, start: int = 0) -> float:
+def exact_median(store: VoxelStore, start: int = 0, without: Collection[int] = ()) -> float:
     """Compute the exact median of all values of a store in little memory.
 
     The bits of floating-point numbers sort like integers: a first pass counts their upper
@@ -123,6 +129,8 @@ def exact_median(store: VoxelStore, start: int = 0) -> float:
         The values.
     start : int
         First volume used.
+    without : collection of int
+        Volumes that are not used.
 
     Returns
     -------
@@ -137,14 +145,14 @@ def exact_median(store: VoxelStore, start: int = 0) -> float:
     1.5
     """
     upper = np.zeros(1 << 16, dtype=np.int64)
-    for _, block in store.blocks(start):
+    for _, block in store.blocks(start, without):
         upper += np.bincount(_sortable(block) >> 16, minlength=1 << 16)
     before = np.cumsum(upper) - upper
     total = int(upper.sum())
     ranks = {(total - 1) // 2, total // 2}
     buckets = {rank: int(np.searchsorted(before + upper, rank, side="right")) for rank in ranks}
     lower = {bucket: np.zeros(1 << 16, dtype=np.int64) for bucket in buckets.values()}
-    for _, block in store.blocks(start):
+    for _, block in store.blocks(start, without):
         keys = _sortable(block)
         for bucket, counts in lower.items():
             inside = keys[keys >> 16 == bucket]

@@ -127,6 +127,8 @@ def _tissue_metrics(
     for name in regions.TISSUES:
         probability = maps.tpms[name]
         core = regions.tissue_core(probability, erode=erode)
+        if name == "wm":
+            core = regions.without_bright_outliers(image, core)
         summaries[name] = regions.summarize_region(image, core)
         volumes[name] = float(probability.sum(dtype=np.float64))
         values[f"rpve_{name}"] = whole.rpve(probability, outside=outside)

@@ -169,7 +169,8 @@ def test_the_report_shows_it(finished):
         assert wanted in page
     summary = json.loads((finished / "sub-01/figures/sub-01_desc-summary_dwi.json").read_text())
     assert summary["DistortionCorrection"]["method"] == "pepolar"
-    assert summary["Models"] == ["CSD", "DTI"]
+    assert summary["Models"] == ["DTI"]
+    assert "15 directions of one b-value; the run has 12" in summary["ModelsLeftOut"]["CSD"]
 
 
 def test_another_plugin_gives_the_same_bytes(bids, finished, tmp_path):

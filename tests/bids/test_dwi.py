@@ -208,3 +208,74 @@ def test_readout_time(dataset, sidecar, seconds):
     dataset(sidecar=sidecar)
     found = said(dataset)[0][0].readout_time
     assert found == (seconds if seconds is None else pytest.approx(seconds))
+
+
+# --- volumes without an image --------------------------------------------------------------
+
+
+def write_heads(dataset, spoil, n_weighted=12):
+    """Write a run of two b0 and some weighted volumes of a ball, some of them spoilt."""
+    rng = np.random.default_rng(5)
+    centre = np.array([9.5, 9.5, 4.5])[:, None, None, None]
+    ball = np.linalg.norm((np.indices((20, 20, 10)) - centre), axis=0) < 6
+    gain = np.array([900.0] * 2 + [300.0] * n_weighted)
+    data = ball[..., None] * gain + np.abs(rng.normal(0, 8, (20, 20, 10, gain.size)))
+    spoil(data)
+    directions = np.vstack([np.zeros((2, 3)), SIX, SIX[:, ::-1]])[: gain.size]
+    dataset(bvals=[0, 0] + [1000] * n_weighted, bvecs=directions, shape=data.shape)
+    path = dataset.folder / "sub-01_dwi.nii.gz"
+    nb.Nifti1Image(data.astype(np.int16), AFFINE).to_filename(path)
+
+
+def test_empty_volumes_are_left_out_with_their_gradients(dataset):
+    def spoil(data):
+        data[..., [1, 4, 13]] = 0
+
+    write_heads(dataset, spoil)
+    (run,), errors, warnings = said(dataset)
+    assert not errors
+    assert run.unusable_volumes == (1, 4, 13)
+    assert run.n_volumes == 11
+    assert [len(shell.volumes) for shell in run.shells] == [1, 10]
+    assert run.bvals == (0.0, *[1000.0] * 10)
+    assert any("volumes 1, 4, 13 (counted from 0) are empty; left out" in w for w in warnings)
+
+
+def test_a_noisy_or_scaled_volume_is_compared_with_those_of_its_shell(dataset):
+    def spoil(data):
+        data[..., 5] = np.abs(np.random.default_rng(2).normal(0, 8, data.shape[:3]))
+        data[..., 9] *= 20
+
+    write_heads(dataset, spoil)
+    (run,), _, warnings = said(dataset)
+    assert run.unusable_volumes == (5, 9)
+    assert any("volume 5 (counted from 0) is without a head" in w for w in warnings)
+    assert any("volume 9 (counted from 0) is of another scale" in w for w in warnings)
+
+
+def test_directions_that_are_left_decide_about_the_tensor(dataset):
+    def spoil(data):
+        data[..., 3:] = 0
+
+    write_heads(dataset, spoil)
+    (run,), _, warnings = said(dataset)
+    assert (run.n_directions, run.fits_tensor) == (1, False)
+    assert any("the run has 1 direction, but a tensor needs 6" in w for w in warnings)
+
+
+def test_a_run_whose_b0_volumes_are_all_empty_is_skipped(dataset):
+    def spoil(data):
+        data[..., :2] = 0
+
+    write_heads(dataset, spoil)
+    runs, errors, _ = said(dataset)
+    assert not runs
+    assert "no b0 volume" in errors[0]
+
+
+def test_b_values_without_shells_are_named(dataset):
+    bvals = np.array([0.0, *(160.0 * n for n in range(1, 8) for _ in range(6))])
+    dataset(bvals=bvals, bvecs=np.vstack([np.zeros((1, 3)), *[SIX] * 7]), shape=(20, 20, 10, 43))
+    (run,), _, warnings = said(dataset)
+    assert run.no_shells == "the b-values form no shells: 7 different ones from 160 to 1120 s/mm2"
+    assert any("kurtosis and spherical deconvolution, are left out" in w for w in warnings)

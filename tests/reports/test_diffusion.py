@@ -164,3 +164,54 @@ def test_runs_that_differ_much_in_brightness_are_doubted(study):
     (run,) = find_runs(JOINED, study.out, "01")
     (doubt,) = run_doubts(run)
     assert "sub-01_ses-1_run-2_dwi.nii.gz is 2.00 times as bright" in doubt
+
+
+def doubts_of(study, **summary):
+    add_dwi(study, **summary)
+    (run,) = find_runs(DIFFUSION, study.out, "01")
+    return run_doubts(run), dict(run_facts(run))
+
+
+def test_fibre_orientations_of_few_directions_need_review(study):
+    caveats = ["16 directions determine orders up to 4 only."]
+    fod = {"LMax": 4, "NumberOfDirections": 16, "Caveats": caveats}
+    (doubt,), facts = doubts_of(study.whole(), FibreOrientations=fod)
+    assert "come from 16 directions" in doubt
+    assert facts["Fibre orientations"] == f"Order 4, from 16 directions. {caveats[0]}"
+    fod = {"LMax": 6, "NumberOfDirections": 30, "Caveats": []}
+    assert doubts_of(study, FibreOrientations=fod)[0] == []
+
+
+def test_models_that_were_left_out_are_named(study):
+    why = "spherical deconvolution needs 15 directions of one b-value; the run has 12"
+    doubts, facts = doubts_of(study.whole(), Models=["DTI"], ModelsLeftOut={"CSD": why})
+    assert doubts == []
+    assert facts["Models left out"] == f"CSD: {why}"
+
+
+def test_volumes_that_were_left_out_need_review(study):
+    found = {"b0_volumes": 4, "shells": [], "left_out_volumes": [3, 4, 9]}
+    (doubt,), facts = doubts_of(study.whole(), Gradients=found)
+    assert "no usable image in volumes 3-4, 9 (counted from 0)" in doubt
+    assert facts["Volumes left out"] == "volumes 3-4, 9 (counted from 0)"
+
+
+def test_tensors_that_no_brain_has_need_review(study):
+    sound = {
+        "MedianFA": 0.24,
+        "MedianMD": 0.0009,
+        "Voxels": 1000,
+        "VoxelsWithNegativeEigenvalues": 12,
+    }
+    assert doubts_of(study.whole(), Tensor=sound)[0] == []
+    for wrong, word in (
+        ({"MedianFA": 0.71}, "median FA is 0.71"),
+        ({"MedianMD": 9e-5}, "median diffusivity is 9e-05"),
+        ({"VoxelsWithNegativeEigenvalues": 240}, "24% of the tensors"),
+    ):
+        (doubt,), _ = doubts_of(study, Tensor={**sound, **wrong})
+        assert word in doubt
+    (doubt,), _ = doubts_of(study, SNR=3.2)
+    assert "is 3.2" in doubt
+    (doubt,), _ = doubts_of(study, Bundles={"A": 0, "B": 0, "C": 9})
+    assert "only 1 of 3 bundles" in doubt

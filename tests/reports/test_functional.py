@@ -202,3 +202,12 @@ def test_without_runs_the_overview_has_no_table_of_them(study):
     write_group_report(study.out, study.run_dir)
     assert "Functional runs" not in check_page(study.out / "index.html").text()
     assert not (study.out / "group_bold.tsv").exists()
+
+
+def test_volumes_without_a_usable_image_need_review(study):
+    study.whole().add_bold("01", figures=ALL, summary={"UnusableVolumes": [34, 35, 36]})
+    (run,) = find_runs(FUNCTIONAL, study.out, "01")
+    (doubt,) = run_doubts(run)
+    assert "no usable image in volumes 34-36 (counted from 0)" in doubt
+    assert dict(run_facts(run))["Volumes without a usable image"].startswith("3: volumes 34-36")
+    assert "Needs review" in page_of(study).text("p")

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nb
@@ -14,6 +15,7 @@ from plans import workflow_of
 
 import neuroferry.workflows
 from neuroferry.bids.index import index_subjects
+from neuroferry.bids.volumes import VolumeFacts
 from neuroferry.engine.flatten import flatten
 from neuroferry.engine.names import StepName, kind_of
 from neuroferry.files import package_toml
@@ -113,7 +115,7 @@ def graph(tmp_path_factory):
 
     write_template(folder, 8)
     workflow = workflow_of(
-        *index_subjects(raw.root),
+        *map(_with_an_empty_volume, index_subjects(raw.root)),
         folder=folder,
         workflows=("anat", "func", "dwi", "qc"),
         output_spaces=(f"{SPACE}:res-2", "T1w", "bold", f"{NAME}:res-08"),
@@ -121,6 +123,18 @@ def graph(tmp_path_factory):
         derivatives={"mine": mine.root},
     )
     return flatten(workflow)
+
+
+def _with_an_empty_volume(subject):
+    """Let the last volume of the DWI run of sub-03 be empty."""
+    if subject.label != "03":
+        return subject
+    facts = VolumeFacts((90.0,) * 15 + (0.0,), (0.0,) * 16)
+    images = (
+        replace(image, volumes=facts) if image.suffix == "dwi" else image
+        for image in subject.images
+    )
+    return replace(subject, images=tuple(images))
 
 
 def _probsegs(label):

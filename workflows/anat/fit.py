@@ -28,6 +28,8 @@ OUTPUTS = (
     "bias_field",
     "brain_mask",
     "brain_score",
+    "average_report",
+    "tissue_report",
     "t1w_brain",
     "dseg",
     "tpms",
@@ -102,6 +104,8 @@ def init_anat_wf(
         Brain mask (uint8), and its confidence (JSON).
     dseg, tpms
         Labels 1 GM, 2 WM, 3 CSF; probabilities in the same order.
+    average_report, tissue_report
+        Which images were averaged; contrast and fractions of the tissues (JSON).
     anat2std_xfm, std2anat_xfm
         ITK transforms between T1w image and template.
     std_t1w, std_mask, std_dseg, std_tpms
@@ -161,7 +165,8 @@ def init_anat_wf(
             ("outputnode.tpms", "inputnode.tpms"),
         ]),
         (average_runs, outputnode, [
-            (field, field) for field in ("t1w_ref", "t1w_runs", "run2ref_xfms")
+            *((field, field) for field in ("t1w_ref", "t1w_runs", "run2ref_xfms")),
+            ("report", "average_report"),
         ]),
         (correct_bias, outputnode, [
             ("out_file", "t1w_preproc"), ("out_brain", "t1w_brain"), ("bias_field", "bias_field"),
@@ -169,7 +174,9 @@ def init_anat_wf(
         (brain_wf, outputnode, [
             (f"outputnode.{field}", field) for field in ("brain_mask", "brain_score")
         ]),
-        (segment_wf, outputnode, [(f"outputnode.{field}", field) for field in ("dseg", "tpms")]),
+        (segment_wf, outputnode, [
+            (f"outputnode.{field}", field) for field in ("dseg", "tpms", "tissue_report")
+        ]),
         (norm_wf, outputnode, [
             (f"outputnode.{field}", field) for field in ("anat2std_xfm", "std2anat_xfm")
         ]),

@@ -63,6 +63,7 @@ def init_anat_derivatives_wf(
     -----
     **Inputs**: the fields of the same names of `init_anat_wf`'s outputs, ``t1w_preproc``,
     ``brain_mask``, ``brain_score`` (goes into the sidecar of the mask), ``dseg``, ``tpms``,
+    ``average_report`` (of several images), ``tissue_report`` (unless precomputed),
     ``anat2std_xfm``, ``std2anat_xfm``, ``run2ref_xfms``; with the template space
     ``std_t1w``, ``std_mask``, ``std_dseg``, ``std_tpms``; with quality metrics ``iqms``,
     one JSON file for each source file.
@@ -189,12 +190,18 @@ class _Namer(RunNamer):
         dseg = self._about("Tissue labels, as listed in dseg.tsv", both, **label)
         tpms = self._about("Probability of the tissue named by the label entity", both, **label)
         outputs = [
-            self._output("t1w_preproc", "T1w", preproc, description="preproc"),
+            replace(
+                self._output("t1w_preproc", "T1w", preproc, description="preproc"),
+                report=("average_report", "Average") if len(self._raw) > 1 else None,
+            ),
             replace(
                 self._output("brain_mask", "mask", mask, description="brain"),
                 report=("brain_score", "BrainExtraction"),
             ),
-            self._output("dseg", "dseg", dseg),
+            replace(
+                self._output("dseg", "dseg", dseg),
+                report=None if "dseg" in self._given else ("tissue_report", "TissueSegmentation"),
+            ),
             self._tissues("tpms", tpms),
             self._transform("run2ref_xfms", self._runs, "orig", "T1w", self._raw, ".txt"),
         ]

@@ -49,12 +49,16 @@ def init_segmentation_wf(
 
     dseg, tpms
         Labels 1 GM, 2 WM, 3 CSF; probabilities in the same order.
+    tissue_report
+        Contrast and fractions of the tissues (JSON); undefined for precomputed tissues.
     """
     workflow = Workflow(name=name)
     inputnode = pe.Node(
         IdentityInterface(fields=["t1w_preproc", "brain_mask", "std2anat_xfm"]), name="inputnode"
     )
-    outputnode = pe.Node(IdentityInterface(fields=["dseg", "tpms"]), name="outputnode")
+    outputnode = pe.Node(
+        IdentityInterface(fields=["dseg", "tpms", "tissue_report"]), name="outputnode"
+    )
     if tissues is not None:
         workflow.__desc__ = "A precomputed tissue segmentation was used. "
         adopt_tissues = pe.Node(
@@ -83,6 +87,8 @@ def init_segmentation_wf(
             ("brain_mask", "in_mask"),
             ("std2anat_xfm", "std2anat_xfm"),
         ]),
-        (segment_tissues, outputnode, [("dseg", "dseg"), ("tpms", "tpms")]),
+        (segment_tissues, outputnode, [
+            ("dseg", "dseg"), ("tpms", "tpms"), ("report", "tissue_report"),
+        ]),
     ])  # fmt: skip
     return workflow

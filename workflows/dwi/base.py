@@ -12,6 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.config import WorkflowConfig
+from neuroferry.interfaces.dwi.models import shell_directions
 from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.workflows.dwi.apply import T1wGrid, can_replace, init_dwi_apply_wf
 from neuroferry.workflows.dwi.denoise import can_denoise, init_dwi_denoise_wf
@@ -181,7 +182,8 @@ def init_tracts_of(
     """Build the tractography of one run, or of joined runs, from its models."""
     return init_dwi_tracts_wf(
         run=run,
-        with_fod="CSD" in models and run.n_directions >= TRACKED_DIRECTIONS,
+        with_fod="CSD" in models
+        and shell_directions(run.shells, run.n_directions) >= TRACKED_DIRECTIONS,
         streamlines=config.streamlines,
         bundles=config.bundles,
         profile_extent=config.profile_extent,

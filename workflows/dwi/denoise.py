@@ -11,6 +11,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.dwi.check_gradients import CheckGradients, CheckOrientation
 from neuroferry.interfaces.dwi.denoise import MIN_VOLUMES, CorrectRician, DenoiseDwi, UnringDwi
+from neuroferry.interfaces.dwi.leave_out import LeaveOutVolumes
 from neuroferry.workflows.dwi.memory import (
     DENOISE_BYTES,
     DENOISE_THREAD_GB,
@@ -73,7 +74,8 @@ def init_dwi_denoise_wf(
     """
     workflow = Workflow(name=name)
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
-    outputnode.inputs.raw_dwi = str(run.image.path)
+    raw = _usable_volumes(run)
+    _feed(workflow, raw, outputnode, "raw_dwi")
     check = pe.Node(
         CheckGradients(
             in_file=str(run.image.path),
@@ -85,10 +87,13 @@ def init_dwi_denoise_wf(
         mem_gb=series_gb(0, run),
     )
     orientation = pe.Node(
-        CheckOrientation(dwi=str(run.image.path), correct=fix_gradients),
+        CheckOrientation(correct=fix_gradients),
         name="check_orientation",
         mem_gb=series_gb(ORIENTATION_BYTES, run),
     )
+    if run.unusable_volumes:
+        check.inputs.unusable = list(run.unusable_volumes)
+    _feed(workflow, raw, orientation, "dwi")
     workflow.connect([
         (check, orientation, [("out_bval", "bval"), ("out_bvec", "bvec")]),
         (check, outputnode, [("out_bval", "bval"), ("report", "gradient_report")]),
@@ -96,8 +101,8 @@ def init_dwi_denoise_wf(
     ])  # fmt: skip
 
     steps = _steps(run, ignore)
-    workflow.__desc__ = _describe(steps)
-    last: tuple[pe.Node, str] | None = None
+    workflow.__desc__ = _describe_left_out(run) + _describe(steps)
+    last = raw
     noise: pe.Node | None = None
     if "denoising" in steps:
         noise = pe.Node(
@@ -106,7 +111,7 @@ def init_dwi_denoise_wf(
             mem_gb=series_gb(DENOISE_BYTES, run, DENOISE_THREAD_GB * omp_nthreads),
             n_procs=omp_nthreads,
         )
-        last = _follow(workflow, run, last, noise)
+        last = _follow(workflow, last, noise)
         workflow.connect([
             (noise, outputnode, [("noise_map", "noise_map"), ("out_file", "dwi_clean")]),
         ])  # fmt: skip
@@ -118,28 +123,44 @@ def init_dwi_denoise_wf(
             mem_gb=series_gb(UNRING_BYTES, run),
             n_procs=omp_nthreads,
         )
-        last = _follow(workflow, run, last, unring)
+        last = _follow(workflow, last, unring)
     if "rician" in steps and noise is not None:
         rician = pe.Node(
             CorrectRician(), name="correct_rician", mem_gb=volume_gb(RICIAN_BYTES, run)
         )
-        last = _follow(workflow, run, last, rician)
+        last = _follow(workflow, last, rician)
         workflow.connect(noise, "noise_map", rician, "noise_map")
-    if last is None:
-        outputnode.inputs.dwi_denoised = str(run.image.path)
-    else:
-        workflow.connect(*last, outputnode, "dwi_denoised")
+    _feed(workflow, last, outputnode, "dwi_denoised")
     return workflow
 
 
+def _usable_volumes(run: DwiRun) -> str | tuple[pe.Node, str]:
+    """Take the run's file, or the step that leaves out volumes without a usable image."""
+    if not run.unusable_volumes:
+        return str(run.image.path)
+    leave_out = pe.Node(
+        LeaveOutVolumes(in_file=str(run.image.path), volumes=list(run.unusable_volumes)),
+        name="leave_out_volumes",
+        mem_gb=volume_gb(0, run),
+    )
+    return leave_out, "out_file"
+
+
+def _feed(
+    workflow: Workflow, source: str | tuple[pe.Node, str], node: pe.Node, field: str
+) -> None:
+    """Give a node a file, or connect it to the step that makes the file."""
+    if isinstance(source, str):
+        setattr(node.inputs, field, source)
+    else:
+        workflow.connect(*source, node, field)
+
+
 def _follow(
-    workflow: Workflow, run: DwiRun, last: tuple[pe.Node, str] | None, node: pe.Node
+    workflow: Workflow, last: str | tuple[pe.Node, str], node: pe.Node
 ) -> tuple[pe.Node, str]:
     """Connect a step to the one before it, the first one to the run itself."""
-    if last is None:
-        node.inputs.in_file = str(run.image.path)
-    else:
-        workflow.connect(*last, node, "in_file")
+    _feed(workflow, last, node, "in_file")
     return node, "out_file"
 
 
@@ -156,6 +177,15 @@ def _steps(run: DwiRun, ignore: Collection[str]) -> tuple[str, ...]:
         for step in ("denoising", "unringing", "rician")
         if step not in ignore and (step not in needs_noise or can_denoise(run, ignore))
     )
+
+
+def _describe_left_out(run: DwiRun) -> str:
+    """Describe the volumes that were left out in the methods text."""
+    count = len(run.unusable_volumes)
+    if not count:
+        return ""
+    volumes = "1 volume" if count == 1 else f"{count} volumes"
+    return f"{volumes} without a usable image were left out, with their gradients. "
 
 
 def _describe(steps: Collection[str]) -> str:

@@ -33,7 +33,11 @@ from neuroferry.workflows.dwi.memory import (
     T1W_BYTES,
     volume_gb,
 )
-from neuroferry.workflows.dwi.models import init_dwi_models_wf, plan_models
+from neuroferry.workflows.dwi.models import (
+    init_dwi_models_wf,
+    models_left_out,
+    plan_models,
+)
 from neuroferry.workflows.dwi.outputs import init_joined_derivatives_wf
 from neuroferry.workflows.dwi.reports import draw_models, draw_tracts
 from neuroferry.workflows.parts import connect_parts, of_kind
@@ -174,7 +178,7 @@ def _init_pictures(
     if t1w_gb is not None:
         drawings += draw_tracts(slices + t1w_gb, charts)
         reports = {**reports, "bundles_report": "bundles_report"}
-    summary = SummariseJoinedDwi(models=sorted(models))
+    summary = SummariseJoinedDwi(models=sorted(models), models_left_out=models_left_out(run))
     drawings.append(Drawing("summary", summary, reports, charts, ".json"))
     return init_pictures_wf(
         drawings=drawings,

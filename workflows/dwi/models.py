@@ -95,9 +95,17 @@ TRACKED_DIRECTIONS = 28
 
 def plan_models(run: DwiRun) -> tuple[str, ...]:
     """List the models that a run's gradients allow, of ``DTI``, ``DKI`` and ``CSD``."""
-    why_not = models_for(run.shells, run.n_directions, run.fits_tensor)
-    reasons = {"DTI": why_not.tensor, "DKI": why_not.kurtosis, "CSD": why_not.csd}
-    return tuple(model for model, reason in reasons.items() if not reason)
+    return tuple(model for model, reason in _reasons(run).items() if not reason)
+
+
+def models_left_out(run: DwiRun) -> dict[str, str]:
+    """Explain why models are left out, keyed by their names."""
+    return {model: reason for model, reason in _reasons(run).items() if reason}
+
+
+def _reasons(run: DwiRun) -> dict[str, str]:
+    why_not = models_for(run.shells, run.n_directions, run.fits_tensor, run.no_shells)
+    return {"DTI": why_not.tensor, "DKI": why_not.kurtosis, "CSD": why_not.csd}
 
 
 def init_dwi_models_wf(

@@ -144,6 +144,9 @@ class _Namer(RunNamer):
             seed=seed,
         )
         self._with_sdc = with_sdc
+        self._left_out: dict[str, Any] = {}
+        if run.unusable_volumes:
+            self._left_out["LeftOutVolumes"] = list(run.unusable_volumes)
 
     def _output(
         self,
@@ -172,6 +175,7 @@ class _Namer(RunNamer):
             "Preprocessed series, resampled in a single interpolation",
             [*self._raw, xfm, *field],
             SkullStripped=False,
+            **self._left_out,
         )
         replaced = ("slices_report", "SliceReplacement") if with_slices else None
         return [
@@ -246,6 +250,7 @@ class _Namer(RunNamer):
             "gradients are rotated into that space",
             sources,
             SkullStripped=False,
+            **self._left_out,
             **space,
         )
         own = self._uri("dwi", **preproc)

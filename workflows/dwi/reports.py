@@ -32,7 +32,7 @@ from neuroferry.workflows.dwi.memory import (
     T1W_BYTES,
     volume_gb,
 )
-from neuroferry.workflows.dwi.models import REPORTS
+from neuroferry.workflows.dwi.models import REPORTS, models_left_out
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
 
 MOTION = ("confounds_tsv", "outliers_tsv", "eddy_xfms", "motion_xfms")
@@ -123,10 +123,15 @@ def init_dwi_reports_wf(
     fields += ["coreg_report"] if t1w_shape is not None else []
     fields += ["sdc_report"] if with_sdc else []
     fields += ["slices_report"] if with_slices else []
-    fields += ["noise_map", "dwi_ref", "dwi_mask"] if with_noise else []
+    fields += ["dwi_mask"]
+    fields += ["noise_map", "dwi_ref"] if with_noise else []
     fields += [REPORTS[model] for model in models]
     fields += ["bundles_report"] if with_tracts else []
-    summarise = SummariseDwi(models=sorted(models), n_slices=run.shape[run.slice_axis])
+    summarise = SummariseDwi(
+        models=sorted(models),
+        models_left_out=models_left_out(run),
+        n_slices=run.shape[run.slice_axis],
+    )
     if in_t1w:
         summarise.inputs.spaces = ["T1w"]
     same = {field: field for field in fields}

@@ -153,6 +153,8 @@ def _resample_node(
         resample.inputs.slice_timing = list(run.slice_times)
     if run.echo_times:
         resample.inputs.echo_times = list(run.echo_times)
+    if run.unusable_volumes:
+        resample.inputs.unusable = list(run.unusable_volumes)
     node = pe.Node(
         resample,
         name=f"resample_{space.node}",
@@ -213,6 +215,8 @@ def _add_t2star(workflow: Workflow, run: BoldRun, omp_nthreads: int) -> None:
         name="fit_t2star",
         mem_gb=memory_gb(T2STAR_BYTES, volume_voxels(run.shape)),
     )
+    if run.unusable_volumes:
+        fit_t2star.inputs.unusable = list(run.unusable_volumes)
     workflow.connect([
         (workflow.get_node("inputnode"), fit_t2star, [
             ("motion_xfms", "motion_xfms"), ("n_dummy", "n_dummy"),

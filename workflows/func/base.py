@@ -117,6 +117,7 @@ def init_bold_wf(
         with_anat=with_anat,
         fd_threshold=config.fd_spike_threshold,
         dvars_threshold=config.dvars_spike_threshold,
+        unusable=run.unusable_volumes,
     )
     reports_wf = init_bold_reports_wf(
         out_dir=out_dir,
@@ -173,5 +174,16 @@ def _describe(run: BoldRun) -> str:
     return (
         f"\n\n### Functional data: {run.label.replace('_', ' ')}\n\n"
         f"The BOLD run{task} has {run.n_volumes} volumes of {' x '.join(map(str, run.shape))} "
-        f"voxels, one every {run.tr:g} s{echoes}. "
+        f"voxels, one every {run.tr:g} s{echoes}. {_describe_unusable(run)}"
+    )
+
+
+def _describe_unusable(run: BoldRun) -> str:
+    count = len(run.unusable_volumes)
+    if not count:
+        return ""
+    volumes = "1 volume holds" if count == 1 else f"{count} volumes hold"
+    return (
+        f"{volumes} no usable image: such volumes were excluded from all estimates, and marked as "
+        "outliers in the confounds. "
     )

@@ -57,6 +57,7 @@ def init_bold_confounds_wf(
     with_anat: bool = True,
     fd_threshold: float = FD_THRESHOLD,
     dvars_threshold: float = DVARS_THRESHOLD,
+    unusable: Sequence[int] = (),
     name: str = "bold_confounds_wf",
 ) -> Workflow:
     """Build the confounds of one run.
@@ -77,6 +78,8 @@ def init_bold_confounds_wf(
     fd_threshold, dvars_threshold : float
         Framewise displacement in mm and standardised DVARS above which a volume is a motion
         outlier.
+    unusable : sequence of int
+        Volumes without an image.
     name : str
         Name of the workflow.
 
@@ -129,6 +132,8 @@ def init_bold_confounds_wf(
         n_procs=1,
     )
     compute.volumes = n_volumes
+    if unusable:
+        compute.inputs.unusable = list(unusable)
     workflow.connect([
         (inputnode, compute, [(field, field) for field in fields]),
         (compute, outputnode, [(field, field) for field in found]),

@@ -127,6 +127,8 @@ def init_bold_fit_wf(
         find_reference.inputs.sbref = str(run.sbref)
     if dummy_scans is not None:
         find_reference.inputs.dummy_scans = dummy_scans
+    if run.unusable_volumes:
+        find_reference.inputs.unusable = list(run.unusable_volumes)
     workflow.connect([
         (find_reference, outputnode, [("n_dummy", "n_dummy"), ("report", "reference_report")]),
     ])  # fmt: skip
@@ -142,6 +144,8 @@ def init_bold_fit_wf(
             n_procs=omp_nthreads,
         )
         estimate_motion.volumes = run.n_volumes
+        if run.unusable_volumes:
+            estimate_motion.inputs.unusable = list(run.unusable_volumes)
         workflow.connect([
             (reference, estimate_motion, [("bold_ref", "ref_file")]),
             (find_reference, estimate_motion, [("n_dummy", "n_dummy")]),

@@ -132,6 +132,8 @@ class _Namer(RunNamer):
         }
         if run.task_name:
             timing["TaskName"] = run.task_name
+        if run.unusable_volumes:
+            timing["UnusableVolumes"] = list(run.unusable_volumes)
         if run.slice_times:
             first, last = min(run.slice_times), max(run.slice_times)
             timing["StartTime"] = round(first + self._slice_time_ref * (last - first), 6)

@@ -89,7 +89,7 @@ def init_bold_reports_wf(
         Drawing(desc, interface, inputs, _mem_gb(desc, shape, t1w_shape, n_volumes))
         for desc, interface, inputs in _steps(with_anat, with_sdc)
     ]
-    reports = ["summary_json", "reference_report"]
+    reports = ["summary_json", "reference_report", "bold_mask"]
     reports += ["coreg_report"] if with_anat else []
     reports += ["sdc_report"] if with_sdc else []
     same = {field: field for field in reports}

@@ -19,6 +19,7 @@ from neuroferry.bids.metadata import shown
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
 from neuroferry.bids.tables import Table, read_number, read_table
+from neuroferry.bids.volumes import all_the_same, judge_volumes
 from neuroferry.errors import InputError
 
 MIN_VOLUMES = 5
@@ -57,6 +58,8 @@ class BoldRun:
         Single-band reference on the grid of the run.
     task_name : str
         ``TaskName`` of the sidecar, or else the task label; empty without either.
+    unusable_volumes : tuple of int
+        Volumes without a usable image in one of the echoes, from 0.
     """
 
     echoes: tuple[Image, ...]
@@ -69,6 +72,7 @@ class BoldRun:
     echo_times: tuple[float, ...] = ()
     sbref: Path | None = None
     task_name: str = ""
+    unusable_volumes: tuple[int, ...] = ()
 
     @property
     def reference(self) -> Image:
@@ -220,7 +224,8 @@ def examine_run(
         facts = [read_header(echo.path) for echo in echoes]
     except InputError as error:
         return None, [Finding(str(error), fatal=True)]
-    findings = [*_shape_findings(facts), *_echo_findings(echoes)]
+    unusable, volume_findings = _settle_volumes(echoes)
+    findings = [*_shape_findings(facts), *_echo_findings(echoes), *volume_findings]
     if any(finding.fatal for finding in findings):
         return None, findings
     first, metadata = facts[0], echoes[0].metadata
@@ -248,6 +253,7 @@ def examine_run(
         tuple(_echo_time(echo) or 0.0 for echo in echoes) if len(echoes) > 1 else (),
         sbref,
         str(metadata.get("TaskName") or echoes[0].entities.get("task") or ""),
+        unusable,
     )
     return run, findings
 
@@ -273,6 +279,37 @@ def _shape_findings(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
             f" {sizes}); convert the run again",
             fatal=True,
         )
+
+
+_MARKED = (
+    "they are kept out of every average and estimate, written as zeros and marked as outliers in"
+    " the confounds; look at the image, or convert it again"
+)
+
+
+def _settle_volumes(echoes: Sequence[Image]) -> tuple[tuple[int, ...], list[Finding]]:
+    """Find the volumes without a usable image in one of the echoes."""
+    found: set[int] = set()
+    findings = []
+    for echo in echoes:
+        if echo.volumes is None:
+            continue
+        if all_the_same(echo.volumes):
+            text = (
+                f"all volumes of {echo.path.name} are the same to the last bit, so it is no time"
+                " series; convert the image again"
+            )
+            findings.append(Finding(text, fatal=True))
+            continue
+        judged = judge_volumes(echo.volumes)
+        where = f" of {echo.path.name}" if len(echoes) > 1 else ""
+        findings += [Finding(f"{text}{where}", False) for text in judged.sentences(_MARKED)]
+        found |= set(judged.volumes)
+        left = len(echo.volumes.spread) - len(found)
+        if found and left < MIN_VOLUMES:
+            text = f"{left} usable volumes are left; at least {MIN_VOLUMES} are needed"
+            findings.append(Finding(text, fatal=True))
+    return tuple(sorted(found)), findings
 
 
 def _echo_time(run: Image) -> float | None:

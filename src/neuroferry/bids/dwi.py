@@ -29,10 +29,12 @@ from neuroferry.bids.gradients import (
     read_bvals,
     read_bvecs,
     settle_gradients,
+    why_no_shells,
 )
 from neuroferry.bids.headers import read_header
 from neuroferry.bids.metadata import SidecarReader
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
+from neuroferry.bids.volumes import all_the_same, judge_volumes
 from neuroferry.errors import InputError
 
 _ONLY_B0S = (
@@ -56,9 +58,9 @@ class DwiRun:
     zooms : tuple of float
         Voxel size, mm.
     n_volumes : int
-        Number of volumes.
+        Number of volumes that are used.
     bvals : tuple of float
-        s/mm2, checked (see `neuroferry.bids.gradients.settle_gradients`).
+        Theirs, s/mm2, checked (see `neuroferry.bids.gradients.settle_gradients`).
     shells : tuple of Shell
         Volumes with similar b-values, the b0 volumes first.
     n_directions : int
@@ -73,6 +75,10 @@ class DwiRun:
         Total readout time, s.
     slice_axis : int
         Stored axis along which slices are stacked: the third, unless the sidecar has another.
+    no_shells : str
+        Why the b-values form no shells; empty if they do.
+    unusable_volumes : tuple of int
+        Volumes of the file without a usable image, from 0: left out with their gradients.
     """
 
     image: Image
@@ -89,6 +95,8 @@ class DwiRun:
     phase_axis: str | None = None
     readout_time: float | None = None
     slice_axis: int = 2
+    no_shells: str = ""
+    unusable_volumes: tuple[int, ...] = ()
 
     @property
     def session(self) -> str | None:
@@ -214,11 +222,20 @@ def examine_dwi(
     except InputError as error:
         return None, [Finding(str(error), fatal=True)]
     findings = [Finding(note, fatal=False) for note in (*notes, *more)]
+    unusable, volume_findings = _settle_volumes(run, bvals, b0_threshold)
+    findings += volume_findings
+    if any(finding.fatal for finding in findings):
+        return None, findings
+    bvals, unit = np.delete(bvals, unusable), np.delete(unit, unusable, axis=0)
     shells = find_shells(bvals, b0_threshold)
     findings += _shell_findings(bvals, shells, b0_threshold)
     if {shell.is_b0 for shell in shells} != {True, False}:
         return None, findings
     findings += [Finding(note, fatal=False) for note in _direction_findings(unit)]
+    no_shells = why_no_shells(bvals, b0_threshold)
+    if no_shells:
+        text = f"{no_shells}. Models that need shells, kurtosis and spherical deconvolution, are"
+        findings.append(Finding(f"{text} left out", fatal=False))
     encoding = settle_encoding(run)
     unknown = encoding.no_direction or encoding.no_readout_time
     if unknown:
@@ -229,7 +246,7 @@ def examine_dwi(
         bvec=bvec,
         shape=facts.volume_shape,
         zooms=facts.voxel_size,
-        n_volumes=facts.shape[3],
+        n_volumes=len(bvals),
         bvals=tuple(float(b) for b in bvals),
         shells=shells,
         n_directions=len(distinct_directions(unit)),
@@ -238,8 +255,33 @@ def examine_dwi(
         phase_axis=encoding.axis,
         readout_time=encoding.readout_time,
         slice_axis=_slice_axis(run.metadata),
+        no_shells=no_shells,
+        unusable_volumes=unusable,
     )
     return found, findings
+
+
+_LEFT_OUT = (
+    "left out of the run together with its b-value and direction; look at the image, or convert it"
+    " again"
+)
+
+
+def _settle_volumes(
+    run: Image, bvals: Floats, b0_threshold: float
+) -> tuple[tuple[int, ...], list[Finding]]:
+    """Find the volumes that are left out, each compared with those of its shell."""
+    if run.volumes is None:
+        return (), []
+    if all_the_same(run.volumes):
+        text = "all volumes are the same to the last bit; convert the image again"
+        return (), [Finding(text, fatal=True)]
+    shells = find_shells(bvals, b0_threshold)
+    judged = judge_volumes(run.volumes, [shell.volumes for shell in shells])
+    findings = [Finding(text, fatal=False) for text in judged.sentences(_LEFT_OUT)]
+    if len(judged.volumes) == len(bvals):
+        findings.append(Finding("no volume holds a usable image; convert it again", fatal=True))
+    return judged.volumes, findings
 
 
 def _slice_axis(metadata: Mapping[str, Any]) -> int:

@@ -24,6 +24,11 @@ B0_THRESHOLD = 50.0
 MIN_DIRECTIONS = 6
 #: b-values farther apart than this belong to different shells, s/mm2.
 _SHELL_GAP = 100.0
+#: Relative width of a shell above which its b-values count as different ones.
+_SHELL_WIDTH = 0.15
+#: More shells than this are a Cartesian grid of q-space, unless each has many volumes.
+_MOST_SHELLS = 6
+_MANY_VOLUMES = 15
 #: Deviation of lengths from one that is due to rounding.
 _UNIT_TOLERANCE = 0.01
 #: Directions closer than this are the same, degrees.
@@ -269,12 +274,15 @@ def find_shells(
     -------
     tuple of Shell
         Sorted by b-value, so b0 volumes come first. A new shell begins where two neighbouring
-        b-values are more than 100 s/mm2 apart.
+        b-values are more than 100 s/mm2 apart, and where a shell would be wider than 100 s/mm2 and
+        15%: b-values that rise in small steps are no shell.
 
     Examples
     --------
     >>> find_shells([0, 995, 2000, 5, 1005])
     (Shell(b=0.0, volumes=(0, 3)), Shell(b=1000.0, volumes=(1, 4)), Shell(b=2000.0, volumes=(2,)))
+    >>> [shell.b for shell in find_shells([0, 60, 100, 150, 200, 400, 600])]
+    [0.0, 103.0, 200.0, 400.0, 600.0]
     """
     values = np.asarray(bvals, dtype=np.float64)
     shells = []
@@ -282,12 +290,75 @@ def find_shells(
     if b0.size:
         shells.append(Shell(0.0, tuple(int(index) for index in b0)))
     order = np.argsort(values, kind="stable")[b0.size :]
-    breaks = np.flatnonzero(np.diff(values[order]) > _SHELL_GAP) + 1
-    for group in np.split(order, breaks):
-        if group.size:
+    for chain in _chains(values, order):
+        for group in _narrow_parts(values, chain):
             mean = float(np.round(values[group].mean()))
             shells.append(Shell(mean, tuple(sorted(int(index) for index in group))))
     return tuple(shells)
+
+
+def _chains(values: Floats, order: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Split volumes in the order of their b-values where neighbours differ by more than a gap."""
+    breaks = np.flatnonzero(np.diff(values[order]) > _SHELL_GAP) + 1
+    return [chain for chain in np.split(order, breaks) if chain.size]
+
+
+def _narrow_parts(values: Floats, chain: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Split a chain of rising b-values into parts that are narrow enough for one contrast."""
+    parts: list[list[int]] = []
+    for index in chain.tolist():
+        if parts and _is_narrow(values[parts[-1][0]], values[index]):
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return [np.array(part) for part in parts]
+
+
+def _is_narrow(low: float, high: float) -> bool:
+    return bool(high - low <= max(_SHELL_GAP, _SHELL_WIDTH * high))
+
+
+def why_no_shells(bvals: Floats | Sequence[float], b0_threshold: float = B0_THRESHOLD) -> str:
+    """Explain why b-values form no shells, as in DSI and IVIM; empty if they do.
+
+    Parameters
+    ----------
+    bvals : array of float64, shape (N,)
+        s/mm2.
+    b0_threshold : float
+        Volumes up to this b-value are not diffusion-weighted.
+
+    Returns
+    -------
+    str
+        A part of a sentence.
+
+    Notes
+    -----
+    Shells are few different b-values with many directions each. Diffusion spectrum imaging
+    measures a Cartesian grid, so that b-values are many multiples of one step, and intravoxel
+    incoherent motion many low b-values with few directions.
+
+    Examples
+    --------
+    >>> why_no_shells([0] + [1000] * 30 + [2000] * 30)
+    ''
+    >>> why_no_shells([0] + [100 * n for n in range(1, 41)])
+    'the b-values form no shells: 40 different ones from 100 to 4000 s/mm2'
+    """
+    values = np.asarray(bvals, dtype=np.float64)
+    order = np.argsort(values, kind="stable")[int(np.count_nonzero(values <= b0_threshold)) :]
+    chains = _chains(values, order)
+    wide = any(not _is_narrow(values[chain[0]], values[chain[-1]]) for chain in chains)
+    many = len(chains) > _MOST_SHELLS and min(chain.size for chain in chains) < _MANY_VOLUMES
+    if not (wide or many):
+        return ""
+    used = values[order]
+    count = len(np.unique(np.rint(used)))
+    return (
+        f"the b-values form no shells: {count} different ones from {used.min():g} to"
+        f" {used.max():g} s/mm2"
+    )
 
 
 def distinct_directions(bvecs: Floats) -> Floats:

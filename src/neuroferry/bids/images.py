@@ -17,6 +17,7 @@ import numpy as np
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.model import Problem
 from neuroferry.bids.nifti import Opened, open_image
+from neuroferry.bids.volumes import VolumeFacts, VolumeScan
 from neuroferry.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 #: Bytes behind the voxels that are counted.
 _MOST_EXTRA = 64 << 20
+#: Voxels of the largest slice whose statistics are kept.
+_MOST_SLICE = 1 << 24
 _MIN_VOXELS = 16
 #: Fewest slices of a series or a field map that covers a part of the head.
 _MIN_SLICES = 8
@@ -44,6 +47,7 @@ class _Values:
     high: float = -np.inf
     n_voxels: int = 0
     n_not_finite: int = 0
+    scan: VolumeScan | None = None
 
     def add(self, block: NDArray[Any]) -> None:
         finite = block[np.isfinite(block)] if block.dtype.kind == "f" else block
@@ -52,6 +56,8 @@ class _Values:
         if finite.size:
             self.low = min(self.low, float(finite.min()))
             self.high = max(self.high, float(finite.max()))
+        if self.scan is not None and not self.n_not_finite:
+            self.scan.add(block)
 
     def scale(self, slope: float | None, inter: float | None) -> None:
         """Apply the header's scaling, in the single precision of the steps."""
@@ -87,6 +93,26 @@ def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
     brain volumes would be wrong), or if the voxels are sheared (by more than 1 degree).
     Neither set is an error: left and right are unknown then.
     """
+    return survey_image(path, ndim=ndim)[0]
+
+
+def survey_image(path: str | Path, *, ndim: int = 3) -> tuple[list[Problem], VolumeFacts | None]:
+    """Check an image as `check_image` does, and learn about the volumes of a series.
+
+    Parameters
+    ----------
+    path : path
+        A ``.nii`` or ``.nii.gz`` file.
+    ndim : int
+        As for `check_image`.
+
+    Returns
+    -------
+    list of Problem
+        As from `check_image`.
+    VolumeFacts or None
+        None for an image of one volume, or that cannot be used.
+    """
     path = Path(path)
     subject = parse_name(path).entities.get("subject")
     try:
@@ -96,18 +122,22 @@ def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
             if len(opened.header.get_data_shape()) >= 3:
                 found += [*_value_problems(values), *_geometry_problems(opened)]
     except InputError as error:
-        return [Problem(str(error), "error", path, subject)]
-    return [
+        return [Problem(str(error), "error", path, subject)], None
+    problems = [
         Problem(f"{path}: {message}", "error" if fatal else "warning", path, subject)
         for message, fatal in found
     ]
+    usable = values.scan is not None and not any(fatal for _, fatal in found)
+    return problems, values.scan.facts() if usable and values.scan is not None else None
 
 
 def _scan(opened: Opened, path: Path) -> _Values:
     """Read the voxels and what follows them; raise InputError if their number is wrong."""
     header = opened.header
     dtype, shape = header.get_data_dtype(), header.get_data_shape()
-    values = _Values()
+    # a header can declare any shape: slices as large are no slices
+    is_series = len(shape) > 3 and min(shape) > 0 and math.prod(map(int, shape[:2])) <= _MOST_SLICE
+    values = _Values(scan=VolumeScan(shape) if is_series else None)
     expected = math.prod(map(int, shape)) * dtype.itemsize
     opened.stream.seek(opened.offset)
     for block in _blocks(opened.stream, expected, dtype.itemsize):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from neuroferry.bids.volumes import VolumeFacts
+
 Severity = Literal["error", "warning"]
 
 
@@ -25,6 +27,8 @@ class Image:
         ``"T1w"``, ``"anat"``.
     metadata : mapping
         The sidecar JSON files that apply, merged by the inheritance principle.
+    volumes : VolumeFacts or None
+        What reading a series told about its volumes; None before it was read.
     """
 
     path: Path
@@ -32,6 +36,7 @@ class Image:
     suffix: str
     datatype: str
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    volumes: VolumeFacts | None = None
 
     @property
     def session(self) -> str | None:

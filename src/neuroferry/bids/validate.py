@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.bids.headers import read_header
-from neuroferry.bids.images import check_image
+from neuroferry.bids.images import check_image, survey_image
 from neuroferry.bids.metadata import read_json
 from neuroferry.bids.model import Image, Problem, Subject
 from neuroferry.bids.tables import read_table
+from neuroferry.bids.volumes import VolumeFacts
 from neuroferry.errors import ExitCode, InputError
 
 __all__ = ["check_image", "check_sidecar", "check_subjects", "validate_dataset"]
@@ -131,13 +132,15 @@ def check_subjects(
     Returns
     -------
     list of Subject
-        The same participants, without images that have errors, with all problems.
+        The same participants, without images that have errors, with all problems; series with
+        the facts about their volumes.
     """
 
-    def check(run: Image) -> list[Problem]:
+    def check(run: Image) -> tuple[list[Problem], VolumeFacts | None]:
         series = run.datatype in ("func", "dwi", "perf") and run.suffix != "sbref"
         ndim = 4 if series or run.datatype == "fmap" else 3
-        return [*check_image(run.path, ndim=ndim), *check_sidecar(run)]
+        problems, volumes = survey_image(run.path, ndim=ndim)
+        return [*problems, *check_sidecar(run)], volumes
 
     runs = [run for subject in subjects for run in subject.images if run.suffix in suffixes]
     with ThreadPoolExecutor(max_workers=max(1, n_procs)) as pool:
@@ -149,12 +152,21 @@ def check_subjects(
     return [_without_unusable(subject, found) for subject in subjects]
 
 
-def _without_unusable(subject: Subject, found: Mapping[Path, list[Problem]]) -> Subject:
-    problems = [(run, problem) for run in subject.images for problem in found.get(run.path, ())]
+def _without_unusable(
+    subject: Subject, found: Mapping[Path, tuple[list[Problem], VolumeFacts | None]]
+) -> Subject:
+    nothing: tuple[list[Problem], VolumeFacts | None] = [], None
+    problems = [
+        (run, problem) for run in subject.images for problem in found.get(run.path, nothing)[0]
+    ]
     unusable = {run.path for run, problem in problems if problem.severity == "error"}
     return replace(
         subject,
-        images=tuple(run for run in subject.images if run.path not in unusable),
+        images=tuple(
+            replace(run, volumes=found.get(run.path, nothing)[1])
+            for run in subject.images
+            if run.path not in unusable
+        ),
         problems=subject.problems + tuple(problem for _, problem in problems),
     )
 

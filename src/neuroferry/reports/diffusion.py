@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from neuroferry.bids.volumes import name_volumes
 from neuroferry.reports.scans import (
     SERIES_FIGURES,
     Figure,
@@ -12,12 +13,24 @@ from neuroferry.reports.scans import (
     ScanRun,
     alignment_text,
     distortion_text,
+    mask_text,
     motion_text,
     number_text,
 )
 
 MANY_OUTLIERS = 0.05
 """Fraction of slices with dropout from which a run needs review."""
+FEW_DIRECTIONS = 28
+"""Directions of a shell below which fibre orientations need review: order 6 has as many values."""
+LOW_SNR = 5.0
+"""Signal-to-noise ratio of the b0 images below which a run needs review."""
+MEDIAN_FA = (0.05, 0.6)
+MEDIAN_MD = (0.3e-3, 2.0e-3)
+"""Plausible medians in a brain mask, children included; mm²/s."""
+UNUSUAL_VOXELS = 0.1
+"""Fraction of voxels with a negative eigenvalue from which tensors need review."""
+FEW_BUNDLES = 0.5
+"""Fraction of bundles found below which a run needs review."""
 MUCH_BRIGHTER = 0.2
 """Intensity ratio to the first run from which joined runs need review."""
 _PERCENT = 100
@@ -32,14 +45,18 @@ def _outliers(run: ScanRun) -> float | None:
 def _facts(run: ScanRun) -> list[tuple[str, str]]:
     return [
         ("Volumes", _volumes(run)),
+        ("Volumes left out", _left_out(run)),
         ("Gradients", _gradients(run)),
         ("Head motion", motion_text(run)),
         ("Eddy currents", _eddy(run)),
         ("Slices with dropout", _lost(run)),
         ("SNR", number_text(run.number("SNR"), "{:.0f} (b0, median in the brain)")),
+        ("Brain mask", mask_text(run)),
         ("Distortion", distortion_text(run)),
         ("Alignment with the T1w image", alignment_text(run)),
         ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),
+        ("Models left out", _models_left_out(run)),
+        ("Fibre orientations", _orientations(run)),
         ("Bundles", _bundles(run)),
         ("Also in the space of", ", ".join(map(str, run.summary.get("Spaces") or []))),
     ]
@@ -47,6 +64,12 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
 
 def _doubts(run: ScanRun) -> list[str]:
     doubts = []
+    left_out = _left_out(run)
+    if left_out:
+        doubts.append(
+            f"{run.name}: no usable image in {left_out}. They are left out with their gradients;"
+            " find out whether the other volumes can be trusted."
+        )
     share = run.number("OutlierSlices", "Fraction")
     if share is not None and share >= MANY_OUTLIERS:
         doubts.append(f"{_PERCENT * share:.0f}% of the slices of {run.name} have signal dropout.")
@@ -57,7 +80,64 @@ def _doubts(run: ScanRun) -> list[str]:
     found = run.part("Orientation")
     if found.get("verdict") == "wrong":
         doubts.append(f"{run.name}: {found.get('text', '')}")
+    snr = run.number("SNR")
+    if snr is not None and snr < LOW_SNR:
+        doubts.append(f"{run.name}: the signal-to-noise ratio of the b0 images is {snr:.1f}.")
+    return [*doubts, *_tensor_doubts(run), *_tract_doubts(run)]
+
+
+def _tensor_doubts(run: ScanRun) -> list[str]:
+    """Describe tensors that no brain has."""
+    doubts = []
+    fa, md = run.number("Tensor", "MedianFA"), run.number("Tensor", "MedianMD")
+    if fa is not None and not MEDIAN_FA[0] <= fa <= MEDIAN_FA[1]:
+        doubts.append(
+            f"{run.name}: the median FA is {fa:.2f}, outside of {MEDIAN_FA[0]:g} to"
+            f" {MEDIAN_FA[1]:g}: look at the map, the directions and the brain mask."
+        )
+    if md is not None and not MEDIAN_MD[0] <= md <= MEDIAN_MD[1]:
+        doubts.append(
+            f"{run.name}: the median diffusivity is {md:.2g} mm2/s, outside of {MEDIAN_MD[0]:g} to"
+            f" {MEDIAN_MD[1]:g}: look at the b-values and the brain mask."
+        )
+    voxels = run.number("Tensor", "Voxels")
+    negative = run.number("Tensor", "VoxelsWithNegativeEigenvalues")
+    if voxels and negative is not None and negative >= UNUSUAL_VOXELS * voxels:
+        share = _PERCENT * negative / voxels
+        doubts.append(f"{run.name}: {share:.0f}% of the tensors have a negative eigenvalue.")
     return doubts
+
+
+def _tract_doubts(run: ScanRun) -> list[str]:
+    """Describe fibre orientations from few directions, and missing bundles."""
+    doubts = []
+    count = run.number("FibreOrientations", "NumberOfDirections")
+    if count is not None and count < FEW_DIRECTIONS:
+        doubts.append(
+            f"{run.name}: the fibre orientations come from {count:.0f} directions, which do not"
+            " resolve crossing fibres reliably."
+        )
+    bundles = run.part("Bundles")
+    there = sum(bool(kept) for kept in bundles.values())
+    if bundles and there < FEW_BUNDLES * len(bundles):
+        doubts.append(f"{run.name}: only {there} of {len(bundles)} bundles were found.")
+    return doubts
+
+
+def _models_left_out(run: ScanRun) -> str:
+    """Explain which models were left out."""
+    return "; ".join(f"{name}: {why}" for name, why in run.part("ModelsLeftOut").items())
+
+
+def _orientations(run: ScanRun) -> str:
+    """Describe the fibre orientations and what limits them."""
+    found = run.part("FibreOrientations")
+    order, count = found.get("LMax"), found.get("NumberOfDirections")
+    if order is None or count is None:
+        return ""
+    caveats = found.get("Caveats")
+    more = [str(text) for text in caveats] if isinstance(caveats, list) else []
+    return " ".join([f"Order {order}, from {count} directions.", *more])
 
 
 def _lost(run: ScanRun) -> str:
@@ -78,6 +158,11 @@ def _volumes(run: ScanRun) -> str:
         return ""
     parts = [f"{shell.get('volumes')} of b = {shell.get('b', 0):.0f}" for shell in shells]
     return ", ".join([f"{b0s} b0", *parts])
+
+
+def _left_out(run: ScanRun) -> str:
+    found = run.part("Gradients").get("left_out_volumes")
+    return name_volumes(found) if isinstance(found, list) and found else ""
 
 
 def _gradients(run: ScanRun) -> str:
@@ -132,6 +217,7 @@ def _joined_facts(run: ScanRun) -> list[tuple[str, str]]:
     return [
         *facts,
         ("Models", ", ".join(str(name) for name in run.summary.get("Models") or [])),
+        ("Models left out", _models_left_out(run)),
         ("Bundles", _bundles(run)),
     ]
 

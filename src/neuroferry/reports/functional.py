@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neuroferry.bids.volumes import name_volumes
 from neuroferry.reports.scans import (
     SERIES_FIGURES,
     Figure,
@@ -9,6 +10,7 @@ from neuroferry.reports.scans import (
     ScanRun,
     alignment_text,
     distortion_text,
+    mask_text,
     motion_text,
     number_text,
 )
@@ -17,11 +19,28 @@ MANY_OUTLIERS = 0.2
 """Fraction of outlier volumes from which a run needs review."""
 
 
+FEW_VOLUMES = 20
+"""Usable volumes below which a run needs review."""
+USUAL_TR = (0.2, 15.0)
+"""Usual repetition times of BOLD runs, sparse sampling included, s."""
+
+
+def unusable(run: ScanRun) -> list[int]:
+    """Find the volumes without a usable image, from 0."""
+    found = run.summary.get("UnusableVolumes")
+    return [v for v in found if isinstance(v, int)] if isinstance(found, list) else []
+
+
+def _unusable_text(run: ScanRun) -> str:
+    found = unusable(run)
+    return f"{len(found)}: {name_volumes(found)}" if found else ""
+
+
 def outliers(run: ScanRun) -> float | None:
     """Compute the fraction of steady-state volumes that are motion outliers."""
     found = run.part("MotionOutliers").get("Volumes")
     volumes = run.number("NumberOfVolumes")
-    steady = (volumes or 0) - (run.number("NonSteadyStateVolumes") or 0)
+    steady = (volumes or 0) - (run.number("NonSteadyStateVolumes") or 0) - len(unusable(run))
     return len(found) / steady if isinstance(found, list) and steady > 0 else None
 
 
@@ -33,9 +52,11 @@ def _percent_outliers(run: ScanRun) -> float | None:
 def _facts(run: ScanRun) -> list[tuple[str, str]]:
     return [
         ("Volumes", _volumes(run)),
+        ("Volumes without a usable image", _unusable_text(run)),
         ("Head motion", motion_text(run)),
         ("Motion outliers", _outliers(run)),
         ("Temporal SNR", number_text(run.number("MedianTSNR"), "{:.0f} (median in the brain)")),
+        ("Brain mask", mask_text(run)),
         ("Distortion", distortion_text(run)),
         ("Alignment with the T1w image", alignment_text(run)),
         ("Noise components", _components(run)),
@@ -43,10 +64,36 @@ def _facts(run: ScanRun) -> list[tuple[str, str]]:
 
 
 def _doubts(run: ScanRun) -> list[str]:
+    doubts = []
+    empty = unusable(run)
+    if empty:
+        doubts.append(
+            f"{run.name}: no usable image in {name_volumes(empty)}. They are marked in the"
+            " confounds; find out whether the rest of the run can be trusted."
+        )
+    doubts += _length_doubts(run)
     share = outliers(run)
-    if share is None or share < MANY_OUTLIERS:
-        return []
-    return [f"{100 * share:.0f}% of the volumes of {run.name} are motion outliers."]
+    if share is not None and share >= MANY_OUTLIERS:
+        doubts.append(f"{100 * share:.0f}% of the volumes of {run.name} are motion outliers.")
+    return doubts
+
+
+def _length_doubts(run: ScanRun) -> list[str]:
+    """Describe a run that is too short for its confounds, and an unusual repetition time."""
+    doubts = []
+    volumes, tr = run.number("NumberOfVolumes"), run.number("RepetitionTime")
+    left = None if volumes is None else volumes - (run.number("NonSteadyStateVolumes") or 0)
+    if left is not None and left - len(unusable(run)) < FEW_VOLUMES:
+        doubts.append(
+            f"{run.name} has {left - len(unusable(run)):.0f} usable volumes, fewer than"
+            f" {FEW_VOLUMES}: outliers, temporal SNR and noise components are hardly determined."
+        )
+    if tr is not None and not USUAL_TR[0] <= tr <= USUAL_TR[1]:
+        doubts.append(
+            f"The repetition time of {run.name} is {tr:g} s, outside of {USUAL_TR[0]:g} to"
+            f" {USUAL_TR[1]:g} s: check the sidecar."
+        )
+    return doubts
 
 
 def _volumes(run: ScanRun) -> str:

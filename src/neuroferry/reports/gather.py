@@ -19,6 +19,9 @@ from neuroferry.reports.svg import looks_whole
 BRAIN_KEY = "BrainExtraction"
 """Key of the confidence in the sidecar of the brain mask."""
 
+DOUBTS = {"T1w": "Average", "dseg": "TissueSegmentation"}
+"""Suffixes of anatomical images, and keys of their sidecars that hold reasons for doubt."""
+
 OTHERS = ("bold", "dwi")
 """Suffixes of the series that have figures of their own."""
 
@@ -85,12 +88,15 @@ class Session:
         Without ``ses-``; ``None`` in a dataset without sessions.
     brain : mapping
         Confidence, verdict and reasons of the brain mask; empty if there is no mask.
+    doubts : tuple of str
+        What the steps doubt about the T1w images and their tissues, as sentences.
     """
 
     label: str | None
     reportlets: tuple[Reportlet, ...]
     brain: Mapping[str, Any]
     metrics: tuple[Metrics, ...]
+    doubts: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=3)
@@ -160,6 +166,7 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         reportlets.append(Reportlet(desc, item["subtitle"], item["description"], whole))
     brain: dict[str, Any] = {}
     metrics = []
+    doubts: list[str] = []
     for path in ours:
         name = parse_name(path)
         desc, space = (name.entities.get(key) for key in ("description", "space"))
@@ -168,7 +175,17 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
             brain = found if isinstance(found, dict) else {}
         elif desc == "iqms":
             metrics.append(_read_metrics(path))
-    return Session(label, tuple(reportlets), brain, tuple(m for m in metrics if m.values))
+        elif space is None and name.suffix in DOUBTS:
+            doubts += _read_doubts(path, DOUBTS[name.suffix])
+    measured = tuple(m for m in metrics if m.values)
+    return Session(label, tuple(reportlets), brain, measured, tuple(doubts))
+
+
+def _read_doubts(path: Path, key: str) -> list[str]:
+    """Read the reasons for doubt from a sidecar."""
+    found = read_if_sound(path).get(key)
+    reasons = found.get("reasons") if isinstance(found, dict) else None
+    return [str(reason) for reason in reasons] if isinstance(reasons, list) else []
 
 
 def _read_metrics(path: Path) -> Metrics:

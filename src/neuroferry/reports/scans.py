@@ -181,7 +181,7 @@ def run_facts(run: ScanRun) -> list[tuple[str, str]]:
 
 def run_doubts(run: ScanRun) -> list[str]:
     """Describe what needs review in a run, in full sentences, those of its kind first."""
-    doubts = [*alignment_doubts(run), *run.modality.doubts(run)]
+    doubts = [*alignment_doubts(run), *_mask_doubts(run), *run.modality.doubts(run)]
     missing = [item.title.lower() for item in run.reportlets if item.path is None]
     if len(missing) == len(run.reportlets):
         doubts.append(f"There are no figures of {run.name}.")
@@ -201,6 +201,54 @@ def alignment_doubts(run: ScanRun) -> list[str]:
         f"The alignment of {run.name} with the T1w image may be wrong{why}. Check it on "
         "every slice."
     ]
+
+
+def _mask_doubts(run: ScanRun) -> list[str]:
+    """Explain why the brain mask of a run is doubtful, if it is."""
+    found = run.part("BrainMask")
+    if found.get("verdict") != "look":
+        return []
+    why = " ".join(str(reason) for reason in found.get("reasons") or [])
+    return [f"Look at the brain mask of {run.name}. {why}".rstrip()]
+
+
+SAME_VOLUME = 0.2
+"""Difference between the brain masks of two runs of a session that needs review, relative."""
+
+
+def volume_doubts(runs: Sequence[ScanRun]) -> list[str]:
+    """Compare the volumes of the brain masks of the runs of each session and kind.
+
+    Parameters
+    ----------
+    runs : sequence of ScanRun
+        Runs of a participant.
+
+    Returns
+    -------
+    list of str
+        One sentence for each session whose smallest and largest mask differ by more than 20%.
+    """
+    groups: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for run in runs:
+        volume = run.number("BrainMask", "VolumeML")
+        session = parse_name(f"{run.stem}_{run.modality.suffix}").entities.get("session", "")
+        if volume is not None:
+            groups.setdefault((run.modality.suffix, session), []).append((volume, run.name))
+    doubts = []
+    for found in groups.values():
+        (low, one), (high, other) = min(found), max(found)
+        if low > 0 and high / low - 1 > SAME_VOLUME:
+            doubts.append(
+                f"The brain masks of {one} ({low:.0f} ml) and {other} ({high:.0f} ml) differ by"
+                f" {100 * (high / low - 1):.0f}%: look at both."
+            )
+    return doubts
+
+
+def mask_text(run: ScanRun) -> str:
+    """Describe the brain mask."""
+    return number_text(run.number("BrainMask", "VolumeML"), "{:.0f} ml")
 
 
 def run_cells(run: ScanRun) -> list[tuple[str, str]]:

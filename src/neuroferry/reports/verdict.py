@@ -10,7 +10,7 @@ from typing import Literal
 from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.gather import Session
-from neuroferry.reports.scans import ScanRun, run_doubts
+from neuroferry.reports.scans import ScanRun, run_doubts, volume_doubts
 
 Level = Literal["good", "look", "failed"]
 HEADLINES: dict[Level, str] = {
@@ -145,12 +145,14 @@ def judge(
         where = f" of session {session.label}" if session.label else ""
         if session.brain.get("verdict") == "look":
             looks.append(_brain_sentence(session, where))
+        looks += [f"Look at the T1w images{where}. {reason}" for reason in session.doubts]
         missing = [r.title.lower() for r in session.reportlets if r.path is None]
         if len(missing) == len(session.reportlets):
             looks.append(f"There are no figures{where}.")
         elif missing:
             looks.append(f"Figures{where} are missing: {', '.join(missing)}.")
     looks += [doubt for scan in scans for doubt in run_doubts(scan)]
+    looks += volume_doubts(scans)
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []
     if warnings:

@@ -12,6 +12,7 @@ from neuroferry.bids.grids import LARGEST_TILT, direction_along, tilt_of
 from neuroferry.bids.headers import image_shape, read_header
 from neuroferry.bids.intended import is_intended
 from neuroferry.bids.model import OTHER_PARTS, Image
+from neuroferry.bids.volumes import judge_volumes
 from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_plan import FieldmapPlan
 
@@ -263,11 +264,26 @@ def volumes_to_average(epi: Image, target: Image, b0_threshold: float) -> tuple[
         volumes = b0_volumes(epi, b0_threshold=b0_threshold)
         if not volumes:
             raise InputError(f"{epi.path.name} has no b0 volume (b <= {b0_threshold:g} s/mm2)")
-        return volumes
+        return _sound(epi, volumes, alike=[volumes])
     facts = read_header(epi.path)
+    everything = tuple(range(facts.n_volumes))
     if epi.suffix == "epi" and target.suffix == "dwi":
-        return tuple(range(facts.n_volumes)) if len(facts.shape) > 3 else ()
+        return _sound(epi, everything) if len(facts.shape) > 3 else ()
+    sound = _sound(epi, everything)
     if epi.suffix == "bold" and facts.n_volumes > 1:
-        first = max(0, (facts.n_volumes - _MIDDLE_VOLUMES) // 2)
-        return tuple(range(first, min(facts.n_volumes, first + _MIDDLE_VOLUMES)))
-    return ()
+        first = max(0, (len(sound) - _MIDDLE_VOLUMES) // 2)
+        return sound[first : first + _MIDDLE_VOLUMES]
+    return sound if sound != everything else ()
+
+
+def _sound(
+    epi: Image, volumes: tuple[int, ...], alike: Sequence[Sequence[int]] | None = None
+) -> tuple[int, ...]:
+    """Leave out volumes without a usable image."""
+    if epi.volumes is None:
+        return volumes
+    unusable = judge_volumes(epi.volumes, alike).volumes
+    sound = tuple(volume for volume in volumes if volume not in unusable)
+    if not sound:
+        raise InputError(f"no volume of {epi.path.name} that is needed holds a usable image")
+    return sound

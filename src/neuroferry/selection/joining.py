@@ -19,6 +19,7 @@ from neuroferry.bids.gradients import (
     read_bvals,
     read_bvecs,
     settle_gradients,
+    why_no_shells,
 )
 from neuroferry.bids.headers import read_header, same_axes
 
@@ -154,8 +155,8 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
     for run in runs:
         vectors, _ = read_bvecs(run.bvec)
         values, unit, _ = settle_gradients(read_bvals(run.bval), vectors, b0_threshold)
-        bvals.append(values)
-        directions.append(unit)
+        bvals.append(np.delete(values, run.unusable_volumes))
+        directions.append(np.delete(unit, run.unusable_volumes, axis=0))
     values, unit = np.concatenate(bvals), np.concatenate(directions)
     together = replace(
         first,
@@ -165,5 +166,7 @@ def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:
         shells=find_shells(values, b0_threshold),
         n_directions=len(distinct_directions(unit)),
         fits_tensor=determine_tensor(unit),
+        no_shells=why_no_shells(values, b0_threshold),
+        unusable_volumes=(),
     )
     return Joined(tuple(runs), together)

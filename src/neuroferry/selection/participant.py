@@ -449,10 +449,10 @@ def _texts(files: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _bare(plan: ParticipantPlan) -> ParticipantPlan:
-    """Remove the raw metadata of the images."""
+    """Remove the raw metadata of the images, and what was found on reading them."""
 
     def bare(image: Image) -> Image:
-        return replace(image, metadata={})
+        return replace(image, metadata={}, volumes=None)
 
     def bare_dwi(run: DwiRun) -> DwiRun:
         return replace(run, image=bare(run.image))

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -45,7 +48,7 @@ def test_alignment_is_finer_than_a_tenth_of_a_voxel(head, moved):
 
 
 def test_one_run_is_itself(head):
-    reference, matrices = average_runs([head])
+    reference, matrices, _ = average_runs([head])
     np.testing.assert_array_equal(reference.data, head.data)
     np.testing.assert_array_equal(matrices[0], np.eye(4))
 
@@ -55,12 +58,13 @@ def test_average_has_less_noise(head, moved):
     noisy = head.with_data(
         head.data + np.random.default_rng(2).normal(0, 3, SHAPE).astype(np.float32)
     )
-    average, matrices = average_runs([noisy, run])
+    average, matrices, alike = average_runs([noisy, run])
+    assert min(alike) > 0.9
     inside = ndimage.binary_erosion(head.data > 0, iterations=4)
     error = np.std((average.data - head.data)[inside])
     assert error < 0.85 * np.std((noisy.data - head.data)[inside])
     np.testing.assert_array_equal(matrices[0], np.eye(4))
-    kept, _ = average_runs([noisy, run], average=False)
+    kept, *_ = average_runs([noisy, run], average=False)
     np.testing.assert_array_equal(kept.data, noisy.data)
 
 
@@ -96,3 +100,32 @@ def test_interface_writes_each_run(head, moved, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.data, head.data)
     np.testing.assert_allclose(read_itk_affine(found.run2ref_xfms[0]), np.eye(4))
     np.testing.assert_allclose(read_itk_affine(found.run2ref_xfms[1])[:3, 3], truth[:3, 3], atol=1)
+
+
+def test_another_head_is_left_out_of_the_average(head, tmp_path):
+    rng = np.random.default_rng(11)
+    texture = ndimage.gaussian_filter(rng.normal(size=SHAPE), 2.0)
+    other = head.with_data(
+        np.clip((head.data > 0) * (100 + 400 * texture), 0, None).astype(np.float32)
+    )
+    average, _, alike = average_runs([head, other], sloppy=True)
+    np.testing.assert_array_equal(average.data, head.data)
+    assert alike[0] == 1.0
+    assert alike[1] < 0.5
+    for name, image in (("a", head), ("b", other)):
+        save_nifti(image.data, image.affine, tmp_path / f"{name}.nii.gz")
+    made = AverageRuns(
+        t1w=[str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")], sloppy=True
+    ).run(cwd=str(tmp_path))
+    report = json.loads(Path(made.outputs.report).read_text())
+    assert report["LeftOut"] == ["b.nii.gz"]
+    assert "another person" in report["reasons"][0]
+
+
+def test_shading_and_noise_do_not_make_another_head(head, moved):
+    run, _ = moved
+    shade = np.linspace(0.6, 1.5, SHAPE[2], dtype=np.float32)
+    noise = np.random.default_rng(3).normal(0, 25, SHAPE).astype(np.float32)
+    shaded = run.with_data(np.maximum(run.data * shade + noise, 0))
+    _, _, alike = average_runs([head, shaded], sloppy=True)
+    assert alike[1] > 0.9

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -7,6 +9,7 @@ from neuroferry.interfaces.anat.segment import (
     MixtureSettings,
     neighbour_support,
     segment_tissues,
+    tissue_report,
 )
 from neuroferry.interfaces.image.images import Volume
 
@@ -55,6 +58,44 @@ def test_neighbours_take_out_noise(scene):
     together = segment_tissues(volume, labels > 0, priors)
     wrong = [np.mean((s.dseg != labels)[labels > 0]) for s in (lonely, together)]
     assert wrong[1] < 0.7 * wrong[0]
+
+
+def test_vessels_and_fat_neither_widen_white_matter_nor_count_as_such(scene):
+    volume, labels, priors = scene
+    rng = np.random.default_rng(6)
+    bright = np.zeros(SHAPE, dtype=bool)
+    bright[labels == 2] = rng.random(np.count_nonzero(labels == 2)) < 0.004
+    data = volume.data.copy()
+    data[bright] *= rng.uniform(2.0, 3.3, np.count_nonzero(bright)).astype(np.float32)
+    clean = segment_tissues(volume, labels > 0, priors)
+    found = segment_tissues(volume.with_data(data), labels > 0, priors)
+    assert bright.sum() > 10
+    np.testing.assert_allclose(found.deviations, clean.deviations, rtol=0.1)
+    assert not np.stack(found.tpms)[:, bright].any()
+    others = (labels > 0) & ~bright
+    assert np.mean(found.dseg[others] != clean.dseg[others]) < 0.002
+
+
+def test_the_contrast_of_a_t1w_image_is_recognised(scene):
+    volume, labels, priors = scene
+    mask = labels > 0
+    report = tissue_report(volume, mask, priors, segment_tissues(volume, mask, priors))
+    assert 2 < report["Contrast"] < 5
+    assert not any("White matter" in reason for reason in report["reasons"])
+    inverted = volume.with_data(np.where(mask, 130 - volume.data, 0).astype(np.float32))
+    found = segment_tissues(inverted, mask, priors)
+    report = tissue_report(inverted, mask, priors, found)
+    assert report["verdict"] == "look"
+    assert "White matter is not brighter than grey matter" in report["reasons"][0]
+
+
+def test_fractions_that_no_brain_has_are_named(scene):
+    volume, labels, priors = scene
+    found = segment_tissues(volume, labels > 0, priors)
+    empty = np.zeros_like(found.tpms[0])
+    flat = replace(found, tpms=(found.tpms[0], empty, found.tpms[2]))
+    report = tissue_report(volume, labels > 0, priors, flat)
+    assert any("0% of the brain is WM" in reason for reason in report["reasons"])
 
 
 def test_intensity_scale_does_not_matter(scene):

@@ -129,6 +129,41 @@ def test_an_empty_volume_stays_with_its_neighbour(
     assert 2 not in find_reference(open_series(tmp_path / "bold.nii.gz")).used
 
 
+def test_unusable_volumes_are_kept_out_of_reference_and_motion(
+    clean: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    volumes = [mh.noisy(v, 50, rng) for v in [*clean[0][:6], *clean[0][:6]]]
+    other = [v.copy() for v in volumes]
+    spoilt = [0, 5, 10, 11]
+    for t in spoilt:
+        other[t] = np.abs(rng.normal(0, 2e5, other[t].shape))
+    path = tmp_path / "bold.nii.gz"
+    mh.save(other, path)
+    series = open_series(path)
+    found = find_reference(series, unusable=spoilt)
+    assert found.n_dummy == 0
+    assert not set(found.used) & set(spoilt)
+    motion = estimate_motion(series, found.volume, unusable=spoilt)
+    mh.save([v for t, v in enumerate(volumes) if t not in spoilt], path)
+    sound = open_series(path)
+    alone = find_reference(sound)
+    np.testing.assert_array_equal(alone.volume.data, found.volume.data)
+    expected = estimate_motion(sound, alone.volume).matrices
+    kept = [t for t in range(12) if t not in spoilt]
+    np.testing.assert_array_equal(motion.matrices[kept], expected)
+    np.testing.assert_array_equal(motion.matrices[spoilt], motion.matrices[[1, 4, 9, 9]])
+
+
+def test_dummies_are_counted_past_an_unusable_volume(tmp_path: Path) -> None:
+    head = mh.head(np.eye(4))
+    gains = [0.0, 1.5, 1.15, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    volumes = [mh.noisy(head * g, 50, np.random.default_rng(t)) for t, g in enumerate(gains)]
+    mh.save(volumes, tmp_path / "bold.nii.gz")
+    series = open_series(tmp_path / "bold.nii.gz")
+    assert find_reference(series, unusable=[0, 5]).n_dummy == 3
+
+
 def test_too_few_slices_are_refused() -> None:
     reference = Volume(mh.head(np.eye(4)).astype(np.float32)[..., 12:14], mh.AFFINE)
     with pytest.raises(GeometryError, match="too few slices"):

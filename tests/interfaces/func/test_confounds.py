@@ -490,3 +490,75 @@ def test_a_voxel_that_never_changes_harms_nothing(made, tmp_path):
     nb.save(nb.Nifti1Image(data, image.affine, image.header), path)
     table = read_table(run_interface({**made["paths"], "bold": path}, tmp_path).confounds_tsv)
     assert all(np.isfinite(values[1:]).all() for values in table.values())
+
+
+# --- volumes without an image --------------------------------------------------------------
+
+EMPTY = [*range(30, 33), 60, *range(84, 90)]
+
+
+@pytest.fixture(scope="module")
+def spoilt(made, tmp_path_factory):
+    """Compute the confounds of the series with ten volumes of zeros, as they are resampled."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    data = made["data"].astype(np.float32)
+    data[..., EMPTY] = 0
+    image = nb.Nifti1Image(data, AFFINE)
+    nb.save(image, folder / "bold.nii.gz")
+    paths = {**made["paths"], "bold": folder / "bold.nii.gz"}
+    return run_interface(paths, folder / "marked", unusable=EMPTY), run_interface(
+        paths, folder / "unmarked"
+    )
+
+
+def test_unusable_volumes_are_the_marked_ones_and_sound_ones_are_not(outputs, spoilt):
+    table, before = read_table(spoilt[0].confounds_tsv), read_table(outputs.confounds_tsv)
+    marked = [
+        int(np.flatnonzero(values)[0])
+        for name, values in table.items()
+        if name.startswith("motion_outlier")
+    ]
+    expected = [
+        int(np.flatnonzero(values)[0])
+        for name, values in before.items()
+        if name.startswith("motion_outlier")
+    ]
+    assert marked == sorted({*expected, *EMPTY})
+    # thresholds in other tools exclude them too
+    assert (table["std_dvars"][EMPTY] > 5).all()
+    sound = [t for t in range(N_DUMMY + 1, N_VOLUMES) if t not in EMPTY]
+    direct = [t for t in sound if t - 1 not in EMPTY]
+    np.testing.assert_allclose(table["std_dvars"][direct], before["std_dvars"][direct], rtol=0.06)
+    assert table["std_dvars"][[33, 61]].max() < 1.5  # change from the last sound volume
+    _, confused = spoilt
+    without = read_table(confused.confounds_tsv)["std_dvars"]
+    assert without[[33, 61]].min() > 5
+
+
+def test_unusable_volumes_are_in_no_statistic(outputs, spoilt):
+    truth, found, confused = (
+        json.loads(Path(o.summary_json).read_text()) for o in (outputs, *spoilt)
+    )
+    assert found["UnusableVolumes"] == EMPTY
+    assert truth["UnusableVolumes"] == []
+    assert found["MedianTSNR"] == pytest.approx(truth["MedianTSNR"], rel=0.05)
+    assert confused["MedianTSNR"] < 0.2 * truth["MedianTSNR"]
+    assert found["MotionOutliers"]["Volumes"] == truth["MotionOutliers"]["Volumes"]
+    assert found["StandardisedDVARS"]["Maximum"] == pytest.approx(
+        truth["StandardisedDVARS"]["Maximum"], rel=0.05
+    )
+
+
+def test_components_come_from_the_usable_volumes(made, outputs, spoilt):
+    found, before = (read_table(o.confounds_tsv) for o in (spoilt[0], outputs))
+    sound = [t for t in range(N_DUMMY, N_VOLUMES) if t not in EMPTY]
+    for name in ("c_comp_cor_00", "w_comp_cor_00"):
+        assert not found[name][EMPTY].any()
+        match = np.corrcoef(found[name][sound], before[name][sound])[0, 1]
+        assert abs(match) > 0.98
+    np.testing.assert_allclose(found["cosine00"], before["cosine00"])
+
+
+def test_too_few_usable_volumes_are_refused(made, tmp_path):
+    with pytest.raises(InputError, match="84 without a usable image"):
+        run_interface(made["paths"], tmp_path / "few", unusable=list(range(6, N_VOLUMES)))

@@ -257,3 +257,35 @@ def test_what_does_not_fit_is_refused(study: dict[str, Path]) -> None:
 def test_series_header(study: dict[str, Path]) -> None:
     run(study)
     assert open_series(study["dir"] / "out" / "bold.nii.gz").tr == 2.0
+
+
+@pytest.mark.parametrize("value", [0.0, 1000.0])
+def test_volumes_without_an_image_do_not_reach_their_neighbours(
+    study: dict[str, Path], value: float
+) -> None:
+    times = [2.0 * (k % 2) / 2 for k in range(SHAPE[2])]
+    base = scene(grid_points(SHAPE, AFFINE))
+    factor = [
+        np.array([1 + 0.05 * np.sin(2 * np.pi * 0.02 * (2.0 * t + s)) for s in times])
+        for t in range(24)
+    ]
+    volumes = [base * f for f in factor]
+    empty = [7, 12, 13, 20, 21, 22, 23]
+    write_motion_xfms(np.tile(np.eye(4), (24, 1, 1)), study["xfms"])
+    save_series(volumes, study["bold"])
+    timing = {"slice_timing": times, "slice_time_ref": 0.0}
+    truth, _ = run(study, **timing)
+    for t in empty:
+        volumes[t] = volumes[t] * value
+    save_series(volumes, study["bold"])
+    spoilt, _ = run(study, **timing)
+    found, image = run(study, **timing, unusable=empty)
+    sound = [t for t in range(24) if t not in empty]
+    inner = interior(SHAPE)
+    assert np.abs(spoilt - truth)[inner][..., sound].max() > 100
+    assert np.abs(found - truth)[inner][..., sound].max() < 12
+    assert not found[..., empty].any()
+    mean = nb.load(study["dir"] / "out" / "boldref.nii.gz").get_fdata()
+    np.testing.assert_allclose(mean, found[..., sound].mean(axis=-1), atol=0.1)
+    # a volume of another scale costs the others no digits
+    assert image.dataobj.slope < 0.1

@@ -206,3 +206,22 @@ def test_harmonization_brings_white_matter_to_a_thousand() -> None:
     assert np.median(image[regions.tissue_core(wm)]) * factor == pytest.approx(1000.0)
     assert math.isnan(regions.harmonization_factor(image, np.zeros_like(wm)))
     assert math.isnan(regions.harmonization_factor(-image, wm))
+
+
+def test_a_few_vessels_do_not_set_the_spread_of_white_matter():
+    """Two voxels of a thousand at up to 3.3 times the median, as vessels and fat are."""
+    rng = np.random.default_rng(2)
+    image = rng.normal(1000, 45, (60, 60, 60))
+    truth = regions.summarize_region(image, image > 0)
+    bright = rng.random(image.shape) < 0.002
+    image[bright] *= rng.uniform(1.5, 3.3, int(bright.sum()))
+    everything = regions.summarize_region(image, image > 0)
+    assert everything.stdv > 1.2 * truth.stdv
+    assert everything.k > 50
+    found = regions.summarize_region(image, regions.without_bright_outliers(image, image > 0))
+    assert found.stdv == pytest.approx(truth.stdv, rel=0.02)
+    assert abs(found.k) < 0.2
+    for summary, off in ((everything, True), (found, False)):
+        ratio = regions.snr(summary.median, summary.stdv, summary.n)
+        ratio /= regions.snr(truth.median, truth.stdv, truth.n)
+        assert (abs(ratio - 1) > 0.15) is off

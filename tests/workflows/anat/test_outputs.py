@@ -50,6 +50,8 @@ def run_derivatives(tmp_path, raw, out, **options):
     steps.mkdir(exist_ok=True)
     results = {
         "brain_score": write_text(steps / "score.json", '{"confidence": 0.9, "reasons": []}'),
+        "average_report": write_text(steps / "average.json", '{"LeftOut": [], "reasons": []}'),
+        "tissue_report": write_text(steps / "tissues.json", '{"Contrast": 2.5, "reasons": []}'),
         "anat2std_xfm": write_text(steps / "forward.h5"),
         "std2anat_xfm": write_text(steps / "back.h5"),
         "run2ref_xfms": [write_text(steps / f"run{i}.txt") for i in range(2)],

@@ -58,7 +58,7 @@ def feeds(expanded, node):
 
 
 def test_every_step_of_a_plain_run(person, tmp_path):
-    found, expanded, _ = graph(person(), tmp_path)
+    found, expanded, _ = graph(person([(1000, 16)]), tmp_path)
     steps = names(found)
     assert {
         *("check_gradients", "check_orientation", "denoise_dwi", "unring_dwi", "correct_rician"),
@@ -93,8 +93,48 @@ def test_what_the_shells_allow(person, tmp_path):
     assert track.inputs.n_streamlines == 1000
 
 
+def test_twelve_directions_give_no_fibre_orientations_and_the_summary_says_why(person, tmp_path):
+    found, _, _ = graph(person([(1000, 12)]), tmp_path)
+    assert not {"fit_csd", "write_fod"} & names(found)
+    assert {"fit_tensor", "track_streamlines"} <= names(found)
+    summary = found["dwi_wf.dwi_reports_wf.draw_summary"].inputs
+    why = "spherical deconvolution needs 15 directions of one b-value; the run has 12"
+    assert summary.models_left_out["CSD"] == why
+
+
+@pytest.mark.parametrize(
+    "shells",
+    [
+        [(100 * n, 6) for n in range(1, 26)],  # DSI in steps of 100
+        [(160 * n, 6) for n in range(1, 26)],  # DSI in steps that no shell spans
+        [(b, 6) for b in (60, 80, 100, 150, 200, 300, 400, 600, 800)],  # IVIM
+    ],
+)
+def test_b_values_without_shells_allow_the_tensor_alone(person, tmp_path, shells):
+    found, _, _ = graph(person(shells), tmp_path)
+    assert not {"fit_csd", "fit_kurtosis"} & names(found)
+    assert {"fit_tensor", "write_fa", "estimate_eddy"} <= names(found)
+    summary = found["dwi_wf.dwi_reports_wf.draw_summary"].inputs
+    assert summary.models_left_out["CSD"].startswith("the b-values form no shells: ")
+    assert summary.models_left_out["DKI"] == summary.models_left_out["CSD"]
+
+
+@pytest.mark.parametrize(
+    "shells",
+    [
+        [(700, 16), (1000, 32), (2800, 64)],
+        [(990, 10), (995, 10), (1000, 10), (1010, 10), (2950, 30), (3040, 30)],
+        [(b, 16) for b in (350, 800, 1500, 2400, 3450, 4750, 6000, 7800)],
+    ],
+)
+def test_real_shells_are_recognised(person, tmp_path, shells):
+    found, _, _ = graph(person(shells), tmp_path)
+    assert {"fit_csd", "fit_kurtosis"} <= names(found)
+
+
 def test_few_directions_follow_tensors_many_fibre_orientations(person, tmp_path):
-    found, expanded, _ = graph(person(), tmp_path)
+    found, expanded, _ = graph(person([(1000, 16)]), tmp_path)
+    assert "fit_csd" in names(found)
     track = found["dwi_wf.tracts_wf.track_streamlines"]
     assert "fit_csd" not in feeds(expanded, track)
 
