@@ -35,7 +35,7 @@ SIDECARS = {
     },
     "dwi": {**DWI, "SliceEncodingDirection": "k", "B0FieldSource": ["pepolar"]},
     "epi": {**BOLD, "B0FieldIdentifier": "pepolar", "IntendedFor": ["func/x_bold.nii.gz"]},
-    "phasediff": {**PHASEDIFF, "Units": "rad", "B0FieldIdentifier": "phases"},
+    "phasediff": {**PHASEDIFF, "B0FieldIdentifier": "phases"},
     "magnitude1": {"EchoTime": 0.0045, "B0FieldIdentifier": "phases"},
 }
 EVENTS = "onset\tduration\ttrial_type\n" + "".join(f"{n}\t1\ta\n" for n in range(9))

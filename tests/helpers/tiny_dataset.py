@@ -20,7 +20,7 @@ BOLD: dict[str, Any] = {
     "TotalReadoutTime": 0.03,
 }
 DWI: dict[str, Any] = {**BOLD, "EchoTime": 0.08}
-PHASEDIFF = {"EchoTime1": 0.0045, "EchoTime2": 0.007}
+PHASEDIFF = {"EchoTime1": 0.0045, "EchoTime2": 0.007, "Units": "rad"}
 _VOLUMES = {"bold": 6, "dwi": 13, "epi": 2}
 
 
