@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
 from neuroferry.files import write_text
-from neuroferry.interfaces.epi.coregister import (
+from neuroferry.interfaces.epi.heads import (
     align_heads,
+    even_out,
     mask_points,
     refine_heads,
     rms_distance,

@@ -6,9 +6,8 @@ from scipy import ndimage
 
 from neuroferry.errors import InputError
 from neuroferry.interfaces.epi.boundary import Boundary, boundary_contrast, boundary_cost
-from neuroferry.interfaces.epi.coregister import (
-    Coregister,
-    coregister,
+from neuroferry.interfaces.epi.coregister import Coregister, coregister
+from neuroferry.interfaces.epi.heads import (
     mask_points,
     near_brain,
     rms_distance,
@@ -90,12 +89,16 @@ def test_without_white_matter_mutual_information_decides(anatomy):
     assert found.verdict == "look"
 
 
-def test_an_epi_without_edges_falls_back_and_says_so(anatomy):
+@pytest.mark.parametrize(
+    ("parameters", "verdict"),
+    [((2, 1, 1, 0.02, 0, 0), "look"), ((6, 9, 4, 0.15, 0, 0), "bad")],
+)
+def test_an_epi_without_edges_is_trusted_only_near_the_header(anatomy, parameters, verdict):
     t1w, mask, wm = anatomy
-    epi, _ = make_epi((2, 3, 4, 0.05, 0, 0), contrast=(0.7, 1.0, 0.1), noise=25.0)
+    epi, _ = make_epi(parameters, contrast=(0.7, 1.0, 0.1), noise=25.0)
     found = coregister(epi, t1w, mask, wm, sloppy=True)
     assert found.method == "mutual information"
-    assert found.verdict == "look"
+    assert found.verdict == verdict
     assert any("surface" in reason for reason in found.reasons)
 
 
