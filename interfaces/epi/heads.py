@@ -287,3 +287,48 @@ def near_brain(epi: Volume, mask: Volume, matrix: Affine, margin_mm: float) -> N
     distance = ndimage.distance_transform_edt(~carried, sampling=epi.zooms)
     near: NDArray[np.bool_] = distance <= margin_mm
     return near
+
+
+def match_at(
+    epi: Volume,
+    other: Volume,
+    mask: NDArray[np.bool_],
+    matrix: Affine,
+    *,
+    distances: Sequence[float] = (),
+    seed: int = 1,
+) -> list[float]:
+    """Compute the mutual information of two images of a head in one position, and around it.
+
+    Parameters
+    ----------
+    epi, other : Volume
+        Images of one head.
+    mask : ndarray of bool, shape (I, J, K)
+        Brain of the other image.
+    matrix : ndarray of float64, shape (4, 4)
+        EPI points to points of the other image, RAS+ mm.
+    distances : sequence of float
+        How far to move, and to turn at 50 mm from the centre, mm.
+    seed : int
+        Seed of the sampling jitter.
+
+    Returns
+    -------
+    list of float
+        At the position, nats; then for each distance the mean over twelve moves and turns.
+    """
+    _, around = _head_of(epi)
+    near = near_brain(epi, _as_volume(other, mask), matrix, 6.0)
+    points = sample_points(epi, near & around, 4.0, seed=seed)
+    image = moving_image(resample_isotropic(other, ANATOMY_ZOOM_MM), 4.0)
+    found = [mutual_information(points, image, matrix)]
+    for distance in distances:
+        ways = np.eye(RIGID) * distance
+        ways[3:] /= 50.0
+        values = [
+            mutual_information(points, image, matrix @ compose(way, points.centre))
+            for way in (*ways, *-ways)
+        ]
+        found.append(float(np.mean(values)))
+    return found

@@ -70,10 +70,10 @@ def test_normalisation_overlaps_better_than_the_affine(template, bent):
     before, after = (dice(image, template.gm > 0.5) for image in carried)
     assert after > 0.9
     assert after > before + 0.02
-    assert found.folded == 0
+    assert found.fit.folded == 0
     inside = template.brain_mask
     plain = apply_transforms(brain, [found.affine], shape, template.affine).data
-    assert found.correlation > np.corrcoef(plain[inside], template.t1w[inside])[0, 1] + 0.05
+    assert found.fit.correlation > np.corrcoef(plain[inside], template.t1w[inside])[0, 1] + 0.05
 
 
 def test_both_ways_cancel(bent):
@@ -121,8 +121,8 @@ def test_another_template_is_found_through_the_own_one(template, bent, tmp_path,
     names = {"template": str(t1w), "template_mask": str(outline)}
     node = Normalise(**files, **names, own_xfm=str(tmp_path / "own.h5"), sloppy=True)
     found = node.run().outputs
-    assert found.folded == 0
-    assert found.correlation > own.correlation - 0.02
+    assert found.fit.folded == 0
+    assert found.fit.correlation > own.fit.correlation - 0.02
     inside = np.argwhere(template.brain_mask)[::50]
     points = (template.affine @ np.c_[inside, np.ones(len(inside))].T)[:3]
     moved = MOVED[:3, :3] @ points + MOVED[:3, 3:]
