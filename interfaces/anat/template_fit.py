@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # Voxels of a warped brain that are darker than this fraction of its maximum are outside.
 DARKEST = 0.02
 
-GOOD_CORRELATION, LEAST_CORRELATION = 0.75, 0.5
-GOOD_OVERLAP, LEAST_OVERLAP = 0.93, 0.8
+GOOD_CORRELATION, LEAST_CORRELATION = 0.8, 0.5
+GOOD_OVERLAP, LEAST_OVERLAP = 0.9, 0.7
 SMALLEST_RATIO, LARGEST_RATIO = 0.45, 1.35
 MOST_FOLDED = 100
 
@@ -87,11 +87,12 @@ def judge_fit(
     -------
     TemplateFit
     """
-    correlation = float(np.corrcoef(warped[inside], static[inside])[0, 1])
+    flat = float(warped[inside].std()) == 0.0
+    correlation = 0.0 if flat else float(np.corrcoef(warped[inside], static[inside])[0, 1])
     there = warped > DARKEST
     overlap = 2.0 * float((there & inside).sum()) / max(float(there.sum() + inside.sum()), 1.0)
     low, high = (float(value) for value in np.percentile(jacobian, (1, 99)))
-    level, reasons = _judge(np.nan_to_num(correlation), overlap, volume_ratio, folded)
+    level, reasons = _judge(correlation, overlap, volume_ratio, folded)
     return TemplateFit(correlation, overlap, low, high, volume_ratio, folded, level, reasons)
 
 

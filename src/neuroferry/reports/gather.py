@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from neuroferry.reports.svg import looks_whole
 
 BRAIN_KEY = "BrainExtraction"
 """Key of the confidence in the sidecar of the brain mask."""
+TEMPLATE_KEY = "TemplateRegistration"
+"""Key of the fit in the sidecar of a transform to a template."""
 
 OTHERS = ("bold", "dwi")
 """Suffixes of the series that have figures of their own."""
@@ -85,12 +87,15 @@ class Session:
         Without ``ses-``; ``None`` in a dataset without sessions.
     brain : mapping
         Confidence, verdict and reasons of the brain mask; empty if there is no mask.
+    templates : mapping of str to mapping
+        Fit, verdict and reasons of the registration to each template.
     """
 
     label: str | None
     reportlets: tuple[Reportlet, ...]
     brain: Mapping[str, Any]
     metrics: tuple[Metrics, ...]
+    templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=3)
@@ -159,6 +164,7 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         whole = path if path is not None and looks_whole(path) else None
         reportlets.append(Reportlet(desc, item["subtitle"], item["description"], whole))
     brain: dict[str, Any] = {}
+    templates: dict[str, Mapping[str, Any]] = {}
     metrics = []
     for path in ours:
         name = parse_name(path)
@@ -166,9 +172,14 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         if name.suffix == "mask" and desc == "brain" and space is None:
             found = read_if_sound(path).get(BRAIN_KEY)
             brain = found if isinstance(found, dict) else {}
+        elif name.suffix == "xfm" and name.entities.get("from") == "T1w":
+            found = read_if_sound(path).get(TEMPLATE_KEY)
+            if isinstance(found, dict):
+                templates[name.entities.get("to", "")] = found
         elif desc == "iqms":
             metrics.append(_read_metrics(path))
-    return Session(label, tuple(reportlets), brain, tuple(m for m in metrics if m.values))
+    known = tuple(m for m in metrics if m.values)
+    return Session(label, tuple(reportlets), brain, known, templates)
 
 
 def _read_metrics(path: Path) -> Metrics:
