@@ -175,7 +175,15 @@ class RunNamer:
         xfm = {**self._names, "from": label, "to": self._reference, "mode": "image"}
         return [
             Output("fieldmap", names, "fieldmap", about, datatype="fmap"),
-            Output(f"fmap2{self._reference}_xfm", xfm, "xfm", way, TEXT, self._datatype),
+            Output(
+                f"fmap2{self._reference}_xfm",
+                xfm,
+                "xfm",
+                way,
+                TEXT,
+                self._datatype,
+                report=("sdc_report", "DistortionCorrection"),
+            ),
         ]
 
 

@@ -22,7 +22,6 @@ from nipype.interfaces.base import (
 from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
 from neuroferry.bids.headers import SAME_VOXELS_MM, read_header, same_axes, same_grid
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.epi.heads import mask_points, rms_distance
 from neuroferry.interfaces.epi.distortion import unwarp
 from neuroferry.interfaces.epi.field_solver import PAIR_LEVELS, solve_field
 from neuroferry.interfaces.epi.fieldmap_gre import (
@@ -31,6 +30,7 @@ from neuroferry.interfaces.epi.fieldmap_gre import (
     brain_of,
     write_fieldmap,
 )
+from neuroferry.interfaces.epi.heads import mask_points, rms_distance
 from neuroferry.interfaces.image.affine import RIGID, moving_image, refine, sample_points
 from neuroferry.interfaces.image.bias import foreground
 from neuroferry.interfaces.image.images import (

@@ -65,9 +65,7 @@ class Placement:
         """Reasons for a verdict other than good, as sentences."""
         found = []
         if self.sharpness[0] < SHARP_4_MM or self.sharpness[1] < SHARP_8_MM:
-            found.append(
-                "The field map fits the image hardly better than a few millimetres away."
-            )
+            found.append("The field map fits the image hardly better than a few millimetres away.")
         if self.starts_differ_mm > SAME_MM:
             found.append(
                 f"From the position in the headers, another one is found"
@@ -166,6 +164,4 @@ def check_place(
             matrix, _ = refine_heads(even, other, mask, from_header, sloppy=sloppy, seed=seed)
     best, *away = match_at(even, other, mask, matrix, distances=(4.0, 8.0), seed=seed)
     loss = [1.0 - value / max(best, 1e-9) for value in away]
-    return Placement(
-        matrix, (loss[0], loss[1]), apart, rms_distance(matrix, np.eye(4), points)
-    )
+    return Placement(matrix, (loss[0], loss[1]), apart, rms_distance(matrix, np.eye(4), points))

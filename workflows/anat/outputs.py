@@ -63,8 +63,8 @@ def init_anat_derivatives_wf(
     -----
     **Inputs**: the fields of the same names of `init_anat_wf`'s outputs, ``t1w_preproc``,
     ``brain_mask``, ``brain_score`` (goes into the sidecar of the mask), ``dseg``, ``tpms``,
-    ``anat2std_xfm``, ``std2anat_xfm``, ``norm_report`` (goes into the sidecars of these two, unless
-    they are precomputed), ``run2ref_xfms``; with the template space
+    ``anat2std_xfm``, ``std2anat_xfm``, ``norm_report`` (goes into the sidecars of these two,
+    unless they are precomputed), ``run2ref_xfms``; with the template space
     ``std_t1w``, ``std_mask``, ``std_dseg``, ``std_tpms``; with quality metrics ``iqms``,
     one JSON file for each source file.
 
@@ -112,8 +112,8 @@ def init_template_derivatives_wf(
 
     Notes
     -----
-    **Inputs**: ``anat2std_xfm``, ``std2anat_xfm``, ``norm_report``; for each grid ``std_t1w``, ``std_mask``,
-    ``std_dseg`` and ``std_tpms``, with the suffix ``_res_<label>`` where it has a label.
+    **Inputs**: ``anat2std_xfm``, ``std2anat_xfm``, ``norm_report``; for each grid
+    ``std_t1w``, ``std_mask``, ``std_dseg`` and ``std_tpms``, with the suffix ``_res_<label>`` where it has a label.
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """

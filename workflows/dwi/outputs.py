@@ -11,7 +11,15 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.selection.fieldmaps import FieldmapPlan
 from neuroferry.workflows.dwi.models import MAPS, DwiMap
-from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, RunNamer, hold_back, init_sinks_wf
+from neuroferry.workflows.sinks import (
+    NIFTI,
+    TABLE,
+    TEXT,
+    Output,
+    RunNamer,
+    hold_back,
+    init_sinks_wf,
+)
 
 
 def init_dwi_derivatives_wf(

@@ -15,9 +15,7 @@ def template():
 
 def judged(warped, template, *, volume_ratio=0.85, folded=0):
     static, inside = template
-    return judge_fit(
-        warped, static, inside, np.ones(9), volume_ratio=volume_ratio, folded=folded
-    )
+    return judge_fit(warped, static, inside, np.ones(9), volume_ratio=volume_ratio, folded=folded)
 
 
 def test_the_template_itself_fits(template):

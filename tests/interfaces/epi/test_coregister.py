@@ -88,7 +88,9 @@ def uneven(epi, *, radius=30.0):
     return epi.with_data((epi.data * field / field.mean()).astype(np.float32))
 
 
-@pytest.mark.parametrize("parameters", [(0.4, -0.3, 0.3, 0, 0.004, 0), (6, -9, 8, 0.1, -0.08, 0.1)])
+@pytest.mark.parametrize(
+    "parameters", [(0.4, -0.3, 0.3, 0, 0.004, 0), (6, -9, 8, 0.1, -0.08, 0.1)]
+)
 def test_an_uneven_receive_field_is_no_contrast(anatomy, parameters):
     t1w, mask, wm = anatomy
     epi, truth = make_epi(parameters, noise=25.0)
