@@ -157,13 +157,13 @@ def apply_fieldmap(
 
     placement = None
     if matrix is None:
-        to = {"magnitude": found.magnitude, "mask": found.mask}
-        matrix = find_place(epi, **to, sloppy=sloppy, seed=seed)
+        magnitude, mask = found.magnitude, found.mask
+        matrix = find_place(epi, magnitude, mask, sloppy=sloppy, seed=seed)
         for _ in range(1 if sloppy else REFINEMENTS):
             flat = epi.with_data(correct(matrix)[1])
-            matrix = refine_place(flat, **to, matrix=matrix, sloppy=sloppy, seed=seed)
+            matrix = refine_place(flat, magnitude, mask, matrix, sloppy=sloppy, seed=seed)
         flat = epi.with_data(correct(matrix)[1])
-        placement = check_place(flat, **to, matrix=matrix, sloppy=sloppy, seed=seed)
+        placement = check_place(flat, magnitude, mask, matrix, sloppy=sloppy, seed=seed)
         matrix = placement.matrix
     hz, image = correct(matrix)
     share = Volume(found.mask.astype(np.float32), found.hz.affine)
