@@ -61,7 +61,7 @@ def judge_fit(
     warped: NDArray[np.float32],
     static: NDArray[np.float32],
     inside: NDArray[np.bool_],
-    jacobian: NDArray[np.float64],
+    jacobian: NDArray[np.floating],
     *,
     volume_ratio: float,
     folded: int,
@@ -76,7 +76,7 @@ def judge_fit(
         The template's brain.
     inside : ndarray of bool, shape (I, J, K)
         Its mask.
-    jacobian : ndarray of float64, shape (N,)
+    jacobian : ndarray of float, shape (N,)
         Local volume change in the template's brain, without the affine part.
     volume_ratio : float
         Volume change of the affine part.

@@ -191,7 +191,8 @@ def edge_gains(contrast: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> edge_gains(np.array([np.nan, 0.0, 99.0])).tolist()
     [0.0, 0.0, 1.0]
     """
-    return np.nan_to_num(np.tanh(SLOPE * contrast), nan=0.0)
+    gains: NDArray[np.float64] = np.nan_to_num(np.tanh(SLOPE * contrast), nan=0.0)
+    return gains
 
 
 def follow_edges(

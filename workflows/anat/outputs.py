@@ -113,7 +113,8 @@ def init_template_derivatives_wf(
     Notes
     -----
     **Inputs**: ``anat2std_xfm``, ``std2anat_xfm``, ``norm_report``; for each grid
-    ``std_t1w``, ``std_mask``, ``std_dseg`` and ``std_tpms``, with the suffix ``_res_<label>`` where it has a label.
+    ``std_t1w``, ``std_mask``, ``std_dseg`` and ``std_tpms``, with the suffix ``_res_<label>``
+    where it has a label.
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """

@@ -66,7 +66,7 @@ def _compare(members: Sequence[tuple[ScanRun, NDArray[np.float64]]]) -> list[str
         if apart <= LARGEST_MM:
             return []
         return [f"The head lies {apart:.0f} mm apart in {one.name} and {other.name}: {why}"]
-    middle = np.median([place for _, place in members], axis=0) if members else None
+    middle: NDArray[np.float64] = np.median([place for _, place in members], axis=0)
     doubts = []
     for run, place in members:
         apart = _distance(place, middle)
