@@ -111,7 +111,7 @@ def test_the_header_is_a_start_and_the_cost_decides(anatomy):
     assert is_convincing(followed.evidence)
 
 
-def test_expected_error_grows_with_noise_and_thick_slices(anatomy):
+def test_expected_error_grows_with_noise(anatomy):
     t1w, mask, wm = anatomy
     points = mask_points(mask, t1w.affine)
     boundary = find_boundary(t1w, mask, wm, count=4000)
@@ -119,7 +119,8 @@ def test_expected_error_grows_with_noise_and_thick_slices(anatomy):
     for noise in (10.0, 150.0):
         epi, truth = make_epi((0, 0, 0, 0, 0, 0), noise=noise)
         errors.append(gather_evidence(boundary, even_out(epi), truth, points).error_mm)
-    assert errors[0] < 0.5 < 1.5 * errors[0] < errors[1]
+    assert errors[0] < 0.5
+    assert errors[1] > 1.5 * errors[0]
 
 
 def test_another_head_is_told_apart(anatomy):
