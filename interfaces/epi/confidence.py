@@ -41,7 +41,7 @@ CURVATURE_STEP_MM = 1.0
 AWAY_MM = 4.0
 # Calibrated on phantoms (benchmarks/coregistration.py): the right valley, however noisy or
 # distorted the image, had costs up to 0.64 and rose by 0.15 or more; wrong valleys, and other
-# heads, had costs from 0.64 and rose by 0.1 at most: the rise tells them apart.
+# heads, had costs from 0.6 and rose by 0.1 at most: the rise tells them apart.
 CONVINCING_COST, CONVINCING_RISE = 0.7, 0.12
 GOOD_COST, GOOD_RISE = 0.55, 0.15
 GOOD_EDGES = 0.6
