@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Voxels of a warped brain that are darker than this fraction of its maximum are outside.
 DARKEST = 0.02
 
-GOOD_CORRELATION, LEAST_CORRELATION = 0.8, 0.5
+GOOD_CORRELATION, LEAST_CORRELATION = 0.78, 0.5
 GOOD_OVERLAP, LEAST_OVERLAP = 0.9, 0.7
 SMALLEST_RATIO, LARGEST_RATIO = 0.45, 1.35
 MOST_FOLDED = 100
