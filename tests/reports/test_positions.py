@@ -1,8 +1,11 @@
 import pytest
 
+from neuroferry.engine.record import RunSummary
 from neuroferry.reports.functional import FUNCTIONAL
+from neuroferry.reports.gather import Session
 from neuroferry.reports.positions import position_doubts
-from neuroferry.reports.scans import ScanRun
+from neuroferry.reports.scans import ScanRun, alignment_doubts, alignment_text, fieldmap_doubts
+from neuroferry.reports.verdict import judge
 
 HEAD = [[0.0, 0.0, 0.0], [-50.0, 0.0, 0.0], [0.0, 50.0, 0.0], [0.0, 0.0, 50.0]]
 
@@ -39,3 +42,37 @@ def test_positions_that_are_no_points_are_left_aside(head):
     known = run_at("a")
     odd = ScanRun(FUNCTIONAL, "b", "sub-01_task-b", (), {"Coregistration": {"head_mm": head}})
     assert position_doubts([known, odd]) == []
+
+
+def judged(part, verdict):
+    found = {"verdict": verdict, "reasons": ["It looks odd."], "method": "mutual information"}
+    return ScanRun(FUNCTIONAL, "rest", "sub-01_task-rest", (), {part: found})
+
+
+def test_what_could_not_be_aligned_says_what_follows():
+    (doubt,) = alignment_doubts(judged("Coregistration", "bad"))
+    assert "could not be aligned" in doubt
+    assert "It looks odd." in doubt
+    assert "--write-doubtful" in doubt
+    assert "failed" in alignment_text(judged("Coregistration", "bad"))
+    assert alignment_doubts(judged("Coregistration", "good")) == []
+
+
+def test_a_doubtful_field_map_is_named():
+    (doubt,) = fieldmap_doubts(judged("DistortionCorrection", "look"))
+    assert "field map of rest" in doubt
+    assert fieldmap_doubts(judged("DistortionCorrection", "good")) == []
+
+
+def test_a_doubtful_template_and_runs_apart_raise_the_verdict():
+    def verdict(fit, runs=()):
+        session = Session(None, (), {}, (), {"MNI": fit})
+        found = judge(RunSummary(), [session], runs, any_output=True)
+        return [reason for reason in found.reasons if "figures" not in reason]
+
+    (reason,) = verdict({"verdict": "bad", "reasons": ["Half of it is missing."]})
+    assert "template MNI" in reason
+    assert "Half of it is missing." in reason
+    assert verdict({"verdict": "good", "reasons": []}) == []
+    (reason,) = verdict({"verdict": "good"}, [run_at("a"), run_at("b", 5.0)])
+    assert "5 mm apart" in reason
