@@ -123,9 +123,10 @@ def test_another_template_is_found_through_the_own_one(template, bent, tmp_path,
     (tmp_path / "anat2std.h5").rename(tmp_path / "own.h5")
     names = {"template": str(t1w), "template_mask": str(outline)}
     node = Normalise(**files, **names, own_xfm=str(tmp_path / "own.h5"), sloppy=True)
-    found = json.loads(Path(node.run().outputs.norm_report).read_text())
-    assert found["folded"] == 0
-    assert found["correlation"] > own["correlation"] - 0.02
+    found = node.run().outputs
+    fit = json.loads(Path(found.norm_report).read_text())
+    assert fit["folded"] == 0
+    assert fit["correlation"] > own["correlation"] - 0.02
     inside = np.argwhere(template.brain_mask)[::50]
     points = (template.affine @ np.c_[inside, np.ones(len(inside))].T)[:3]
     moved = MOVED[:3, :3] @ points + MOVED[:3, 3:]
