@@ -29,6 +29,9 @@ from neuroferry.bids.metadata import read_json
 from neuroferry.bids.outputs import derivative_path
 from neuroferry.files import copy_file, write_json
 
+BAD = "bad"
+"""Verdict of a check whose results are not written."""
+
 
 class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):
     in_file = InputMultiObject(File(exists=True), mandatory=True, desc="output files of a step")
@@ -45,6 +48,9 @@ class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):
     metadata_file = File(exists=True, desc="JSON object to add to the sidecars")
     metadata_key = traits.Str(
         requires=["metadata_file"], desc="sidecar key that holds this object; merged without one"
+    )
+    check_files = InputMultiObject(
+        File(exists=True), desc="JSON objects; if the verdict of one is bad, nothing is written"
     )
 
 
@@ -79,8 +85,16 @@ class DerivativesSink(SimpleInterface):
     input_spec = _DerivativesSinkInputSpec
     output_spec = _DerivativesSinkOutputSpec
 
+    @property
+    def held_back(self) -> bool:
+        """Whether a check failed, so that nothing is written."""
+        files = self.inputs.check_files if isdefined(self.inputs.check_files) else []
+        return any(read_json(Path(path)).get("verdict") == BAD for path in files)
+
     def output_paths(self) -> list[Path]:
         """List the files that it writes, without their sidecars."""
+        if self.held_back:
+            return []
         return [
             derivative_path(
                 self.inputs.out_dir,
@@ -105,7 +119,7 @@ class DerivativesSink(SimpleInterface):
             extra = read_json(Path(self.inputs.metadata_file))
             key = self.inputs.metadata_key
             metadata.update({key: extra} if isdefined(key) else extra)
-        write_files(self.inputs.in_file, paths)
+        write_files([] if self.held_back else self.inputs.in_file, paths)
         for path in self.sidecar_paths():
             write_json(path, metadata)
         self._results["out_file"] = [str(path) for path in paths]
@@ -123,6 +137,9 @@ class _LabelledSinkInputSpec(BaseInterfaceInputSpec):
     extension = traits.Str(mandatory=True, desc="file extension, such as .trk")
     datatype = traits.Str("anat", usedefault=True, desc="folder below the subject")
     metadata = traits.Dict(traits.Str, traits.Any, desc="content of the sidecars")
+    check_files = InputMultiObject(
+        File(exists=True), desc="JSON objects; if the verdict of one is bad, nothing is written"
+    )
 
 
 class LabelledSink(DerivativesSink):
@@ -152,6 +169,8 @@ class LabelledSink(DerivativesSink):
     def output_paths(self) -> list[Path]:
         """List the files that it writes, without their sidecars."""
         inputs = self.inputs
+        if self.held_back:
+            return []
         return [
             derivative_path(
                 inputs.out_dir,
@@ -171,7 +190,7 @@ class LabelledSink(DerivativesSink):
 
     def _run_interface(self, runtime: Any) -> Any:
         files = self.inputs.in_file if isdefined(self.inputs.in_file) else []
-        write_files(files, self.output_paths())
+        write_files([] if self.held_back else files, self.output_paths())
         for path in self.sidecar_paths():
             write_json(path, self.inputs.metadata)
         self._results["out_file"] = [str(path) for path in self.output_paths()]

@@ -25,7 +25,7 @@ from neuroferry.workflows.anat.template import init_other_template_wf
 from neuroferry.workflows.dwi.apply import T1wGrid
 from neuroferry.workflows.dwi.base import INPUTS as DWI_INPUTS
 from neuroferry.workflows.dwi.base import init_dwi_wf
-from neuroferry.workflows.dwi.joined import ANATOMY, SERIES, init_joined_wf
+from neuroferry.workflows.dwi.joined import ANATOMY, CHECK, SERIES, init_joined_wf
 from neuroferry.workflows.func.base import init_bold_wf
 from neuroferry.workflows.parts import join, of_kind, state_kinds
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
@@ -228,6 +228,7 @@ def _add_joined_dwi(
         pairs = [
             (f"apply_wf.outputnode.{field}", f"inputnode.{field}_{number}") for field in SERIES
         ]
+        pairs.append((f"fit_wf.outputnode.{CHECK}", f"inputnode.{CHECK}_{number}"))
         workflow.connect([(run_wf, joined_wf, pairs)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Output:
         and the entity that takes the labels.
     kind : str
         The source without the label of its space, if it has one.
+    check : str
+        Field with one or more JSON reports; if the verdict of one is bad, nothing is written.
     """
 
     source: str
@@ -53,6 +55,7 @@ class Output:
     report: tuple[str, str | None] | None = None
     labels: tuple[str, str] | None = None
     kind: str = ""
+    check: str = ""
 
 
 class RunNamer:
@@ -172,8 +175,21 @@ class RunNamer:
         xfm = {**self._names, "from": label, "to": self._reference, "mode": "image"}
         return [
             Output("fieldmap", names, "fieldmap", about, datatype="fmap"),
-            Output(f"fmap2{self._reference}_xfm", xfm, "xfm", way, TEXT, self._datatype),
+            Output(
+                f"fmap2{self._reference}_xfm",
+                xfm,
+                "xfm",
+                way,
+                TEXT,
+                self._datatype,
+                report=("sdc_report", "DistortionCorrection"),
+            ),
         ]
+
+
+def hold_back(outputs: Sequence[Output], check: str) -> list[Output]:
+    """Let outputs be written only if the verdict of a check is not bad; always without one."""
+    return [replace(output, check=check) for output in outputs]
 
 
 def init_sinks_wf(*, outputs: Sequence[Output], out_dir: str | Path, name: str) -> Workflow:
@@ -196,6 +212,7 @@ def init_sinks_wf(*, outputs: Sequence[Output], out_dir: str | Path, name: str) 
     """
     workflow = Workflow(name=name)
     more = [field[0] for output in outputs for field in (output.report, output.labels) if field]
+    more += [output.check for output in outputs if output.check]
     fields = [*dict.fromkeys([*(output.source for output in outputs), *more])]
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
@@ -212,6 +229,8 @@ def init_sinks_wf(*, outputs: Sequence[Output], out_dir: str | Path, name: str) 
             workflow.connect(inputnode, report, node, "metadata_file")
             if key is not None:
                 sink.inputs.metadata_key = key
+        if output.check:
+            workflow.connect(inputnode, output.check, node, "check_files")
         workflow.connect(node, "out_file", gather, f"in{index}")
     workflow.connect(gather, "out", outputnode, "out_files")
     return workflow

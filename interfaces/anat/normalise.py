@@ -25,6 +25,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from neuroferry.interfaces.anat.template_fit import TemplateFit, judge_fit, write_fit
 from neuroferry.interfaces.image.affine import (
     AFFINE,
     RIGID,
@@ -100,17 +101,14 @@ class Normalisation:
         head's.
     affine : ndarray of float64, shape (4, 4)
         Template points to head points, RAS+ mm.
-    folded : int
-        Voxels of the template's brain where either displacement folds.
-    correlation : float
-        Correlation of the warped brain with the template inside the template's brain.
+    fit : TemplateFit
+        How well the two fit each other.
     """
 
     anat2std: tuple[Transform, ...]
     std2anat: tuple[Transform, ...]
     affine: Affine
-    folded: int
-    correlation: float
+    fit: TemplateFit
 
 
 def syn(
@@ -283,17 +281,16 @@ def normalise(
     shape = (static.shape[0], static.shape[1], static.shape[2])
     warped = apply_transforms(scaled, [forward, matrix], shape, template.affine).data
     inside = template.brain_mask
-    folded = sum(
-        int(np.count_nonzero(jacobian_determinant(field)[inside] <= 0))
-        for field in (forward, backward)
+    changes = [jacobian_determinant(field)[inside] for field in (forward, backward)]
+    fit = judge_fit(
+        warped,
+        static,
+        inside,
+        changes[0],
+        volume_ratio=abs(float(np.linalg.det(matrix[:3, :3]))),
+        folded=sum(int(np.count_nonzero(change <= 0)) for change in changes),
     )
-    return Normalisation(
-        (forward, matrix),
-        (inverse(matrix), backward),
-        matrix,
-        folded,
-        float(np.corrcoef(warped[inside], static[inside])[0, 1]),
-    )
+    return Normalisation((forward, matrix), (inverse(matrix), backward), matrix, fit)
 
 
 def read_template(t1w: str | Path, mask: str | Path, zoom: float | None = None) -> TemplateBrain:
@@ -383,8 +380,7 @@ class _NormaliseInputSpec(BaseInterfaceInputSpec):
 class _NormaliseOutputSpec(TraitedSpec):
     anat2std_xfm = File(exists=True, desc="ITK composite: head onto template grid")
     std2anat_xfm = File(exists=True, desc="ITK composite: template onto head grid")
-    folded = traits.Int(desc="template brain voxels where the warp folds")
-    correlation = traits.Float(desc="with the template inside its brain, after the warp")
+    norm_report = File(exists=True, desc="JSON: fit of brain and template, verdict")
 
 
 class Normalise(SimpleInterface):
@@ -427,6 +423,5 @@ class Normalise(SimpleInterface):
         self._results["std2anat_xfm"] = str(
             write_itk_composite(result.std2anat, out / "std2anat.h5")
         )
-        self._results["folded"] = result.folded
-        self._results["correlation"] = result.correlation
+        self._results["norm_report"] = str(write_fit(result.fit, out / "norm.json"))
         return runtime

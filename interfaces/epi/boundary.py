@@ -1,4 +1,4 @@
-"""White-matter boundary points, and the boundary-based registration cost of an EPI.
+"""Boundary-based registration of an EPI: points on the white-matter surface, and its cost there.
 
 References
 ----------
@@ -10,11 +10,12 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroferry.errors import InputError
+from neuroferry.interfaces.image.affine import RIGID, STEPS, compose
 from neuroferry.interfaces.image.images import (
     Affine,
     FloatArray,
@@ -36,6 +37,8 @@ MIN_POINTS = 300
 # A white-matter edge without contrast in the T1w image itself is a segmentation error.
 T1W_CONTRAST = 0.06
 SMALLEST_SIGNAL = 0.1
+# Pairs of boundary points of the first pass.
+COARSE_PAIRS = 3000
 
 
 @dataclass(frozen=True)
@@ -179,5 +182,74 @@ def boundary_cost(contrast: NDArray[np.float64]) -> float:
     >>> boundary_cost(np.array([np.nan]))
     1.0
     """
-    known = contrast[np.isfinite(contrast)]
-    return 1.0 - float(np.tanh(SLOPE * known).sum()) / max(contrast.size, 1)
+    return 1.0 - float(edge_gains(contrast).sum()) / max(contrast.size, 1)
+
+
+def edge_gains(contrast: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute what each pair takes off the boundary cost: -1 (inverted) to 1; 0 if unknown.
+
+    >>> edge_gains(np.array([np.nan, 0.0, 99.0])).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    gains: NDArray[np.float64] = np.nan_to_num(np.tanh(SLOPE * contrast), nan=0.0)
+    return gains
+
+
+def follow_edges(
+    boundary: Boundary, epi: Volume, start: Affine, centre: NDArray[np.float64]
+) -> tuple[Affine, float]:
+    """Bring the white-matter surface to the EPI's edges from up to a centimetre away.
+
+    Parameters
+    ----------
+    boundary : Boundary
+        Pairs of points in T1w space; about `COARSE_PAIRS` of them are used.
+    epi : Volume
+        Image with grey matter brighter than white matter, of even brightness.
+    start : ndarray of float64, shape (4, 4)
+        T1w points to EPI points, RAS+ mm.
+    centre : ndarray of float64, shape (3,)
+        Centre of rotation in T1w space, RAS+ mm.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape (4, 4)
+        T1w points to EPI points.
+    cost : float
+        :func:`boundary_cost` there.
+    """
+    return _descend(boundary.thin(COARSE_PAIRS), epi, start, centre, scale=0.5, sweeps=8)
+
+
+def polish(
+    boundary: Boundary, epi: Volume, start: Affine, centre: NDArray[np.float64]
+) -> tuple[Affine, float]:
+    """Refine a registration whose edges lie on the surface; as :func:`follow_edges`."""
+    return _descend(boundary, epi, start, centre, scale=0.1, sweeps=4)
+
+
+def _descend(
+    boundary: Boundary,
+    epi: Volume,
+    start: Affine,
+    centre: NDArray[np.float64],
+    *,
+    scale: float,
+    sweeps: int,
+) -> tuple[Affine, float]:
+    """Minimise the boundary cost by Powell's method."""
+    from scipy.optimize import minimize
+
+    steps = STEPS[:RIGID] * scale
+
+    def cost_at(x: NDArray[np.float64]) -> float:
+        here = start @ compose(x * steps, centre)
+        return boundary_cost(boundary_contrast(boundary, epi, here))
+
+    found: Any = minimize(
+        cost_at,
+        np.zeros(RIGID),
+        method="Powell",
+        options={"xtol": 1e-2, "ftol": 1e-5, "maxiter": sweeps},
+    )
+    return start @ compose(found.x * steps, centre), float(found.fun)

@@ -26,6 +26,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from neuroferry.bids.metadata import read_json
 from neuroferry.errors import InputError
 from neuroferry.interfaces.image.affine import (
     AFFINE,
@@ -205,6 +206,9 @@ class _MaskBoldInputSpec(BaseInterfaceInputSpec):
     bold_ref = File(exists=True, mandatory=True, desc="EPI reference")
     t1w_mask = File(exists=True, requires=["anat2boldref_xfm"], desc="brain mask of the T1w image")
     anat2boldref_xfm = File(exists=True, desc="ITK affine: T1w image onto BOLD grid")
+    coreg_report = File(
+        exists=True, desc="JSON; if its verdict is bad, the T1w image is left aside"
+    )
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
 
 
@@ -213,7 +217,7 @@ class _MaskBoldOutputSpec(TraitedSpec):
 
 
 class MaskBold(SimpleInterface):
-    """Brain mask of a BOLD reference, from the T1w mask if there is one."""
+    """Brain mask of a BOLD reference, from the T1w mask if there is one in a known position."""
 
     input_spec = _MaskBoldInputSpec
     output_spec = _MaskBoldOutputSpec
@@ -224,7 +228,9 @@ class MaskBold(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         epi = load_volume(self.inputs.bold_ref)
-        if isdefined(self.inputs.t1w_mask):
+        report = self.inputs.coreg_report
+        lost = isdefined(report) and read_json(Path(report)).get("verdict") == "bad"
+        if isdefined(self.inputs.t1w_mask) and not lost:
             matrix = read_itk_affine(self.inputs.anat2boldref_xfm)
             mask = carry_mask(load_volume(self.inputs.t1w_mask), matrix, epi)
         else:

@@ -1,9 +1,10 @@
 """Rigid registration of an EPI reference to the T1w image of the same participant.
 
-Mutual information over the head registers the images from several starts; boundary-based
-registration to the white-matter surface then refines the result to a fraction of a voxel.
-Where the boundary cannot be detected, the result of mutual information is kept, and the
-report says so.
+Mutual information over the head registers the images from several starts. Boundary-based
+registration to the white-matter surface then follows the EPI's edges, from the result of mutual
+information and from the position of the headers. The lowest boundary cost decides, however far it
+is from either; if no start is convincing, more are tried. What the images show at the surface
+says how far the result can be trusted.
 
 References
 ----------
@@ -16,9 +17,7 @@ References
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,60 +33,46 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.errors import InputError
 from neuroferry.files import write_text
-from neuroferry.interfaces.epi.boundary import (
-    Boundary,
-    boundary_contrast,
-    boundary_cost,
-    find_boundary,
+from neuroferry.interfaces.epi.boundary import Boundary, find_boundary, follow_edges, polish
+from neuroferry.interfaces.epi.confidence import (
+    Evidence,
+    Level,
+    gather_evidence,
+    is_convincing,
+    judge,
 )
-from neuroferry.interfaces.image.affine import (
-    RIGID,
-    STEPS,
-    MovingImage,
-    SamplePoints,
-    compose,
-    moving_image,
-    mutual_information,
-    refine,
-    sample_points,
-)
-from neuroferry.interfaces.image.bias import foreground
+from neuroferry.interfaces.epi.heads import align_heads, even_out, mask_points, rms_distance
+from neuroferry.interfaces.image.affine import compose
 from neuroferry.interfaces.image.images import (
     Affine,
     Volume,
     inverse,
     load_mask,
     load_volume,
-    resample_isotropic,
-    resample_to,
 )
 from neuroferry.interfaces.image.transforms import write_itk_affine
 
-# Spacing of the sample points, and resolution to which the T1w image is blurred.
-COARSE_MM, FINE_MM = 8.0, 3.0
-COARSE_BLUR_MM = 6.0
-ANATOMY_ZOOM_MM = 2.0
-# Starts: pitch, roll and yaw in degrees, and shifts along the body in mm.
-TURNS = ((0, 0, 0), (15, 0, 0), (-15, 0, 0), (0, 10, 0), (0, -10, 0), (0, 0, 12), (0, 0, -12))
-LIFTS_MM = (0.0, -40.0, -20.0, 20.0, 40.0)
-STARTS_REFINED = 4
-# Pairs of boundary points of the first pass.
-COARSE_PAIRS = 3000
-# Another start must beat the position of the header by this factor.
-HEADER_BONUS = 1.05
-# Boundary-based registration only refines; moving farther than this is a failure.
-LARGEST_POLISH_MM = 6.0
-GOOD_EDGES = 0.6
-FAR_FROM_HEADER_MM = 25.0
+# More starts, where no other is convincing: moves in mm, turns in degrees.
+FURTHER = tuple(
+    sign * np.array([*move, *np.radians(turn)])
+    for sign in (1, -1)
+    for move, turn in (
+        ((8, 0, 0), (0, 0, 0)),
+        ((0, 8, 0), (0, 0, 0)),
+        ((0, 0, 8), (0, 0, 0)),
+        ((0, 0, 0), (8, 0, 0)),
+        ((0, 0, 0), (0, 8, 0)),
+        ((0, 0, 0), (0, 0, 8)),
+    )
+)
 
 Method = Literal["boundary", "mutual information"]
 
 
 @dataclass(frozen=True)
 class Coregistration:
-    """Registration of an EPI to the T1w image, and its quality.
+    """Registration of an EPI to the T1w image, and how far it can be trusted.
 
     Attributes
     ----------
@@ -96,22 +81,30 @@ class Coregistration:
     method : {"boundary", "mutual information"}
         Method of the final transform.
     mutual_information : float
-        Final value, nats.
+        Value at the result of mutual information, nats.
     edges : float or None
-        Fraction of the white-matter surface with the expected EPI contrast across it; None
-        without a surface.
+        Fraction of the white-matter surface in the field of view with the expected EPI contrast
+        across it; None without a surface.
     boundary_cost : float or None
-        0 (best) to 2.
-    polish_mm : float or None
-        Root mean square displacement over the brain from the result of mutual information to
-        that of boundary-based registration, mm.
+        0 (best) to 2, of the surface in the field of view.
+    boundary_rise : float or None
+        Mean increase of the cost when the EPI is moved or turned by 4 mm.
+    expected_error_mm : float or None
+        Expected root mean square error over the brain, if the right edges were found; None
+        without a surface, or without a minimum of the cost.
+    starts_differ_mm : float or None
+        Root mean square distance over the brain between what was found from the position of the
+        headers and from the result of mutual information.
     from_header_mm : float
         Root mean square displacement of the result from the position of the headers, mm.
     coverage : float
         Fraction of the T1w brain inside the EPI's field of view.
-    verdict : {"good", "look"}
+    head_mm : list of list of float
+        Where the brain's middle, and points 50 mm to its left, front and top, lie in the
+        coordinates of the EPI, RAS+ mm: comparable between the runs of a session.
+    verdict : {"good", "look", "bad"}
     reasons : list of str
-        Reasons to check the registration, as sentences.
+        Reasons for a verdict other than good, as sentences.
     """
 
     matrix: Affine
@@ -119,254 +112,23 @@ class Coregistration:
     mutual_information: float
     edges: float | None
     boundary_cost: float | None
-    polish_mm: float | None
+    boundary_rise: float | None
+    expected_error_mm: float | None
+    starts_differ_mm: float | None
     from_header_mm: float
     coverage: float
-    verdict: Literal["good", "look"]
+    head_mm: list[list[float]]
+    verdict: Level
     reasons: list[str]
 
 
-def rms_distance(one: Affine, other: Affine, points: NDArray[np.float64]) -> float:
-    """Compute the root mean square distance between points under two transforms, mm.
+@dataclass(frozen=True)
+class Followed:
+    """Result of boundary-based registration."""
 
-    Parameters
-    ----------
-    one, other : ndarray of float64, shape (4, 4)
-        Points to points, RAS+ mm.
-    points : ndarray of float64, shape (3, N)
-        RAS+ mm.
-
-    Returns
-    -------
-    float
-    """
-    difference = one - other
-    moved = difference[:3, :3] @ points + difference[:3, 3:]
-    return float(np.sqrt(np.mean(np.sum(moved**2, axis=0))))
-
-
-def mask_points(mask: NDArray[np.bool_], affine: Affine, count: int = 4000) -> NDArray[np.float64]:
-    """Sample about `count` voxels of a mask: world coordinates, shape (3, N), RAS+ mm."""
-    index = np.argwhere(mask).T.astype(np.float64)
-    index = index[:, :: max(1, index.shape[1] // count)]
-    points: NDArray[np.float64] = affine[:3, :3] @ index + affine[:3, 3:]
-    return points
-
-
-def align_heads(
-    epi: Volume, t1w: Volume, t1w_mask: NDArray[np.bool_], *, sloppy: bool = False, seed: int = 1
-) -> tuple[Affine, float]:
-    """Register an EPI rigidly to the T1w image by mutual information.
-
-    The sample points of the metric belong to the EPI, whose field of view may cover only part
-    of the head; the T1w image is sampled there. The search starts from the position of the
-    headers and from the centres of mass, each rotated and shifted along the body.
-
-    Parameters
-    ----------
-    epi, t1w : Volume
-        Images of one participant.
-    t1w_mask : ndarray of bool, shape (I, J, K)
-        Brain of the T1w image.
-    sloppy : bool
-        Skip the finest level.
-    seed : int
-        Seed of the sampling jitter.
-
-    Returns
-    -------
-    matrix : ndarray of float64, shape (4, 4)
-        EPI points to T1w points, RAS+ mm.
-    score : float
-        Mutual information, nats.
-    """
-    anatomy = resample_isotropic(t1w, ANATOMY_ZOOM_MM)
-    # Against the extracted brain there is one broad optimum; against the head there are many.
-    brain = t1w.with_data(np.where(t1w_mask, t1w.data, 0).astype(np.float32))
-    head, around = _head_of(epi)
-    points = sample_points(epi, around, COARSE_MM, seed=seed, blur=COARSE_BLUR_MM)
-    image = moving_image(resample_isotropic(brain, ANATOMY_ZOOM_MM), COARSE_BLUR_MM)
-    matrix, _ = _best_start(points, image, _starts(points, epi, head, t1w, t1w_mask))
-    return _refine(epi, anatomy, _as_volume(t1w, t1w_mask), matrix, sloppy=sloppy, seed=seed)
-
-
-def refine_heads(
-    epi: Volume,
-    t1w: Volume,
-    t1w_mask: NDArray[np.bool_],
-    matrix: Affine,
-    *,
-    sloppy: bool = False,
-    seed: int = 1,
-) -> tuple[Affine, float]:
-    """Refine the registration of an EPI from a nearby start.
-
-    Parameters
-    ----------
-    epi, t1w : Volume
-        Images of one participant.
-    t1w_mask : ndarray of bool, shape (I, J, K)
-        Brain of the T1w image.
-    matrix : ndarray of float64, shape (4, 4)
-        EPI points to T1w points, RAS+ mm.
-    sloppy : bool
-        Skip the finest level.
-    seed : int
-        Seed of the sampling jitter.
-
-    Returns
-    -------
-    matrix : ndarray of float64, shape (4, 4)
-        EPI points to T1w points, RAS+ mm.
-    score : float
-        Mutual information, nats.
-    """
-    anatomy = resample_isotropic(t1w, ANATOMY_ZOOM_MM)
-    return _refine(epi, anatomy, _as_volume(t1w, t1w_mask), matrix, sloppy=sloppy, seed=seed)
-
-
-def _as_volume(t1w: Volume, mask: NDArray[np.bool_]) -> Volume:
-    return Volume(mask.astype(np.float32), t1w.affine)
-
-
-def _head_of(epi: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Find the head of an EPI, and the head with some air around it."""
-    from scipy import ndimage
-
-    head = foreground(epi.data)
-    steps = max(1, round(8.0 / float(epi.zooms.mean())))
-    return head, ndimage.binary_dilation(head, iterations=steps)
-
-
-def _refine(
-    epi: Volume, anatomy: Volume, mask: Volume, matrix: Affine, *, sloppy: bool, seed: int
-) -> tuple[Affine, float]:
-    """Refine by mutual information near the brain, at 4 and then 2 mm."""
-    _, around = _head_of(epi)
-    score = 0.0
-    for zoom in (4.0,) if sloppy else (4.0, 2.0):
-        near = near_brain(epi, mask, matrix, 6.0)
-        points = sample_points(epi, near & around, max(FINE_MM, zoom), seed=seed, blur=zoom)
-        image = moving_image(anatomy, zoom)
-        matrix, score = refine(
-            points, image, matrix, dof=RIGID, step=zoom / 20, tolerance=1e-6, max_iterations=10
-        )
-    return matrix, score
-
-
-def _starts(
-    points: SamplePoints,
-    epi: Volume,
-    head: NDArray[np.bool_],
-    t1w: Volume,
-    t1w_mask: NDArray[np.bool_],
-) -> list[Affine]:
-    """List the starting transforms, EPI points to T1w points; that of the headers first."""
-    middle = mask_points(head, epi.affine).mean(axis=1)
-    brain = mask_points(t1w_mask, t1w.affine).mean(axis=1)
-    shifts = (np.zeros(3), brain - middle)
-    starts = []
-    for shift, lift, turn in itertools.product(shifts, LIFTS_MM, TURNS):
-        parameters = np.array([shift[0], shift[1], shift[2] + lift, *np.radians(turn)])
-        starts.append(compose(parameters, points.centre))
-    return starts
-
-
-def _best_start(
-    points: SamplePoints, image: MovingImage, starts: Sequence[Affine]
-) -> tuple[Affine, float]:
-    """Refine the most likely starts coarsely, always including the first (the headers)."""
-    few = points.thin(3000)
-    scores = [mutual_information(few, image, start) for start in starts]
-    order = [0, *(int(n) for n in np.argsort(scores)[::-1] if n)][:STARTS_REFINED]
-    found = [
-        refine(few, image, starts[n], dof=RIGID, tolerance=1e-4, max_iterations=6) for n in order
-    ]
-    best = max(range(len(found)), key=lambda n: found[n][1])
-    if found[best][1] < HEADER_BONUS * found[0][1]:
-        best = 0
-    return found[best]
-
-
-def near_brain(epi: Volume, mask: Volume, matrix: Affine, margin_mm: float) -> NDArray[np.bool_]:
-    """Find the voxels of an EPI within a margin of the T1w brain.
-
-    Parameters
-    ----------
-    epi : Volume
-        EPI of the head.
-    mask : Volume
-        Brain of the T1w image, 0 to 1.
-    matrix : ndarray of float64, shape (4, 4)
-        EPI points to T1w points, RAS+ mm.
-    margin_mm : float
-        Margin in mm.
-
-    Returns
-    -------
-    ndarray of bool
-        On the EPI's grid.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    from scipy import ndimage
-
-    placed = Volume(mask.data, inverse(matrix) @ mask.affine)
-    carried = resample_to(placed, epi.shape, epi.affine).data > 0.5
-    if not carried.any():
-        raise InputError(
-            "The BOLD and T1w images do not overlap in space; check that they belong to the"
-            " same participant."
-        )
-    distance = ndimage.distance_transform_edt(~carried, sampling=epi.zooms)
-    near: NDArray[np.bool_] = distance <= margin_mm
-    return near
-
-
-def polish(
-    boundary: Boundary, epi: Volume, start: Affine, centre: NDArray[np.float64]
-) -> tuple[Affine, float]:
-    """Refine a registration so that the EPI's edges lie on the white-matter surface.
-
-    Parameters
-    ----------
-    boundary : Boundary
-        Pairs of points in T1w space.
-    epi : Volume
-        Image with grey matter brighter than white matter.
-    start : ndarray of float64, shape (4, 4)
-        T1w points to EPI points, RAS+ mm.
-    centre : ndarray of float64, shape (3,)
-        Centre of rotation in T1w space, RAS+ mm.
-
-    Returns
-    -------
-    matrix : ndarray of float64, shape (4, 4)
-        T1w points to EPI points.
-    cost : float
-        :func:`~neuroferry.interfaces.epi.boundary.boundary_cost` there.
-    """
-    from scipy.optimize import minimize
-
-    matrix = start
-    for part, scale, sweeps in ((boundary.thin(COARSE_PAIRS), 0.5, 8), (boundary, 0.1, 4)):
-        steps = STEPS[:RIGID] * scale
-
-        def cost_at(x: NDArray[np.float64], part: Any = part, steps: Any = steps) -> float:
-            here = matrix @ compose(x * steps, centre)  # noqa: B023  (used before it changes)
-            return boundary_cost(boundary_contrast(part, epi, here))
-
-        found = minimize(
-            cost_at,
-            np.zeros(RIGID),
-            method="Powell",
-            options={"xtol": 1e-2, "ftol": 1e-5, "maxiter": sweeps},
-        )
-        matrix = matrix @ compose(found.x * steps, centre)
-    return matrix, boundary_cost(boundary_contrast(boundary, epi, matrix))
+    matrix: Affine
+    evidence: Evidence
+    starts_differ_mm: float
 
 
 def coregister(
@@ -400,61 +162,88 @@ def coregister(
     -------
     Coregistration
     """
-    found, information = align_heads(epi, t1w, t1w_mask, sloppy=sloppy, seed=seed)
-    rough = inverse(found)
+    even = even_out(epi)
+    found, information = align_heads(even, t1w, t1w_mask, sloppy=sloppy, seed=seed)
     points = mask_points(t1w_mask, t1w.affine)
-    matrix, method = rough, "mutual information"
-    reasons: list[str] = []
-    edges = cost = moved = None
-    if wm_prob is None:
-        reasons.append("There was no white-matter map, so only mutual information was used.")
-    else:
+    matrix, method, followed = inverse(found), "mutual information", None
+    if wm_prob is not None:
         boundary = find_boundary(t1w, t1w_mask, wm_prob, count=4000 if sloppy else 12_000)
-        polished, cost = polish(boundary, epi, rough, points.mean(axis=1))
-        contrast = boundary_contrast(boundary, epi, polished)
-        known = contrast[np.isfinite(contrast)]
-        edges = float(np.mean(known > 0)) if known.size else 0.0
-        moved = rms_distance(polished, rough, points)
-        if moved <= LARGEST_POLISH_MM and edges > 0.5 and cost < 1.0:
-            matrix, method = polished, "boundary"
-        else:
-            reasons.append(
-                "The white-matter surface was not found in the BOLD reference, so only mutual"
-                " information was used."
-            )
-    to_voxels = inverse(epi.affine) @ matrix
-    index = to_voxels[:3, :3] @ points + to_voxels[:3, 3:]
-    ends = np.array(epi.shape)[:, None] - 0.5
-    coverage = float(np.mean(np.all((index > -0.5) & (index < ends), axis=0)))
+        followed = follow_surface(boundary, even, matrix, points)
+        if is_convincing(followed.evidence):
+            matrix, method = followed.matrix, "boundary"
+    coverage = _coverage(epi, matrix, points)
     far = rms_distance(matrix, np.eye(4), points)
-    reasons += _doubts(edges, far, coverage)
+    evidence = followed.evidence if followed is not None else None
+    verdict, reasons = judge(evidence, from_header_mm=far, coverage=coverage)
+    error = evidence.error_mm if evidence is not None else float("inf")
     return Coregistration(
         matrix=matrix,
         method="boundary" if method == "boundary" else "mutual information",
         mutual_information=information,
-        edges=edges,
-        boundary_cost=cost,
-        polish_mm=moved,
+        edges=evidence.edges if evidence else None,
+        boundary_cost=evidence.cost if evidence else None,
+        boundary_rise=evidence.rise if evidence else None,
+        expected_error_mm=error if np.isfinite(error) else None,
+        starts_differ_mm=followed.starts_differ_mm if followed else None,
         from_header_mm=far,
         coverage=coverage,
-        verdict="look" if reasons else "good",
+        head_mm=_head_position(matrix, points.mean(axis=1)),
+        verdict=verdict,
         reasons=reasons,
     )
 
 
-def _doubts(edges: float | None, far: float, coverage: float) -> list[str]:
-    """List reasons to check a registration."""
-    reasons = []
-    if edges is not None and edges < GOOD_EDGES:
-        reasons.append(
-            f"Only {100 * edges:.0f} % of the white-matter surface is visible as an edge in the"
-            " BOLD reference."
-        )
-    if far > FAR_FROM_HEADER_MM:
-        reasons.append(f"The result is {far:.0f} mm away from the position in the headers.")
-    if coverage < 0.5:
-        reasons.append(f"The BOLD field of view covers only {100 * coverage:.0f} % of the brain.")
-    return reasons
+def follow_surface(
+    boundary: Boundary, epi: Volume, found: Affine, points: NDArray[np.float64]
+) -> Followed:
+    """Register the white-matter surface to the EPI's edges from several starts.
+
+    Parameters
+    ----------
+    boundary : Boundary
+        Pairs of points in T1w space.
+    epi : Volume
+        EPI of even brightness.
+    found : ndarray of float64, shape (4, 4)
+        Result of mutual information, T1w points to EPI points, RAS+ mm. The position of the
+        headers is the other start.
+    points : ndarray of float64, shape (3, N)
+        Points of the brain in T1w space, RAS+ mm.
+
+    Returns
+    -------
+    Followed
+    """
+    centre = points.mean(axis=1)
+    first = [follow_edges(boundary, epi, start, centre) for start in (found, np.eye(4))]
+    apart = rms_distance(first[0][0], first[1][0], points)
+
+    def finish(tried: list[tuple[Affine, float]]) -> tuple[Affine, Evidence]:
+        nearest, _ = min(tried, key=lambda one: one[1])
+        matrix, _ = polish(boundary, epi, nearest, centre)
+        return matrix, gather_evidence(boundary, epi, matrix, points)
+
+    matrix, evidence = finish(first)
+    if not is_convincing(evidence):
+        starts = [found @ compose(way, centre) for way in FURTHER]
+        more = [follow_edges(boundary, epi, start, centre) for start in starts]
+        matrix, evidence = finish([*first, *more])
+    return Followed(matrix, evidence, apart)
+
+
+def _coverage(epi: Volume, matrix: Affine, points: NDArray[np.float64]) -> float:
+    """Compute the fraction of points inside the field of view."""
+    to_voxels = inverse(epi.affine) @ matrix
+    index = to_voxels[:3, :3] @ points + to_voxels[:3, 3:]
+    ends = np.array(epi.shape)[:, None] - 0.5
+    return float(np.mean(np.all((index > -0.5) & (index < ends), axis=0)))
+
+
+def _head_position(matrix: Affine, middle: NDArray[np.float64]) -> list[list[float]]:
+    """Carry the middle of the brain, and points 50 mm from it, to the EPI."""
+    around = middle + 50.0 * np.array([[0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    carried = around @ matrix[:3, :3].T + matrix[:3, 3]
+    return [[round(float(value), 3) for value in point] for point in carried]
 
 
 class _CoregisterInputSpec(BaseInterfaceInputSpec):
@@ -469,7 +258,7 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
 class _CoregisterOutputSpec(TraitedSpec):
     boldref2anat_xfm = File(exists=True, desc="ITK affine: BOLD reference onto T1w grid")
     anat2boldref_xfm = File(exists=True, desc="ITK affine: T1w image onto BOLD grid")
-    coreg_report = File(exists=True, desc="JSON: method, score, verdict")
+    coreg_report = File(exists=True, desc="JSON: method, evidence, verdict")
 
 
 class Coregister(SimpleInterface):

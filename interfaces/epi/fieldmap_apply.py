@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 
 from neuroferry.bids.epi import check_readout_time, phase_encoding_axis
 from neuroferry.files import write_text
-from neuroferry.interfaces.epi.coregister import (
-    align_heads,
-    mask_points,
-    refine_heads,
-    rms_distance,
-)
 from neuroferry.interfaces.epi.distortion import shift_of, unwarp
 from neuroferry.interfaces.epi.fieldmap_gre import FieldMap
+from neuroferry.interfaces.epi.fieldmap_place import (
+    Placement,
+    check_place,
+    find_place,
+    refine_place,
+)
+from neuroferry.interfaces.epi.heads import mask_points, rms_distance
 from neuroferry.interfaces.image.images import (
     Affine,
     FloatArray,
@@ -61,12 +62,15 @@ class Unwarped:
         EPI points to field map points, RAS+ mm: resamples the field map onto the EPI.
     mask : ndarray of bool, shape (I, J, K)
         Region in which the field was measured, on the EPI's grid.
+    placement : Placement or None
+        How far the matrix can be trusted; None if it was known.
     """
 
     field_hz: FloatArray
     image: FloatArray
     matrix: Affine
     mask: NDArray[np.bool_]
+    placement: Placement | None = None
 
 
 def carry_field(field: Volume, matrix: Affine, epi: Volume, *, order: int = 1) -> FloatArray:
@@ -151,16 +155,20 @@ def apply_fieldmap(
         shift = shift_of(hz, direction, readout_time)
         return hz, unwarp(epi.data, shift, axis, jacobian=jacobian)
 
+    placement = None
     if matrix is None:
-        matrix, _ = align_heads(epi, found.magnitude, found.mask, sloppy=sloppy, seed=seed)
+        magnitude, mask = found.magnitude, found.mask
+        matrix = find_place(epi, magnitude, mask, sloppy=sloppy, seed=seed)
         for _ in range(1 if sloppy else REFINEMENTS):
             flat = epi.with_data(correct(matrix)[1])
-            matrix, _ = refine_heads(
-                flat, found.magnitude, found.mask, matrix, sloppy=sloppy, seed=seed
-            )
+            matrix = refine_place(flat, magnitude, mask, matrix, sloppy=sloppy, seed=seed)
+        flat = epi.with_data(correct(matrix)[1])
+        placement = check_place(flat, magnitude, mask, matrix, sloppy=sloppy, seed=seed)
+        matrix = placement.matrix
     hz, image = correct(matrix)
     share = Volume(found.mask.astype(np.float32), found.hz.affine)
-    return Unwarped(hz, image, matrix, carry_field(share, matrix, epi) > 0.5)
+    inside = carry_field(share, matrix, epi) > 0.5
+    return Unwarped(hz, image, matrix, inside, placement)
 
 
 def describe_shift(
@@ -172,7 +180,17 @@ def describe_shift(
     inside = unwarped.mask if unwarped.mask.any() else np.ones(shift.shape, dtype=bool)
     low, middle, high = np.percentile(shift[inside], (1, 50, 99))
     points = mask_points(inside, epi.affine)
+    placed = unwarped.placement
+    trust: dict[str, Any] = {}
+    if placed is not None:
+        trust = {
+            "sharpness": [round(value, 4) for value in placed.sharpness],
+            "starts_differ_mm": round(placed.starts_differ_mm, 3),
+            "verdict": placed.verdict,
+            "reasons": placed.reasons,
+        }
     return {
+        **trust,
         "method": method,
         "phase_encoding_direction": direction,
         "total_readout_time": round(readout_time, 7),

@@ -30,7 +30,6 @@ from neuroferry.bids.grids import (
 )
 from neuroferry.bids.headers import SAME_VOXELS_MM, same_grid
 from neuroferry.errors import GeometryError, InputError
-from neuroferry.interfaces.epi.coregister import mask_points, rms_distance
 from neuroferry.interfaces.epi.distortion import unwarp
 from neuroferry.interfaces.epi.field_solver import PAIR_LEVELS, solve_field
 from neuroferry.interfaces.epi.fieldmap_gre import (
@@ -40,6 +39,7 @@ from neuroferry.interfaces.epi.fieldmap_gre import (
     magnitude_image,
     write_fieldmap,
 )
+from neuroferry.interfaces.epi.heads import mask_points, rms_distance
 from neuroferry.interfaces.image.affine import RIGID, moving_image, refine, sample_points
 from neuroferry.interfaces.image.bias import foreground
 from neuroferry.interfaces.image.images import (

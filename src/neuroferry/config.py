@@ -252,6 +252,11 @@ class WorkflowConfig:
         metavar="EXTENT",
         choices=PROFILE_EXTENTS,
     )
+    write_doubtful: bool = setting(
+        False,
+        help="write series into the spaces of T1w image and templates even if their registration"
+        " to the T1w image failed its check",
+    )
     sloppy: bool = setting(False, help="fast, low-quality processing, for tests")
     random_seed: int = setting(1, help="seed for all random numbers", metavar="N", minimum=1)
 

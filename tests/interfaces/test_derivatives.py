@@ -57,6 +57,34 @@ def test_bytes_are_copied_and_sidecars_written(tmp_path):
     }
 
 
+@pytest.mark.parametrize(("verdicts", "written"), [(("good", "look"), 1), (("good", "bad"), 0)])
+def test_what_failed_its_check_is_not_written(tmp_path, verdicts, written):
+    checks = [
+        write(tmp_path / f"check{number}.json", json.dumps({"verdict": verdict}))
+        for number, verdict in enumerate(verdicts)
+    ]
+    source = write(tmp_path / "step.nii.gz", "mask")
+    sinks = (
+        make_sink(tmp_path, in_file=source, metadata={"Type": "Brain"}, check_files=checks),
+        LabelledSink(
+            in_file=[source],
+            labels=["Arcuate"],
+            label_entity="bundle",
+            out_dir=str(tmp_path / "out"),
+            entities={"subject": "01"},
+            suffix="tractogram",
+            extension=".trk",
+            metadata={"Type": "Brain"},
+            check_files=checks,
+        ),
+    )
+    for sink in sinks:
+        sink.run(cwd=tmp_path)
+        assert len(sink.output_paths()) == len(sink.sidecar_paths()) == written
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 4 * written
+
+
 def test_several_files_go_to_their_own_names(tmp_path):
     sources = [write(tmp_path / f"{i}.nii.gz", str(i)) for i in range(3)]
     names = [{"subject": "01", "label": label} for label in ("GM", "WM", "CSF")]

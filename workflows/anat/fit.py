@@ -35,6 +35,7 @@ OUTPUTS = (
     "tpms",
     "anat2std_xfm",
     "std2anat_xfm",
+    "norm_report",
     "std_t1w",
     "std_mask",
     "std_dseg",
@@ -106,8 +107,8 @@ def init_anat_wf(
         Labels 1 GM, 2 WM, 3 CSF; probabilities in the same order.
     average_report, tissue_report
         Which images were averaged; contrast and fractions of the tissues (JSON).
-    anat2std_xfm, std2anat_xfm
-        ITK transforms between T1w image and template.
+    anat2std_xfm, std2anat_xfm, norm_report
+        ITK transforms between T1w image and template; their fit (JSON), unless precomputed.
     std_t1w, std_mask, std_dseg, std_tpms
         The results on the template's grid.
     t1w_runs, run2ref_xfms
@@ -178,7 +179,8 @@ def init_anat_wf(
             (f"outputnode.{field}", field) for field in ("dseg", "tpms", "tissue_report")
         ]),
         (norm_wf, outputnode, [
-            (f"outputnode.{field}", field) for field in ("anat2std_xfm", "std2anat_xfm")
+            (f"outputnode.{field}", field)
+            for field in ("anat2std_xfm", "std2anat_xfm", "norm_report")
         ]),
         (carry_wf, outputnode, [
             (f"outputnode.{field}", field)

@@ -67,6 +67,8 @@ def init_normalisation_wf(
 
     anat2std_xfm, std2anat_xfm
         ITK transforms.
+    norm_report
+        Fit of brain and template (JSON), unless the transforms are precomputed.
     """
     workflow = Workflow(name=name)
     inputnode = pe.Node(
@@ -74,7 +76,8 @@ def init_normalisation_wf(
         name="inputnode",
     )
     outputnode = pe.Node(
-        IdentityInterface(fields=["anat2std_xfm", "std2anat_xfm"]), name="outputnode"
+        IdentityInterface(fields=["anat2std_xfm", "std2anat_xfm", "norm_report"]),
+        name="outputnode",
     )
     space = TEMPLATE_SPACE if template is None else template.label
     if xfms is not None:
@@ -105,7 +108,7 @@ def init_normalisation_wf(
     workflow.connect([
         (inputnode, register_template, fields),
         (register_template, outputnode, [
-            ("anat2std_xfm", "anat2std_xfm"), ("std2anat_xfm", "std2anat_xfm"),
+            (field, field) for field in ("anat2std_xfm", "std2anat_xfm", "norm_report")
         ]),
     ])  # fmt: skip
     return workflow

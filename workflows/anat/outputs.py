@@ -64,7 +64,8 @@ def init_anat_derivatives_wf(
     **Inputs**: the fields of the same names of `init_anat_wf`'s outputs, ``t1w_preproc``,
     ``brain_mask``, ``brain_score`` (goes into the sidecar of the mask), ``dseg``, ``tpms``,
     ``average_report`` (of several images), ``tissue_report`` (unless precomputed),
-    ``anat2std_xfm``, ``std2anat_xfm``, ``run2ref_xfms``; with the template space
+    ``anat2std_xfm``, ``std2anat_xfm``, ``norm_report`` (goes into the sidecars of these two,
+    unless they are precomputed), ``run2ref_xfms``; with the template space
     ``std_t1w``, ``std_mask``, ``std_dseg``, ``std_tpms``; with quality metrics ``iqms``,
     one JSON file for each source file.
 
@@ -112,8 +113,9 @@ def init_template_derivatives_wf(
 
     Notes
     -----
-    **Inputs**: ``anat2std_xfm``, ``std2anat_xfm``; for each grid ``std_t1w``, ``std_mask``,
-    ``std_dseg`` and ``std_tpms``, with the suffix ``_res_<label>`` where it has a label.
+    **Inputs**: ``anat2std_xfm``, ``std2anat_xfm``, ``norm_report``; for each grid
+    ``std_t1w``, ``std_mask``, ``std_dseg`` and ``std_tpms``, with the suffix ``_res_<label>``
+    where it has a label.
 
     **Outputs**: ``out_files``, the derivatives, once all are written.
     """
@@ -215,7 +217,8 @@ class _Namer(RunNamer):
             self._transform("anat2std_xfm", [self._names], "T1w", space, both),
             self._transform("std2anat_xfm", [self._names], space, "T1w", both),
         ]
-        return [self._as_given(output) for output in outputs]
+        fit = ("norm_report", "TemplateRegistration")
+        return [self._as_given(replace(output, report=fit)) for output in outputs]
 
     def _as_given(self, output: Output) -> Output:
         """Cite the sources of a precomputed result; its transforms keep their file format."""
@@ -228,7 +231,8 @@ class _Namer(RunNamer):
             "Sources": list(sources),
         }
         kind = Path(sources[0]).suffix if output.suffix == "xfm" else output.extension
-        return replace(output, metadata=about, extension=kind)
+        report = None if output.suffix == "xfm" else output.report
+        return replace(output, metadata=about, extension=kind, report=report)
 
     def template_outputs(
         self, resolution: str, space: Mapping[str, str], reference: str

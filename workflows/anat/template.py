@@ -96,6 +96,8 @@ def init_other_template_wf(
         (norm_wf, outputnode, [(f"outputnode.{field}", field) for field in XFMS]),
         (norm_wf, write_wf, [(f"outputnode.{field}", f"inputnode.{field}") for field in XFMS]),
     ])  # fmt: skip
+    if xfms is None:
+        workflow.connect(norm_wf, "outputnode.norm_report", write_wf, "inputnode.norm_report")
     for label in resolutions:
         suffix = res_suffix(label)
         carry_wf = init_template_outputs_wf(

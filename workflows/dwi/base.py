@@ -167,6 +167,7 @@ def init_dwi_wf(
             with_slices=with_slices,
             in_t1w=t1w_grid is not None,
             fieldmap=fieldmap if with_sdc else None,
+            write_doubtful=config.write_doubtful,
             seed=config.random_seed,
         ),
     ]

@@ -144,7 +144,9 @@ def init_dwi_fit_wf(
             ]),
             (inputnode, mask_dwi, [("brain_mask", "t1w_mask")]),
             (select_wm, register_dwi, [("out", "wm_probseg")]),
-            (register_dwi, mask_dwi, [("anat2boldref_xfm", "anat2boldref_xfm")]),
+            (register_dwi, mask_dwi, [
+                ("anat2boldref_xfm", "anat2boldref_xfm"), ("coreg_report", "coreg_report"),
+            ]),
             (register_dwi, outputnode, [("coreg_report", "coreg_report"), *POSITION.items()]),
         ])  # fmt: skip
     return workflow

@@ -54,6 +54,7 @@ SERIES = {
     "dwi_ref_t1w": "references",
     "dwi_mask_t1w": "masks",
 }
+CHECK = "coreg_report"
 JOINED = {
     "dwi_preproc": "out_file",
     "dwi_bval": "out_bval",
@@ -100,6 +101,8 @@ def init_joined_wf(
 
     dwi_preproc_t1w_1, dwi_bval_t1w_1, dwi_bvec_t1w_1, dwi_ref_t1w_1, dwi_mask_t1w_1, ..._2, ...
         Outputs of `init_dwi_apply_wf` for each run.
+    coreg_report_1, coreg_report_2, ...
+        Reports on the coregistration of each run.
     t1w_preproc, brain_mask, std2anat_xfm
         Outputs of `init_anat_wf`.
 
@@ -113,7 +116,7 @@ def init_joined_wf(
     numbers = range(1, len(joined.runs) + 1)
     models = plan_models(run)
     with_tracts = "DTI" in models and config.streamlines > 0
-    fields = [f"{field}_{number}" for field in SERIES for number in numbers]
+    fields = [f"{field}_{number}" for field in (*SERIES, CHECK) for number in numbers]
     workflow = of_kind(Workflow(name=name), "dwi_joined")
     workflow.__desc__ = _describe(joined)
     inputnode = pe.Node(IdentityInterface(fields=[*fields, *ANATOMY]), name="inputnode")
@@ -132,6 +135,9 @@ def init_joined_wf(
             (inputnode, merge, pairs),
             (merge, join, [("out", wanted)]),
         ])  # fmt: skip
+    checks = pe.Node(Merge(len(joined.runs)), name="merge_checks", run_without_submitting=True)
+    pairs = [(f"{CHECK}_{number}", f"in{number}") for number in numbers]
+    workflow.connect([(inputnode, checks, pairs)])
     parts: list[Workflow] = []
     if models:
         parts.append(init_dwi_models_wf(run=run, models=models, omp_nthreads=omp_nthreads))
@@ -147,6 +153,7 @@ def init_joined_wf(
             runs=joined.runs,
             models=models,
             with_tracts=with_tracts,
+            write_doubtful=config.write_doubtful,
             seed=config.random_seed,
         )
     )
@@ -154,6 +161,7 @@ def init_joined_wf(
         field: (inputnode, field) for field in ANATOMY
     }
     there |= {field: (join, output) for field, output in JOINED.items()}
+    there["coreg_reports"] = (checks, "out")
     connect_parts(workflow, there, parts)
     workflow.connect(parts[-1], "outputnode.out_files", outputnode, "out_files")
     return workflow

@@ -11,7 +11,15 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.dwi import DwiRun
 from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.workflows.dwi.models import MAPS, DwiMap
-from neuroferry.workflows.sinks import NIFTI, TABLE, TEXT, Output, RunNamer, init_sinks_wf
+from neuroferry.workflows.sinks import (
+    NIFTI,
+    TABLE,
+    TEXT,
+    Output,
+    RunNamer,
+    hold_back,
+    init_sinks_wf,
+)
 
 
 def init_dwi_derivatives_wf(
@@ -25,6 +33,7 @@ def init_dwi_derivatives_wf(
     with_slices: bool = True,
     in_t1w: bool = False,
     fieldmap: FieldmapPlan | None = None,
+    write_doubtful: bool = False,
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
 ) -> Workflow:
@@ -46,6 +55,8 @@ def init_dwi_derivatives_wf(
         Whether series and tensors are also written in the space of the T1w image.
     fieldmap : FieldmapPlan, optional
         How distortion was corrected.
+    write_doubtful : bool
+        Write what needs the coregistration even if it failed its check.
     seed : int
         Seed of the random numbers, written into the sidecars.
     name : str
@@ -64,13 +75,15 @@ def init_dwi_derivatives_wf(
     if fieldmap is not None:
         outputs += namer.fieldmap_outputs(fieldmap.fmap_id, fieldmap.sources)
     outputs += [namer.map_output(key, what) for key, what in MAPS.items() if what.model in models]
+    placed = []
     if in_t1w:
-        outputs += namer.t1w_outputs(with_slices=with_slices)
+        placed += namer.t1w_outputs(with_slices=with_slices)
         if "DTI" in models:
             tensors = ((key, what) for key, what in MAPS.items() if what.model == "DTI")
-            outputs += [namer.map_output(key, what, "_t1w", T1W) for key, what in tensors]
+            placed += [namer.map_output(key, what, "_t1w", T1W) for key, what in tensors]
     if with_tracts:
-        outputs += namer.tract_outputs()
+        placed += namer.tract_outputs()
+    outputs += hold_back(placed, "coreg_report" if with_anat and not write_doubtful else "")
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
 
 
@@ -82,6 +95,7 @@ def init_joined_derivatives_wf(
     runs: Sequence[DwiRun],
     models: Collection[str] = (),
     with_tracts: bool = False,
+    write_doubtful: bool = False,
     seed: int = 1,
     name: str = "dwi_derivatives_wf",
 ) -> Workflow:
@@ -99,6 +113,8 @@ def init_joined_derivatives_wf(
         Computed models, as named by `neuroferry.workflows.dwi.models.plan_models`.
     with_tracts : bool
         Whether bundles were tracked.
+    write_doubtful : bool
+        Write even if the coregistration of a run failed its check.
     seed : int
         Seed of the random numbers, written into the sidecars.
     name : str
@@ -119,6 +135,7 @@ def init_joined_derivatives_wf(
     ]
     if with_tracts:
         outputs += namer.tract_outputs()
+    outputs = hold_back(outputs, "" if write_doubtful else "coreg_reports")
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
 
 

@@ -137,6 +137,7 @@ def init_bold_wf(
         fieldmap=fieldmap if with_sdc else None,
         given={name: (cited or {}).get(name, ()) for name in precomputed or ()},
         slice_time_ref=config.slice_time_ref,
+        write_doubtful=config.write_doubtful,
         seed=config.random_seed,
     )
     there = {field: (inputnode, field) for field in fields} if with_anat else {}

@@ -156,7 +156,7 @@ def init_bold_fit_wf(
         select_wm = pe.Node(Select(index=[1]), name="select_wm", run_without_submitting=True)
         workflow.connect(inputnode, "tpms", select_wm, "inlist")
     best = _add_sdc(workflow, reference, outputnode, sdc_wf, select_wm)
-    position = None
+    position = register_bold = None
     if with_anat:
         position = _add_part(workflow, outputnode, "position", POSITION, given)
         if "boldref2anat_xfm" in given:
@@ -189,6 +189,8 @@ def init_bold_fit_wf(
                 (inputnode, mask_bold, [("brain_mask", "t1w_mask")]),
                 (position, mask_bold, [("anat2boldref_xfm", "anat2boldref_xfm")]),
             ])  # fmt: skip
+            if register_bold is not None:
+                workflow.connect(register_bold, "coreg_report", mask_bold, "coreg_report")
     return workflow
 
 

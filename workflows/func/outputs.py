@@ -12,7 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.bold import BoldRun
 from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.selection.spaces import BoldSpace
-from neuroferry.workflows.sinks import TABLE, TEXT, Output, RunNamer, init_sinks_wf
+from neuroferry.workflows.sinks import TABLE, TEXT, Output, RunNamer, hold_back, init_sinks_wf
 
 
 def init_bold_derivatives_wf(
@@ -25,6 +25,7 @@ def init_bold_derivatives_wf(
     fieldmap: FieldmapPlan | None = None,
     given: Mapping[str, Sequence[str]] | None = None,
     slice_time_ref: float = 0.5,
+    write_doubtful: bool = False,
     seed: int = 1,
     name: str = "bold_derivatives_wf",
 ) -> Workflow:
@@ -49,6 +50,9 @@ def init_bold_derivatives_wf(
     slice_time_ref : float
         Time that slices were shifted to, as a fraction of the time from the first to the last
         slice.
+    write_doubtful : bool
+        Write into the spaces of T1w image and templates even if the coregistration failed its
+        check.
     seed : int
         Seed of the random numbers, written into the sidecars.
     name : str
@@ -79,8 +83,10 @@ def init_bold_derivatives_wf(
         outputs += namer.fieldmap_outputs(fieldmap.fmap_id, fieldmap.sources)
     if run.echo_times:
         outputs.append(namer.t2star_output())
+    checked = with_anat and not write_doubtful and "boldref2anat_xfm" not in (given or {})
     for space in spaces:
-        outputs += namer.space_outputs(space)
+        check = "coreg_report" if checked and not space.is_native else ""
+        outputs += hold_back(namer.space_outputs(space), check)
 
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
 

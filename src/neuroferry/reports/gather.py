@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from neuroferry.reports.svg import looks_whole
 
 BRAIN_KEY = "BrainExtraction"
 """Key of the confidence in the sidecar of the brain mask."""
+TEMPLATE_KEY = "TemplateRegistration"
+"""Key of the fit in the sidecar of a transform to a template."""
 
 DOUBTS = {"T1w": "Average", "dseg": "TissueSegmentation"}
 """Suffixes of anatomical images, and keys of their sidecars that hold reasons for doubt."""
@@ -90,6 +92,8 @@ class Session:
         Confidence, verdict and reasons of the brain mask; empty if there is no mask.
     doubts : tuple of str
         What the steps doubt about the T1w images and their tissues, as sentences.
+    templates : mapping of str to mapping
+        Fit, verdict and reasons of the registration to each template.
     """
 
     label: str | None
@@ -97,6 +101,7 @@ class Session:
     brain: Mapping[str, Any]
     metrics: tuple[Metrics, ...]
     doubts: tuple[str, ...] = ()
+    templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=3)
@@ -165,6 +170,7 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         whole = path if path is not None and looks_whole(path) else None
         reportlets.append(Reportlet(desc, item["subtitle"], item["description"], whole))
     brain: dict[str, Any] = {}
+    templates: dict[str, Mapping[str, Any]] = {}
     metrics = []
     doubts: list[str] = []
     for path in ours:
@@ -173,12 +179,16 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         if name.suffix == "mask" and desc == "brain" and space is None:
             found = read_if_sound(path).get(BRAIN_KEY)
             brain = found if isinstance(found, dict) else {}
+        elif name.suffix == "xfm" and name.entities.get("from") == "T1w":
+            found = read_if_sound(path).get(TEMPLATE_KEY)
+            if isinstance(found, dict):
+                templates[name.entities.get("to", "")] = found
         elif desc == "iqms":
             metrics.append(_read_metrics(path))
         elif space is None and name.suffix in DOUBTS:
             doubts += _read_doubts(path, DOUBTS[name.suffix])
     measured = tuple(m for m in metrics if m.values)
-    return Session(label, tuple(reportlets), brain, measured, tuple(doubts))
+    return Session(label, tuple(reportlets), brain, measured, tuple(doubts), templates)
 
 
 def _read_doubts(path: Path, key: str) -> list[str]:

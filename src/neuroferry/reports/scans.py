@@ -181,7 +181,12 @@ def run_facts(run: ScanRun) -> list[tuple[str, str]]:
 
 def run_doubts(run: ScanRun) -> list[str]:
     """Describe what needs review in a run, in full sentences, those of its kind first."""
-    doubts = [*alignment_doubts(run), *_mask_doubts(run), *run.modality.doubts(run)]
+    doubts = [
+        *alignment_doubts(run),
+        *fieldmap_doubts(run),
+        *_mask_doubts(run),
+        *run.modality.doubts(run),
+    ]
     missing = [item.title.lower() for item in run.reportlets if item.path is None]
     if len(missing) == len(run.reportlets):
         doubts.append(f"There are no figures of {run.name}.")
@@ -193,10 +198,15 @@ def run_doubts(run: ScanRun) -> list[str]:
 def alignment_doubts(run: ScanRun) -> list[str]:
     """Explain why the alignment with the T1w image is doubtful, if it is."""
     found = run.part("Coregistration")
-    if found.get("verdict") != "look":
+    verdict, why = found.get("verdict"), _reasons(found)
+    if verdict == "bad":
+        return [
+            f"{run.name} could not be aligned with the T1w image{why}. Nothing of it is written "
+            "into the spaces of T1w image and templates, unless --write-doubtful asks for it, and "
+            "its white-matter and CSF signals are not to be used."
+        ]
+    if verdict != "look":
         return []
-    reasons = [str(r).rstrip(".") for r in found.get("reasons") or []]
-    why = f": {'; '.join(reasons)}" if reasons else ""
     return [
         f"The alignment of {run.name} with the T1w image may be wrong{why}. Check it on "
         "every slice."
@@ -249,6 +259,23 @@ def volume_doubts(runs: Sequence[ScanRun]) -> list[str]:
 def mask_text(run: ScanRun) -> str:
     """Describe the brain mask."""
     return number_text(run.number("BrainMask", "VolumeML"), "{:.0f} ml")
+
+
+def fieldmap_doubts(run: ScanRun) -> list[str]:
+    """Explain why the place of the field map is doubtful, if it is."""
+    found = run.part("DistortionCorrection")
+    if found.get("verdict") != "look":
+        return []
+    return [
+        f"The field map of {run.name} may lie in the wrong place{_reasons(found)}. Compare the "
+        "image before and after the correction of distortion."
+    ]
+
+
+def _reasons(found: Mapping[str, Any]) -> str:
+    """Join the reasons of a verdict, after a colon."""
+    reasons = [str(reason).rstrip(".") for reason in found.get("reasons") or []]
+    return f": {'; '.join(reasons)}" if reasons else ""
 
 
 def run_cells(run: ScanRun) -> list[tuple[str, str]]:
@@ -308,6 +335,8 @@ def distortion_text(run: ScanRun) -> str:
     if not found:
         return "not corrected" if run.summary else ""
     text = f"corrected: {_method(found)}{_sources(found)}"
+    if found.get("verdict") == "look":
+        text += "; check the place of the field map"
     keys = ("median_size_mm", "percentile_1_mm", "percentile_99_mm")
     middle, low, top = (run.number("DistortionCorrection", key) for key in keys)
     if middle is None or low is None or top is None:
@@ -320,8 +349,10 @@ def distortion_text(run: ScanRun) -> str:
 def alignment_text(run: ScanRun) -> str:
     """Describe the quality of the alignment with the T1w image."""
     found = run.part("Coregistration")
-    words = {"good": "looks good", "look": "check it"}
+    words = {"good": "looks good", "look": "check it", "bad": "failed"}
     parts = [words.get(str(found.get("verdict")), ""), _method(found)]
+    error = run.number("Coregistration", "expected_error_mm")
+    parts.append(number_text(error, "exact to about {:.1f} mm"))
     moved = run.number("Coregistration", "from_header_mm")
     parts.append(number_text(moved, "{:.1f} mm from the position in the headers"))
     return ", ".join(part for part in parts if part)

@@ -175,7 +175,7 @@ def _moment(time: str | None) -> str:
 
 
 def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
-    """Describe confidence and volume of the brain masks."""
+    """Describe confidence and volume of the brain masks, and the fit to templates."""
     facts = []
     for session in sessions:
         where = f", session {session.label}" if session.label else ""
@@ -184,6 +184,11 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
             facts.append((f"Brain mask confidence{where}", f"{confidence:.2f} of 1"))
         if isinstance(volume, int | float):
             facts.append((f"Brain mask volume{where}", f"{volume:.0f} ml"))
+        for name, fit in session.templates.items():
+            alike, overlap = fit.get("correlation"), fit.get("overlap")
+            if isinstance(alike, int | float) and isinstance(overlap, int | float):
+                text = f"correlation {alike:.2f}, overlap {100 * overlap:.0f} %"
+                facts.append((f"Fit to the template {name}{where}", text))
     return facts
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.gather import Session
+from neuroferry.reports.positions import position_doubts
 from neuroferry.reports.scans import ScanRun, run_doubts, volume_doubts
 
 Level = Literal["good", "look", "failed"]
@@ -121,8 +122,8 @@ def judge(
     -------
     Verdict
         Failed if a step failed or did not finish, or if there are no results; needs review if
-        a brain mask or an alignment is doubtful, a run has many outliers, an input is broken,
-        or a figure is missing.
+        a brain mask or an alignment is doubtful, runs of a session disagree on where the head is,
+        a run has many outliers, an input is broken, or a figure is missing.
     """
     failures = [failure_sentence(step) for step in run.failed]
     running = run.count("running")
@@ -146,6 +147,7 @@ def judge(
         if session.brain.get("verdict") == "look":
             looks.append(_brain_sentence(session, where))
         looks += [f"Look at the T1w images{where}. {reason}" for reason in session.doubts]
+        looks += _template_sentences(session, where)
         missing = [r.title.lower() for r in session.reportlets if r.path is None]
         if len(missing) == len(session.reportlets):
             looks.append(f"There are no figures{where}.")
@@ -153,6 +155,7 @@ def judge(
             looks.append(f"Figures{where} are missing: {', '.join(missing)}.")
     looks += [doubt for scan in scans for doubt in run_doubts(scan)]
     looks += volume_doubts(scans)
+    looks += position_doubts(scans)
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []
     if warnings:
@@ -169,3 +172,18 @@ def _brain_sentence(session: Session, where: str) -> str:
     if isinstance(reasons, list) and reasons:
         text += ": " + "; ".join(str(reason).rstrip(".") for reason in reasons)
     return f"{text}. Check it on every slice."
+
+
+def _template_sentences(session: Session, where: str) -> list[str]:
+    """Explain why the registration to a template is doubtful, if it is."""
+    sentences = []
+    for name, found in session.templates.items():
+        if found.get("verdict") not in ("look", "bad"):
+            continue
+        reasons = [str(reason).rstrip(".") for reason in found.get("reasons") or []]
+        why = f": {'; '.join(reasons)}" if reasons else ""
+        sentences.append(
+            f"The registration{where} to the template {name} may be wrong{why}. Check the brain "
+            "mask and the overlap with the template."
+        )
+    return sentences

@@ -97,7 +97,15 @@ def test_interface_with_and_without_t1w(head, tmp_path):
     bold = save_volume(epi, tmp_path / "epi.nii.gz")
     mask = save_nifti(template.brain_mask, template.affine, tmp_path / "m.nii.gz", dtype=np.uint8)
     xfm = write_itk_affine(inverse(TRUTH), tmp_path / "anat2boldref.txt")
-    for given, least in (({}, 0.94), ({"t1w_mask": mask, "anat2boldref_xfm": xfm}, 0.985)):
+    lost = write_itk_affine(
+        compose(np.array([0, 60.0, 0, 0, 0, 0]), np.zeros(3)), tmp_path / "l.txt"
+    )
+    failed = tmp_path / "coreg.json"
+    failed.write_text('{"verdict": "bad"}')
+    # A T1w image whose position is not known must not say where the brain is.
+    astray = {"t1w_mask": mask, "anat2boldref_xfm": lost, "coreg_report": failed}
+    known = {"t1w_mask": mask, "anat2boldref_xfm": xfm}
+    for given, least in (({}, 0.94), (known, 0.985), (astray, 0.94)):
         interface = MaskBold(bold_ref=bold, **{key: str(path) for key, path in given.items()})
         image = nb.load(interface.run(cwd=str(tmp_path)).outputs.bold_mask)
         assert image.get_data_dtype() == np.uint8

@@ -5,14 +5,15 @@ import pytest
 from scipy import ndimage
 
 from neuroferry.errors import InputError
-from neuroferry.interfaces.epi.boundary import Boundary, boundary_contrast, boundary_cost
-from neuroferry.interfaces.epi.coregister import (
-    Coregister,
-    coregister,
-    mask_points,
-    near_brain,
-    rms_distance,
+from neuroferry.interfaces.epi.boundary import (
+    Boundary,
+    boundary_contrast,
+    boundary_cost,
+    find_boundary,
 )
+from neuroferry.interfaces.epi.confidence import gather_evidence, is_convincing
+from neuroferry.interfaces.epi.coregister import Coregister, coregister, follow_surface
+from neuroferry.interfaces.epi.heads import even_out, mask_points, near_brain, rms_distance
 from neuroferry.interfaces.image.affine import compose
 from neuroferry.interfaces.image.images import (
     Volume,
@@ -75,6 +76,74 @@ def test_part_of_the_brain_is_enough(anatomy):
     assert 0.2 < found.coverage < 0.6
 
 
+def uneven(epi, *, radius=30.0):
+    """Multiply by the receive field of a few small coils without a filter: ten to one."""
+    index = np.moveaxis(np.indices(epi.shape, dtype=float), 0, -1)
+    points = index @ epi.affine[:3, :3].T + epi.affine[:3, 3]
+    rng = np.random.default_rng(3)
+    field = np.zeros(epi.shape)
+    for way in rng.normal(size=(24, 3)):
+        place = way / np.linalg.norm(way) * (95, 115, 100) + (0, -15, 10)
+        field += (1 + ((points - place) ** 2).sum(axis=-1) / radius**2) ** -2
+    return epi.with_data((epi.data * field / field.mean()).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "parameters", [(0.4, -0.3, 0.3, 0, 0.004, 0), (6, -9, 8, 0.1, -0.08, 0.1)]
+)
+def test_an_uneven_receive_field_is_no_contrast(anatomy, parameters):
+    t1w, mask, wm = anatomy
+    epi, truth = make_epi(parameters, noise=25.0)
+    found = coregister(uneven(epi), t1w, mask, wm)
+    assert rms_distance(found.matrix, truth, mask_points(mask, t1w.affine)) < 0.6
+    assert found.verdict == "good"
+
+
+def test_the_header_is_a_start_and_the_cost_decides(anatomy):
+    t1w, mask, wm = anatomy
+    epi, truth = make_epi((0.4, -0.3, 0.3, 0, 0.004, 0), noise=25.0)
+    points = mask_points(mask, t1w.affine)
+    boundary = find_boundary(t1w, mask, wm, count=4000)
+    # Mutual information that is led astray by 2 cm.
+    astray = compose(np.array([14.0, 10.0, -12.0, 0.2, 0.0, 0.1]), points.mean(axis=1))
+    followed = follow_surface(boundary, even_out(epi), astray, points)
+    assert rms_distance(followed.matrix, truth, points) < 0.6
+    assert is_convincing(followed.evidence)
+
+
+def test_expected_error_grows_with_noise(anatomy):
+    t1w, mask, wm = anatomy
+    points = mask_points(mask, t1w.affine)
+    boundary = find_boundary(t1w, mask, wm, count=4000)
+    errors = []
+    for noise in (10.0, 150.0):
+        epi, truth = make_epi((0, 0, 0, 0, 0, 0), noise=noise)
+        errors.append(gather_evidence(boundary, even_out(epi), truth, points).error_mm)
+    assert errors[0] < 0.5
+    assert errors[1] > 1.5 * errors[0]
+
+
+def test_another_head_is_told_apart(anatomy):
+    t1w, mask, wm = anatomy
+    epi, _ = make_epi((0, 0, 0, 0, 0, 0), noise=25.0)
+    # Upside down and mirrored: a brain, but not this one in any position.
+    other = epi.with_data(np.ascontiguousarray(epi.data[::-1, ::-1, ::-1]))
+    found = coregister(other, t1w, mask, wm, sloppy=True)
+    assert found.verdict != "good"
+    assert found.method == "mutual information"
+
+
+def test_evidence_outside_the_field_of_view(anatomy):
+    t1w, mask, wm = anatomy
+    epi, _ = make_epi((0, 0, 0, 0, 0, 0))
+    away = np.eye(4)
+    away[0, 3] = 900.0
+    boundary = find_boundary(t1w, mask, wm, count=1000)
+    evidence = gather_evidence(boundary, epi, away, mask_points(mask, t1w.affine))
+    assert evidence.seen == 0.0
+    assert not is_convincing(evidence)
+
+
 def _lift(slices):
     moved = np.eye(4)
     moved[2, 3] = slices
@@ -90,12 +159,16 @@ def test_without_white_matter_mutual_information_decides(anatomy):
     assert found.verdict == "look"
 
 
-def test_an_epi_without_edges_falls_back_and_says_so(anatomy):
+@pytest.mark.parametrize(
+    ("parameters", "verdict"),
+    [((2, 1, 1, 0.02, 0, 0), "look"), ((6, 9, 4, 0.15, 0, 0), "bad")],
+)
+def test_an_epi_without_edges_is_trusted_only_near_the_header(anatomy, parameters, verdict):
     t1w, mask, wm = anatomy
-    epi, _ = make_epi((2, 3, 4, 0.05, 0, 0), contrast=(0.7, 1.0, 0.1), noise=25.0)
+    epi, _ = make_epi(parameters, contrast=(0.7, 1.0, 0.1), noise=25.0)
     found = coregister(epi, t1w, mask, wm, sloppy=True)
     assert found.method == "mutual information"
-    assert found.verdict == "look"
+    assert found.verdict == verdict
     assert any("surface" in reason for reason in found.reasons)
 
 
@@ -139,3 +212,6 @@ def test_interface_writes_both_ways(anatomy, tmp_path):
     with open(outputs.coreg_report) as file:  # noqa: PTH123
         report = json.load(file)
     assert {"method", "verdict", "edges", "from_header_mm", "coverage"} <= report.keys()
+    # Where the head lies: the middle of the brain, as the EPI has it.
+    middle = mask_points(mask, t1w.affine).mean(axis=1)
+    np.testing.assert_allclose(report["head_mm"][0], (truth @ [*middle, 1])[:3], atol=1.0)

@@ -20,6 +20,7 @@ from neuroferry.interfaces.epi.fieldmap_gre import (
     magnitude_image,
     to_radians,
 )
+from neuroferry.interfaces.epi.fieldmap_place import check_place
 from neuroferry.interfaces.image.affine import compose
 from neuroferry.interfaces.image.images import Volume, resample_to, save_volume
 from neuroferry.interfaces.image.series import SeriesWriter
@@ -198,6 +199,9 @@ def test_gradient_echo_field_corrects_a_moved_head(head):
     result = apply_fieldmap(head.epi(direction), found, direction, READOUT, sloppy=True)
     error, before = head.error_mm(result.field_hz)
     assert error < 0.5 * before
+    placed = result.placement
+    assert placed is not None
+    assert (placed.verdict, placed.reasons) == ("good", [])
     distorted = head.epi(direction).data
     inside = head.inside
     assert (
@@ -234,6 +238,25 @@ def test_opposite_pair_of_which_one_is_stored_otherwise(head):
     found = epi_fieldmap(images, ("j", "j"), [READOUT] * 2, sloppy=True)
     error, before = head.error_mm(found.hz.data)
     assert error < 0.25 * before
+
+
+def test_a_field_map_of_nothing_alike_is_not_called_good(head):
+    rng = np.random.default_rng(2)
+    blobs = ndimage.gaussian_filter(rng.normal(size=SHAPE), 3)
+    blobs = Volume((1000 * (blobs - blobs.min()) / np.ptp(blobs)).astype(np.float32), AFFINE)
+    placed = check_place(head.epi("j-"), blobs, head.inside, np.eye(4), sloppy=True)
+    assert placed.verdict == "look"
+    assert placed.reasons
+
+
+def test_a_wrong_place_is_left_for_that_of_the_headers(head):
+    magnitude, _ = head.gre()
+    epi = head.noisy(head.flat)
+    astray = compose(np.array([12.0, -10.0, 9.0, 0.2, 0.1, 0.0]), np.zeros(3))
+    placed = check_place(epi, magnitude, head.inside, astray)
+    assert placed.moved_mm < 1.0
+    assert placed.starts_differ_mm > 5.0
+    assert placed.verdict == "look"
 
 
 @pytest.mark.parametrize("ways", [("j", "j-"), ("j-", "j")])

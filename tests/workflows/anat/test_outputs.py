@@ -52,6 +52,7 @@ def run_derivatives(tmp_path, raw, out, **options):
         "brain_score": write_text(steps / "score.json", '{"confidence": 0.9, "reasons": []}'),
         "average_report": write_text(steps / "average.json", '{"LeftOut": [], "reasons": []}'),
         "tissue_report": write_text(steps / "tissues.json", '{"Contrast": 2.5, "reasons": []}'),
+        "norm_report": write_text(steps / "norm.json", '{"verdict": "good", "reasons": []}'),
         "anat2std_xfm": write_text(steps / "forward.h5"),
         "std2anat_xfm": write_text(steps / "back.h5"),
         "run2ref_xfms": [write_text(steps / f"run{i}.txt") for i in range(2)],
@@ -130,6 +131,9 @@ def test_sidecars_say_where_a_file_comes_from(tmp_path, raw):
     mask = read("_desc-brain_mask")
     assert mask["BrainExtraction"] == {"confidence": 0.9, "reasons": []}
     assert mask["SpatialReference"] == f"bids::{SESSION}_desc-preproc_T1w.nii.gz"
+    for way in ("from-T1w_to-MNI152NLin2009aSym", "from-MNI152NLin2009aSym_to-T1w"):
+        fit = read(f"_{way}_mode-image_xfm")["TemplateRegistration"]
+        assert fit == {"verdict": "good", "reasons": []}
     std = read(f"_{STD}_dseg")
     assert std["SpatialReference"] == "MNI152NLin2009aSym"
     assert std["Resolution"] == "1 mm isotropic"

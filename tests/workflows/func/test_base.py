@@ -181,6 +181,33 @@ def sinks(run, tmp_path, **options):
     return found
 
 
+@pytest.mark.parametrize(
+    ("options", "checked"),
+    [
+        ({}, True),
+        ({"write_doubtful": True}, False),
+        ({"with_anat": False}, False),
+        ({"given": {"boldref2anat_xfm": ["bids:old:xfm"]}}, False),
+    ],
+)
+def test_only_a_sound_coregistration_is_written_elsewhere(make_run, tmp_path, options, checked):
+    workflow = init_bold_derivatives_wf(
+        out_dir=tmp_path / "out",
+        bids_dir=tmp_path / "bids",
+        run=make_run(),
+        spaces=SPACES,
+        **options,
+    )
+    held = {
+        target.name
+        for source, target, edge in workflow._graph.edges(data=True)
+        if ("coreg_report", "check_files") in edge["connect"]
+    }
+    spaces = [space.node for space in SPACES if not space.is_native]
+    elsewhere = {f"write_{what}_{s}" for what in ("bold", "boldref", "mask") for s in spaces}
+    assert held == (elsewhere if checked else set())
+
+
 def test_names_and_sidecars(make_run, tmp_path):
     found = sinks(
         make_run(slice_times=TIMES),
