@@ -66,7 +66,7 @@ def test_a_doubtful_field_map_is_named():
 
 def test_a_doubtful_template_and_runs_apart_raise_the_verdict():
     def verdict(fit, runs=()):
-        session = Session(None, (), {}, (), {"MNI": fit})
+        session = Session(None, (), {}, (), templates={"MNI": fit})
         found = judge(RunSummary(), [session], runs, any_output=True)
         return [reason for reason in found.reasons if "figures" not in reason]
 
