@@ -238,8 +238,8 @@ def test_a_path_with_quotes_and_spaces_reaches_the_job(tmp_path):
 
 
 def _run_argument(text):
-    (line,) = (line for line in text.splitlines() if " job --run " in line)
-    return line.partition(" job --run ")[2].partition(" --round ")[0]
+    (line,) = (line for line in text.splitlines() if line.startswith("run="))
+    return line.removeprefix("run=")
 
 
 def test_jobs_start_what_planned_them():

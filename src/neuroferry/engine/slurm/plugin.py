@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import secrets
 import shlex
 import sys
 from collections.abc import Mapping
@@ -148,9 +149,8 @@ class SLURMGraphPlugin:
         self._take_in(Unit(f"sub-{subject}", subject, steps, frozenset(), payload))
 
     def _take_in(self, unit: Unit) -> None:
-        finished = [p for p in self._grouping.packs_of(unit) if unit.done.issuperset(p)]
         self.n_steps += len(unit.steps)
-        self._done += [(unit.subject, unit.steps[i]) for pack in finished for i in pack]
+        self._done += [(unit.subject, unit.steps[i]) for i in sorted(unit.done)]
         stream = self._open_payloads()
         if self._grouping.add(unit, stream.tell(), keep_names=unit.subject is None):
             stream.write(unit.payload)
@@ -172,7 +172,15 @@ class SLURMGraphPlugin:
             if self._source == "graphs" and self._record is not None:
                 self._record.write("run_ended", exit_code=0, reason=None)
             return None
-        manifest = Manifest(0, str(run_dir), self._source, self.settings, groups)
+        manifest = Manifest(
+            0,
+            str(run_dir),
+            self._source,
+            self.settings,
+            groups,
+            token=secrets.token_hex(4),
+            done=len(self._done),
+        )
         self.n_arrays = sum(len(group.packs) for group in groups)
         self.n_jobs = sum(len(group.packs) * len(group.members) for group in groups)
         write_manifest(manifest, run_dir)
