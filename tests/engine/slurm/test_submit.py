@@ -307,7 +307,9 @@ def test_a_steward_that_is_gone_is_sent_again_but_not_for_ever(site):
     sent_again, ended = site.events
     assert "submitted again" in sent_again["message"]
     assert (ended["event"], ended["exit_code"]) == ("run_ended", 75)
-    assert "steward was lost" in ended["reason"] or "last job of the run was lost" in ended["reason"]
+    assert (
+        "steward was lost" in ended["reason"] or "last job of the run was lost" in ended["reason"]
+    )
 
 
 ENDED = '{"time": "now", "event": "run_ended", "exit_code": 0}'

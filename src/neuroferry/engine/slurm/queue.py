@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from neuroferry.engine.record import RunRecord, read_run
+from neuroferry.errors import ExitCode
+
 # file with the answer of the host, from within an image that holds no SLURM
 _HANDED_IN = "NEUROFERRY_QUEUE"
 _FORMAT = "--format=%F|%K|%T|%r|%j"
@@ -96,6 +99,10 @@ class Queue:
 
 
 UNKNOWN = Queue("unknown")
+LEFT = (
+    "Its jobs are no longer in the queue, and none of them closed the record: they were "
+    "cancelled, or could not start."
+)
 
 
 def look(run_dir: Path) -> Queue:
@@ -110,7 +117,7 @@ def look(run_dir: Path) -> Queue:
         site = (folder / "site").read_text().strip()
     except (OSError, IndexError):
         return UNKNOWN
-    answer = _ask() if ours and site else None
+    answer = _ask(_cluster(folder)) if ours and site else None
     if answer is None or answer[0] != site:
         return UNKNOWN
     rows = [row.split("|", 4) for row in answer[1].splitlines() if row.count("|") >= 4]
@@ -133,10 +140,20 @@ def _is_being_submitted(folder: Path) -> bool:
     return time.time() - max(times) < _SUBMISSION_SECONDS
 
 
-def _ask() -> tuple[str, str] | None:
+def _cluster(folder: Path) -> str:
+    """Return the name of the jobs' cluster, if there is a choice of several."""
+    try:
+        return (folder / "cluster-name").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _ask(cluster: str) -> tuple[str, str] | None:
     """Ask for the user's jobs; the cluster's name and the answer, or ``None`` without any."""
     handed_in = os.environ.get(_HANDED_IN)
     if handed_in:
+        if cluster:
+            return None
         try:
             site, end, rows = Path(handed_in).read_text(errors="replace").partition("\n")
         except OSError:
@@ -144,10 +161,11 @@ def _ask() -> tuple[str, str] | None:
         return (site.strip(), rows) if end and site.strip() else None
     for attempt in range(_TRIES):
         time.sleep(attempt)
-        rows_or_none = _run(["squeue", "--noheader", "--array", f"--user={os.getuid()}", _FORMAT])
-        if rows_or_none is not None:
-            site = _site()
-            return None if site is None else (site, rows_or_none)
+        which = [f"--user={os.getuid()}", *([f"--clusters={cluster}"] if cluster else [])]
+        answer = _run(["squeue", "--noheader", "--array", *which, _FORMAT])
+        if answer is not None:
+            found = _site()
+            return None if found is None else (found, answer)
     return None
 
 
@@ -169,3 +187,16 @@ def _run(command: list[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def close_if_gone(run_dir: Path) -> bool:
+    """Close the record of a run that has no job left; tell whether it was.
+
+    The queue is asked first: the last job closes the record before it leaves the queue.
+    """
+    if look(run_dir).state != "gone" or read_run(run_dir).exit_code is not None:
+        return False
+    RunRecord(run_dir / "events.jsonl").write(
+        "run_ended", exit_code=int(ExitCode.TEMPORARY), reason=LEFT
+    )
+    return True

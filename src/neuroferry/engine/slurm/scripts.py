@@ -38,7 +38,7 @@ _SUBJECTS_A_MINUTE = 20
 # not every script uses all of the words that they share
 _SHELLCHECK = "# shellcheck disable=SC2034,SC2154,SC2317"
 _FOLDER_OF_SCRIPT = 'folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)'
-# options of sbatch for which users have variables of their own, which would go over the script's lines
+# options of sbatch for which users have variables, which would go over the lines of a script
 _USERS_VARIABLES = {
     "account": "A",
     "partition": "p",
@@ -223,10 +223,10 @@ def submit_script(manifest: Manifest) -> str:
     lines = [
         "#!/usr/bin/env bash",
         _SHELLCHECK,
-        "# Submits a run's jobs with this machine's own sbatch. Written by neuroferry; run it with bash.",
+        "# Submits a run's jobs with this machine's own sbatch. Written by neuroferry.",
         "set -euo pipefail",
         _FOLDER_OF_SCRIPT,
-        "# Scripts are reached through the open folder, so that nobody who can write above it can replace it.",
+        "# Scripts are reached through the open folder, so that nobody can replace it.",
         'exec {own}<"$folder"',
         "scripts=/proc/$$/fd/$own",
         *_variables(manifest),
