@@ -40,7 +40,7 @@ SQUEUE_THAT_EMPTIES = """\
 [[ $* != *--format=* ]] || exit 0
 count=$(($(cat "$COUNTER.looks" 2>/dev/null || echo 0) + 1))
 echo "$count" >"$COUNTER.looks"
-((count > 2)) || seq 9
+((count > 3)) || seq 9
 """
 OTHERS = {
     "scancel": 'echo "$*" >>"$COUNTER.cancelled"',

@@ -70,7 +70,7 @@ class PackPlugin(MultiProcPlugin):
         text = f"{self.memory_gb:.1f} GB of this job are not enough even for this step alone."
         following = self.plugin_args.get("next_memory")
         if following is not None:
-            return f"{text} The steward, the last job of this round, runs it again with {following} MiB."
+            return f"{text} The last job of this round runs it again with {following} MiB."
         return (
             f"{text} It is not run again, as that is the most that was allowed (max_mem and "
             "retries in the section [slurm] of the settings): allow more and run the same "

@@ -175,6 +175,11 @@ send_watch() { # send_watch ROUND
     [[ ! -e $folder/closed-$1 ]] || at_cluster scancel "$sent" || true
 }
 
+cancel_watches() { # cancel_watches ROUND
+    awk -v name="watch$(suffix_of "$1")" '$1 == name && $2 ~ /^[0-9]+$/ {print $2}' "$folder/jobs.tsv" |
+        at_cluster xargs_scancel || true
+}
+
 # replace_steward ROUND REASON [OPTION...]: sends a lost steward again, as often as the settings allow; then the run
 # is closed as soon as none of its jobs is left.
 replace_steward() {

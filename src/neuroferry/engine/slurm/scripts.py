@@ -142,6 +142,8 @@ def pack_script(pack: Pack, manifest: Manifest, enter: str) -> str:
         "# the run was cancelled before this job was known",
         "[[ ! -e $1/stopped ]] || exit 0",
         *_entry(manifest.settings, enter),
+        # the image needs the drivers of the host
+        *(["export APPTAINER_NV=1 SINGULARITY_NV=1"] if pack.gpus else []),
         "folder=$1",
         f"round={manifest.round}",
         f"pack={pack.name}",

@@ -76,6 +76,9 @@ if ! has_ended && [[ ! -e $again ]]; then
     hasty=yes # it may be the only node
     replace_steward "$round" "The last job could not start neuroferry on ${node:-$(uname -n)} (exit code $code): $problem" \
         ${node:+"--exclude=$node"}
+    if has_ended; then
+        cancel_watches "$round"
+    fi
     exit 75
 fi
 if [[ -e $again && ! -e $folder/submitted-$((round + 1)) ]] && ! has_ended && ! bash "$again"; then
@@ -86,6 +89,5 @@ if [[ -e $again && ! -e $folder/submitted-$((round + 1)) ]] && ! has_ended && ! 
 fi
 # last, as an active watch resubmits itself as long as this job exists
 : >"$folder/closed-$round"
-awk -v name="watch$(suffix_of "$round")" '$1 == name && $2 ~ /^[0-9]+$/ {print $2}' "$folder/jobs.tsv" |
-    at_cluster xargs_scancel || true
+cancel_watches "$round"
 exit "$code"

@@ -116,6 +116,11 @@ find_limits() {
 find_room() {
     local tries
     find_limits
+    if ((round > 0 && room < smallest)); then
+        # it counts as well, and is needed least
+        cancel_watches "$((round - 1))"
+        find_limits
+    fi
     for ((tries = 0; round > 0 && room < smallest && tries < 60; tries++)); do
         ((tries > 0)) || say "The queue is full; waiting up to ten minutes for room."
         sleep 10
@@ -136,7 +141,7 @@ refuse_if_at_work() {
     for other in "$folder"/../../*/slurm; do
         [[ -e $other/submitted-0 && ! $other -ef $folder ]] || continue
         ! grep -qs '"event": "run_ended"' "$other/../events.jsonl" || continue
-        both=$(comm -12 <(sort "$folder/units") <(sort "$other/units" 2>/dev/null) | head -n 1)
+        both=$(comm -12 <(sort "$folder/units" 2>/dev/null) <(sort "$other/units" 2>/dev/null) | cut -f 1 | head -n 1) || true
         [[ $both ]] || continue
         numbers=$(cut -f 2 "$other/jobs.tsv" 2>/dev/null | grep -xE '[0-9]+') || true
         # a submission that has begun just now may not have any number yet
