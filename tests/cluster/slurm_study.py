@@ -54,16 +54,17 @@ def sleep(x, seconds):
     return x
 
 
-def count(x, name, log, seconds):
+def count(x, name, folder, seconds):
     """Leave a line when it starts and one when it ends, apart from any record."""
     import os
     import time
     from pathlib import Path
 
-    with Path(log).open("a") as stream:
+    log = Path(folder, "exec.log")  # as an input, its content would count
+    with log.open("a") as stream:
         stream.write(f"start {name} {os.environ.get('SLURM_JOB_ID')} {os.getpid()}\n")
     time.sleep(seconds)
-    with Path(log).open("a") as stream:
+    with log.open("a") as stream:
         stream.write(f"end {name} {os.environ.get('SLURM_JOB_ID')} {os.getpid()}\n")
     return x + 1
 
@@ -132,9 +133,9 @@ def counted(base, subjects, seconds):
         wf = Workflow(f"sub_{number:03d}_wf")
         before = None
         for name in "abcd":
-            step = node(name, count, ["x", "name", "log", "seconds"], mem_gb=0.2)
+            step = node(name, count, ["x", "name", "folder", "seconds"], mem_gb=0.2)
             step.inputs.name, step.inputs.seconds = f"{number:03d}{name}", seconds
-            step.inputs.log = str(base / "exec.log")
+            step.inputs.folder = str(base)
             if before is None:
                 step.inputs.x = number
                 wf.add_nodes([step])

@@ -163,6 +163,7 @@ def test_reasons_that_never_go_away_are_named(tmp_path):
         assert "cannot start" not in capped.submit().stderr
         assert capped.wait().exit_code == 0
     finally:
+        wait_for(lambda: not left(study) and not left(capped), 60)
         scontrol("delete", "partitionname=brief")
 
 

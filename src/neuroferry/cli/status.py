@@ -14,6 +14,7 @@ from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, list_runs, read_run
 from neuroferry.engine.slurm.queue import LEFT, UNKNOWN, Queue, look
 from neuroferry.errors import ExitCode, InputError
+from neuroferry.host import in_host_words
 
 _REFRESH_SECONDS = 2.0
 _MOST_LINES = 20
@@ -125,9 +126,11 @@ def picture(summary: RunSummary, name: str, queue: Queue = UNKNOWN) -> Any:
     at_work = [StepName(step.step).short for step in summary.steps if step.state == "running"]
     over = summary.exit_code is not None or queue.state == "gone"
     parts += _lines("unfinished" if over else "running", at_work)
-    failed = [f"{StepName(step.step).short}: {step.message}" for step in summary.failed]
+    failed = [
+        in_host_words(f"{StepName(step.step).short}: {step.message}") for step in summary.failed
+    ]
     parts += _lines("failed", failed, style="red")
-    warnings = [p["message"] for p in summary.problems]
+    warnings = [in_host_words(p["message"]) for p in summary.problems]
     parts += _lines("noted", warnings)
     return Group(*parts)
 
@@ -141,7 +144,7 @@ def _headline(summary: RunSummary, name: str, queue: Queue) -> str:
         text += f", {duration((until - _time(summary.started)).total_seconds())}"
     if summary.exit_code is None:
         return text + ("" if queue.state == "gone" else ", not yet ended")
-    reason = f" ({summary.reason})" if summary.reason else ""
+    reason = f" ({in_host_words(summary.reason)})" if summary.reason else ""
     return text + f", ended with exit code {summary.exit_code}{reason}"
 
 
