@@ -50,19 +50,20 @@ class Trouble:
     ----------
     random : random.Random
         Decides what.
-    submitted : list of str
-        Arrays of the run.
-    down : bool
-        Whether nodes are declared down, after which SLURM holds jobs back for two minutes.
+    jobs : pathlib.Path
+        The run's list of jobs.
+    most : dict of str to int
+        How often each kind happens at most. After a node is declared down, SLURM holds its jobs
+        back for two minutes.
     done : Counter of str
-        How often each kind of trouble happened.
-    cancelled : set of str
-        Names of the tasks that were cancelled.
+        How often each kind happened.
+    out : dict of str to float
+        Nodes out of service, and until when.
     """
 
     random: random.Random
     jobs: Path
-    down: bool = True
+    most: dict[str, int]
     done: Counter[str] = field(default_factory=Counter)
     out: dict[str, float] = field(default_factory=dict)
 
@@ -72,11 +73,9 @@ class Trouble:
         for node in [node for node, until in self.out.items() if until < now]:
             _scontrol("update", f"nodename={node}", "state=resume")
             del self.out[node]
-        kinds = ["drain", "requeue", "requeue", "cancel", "nothing"]
-        kinds += ["down"] * self.down
-        kind = self.random.choice(kinds)
-        if self.done["restart"] < 2 and self.random.random() < 0.15:
-            kind = "restart"
+        kind = self.random.choice(sorted(self.most))
+        if self.done[kind] >= self.most[kind]:
+            return
         if kind == "restart":
             subprocess.run([CLUSTER, "restart"], check=True, stdout=subprocess.DEVNULL)
         elif kind in ("drain", "down"):
@@ -87,7 +86,7 @@ class Trouble:
             self.out[node] = now + self.random.uniform(3, 10)
         elif kind in ("requeue", "cancel"):
             running = self._running()
-            if not running or (kind == "cancel" and self.done["cancel"] >= 3):
+            if not running:
                 return
             task = self.random.choice(running)
             if kind == "requeue":
@@ -123,7 +122,7 @@ def _scontrol(*words: str) -> None:
 
 
 def soak(
-    base: Path, seed: int, subjects: int, seconds: float, *, every: float = 3.0, down: bool = True
+    base: Path, seed: int, subjects: int, seconds: float, *, every: float = 3.0, down: int = 4
 ) -> dict[str, object]:
     """Run one study through trouble, then repeat it until it succeeds.
 
@@ -139,7 +138,8 @@ def soak(
     settings += ["watch_minutes=1", "retries=5"]
     run, _ = _plan(base, settings)
     subprocess.run(["bash", run / "slurm" / "submit.sh"], env=environment, check=True)
-    trouble = Trouble(random.Random(seed), run / "slurm" / "jobs.tsv", down)
+    most = {"drain": 10, "requeue": 2 + subjects // 10, "cancel": 3, "restart": 2, "down": down}
+    trouble = Trouble(random.Random(seed), run / "slurm" / "jobs.tsv", most)
     while (code := _ended(run)) is None:
         if time.monotonic() - started > PATIENCE:
             break

@@ -26,6 +26,8 @@ def holder(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdout
+        assert process.stdin
         assert process.stdout.readline() == "mine\n"
         yield process
         process.stdin.close()

@@ -313,7 +313,7 @@ def test_a_large_connected_graph_is_packed_in_time_that_grows_with_it():
 
 
 def test_steps_are_compared_with_few_others(monkeypatch):
-    followed = {}
+    followed: dict[int, int] = {}
     original = pack_module._Packs._reaches
 
     def counting(self, pack, neighbours, targets):

@@ -68,7 +68,7 @@ def test_a_run_without_any_job_is_over(run):
     assert answer(run, "9|N/A|RUNNING|None|nf-steward-other").state == "gone"
     assert close_if_gone(run)
     assert read_run(run).exit_code == 75
-    assert "no longer in the queue" in read_run(run).reason
+    assert "no longer in the queue" in str(read_run(run).reason)
     assert not close_if_gone(run)
 
 

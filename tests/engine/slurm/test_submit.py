@@ -71,8 +71,8 @@ class Site:
             Pack("g1p03", (2,), 500, 1, 10, ("g1p01", "g1p02")),
         )
         group = Group("g1", "x", ("a", "b", "c"), ((), (0,), (0, 1)), packs, members)
-        settings = SlurmConfig(**settings)
-        manifest = Manifest(number, "/out/logs/run", "config", settings, (group,), "7e57")
+        asked = SlurmConfig(**settings)
+        manifest = Manifest(number, "/out/logs/run", "config", asked, (group,), "7e57")
         self.script = write_scripts(manifest, self.run_dir, enter)
         return self
 

@@ -111,13 +111,13 @@ def header(
 
 def planned_variables(settings: SlurmConfig) -> list[str]:
     """List the user's variables for ``sbatch`` that would replace settings of the run."""
-    found = []
+    found: list[str] = []
     for option, letter in _USERS_VARIABLES.items():
         given = any(
             re.match(rf"--{option}(=|\s|$)", extra) or (letter and extra.startswith(f"-{letter}"))
             for extra in settings.extra
         )
-        if given or getattr(settings, option, ""):
+        if given or getattr(settings, option, False):
             found += [f"SBATCH_{option.upper()}", *["SLURM_CLUSTERS"] * (option == "clusters")]
     return found
 
