@@ -22,6 +22,7 @@ TOGETHER = {
     "cluster/test_image.py": "the image",
     "cluster/test_move.py": "move and fetch, between two machines",
     "cluster/test_slurm.py": "the SLURM plugin on a real SLURM",
+    "cluster/test_gridengine.py": "Dask workers on a real Grid Engine",
     "cluster/test_slurm_image.py": "the image on a real SLURM",
     "cluster/test_trust.py": "awkward names and signatures, with the image",
     "engine/slurm/test_plan.py": "units, packs, groups and scripts",
@@ -32,6 +33,7 @@ TOGETHER = {
     "test_docs.py": "pages of the documentation against the program",
     "test_house.py": "the repository",
     "workflows/test_base_func.py": "BOLD runs in a participant's graph",
+    "engine/test_nipype_conformance.py": "Nipype's own tests, with our plugins",
     "workflows/test_kinds.py": "kinds of step of every builder",
 }
 

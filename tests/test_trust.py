@@ -212,10 +212,10 @@ class Marks:
 def test_nipype_loads_no_pickle_of_others(file):
     from nipype.pipeline.engine import nodes, utils
 
-    from neuroferry.engine.pickles import guard_pickles
+    from neuroferry.engine.guards import guard_nipype
 
-    guard_pickles()
-    guard_pickles()
+    guard_nipype()
+    guard_nipype()
     mark, result = file.parent / "mark", file.parent / "result_a.pklz"
     result.with_suffix(".pkl").write_bytes(pickle.dumps(Marks(mark)))
     result = result.with_suffix(".pkl")

@@ -327,6 +327,13 @@ class ExecutionConfig:
         unset="a cluster on this machine",
         example="tcp://node1:8786",
     )
+    dask_wait_minutes: float = setting(
+        2.0,
+        help="minutes to wait for the first worker of the Dask scheduler, as when workers wait in"
+        " a queue; 0: without end",
+        metavar="N",
+        minimum=0,
+    )
     stall_minutes: float = setting(
         60.0,
         help="minutes without processor time after which a step counts as failed; 0: never",

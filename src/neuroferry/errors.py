@@ -91,8 +91,8 @@ class ToolError(NeuroferryError):
     exit_code = ExitCode.SOFTWARE
 
 
-class StepsFailedError(NeuroferryError):
-    """A finished run with failed steps."""
+class StepsFailedError(NeuroferryError, RuntimeError):
+    """A finished run with failed steps; a ``RuntimeError`` as Nipype's own plugins raise."""
 
     exit_code = ExitCode.STEP_FAILED
 

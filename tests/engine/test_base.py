@@ -50,6 +50,13 @@ def leave_quietly(x):
     os._exit(3)
 
 
+def rest(x, use_gpu):
+    import time
+
+    time.sleep(1)
+    return x
+
+
 def take_memory(x):
     import numpy as np
 
@@ -294,6 +301,14 @@ def test_memory_is_measured(run):
     assert steps["small"].peak_gb < steps["large"].peak_gb - 0.3
 
 
+def most_at_once(record):
+    running = most = 0
+    for event in read_events(record):
+        running += {"step_started": 1, "step_done": -1}[event["event"]]
+        most = max(most, running)
+    return most
+
+
 def test_memory_and_processors_are_respected(run):
     workflow = Workflow("w")
     made = [node(f"n{i}", add_one, x=i) for i in range(4)]
@@ -301,12 +316,18 @@ def test_memory_and_processors_are_respected(run):
         one._mem_gb = 1.5
     workflow.add_nodes(made)
     run(workflow)
-    events = read_events(run.folder / "1.jsonl")
-    running = most = 0
-    for event in events:
-        running += {"step_started": 1, "step_done": -1}[event["event"]]
-        most = max(most, running)
-    assert most == 1
+    assert most_at_once(run.folder / "1.jsonl") == 1
+
+
+@pytest.mark.parametrize("n_gpu_procs", [None, 2])
+def test_steps_that_use_a_gpu_run_one_at_a_time_unless_there_are_more(run, n_gpu_procs):
+    workflow = Workflow("w")
+    workflow.add_nodes(
+        [node(f"n{i}", rest, inputs=("x", "use_gpu"), x=i, use_gpu=True) for i in range(2)]
+    )
+    _steps, error = run(workflow, n_gpu_procs=n_gpu_procs)
+    assert error is None
+    assert most_at_once(run.folder / "1.jsonl") == (n_gpu_procs or 1)
 
 
 def test_a_step_larger_than_the_machine_is_tried_alone(run):

@@ -218,6 +218,7 @@ def _execute(job: Run, graph: Any, progress: Progress, history: Any) -> int:
         "history": history,
         "estimator": make_estimator(job.config.output_dir),
         "scheduler": job.config.execution.dask_scheduler,
+        "wait_seconds": 60.0 * job.config.execution.dask_wait_minutes,
         "stall_seconds": 60.0 * job.config.execution.stall_minutes,
         "crash_dir": job.folder,
         "log_file": log_file,

@@ -12,8 +12,8 @@ from typing import Any
 
 from neuroferry.engine.done import is_done
 from neuroferry.engine.estimate import Estimator
+from neuroferry.engine.guards import guard_nipype
 from neuroferry.engine.names import StepName, kind_of
-from neuroferry.engine.pickles import guard_pickles
 from neuroferry.engine.record import RunRecord, StepState, StepSummary, found_done, rounded
 from neuroferry.engine.resources import available_resources
 from neuroferry.engine.schedule import Schedule, Task, volumes_of
@@ -49,7 +49,7 @@ class RecordingPlugin:
     """
 
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
-        guard_pickles()
+        guard_nipype()
         self.plugin_args = dict(plugin_args or {})
         limits = available_resources()
         self.n_procs = int(self.plugin_args.get("n_procs") or limits.n_procs)
@@ -82,8 +82,7 @@ class RecordingPlugin:
                 str(execution.get("stop_on_first_crash", "false")).lower() in ("true", "1"),
             )
         )
-        crash_dir = self.plugin_args.get("crash_dir") or execution.get("crashdump_dir")
-        self._crash_dir = Path(crash_dir) if crash_dir else Path.cwd()
+        self._crash_dir = execution.get("crashdump_dir")
         for node in graph.nodes():
             if _is_map(node):
                 # Nipype hangs the plugin's arguments on each MapNode and pickles them with it
@@ -259,7 +258,7 @@ class RecordingPlugin:
         self._failures.append((task.step, error))
         try:
             crashfile = write_crashfile(
-                self._crash_dir, task.step, task.node, error, outcome.traceback
+                self._folder_of_crash(task), task.step, task.node, error, outcome.traceback
             )
         except OSError:
             crashfile = None  # a full disk must not hide the error itself
@@ -278,6 +277,12 @@ class RecordingPlugin:
         for other in lost:
             self._write("step_skipped", step=schedule.tasks[other].step, because=task.step)
         self._call_back(task, "exception")
+
+    def _folder_of_crash(self, task: Task) -> Path:
+        """Choose the folder: the plugin's, the node's own, the workflow's, the current one."""
+        own = (getattr(task.node, "config", None) or {}).get("execution", {})
+        choice = self.plugin_args.get("crash_dir") or own.get("crashdump_dir") or self._crash_dir
+        return Path(choice) if choice else Path.cwd()
 
     def _advise(self, task: Task) -> str:
         """Advise what to do about a step that this machine cannot run."""

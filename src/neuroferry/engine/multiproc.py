@@ -49,6 +49,8 @@ class MultiProcPlugin(RecordingPlugin):
             (default: 3600; 0: wait for ever).
         ``stopped_seconds`` : float
             Time after which a stopped step (SIGSTOP) fails (default: 60).
+        ``n_gpu_procs`` : int
+            Steps that use a GPU (``use_gpu``, ``use_cuda``) at the same time (default: 1).
 
     Examples
     --------
@@ -62,6 +64,7 @@ class MultiProcPlugin(RecordingPlugin):
         self._wake_pipe: int | None = None
         self._stall_seconds = float(self.plugin_args.get("stall_seconds", 3600.0))
         self._stopped_seconds = float(self.plugin_args.get("stopped_seconds", 60.0))
+        self._n_gpu_procs = max(1, int(self.plugin_args.get("n_gpu_procs") or 1))
         self._processes = ProcessTable()
         self._looked = 0.0
         self._preloaded = False
@@ -151,6 +154,11 @@ class MultiProcPlugin(RecordingPlugin):
                     progressed = True
 
     def _fits(self, task: Task, running: list[Task]) -> bool:
+        if (
+            task.node.is_gpu_node()
+            and sum(other.node.is_gpu_node() for other in running) >= self._n_gpu_procs
+        ):
+            return False
         return fits(task, running, self.n_procs, self.memory_gb, self.booked_gb)
 
     def _look(self, schedule: Schedule, running: dict[int, Worker]) -> None:

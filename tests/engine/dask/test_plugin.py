@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -332,3 +333,85 @@ def test_no_cluster_and_workers_without_resources_are_said(run, monkeypatch, tmp
         pytest.raises(UsageError, match="--resources"),
     ):
         run(workflow, scheduler=cluster.scheduler_address)
+
+
+@pytest.fixture
+def scheduler_without_neuroferry(tmp_path):
+    """A scheduler of another environment, which cannot import neuroferry; no worker yet."""
+    path = tmp_path / "elsewhere.json"
+    code = (
+        "import asyncio, sys\n"
+        "sys.modules['neuroferry'] = None\n"
+        "from distributed import Scheduler\n"
+        "async def serve():\n"
+        f"    path = {str(path)!r}\n"
+        "    async with Scheduler(port=0, dashboard=False, scheduler_file=path) as scheduler:\n"
+        "        await scheduler.finished()\n"
+        "asyncio.run(serve())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(path.exists)
+    yield path
+    process.kill()
+    process.wait()
+
+
+def test_a_worker_may_come_later_and_the_scheduler_need_not_know_us(
+    scheduler_without_neuroferry, run, monkeypatch
+):
+    """As on an adaptive cluster of another environment."""
+    from neuroferry.engine.dask import plugin as module
+
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.5)
+    command = [sys.executable, "-m", "neuroferry", "dask-worker", "--no-scheduler"]
+    events = run.folder / "DaskPlugin" / "events.jsonl"
+    workers = []
+
+    def come():
+        wait_for(lambda: events.exists() and "no worker yet" in events.read_text())
+        arguments = [str(scheduler_without_neuroferry), "--nprocs", "2", "--mem", "2GB"]
+        workers.append(subprocess.Popen([*command, *arguments]))
+
+    workflow = Workflow("w")
+    workflow.connect(node("first", add_one, x=1), "out", node("second", add_one), "x")
+    coming = threading.Thread(target=come)
+    coming.start()
+    steps, _, error = run(workflow, scheduler=scheduler_without_neuroferry, wait_seconds=120)
+    coming.join()
+    assert not error
+    assert {step.state for step in steps.values()} == {"done"}
+    workers[0].send_signal(signal.SIGTERM)
+    assert workers[0].wait(timeout=30) == 0
+
+
+def test_no_worker_in_time_is_an_error_and_can_be_interrupted(
+    scheduler_without_neuroferry, run, tmp_path
+):
+    workflow = Workflow("w")
+    workflow.add_nodes([node("first", add_one, x=1)])
+    with pytest.raises(SchedulerError, match="--dask-wait-minutes"):
+        run(workflow, scheduler=scheduler_without_neuroferry, wait_seconds=1)
+    code = textwrap.dedent(SCRIPT).format(
+        tests=str(Path(__file__).parent),
+        folder=str(tmp_path),
+        scheduler=str(scheduler_without_neuroferry),
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path)
+    events = tmp_path / "events.jsonl"
+    wait_for(lambda: events.exists() and "no worker yet" in events.read_text())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+@pytest.mark.parametrize("known", [None, "tcp://127.0.0.1:9"])
+def test_a_worker_without_a_scheduler_ends(tmp_path, monkeypatch, known):
+    """It would fill a slot of the queue for nothing."""
+    from neuroferry.engine.dask import plugin as module
+
+    monkeypatch.setattr(module, "_WORKER_PATIENCE_SECONDS", 1.0)
+    path = tmp_path / "dask.json"
+    if known is not None:
+        path.write_text(f'{{"type": "Scheduler", "address": "{known}"}}')
+    with pytest.raises(SchedulerError, match="No Dask scheduler answers"):
+        module.offer(path, n_procs=1, memory_gb=1.0, with_scheduler=False)

@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import importlib
 import os
+import pickle
 import queue
 import secrets
 import signal
@@ -38,6 +39,11 @@ from neuroferry.trust import refuse_foreign
 
 _TICK_SECONDS = 0.2
 _CONNECT_SECONDS = 120.0
+_ATTEMPT_SECONDS = 5.0
+# time after which a worker without a scheduler ends, lest it fill a queue's slot for nothing
+_WORKER_PATIENCE_SECONDS = 600.0
+# time after which a run says that it waits for a worker
+_PATIENCE_SECONDS = 10.0
 # worker resources without which no step could ever start
 _PROCESSORS, _MEMORY = "processors", "memory_gb"
 _SCHEDULER_FILE = "The file of the scheduler"
@@ -56,6 +62,9 @@ class DaskPlugin(RecordingPlugin):
             a cluster of ``n_procs`` processors and ``memory_gb`` on this machine. Its workers
             have the resources ``processors`` and ``memory_gb`` and see the same files; see
             ``neuroferry dask-worker``.
+        ``wait_seconds`` : float
+            Time to wait for the first worker of a scheduler (default: 120; 0: without end). Those
+            of an adaptive cluster may be jobs in a queue.
         ``stall_seconds``, ``stopped_seconds`` : float
             As for :class:`~neuroferry.engine.multiproc.MultiProcPlugin`.
     """
@@ -63,6 +72,7 @@ class DaskPlugin(RecordingPlugin):
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
         super().__init__(plugin_args)
         self._scheduler = self.plugin_args.get("scheduler")
+        self._wait_seconds = float(self.plugin_args.get("wait_seconds", 120.0))
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._token = f"neuroferry-{secrets.token_hex(8)}"
         self._futures: dict[int, Any] = {}
@@ -105,12 +115,46 @@ class DaskPlugin(RecordingPlugin):
             where = {"address": text} if "://" in text else {"scheduler_file": text}
             if "address" not in where:
                 self._wait_for_file(Path(text))
+            client = stack.enter_context(self._find_scheduler(distributed, where, text))
+            self._wait_for_worker(client, text)
+            yield client
+
+    def _find_scheduler(self, distributed: Any, where: Mapping[str, str], text: str) -> Any:
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        while True:
             try:
-                client = distributed.Client(**where, timeout=_CONNECT_SECONDS)
-                client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+                return distributed.Client(**where, timeout=_ATTEMPT_SECONDS)
             except (OSError, TimeoutError) as err:
-                raise _no_cluster(text, str(err)) from err
-            yield stack.enter_context(client)
+                if time.monotonic() > deadline:
+                    raise _no_cluster(text, f"no scheduler answers: {err}") from err
+            self._raise_if_interrupted()
+
+    def _wait_for_worker(self, client: Any, text: str) -> None:
+        """Wait for the first worker."""
+        if _workers(client):
+            return
+        # an adaptive cluster has no workers until there is something to do
+        asked = client.submit(os.getpid, pure=False)
+        said = False
+        started = time.monotonic()
+        while not _workers(client):
+            waited = time.monotonic() - started
+            if 0 < self._wait_seconds < waited:
+                limit = f"{self._wait_seconds / 60:.0f} min"
+                raise _no_cluster(text, f"there was no worker within {limit}")
+            if waited > _PATIENCE_SECONDS and not said and self.record is not None:
+                said = True
+                self.record.write(
+                    "problem",
+                    subject=None,
+                    severity="warning",
+                    message=f"The Dask scheduler at {text} has no worker yet; waiting for one.",
+                    path=None,
+                )
+            self._tick()
+            self._raise_if_interrupted()
+            time.sleep(_TICK_SECONDS)
+        asked.release()
 
     def _wait_for_file(self, path: Path) -> None:
         """Wait for the scheduler to write its address, with a time limit that Dask lacks."""
@@ -161,11 +205,10 @@ class DaskPlugin(RecordingPlugin):
             return
         self._announced.discard(index)
         self._attempts[index] = attempt = secrets.token_hex(4)
+        call = _Call(request, self._token, {"index": index, "attempt": attempt})
         future = client.submit(
-            run_step,
-            request,
-            self._token,
-            {"index": index, "attempt": attempt},
+            pickle.loads,
+            pickle.dumps(call),
             key=f"{task.step}-{attempt}",
             resources={
                 # a step too large for any worker is tried with all resources of the largest
@@ -260,8 +303,21 @@ def _load() -> Any:
 def _no_cluster(where: str, why: str) -> SchedulerError:
     return SchedulerError(
         f"No Dask scheduler with a worker answers at {where} ({why}). Start them first: "
-        "neuroferry dask-worker SCHEDULER_FILE."
+        "neuroferry dask-worker SCHEDULER_FILE. If workers wait in a queue, allow more time "
+        "(--dask-wait-minutes)."
     )
+
+
+def _no_scheduler(path: Path, why: str) -> SchedulerError:
+    return SchedulerError(
+        f"No Dask scheduler answers at {path} ({why}). Start one first, by neuroferry dask-worker "
+        "without --no-scheduler."
+    )
+
+
+def _workers(client: Any) -> dict[str, Any]:
+    known: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return known
 
 
 def _result(future: Any) -> dict[str, Any]:
@@ -277,8 +333,7 @@ def _largest_worker(client: Any) -> Resources:
     UsageError
         If no worker declares its resources.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    known = [worker.get("resources", {}) for worker in workers]
+    known = [worker.get("resources", {}) for worker in _workers(client).values()]
     usable = [found for found in known if found.get(_PROCESSORS) and found.get(_MEMORY)]
     if not usable:
         raise UsageError(
@@ -300,6 +355,11 @@ def offer(scheduler_file: Path, *, n_procs: int, memory_gb: float, with_schedule
         Resources that the worker offers.
     with_scheduler : bool
         Start the scheduler in this process.
+
+    Raises
+    ------
+    SchedulerError
+        If no scheduler answers within ten minutes.
     """
     asyncio.run(_offer(scheduler_file, n_procs, memory_gb, with_scheduler))
 
@@ -320,26 +380,47 @@ async def _offer(path: Path, n_procs: int, memory_gb: float, with_scheduler: boo
                 distributed.Scheduler(port=0, dashboard=False, scheduler_file=str(path))
             )
             os.umask(before)
+        deadline = time.monotonic() + _WORKER_PATIENCE_SECONDS
         while not path.exists():
             if stopped.is_set():
                 return
+            if time.monotonic() > deadline:
+                raise _no_scheduler(path, "the file does not exist")
             await asyncio.sleep(_TICK_SECONDS)
         refuse_foreign(path, _SCHEDULER_FILE)
-        worker = await stack.enter_async_context(
-            distributed.Worker(
-                scheduler_file=str(path),
-                nthreads=n_procs,
-                resources={_PROCESSORS: n_procs, _MEMORY: memory_gb},
-                memory_limit=0,
-                dashboard=False,
-            )
+        worker = distributed.Worker(
+            scheduler_file=str(path),
+            nthreads=n_procs,
+            resources={_PROCESSORS: n_procs, _MEMORY: memory_gb},
+            memory_limit=0,
+            dashboard=False,
+            death_timeout=_WORKER_PATIENCE_SECONDS,
         )
+        try:
+            await stack.enter_async_context(worker)
+        except (OSError, TimeoutError) as err:
+            raise _no_scheduler(path, str(err)) from err
         ends = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(worker.finished())]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         _close_servers()
 
 
 # everything below runs in the Dask workers
+
+
+class _Call:
+    """A call of :func:`run_step`, made where it is unpickled.
+
+    Dask's scheduler, too, unpickles functions and arguments of tasks (distributed 2026.8), and
+    that of an existing cluster need not have neuroferry. This way it only meets bytes.
+    """
+
+    def __init__(self, request: StepRequest, token: str, name: dict[str, Any]) -> None:
+        self._arguments = (request, token, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return run_step, self._arguments
+
 
 _lock = threading.Lock()
 _idle: list[StepServer] = []

@@ -116,11 +116,11 @@ def serve() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    from neuroferry.engine.guards import guard_nipype
     from neuroferry.engine.multiproc import preload
-    from neuroferry.engine.pickles import guard_pickles
 
     preload()
-    guard_pickles()
+    guard_nipype()
     while True:
         message = _receive(asking)
         if message is None:

@@ -20,8 +20,8 @@ from typing import IO, Any
 
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine.estimate import Estimator
+from neuroferry.engine.guards import guard_nipype
 from neuroferry.engine.names import StepName, in_subject
-from neuroferry.engine.pickles import guard_pickles
 from neuroferry.engine.record import RunRecord, StepSummary, found_done, read_run
 from neuroferry.engine.slurm.manifest import Grouping, Manifest, write_manifest
 from neuroferry.engine.slurm.pack import StepPlan
@@ -69,7 +69,7 @@ class SLURMGraphPlugin:
     """
 
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
-        guard_pickles()
+        guard_nipype()
         self.plugin_args = dict(plugin_args or {})
         known = {item.name for item in dataclasses.fields(SlurmConfig)}
         own = {"run_dir", "record", "history", "estimator", "source", "environ"}
