@@ -12,7 +12,7 @@ own, apart from neuroferry's record. What must hold:
   saved has to run it again: ``unsaved``);
 - the run ends, and its exit code is 0 if no job was cancelled, otherwise 1.
 
-    python benchmarks/soak.py WORK_DIR [--subjects 200] [--seeds 1 2 3 4 5] [--seconds 1]
+    python benchmarks/soak.py WORK_DIR [--subjects 200] [--seeds 1 2 3 4 5] [--seconds 1] [--hurry]
 """
 
 import argparse
@@ -59,6 +59,8 @@ class Trouble:
         How often each kind happened.
     out : dict of str to float
         Nodes out of service, and until when.
+    hurry : bool
+        Do not wait the two minutes for which SLURM holds a requeued job back.
     """
 
     random: random.Random
@@ -66,6 +68,7 @@ class Trouble:
     most: dict[str, int]
     done: Counter[str] = field(default_factory=Counter)
     out: dict[str, float] = field(default_factory=dict)
+    hurry: bool = False
 
     def happen(self) -> None:
         """Let one thing happen."""
@@ -73,6 +76,9 @@ class Trouble:
         for node in [node for node, until in self.out.items() if until < now]:
             _scontrol("update", f"nodename={node}", "state=resume")
             del self.out[node]
+        if self.hurry:
+            for task in self._tasks("PENDING", "BeginTime"):
+                _scontrol("update", f"jobid={task}", "starttime=now")
         kind = self.random.choice(sorted(self.most))
         if self.done[kind] >= self.most[kind]:
             return
@@ -85,7 +91,7 @@ class Trouble:
             _scontrol("update", f"nodename={node}", f"state={kind}", "reason=soak")
             self.out[node] = now + self.random.uniform(3, 10)
         elif kind in ("requeue", "cancel"):
-            running = self._running()
+            running = self._tasks("RUNNING")
             if not running:
                 return
             task = self.random.choice(running)
@@ -102,19 +108,24 @@ class Trouble:
         self.out.clear()
         subprocess.run([CLUSTER, "up"], check=True, stdout=subprocess.DEVNULL)
 
-    def _running(self) -> list[str]:
+    def _tasks(self, state: str, reason: str = "") -> list[str]:
         try:
             rows = [line.split("\t") for line in self.jobs.read_text().splitlines()]
         except FileNotFoundError:
             return []
         ids = {row[1] for row in rows if not row[0].startswith(("steward", "watch"))}
         listed = subprocess.run(
-            ["squeue", "--noheader", "--states=RUNNING", "--format=%F_%K"],
+            ["squeue", "--noheader", "--array", f"--states={state}", "--format=%F_%K %r"],
             capture_output=True,
             text=True,
             check=False,
         )
-        return sorted(t for t in listed.stdout.split() if t.partition("_")[0] in ids)
+        found = [line.split(maxsplit=1) for line in listed.stdout.splitlines()]
+        return sorted(
+            row[0]
+            for row in found
+            if row[0].partition("_")[0] in ids and (not reason or row[-1].strip() == reason)
+        )
 
 
 def _scontrol(*words: str) -> None:
@@ -122,7 +133,14 @@ def _scontrol(*words: str) -> None:
 
 
 def soak(
-    base: Path, seed: int, subjects: int, seconds: float, *, every: float = 3.0, down: int = 4
+    base: Path,
+    seed: int,
+    subjects: int,
+    seconds: float,
+    *,
+    every: float = 3.0,
+    down: int = 4,
+    hurry: bool = False,
 ) -> dict[str, object]:
     """Run one study through trouble, then repeat it until it succeeds.
 
@@ -139,7 +157,7 @@ def soak(
     run, _ = _plan(base, settings)
     subprocess.run(["bash", run / "slurm" / "submit.sh"], env=environment, check=True)
     most = {"drain": 10, "requeue": 2 + subjects // 10, "cancel": 3, "restart": 2, "down": down}
-    trouble = Trouble(random.Random(seed), run / "slurm" / "jobs.tsv", most)
+    trouble = Trouble(random.Random(seed), run / "slurm" / "jobs.tsv", most, hurry=hurry)
     while (code := _ended(run)) is None:
         if time.monotonic() - started > PATIENCE:
             break
@@ -244,12 +262,13 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--hurry", action="store_true", help="requeued jobs start at once")
     arguments = parser.parse_args()
     up = subprocess.run([CLUSTER, "up"], stdout=subprocess.PIPE, text=True, check=True)
     os.environ["SLURM_CONF"] = up.stdout.strip()
     for number, seed in enumerate(arguments.seeds):
         base = arguments.work.absolute() / f"seed-{seed}"
-        row = soak(base, seed, arguments.subjects, arguments.seconds)
+        row = soak(base, seed, arguments.subjects, arguments.seconds, hurry=arguments.hurry)
         if not number:
             print("  ".join(row))
         print("  ".join(f"{value!s:>{len(key)}}" for key, value in row.items()), flush=True)
