@@ -1,5 +1,6 @@
 """Files appear whole or not at all; errors of writing are one sentence."""
 
+import errno
 import json
 import os
 import resource
@@ -221,3 +222,39 @@ def test_toml_of_the_package_and_of_users(tmp_path):
     path.write_bytes(b"x = \xff")
     with pytest.raises(InputError, match="is not valid TOML"):
         read_toml(path)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush(tmp_path, monkeypatch, number):
+    def fsync(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").read_text() == "x"
+
+
+def test_a_flush_that_fails_is_an_error(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(NeuroferryError, match="could not be written"):
+        write_text(tmp_path / "a.txt", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EPERM, errno.EINVAL])
+def test_a_file_system_that_does_not_replace_files(tmp_path, monkeypatch, number):
+    replace = os.replace
+
+    def refuse(source, target):
+        if os.path.lexists(target):
+            raise OSError(number, os.strerror(number), source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    for text in ("one", "two"):
+        write_text(tmp_path / "a.txt", text)
+        assert (tmp_path / "a.txt").read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

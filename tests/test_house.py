@@ -18,6 +18,8 @@ PACKAGE = ROOT / "src" / "neuroferry"
 TOGETHER = {
     "app/test_dwi_run.py": "a DWI run, end to end",
     "app/test_func_run.py": "a BOLD run, end to end",
+    "app/test_mutations.py": "thousands of damaged files, planned",
+    "app/test_poor_disk.py": "a run on a disk with few abilities",
     "cli/test_slurm_commands.py": "the commands for runs on a cluster",
     "cluster/test_image.py": "the image",
     "cluster/test_move.py": "move and fetch, between two machines",

@@ -21,7 +21,7 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroferry.bids.headers import SECONDS, check_same_grid, reading_image
+from neuroferry.bids.headers import SECONDS, check_same_grid, reading_image, units_of
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.files import whole_file
 from neuroferry.interfaces.image.images import (
@@ -211,10 +211,7 @@ def _repetition_time(header: Any) -> float:
     value = float(header["pixdim"][4])
     if not np.isfinite(value) or value <= 0:
         return 0.0
-    try:
-        unit = header.get_xyzt_units()[1]
-    except KeyError:
-        unit = "unknown"
+    unit = units_of(header)[1]
     # float32 has about seven significant digits: 2000 ms must become exactly 2.0 s.
     return round(value * SECONDS.get(unit, 1.0), 7)
 

@@ -243,7 +243,8 @@ def read_itk_composite(path: str | os.PathLike[str]) -> list[Transform]:
     import h5py
 
     try:
-        with h5py.File(path, "r") as store:
+        # some file systems have no locks, and files here are whole before they have their name
+        with h5py.File(path, "r", locking=False) as store:
             group = store["TransformGroup"]
             stored = [_read_one(group[key]) for key in sorted(group, key=int) if key != "0"]
             first = _text(group["0"]["TransformType"])

@@ -6,6 +6,7 @@ Every message says what is wrong, in which file, and what to do about it.
 from __future__ import annotations
 
 from enum import IntEnum
+from signal import Signals
 
 
 class ExitCode(IntEnum):
@@ -102,4 +103,16 @@ class RunInterrupted(NeuroferryError):  # noqa: N818 - an interruption is not an
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Terminated(BaseException):
+    """A signal that ends the program at once, past every ``except Exception`` on its way.
+
+    Raised by the handlers of `neuroferry.app.launch.terminable` and of the engine where nothing
+    needs to be put in order first.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"Stopped by {Signals(signal_number).name}.")
         self.signal_number = signal_number

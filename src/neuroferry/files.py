@@ -1,21 +1,28 @@
-"""Atomic writing of files, reading of TOML files, and the errors of unreadable images."""
+"""Atomic writing of files, and reading of files that may be anything."""
 
 import errno
 import filecmp
 import json
 import os
+import re
 import shutil
-import struct
+import stat
 import tomllib
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 from neuroferry.errors import ExitCode, InputError, NeuroferryError, ResourceError
+
+#: Largest sidecar, table or list of gradients that is read, in bytes: the memory that its content
+#: takes is a multiple of it.
+MOST_BYTES = 16 << 20
+#: Errors of file systems that cannot do what was asked, such as some in user space.
+_NOT_POSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_POINTER = re.compile(rb"annex/objects/|^version https://git-lfs")
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -113,15 +120,38 @@ def whole_file(path: str | Path, *, flush: bool = False) -> Iterator[Path]:
     try:
         yield beside
         if flush:
-            with beside.open("rb") as stream:
-                os.fsync(stream.fileno())
-        beside.replace(path)
+            _flush(beside)
+        _rename(beside, path)
     except BaseException as error:
         with suppress(OSError):  # on a disk that cannot be written there is nothing to remove
             beside.unlink()
         if isinstance(error, OSError) and _is_about(error, beside):
             raise _explain(path, error) from error
         raise
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        try:
+            os.fsync(stream.fileno())
+        except OSError as error:
+            if error.errno not in _NOT_POSSIBLE:
+                raise
+
+
+def _rename(beside: Path, path: Path) -> None:
+    try:
+        beside.replace(path)
+    except OSError as error:
+        over = os.path.lexists(path) and not path.is_dir()
+        if (
+            error.errno not in (errno.EEXIST, errno.EPERM, errno.EACCES, *_NOT_POSSIBLE)
+            or not over
+        ):
+            raise
+        # some network file systems do not replace a file in one step
+        path.unlink()
+        beside.rename(path)
 
 
 def _is_about(error: OSError, beside: Path) -> bool:
@@ -148,22 +178,74 @@ def _explain(path: Path, error: OSError) -> NeuroferryError:
     )
 
 
-def image_errors() -> tuple[type[Exception], ...]:
-    """List the errors that nibabel raises on an unreadable file.
+def read_input(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Read a small file of somebody else's, such as a sidecar, whole.
 
-    Which one depends on where the damage is: in the file, its compression, or a header value
-    that is not a valid type, length, offset or quaternion.
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    most : int
+        Largest size in bytes that is read.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is not a file, has no content yet, or is larger; the message names
+        the file and what to do.
     """
-    import nibabel as nb
+    with open_input(path) as stream:
+        try:
+            content = stream.read(most + 1)
+        except OSError as error:
+            raise unreadable(path, error) from error
+    if len(content) > most:
+        raise InputError(
+            f"{path} is larger than {most >> 20} MB, which no file of its kind is; look what it is"
+        )
+    refuse_pointer(path, content[:400])
+    return content
 
-    return (
-        *(OSError, EOFError, zlib.error, struct.error, MemoryError),
-        *(ValueError, KeyError, TypeError, IndexError, ArithmeticError),
-        nb.filebasedimages.ImageFileError,
-        nb.spatialimages.HeaderDataError,
-        nb.spatialimages.ImageDataError,
-        nb.wrapstruct.WrapStructError,
-    )
+
+def refuse_pointer(path: Path, start: bytes) -> None:
+    """Refuse what git-annex and git-lfs leave in place of content that was not fetched."""
+    if _POINTER.search(start):
+        raise InputError(
+            f"{path} only points to content that is not here; fetch it (`datalad get` in a DataLad"
+            " dataset)"
+        )
+
+
+def open_input(path: Path) -> IO[bytes]:
+    """Open a file of somebody else's for reading.
+
+    Nothing else is opened: reading from a pipe would wait for ever.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is not a file.
+    """
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISREG(kind):
+            return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    names = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
+    what = next((name for test, name in names if test(kind)), "device")
+    raise InputError(f"{path} is a {what}, not a file; remove it, or replace it by the file")
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """Explain why a file cannot be read."""
+    if path.is_symlink() and isinstance(error, FileNotFoundError):
+        return InputError(
+            f"{path} links to a file that does not exist ({path.readlink()}); fetch its content"
+            " (`datalad get` in a DataLad dataset)"
+        )
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{path} cannot be read: {reason}; check the file and its permissions")
 
 
 def read_toml(path: Path, what: str = "settings file") -> dict[str, Any]:

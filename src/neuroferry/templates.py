@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroferry.errors import ExitCode, InputError, UsageError
-from neuroferry.files import image_errors
 
 if TYPE_CHECKING:
     import nibabel as nb
@@ -340,7 +339,7 @@ def _read_grid(t1w: Path, mask: Path) -> TemplateGrid:
     try:
         header = nb.nifti1.load(t1w).header
         (i, j, k), (x, y, z) = header.get_data_shape()[:3], header.get_zooms()[:3]
-    except image_errors() as error:
+    except Exception as error:  # nibabel raises a dozen kinds
         raise InputError(
             f"The template {t1w} cannot be read ({error}); copy or download it again."
         ) from error

@@ -55,21 +55,22 @@ def test_a_volume_has_no_repetition_time(tmp_path):
 
 
 def test_files_that_are_no_image(tmp_path):
-    save_series(tmp_path / "sound.nii")
-    files = {
-        "empty.nii.gz": b"",
-        "text.nii.gz": b"not compressed",
-        "text.nii": b"x" * 400,
-        "short.nii": (tmp_path / "sound.nii").read_bytes()[:200],
-        "cut.nii.gz": gzip.compress((tmp_path / "sound.nii").read_bytes())[:60],
-        "zlib.nii.gz": gzip.compress(b"x")[:10] + b"\xff" * 60,
-    }
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
+    sound = save_series(tmp_path / "sound.nii").read_bytes()
     nb.MGHImage(np.zeros((9, 9, 9), np.float32), AFFINE).to_filename(tmp_path / "a.mgz")
-    for name in (*files, "a.mgz", "missing.nii"):
-        words = f"{name} (cannot be read as|is not) a NIfTI image"
-        with pytest.raises(InputError, match=words) as caught:
+    files = {
+        "empty.nii.gz": (b"", "is empty"),
+        "text.nii.gz": (b"not compressed", "is not compressed with gzip"),
+        "text.nii": (b"x" * 400, "no NIfTI magic number"),
+        "short.nii": (sound[:200], "the file has 200 bytes"),
+        "cut.nii.gz": (gzip.compress(sound)[:60], "is truncated or damaged"),
+        "zlib.nii.gz": (gzip.compress(b"x")[:10] + b"\xff" * 60, "is truncated or damaged"),
+        "freesurfer.nii.gz": ((tmp_path / "a.mgz").read_bytes(), "no readable NIfTI header"),
+        "missing.nii": (None, "No such file"),
+    }
+    for name, (content, reason) in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"/{name} .*{reason}") as caught:
             read_header(tmp_path / name)
         assert "\n" not in str(caught.value)
 

@@ -2,7 +2,10 @@
 
 import gzip
 import os
+import socket
+import struct
 import tracemalloc
+from pathlib import Path
 
 import nibabel as nb
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from nibabel.affines import from_matvec
 from nibabel.eulerangles import euler2mat
 
+from neuroferry.bids.headers import read_header
 from neuroferry.bids.images import check_image
 
 AFFINE = np.array([[4.0, 0, 0, -40], [0, 4, 0, -44], [0, 0, 4, -48], [0, 0, 0, 1]])
@@ -233,3 +237,110 @@ def test_voxels_that_begin_nowhere(write_image, offset):
     content[108:112] = np.float32(offset).tobytes()
     path.write_bytes(content)
     assert "no readable NIfTI header" in only(check_image(path), "error")
+
+
+def patched(path, places):
+    """Replace bytes of an uncompressed image: offset to struct format and values."""
+    content = bytearray(path.read_bytes())
+    for place, (form, *values) in places.items():
+        struct.pack_into(form, content, place, *values)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({108: ("<f", np.nan)}, "no readable NIfTI header"),
+        ({112: ("<2f", 1.0, np.nan)}, "invalid intercept nan"),
+        ({112: ("<2f", 1e38, 0.0)}, "too large for a number of 32 bits"),
+        ({40: ("<8h", 4, 20, 22, 24, 0, 1, 1, 1)}, "declares 20 x 22 x 24 x 0 voxels"),
+        ({40: ("<8h", 3, 20, -22, 24, 1, 1, 1, 1)}, "declares 20 x -22 x 24 voxels"),
+        ({40: ("<8h", 7, *[32767] * 7)}, "is truncated: its header declares"),
+        ({40: ("<8h", 3, 20, 22, 12, 1, 1, 1, 1)}, "the header does not describe it"),
+        ({70: ("<h", 1536)}, "no readable NIfTI header"),  # numbers of 128 bits
+        ({70: ("<h", 4096)}, "no readable NIfTI header"),
+        ({280: ("<12f", *[0.0] * 12)}, "sform is not invertible"),
+        ({280: ("<f", np.nan)}, "sform is not invertible"),
+        ({348: ("<4b2i", 1, 0, 0, 0, 7, 6), 108: ("<f", 368.0)}, "extensions are damaged"),
+        ({348: ("<4b2i", 1, 0, 0, 0, 2**31 - 1, 6), 108: ("<f", 368.0)}, "extensions are damaged"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_headers_that_mean_nothing(write_image, places, words):
+    path = patched(write_image(name="sub-01_T1w.nii"), places)
+    problems = [p for p in check_image(path, ndim=4) if p.severity == "error"]
+    assert words in only(problems, "error")
+
+
+def test_a_bad_quaternion_beside_a_good_sform(write_image):
+    """Its fourth part would be the root of -3.8e-7, which nibabel refuses (fmriprep#845)."""
+    path = write_image(name="sub-01_T1w.nii")
+    patched(path, {256: ("<3f", 1.0, np.sqrt(3.8e-7), 0.0)})
+    message = only(check_image(path), "warning")
+    assert "the qform is not valid" in message
+    assert "the sform is used" in message
+    assert np.array_equal(read_header(path).affine, AFFINE)
+    patched(path, {254: ("<h", 0)})
+    assert "the orientation in the header is not valid" in only(check_image(path), "error")
+
+
+def test_a_qfac_of_zero_counts_as_one(write_image):
+    path = patched(write_image(name="sub-01_T1w.nii"), {76: ("<f", 0.0)})
+    assert check_image(path) == []
+    patched(path, {254: ("<h", 0)})  # without a sform
+    assert check_image(path) == []
+    assert np.allclose(read_header(path).affine, AFFINE)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.float64, np.int8])
+def test_every_type_of_real_numbers(write_image, dtype):
+    data = np.random.default_rng(1).integers(0, 90, (20, 22, 24)).astype(dtype)
+    image = nb.Nifti1Image(data, AFFINE, dtype=dtype)
+    image.set_sform(AFFINE, 1)
+    path = write_image(name="sub-01_T1w.nii.gz")
+    image.to_filename(path)
+    assert check_image(path) == []
+
+
+def test_five_dimensions_of_which_the_last_has_one_element(write_image):
+    assert "it is squeezed" in only(
+        check_image(write_image(volume((20, 22, 24, 6, 1))), ndim=4), "warning"
+    )
+
+
+def test_compressed_in_several_parts(write_image):
+    path = write_image()
+    raw = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(raw[:5000]) + gzip.compress(raw[5000:]))
+    assert check_image(path) == []
+    path.write_bytes(gzip.compress(raw) + b"garbage")
+    assert "truncated or damaged" in only(check_image(path), "error")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"/annex/objects/MD5E-s12--0f3.nii.gz\n", "fetch it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "fetch it"),
+        ("folder", "is a folder, not a file"),
+        ("pipe", "is a named pipe, not a file"),
+        ("socket", "is a socket, not a file"),
+        ("loop", "cannot be read"),
+    ],
+)
+def test_what_is_no_file_with_content(tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    path = Path("sub-01_T1w.nii.gz")
+    if content == "folder":
+        path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif content == "socket":
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(str(path))
+    elif content == "loop":
+        path.symlink_to(path.name)
+    else:
+        path.write_bytes(content)
+    assert words in only(check_image(path), "error")

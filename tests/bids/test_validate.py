@@ -128,7 +128,7 @@ def test_only_the_images_in_use_are_read(make_dataset):
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({}, "the sidecar JSON file is missing"),
+        ({}, "the sidecar JSON file is missing, empty or unreadable"),
         ({"EchoTime": 2.98}, "EchoTime = 2.98 s, which is probably in milliseconds"),
         ({"RepetitionTime": 2300}, "RepetitionTime = 2300 s"),
         ({"SkullStripped": True}, "look at the brain mask"),

@@ -16,7 +16,8 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, Trai
 from neuroferry.app.progress import Progress
 from neuroferry.engine import LinearPlugin, MultiProcPlugin, RunRecord
 from neuroferry.engine.record import read_events, summarise
-from neuroferry.errors import StepsFailedError
+from neuroferry.engine.resources import Resources
+from neuroferry.errors import RunInterrupted, StepsFailedError
 
 
 def add_one(x, after=None):
@@ -106,6 +107,20 @@ class Share(SimpleInterface):
             self.load_shared()
         self._results["out"] = list(LOADED_BY)
         return runtime
+
+
+LOADED = []
+
+
+class Wait(Share):
+    """Interface whose shared data take a minute to load, while the run is told to end."""
+
+    def load_shared(self):
+        LOADED.append("begun")
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(600):
+            time.sleep(0.1)
+        LOADED.append("done")
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +240,46 @@ def test_a_failure_takes_only_what_depends_on_it(run, plugin):
     crash = Path(steps["bad"].crashfile).read_text()
     assert "ValueError: no good" in crash
     assert "x = 1" in crash
+
+
+def test_a_step_that_somebody_kills_has_not_run_out_of_memory(run, monkeypatch):
+    alone = Workflow("alone")
+    alone.add_nodes([node("dies", be_killed, x=1)])
+    # processes of others may really run out of memory meanwhile
+    monkeypatch.setattr("neuroferry.engine.worker.oom_kills", lambda: 7)
+    steps, error = run(alone)
+    assert "The step was ended by signal 9 (SIGKILL)" in error
+    assert "nothing shows that memory ran out" in error
+    assert "not enough" not in error
+    events = read_events(run.folder / "1.jsonl")
+    assert [e["out_of_memory"] for e in events if "out_of_memory" in e] == [False, False]
+    assert steps["dies"].state == "failed"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_step_that_the_kernel_kills_has_run_out_of_memory(run, monkeypatch, told):
+    alone = Workflow("alone")
+    alone.add_nodes([node("dies", be_killed, x=1)])
+    counts = iter(range(100))
+    monkeypatch.setattr(
+        "neuroferry.engine.worker.oom_kills", lambda: next(counts) if told else None
+    )
+    if not told:  # a kernel that does not count: the step had nearly all memory
+        little = Resources(1, 0.01)
+        monkeypatch.setattr("neuroferry.engine.worker.available_resources", lambda: little)
+    _, error = run(alone)
+    assert "because memory ran out" in error
+    assert "plan with at least" in error
+
+
+def test_sigterm_while_a_step_is_prepared_ends_the_run_at_once(run):
+    """Templates that steps share take seconds to read."""
+    workflow = Workflow("w")
+    workflow.add_nodes([Node(Wait(), name="waits")])
+    with pytest.raises(RunInterrupted, match="Stopped by SIGTERM") as caught:
+        run(workflow)
+    assert caught.value.signal_number == signal.SIGTERM
+    assert LOADED == ["begun"]  # and not "done"
 
 
 @pytest.mark.parametrize(

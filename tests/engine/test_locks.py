@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import multiprocessing
 import os
 import resource
@@ -10,6 +11,7 @@ import pytest
 from strangers import as_stranger, by_root
 
 from neuroferry.engine.locks import hold
+from neuroferry.engine.markers import describe_owner
 from neuroferry.errors import ExitCode, NeuroferryError
 
 
@@ -96,6 +98,74 @@ def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, capsys, nu
     said = capsys.readouterr().err
     assert said.count("WARNING") == 1
     assert f"{tmp_path} does not support locks" in said
+    assert not list(tmp_path.glob("*.held"))
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    def flock(stream, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_two_runs_where_there_are_no_locks(tmp_path, without_locks):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with hold(folders, ["01", "02"]):
+        second = hold([tmp_path / "b"], ["03", "02"])
+        with pytest.raises(NeuroferryError, match=r"Another run \(process \d+ .* sub-02") as info:
+            second.__enter__()
+        assert info.value.exit_code == ExitCode.TEMPORARY
+        assert str(tmp_path / "b" / ".sub-02.held") in str(info.value)
+        with hold([tmp_path / "b"], ["03"]):  # what the second run had marked is free again
+            pass
+    with hold(folders, ["02"]):
+        pass
+    assert not list(tmp_path.rglob("*.held*"))
+
+
+def test_a_dead_run_holds_nothing_where_there_are_no_locks(tmp_path, without_locks):
+    ready = multiprocessing.Event()
+    process = multiprocessing.Process(target=_hold_and_die, args=(tmp_path, ready))
+    process.start()
+    assert ready.wait(30)
+    process.join(30)
+    assert (tmp_path / ".sub-01.held").exists()
+    with hold([tmp_path], ["01"]):
+        pass
+
+
+def owner(**other):
+    return json.dumps({**describe_owner(), **other})
+
+
+@pytest.mark.parametrize(
+    ("left", "ended"),
+    [
+        (owner(boot="an earlier one"), True),
+        (owner(born="1"), True),
+        (owner(pid=2**22 + 5), True),
+        (owner(), False),
+        (owner(host="elsewhere", boot="another"), False),
+        (owner(space="pid:[1]", pid=2**22 + 5), False),  # of another container
+        (owner(host="localhost", boot="another"), False),  # of any machine
+        ("", False),
+        ("[1]", False),
+    ],
+)
+def test_a_marker_is_taken_over_where_its_owner_has_certainly_ended(
+    tmp_path, without_locks, left, ended
+):
+    path = tmp_path / ".sub-01.held"
+    path.write_text(left)
+    if ended:
+        with hold([tmp_path], ["01"]):
+            assert json.loads(path.read_text()) != json.loads(left)
+        assert not path.exists()
+    else:
+        with pytest.raises(NeuroferryError, match=f"has ended, remove {path}"):
+            hold([tmp_path], ["01"]).__enter__()
+        assert path.read_text() == left
 
 
 @by_root

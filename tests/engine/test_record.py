@@ -105,3 +105,20 @@ def test_history_keeps_the_latest_measured_run(tmp_path):
     assert [folder.name for folder in list_runs(tmp_path)] == ["1", "2", "3"]
     assert read_history(tmp_path)[STEP].seconds == 5.0
     assert json.dumps(read_history(tmp_path)[STEP].state) == '"done"'
+
+
+def test_lines_that_are_no_events_are_skipped(tmp_path):
+    """A record that a disk damaged must not end the runs that come after it."""
+    path = tmp_path / "events.jsonl"
+    RunRecord(path).write("run_started", steps=1)
+    with path.open("ab") as stream:
+        stream.write(b'3\n[]\n{}\n{"event": 1}\n{"event": "step_done"}\n\xff\x00\n' + b"[" * 9999)
+        stream.write(b"\n" + b'{"event": "step_done", "step": ["a"]}\n')
+    RunRecord(path).write("run_ended", exit_code=0)
+    assert [event["event"] for event in read_events(path)] == ["run_started", "run_ended"]
+
+
+def test_a_record_that_cannot_be_read_is_said(tmp_path, capsys):
+    (tmp_path / "events.jsonl").mkdir()
+    assert read_events(tmp_path / "events.jsonl") == []
+    assert "events.jsonl cannot be read (Is a directory)" in capsys.readouterr().err

@@ -128,6 +128,7 @@ def test_every_key_that_a_workflow_cites_is_in_the_list():
     ("message", "traceback", "start"),
     [
         ("OSError: [Errno 28] No space left on device", None, "Free space"),
+        ("ended (SIGKILL); nothing shows that memory ran out", None, "Somebody, or a limit"),
         ("The step was killed (SIGKILL)", None, "The step seems to have run out of memory"),
         (
             "x",

@@ -37,6 +37,8 @@ def prepare_environment(omp_nthreads: int) -> None:
     os.environ["NO_ET"] = "1"  # Nipype must not phone home
     os.environ["MPLBACKEND"] = "Agg"
     os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
+    # else HDF5 refuses transforms where the file system has no locks
+    os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
     try:
         home: Path | None = Path.home()
     except RuntimeError:  # no HOME, and a user without a name on this machine

@@ -77,7 +77,8 @@ def configure_nipype(config: Config, folder: Path, *, into_file: bool = True) ->
                 "remove_node_directories": "false",
                 "remove_unnecessary_outputs": "false",
                 "crashfile_format": "txt",
-                "crashdump_dir": str(folder),
+                # a configuration file reads a percent sign as the start of a reference
+                "crashdump_dir": str(folder).replace("%", "%%"),
                 "stop_on_first_crash": str(config.execution.stop_on_first_crash).lower(),
                 "check_version": "false",
                 "create_report": "false",

@@ -118,7 +118,7 @@ def _read_filters(path: Path | None) -> dict[str, Any] | None:
             f"The filter file {path} cannot be read ({err.strerror}).",
             exit_code=ExitCode.NO_INPUT,
         ) from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InputError(f"The filter file {path} is not valid JSON: {err}.") from err
     if not isinstance(filters, dict):
         raise InputError(f'The filter file {path} must hold one object, such as {{"t1w": {{}}}}.')

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import signal
 import socket
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ from neuroferry.errors import (
     ExitCode,
     NeuroferryError,
     RunInterrupted,
+    Terminated,
 )
 from neuroferry.files import copy_file
 from neuroferry.trust import make_own_folder, write_own
@@ -61,14 +65,34 @@ def begin(config: Config, resources: Resources, command: str) -> Run:
 def end(job: Run, err: BaseException) -> None:
     """Close the record of an unfinished run."""
     code = int(ExitCode.SOFTWARE)
-    if isinstance(err, RunInterrupted):
+    if isinstance(err, RunInterrupted | Terminated):
         code = 128 + err.signal_number
+    elif isinstance(err, KeyboardInterrupt):
+        code = int(ExitCode.INTERRUPTED)
     elif isinstance(err, NeuroferryError):
         code = int(err.exit_code)
     elif isinstance(err, OSError):
         code = int(ExitCode.IO)
     with suppress(OSError):  # a full disk may be what ended the run
         job.record.write("run_ended", exit_code=code, reason=str(err) or type(err).__name__)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM close the record while no step runs: by default, it would end the program."""
+
+    def handle(number: int, _frame: object) -> None:
+        raise Terminated(number)
+
+    outside = threading.current_thread() is not threading.main_thread()
+    if outside or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def record_start(

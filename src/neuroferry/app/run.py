@@ -24,7 +24,7 @@ from neuroferry.app.inputs import (
     check_links,
     find_subjects,
 )
-from neuroferry.app.launch import Run, begin, end, image_digest, record_start
+from neuroferry.app.launch import Run, begin, end, image_digest, record_start, terminable
 from neuroferry.app.progress import Progress
 from neuroferry.app.slurm import plan_jobs
 from neuroferry.config import Config
@@ -77,7 +77,8 @@ def run(config: Config, *, command: str = "neuroferry") -> int:
         return run_group(config)
     if config.execution.dry_run:
         return _plan_participants(config, resources, command)
-    return _run_participants(config, resources, command)
+    with terminable():
+        return _run_participants(config, resources, command)
 
 
 def _resources(config: Config) -> Resources:

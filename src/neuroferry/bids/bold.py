@@ -6,8 +6,8 @@ decides, in one place, so that the messages before processing match the processi
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 from neuroferry.bids.entities import build_name, common_entities
 from neuroferry.bids.headers import ImageFacts, read_header
+from neuroferry.bids.metadata import shown
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
+from neuroferry.bids.tables import Table, read_number, read_table
 from neuroferry.errors import InputError
 
 MIN_VOLUMES = 5
@@ -349,14 +351,17 @@ def settle_tr(
     here = here / 1000 if here > _LONGEST_TR else here
     there = header_tr / 1000 if header_tr > _LONGEST_TR else header_tr
     there = there if math.isfinite(there) and there > 0 else 0.0
+    lack = "the sidecar has no RepetitionTime"
+    if said is not None and not here:
+        lack = f"RepetitionTime in the sidecar is {shown(said)}, not a positive number"
     if not here and not there:
-        text = "neither the sidecar nor the header has the repetition time; add RepetitionTime"
-        return None, [Finding(f"{text} (in seconds) to the sidecar", fatal=True)]
+        nowhere = "neither the sidecar nor the header has the repetition time"
+        text = nowhere if said is None else f"{lack}, and the header has none"
+        return None, [
+            Finding(f"{text}; add RepetitionTime (in seconds) to the sidecar", fatal=True)
+        ]
     if not here:
-        text = (
-            f"the sidecar has no RepetitionTime; that of the header, {there:.6g} s, is used. Add"
-            " it to the sidecar"
-        )
+        text = f"{lack}; that of the header, {there:.6g} s, is used. Add it to the sidecar"
         return there, [Finding(text, fatal=False)]
     if not there or abs(here - there) <= _SAME_TR:
         return here, []
@@ -409,7 +414,7 @@ def settle_slice_times(
         return (
             (),
             axis,
-            f"SliceEncodingDirection '{direction}' is not an axis of the image; {then}",
+            f"SliceEncodingDirection {shown(direction)} is not an axis of the image; {then}",
         )
     if not isinstance(said, list) or not all(_is_time(time) for time in said):
         return (), axis, f"SliceTiming is not a list of non-negative times; {then}"
@@ -435,58 +440,62 @@ def events_file(echoes: Sequence[Image]) -> Path | None:
     """Find the events file of a run, next to its images."""
     name = build_name(run_entities(echoes), "events", ".tsv")
     path = echoes[0].path.with_name(name)
-    return path if path.is_file() else None
+    return path if os.path.lexists(path) else None
 
 
-def _read_events(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t")
-        rows = list(reader)
-        return list(reader.fieldnames or ()), rows
-
-
-def _onsets(rows: Iterable[Mapping[str, str]]) -> Iterator[float | None]:
-    for row in rows:
-        try:
-            yield float(row["onset"])
-        except (KeyError, TypeError, ValueError):
-            yield None
+def _onsets(table: Table) -> Iterator[tuple[int, float | None]]:
+    """Yield line number and onset (s) of each event; None where it is not a number."""
+    for line, cell in table.column("onset"):
+        yield line, read_number(cell)
 
 
 def _last_onset(echoes: Sequence[Image]) -> float | None:
     path = events_file(echoes)
-    if path is None:
+    try:
+        table = None if path is None else read_table(path)
+    except InputError:
+        return None  # reported with the other findings about its events
+    if table is None or "onset" not in table.columns:
         return None
-    onsets = [t for t in _onsets(_read_events(path)[1]) if t is not None and math.isfinite(t)]
-    return max(onsets, default=None)
+    times = (time for _, time in _onsets(table) if time is not None and math.isfinite(time))
+    return max(times, default=None)
 
 
 def _event_findings(run: BoldRun) -> Iterator[str]:
     path = events_file(run.echoes)
     if path is None:
         return
-    columns, rows = _read_events(path)
-    missing = [name for name in _EVENT_COLUMNS if name not in columns]
+    then = "The run is processed, but analyses cannot read its events"
+    try:
+        table = read_table(path)
+    except InputError as error:
+        yield f"{error}. {then}"
+        return
+    yield from (f"its events file {path.name}: {note}" for note in table.notes)
+    missing = [name for name in _EVENT_COLUMNS if name not in table.columns]
     if missing:
         yield (
-            f"its events file {path.name} has the columns {', '.join(columns) or 'none'}, but not"
-            f" {' and '.join(missing)}, which BIDS requires. The run is processed, but analyses"
-            " cannot read its events"
+            f"its events file {path.name} has the columns {', '.join(table.columns) or 'none'},"
+            f" but not {' and '.join(missing)}, which BIDS requires. {then}"
         )
         return
-    onsets = list(_onsets(rows))
-    if not rows:
+    count = late = wrong = 0
+    for line, time in _onsets(table):
+        count += 1
+        if time is None:
+            wrong = wrong or line
+        elif time > run.n_volumes * run.tr:
+            late += 1
+    if not count:
         yield f"its events file {path.name} contains no events"
-    elif None in onsets:
-        line = onsets.index(None) + 2
+    elif wrong:
         yield (
-            f"its events file {path.name} has an onset that is not a number in line {line};"
+            f"its events file {path.name} has an onset that is not a number in line {wrong};"
             " correct it before an analysis"
         )
-    late = sum(1 for time in onsets if time is not None and time > run.n_volumes * run.tr)
     if late:
         yield (
-            f"{late} of {len(rows)} events in {path.name} begin after the end of the run"
+            f"{late} of {count} events in {path.name} begin after the end of the run"
             f" ({run.n_volumes * run.tr:.0f} s); check the repetition time, and whether image"
             " and events belong together"
         )

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroferry.bids.tables import read_number
 from neuroferry.errors import InputError
+from neuroferry.files import read_input
 
 #: Volumes up to this b-value count as b0, s/mm2.
 B0_THRESHOLD = 50.0
@@ -119,24 +121,17 @@ def read_bvecs(path: str | Path) -> tuple[Floats, list[str]]:
 
 
 def _read_rows(path: Path) -> list[list[float]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}; make the file readable"
-        ) from error
+    text = read_input(path).decode("utf-8-sig", errors="replace")
     rows = []
-    for number, line in enumerate(lines, 1):
-        words = line.replace(",", " ").split()
-        try:
-            row = [float(word) for word in words]
-        except ValueError as error:
+    for number, line in enumerate(text.splitlines(), 1):
+        row = [read_number(word) for word in line.replace(",", " ").split()]
+        if None in row:
             raise InputError(
                 f"{path} has a value that is not a number in line {number}; convert the images"
                 " again"
-            ) from error
+            )
         if row:
-            rows.append(row)
+            rows.append([value for value in row if value is not None])
     if not rows:
         raise InputError(f"{path} is empty; convert the images again")
     return rows

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neuroferry.errors import GeometryError, InputError
-from neuroferry.files import image_errors
+from neuroferry.bids.nifti import open_image
+from neuroferry.errors import GeometryError, InputError, NeuroferryError
 
 Affine = NDArray[np.float64]
 
@@ -76,7 +76,10 @@ class ImageFacts:
         """Directions of the voxel axes, such as ``"RAS"``; ``?`` for one without a direction."""
         import nibabel as nb
 
-        return "".join(code or "?" for code in nb.orientations.aff2axcodes(np.array(self.affine)))
+        affine = np.array(self.affine)
+        if not np.isfinite(affine).all():
+            return "???"
+        return "".join(code or "?" for code in nb.orientations.aff2axcodes(affine))
 
     @property
     def n_volumes(self) -> int:
@@ -101,23 +104,37 @@ def read_header(path: str | os.PathLike[str]) -> ImageFacts:
     InputError
         If the file is missing, damaged or not a NIfTI image.
     """
-    import nibabel as nb
-
-    with reading_image(path):
-        image: Any = nb.load(path)
-        if not isinstance(image, nb.Nifti1Pair):
-            raise InputError(f"{path} is not a NIfTI image; convert it to .nii.gz.")
-        header = image.header
-        space, time = header.get_xyzt_units()
+    with open_image(Path(path)) as opened:
+        header = opened.header
+        space, time = units_of(header)
         zooms = tuple(float(zoom) for zoom in header.get_zooms())
+        try:
+            affine = header.get_best_affine()
+        except Exception as error:  # nibabel raises several kinds on a bad quaternion
+            raise InputError(
+                f"{path} has no valid orientation in its header ({error}); convert the image again"
+            ) from error
         return ImageFacts(
-            shape=tuple(int(n) for n in image.shape),
+            shape=tuple(int(n) for n in header.get_data_shape()),
             zooms=zooms,
-            affine=tuple(tuple(float(value) for value in row) for row in image.affine),
+            affine=tuple(tuple(float(value) for value in row) for row in affine),
             tr=zooms[3] * SECONDS.get(time, 1.0) if len(zooms) > 3 else 0.0,
             units=(space, time),
             dtype=str(header.get_data_dtype()),
         )
+
+
+def units_of(header: Any) -> tuple[str, str]:
+    """Return the units of space and time of a header, ``"unknown"`` for a code without meaning."""
+    from nibabel.nifti1 import unit_codes
+
+    code = int(header["xyzt_units"])
+    known = unit_codes.value_set("code")
+    space, time = (
+        str(unit_codes.label[part]) if part in known else "unknown"
+        for part in (code & 0x07, code & 0x38)
+    )
+    return space, time
 
 
 @contextmanager
@@ -136,7 +153,9 @@ def reading_image(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
-    except image_errors() as error:
+    except NeuroferryError:
+        raise
+    except Exception as error:  # any of a dozen kinds, by where the damage is
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"{path} cannot be read as a NIfTI image ({reason}); it may be truncated: copy or"

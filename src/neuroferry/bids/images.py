@@ -6,8 +6,7 @@ image, and a compressed file is read to its end, so that its checksum is verifie
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,15 @@ import numpy as np
 
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.model import Problem
+from neuroferry.bids.nifti import Opened, open_image
 from neuroferry.errors import InputError
-from neuroferry.files import image_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 1 << 20
+#: Bytes behind the voxels that are counted.
+_MOST_EXTRA = 64 << 20
 _MIN_VOXELS = 16
 #: Fewest slices of a series or a field map that covers a part of the head.
 _MIN_SLICES = 8
@@ -51,6 +52,14 @@ class _Values:
         if finite.size:
             self.low = min(self.low, float(finite.min()))
             self.high = max(self.high, float(finite.max()))
+
+    def scale(self, slope: float | None, inter: float | None) -> None:
+        """Apply the header's scaling, in the single precision of the steps."""
+        ends = [
+            float(np.float32(value if slope is None else value * slope + (inter or 0.0)))
+            for value in (self.low, self.high)
+        ]
+        self.low, self.high = min(ends), max(ends)
 
 
 def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
@@ -81,76 +90,27 @@ def check_image(path: str | Path, *, ndim: int = 3) -> list[Problem]:
     path = Path(path)
     subject = parse_name(path).entities.get("subject")
     try:
-        header, values = _read(path)
+        with open_image(path) as opened:
+            values = _scan(opened, path)
+            found = list(_shape_problems(opened.header, ndim))
+            if len(opened.header.get_data_shape()) >= 3:
+                found += [*_value_problems(values), *_geometry_problems(opened)]
     except InputError as error:
         return [Problem(str(error), "error", path, subject)]
-    found = list(_shape_problems(header, ndim))
-    if len(header.get_data_shape()) >= 3:
-        found += [*_value_problems(values), *_geometry_problems(header)]
     return [
         Problem(f"{path}: {message}", "error" if fatal else "warning", path, subject)
         for message, fatal in found
     ]
 
 
-def _read(path: Path) -> tuple[Any, _Values]:
-    """Read header and voxels; raise InputError if that is not possible."""
-    if path.is_symlink() and not path.exists():
-        raise InputError(
-            f"{path} links to a file that does not exist ({path.readlink()}); fetch its content"
-            " (`datalad get` in a DataLad dataset)"
-        )
-    try:
-        if not path.stat().st_size:
-            raise InputError(f"{path} is empty (0 bytes); copy or convert the image again")
-        compressed = path.name.endswith(".gz")
-        with path.open("rb") as raw:
-            is_gzip = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if compressed and not is_gzip:
-                raise InputError(
-                    f"{path} is not compressed with gzip, although its name says so;"
-                    " compress it, or convert the image again"
-                )
-            with gzip.GzipFile(fileobj=raw) if compressed else raw as stream:
-                return _scan(stream, path)  # type: ignore[arg-type]
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} is truncated or damaged ({error}); copy it again from its source"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror or error}; check the file and its permissions"
-        ) from error
-
-
-def _scan(stream: IO[bytes], path: Path) -> tuple[Any, _Values]:
-    import nibabel as nb
-    from nibabel.spatialimages import HeaderDataError
-
-    start = stream.read(540)
-    try:
-        size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
-        klass = nb.nifti2.Nifti2Header if 540 in size else nb.nifti1.Nifti1Header
-        header = klass(start[: klass.sizeof_hdr], check=False)  # type: ignore[no-untyped-call]
-        if header["magic"].item().rstrip(b"\x00")[:3] not in (b"n+1", b"n+2"):
-            raise HeaderDataError("no NIfTI magic number")
-        shape, dtype = header.get_data_shape(), header.get_data_dtype()
-        offset = int(header["vox_offset"]) or header.sizeof_hdr + 4
-        if offset < header.sizeof_hdr:
-            raise HeaderDataError(f"voxels begin at byte {offset}")
-    except image_errors() as error:
-        raise InputError(
-            f"{path} has no readable NIfTI header ({error}); convert the image again"
-        ) from error
-    if dtype.kind not in "iuf":
-        raise InputError(
-            f"{path} has values of type {dtype}, not one real number per voxel; convert the image"
-            " again"
-        )
+def _scan(opened: Opened, path: Path) -> _Values:
+    """Read the voxels and what follows them; raise InputError if their number is wrong."""
+    header = opened.header
+    dtype, shape = header.get_data_dtype(), header.get_data_shape()
     values = _Values()
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    for block in _blocks(stream, start, offset, expected, dtype.itemsize):
+    expected = math.prod(map(int, shape)) * dtype.itemsize
+    opened.stream.seek(opened.offset)
+    for block in _blocks(opened.stream, expected, dtype.itemsize):
         values.add(np.frombuffer(block, dtype))
     present = values.n_voxels * dtype.itemsize
     if present < expected:
@@ -158,31 +118,39 @@ def _scan(stream: IO[bytes], path: Path) -> tuple[Any, _Values]:
             f"{path} is truncated: its header declares {expected} bytes of voxels,"
             f" but the file has {present}; copy it again from its source"
         )
-    return header, values
+    slice_bytes = math.prod(map(int, shape[:2])) * dtype.itemsize
+    extra = _read_to_end(opened.stream)
+    if extra >= slice_bytes:
+        raise InputError(
+            f"{path} has at least {extra} bytes after the {expected} bytes of voxels that its"
+            " header declares, so the header does not describe it; convert the image again"
+        )
+    values.scale(*header.get_slope_inter())
+    return values
 
 
-def _blocks(
-    stream: IO[bytes], start: bytes, offset: int, expected: int, itemsize: int
-) -> Iterator[bytes]:
-    """Yield the bytes of the voxels in whole items, and read on to the end of the stream."""
-    pending = start[offset:]
-    position = len(start)
-    while position < offset:
-        skipped = len(stream.read(min(_BLOCK, offset - position)))
-        if not skipped:
-            return
-        position += skipped
+def _blocks(stream: IO[bytes], expected: int, itemsize: int) -> Iterator[bytes]:
+    """Yield the bytes of the voxels in whole items."""
+    pending = b""
     left = expected
-    while True:
-        chunk = stream.read(_BLOCK)
+    while left:
+        chunk = stream.read(min(_BLOCK, left - len(pending)))
         pending += chunk
-        usable = min(len(pending) - len(pending) % itemsize, left)
+        usable = len(pending) - len(pending) % itemsize
         if usable:
             yield pending[:usable]
-            left -= usable
-        pending = pending[usable:] if left else b""
+        left -= usable
+        pending = pending[usable:]
         if not chunk:
             return
+
+
+def _read_to_end(stream: IO[bytes]) -> int:
+    """Read on, so that checksums are verified; count bytes, up to `_MOST_EXTRA`."""
+    extra = 0
+    while extra < _MOST_EXTRA and (chunk := stream.read(_BLOCK)):
+        extra += len(chunk)
+    return extra
 
 
 def _shape_problems(header: Any, ndim: int) -> Iterator[tuple[str, bool]]:
@@ -212,6 +180,12 @@ def _shape_problems(header: Any, ndim: int) -> Iterator[tuple[str, bool]]:
 def _value_problems(values: _Values) -> Iterator[tuple[str, bool]]:
     if values.n_not_finite == values.n_voxels:
         yield "no voxel has a finite value; convert the image again", True
+    elif not math.isfinite(values.low) or not math.isfinite(values.high):
+        yield (
+            "its values, scaled by scl_slope and scl_inter of the header, are too large for a"
+            " number of 32 bits; convert the image again",
+            True,
+        )
     elif values.low == values.high:
         yield (
             f"every voxel has the same value ({values.low:g}); convert the image again",
@@ -225,8 +199,8 @@ def _value_problems(values: _Values) -> Iterator[tuple[str, bool]]:
         )
 
 
-def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
-    zooms = np.asarray(header["pixdim"][1:4], dtype=float)
+def _geometry_problems(opened: Opened) -> Iterator[tuple[str, bool]]:
+    header, zooms = opened.header, np.asarray(opened.voxel_size)
     if not (np.isfinite(zooms).all() and (zooms > 0).all()):
         yield (
             f"the voxel size in the header is {_mm(zooms)}, but must be positive; convert the"
@@ -241,21 +215,15 @@ def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
             f" ({_mm(zooms)})",
             False,
         )
-    try:
-        forms = {
-            name: np.asarray(form, dtype=float)
-            for name, form in (
-                ("sform", header.get_sform(coded=True)[0]),
-                ("qform", header.get_qform(coded=True)[0]),
-            )
-            if form is not None
-        }
-    except Exception as error:  # nibabel raises several kinds of exceptions on a bad quaternion
+    forms, invalid = _forms(header)
+    if invalid and not forms:
         yield (
-            f"the orientation in the header is not valid ({error}); convert the image again",
+            f"the orientation in the header is not valid ({invalid}); convert the image again",
             True,
         )
         return
+    if invalid:
+        yield f"the qform is not valid ({invalid}); the sform is used", False
     if not forms:
         yield (
             "neither sform nor qform gives the orientation of the image, so left and right are"
@@ -267,6 +235,21 @@ def _geometry_problems(header: Any) -> Iterator[tuple[str, bool]]:
     yield from broken
     if len(forms) == 2 and not broken:
         yield from _disagreements(forms["sform"], forms["qform"], header.get_data_shape()[:3])
+
+
+def _forms(header: Any) -> tuple[dict[str, NDArray[np.float64]], str]:
+    """Read the coded forms, and why the qform, beside a sform or alone, cannot be read."""
+    forms: dict[str, NDArray[np.float64]] = {}
+    sform = header.get_sform(coded=True)[0]
+    if sform is not None:
+        forms["sform"] = np.asarray(sform, dtype=float)
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except Exception as error:  # nibabel raises several kinds on a bad quaternion
+        return forms, str(error)
+    if qform is not None:
+        forms["qform"] = np.asarray(qform, dtype=float)
+    return forms, ""
 
 
 def _form_problems(name: str, form: NDArray[np.float64]) -> Iterator[tuple[str, bool]]:

@@ -7,24 +7,45 @@ fail; here it only affects the images that it applies to.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from neuroferry.bids.entities import parse_name
 from neuroferry.errors import InputError
+from neuroferry.files import read_input, unreadable
+
+#: Deepest nesting of a sidecar; those of converters have three levels.
+_DEEPEST = 50
+#: Digits of the longest whole number that fits a float.
+_LONGEST_WHOLE = 300
+#: Characters of a value in a message.
+_LONGEST_SHOWN = 40
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object, whatever the file holds.
+
+    Returns
+    -------
+    dict
+        NaN and Infinity, which JSON does not have but converters write, are floats, as are whole
+        numbers of hundreds of digits.
 
     Raises
     ------
     InputError
-        If the file cannot be read or is not a JSON object; the message names the file and,
-        for a syntax error, the line and column.
+        If the file cannot be read, is not a JSON object, is nested very deeply, or gives one key
+        two values; the message names the file and, for a syntax error, the line and column.
     """
+    raw = read_input(path)
+    if not raw.strip():
+        raise InputError(f"{path} is empty; write a JSON object ({{...}}), or remove the file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(
+            raw.decode("utf-8-sig"), parse_int=_parse_int, object_pairs_hook=_unambiguous
+        )
+        _check_depth(content)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno},"
@@ -34,13 +55,61 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}; make the file readable"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        deep = f"it is nested more than {_DEEPEST} levels deep"
+        reason = deep if isinstance(error, RecursionError) else error
+        raise InputError(f"{path} cannot be used: {reason}; correct the file") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a JSON object ({{...}}); correct the file")
     return content
+
+
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _LONGEST_WHOLE else float(digits)
+
+
+def _unambiguous(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; a key that is there twice must have one value."""
+    content: dict[str, Any] = {}
+    for key, found in pairs:
+        text, value = _printable(key), _printable(found)
+        # by their texts, since NaN differs from itself
+        if text in content and repr(content[text]) != repr(value):
+            raise ValueError(f"it gives {text!r} twice, with different values")
+        content[text] = value
+    return content
+
+
+def _printable(value: Any) -> Any:
+    """Replace halves of characters, which no file or terminal takes, in a text or a list."""
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _check_depth(content: object) -> None:
+    level = [content]
+    for _ in range(_DEEPEST):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+        level = [value for value in inner if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def shown(value: object) -> str:
+    """Show a value of a sidecar in a message, cut to a readable length.
+
+    >>> shown("x" * 100)
+    "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..."
+    """
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 class SidecarReader:
@@ -72,7 +141,11 @@ class SidecarReader:
         """
         metadata: dict[str, Any] = {}
         broken = []
-        for path in self.applicable(image):
+        try:
+            paths = self.applicable(image)
+        except InputError as error:
+            return {}, [(image.parent, error)]
+        for path in paths:
             content = self._load(path)
             if isinstance(content, InputError):
                 broken.append((path, content))
@@ -81,7 +154,13 @@ class SidecarReader:
         return metadata, broken
 
     def applicable(self, image: Path) -> list[Path]:
-        """List the sidecars that apply to an image, the farthest first."""
+        """List the sidecars that apply to an image, the farthest first.
+
+        Raises
+        ------
+        InputError
+            If a folder above the image cannot be read.
+        """
         name = parse_name(image)
         folders = [self._root]
         for part in image.parent.relative_to(self._root).parts:
@@ -98,9 +177,12 @@ class SidecarReader:
 
     def _sidecars(self, folder: Path) -> list[Path]:
         if folder not in self._folders:
-            self._folders[folder] = [
-                path for path in folder.iterdir() if path.suffix == self._extension
-            ]
+            try:
+                self._folders[folder] = [
+                    path for path in folder.iterdir() if path.suffix == self._extension
+                ]
+            except OSError as error:
+                raise unreadable(folder, error) from error
         return self._folders[folder]
 
     def _load(self, path: Path) -> dict[str, Any] | InputError:

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 from neuroferry.bids.entities import build_name
 from neuroferry.bids.metadata import read_json
 from neuroferry.errors import ExitCode, InputError
-from neuroferry.files import write_json, write_text
+from neuroferry.files import read_input, write_json, write_text
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "neuroferry"
@@ -135,7 +135,7 @@ def prepare_dataset(
         derivatives=derivatives,
     )
     ignored = out_dir / ".bidsignore"
-    theirs = ignored.read_text().splitlines() if ignored.exists() else []
+    theirs = _lines_of(ignored)
     lines = [*theirs, *(line for line in BIDSIGNORE if line not in theirs)]
     write_text(ignored, "".join(f"{line}\n" for line in lines))
     if not any(out_dir.glob("README*")):
@@ -187,7 +187,7 @@ def write_dataset_description(
     links = _links(path) | {name: _absolute(d).as_uri() for name, d in (derivatives or {}).items()}
     links[RAW_DATASET] = root.as_uri()
     source_path = root / "dataset_description.json"
-    source = read_json(source_path) if source_path.exists() else {}
+    source = read_json(source_path) if os.path.lexists(source_path) else {}
     generated: dict[str, Any] = {"Name": PIPELINE, "Version": version}
     if container is not None:
         generated["Container"] = dict(container)
@@ -214,6 +214,13 @@ def write_dataset_description(
     return path
 
 
+def _lines_of(path: Path) -> list[str]:
+    """Read the lines of a file that may be missing; bytes that are not UTF-8 are replaced."""
+    if not os.path.lexists(path):
+        return []
+    return read_input(path).decode("utf-8-sig", "replace").splitlines()
+
+
 def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links)
 
@@ -234,7 +241,9 @@ def _check_ours(path: Path) -> None:
         makers = read_json(path).get("GeneratedBy")
     except InputError:
         return  # a broken description is written again
-    names = [m.get("Name") for m in makers if isinstance(m, dict)] if makers else []
+    names = (
+        [m.get("Name") for m in makers if isinstance(m, dict)] if isinstance(makers, list) else []
+    )
     if PIPELINE not in names:
         by = f"{' and '.join(map(str, names))} wrote" if names else "is not a derivative"
         raise InputError(

@@ -12,6 +12,7 @@ from neuroferry.bids.headers import grid_difference, read_header
 from neuroferry.bids.outputs import bids_uri
 from neuroferry.bids.precomputed import check_dataset
 from neuroferry.errors import InputError
+from neuroferry.files import read_input
 
 Part = TypeVar("Part")
 
@@ -120,10 +121,7 @@ def _check(files: Mapping[str, Path], run: BoldRun) -> None:
             raise _of_another_run(files[part], run, f"it is on a different grid ({difference})")
     if "motion_xfms" in files:
         path = files["motion_xfms"]
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        text = read_input(path).decode("utf-8", "replace")
         count = sum(line.startswith("Parameters:") for line in text.splitlines())
         if count != run.n_volumes:
             why = f"it has {count} transforms, but the run has {run.n_volumes} volumes"

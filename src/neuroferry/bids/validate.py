@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +19,7 @@ from neuroferry.bids.headers import read_header
 from neuroferry.bids.images import check_image
 from neuroferry.bids.metadata import read_json
 from neuroferry.bids.model import Image, Problem, Subject
+from neuroferry.bids.tables import read_table
 from neuroferry.errors import ExitCode, InputError
 
 __all__ = ["check_image", "check_sidecar", "check_subjects", "validate_dataset"]
@@ -100,7 +102,7 @@ def validate_dataset(
         With exit code 16, if ``dataset_description.json`` is missing or not a JSON object.
     """
     root = Path(os.path.abspath(bids_dir))  # noqa: PTH100  (resolve() would follow links)
-    problems = list(_check_description(root))
+    problems = [*_check_description(root), *_check_participants(root, subjects)]
     if use_validator and (program := _find_validator()) is not None:
         problems += _run_validator(program, root, subjects, time_limit)
     return problems
@@ -139,7 +141,11 @@ def check_subjects(
 
     runs = [run for subject in subjects for run in subject.images if run.suffix in suffixes]
     with ThreadPoolExecutor(max_workers=max(1, n_procs)) as pool:
-        found = dict(zip((run.path for run in runs), pool.map(check, runs), strict=True))
+        try:
+            found = dict(zip((run.path for run in runs), pool.map(check, runs), strict=True))
+        except BaseException:  # such as Ctrl-C, which should not wait for the others
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return [_without_unusable(subject, found) for subject in subjects]
 
 
@@ -168,7 +174,8 @@ def check_sidecar(run: Image) -> list[Problem]:
         return Problem(f"{run.path}: {message}", "warning", run.path, subject)
 
     if not run.metadata:
-        return [warn("the sidecar JSON file is missing; add it so that metadata can be checked")]
+        text = "there are no metadata, as the sidecar JSON file is missing, empty or unreadable"
+        return [warn(f"{text}; add it so that they can be checked")]
     problems = []
     for key, longest in (("EchoTime", 1.0), ("RepetitionTime", 100.0), ("InversionTime", 100.0)):
         value = run.metadata.get(key)
@@ -209,7 +216,7 @@ def _voxel_size(path: Path) -> tuple[float, ...]:
 
 def _check_description(root: Path) -> Iterator[Problem]:
     path = root / "dataset_description.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(
             f"{root} has no dataset_description.json and is not a BIDS dataset; give the dataset's"
             ' root, or write the file: {"Name": "...", "BIDSVersion": "1.10.0"}',
@@ -231,6 +238,29 @@ def _check_description(root: Path) -> Iterator[Problem]:
         )
 
 
+def _check_participants(root: Path, subjects: Sequence[Subject]) -> Iterator[Problem]:
+    """Check ``participants.tsv``, whose columns go into the tables of the overview."""
+    path = root / "participants.tsv"
+    if not os.path.lexists(path):
+        return
+    try:
+        table = read_table(path)
+    except InputError as error:
+        yield Problem(f"{error}; its columns are left out of the overview", "warning", path)
+        return
+    notes = list(table.notes)
+    if "participant_id" not in table.columns:
+        notes.append("it has no column participant_id, so nothing in it is used")
+    else:
+        listed = Counter(cell.removeprefix("sub-") for _, cell in table.column("participant_id"))
+        twice = [s.label for s in subjects if listed[s.label] > 1]
+        if twice:
+            names = ", ".join(f"sub-{label}" for label in twice)
+            notes.append(f"{names} has more than one line; the first is used")
+    for note in notes:
+        yield Problem(f"{path}: {note}", "warning", path)
+
+
 def _find_validator() -> str | None:
     beside = Path(sys.executable).parent / _VALIDATOR
     return str(beside) if beside.exists() else shutil.which(_VALIDATOR)
@@ -245,9 +275,9 @@ def _run_validator(
 
     with tempfile.TemporaryDirectory(prefix="neuroferry-") as folder:
         view = Path(folder) / "dataset"
-        _link_subset(root, view, [subject.label for subject in subjects])
         report = Path(folder) / "report.json"
         try:
+            _link_subset(root, view, [subject.label for subject in subjects])
             done = subprocess.run(
                 [program, "--ignoreWarnings", "--format", "json", "-o", str(report), str(view)],
                 capture_output=True,
@@ -260,11 +290,11 @@ def _run_validator(
         except OSError as error:
             return failed(f"failed ({error})")
         try:
-            issues = json.loads(report.read_text())["issues"]
-        except (OSError, ValueError, KeyError):
+            issues = json.loads(report.read_text(encoding="utf-8"))["issues"]
+            return list(_translate(issues, root, subjects))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             words = done.stderr.decode(errors="replace").split()
             return failed(f"failed ({' '.join(words[-30:]) or 'no error message'})")
-    return list(_translate(issues, root, subjects))
 
 
 def _link_subset(root: Path, view: Path, labels: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TextIO, cast
 
 from neuroferry import __version__
-from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, UsageError
+from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, Terminated, UsageError
 from neuroferry.host import HostWords
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def _run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return int(ExitCode.IO)
+    except Terminated as err:
+        print(f"neuroferry: {err} Finished steps are kept.", file=sys.stderr, flush=True)
+        # threads that still check images would be waited for
+        os._exit(128 + err.signal_number)
     except KeyboardInterrupt:
         print("neuroferry: Interrupted.", file=sys.stderr)
         return int(ExitCode.INTERRUPTED)

@@ -18,7 +18,7 @@ from neuroferry.engine.record import RunRecord, StepState, StepSummary, found_do
 from neuroferry.engine.resources import available_resources
 from neuroferry.engine.schedule import Schedule, Task, volumes_of
 from neuroferry.engine.worker import Outcome, explain, write_crashfile
-from neuroferry.errors import RunInterrupted, StepsFailedError
+from neuroferry.errors import RunInterrupted, StepsFailedError, Terminated
 
 
 class RecordingPlugin:
@@ -60,6 +60,7 @@ class RecordingPlugin:
         self.log_file: Path | None = self.plugin_args.get("log_file")
         self._callback: Callable[[Any, str], None] | None = self.plugin_args.get("status_callback")
         self._interrupted_by: int | None = None
+        self._at_once = False
         self._failures: list[tuple[str, str]] = []
 
     def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
@@ -89,7 +90,11 @@ class RecordingPlugin:
                 node.use_plugin = None
         schedule = Schedule(graph, self._expected_seconds(graph))
         with self._signals():
-            self._walk(schedule)
+            try:
+                self._walk(schedule)
+            except Terminated:
+                self._raise_if_interrupted()
+                raise
         if self._failures:
             step, error = self._failures[0]
             more = len(self._failures) - 1
@@ -124,6 +129,8 @@ class RecordingPlugin:
         def handle(number: int, _frame: object) -> None:
             self._interrupted_by = number
             self._wake()
+            if self._at_once:
+                raise Terminated(number)
 
         before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -131,6 +138,15 @@ class RecordingPlugin:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let signals end what may take seconds, such as reading a template, at once."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def _raise_if_interrupted(self) -> None:
         if self._interrupted_by is not None:
@@ -193,7 +209,8 @@ class RecordingPlugin:
     def _close(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
         """Record the end of a task that ran."""
         task = schedule.tasks[index]
-        if outcome.out_of_memory and not outcome.final and not task.alone:
+        again = outcome.out_of_memory or outcome.killed
+        if again and not outcome.final and not task.alone:
             self._retry_alone(schedule, index, outcome)
             return
         if outcome.error is not None:
@@ -206,9 +223,10 @@ class RecordingPlugin:
         self._call_back(task, "end")
 
     def _retry_alone(self, schedule: Schedule, index: int, outcome: Outcome) -> None:
-        """Retry a task that ran out of memory, with no other task beside it."""
+        """Retry a task that ran out of memory or was killed, with no other task beside it."""
         task = schedule.tasks[index]
-        self._learn(task, outcome, "failed")
+        if outcome.out_of_memory:
+            self._learn(task, outcome, "failed")
         task.alone = True
         schedule.give_back(index)
         self._write(
@@ -219,7 +237,7 @@ class RecordingPlugin:
             seconds=round(outcome.seconds, 3),
             peak_gb=rounded(outcome.peak_gb, 3),
             declared_gb=round(task.mem_gb, 3),
-            out_of_memory=True,
+            out_of_memory=outcome.out_of_memory,
         )
 
     def _learn(self, task: Task, outcome: Outcome, state: StepState) -> None:

@@ -80,11 +80,8 @@ def finished_steps(part: Part) -> tuple[str, ...] | None:
     """
     try:
         receipt = json.loads(part.receipt.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if receipt["key"] != part.key or set(receipt["inputs"]) != {str(p) for p in part.inputs}:
-        return None
-    try:
+        if receipt["key"] != part.key or set(receipt["inputs"]) != {str(p) for p in part.inputs}:
+            return None
         for name, size in receipt["outputs"].items():
             if (part.outputs / name).stat().st_size != size:
                 return None
@@ -93,9 +90,9 @@ def finished_steps(part: Part) -> tuple[str, ...] | None:
             same = stat.st_size == size
             if not same or (stat.st_mtime_ns != time_ns and sha256(Path(name)) != digest):
                 return None
-    except OSError:
-        return None
-    return tuple(receipt["steps"])
+        return tuple(receipt["steps"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # missing, damaged, or about files that are gone
 
 
 def put_away(part: Part, how: str, steps: Iterable[str]) -> bool:

@@ -7,14 +7,12 @@ import fcntl
 import json
 import os
 import resource
-import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 
-from neuroferry.errors import ExitCode, NeuroferryError
+from neuroferry.engine.markers import describe_owner, in_use, mark
 from neuroferry.trust import open_unlinked
 
 # errors of file systems without locks: Lustre without -o flock, some NFS, some FUSE
@@ -26,7 +24,8 @@ def hold(folders: Iterable[Path], labels: Iterable[str]) -> Iterator[None]:
     """Hold each participant's lock in each folder, or none at all.
 
     The kernel releases the locks when the process ends, however it ends; a leftover file locks
-    nothing. On a file system without locks, a warning is printed and the run continues without.
+    nothing. On a file system without locks, a warning is printed, and a file that only one run can
+    create marks each participant instead, see `neuroferry.engine.markers`.
 
     Parameters
     ----------
@@ -49,11 +48,13 @@ def hold(folders: Iterable[Path], labels: Iterable[str]) -> Iterator[None]:
             locked = [_take(stack, folder / f".sub-{label}.lock") for label in names]
             if not all(locked):
                 print(
-                    f"WARNING: The file system of {folder} does not support locks: make sure that "
-                    "no other run processes the same participants there.",
+                    f"WARNING: The file system of {folder} does not support locks: files named "
+                    ".sub-<label>.held mark the participants of this run there instead.",
                     file=sys.stderr,
                     flush=True,
                 )
+                for label in names:
+                    stack.enter_context(mark(folder / f".sub-{label}.held"))
         yield
 
 
@@ -75,11 +76,7 @@ def _take(stack: ExitStack, path: Path) -> bool:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         stream.seek(0)
-        raise NeuroferryError(
-            f"Another run{_describe(stream.read())} is processing {path.stem[1:]} in "
-            f"{path.parent}. Wait for it, or use other folders (OUTPUT_DIR and --work-dir).",
-            exit_code=ExitCode.TEMPORARY,
-        ) from None
+        raise in_use(path, stream.read()) from None
     except OSError as err:
         if err.errno not in NO_LOCKS:
             raise
@@ -88,8 +85,7 @@ def _take(stack: ExitStack, path: Path) -> bool:
     if ours and os.fstat(handle).st_nlink == 1:
         stream.seek(0)
         stream.truncate()
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, stream)
+        stream.write(json.dumps(describe_owner()))
         stream.flush()
     return True
 
@@ -102,11 +98,3 @@ def _open(path: Path) -> tuple[int, bool]:
         if not path.exists():
             raise
         return open_unlinked(path, os.O_RDONLY), False
-
-
-def _describe(text: str) -> str:
-    try:
-        owner = json.loads(text)
-        return f" (process {owner['pid']} on {owner['host']}, started {owner['started']})"
-    except (ValueError, KeyError, TypeError):  # another user's file may hold anything
-        return ""

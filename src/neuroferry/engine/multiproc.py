@@ -25,11 +25,18 @@ from typing import Any
 from neuroferry.engine.base import RecordingPlugin
 from neuroferry.engine.schedule import Schedule, Task, fits
 from neuroferry.engine.usage import ProcessTable, headroom_gb
-from neuroferry.engine.worker import Stop, Worker, find_excess, find_stall, start_worker
+from neuroferry.engine.worker import (
+    Stop,
+    Worker,
+    find_excess,
+    find_stall,
+    load_shared,
+    start_worker,
+)
 
 # how often the loop looks for workers whose pipe is held open by a leftover child process
 _SWEEP_SECONDS = 0.2
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 1.0
 # share of the budget at which a step is stopped
 _PRESSURE = 0.95
 # share of the budget that must remain available on the machine
@@ -139,10 +146,11 @@ class MultiProcPlugin(RecordingPlugin):
                 task = schedule.tasks[index]
                 if not self._fits(task, [schedule.tasks[i] for i in running]):
                     continue
-                if self._prepare(schedule, index):
-                    if not self._preloaded:
-                        preload()
-                        self._preloaded = True
+                with self._interruptible():
+                    to_run = self._prepare(schedule, index)
+                    if to_run:
+                        self._load(task)
+                if to_run:
                     schedule.take(index)
                     self._announce(task)
                     worker = start_worker(
@@ -152,6 +160,13 @@ class MultiProcPlugin(RecordingPlugin):
                     selector.register(worker.pipe, selectors.EVENT_READ, index)
                 else:
                     progressed = True
+
+    def _load(self, task: Task) -> None:
+        """Load what steps share, once, before they are forked."""
+        if not self._preloaded:
+            preload()
+            self._preloaded = True
+        load_shared(task.node)
 
     def _fits(self, task: Task, running: list[Task]) -> bool:
         if (

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -251,18 +252,25 @@ def read_events(path: Path) -> list[Event]:
     Returns
     -------
     list of dict
-        Events in the order in which they were written; empty if there is no file.
+        Events in the order in which they were written; empty if there is no file. Lines that are
+        damaged are skipped.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
+        return []
+    except OSError as error:
+        # an earlier run's record is not worth more than this run
+        print(f"WARNING: {path} cannot be read ({error.strerror}).", file=sys.stderr, flush=True)
         return []
     events = []
     for line in text.splitlines():
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if _is_event(event):
+            events.append(event)
     return events
 
 
@@ -302,10 +310,17 @@ def latest_states(path: Path, steps: Iterable[str], last_bytes: int = 1 << 26) -
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry.get("step") in left and entry.get("event") in _STEP_STATES:
+        if _is_event(entry) and entry.get("step") in left and entry["event"] in _STEP_STATES:
             found[entry["step"]] = _STEP_STATES[entry["event"]]
             left.discard(entry["step"])
     return found
+
+
+def _is_event(value: object) -> bool:
+    """Tell events from what a damaged disk leaves in a record."""
+    if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+        return False
+    return value["event"] not in _STEP_STATES or isinstance(value.get("step"), str)
 
 
 def summarise(events: Iterable[Mapping[str, Any]]) -> RunSummary:

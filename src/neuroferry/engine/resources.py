@@ -139,7 +139,7 @@ def memory_in_use(root: Path = Path("/")) -> list[tuple[float, float]]:
     if "MemTotal:" in meminfo and "MemAvailable:" in meminfo:
         total = meminfo["MemTotal:"] * 1024
         pairs.append((total, total - meminfo["MemAvailable:"] * 1024))
-    for folder in _cgroup_folders(root, "memory"):
+    for folder in memory_groups(root):
         for limit_name, use_name in (
             ("memory.max", "memory.current"),
             ("memory.high", "memory.current"),  # above it the kernel slows a group to a halt
@@ -152,6 +152,11 @@ def memory_in_use(root: Path = Path("/")) -> list[tuple[float, float]]:
             cache = stat.get("total_inactive_file", stat.get("inactive_file", 0.0))
             pairs.append((limit, used - cache))
     return pairs
+
+
+def memory_groups(root: Path = Path("/")) -> list[Path]:
+    """List the control groups that limit the memory of this process, its own first."""
+    return _cgroup_folders(root, "memory")
 
 
 def _read_table(path: Path) -> dict[str, float]:

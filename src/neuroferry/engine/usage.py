@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neuroferry.engine.resources import memory_in_use
+from neuroferry.engine.resources import memory_groups, memory_in_use
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -311,18 +311,23 @@ def headroom_gb(root: Path = Path("/")) -> float:
     return min((limit - used for limit, used in limits), default=float("inf")) / 1e9
 
 
-def oom_kills() -> int | None:
-    """Count the processes that the kernel has killed for memory since it started.
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """Count the processes that the kernel has killed for memory so far.
+
+    Those of this process's control group where it counts them, else those of the machine.
 
     Returns
     -------
     int or None
         ``None`` where the kernel does not tell.
     """
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
+    group = next(iter(memory_groups(root)), None)
+    places = [group / "memory.events", group / "memory.oom_control"] if group else []
+    for path in (*places, root / "proc/vmstat"):
+        with suppress(OSError, ValueError):
+            for line in path.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
     return None
 
 

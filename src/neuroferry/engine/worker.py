@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from neuroferry.engine.resources import available_resources
 from neuroferry.engine.usage import (
     Watch,
     kill_tree,
@@ -39,11 +40,18 @@ _PR_SET_PDEATHSIG = 1
 _LONGEST_MESSAGE = 400
 # how programs and libraries report that memory ran out
 _NO_MEMORY = re.compile(
-    r"MemoryError|bad_alloc|Cannot allocate memory|Unable to allocate|out of memory"
-    r"|return code: (?:137|-9)\b|exit(?:ed with code| code| status) (?:137|-9)\b"
-    r"|died with <Signals.SIGKILL",
+    r"MemoryError|bad_alloc|Cannot allocate memory|Unable to allocate|out of memory",
     re.IGNORECASE,
 )
+# how they report that one of their child processes was killed, for whatever reason
+_KILLED = re.compile(
+    r"return code: (?:137|-9)\b|exit(?:ed with code| code| status) (?:137|-9)\b"
+    r"|died with <Signals.SIGKILL|SIGKILL",
+    re.IGNORECASE,
+)
+# share of all memory beyond which a killed step had probably run out of it, where the kernel
+# does not count what it kills
+_NEARLY_ALL = 0.8
 _EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): (.+)$")
 
 
@@ -69,6 +77,8 @@ class Outcome:
         Whether it failed for lack of memory.
     final : bool
         Whether it would certainly fail again.
+    killed : bool
+        Whether it was killed from outside, for whatever reason.
     """
 
     seconds: float
@@ -80,6 +90,7 @@ class Outcome:
     files: int | None = None
     out_of_memory: bool = False
     final: bool = False
+    killed: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,9 +112,10 @@ class Worker:
     received: bytes = b""
     watch: Watch = field(init=False)
     stopped: Stop | None = None
-    _oom_kills: int | None = field(default_factory=oom_kills)
+    _oom_kills: int | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self._oom_kills = oom_kills()
         # at its birth it shares all that it has
         self.watch = Watch(self.pid, shared_gb=resident_gb(self.pid))
 
@@ -134,7 +146,11 @@ class Worker:
             return self._describe_death(Outcome(seconds, cpu, peak), status)
         peak = max(self.watch.peak_gb, report["peak_gb"])
         error, details = report["error"], report["traceback"]
-        no_memory = error is not None and bool(_NO_MEMORY.search(f"{error}\n{details}"))
+        words = f"{error}\n{details}"
+        no_memory = error is not None and (
+            _NO_MEMORY.search(words) is not None
+            or (_KILLED.search(words) is not None and self._ran_out_of_memory(peak))
+        )
         return Outcome(
             seconds, cpu, peak, error, details, report["disk_gb"], report["files"], no_memory
         )
@@ -150,11 +166,19 @@ class Worker:
                 out_of_memory=stop.out_of_memory,
                 final=stop.final,
             )
-        before, now = self._oom_kills, oom_kills()
-        certain = before is not None and now is not None and now > before
-        error = _explain_death(status, outcome.peak_gb or 0.0, certain)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        return replace(outcome, error=error, traceback=error, out_of_memory=killed)
+        no_memory = killed and self._ran_out_of_memory(outcome.peak_gb or 0.0)
+        error = _explain_death(status, outcome.peak_gb or 0.0, no_memory=no_memory)
+        return replace(
+            outcome, error=error, traceback=error, out_of_memory=no_memory, killed=killed
+        )
+
+    def _ran_out_of_memory(self, peak_gb: float) -> bool:
+        """Tell whether the kernel killed for memory since the step began."""
+        before, now = self._oom_kills, oom_kills()
+        if before is None or now is None:
+            return peak_gb > _NEARLY_ALL * available_resources().memory_gb
+        return now > before
 
     def stop(self, why: Stop) -> None:
         """End the step and all its processes at once."""
@@ -198,14 +222,7 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
         File that collects what the step prints.
     updatehash : bool
         Passed on to Nipype.
-
-    Notes
-    -----
-    An interface may have a method ``load_shared()`` that loads data shared by several steps, such
-    as a template, into a cache of this process: it is called here, before the fork, so that the
-    data are loaded once and not by every step.
     """
-    _load_shared(node)
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -219,7 +236,12 @@ def start_worker(node: Any, *, log: Path | None, updatehash: bool) -> Worker:
     return Worker(pid, reading, time.monotonic())
 
 
-def _load_shared(node: Any) -> None:
+def load_shared(node: Any) -> None:
+    """Load data that several steps share, such as a template, into a cache of this process.
+
+    An interface may have a method ``load_shared()`` for it: it is called here, before the fork, so
+    that the data are loaded once and not by every step.
+    """
     with suppress(Exception):  # the step meets the same error, and reports it
         load = getattr(node.interface, "load_shared", None)
         if load is not None:
@@ -336,15 +358,21 @@ def _is_ours(line: str) -> bool:
     return line.strip().startswith("neuroferry.")
 
 
-def _explain_death(status: int, peak_gb: float, certain: bool) -> str:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        name = signal.Signals(number).name
-        if number == signal.SIGKILL:
-            why = "because memory ran out" if certain else "most likely because memory ran out"
-            return f"The step was killed ({name}), {why}; it had reached {peak_gb:.1f} GB."
-        return f"The step crashed ({name}) after it had reached {peak_gb:.1f} GB of memory."
-    return f"The step ended with exit status {os.WEXITSTATUS(status)} and left no result."
+def _explain_death(status: int, peak_gb: float, *, no_memory: bool) -> str:
+    if not os.WIFSIGNALED(status):
+        return f"The step ended with exit status {os.WEXITSTATUS(status)} and left no result."
+    number = os.WTERMSIG(status)
+    name = signal.Signals(number).name
+    if no_memory:
+        return (
+            f"The step was killed ({name}), because memory ran out; it had reached"
+            f" {peak_gb:.1f} GB."
+        )
+    by_others = " It was ended from outside; nothing shows that memory ran out."
+    return (
+        f"The step was ended by signal {number} ({name}) after it had reached {peak_gb:.1f} GB of"
+        f" memory.{by_others if number == signal.SIGKILL else ''}"
+    )
 
 
 def find_stall(watch: Watch, stall_seconds: float, stopped_seconds: float) -> Stop | None:

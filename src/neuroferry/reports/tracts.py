@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroferry.bids.tables import MISSING, read_table
 from neuroferry.errors import InputError
 from neuroferry.files import write_lines
 from neuroferry.reports.charts import OUTLIER_Z
@@ -148,19 +149,25 @@ def _number(value: float) -> str:
 
 
 def _participants(path: Path | None) -> dict[str, dict[str, str]]:
-    """Read ``participants.tsv``, by label; empty if it is missing."""
+    """Read ``participants.tsv``, by label; empty if it is missing or has no ``participant_id``.
+
+    Its oddities are problems of the dataset, see `neuroferry.bids.validate`.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig") if path else ""
-    except (OSError, UnicodeDecodeError):
+        table = read_table(path) if path else None
+    except InputError:
         return {}
-    rows = csv.DictReader(io.StringIO(text), delimiter="\t")
-    return {
-        str(row.pop("participant_id") or "").removeprefix("sub-"): {
-            title: "" if cell in (None, "n/a") else cell for title, cell in row.items() if title
-        }
-        for row in rows
-        if "participant_id" in row
-    }
+    if table is None or "participant_id" not in table.columns:
+        return {}
+    known: dict[str, dict[str, str]] = {}
+    for _, cells in table.rows():
+        row = dict(zip(reversed(table.columns), reversed(cells), strict=True))
+        label = row.pop("participant_id").removeprefix("sub-")
+        titles = (title for title in dict.fromkeys(table.columns) if title in row and title)
+        known.setdefault(
+            label, {title: "" if row[title] in MISSING else row[title] for title in titles}
+        )
+    return known
 
 
 def _csv_row(cells: Sequence[str]) -> str:

@@ -25,6 +25,11 @@ _ADVICE = (
         "again: finished steps are kept.",
     ),
     (
+        r"nothing shows that memory ran out",
+        "Somebody, or a limit of this machine, ended the step. Run the same command again: "
+        "finished steps are kept.",
+    ),
+    (
         r"MemoryError|killed|out of memory|oom|std::bad_alloc|SIGKILL",
         "The step seems to have run out of memory. Allow more with --mem, or run fewer steps at "
         "a time with --nprocs 1; finished steps are kept.",

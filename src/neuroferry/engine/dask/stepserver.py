@@ -29,6 +29,7 @@ from neuroferry.engine.worker import (
     explain,
     find_excess,
     find_stall,
+    load_shared,
     start_worker,
 )
 
@@ -145,6 +146,7 @@ def _run(request: StepRequest, asking: io.RawIOBase | Any) -> Outcome | None:
         details = traceback.format_exc()
         return Outcome(0.0, 0.0, None, explain(err, details), details)
     log = Path(request.log_file) if request.log_file else None
+    load_shared(node)
     worker = start_worker(node, log=log, updatehash=request.updatehash)
     table = ProcessTable()
     looked = time.monotonic()
