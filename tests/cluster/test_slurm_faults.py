@@ -168,6 +168,7 @@ def test_reasons_that_never_go_away_are_named(tmp_path):
         assert "cannot start" not in capped.submit().stderr
         assert capped.wait().exit_code == 0
     finally:
+        subprocess.run(["scancel", "--partition=brief"], check=False)
         wait_for(lambda: not brief_jobs(), 60)
         scontrol("delete", "partitionname=brief", check=False)
 

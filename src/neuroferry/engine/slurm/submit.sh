@@ -209,7 +209,7 @@ cancel_doubles() {
 # Some jobs can never start, and the queue does not say so by itself.
 name_what_never_starts() {
     local tries reasons=''
-    for ((tries = 0; tries < 3; tries++)); do
+    for ((tries = 0; tries < 5; tries++)); do
         look || return 0
         reasons=$(ours | awk -F '|' '$3 == "PENDING" {print $4}' | sort -u | grep -xE "$never") || true
         if [[ $reasons ]]; then
@@ -217,7 +217,8 @@ name_what_never_starts() {
                 "neuroferry status says why, neuroferry cancel removes them."
             return
         fi
-        [[ $'\n'$(ours | cut -d '|' -f 4) == *$'\n'None* ]] || return 0
+        # before the scheduler has looked at a job, its reason is one of these
+        ours | awk -F '|' '$3 == "PENDING" {print $4}' | grep -qxE 'None|Priority|\(null\)' || return 0
         sleep 1
     done
 }
