@@ -26,8 +26,8 @@ _TRIES = 3
 _SUBMISSION_SECONDS = 600.0
 # reasons of SLURM that do not go away by themselves
 NEVER = (
-    "PartitionTimeLimit",
-    "PartitionNodeLimit",
+    "Partition(Node|Time)Limit",
+    "PartitionConfig",
     "BadConstraints",
     "Invalid(Account|QOS)",
     "(Account|QOS|Partition)NotAllowed",
@@ -44,7 +44,7 @@ _ADVICE = (
         " --slurm-max-minutes",
     ),
     (
-        "BadConstraints|PartitionNodeLimit",
+        "BadConstraints|PartitionNodeLimit|PartitionConfig",
         "no node has what they ask for: check --slurm-constraint, --slurm-extra, and"
         " --slurm-max-mem",
     ),

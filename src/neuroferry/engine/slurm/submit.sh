@@ -146,7 +146,7 @@ refuse_if_at_work() {
         numbers=$(cut -f 2 "$other/jobs.tsv" 2>/dev/null | grep -xE '[0-9]+') || true
         # a submission that has begun just now may not have any number yet
         if [[ ! $(find "$other/submitted-0" "$other/jobs.tsv" -mmin -10 2>/dev/null) || -e $other/submitted-0/all ]] &&
-            look && ! cut -d '|' -f 1 <<<"$queue" | grep -qxF -f <(printf '%s\n' "${numbers:-none}"); then
+            look && ! cut -d '|' -f 1 <<<"$queue" | grep -xF -f <(printf '%s\n' "${numbers:-none}") >/dev/null; then
             continue
         fi
         other=$(cd -- "$other/.." && pwd -P)
@@ -218,7 +218,7 @@ name_what_never_starts() {
             return
         fi
         # before the scheduler has looked at a job, its reason is one of these
-        ours | awk -F '|' '$3 == "PENDING" {print $4}' | grep -qxE 'None|Priority|\(null\)' || return 0
+        ours | awk -F '|' '$3 == "PENDING" {print $4}' | grep -xE 'None|Priority|\(null\)' >/dev/null || return 0
         sleep 1
     done
 }
