@@ -25,6 +25,7 @@ TOGETHER = {
     "cluster/test_move.py": "move and fetch, between two machines",
     "cluster/test_slurm.py": "the SLURM plugin on a real SLURM",
     "cluster/test_gridengine.py": "Dask workers on a real Grid Engine",
+    "cluster/test_slurm_faults.py": "faults around jobs on a real SLURM",
     "cluster/test_slurm_image.py": "the image on a real SLURM",
     "cluster/test_trust.py": "awkward names and signatures, with the image",
     "engine/slurm/test_plan.py": "units, packs, groups and scripts",

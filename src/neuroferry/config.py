@@ -394,7 +394,7 @@ class SlurmConfig:
     )
     extra: tuple[str, ...] = setting(
         (),
-        help="additional options for sbatch, such as --reservation=mine",
+        help="additional options for sbatch, one each, such as --slurm-extra=--reservation=mine",
         flags=("--slurm-extra",),
         metavar="OPTION",
         action="append",
@@ -466,11 +466,28 @@ class SlurmConfig:
     max_mem: str = setting(
         "",
         help="maximum memory to request, with its unit, such as 180GB",
-        flags=(),
+        flags=("--slurm-max-mem",),
+        metavar="AMOUNT",
         unset="no limit",
     )
     max_minutes: int = setting(
-        0, help="maximum minutes to request; 0: no limit", flags=(), minimum=0
+        0,
+        help="maximum minutes to request, such as the limit of the partition; 0: no limit",
+        flags=("--slurm-max-minutes",),
+        metavar="N",
+        minimum=0,
+    )
+    no_mem: bool = setting(
+        False,
+        help="request no memory, for sites that refuse --mem",
+        flags=("--slurm-no-mem",),
+    )
+    gpu_gres: str = setting(
+        "gpu",
+        help="generic resource to request for steps that use a graphics processor, such as"
+        " gpu:a100",
+        flags=("--slurm-gpu-gres",),
+        metavar="NAME",
     )
     tasks_at_once: int = setting(
         0,

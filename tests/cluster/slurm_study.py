@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from nipype import Function, Node, Workflow, config
+from nipype import Function, MapNode, Node, Workflow, config
 
 from neuroferry.engine import SLURMGraphPlugin
 
@@ -51,6 +51,27 @@ def sleep(x, seconds):
     import time
 
     time.sleep(seconds)
+    return x
+
+
+def count(x, name, folder, seconds):
+    """Leave a line when it starts and one when it ends, apart from any record."""
+    import os
+    import time
+    from pathlib import Path
+
+    log = Path(folder, "exec.log")  # as an input, its content would count
+    with log.open("a") as stream:
+        stream.write(f"start {name} {os.environ.get('SLURM_JOB_ID')} {os.getpid()}\n")
+    time.sleep(seconds)
+    with log.open("a") as stream:
+        stream.write(f"end {name} {os.environ.get('SLURM_JOB_ID')} {os.getpid()}\n")
+    return x + 1
+
+
+def refuse_two(x):
+    if x == 2:
+        raise ValueError("bad item")
     return x
 
 
@@ -106,7 +127,34 @@ def chain(label, function, inputs, **values):
     return wf
 
 
-def study(name, base, limit):
+def counted(base, subjects, seconds):
+    """Chains of four steps that count their executions in ``exec.log``."""
+    for number in range(1, subjects + 1):
+        wf = Workflow(f"sub_{number:03d}_wf")
+        before = None
+        for name in "abcd":
+            step = node(name, count, ["x", "name", "folder", "seconds"], mem_gb=0.2)
+            step.inputs.name, step.inputs.seconds = f"{number:03d}{name}", seconds
+            step.inputs.folder = str(base)
+            if before is None:
+                step.inputs.x = number
+                wf.add_nodes([step])
+            else:
+                wf.connect(before, "out", step, "x")
+            before = step
+        yield wf
+
+
+def items():
+    """A MapNode of which one item fails, and a step after it."""
+    wf = Workflow("sub_01_wf")
+    many = MapNode(Function(["x"], ["out"], refuse_two), name="many", iterfield=["x"])
+    many.inputs.x = [1, 2, 3]
+    wf.connect(many, "out", node("last", start, ["x"]), "x")
+    return wf
+
+
+def study(name, base, limit, subjects, seconds):
     wf = Workflow("study_wf", base_dir=str(base))
     marker = str(base / "marker")
     parts = {
@@ -120,6 +168,8 @@ def study(name, base, limit):
         ],
         "long": lambda: [chain("01", sleep, ["x", "seconds"], seconds=300)],
         "large": lambda: [chain("01", fill, ["x", "megabytes"], megabytes=30)],
+        "counted": lambda: list(counted(base, subjects, seconds)),
+        "items": lambda: [items()],
         "short": lambda: [chain("01", other, ["x"])],
         "impossible": lambda: [chain("01", other, ["x"], mem_gb=50_000.0)],
     }
@@ -139,7 +189,11 @@ def main(base, name, *settings):
         }
     )
     values = {key: json.loads(text) for key, text in (s.split("=", 1) for s in settings)}
-    wf = study(name, Path(base), values.pop("limit", 3))
+    own = {
+        key: values.pop(key, default)
+        for key, default in (("limit", 3), ("subjects", 2), ("seconds", 2.0))
+    }
+    wf = study(name, Path(base), **own)
     plugin = SLURMGraphPlugin(plugin_args=values)
     wf.run(plugin=plugin)
     script = plugin.submit_script

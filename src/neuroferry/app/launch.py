@@ -104,7 +104,8 @@ def record_start(
         run_id=job.folder.name,
         version=__version__,
         image=image_digest(),
-        command=job.command,
+        # as typed on the host
+        command=(os.environ.get("NEUROFERRY_HOST_COMMAND") or job.command).strip(),
         subjects=[plan.label for plan in plans],
         steps=n_steps,
         host=socket.gethostname(),

@@ -31,6 +31,7 @@ from neuroferry.config import Config
 from neuroferry.engine.durations import duration
 from neuroferry.engine.record import list_runs, read_history, read_run
 from neuroferry.engine.resources import Resources, available_resources, parse_memory
+from neuroferry.engine.slurm.queue import LEFT, close_if_gone
 from neuroferry.errors import (
     ExitCode,
     NeuroferryError,
@@ -142,7 +143,11 @@ def _refuse_if_in_the_queue(config: Config, labels: Iterable[str]) -> None:
             continue
         summary = read_run(folder)
         both = sorted(wanted & set(summary.subjects))
-        if summary.exit_code is None and both:
+        if summary.exit_code is not None or not both:
+            continue
+        if close_if_gone(folder):
+            _say(f"The run {folder.name} ended without closing its record. {LEFT}")
+        elif read_run(folder).exit_code is None:
             raise NeuroferryError(
                 f"Jobs of the run {folder.name} are processing {len(both)} of these participants "
                 f"(sub-{both[0]}). See neuroferry status {config.output_dir}, and wait for them "

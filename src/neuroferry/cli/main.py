@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from neuroferry import __version__
 from neuroferry.errors import ExitCode, NeuroferryError, RunInterrupted, Terminated, UsageError
+from neuroferry.host import HostWords
 
 if TYPE_CHECKING:
     import argparse
@@ -48,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, see :class:`neuroferry.errors.ExitCode`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.redirect_stderr(cast(TextIO, HostWords(sys.stderr))):
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except RunInterrupted as err:

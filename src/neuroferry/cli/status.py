@@ -1,4 +1,4 @@
-"""Show the progress of the latest run, from its record alone."""
+"""Show the progress of the latest run, from its record and the queue."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from typing import Any
 from neuroferry.engine.durations import duration
 from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, list_runs, read_run
+from neuroferry.engine.slurm.queue import LEFT, UNKNOWN, Queue, look
 from neuroferry.errors import ExitCode, InputError
+from neuroferry.host import in_host_words
 
 _REFRESH_SECONDS = 2.0
 _MOST_LINES = 20
+_ASK_SECONDS = 30.0
+# how often a queue without any job of the run is seen before the run counts as dead
+_SURELY_GONE = 3
+_KEPT = "finished steps are kept"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,24 +39,41 @@ def run(arguments: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0; with ``--watch`` the exit code of the run.
+        0; with ``--watch`` the exit code of the run, or 75 if its jobs left the queue without
+        closing its record.
     """
     from rich.console import Console
 
     folder = find_run(arguments.out, arguments.run)
     console = Console()
     if not arguments.watch:
-        console.print(picture(read_run(folder), folder.name))
+        queue = _look(folder)
+        console.print(picture(read_run(folder), folder.name, queue))
         return int(ExitCode.OK)
     from rich.live import Live
 
+    asked, gone = -_ASK_SECONDS, 0
+    queue = UNKNOWN
     with Live(console=console, auto_refresh=False) as live:
         while True:
+            if time.monotonic() - asked >= (_REFRESH_SECONDS if gone else _ASK_SECONDS):
+                queue = _look(folder)
+                asked = time.monotonic()
+                gone = gone + 1 if queue.state == "gone" else 0
             summary = read_run(folder)
-            live.update(picture(summary, folder.name), refresh=True)
+            live.update(picture(summary, folder.name, queue), refresh=True)
             if summary.exit_code is not None:
                 return summary.exit_code
+            if gone >= _SURELY_GONE:
+                return int(ExitCode.TEMPORARY)
             time.sleep(_REFRESH_SECONDS)
+
+
+def _look(folder: Path) -> Queue:
+    """Ask the queue about a run that has jobs and has not ended."""
+    if not (folder / "slurm" / "jobs.tsv").exists() or read_run(folder).exit_code is not None:
+        return UNKNOWN
+    return look(folder)
 
 
 def find_run(out: Path, name: str | None = None) -> Path:
@@ -72,13 +95,15 @@ def find_run(out: Path, name: str | None = None) -> Path:
     return runs[-1]
 
 
-def picture(summary: RunSummary, name: str) -> Any:
+def picture(summary: RunSummary, name: str, queue: Queue = UNKNOWN) -> Any:
     """Render a run's state: a table of participants, and lists of running and failed steps."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    parts: list[Any] = [Text(_headline(summary, name), style="bold")]
+    parts: list[Any] = [Text(_headline(summary, name, queue), style="bold")]
+    if summary.exit_code is None and queue.state == "gone":
+        parts.append(Text(f"{LEFT} Run the same command again: {_KEPT}.", style="red"))
     table = Table(box=None, pad_edge=False)
     for title in ("participant", "done", "running", "failed", "skipped"):
         table.add_column(title, justify="left" if title == "participant" else "right")
@@ -96,17 +121,21 @@ def picture(summary: RunSummary, name: str) -> Any:
     parts.append(table)
     if len(order) > _MOST_LINES:
         parts.append(Text(f"... and {len(order) - _MOST_LINES} more participants"))
-    parts += _lines(
-        "running", [StepName(step.step).short for step in summary.steps if step.state == "running"]
-    )
-    failed = [f"{StepName(step.step).short}: {step.message}" for step in summary.failed]
+    if summary.exit_code is None:
+        parts += _lines("in the queue", queue.lines())
+    at_work = [StepName(step.step).short for step in summary.steps if step.state == "running"]
+    over = summary.exit_code is not None or queue.state == "gone"
+    parts += _lines("unfinished" if over else "running", at_work)
+    failed = [
+        in_host_words(f"{StepName(step.step).short}: {step.message}") for step in summary.failed
+    ]
     parts += _lines("failed", failed, style="red")
-    warnings = [p["message"] for p in summary.problems]
+    warnings = [in_host_words(p["message"]) for p in summary.problems]
     parts += _lines("noted", warnings)
     return Group(*parts)
 
 
-def _headline(summary: RunSummary, name: str) -> str:
+def _headline(summary: RunSummary, name: str, queue: Queue) -> str:
     done = summary.count("done", "cached")
     total = summary.n_steps if summary.n_steps is not None else len(summary.steps)
     text = f"{name} ({summary.plugin or 'unknown plugin'}): {done} of {total} steps done"
@@ -114,8 +143,8 @@ def _headline(summary: RunSummary, name: str) -> str:
         until = _time(summary.ended) if summary.ended else datetime.now(UTC)
         text += f", {duration((until - _time(summary.started)).total_seconds())}"
     if summary.exit_code is None:
-        return text + ", not yet ended"
-    reason = f" ({summary.reason})" if summary.reason else ""
+        return text + ("" if queue.state == "gone" else ", not yet ended")
+    reason = f" ({in_host_words(summary.reason)})" if summary.reason else ""
     return text + f", ended with exit code {summary.exit_code}{reason}"
 
 

@@ -36,6 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_foreign_run(run_dir)
     steward = Steward(run_dir, arguments.round)
     if arguments.close is None:
+        if steward.exit_code is not None:
+            print("The record of this run is closed already.", file=sys.stderr)
+            return steward.exit_code
         again = steward.settle()
         if again is not None:
             print(f"Jobs that have to run again: {again}", file=sys.stderr)

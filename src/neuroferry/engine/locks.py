@@ -16,7 +16,7 @@ from neuroferry.engine.markers import describe_owner, in_use, mark
 from neuroferry.trust import open_unlinked
 
 # errors of file systems without locks: Lustre without -o flock, some NFS, some FUSE
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def _take(stack: ExitStack, path: Path) -> bool:
         stream.seek(0)
         raise in_use(path, stream.read()) from None
     except OSError as err:
-        if err.errno not in _NO_LOCKS:
+        if err.errno not in NO_LOCKS:
             raise
         return False
     # a hard link may lead to a file that is not a lock at all

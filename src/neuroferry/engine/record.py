@@ -274,6 +274,48 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
+def latest_states(path: Path, steps: Iterable[str], last_bytes: int = 1 << 26) -> dict[str, str]:
+    """Find the latest state of some steps in the last part of a record.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        An ``events.jsonl`` file.
+    steps : iterable of str
+        Full names of the steps.
+    last_bytes : int
+        Size of that part.
+
+    Returns
+    -------
+    dict of str to str
+        ``running``, ``done``, ``failed`` or ``skipped``; only of steps that occur there.
+    """
+    left = set(steps)
+    found: dict[str, str] = {}
+    if not left:
+        return found
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - last_bytes))
+            lines = stream.read().splitlines()
+    except FileNotFoundError:
+        return found
+    for line in reversed(lines):
+        if not left:
+            break
+        if b'"step"' not in line:
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if _is_event(entry) and entry.get("step") in left and entry["event"] in _STEP_STATES:
+            found[entry["step"]] = _STEP_STATES[entry["event"]]
+            left.discard(entry["step"])
+    return found
+
+
 def _is_event(value: object) -> bool:
     """Tell events from what a damaged disk leaves in a record."""
     if not isinstance(value, dict) or not isinstance(value.get("event"), str):

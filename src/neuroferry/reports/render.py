@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroferry import __version__
 from neuroferry.files import write_text
+from neuroferry.host import in_host_words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("neuroferry.reports", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["host"] = in_host_words
+    return environment
 
 
 def write_page(template: str, path: Path, values: dict[str, Any]) -> Path:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from copy import deepcopy
 
+import networkx as nx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,18 @@ from nipype.interfaces.utility import IdentityInterface
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine import SLURMGraphPlugin
 from neuroferry.engine.flatten import flatten
+from neuroferry.engine.names import StepName
+from neuroferry.engine.record import RunRecord, read_run
+from neuroferry.engine.slurm import pack as pack_module
+from neuroferry.engine.slurm.job import missing_before
 from neuroferry.engine.slurm.manifest import job_needs, read_manifest
 from neuroferry.engine.slurm.pack import StepPlan, pack_steps
-from neuroferry.engine.slurm.scripts import header, host_command, host_path
+from neuroferry.engine.slurm.scripts import (
+    header,
+    host_command,
+    host_path,
+    planned_variables,
+)
 from neuroferry.engine.slurm.units import split_graph
 from neuroferry.errors import SchedulerError, UsageError
 
@@ -238,8 +248,8 @@ def test_a_path_with_quotes_and_spaces_reaches_the_job(tmp_path):
 
 
 def _run_argument(text):
-    (line,) = (line for line in text.splitlines() if " job --run " in line)
-    return line.partition(" job --run ")[2].partition(" --round ")[0]
+    (line,) = (line for line in text.splitlines() if line.startswith("run="))
+    return line.removeprefix("run=")
 
 
 def test_jobs_start_what_planned_them():
@@ -278,3 +288,99 @@ def test_a_payload_finds_its_graph_again(tmp_path):
     run = read_run(tmp_path / "logs" / "run")
     assert {step.subject for step in run.steps} == {"02"}
     assert run.count("done") == 2
+
+
+def connected(n):
+    """Many short chains between a first and a last step, some steps of them big."""
+    steps = [step("s00000")]
+    for chain in range((n - 2) // 4):
+        before = 0
+        for place in range(4):
+            name = f"s{len(steps):05d}"
+            made = big if place == 2 and chain % 2 else step
+            steps.append(made(name, [before]))
+            before = len(steps) - 1
+    ends = [i for i in range(1, len(steps)) if i % 4 == 0]
+    return [*steps, step("s99999", ends)]
+
+
+@pytest.mark.timeout(60)
+def test_a_large_connected_graph_is_packed_in_time_that_grows_with_it():
+    steps = connected(10_000)
+    packs = pack_steps(steps)
+    assert sorted(i for pack in packs for i in pack) == list(range(len(steps)))
+    assert len(packs) < len(steps) / 2
+
+
+def test_steps_are_compared_with_few_others(monkeypatch):
+    followed: dict[int, int] = {}
+    original = pack_module._Packs._reaches
+
+    def counting(self, pack, neighbours, targets):
+        followed[len(self._need)] = followed.get(len(self._need), 0) + 1
+        return original(self, pack, neighbours, targets)
+
+    monkeypatch.setattr(pack_module._Packs, "_reaches", counting)
+    calls = []
+    for n in (402, 802, 1602):
+        followed.clear()
+        pack_steps(connected(n))
+        calls.append(sum(followed.values()))
+    assert calls[2] < 2.5 * calls[1] < 6.25 * calls[0]
+
+
+def test_a_graphics_processor_is_requested_for_the_steps_that_use_one(tmp_path):
+    wf = Workflow("sub_01_wf")
+    node = Node(Function(["x"], ["out"], same), name="train", mem_gb=2.0)
+    node.inputs.x = 1
+    node.plugin_args = {"gpus": 2}
+    wf.add_nodes([node])
+    plugin, manifest = plan(tmp_path, [wf], gpu_gres="gpu:a100")
+    (group,) = manifest.groups
+    assert [pack.gpus for pack in group.packs] == [2]
+    text = (plugin.submit_script.parent / "g1p01.sh").read_text()
+    assert "#SBATCH --gres=gpu:a100:2\n" in text
+    assert "APPTAINER_NV=1" in text
+
+
+def test_sites_that_refuse_memory_are_not_asked_for_it():
+    lines = header("g1p01", make_slurm_config({"no_mem": True}), 1000, 2, 30)
+    assert not any("--mem" in line for line in lines)
+
+
+def test_variables_of_the_user_that_settings_go_over():
+    settings = {"account": "lab", "extra": ["--reservation=mine", "-p short"]}
+    found = planned_variables(make_slurm_config(settings))
+    assert found == ["SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_RESERVATION"]
+
+
+def test_steps_that_are_done_are_in_the_record_before_any_job_runs(tmp_path):
+    def study():
+        wf = Workflow("study_wf", base_dir=str(tmp_path))
+        wf.config["execution"] = {"remove_unnecessary_outputs": "false"}
+        wf.add_nodes([subject("01")])
+        return wf
+
+    study().run(plugin="Linear")
+    shutil.rmtree(sorted(tmp_path.glob("study_wf/sub_01_wf/*"))[-1])
+    plugin = SLURMGraphPlugin({"run_dir": tmp_path / "logs" / "run", "packing": "subject"})
+    study().run(plugin=plugin)
+    done = read_run(tmp_path / "logs" / "run").count("cached")
+    assert 0 < done < plugin.n_steps
+    assert plugin.n_jobs == 1
+
+
+def test_a_job_that_starts_too_early_says_so(tmp_path):
+    wf = Workflow("study_wf", base_dir=str(tmp_path))
+    wf.add_nodes([subject("01")])
+    graph = flatten(wf)
+    nodes = list(nx.topological_sort(graph))
+    part = graph.subgraph(nodes[-1:])
+    record = RunRecord(tmp_path / "events.jsonl")
+    before = sorted(StepName.of(node).text for node in graph.predecessors(nodes[-1]))
+    assert missing_before(graph, part, record.path) == before
+    for name in before:
+        record.write("step_done", step=name, subject="01")
+    assert missing_before(graph, part, record.path) == []
+    record.write("step_failed", step=before[0], subject="01", message="bad")
+    assert missing_before(graph, part, record.path) == before[:1]

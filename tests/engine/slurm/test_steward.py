@@ -16,7 +16,7 @@ from neuroferry.engine.slurm.manifest import (
     write_manifest,
 )
 from neuroferry.engine.slurm.scripts import write_scripts
-from neuroferry.engine.slurm.steward import Steward
+from neuroferry.engine.slurm.steward import Steward, _nearest
 
 STEPS = tuple(f"w.sub_*_wf.{name}" for name in "abcd")
 # a, then b and c side by side, then d after both
@@ -232,3 +232,82 @@ def test_warnings_tell_what_runs_again(run):
         "sub-01: b ran out of memory with 800 MiB and 20 min; runs again with 1600 MiB and 20 min."
     )
     assert json.loads((run.folder / "slurm" / "manifest-1.json").read_text())["round"] == 1
+
+
+def test_a_mapnode_with_a_failed_item_is_not_tried_again(run):
+    run.well("02")
+    about = {"pack": "g1p01", "unit": "sub-01", "round": 0}
+    name = "w.sub_01_wf.a"
+    run.record.write("job_started", **about)
+    run.record.write("step_started", step=f"{name}._a1", subject="01", item=True)
+    run.record.write("step_failed", step=f"{name}._a1", subject="01", message="bad item")
+    run.record.write("step_skipped", step=name, subject="01", because=f"{name}._a1")
+    run.record.write("job_ended", exit_code=1, cause="step", **about)
+    assert run.settle() is None
+    code, steps = run.close()
+    assert code == 1
+    assert steps["01_wf.b"].because == f"{name}._a1"
+    assert steps["01_wf.d"].state == "skipped"
+
+
+def test_rounds_without_any_progress_end(tmp_path):
+    run = Run(tmp_path, retries=1).well("02")
+    about = {"pack": "g1p01", "unit": "sub-01", "round": 0}
+    run.record.write("job_started", **about)
+    run.record.write("job_ended", exit_code=75, cause="early", reason="Too early.", **about)
+    rounds = 0
+    while Steward(tmp_path).settle() is not None:
+        rounds += 1
+        assert rounds < 10
+        manifest = read_manifest(tmp_path, rounds)
+        (group,) = manifest.groups
+        with (tmp_path / "slurm" / "jobs.tsv").open("a") as stream:
+            stream.write("".join(f"{pack.name}\t{rounds}00\t1\t1\n" for pack in group.packs))
+        # the queue starts jobs although what they depend on is not done
+        about = {"pack": group.packs[0].name, "unit": "sub-01", "round": rounds}
+        run.record.write("job_started", **about)
+        run.record.write("job_ended", exit_code=75, cause="early", reason="Too early.", **about)
+    assert 1 <= rounds <= 3
+    code, steps = run.close()
+    assert code == 1
+    assert "failed" in {step.state for name, step in steps.items() if name.startswith("01")}
+
+
+def test_a_closed_run_is_not_closed_again(run):
+    run.well("01").well("02").close()
+    assert Steward(run.folder).exit_code == 0
+
+
+@pytest.mark.parametrize("told", ["by the job's script", "by SLURM"])
+def test_a_job_that_could_not_start_is_tried_again_then_named(tmp_path, told):
+    run = Run(tmp_path, retries=0).well("02")
+    if told == "by SLURM":
+        run.states("100_1|FAILED|1:0\n")
+    else:
+        run.record.write(
+            "job_not_started",
+            pack="g1p01",
+            task=1,
+            round=0,
+            exit_code=127,
+            host="n7",
+            reason="apptainer: command not found",
+        )
+    assert run.settle() is None
+    _, steps = run.close()
+    assert "Its job could not start" in steps["01_wf.a"].message
+    if told != "by SLURM":
+        assert "n7, exit code 127: apptainer: command not found" in steps["01_wf.a"].message
+    again = Run(tmp_path / "again", retries=1).well("02").states("100_1|FAILED|1:0\n")
+    assert again.settle() is not None
+
+
+def test_paths_through_many_diamonds_are_followed_once(tmp_path):
+    packs = [Pack("g1p000", (0,), 1, 1, 1)]
+    for i in range(1, 61, 2):
+        packs += [
+            Pack(f"g1p{i:03d}", (i,), 1, 1, 1, tuple(p.name for p in packs[-2:])),
+            Pack(f"g1p{i + 1:03d}", (i + 1,), 1, 1, 1, tuple(p.name for p in packs[-2:])),
+        ]
+    group = Group("g1", "x", (), (), tuple(packs), ())
+    assert _nearest(group, packs[-1], {"g1p000": "r1"}) == ["g1p000"]

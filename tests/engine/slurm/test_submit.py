@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 
@@ -22,19 +23,29 @@ if [[ ${REFUSE_AT-} == "$count" ]]; then
 fi
 if [[ ${SLEEP_AT-} == "$count" ]]; then
     touch "$COUNTER.sleeps"
-    sleep 2
+    command -p sleep 2
 fi
 echo "$((1000 + count));${CLUSTER-}"
 """
+# the queue is what a file says; how many jobs there are in all is asked for without any format
+SQUEUE = """\
+#!/usr/bin/env bash
+case $* in
+    *--format=*) cat "$COUNTER.queue" 2>/dev/null; exit 0 ;;
+    *) seq ${QUEUED:-0} ;;
+esac
+"""
 SQUEUE_THAT_EMPTIES = """\
 #!/usr/bin/env bash
+[[ $* != *--format=* ]] || exit 0
 count=$(($(cat "$COUNTER.looks" 2>/dev/null || echo 0) + 1))
 echo "$count" >"$COUNTER.looks"
-((count > 2)) || seq 9
+((count > 3)) || seq 9
 """
 OTHERS = {
     "scancel": 'echo "$*" >>"$COUNTER.cancelled"',
-    "squeue": "seq ${QUEUED:-0}",
+    "squeue": SQUEUE,
+    "sleep": 'echo "$*" >>"$COUNTER.slept"',
     "scontrol": "printf '%-23s = %s\\n' MaxArraySize 1001 MaxJobCount 100000",
 }
 
@@ -52,7 +63,7 @@ class Site:
             program.chmod(0o755)
         self.run_dir = folder / "out" / "logs" / "run"
 
-    def write(self, subjects, *, number=0, **settings):
+    def write(self, subjects, *, number=0, enter="true", **settings):
         members = tuple(Member(f"sub-{i}", str(i), 0, 0) for i in range(subjects))
         packs = (
             Pack("g1p01", (0,), 500, 1, 10),
@@ -60,9 +71,43 @@ class Site:
             Pack("g1p03", (2,), 500, 1, 10, ("g1p01", "g1p02")),
         )
         group = Group("g1", "x", ("a", "b", "c"), ((), (0,), (0, 1)), packs, members)
-        manifest = Manifest(number, "/out/logs/run", "config", SlurmConfig(**settings), (group,))
-        self.script = write_scripts(manifest, self.run_dir, "true")
+        asked = SlurmConfig(**settings)
+        manifest = Manifest(number, "/out/logs/run", "config", asked, (group,), "7e57")
+        self.script = write_scripts(manifest, self.run_dir, enter)
         return self
+
+    def queue(self, *rows):
+        """Put jobs into the queue, as squeue lists them."""
+        (self.folder / "count.queue").write_text("".join(f"{row}\n" for row in rows))
+
+    def program(self, name, text):
+        (self.bin / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (self.bin / name).chmod(0o755)
+
+    def start(self, script, **more):
+        """Run one of the scripts in the folder of the run, as SLURM would."""
+        folder = self.run_dir / "slurm"
+        return subprocess.run(
+            ["bash", folder / script, folder],
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def events(self):
+        try:
+            lines = (self.run_dir / "events.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    @property
+    def arrays(self):
+        """The words that ask for an array, in the calls of sbatch."""
+        words = (word for call in self.calls for word in call.split())
+        return [word for word in words if word.startswith("--array=")]
 
     def environment(self, **more):
         path = f"{self.bin}:{os.environ['PATH']}"
@@ -108,22 +153,21 @@ def test_one_call_a_pack_however_many_subjects(site):
 
 def test_arrays_stay_below_the_site_s_size(site):
     assert site.write(2500).submit().returncode == 0
-    arrays = [call.split()[1] for call in site.calls[:-2]]
-    assert arrays == ["--array=1-1000"] * 6 + ["--array=1-500"] * 3
+    assert site.arrays == ["--array=1-1000"] * 6 + ["--array=1-500"] * 3
     firsts = [call.split()[-1] for call in site.calls[:-2:3]]
     assert firsts == ["1", "1001", "2001"]
 
 
 def test_settings_go_over_what_the_site_says(site):
     site.write(20, max_array_size=11, tasks_at_once=4).submit()
-    assert [call.split()[1] for call in site.calls[:-2:3]] == ["--array=1-10%4"] * 2
+    assert site.arrays == ["--array=1-10%4"] * 6
 
 
 def test_what_does_not_fit_waits(site):
     done = site.write(100, max_submitted=101).submit(QUEUED="9")
     assert done.returncode == 0
     assert "the rest follows" in done.stderr
-    assert [call.split()[1] for call in site.calls[:-2]] == ["--array=1-30"] * 3
+    assert site.arrays == ["--array=1-30"] * 3
     rows = (site.run_dir / "slurm" / "jobs.tsv").read_text().splitlines()
     assert rows[0].split("\t") == ["g1p01", "1001", "1", "30"]
 
@@ -137,19 +181,15 @@ def test_a_full_queue_is_an_error(site):
 def test_a_later_round_waits_for_room(site):
     site.write(5, max_submitted=10, number=1)
     (site.bin / "squeue").write_text(SQUEUE_THAT_EMPTIES)
-    (site.bin / "sleep").write_text('#!/usr/bin/env bash\necho "$*" >>"$COUNTER.slept"\n')
-    (site.bin / "sleep").chmod(0o755)
     done = site.submit()
     assert done.returncode == 0, done.stderr
     assert "waiting up to ten minutes for room" in done.stderr
     assert (site.folder / "count.slept").read_text() == "10\n" * 2
-    assert [call.split()[1] for call in site.calls[:-2]] == ["--array=1-2"] * 3
+    assert site.arrays == ["--array=1-2"] * 3
 
 
 def test_a_later_round_does_not_wait_for_ever(site):
     site.write(5, max_submitted=10, number=1)
-    (site.bin / "sleep").write_text('#!/usr/bin/env bash\necho "$*" >>"$COUNTER.slept"\n')
-    (site.bin / "sleep").chmod(0o755)
     done = site.submit(QUEUED="9")
     assert done.returncode == 75
     assert "no room" in done.stderr
@@ -159,10 +199,10 @@ def test_a_later_round_does_not_wait_for_ever(site):
 def test_a_refusal_cancels_what_was_submitted(site):
     done = site.write(5).submit(REFUSE_AT="3")
     assert done.returncode == 75
-    assert "Invalid  account  specified" in done.stderr
+    assert 'Invalid "account" specified' in done.stderr
     assert len(site.calls) == 3
     assert site.cancelled == ["1001", "1002"]
-    (event,) = map(json.loads, (site.run_dir / "events.jsonl").read_text().splitlines())
+    (event,) = site.events
     assert event["event"] == "run_ended"
     assert event["exit_code"] == 75
     assert "account" in event["reason"]
@@ -172,7 +212,7 @@ def test_an_answer_that_is_no_number_is_an_error(site):
     (site.bin / "sbatch").write_text("#!/usr/bin/env bash\necho Submitted\n")
     done = site.write(5).submit()
     assert done.returncode == 75
-    assert "instead of a job id" in done.stderr
+    assert "sbatch refused a job: Submitted" in done.stderr
 
 
 def test_no_sbatch_is_an_error(site):
@@ -217,7 +257,7 @@ def test_of_two_submissions_at_once_one_is_made(site):
 def test_the_run_is_submitted_without_a_watch_too(site):
     assert site.write(5, watch_minutes=0).submit().returncode == 0
     assert len(site.calls) == 4
-    (site.run_dir / "slurm" / "submitted-0").rmdir()
+    shutil.rmtree(site.run_dir / "slurm" / "submitted-0")
     done = site.write(5).submit(REFUSE_AT="9")
     assert done.returncode == 0
     assert [line.split("\t")[0] for line in site.rows] == [
@@ -233,20 +273,17 @@ def test_jobs_that_cannot_start_are_let_go_then_given_up(site, before, let_go):
     site.write(5).submit()
     folder = site.run_dir / "slurm"
     (folder / "held.txt").write_text("1001_3\n" * before)
-    waiting = (
-        "1001_3|nf-g1p01|launch failed requeued held",
-        "1001_4|nf-g1p01|JobHeldUser",
-        "1002_3|nf-g1p02|Dependency",
+    site.queue(
+        "1001|3|PENDING|launch failed requeued held|nf-g1p01.1-7e57",
+        "1001|4|PENDING|JobHeldUser|nf-g1p01.1-7e57",
+        "1002|3|PENDING|Dependency|nf-g1p02.1-7e57",
+        "1004|N/A|PENDING|Dependency|nf-steward.0-7e57",
+        "77|3|PENDING|launch failed requeued held|other",
     )
-    asked = "\n".join(f"echo '{line}'" for line in waiting)
-    (site.bin / "squeue").write_text(
-        "#!/usr/bin/env bash\nif [[ $* == *format=%j* ]]; then echo nf-steward PENDING; exit; fi\n"
-        + asked
-    )
-    (site.bin / "scontrol").write_text('#!/usr/bin/env bash\necho "$*" >>"$COUNTER.scontrol"\n')
-    subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
-    (event,) = map(json.loads, (site.run_dir / "events.jsonl").read_text().splitlines())
-    assert "1001_3 (nf-g1p01) could not be started" in event["message"]
+    site.program("scontrol", 'echo "$*" >>"$COUNTER.scontrol"')
+    site.start("watch.sh")
+    (event,) = site.events
+    assert "1001_3 (nf-g1p01.1) could not be started" in event["message"]
     released = site.folder / "count.scontrol"
     if let_go:
         assert released.read_text() == "release 1001_3\n"
@@ -262,30 +299,39 @@ def test_jobs_that_cannot_start_are_let_go_then_given_up(site, before, let_go):
 
 
 def test_a_steward_that_is_gone_is_sent_again_but_not_for_ever(site):
-    site.write(5, retries=1).submit(QUEUED="0")
-    folder = site.run_dir / "slurm"
+    site.write(5, retries=1).submit()
     for _ in range(3):
-        subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
+        site.start("watch.sh")
     names = [line.split("\t")[0] for line in site.rows]
-    assert names[3:] == ["steward", "watch", "watch", "steward"]
-    (event,) = map(json.loads, (site.run_dir / "events.jsonl").read_text().splitlines())
-    assert "submitted again" in event["message"]
+    assert names[3:] == ["steward", "watch", "watch", "steward", "watch"]
+    sent_again, ended = site.events
+    assert "submitted again" in sent_again["message"]
+    assert (ended["event"], ended["exit_code"]) == ("run_ended", 75)
+    assert (
+        "steward was lost" in ended["reason"] or "last job of the run was lost" in ended["reason"]
+    )
 
 
-@pytest.mark.parametrize("sign", ["events.jsonl", "slurm/submitted-1"])
+ENDED = '{"time": "now", "event": "run_ended", "exit_code": 0}'
+
+
+@pytest.mark.parametrize("sign", ["events.jsonl", "slurm/submitted-1/all"])
 def test_the_watch_ends_with_the_round(site, sign):
-    site.write(5).submit(QUEUED="0")
-    folder = site.run_dir / "slurm"
-    (site.run_dir / "events.jsonl").write_text("")
-    (site.run_dir / sign).write_text('{"time": "now", "event": "run_ended", "exit_code": 0}\n')
-    subprocess.run(["bash", folder / "watch.sh", folder], env=site.environment(), check=True)
+    site.write(5).submit()
+    (site.run_dir / sign).parent.mkdir(exist_ok=True)
+    (site.run_dir / sign).write_text(f"{ENDED}\n")
+    site.start("watch.sh")
     assert len(site.calls) == 5
 
 
+def closing(site):
+    """Words that close the record, as the steward's own program does."""
+    return shlex.join(["bash", "-c", f"echo {shlex.quote(ENDED)} >>{site.run_dir}/events.jsonl"])
+
+
 def test_the_steward_ends_the_watch(site):
-    site.write(5).submit(QUEUED="0")
-    folder = site.run_dir / "slurm"
-    subprocess.run(["bash", folder / "steward.sh", folder], env=site.environment(), check=True)
+    site.write(5, enter=closing(site)).submit()
+    assert site.start("steward.sh").returncode == 0
     assert site.cancelled == ["1005"]
 
 

@@ -33,7 +33,9 @@ class Ends:
         Successful jobs.
     cause : dict of (str, str) to str
         Cause of each other end: ``memory``, ``time``, ``node``, ``lost`` (without a trace),
-        ``interrupted``, ``cancelled``, ``held`` (SLURM could not start it), ``job``, ``step``.
+        ``interrupted``, ``cancelled``, ``held`` (SLURM could not start it), ``start``
+        (neuroferry could not start there), ``early`` (what it depends on was not done), ``busy``
+        (another job runs its steps), ``job``, ``step``.
         Jobs that never started have none.
     reason : dict of (str, str) to str
         Reason that the job itself gave.
@@ -65,7 +67,22 @@ def read_ends(manifest: Manifest, run_dir: Path, events: Iterable[Event]) -> End
     """
     ends = Ends()
     started: set[tuple[str, str]] = set()
+    unit_of = {
+        (pack.name, index): member.name
+        for group in manifest.groups
+        for pack in group.packs
+        for index, member in enumerate(group.members, 1)
+    }
     for entry in events:
+        if entry["event"] == "job_not_started":
+            unit = unit_of.get((str(entry.get("pack")), int(entry.get("task") or 0)))
+            if unit is not None:
+                ends.cause[str(entry["pack"]), unit] = "start"
+                ends.reason[str(entry["pack"]), unit] = (
+                    f"On {entry.get('host')}, exit code {entry.get('exit_code')}: "
+                    f"{entry.get('reason')}"
+                )
+            continue
         key = (str(entry.get("pack")), str(entry.get("unit")))
         if entry["event"] == "job_started":
             started.add(key)
@@ -115,6 +132,9 @@ def _take_state(
             ends.cause[key] = str(cause)
         elif key not in ends.cause and key in started:
             ends.cause[key] = "lost" if cause in (None, "step") else cause
+        elif key not in ends.cause and cause == "step":
+            ends.cause[key] = "start"
+            ends.reason[key] = f"SLURM's job {job}_{task} ended before its first step."
 
 
 def read_states(text: str) -> dict[tuple[str, int], str]:

@@ -8,16 +8,26 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 
+from neuroferry.engine.done import find_done
 from neuroferry.engine.multiproc import MultiProcPlugin
 from neuroferry.engine.names import StepName
-from neuroferry.engine.record import RunRecord
-from neuroferry.engine.slurm.manifest import Group, Manifest, Member, Pack, read_manifest
+from neuroferry.engine.record import RunRecord, latest_states
+from neuroferry.engine.slurm.claims import Claims, StepsBusyError
+from neuroferry.engine.slurm.manifest import (
+    Group,
+    Manifest,
+    Member,
+    Pack,
+    more_memory,
+    read_manifest,
+)
 from neuroferry.engine.slurm.units import ordered_nodes
 from neuroferry.engine.worker import Outcome
 from neuroferry.errors import (
@@ -31,12 +41,15 @@ from neuroferry.trust import open_own
 
 # a job that SLURM stops within this last share of its time limit has run out of time
 _TIME_IS_UP = 0.9
+# how long a job waits for another one that still runs one of its steps
+_PATIENCE_SECONDS = 600.0
 
 
 class PackPlugin(MultiProcPlugin):
     """Plugin that runs a pack and notes whether a step ran out of memory.
 
     A step that ran alone is not retried in the same job: the steward plans a larger one.
+    ``next_memory`` of its arguments is what that one will have (MiB), or ``None``.
     """
 
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
@@ -51,6 +64,18 @@ class PackPlugin(MultiProcPlugin):
     def _close_failed(self, schedule: Any, index: int, outcome: Outcome) -> None:
         self.out_of_memory |= outcome.out_of_memory
         super()._close_failed(schedule, index, outcome)
+
+    def _advise(self, task: Any) -> str:
+        """Say what the steward does about it."""
+        text = f"{self.memory_gb:.1f} GB of this job are not enough even for this step alone."
+        following = self.plugin_args.get("next_memory")
+        if following is not None:
+            return f"{text} The last job of this round runs it again with {following} MiB."
+        return (
+            f"{text} It is not run again, as that is the most that was allowed (max_mem and "
+            "retries in the section [slurm] of the settings): allow more and run the same "
+            "neuroferry command again."
+        )
 
 
 def run_pack(
@@ -108,15 +133,25 @@ def run_pack(
         )
         return code
 
+    more = more_memory(pack, manifest.settings)
+    plugin = PackPlugin({"record": record, "crash_dir": run_dir, "next_memory": more})
     try:
         graph, updatehash = _load_graph(run_dir, manifest, member, rebuild)
-        plugin = PackPlugin({"record": record, "crash_dir": run_dir})
         part = _share(graph, group, pack, member)
-        try:
+        missing = missing_before(graph, part, record.path)
+        if missing:
+            why = f"It was started although {missing[0]}, which it depends on, is not done."
+            return end(int(ExitCode.TEMPORARY), "early", why)
+        with ExitStack() as stack:
+            for folder, steps in _by_folder(part).items():
+                stack.enter_context(Claims(folder, steps, _PATIENCE_SECONDS))
             if len(part):
                 plugin.run(part, config={}, updatehash=updatehash)
-        except StepsFailedError:
-            return end(int(ExitCode.STEP_FAILED), "memory" if plugin.out_of_memory else "step")
+    except StepsFailedError:
+        return end(int(ExitCode.STEP_FAILED), "memory" if plugin.out_of_memory else "step")
+    except StepsBusyError:
+        why = "Another job still runs its steps, perhaps on a node that does not answer."
+        return end(int(ExitCode.TEMPORARY), "busy", why)
     except RunInterrupted as err:
         minutes = (time.monotonic() - started) / 60
         out_of_time = minutes >= _TIME_IS_UP * pack.minutes
@@ -153,6 +188,36 @@ def _load_graph(
     context = pickle.loads(payload)
     sys.path += [folder for folder in context["path"] if folder not in sys.path]
     return pickle.loads(context["graph"]), bool(context["updatehash"])
+
+
+def missing_before(graph: nx.DiGraph, part: nx.DiGraph, record: Path) -> list[str]:
+    """List the steps that a part of a graph depends on and that are not done.
+
+    The queue starts jobs in their order, but forgets how jobs ended that others wait for.
+    """
+    needed = {
+        StepName.of(before).text: before
+        for node in part
+        for before in graph.predecessors(node)
+        if before not in part
+    }
+    state = latest_states(record, needed)
+    unknown = [name for name in needed if name not in state]
+    if unknown:
+        # too far back in the record: compare the hashes of everything before
+        ancestors = set().union(*(nx.ancestors(graph, needed[name]) for name in unknown))
+        earlier = graph.subgraph(ancestors | {needed[name] for name in unknown})
+        done = find_done(earlier)
+        state.update((name, "done" if needed[name] in done else "open") for name in unknown)
+    return sorted(name for name in needed if state[name] != "done")
+
+
+def _by_folder(part: nx.DiGraph) -> dict[Path, list[str]]:
+    """Sort the names of steps by their work folder."""
+    found: dict[Path, list[str]] = {}
+    for node in part:
+        found.setdefault(Path(node.base_dir).absolute(), []).append(StepName.of(node).text)
+    return dict(sorted(found.items()))
 
 
 def _share(graph: nx.DiGraph, group: Group, pack: Pack, member: Member) -> nx.DiGraph:

@@ -37,6 +37,8 @@ class Pack:
         Packs that it waits for.
     attempt : int
         Number of earlier attempts.
+    gpus : int
+        Requested graphics processors.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Pack:
     minutes: int
     after: tuple[str, ...] = ()
     attempt: int = 0
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ class Manifest:
         Settings of the run.
     groups : tuple of Group
         Submitted groups.
+    token : str
+        Last part of the names of this run's jobs, which no other run has.
+    done : int
+        Number of steps that were done when the round was planned.
+    idle : int
+        Number of rounds in a row, up to the one before, in which no step was done.
     """
 
     round: int
@@ -101,6 +110,9 @@ class Manifest:
     source: str
     settings: SlurmConfig
     groups: tuple[Group, ...]
+    token: str = "run"
+    done: int = 0
+    idle: int = 0
 
     def find(self, pack_name: str) -> tuple[Group, Pack]:
         """Find a pack and its group.
@@ -156,7 +168,7 @@ def read_manifest(run_dir: Path, number: int) -> Manifest:
         for group in values["groups"]
     )
     settings = make_slurm_config(values["settings"], source=str(path))
-    return Manifest(values["round"], values["run_dir"], values["source"], settings, groups)
+    return Manifest(**{**values, "settings": settings, "groups": groups})
 
 
 def _from(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -233,7 +245,8 @@ class Grouping:
             needs = [job_needs(row, self._settings) for row in rows]
             mem_mb, cpus, minutes = (max(need[k] for need in needs) for k in range(3))
             after = tuple(label[w] for w in sorted(waits) if w in label)
-            made.append(Pack(label[i], packs[i], mem_mb, cpus, minutes, after))
+            gpus = max(step.gpus for row in rows for step in row)
+            made.append(Pack(label[i], packs[i], mem_mb, cpus, minutes, after, gpus=gpus))
         return Group(
             name,
             structure,
@@ -260,3 +273,13 @@ def job_needs(steps: Iterable[StepPlan], settings: SlurmConfig) -> tuple[int, in
     if settings.max_minutes:
         minutes = min(minutes, settings.max_minutes)
     return math.ceil(gigabytes * 1e9 / 2**20), max(s.n_procs for s in rows), minutes
+
+
+def more_memory(pack: Pack, settings: SlurmConfig) -> int | None:
+    """Compute the memory (MiB) of the next attempt; ``None`` if that exceeds the limits."""
+    if pack.attempt >= settings.retries:
+        return None
+    memory = pack.mem_mb * 2
+    if settings.max_mem:
+        memory = min(memory, int(parse_memory(settings.max_mem) * 1e9 / 2**20))
+    return memory if memory > pack.mem_mb else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import secrets
 import shlex
 import sys
 from collections.abc import Mapping
@@ -21,11 +22,13 @@ from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine.estimate import Estimator
 from neuroferry.engine.guards import guard_nipype
 from neuroferry.engine.names import StepName, in_subject
-from neuroferry.engine.record import RunRecord, StepSummary, found_done
+from neuroferry.engine.record import RunRecord, StepSummary, found_done, read_run
 from neuroferry.engine.slurm.manifest import Grouping, Manifest, write_manifest
 from neuroferry.engine.slurm.pack import StepPlan
+from neuroferry.engine.slurm.queue import close_if_gone
 from neuroferry.engine.slurm.scripts import host_command, host_path, write_scripts
 from neuroferry.engine.slurm.units import Unit, plan_unit, split_graph
+from neuroferry.errors import ExitCode, NeuroferryError
 from neuroferry.trust import make_own_folder, write_own
 
 
@@ -81,6 +84,8 @@ class SLURMGraphPlugin:
         self._grouping = Grouping(self.settings)
         self._payloads: IO[bytes] | None = None
         self._units = 0
+        self._names: list[str] = []
+        self._base = ""
         self._done: list[tuple[str | None, StepPlan]] = []
         self.n_steps = 0
         self.submit_script: Path | None = None
@@ -96,6 +101,7 @@ class SLURMGraphPlugin:
         """Plan a flattened graph and write its scripts; called by ``Workflow.run``."""
         base = next((node.base_dir for node in graph.nodes() if node.base_dir), None)
         run_dir = self._choose_run_dir(base)
+        self._base = f"{Path(base or Path.cwd()).absolute()}/"
         for node in graph.nodes():
             node.use_plugin = ("Linear", {})
         parts = split_graph(graph)
@@ -106,7 +112,34 @@ class SLURMGraphPlugin:
         context = {"path": [str(Path(p).absolute()) for p in sys.path], "updatehash": updatehash}
         for part in parts:
             self.add(part, pickle.dumps({**context, "graph": pickle.dumps(part)}))
+        self._refuse_if_at_work(run_dir, base)
         self.write()
+
+    def _refuse_if_at_work(self, run_dir: Path, base: str | None) -> None:
+        """Refuse a workflow that the jobs of an earlier run process in the same folder.
+
+        Raises
+        ------
+        NeuroferryError
+            With exit code 75.
+        """
+        assert self._record is not None
+        logs = {run_dir.parent, Path(base or Path.cwd()).absolute() / "logs"}
+        for folder in sorted(
+            path.parents[1] for log in logs for path in log.glob("*/slurm/units")
+        ):
+            both = sorted(set(self._names) & set(read_units(folder)))
+            if folder == run_dir or not both or not (folder / "slurm" / "submitted-0").exists():
+                continue
+            if read_run(folder).exit_code is not None or close_if_gone(folder):
+                continue
+            message = (
+                f"Jobs of the run {folder} process {both[0].partition(chr(9))[0]} of this "
+                f"workflow in the same folder. Wait for them, or cancel them with bash "
+                f"{host_path(folder / 'slurm' / 'cancel.sh', self._environ)}."
+            )
+            self._record.write("run_ended", exit_code=int(ExitCode.TEMPORARY), reason=message)
+            raise NeuroferryError(message, exit_code=ExitCode.TEMPORARY)
 
     def add(self, graph: Any, payload: bytes) -> Unit:
         """Add one subject's flattened graph; only what planning needs is kept.
@@ -148,9 +181,9 @@ class SLURMGraphPlugin:
         self._take_in(Unit(f"sub-{subject}", subject, steps, frozenset(), payload))
 
     def _take_in(self, unit: Unit) -> None:
-        finished = [p for p in self._grouping.packs_of(unit) if unit.done.issuperset(p)]
         self.n_steps += len(unit.steps)
-        self._done += [(unit.subject, unit.steps[i]) for pack in finished for i in pack]
+        self._names.append(f"{unit.name}\t{self._base}{unit.steps[0].name.partition('.')[0]}")
+        self._done += [(unit.subject, unit.steps[i]) for i in sorted(unit.done)]
         stream = self._open_payloads()
         if self._grouping.add(unit, stream.tell(), keep_names=unit.subject is None):
             stream.write(unit.payload)
@@ -172,10 +205,19 @@ class SLURMGraphPlugin:
             if self._source == "graphs" and self._record is not None:
                 self._record.write("run_ended", exit_code=0, reason=None)
             return None
-        manifest = Manifest(0, str(run_dir), self._source, self.settings, groups)
+        manifest = Manifest(
+            0,
+            str(run_dir),
+            self._source,
+            self.settings,
+            groups,
+            token=secrets.token_hex(4),
+            done=len(self._done),
+        )
         self.n_arrays = sum(len(group.packs) for group in groups)
         self.n_jobs = sum(len(group.packs) * len(group.members) for group in groups)
         write_manifest(manifest, run_dir)
+        write_own(run_dir / "slurm" / "units", "".join(f"{name}\n" for name in self._names))
         enter = host_command(self._environ, sys.executable)
         self.submit_script = write_scripts(manifest, run_dir, enter)
         return self.submit_script
@@ -222,3 +264,11 @@ class SLURMGraphPlugin:
         known = self.history.get(step.name)
         now = {"kind": step.kind, "mem_gb": step.mem_gb, "n_procs": step.n_procs}
         self._record.write_done(found_done(step.name, known, subject=subject, **now))
+
+
+def read_units(run_dir: Path) -> list[str]:
+    """List the units of a run, each with its workflow."""
+    try:
+        return (run_dir / "slurm" / "units").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from neuroferry.config import SlurmConfig
 from neuroferry.engine.slurm.manifest import Group, Manifest, Pack
+from neuroferry.engine.slurm.queue import NEVER
 from neuroferry.trust import VARIABLE, make_own_folder, trusted, write_own
 
 # variables that describe the allocation; the container sees no others of the environment
@@ -34,6 +35,18 @@ _STEWARD_MINUTES = 30
 _WATCH_MEM_MB = 100
 _WATCH_MINUTES = 5
 _SUBJECTS_A_MINUTE = 20
+# not every script uses all of the words that they share
+_SHELLCHECK = "# shellcheck disable=SC2034,SC2154,SC2317"
+_FOLDER_OF_SCRIPT = 'folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)'
+# options of sbatch for which users have variables, which would go over the lines of a script
+_USERS_VARIABLES = {
+    "account": "A",
+    "partition": "p",
+    "qos": "q",
+    "reservation": "",
+    "constraint": "C",
+    "clusters": "M",
+}
 
 
 def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
@@ -58,7 +71,7 @@ def write_scripts(manifest: Manifest, run_dir: Path, enter: str) -> Path:
     for group in manifest.groups:
         for pack in group.packs:
             _write(folder / f"{pack.name}.sh", pack_script(pack, manifest, enter))
-    suffix = f"-{manifest.round}" if manifest.round else ""
+    suffix = _suffix(manifest)
     _write(folder / f"steward{suffix}.sh", steward_script(manifest, enter))
     _write(folder / f"watch{suffix}.sh", watch_script(manifest))
     _write(folder / "cancel.sh", cancel_script(manifest, enter))
@@ -72,15 +85,18 @@ def _write(path: Path, text: str) -> None:
     write_own(path, text, 0o755 if path.suffix == ".sh" else 0o644)
 
 
-def header(name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: int) -> list[str]:
+def header(
+    name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: int, gpus: int = 0
+) -> list[str]:
     """Return the ``#SBATCH`` lines with the resources of a job."""
     options = [
         f"--job-name=nf-{name}",
         "--nodes=1",
         "--ntasks=1",
         f"--cpus-per-task={cpus}",
-        f"--mem={mem_mb}M",
+        *([] if settings.no_mem else [f"--mem={mem_mb}M"]),
         f"--time={minutes}",
+        *([f"--gres={settings.gpu_gres}:{gpus}"] if gpus else []),
         "--requeue",
         "--open-mode=append",
         "--kill-on-invalid-dep=yes",
@@ -91,6 +107,19 @@ def header(name: str, settings: SlurmConfig, mem_mb: int, cpus: int, minutes: in
             options.append(f"--{key}={shlex.quote(value)}")
     options += settings.extra
     return ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in options)]
+
+
+def planned_variables(settings: SlurmConfig) -> list[str]:
+    """List the user's variables for ``sbatch`` that would replace settings of the run."""
+    found: list[str] = []
+    for option, letter in _USERS_VARIABLES.items():
+        given = any(
+            re.match(rf"--{option}(=|\s|$)", extra) or (letter and extra.startswith(f"-{letter}"))
+            for extra in settings.extra
+        )
+        if given or getattr(settings, option, False):
+            found += [f"SBATCH_{option.upper()}", *["SLURM_CLUSTERS"] * (option == "clusters")]
+    return found
 
 
 def _entry(settings: SlurmConfig, enter: str) -> list[str]:
@@ -108,21 +137,20 @@ def _entry(settings: SlurmConfig, enter: str) -> list[str]:
 
 def pack_script(pack: Pack, manifest: Manifest, enter: str) -> str:
     """Return the script of one pack's job array; it takes the folder and the first subject."""
-    lines = header(pack.name, manifest.settings, pack.mem_mb, pack.cpus, pack.minutes)
+    lines = header(pack.name, manifest.settings, pack.mem_mb, pack.cpus, pack.minutes, pack.gpus)
     lines += [
+        "# the run was cancelled before this job was known",
+        "[[ ! -e $1/stopped ]] || exit 0",
         *_entry(manifest.settings, enter),
+        # the image needs the drivers of the host
+        *(["export APPTAINER_NV=1 SINGULARITY_NV=1"] if pack.gpus else []),
+        "folder=$1",
+        f"round={manifest.round}",
+        f"pack={pack.name}",
+        f"run={shlex.quote(manifest.run_dir)}",
         "task=$(($2 + SLURM_ARRAY_TASK_ID - 1))",
-        "log=$1/log/$SLURM_JOB_NAME-${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.txt",
-        f'"${{enter[@]}}" job --run {shlex.quote(manifest.run_dir)} --round {manifest.round} '
-        f'--pack {pack.name} --task "$task"',
-        "code=$?",
-        "# only what went wrong is worth a file",
-        "if ((code == 0)); then",
-        '    rm -f -- "$log"',
-        "fi",
-        'exit "$code"',
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _snippet("pack.sh")
 
 
 def steward_script(manifest: Manifest, enter: str) -> str:
@@ -131,94 +159,91 @@ def steward_script(manifest: Manifest, enter: str) -> str:
     minutes = _STEWARD_MINUTES + subjects // _SUBJECTS_A_MINUTE
     limit = manifest.settings.max_minutes
     minutes = min(minutes, limit) if limit else minutes
-    number, run = manifest.round, shlex.quote(manifest.run_dir)
-    suffix = f"-{number}" if number else ""
     memory = _STEWARD_MEM_MB + subjects // _SUBJECTS_A_MEGABYTE
-    lines = header(f"steward{suffix}", manifest.settings, memory, 1, minutes)
+    lines = header(f"steward{_suffix(manifest)}", manifest.settings, memory, 1, minutes)
+    lines.insert(1, _SHELLCHECK)
     lines += [
         *_entry(manifest.settings, enter),
         "folder=$1",
-        'ids=$(cut -f 2 "$folder/jobs.tsv" | paste -s -d ,)',
-        f"states=$folder/states-{number}.txt",
-        'if ! sacct --allocations --parsable2 --noheader --format=JobID,State --jobs="$ids" '
-        '>"$states" 2>/dev/null || [[ ! -s $states ]]; then',
-        '    scontrol --oneliner show job >"$states" 2>/dev/null || true',
-        "fi",
-        f'"${{enter[@]}}" steward --run {run} --round {number}',
-        "code=$?",
-        "# last, as an active watch resubmits itself as long as this job exists",
-        f': >"$folder/closed-{number}"',
-        "awk '$1 ~ /^watch/ && $2 ~ /^[0-9]+$/ {print $2}' \"$folder/jobs.tsv\" | "
-        "xargs -r scancel",
-        # through the open folder, so that nobody can replace the script
+        # through the open folder, so that nobody can replace a script
         'exec {own}<"$folder"',
-        f"again=/proc/self/fd/$own/resubmit-{number + 1}.sh",
-        *([] if trusted().everyone else ["if [[ ! -O $again || -L $again ]]; then again=; fi"]),
-        f'if [[ -e $again && ! -e $folder/submitted-{number + 1} ]] && ! bash "$again"; then',
-        f'    "${{enter[@]}}" steward --run {run} --round {number} --close '
-        '"The jobs that had to run again could not be submitted; see the logs of the steward."',
-        "    code=$?",
-        "fi",
-        'exit "$code"',
+        "scripts=/proc/$$/fd/$own",
+        *_variables(manifest),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _snippet("queue.sh") + "\n" + _snippet("steward.sh")
 
 
 def watch_script(manifest: Manifest) -> str:
     """Return the script of the job that regularly looks for jobs that SLURM keeps on hold."""
-    suffix = f"-{manifest.round}" if manifest.round else ""
-    settings = manifest.settings
-    lines = header(f"watch{suffix}", settings, _WATCH_MEM_MB, 1, _WATCH_MINUTES)
+    name = f"watch{_suffix(manifest)}"
+    lines = header(name, manifest.settings, _WATCH_MEM_MB, 1, _WATCH_MINUTES)
+    lines.insert(1, _SHELLCHECK)
     lines += [
         "folder=$1",
-        f"round={manifest.round}",
-        f"suffix={suffix}",
-        f"retries={settings.retries}",
-        f"minutes={settings.watch_minutes}",
+        'exec {own}<"$folder"',
+        "scripts=/proc/$$/fd/$own",
+        *_variables(manifest),
     ]
-    return "\n".join(lines) + "\n" + _snippet("watch.sh")
+    return "\n".join(lines) + "\n" + _snippet("queue.sh") + "\n" + _snippet("watch.sh")
 
 
 def cancel_script(manifest: Manifest, enter: str) -> str:
     """Return the script that cancels a run's jobs and closes its record."""
     lines = [
         "#!/usr/bin/env bash",
+        _SHELLCHECK,
         "# Cancels this run's jobs. Written by neuroferry; run it with bash.",
         *_entry(manifest.settings, enter),
-        'folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)',
-        "if [[ -e $folder/jobs.tsv ]]; then",
-        "    # numbers, and nothing that scancel would take for an option",
-        '    cut -f 2 "$folder/jobs.tsv" | grep -xE "[0-9]+" | xargs -r scancel || exit 75',
-        "fi",
-        f'"${{enter[@]}}" steward --run {shlex.quote(manifest.run_dir)} --close '
-        '"The run was cancelled." --exit-code 130',
-        "code=$?",
-        "if ((code == 130)); then",
-        "    code=0",
-        "fi",
-        'exit "$code"',
+        _FOLDER_OF_SCRIPT,
+        *_variables(manifest),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _snippet("queue.sh") + "\n" + _snippet("cancel.sh")
+
+
+def _suffix(manifest: Manifest) -> str:
+    return f"-{manifest.round}" if manifest.round else ""
+
+
+def _variables(manifest: Manifest) -> list[str]:
+    """Return what the snippets know of the run."""
+    settings = manifest.settings
+    return [
+        f"round={manifest.round}",
+        f"run={shlex.quote(manifest.run_dir)}",
+        f"token={manifest.token}",
+        f"retries={settings.retries}",
+        f"watch_minutes={settings.watch_minutes or ''}",
+        f"anyone={'yes' if trusted().everyone else ''}",
+        f"never={shlex.quote('|'.join(NEVER))}",
+        f"planned=({' '.join(planned_variables(settings))})",
+    ]
 
 
 def submit_script(manifest: Manifest) -> str:
     """Return the script that the host runs to submit one round."""
     settings = manifest.settings
     lines = [
-        "",
-        f"round={manifest.round}",
-        f"suffix={'-' + str(manifest.round) if manifest.round else ''}",
+        "#!/usr/bin/env bash",
+        _SHELLCHECK,
+        "# Submits a run's jobs with this machine's own sbatch. Written by neuroferry.",
+        "set -euo pipefail",
+        _FOLDER_OF_SCRIPT,
+        "# Scripts are reached through the open folder, so that nobody can replace it.",
+        'exec {own}<"$folder"',
+        "scripts=/proc/$$/fd/$own",
+        *_variables(manifest),
+        f"suffix={_suffix(manifest)}",
         f"tasks_at_once={settings.tasks_at_once or ''}",
         f"max_array_size={settings.max_array_size or ''}",
         f"max_submitted={settings.max_submitted or ''}",
-        f"watch_minutes={settings.watch_minutes or ''}",
-        f"anyone={'yes' if trusted().everyone else ''}",
         f"smallest={min(len(group.packs) for group in manifest.groups)}",
+        _snippet("queue.sh"),
+        _snippet("submit.sh"),
         "begin",
     ]
     for group in manifest.groups:
         lines += _submit_group(group)
-    return _snippet("submit.sh") + "\n".join([*lines, "finish"]) + "\n"
+    return "\n".join([*lines, "finish"]) + "\n"
 
 
 def _snippet(name: str) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunRecord, StepSummary, read_events, summarise
-from neuroferry.engine.resources import parse_memory
 from neuroferry.engine.slurm.ends import read_ends
 from neuroferry.engine.slurm.manifest import (
     Group,
@@ -23,6 +22,7 @@ from neuroferry.engine.slurm.manifest import (
     Member,
     Pack,
     last_round,
+    more_memory,
     read_manifest,
     write_manifest,
 )
@@ -38,10 +38,13 @@ _IN_WORDS = {
     "interrupted": "was stopped",
     "cancelled": "was cancelled",
     "held": "was put on hold by SLURM, which could not start it on its node",
+    "start": "could not start",
+    "early": "was started too early",
+    "busy": "found its steps still running in another job",
     "job": "could not start its steps",
     "step": "had steps that failed",
 }
-_WORTH_ANOTHER_TRY = ("memory", "time", "node", "lost", "interrupted")
+_WORTH_ANOTHER_TRY = ("memory", "time", "node", "lost", "interrupted", "start", "busy")
 
 
 class Steward:
@@ -66,6 +69,12 @@ class Steward:
         self.summary = summarise(events)
         self._steps = {step.step: step for step in self.summary.steps}
         self._ends = read_ends(self.manifest, run_dir, events)
+        self._stuck = 0
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of the run, if its record is closed already."""
+        return self.summary.exit_code
 
     # --- what has to run again ----------------------------------------------------------
 
@@ -77,6 +86,11 @@ class Steward:
         pathlib.Path or None
             The script that submits it; ``None`` if nothing has to run again.
         """
+        done = self.summary.count("done", "cached")
+        idle = 0 if done > self.manifest.done else self.manifest.idle + 1
+        if idle > self.manifest.settings.retries + 1:
+            self._stuck = idle
+            return None
         plans: dict[tuple[Any, ...], list[Member]] = defaultdict(list)
         models: dict[tuple[Any, ...], Group] = {}
         without_hope: list[tuple[Group, Member, set[int]]] = []
@@ -97,7 +111,9 @@ class Steward:
         for count, (key, members) in enumerate(sorted(plans.items(), key=str), 1):
             name = f"r{number}g{count}"
             groups.append(_renamed(models[key], name, key[1], members))
-        following = replace(self.manifest, round=number, groups=tuple(groups))
+        following = replace(
+            self.manifest, round=number, groups=tuple(groups), done=done, idle=idle
+        )
         write_manifest(following, self.run_dir)
         enter = read_own(self.run_dir / "slurm" / "enter", "The file").strip()
         return write_scripts(following, self.run_dir, enter)
@@ -138,7 +154,8 @@ class Steward:
     ) -> set[int]:
         """List the steps of a pack that are not retried."""
         key = (pack.name, member.name)
-        bad = {i for i in left if self._state(names[i]) == "failed"}
+        # a MapNode is skipped when one of its items has failed
+        bad = {i for i in left if self._state(names[i]) in ("failed", "skipped")}
         cause = self._ends.cause.get(key)
         if cause in _WORTH_ANOTHER_TRY or cause in ("cancelled", "held", "job"):
             bad |= {i for i in left if not set(group.before[i]) & left}
@@ -154,11 +171,10 @@ class Steward:
             return None
         memory, minutes = pack.mem_mb, pack.minutes
         if cause in ("memory", "lost"):
-            memory *= 2
-            if settings.max_mem:
-                memory = min(memory, int(parse_memory(settings.max_mem) * 1e9 / 2**20))
-            if memory <= pack.mem_mb:
+            more = more_memory(pack, settings)
+            if more is None:
                 return None
+            memory = more
         if cause in ("time", "lost"):
             minutes *= 2
             if settings.max_minutes:
@@ -211,7 +227,7 @@ class Steward:
         names = member.step_names(group.steps)
         pack_of = {i: pack for pack in group.packs for i in pack.steps}
         bad: dict[int, int] = {
-            i: i for i in range(len(names)) if self._state(names[i]) == "failed"
+            i: i for i in range(len(names)) if self._state(names[i]) in ("failed", "skipped")
         }
         for i in _in_order(group):
             if i not in pack_of or i not in steps or self._is_done(names[i]) or i in bad:
@@ -219,22 +235,25 @@ class Steward:
             origin = next((bad[b] for b in group.before[i] if b in bad), None)
             if origin is not None:
                 bad[i] = origin
-                if self._state(names[i]) != "skipped":
-                    self.record.write(
-                        "step_skipped",
-                        step=names[i],
-                        subject=member.subject,
-                        because=names[origin],
-                    )
+                known = self._steps.get(names[origin])
+                self.record.write(
+                    "step_skipped",
+                    step=names[i],
+                    subject=member.subject,
+                    because=(known and known.because) or names[origin],
+                )
                 continue
             bad[i] = i
             self._write_failed(pack_of[i], member, names[i])
 
     def _write_failed(self, pack: Pack, member: Member, name: str) -> None:
         key = (pack.name, member.name)
-        cause = self._ends.cause.get(key, "cancelled")
+        cause = self._ends.cause.get(key)
         asked = f"{pack.mem_mb} MiB, {pack.cpus} processor(s) and {pack.minutes} min"
-        message = f"Its job {_IN_WORDS[cause]}; it had requested {asked}."
+        words = _IN_WORDS[cause] if cause else "never started, or was cancelled before"
+        message = f"Its job {words}; it had requested {asked}."
+        if self._stuck:
+            message += f" In {self._stuck} rounds of jobs in a row no step was done."
         if cause in _WORTH_ANOTHER_TRY and pack.attempt:
             message += f" It was tried {pack.attempt + 1} times."
         if self._ends.reason.get(key):
@@ -274,9 +293,13 @@ def _nearest(group: Group, pack: Pack, kept: Mapping[str, str]) -> list[str]:
     """Find the packs to wait for among those kept, also through those that are not."""
     by_name = {other.name: other for other in group.packs}
     found: set[str] = set()
+    seen: set[str] = set()
     stack = list(pack.after)
     while stack:
         name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         if name in kept:
             found.add(name)
         elif name in by_name:

@@ -1,50 +1,47 @@
-#!/usr/bin/env bash
-# Submits a run's jobs with this machine's own sbatch. Written by neuroferry; run it with bash.
-#
 # In the end, either all jobs of this round are in the queue or none: if sbatch refuses one, all earlier ones
 # are cancelled, and the exit code is 75.
-set -euo pipefail
-
-folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-# Scripts are reached through the open folder, so that nobody who can write above it can replace it.
-exec {own}<"$folder"
-scripts=/proc/$$/fd/$own
 declare -A id=()
 jobs=()
 deferred=
+interrupted=
 
-say() { printf 'neuroferry: %s\n' "$*" >&2 || true; }
-
-# undo REASON: cancels all jobs, closes the record, and ends.
+# undo REASON: cancels all jobs of the run, closes the record, and ends.
 undo() {
-    local reason=${1//[\"\\[:cntrl:]]/ } when
-    trap - INT TERM
-    if ((${#jobs[@]} > 0)); then
-        scancel "${jobs[@]}" || true
+    trap '' INT TERM
+    close_record 75 "$1"
+    say "$1"
+    if cancel_all; then
+        say "No job of this round is left in the queue. Correct the cause, such as [slurm] account, partition or" \
+            "extra in the settings, and run the same neuroferry command again: finished steps are kept."
+    else
+        say "Some jobs may still be in the queue, as SLURM does not answer or does not end them; they end by" \
+            "themselves as soon as they start. To cancel them: bash $folder/cancel.sh"
     fi
-    when=$(date -u +%Y-%m-%dT%H:%M:%S.000Z)
-    printf '{"time": "%s", "event": "run_ended", "exit_code": 75, "reason": "%s"}\n' "$when" "$reason" \
-        >>"$folder/../events.jsonl"
-    say "$reason"
-    say "No job of this round is left in the queue. Correct the cause, such as [slurm] account, partition or" \
-        "extra in the settings, and run the same neuroferry command again: finished steps are kept."
     exit 75
 }
 
-# send ARGUMENT...: submits one job with sbatch; its id is in $sent afterwards.
-sent=
+undo_if_interrupted() {
+    [[ ! $interrupted ]] || undo "The submission was interrupted."
+}
+
+# send NAME ARGUMENT...: submits one job; its number is in $sent afterwards.
 send() {
-    local errors
-    errors=$(mktemp)
-    if ! sent=$(sbatch --parsable "$@" 2>"$errors"); then
-        sent=$(tr '\n' ' ' <"$errors")
-        rm -f "$errors"
-        undo "sbatch refused a job: $sent"
-    fi
-    rm -f "$errors"
-    sent=${sent%%;*}
-    [[ $sent =~ ^[0-9]+$ ]] || undo "sbatch printed '$sent' instead of a job id."
+    undo_if_interrupted
+    sbatch_surely "$@" || {
+        undo_if_interrupted
+        undo "sbatch refused a job: ${refusal:-it printed no job number. }$(advise)"
+    }
     jobs+=("$sent")
+}
+
+advise() {
+    case $refusal in
+        *'job submit limit'* | *MaxSubmit*)
+            printf 'If you have too many jobs in the queue, set max_submitted in the section [slurm] of the settings.'
+            ;;
+        *[Tt]ime?limit*) printf 'The longest time to request is --slurm-max-minutes.' ;;
+        *[Mm]emory*) printf 'The most memory to request is --slurm-max-mem; --slurm-no-mem requests none.' ;;
+    esac
 }
 
 # submit PACK FIRST LAST [PACK...]: one pack of the subjects FIRST to LAST, after the PACKs of the same subjects.
@@ -60,9 +57,10 @@ submit() {
     if [[ $after ]]; then
         options+=(--dependency="aftercorr$after")
     fi
-    send "${options[@]}" "$scripts/$pack.sh" "$folder" "$first"
+    send "nf-$pack.$first" "${options[@]}" "$scripts/$pack.sh" "$folder" "$first"
     id[$pack]=$sent
-    printf '%s\t%s\t%s\t%s\n' "$pack" "$sent" "$first" "$last" >>"$folder/jobs.tsv"
+    note_job "$pack" "$sent" "$first" "$last"
+    undo_if_interrupted
 }
 
 # in_chunks FUNCTION SUBJECTS PACKS: as many subjects at a time as an array may have; those that do not fit into
@@ -90,18 +88,27 @@ site_limit() { # site_limit NAME DEFAULT
     printf '%s' "$found"
 }
 
+# count_queue OPTION...: how many jobs are in the queue; none if SLURM does not say.
+count_queue() {
+    local tries listed
+    for ((tries = 1; tries <= patience; tries++)); do
+        if listed=$(at_cluster squeue --noheader --array "$@" 2>/dev/null); then
+            grep -c . <<<"$listed" || true
+            return
+        fi
+        sleep 1
+    done
+    printf 0
+}
+
 # The site's limits, unless the settings give them; indices are below MaxArraySize, and the steward and the watch
 # take one job each.
 find_limits() {
-    local queued
     array_size=$((${max_array_size:-$(site_limit MaxArraySize 1001)} - 1))
     if [[ $max_submitted ]]; then
-        queued=$(squeue --noheader --array --states=PENDING,RUNNING,SUSPENDED --user="$(id -un)" 2>/dev/null |
-            wc -l) || queued=0
-        room=$((max_submitted - queued - 2))
+        room=$((max_submitted - $(count_queue --states=PENDING,RUNNING,SUSPENDED "--user=$(id -u)") - 2))
     else
-        queued=$(squeue --noheader --array 2>/dev/null | wc -l) || queued=0
-        room=$((($(site_limit MaxJobCount 10000) - queued) * 9 / 10 - 2))
+        room=$((($(site_limit MaxJobCount 10000) - $(count_queue)) * 9 / 10 - 2))
     fi
 }
 
@@ -109,6 +116,11 @@ find_limits() {
 find_room() {
     local tries
     find_limits
+    if ((round > 0 && room < smallest)); then
+        # it counts as well, and is needed least
+        cancel_watches "$((round - 1))"
+        find_limits
+    fi
     for ((tries = 0; round > 0 && room < smallest && tries < 60; tries++)); do
         ((tries > 0)) || say "The queue is full; waiting up to ten minutes for room."
         sleep 10
@@ -123,44 +135,110 @@ trusts() {
     exit 77
 }
 
+# Jobs of another run must not process the same participants in the same folders.
+refuse_if_at_work() {
+    local other numbers both
+    for other in "$folder"/../../*/slurm; do
+        [[ -e $other/submitted-0 && ! $other -ef $folder ]] || continue
+        ! grep -qs '"event": "run_ended"' "$other/../events.jsonl" || continue
+        both=$(comm -12 <(sort "$folder/units" 2>/dev/null) <(sort "$other/units" 2>/dev/null) | cut -f 1 | head -n 1) || true
+        [[ $both ]] || continue
+        numbers=$(cut -f 2 "$other/jobs.tsv" 2>/dev/null | grep -xE '[0-9]+') || true
+        # a submission that has begun just now may not have any number yet
+        if [[ ! $(find "$other/submitted-0" "$other/jobs.tsv" -mmin -10 2>/dev/null) || -e $other/submitted-0/all ]] &&
+            look && ! cut -d '|' -f 1 <<<"$queue" | grep -xF -f <(printf '%s\n' "${numbers:-none}") >/dev/null; then
+            continue
+        fi
+        other=$(cd -- "$other/.." && pwd -P)
+        close_record 75 "Jobs of the run ${other##*/} are processing $both."
+        say "Jobs of another run (${other##*/}) are processing $both, so nothing was submitted. Wait for them, or cancel them: bash $other/slurm/cancel.sh"
+        exit 75
+    done
+}
+
 begin() {
     trusts "$scripts/."
+    clean_environment
     command -v sbatch >/dev/null || {
         say "sbatch is not available here. Run this on a submit host: bash $folder/${0##*/}"
         exit 69
     }
-    mkdir "$folder/submitted-$round" 2>/dev/null || {
+    if [[ -e $folder/submitted-$round ]]; then
         say "these jobs have already been submitted (neuroferry status shows their progress)."
         exit 75
+    elif has_ended; then
+        say "This run has already ended. Run the neuroferry command again: finished steps are kept."
+        exit 75
+    fi
+    # two submissions at once see each other
+    exec {turn}<"$folder/../.."
+    flock --wait 60 "$turn" 2>/dev/null || true
+    ((round > 0)) || refuse_if_at_work
+    mkdir "$folder/submitted-$round" 2>/dev/null || {
+        say "these jobs have already been submitted, by another process just now."
+        exit 75
     }
+    exec {turn}>&-
+    if ((round == 0)); then
+        hasty=yes
+    else
+        patience=$((patience * 2))
+    fi
     # A closed terminal must not stop the submission half-way.
     trap '' HUP
-    trap 'undo "The submission was interrupted."' INT TERM
+    trap 'interrupted=yes; say "Interrupted: as soon as sbatch answers, all jobs of this run are cancelled."' INT TERM
     mkdir -p "$folder/log"
+    identify_cluster >"$folder/site"
     find_room
 }
 
-# The run works without it.
-watch() {
-    local id
-    [[ $watch_minutes ]] || return 0
-    id=$(sbatch --parsable "--begin=now+${watch_minutes}minutes" --output=/dev/null \
-        "$scripts/watch$suffix.sh" "$folder" 2>/dev/null) || return 0
-    printf 'watch%s\t%s\t1\t1\n' "$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
-    # The steward cancels the watches on the list when it ends, which may be before this line is written.
-    [[ ! -e $folder/closed-$round ]] || scancel "${id%%;*}" || true
+# Which of several clusters knows the numbers of the jobs.
+identify_cluster() {
+    scontrol show config 2>/dev/null | awk '$1 == "ClusterName" || $1 == "SlurmctldHost[0]" {print $3}' | paste -s -d ' '
+}
+
+# A job whose number was lost on the way may be there twice.
+cancel_doubles() {
+    local known doubles
+    look || return 0
+    known=$(cut -f 2 "$folder/jobs.tsv")
+    doubles=$(ours | awk -F '|' '$5 !~ /^nf-watch/ {print $1}' | sort -u | grep -vxF -e "$known") || return 0
+    at_cluster xargs_scancel <<<"$doubles" || true
+}
+
+# Some jobs can never start, and the queue does not say so by itself.
+name_what_never_starts() {
+    local tries reasons=''
+    for ((tries = 0; tries < 5; tries++)); do
+        look || return 0
+        reasons=$(ours | awk -F '|' '$3 == "PENDING" {print $4}' | sort -u | grep -xE "$never") || true
+        if [[ $reasons ]]; then
+            say "WARNING: some of these jobs cannot start ($(paste -s -d , <<<"$reasons")):" \
+                "neuroferry status says why, neuroferry cancel removes them."
+            return
+        fi
+        # before the scheduler has looked at a job, its reason is one of these
+        ours | awk -F '|' '$3 == "PENDING" {print $4}' | grep -xE 'None|Priority|\(null\)' >/dev/null || return 0
+        sleep 1
+    done
 }
 
 finish() {
     if ((${#jobs[@]} == 0)); then
         undo "The queue has no room for the jobs of even one subject (see max_submitted in the settings)."
     fi
-    local after
+    local after steward
     after=$(printf ':%s' "${jobs[@]}")
-    send --dependency="afterany$after" --output="${folder//%/%%}/log/%x-%j.txt" \
+    send "nf-steward$suffix" --dependency="afterany$after" --output="${folder//%/%%}/log/%x-%j.txt" \
         "$scripts/steward$suffix.sh" "$folder"
-    printf 'steward%s\t%s\t1\t1\n' "$suffix" "$sent" >>"$folder/jobs.tsv"
+    steward=$sent
+    note_job "steward$suffix" "$steward"
+    undo_if_interrupted
     trap - INT TERM
-    watch
+    # the run works without it
+    send_watch "$round" || true
+    : >"$folder/submitted-$round/all"
+    cancel_doubles
     say "${#jobs[@]} jobs and job arrays are in the queue${deferred:+; the rest follows when these are done}."
+    ((round > 0)) || name_what_never_starts
 }

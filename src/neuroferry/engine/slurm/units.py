@@ -170,5 +170,6 @@ def _plan_step(
     else:
         many = hasattr(node, "iterfield")
         minutes = _SMALL_MINUTES if light and not many else float(settings.default_minutes)
-    small = light and minutes <= settings.small_minutes
-    return StepPlan(name.text, name.generic, kind, procs, memory, minutes, small, after)
+    gpus = int((getattr(node, "plugin_args", None) or {}).get("gpus", node.is_gpu_node()))
+    small = light and minutes <= settings.small_minutes and not gpus
+    return StepPlan(name.text, name.generic, kind, procs, memory, minutes, small, after, gpus)

@@ -1,52 +1,63 @@
 # A job that SLURM could not start on its node (a failed prolog, a missing disk) is put on hold, and jobs that
-# depend on it would wait for ever. Such jobs are released as often as the settings allow; then they are
-# cancelled, and the steward reports why their steps never ran. Jobs that a user has put on hold stay on hold.
+# depend on it would wait for ever, as do jobs that ask for more than they may have. Such jobs are released as often
+# as the settings allow; then they are cancelled, and the steward reports why their steps never ran. Jobs that a user
+# has put on hold stay on hold.
 
-tell() {
-    local when
-    when=$(date -u +%Y-%m-%dT%H:%M:%S.000Z)
-    printf '{"time": "%s", "event": "problem", "subject": null, "severity": "warning", "message": "%s", "path": null}\n' \
-        "$when" "$1" >>"$folder/../events.jsonl"
-}
+clean_environment
 
-ids=$(cut -f 2 "$folder/jobs.tsv" | paste -s -d ,)
-while IFS='|' read -r task name reason; do
-    case $reason in
-        *launch*failed*held* | *requeue*held* | JobHoldMaxRequeue) ;;
-        *) continue ;;
-    esac
-    times=$(grep -cxF -e "$task" "$folder/held.txt" 2>/dev/null) || times=0
-    printf '%s\n' "$task" >>"$folder/held.txt"
-    if ((times < retries)) && scontrol release "$task"; then
-        tell "Job $task ($name) could not be started ($reason); it was released again."
-    else
-        printf '%s\n' "$task" >>"$folder/given-up.txt"
-        tell "Job $task ($name) could not be started ($reason), attempts: $((times + 1)); it was cancelled."
-        scancel "$task"
+# free TASK NAME REASON
+free() {
+    local times
+    times=$(grep -cxF -e "$1" "$folder/held.txt" 2>/dev/null) || times=0
+    printf '%s\n' "$1" >>"$folder/held.txt"
+    if ((times >= retries)); then
+        printf '%s\n' "$1" >>"$folder/given-up.txt"
+        tell "Job $1 ($2) could not be started ($3), attempts: $((times + 1)); it was cancelled."
+        at_cluster scancel "$1"
+    elif [[ $3 =~ ^($never)$ ]]; then
+        ((times > 0)) || tell "Job $1 ($2) cannot start as it is ($3)."
+    elif at_cluster scontrol release "$1"; then
+        tell "Job $1 ($2) could not be started ($3); it was released again."
     fi
-done < <(squeue --noheader --array --states=PENDING --format='%F_%K|%j|%r' --jobs="$ids" 2>/dev/null)
-
-# send NAME OPTION...: submits the script of that name with sbatch.
-send() {
-    local id
-    id=$(sbatch --parsable "${@:2}" "$folder/$1$suffix.sh" "$folder") || return 0
-    printf '%s\t%s\t1\t1\n' "$1$suffix" "${id%%;*}" >>"$folder/jobs.tsv"
-    # a steward that has ended in the meantime did not see it
-    [[ $1 != watch || ! -e $folder/closed-$round ]] || scancel "${id%%;*}" || true
 }
 
-# The steward is pending, running or done; one that could not start, or died, is submitted again.
-steward=$(squeue --noheader --format='%j %T' --jobs="$ids" 2>/dev/null | grep "^nf-steward$suffix ") || true
-if [[ ! $steward && ! -e $folder/submitted-$((round + 1)) ]] &&
-    ! grep -q '"event": "run_ended"' "$folder/../events.jsonl"; then
-    times=$(grep -c "^steward$suffix"$'\t' "$folder/jobs.tsv") || times=0
-    ((times > retries)) || steward=again
+look_after_jobs() {
+    local number task state reason name
+    while IFS='|' read -r number task state reason name; do
+        [[ $number && $state == PENDING && $name != nf-watch* ]] || continue
+        [[ $task == N/A ]] || number+=_$task
+        case $reason in
+            *launch*failed*held* | *requeue*held* | JobHoldMaxRequeue) free "$number" "${name%"-$token"}" "$reason" ;;
+            *) [[ ! $reason =~ ^($never)$ ]] || free "$number" "${name%"-$token"}" "$reason" ;;
+        esac
+    done < <(ours)
+}
+
+look_after_steward() {
+    local latest left
+    [[ ! $(ours | awk -F '|' '$5 ~ /^nf-steward/') ]] || return 0
+    # the others may have ended the run after they were listed
+    ! has_ended || return 0
+    latest=$(last_round)
+    ((latest == round)) || [[ ! -e $folder/submitted-$latest/all ]] || return 0
+    left=$(workers | cut -d '|' -f 1 | sort -u)
+    replace_steward "$latest" "The last job of the run was lost" ${left:+"--dependency=afterany:${left//$'\n'/:}"} || true
+}
+
+if has_ended || [[ -e $folder/stopped ]]; then
+    exit 0
 fi
-# The watch first: the steward cancels every watch that is on the list when it ends.
-if [[ $steward ]]; then
-    send watch "--begin=now+${minutes}minutes" --output=/dev/null
+# An answer that does not come says nothing about any job.
+known=
+if look; then
+    known=yes
+    look_after_jobs
 fi
-if [[ $steward == again ]]; then
-    tell "The last job, the steward, was lost; it was submitted again."
-    send steward --output="${folder//%/%%}/log/%x-%j.txt"
+# The next watch first: the steward cancels every watch that is on the list when it ends.
+latest=$(last_round)
+if ((latest == round)) || [[ ! -e $folder/submitted-$latest/all ]]; then
+    send_watch "$round" || true
+    if [[ $known ]]; then
+        look_after_steward
+    fi
 fi
