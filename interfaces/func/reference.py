@@ -86,7 +86,7 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
     signal : ndarray of float64, shape (T,)
         Mean signal of the head in the first volumes.
     tr : float
-        s; 0 where unknown.
+        Repetition time, s.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
     >>> count_dummies(1000 + noise, 2.0)
     0
     """
-    most = MOST_DUMMIES if tr <= 0 else int(min(MOST_DUMMIES, max(2, SEARCH_S / tr)))
+    most = int(min(MOST_DUMMIES, max(2, SEARCH_S / tr)))
     most = min(most, signal.size // 3)
     later = signal[most:]
     if most < 1 or later.size < 3:
@@ -122,6 +122,7 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
 
 def find_reference(
     series: Series,
+    tr: float,
     dummy_scans: int | None = None,
     *,
     slice_axis: int = 2,
@@ -133,6 +134,8 @@ def find_reference(
     ----------
     series : Series
         The run.
+    tr : float
+        Repetition time, s.
     dummy_scans : int, optional
         Number of volumes before the steady state, if known.
     slice_axis : int
@@ -152,7 +155,7 @@ def find_reference(
     from threadpoolctl import threadpool_limits
 
     if dummy_scans is None:
-        n_dummy = count_in(series)
+        n_dummy = count_in(series, tr)
     elif dummy_scans >= series.n_volumes:
         raise InputError(
             f"{series.path.name} has {series.n_volumes} volumes; none are left after "
@@ -170,15 +173,15 @@ def find_reference(
     )
 
 
-def count_in(series: Series) -> int:
-    """Count the volumes of a series before its steady state."""
+def count_in(series: Series, tr: float) -> int:
+    """Count the volumes of a series before its steady state; `tr` in s."""
     looked_at = min(series.n_volumes, LOOK_AT)
     mean = np.zeros(series.shape3)
     for volume in series.volumes(looked_at // 2, looked_at):
         mean += volume
     mask = head_mask(Volume(mean.astype(np.float32), series.affine))
     signal = [volume[mask].mean(dtype=np.float64) for volume in series.volumes(0, looked_at)]
-    return count_dummies(np.array(signal), series.tr)
+    return count_dummies(np.array(signal), tr)
 
 
 def _average(
@@ -224,6 +227,7 @@ def _likeness(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 class _FindReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
+    tr = traits.Range(low=0.0, exclude_low=True, mandatory=True, desc="repetition time, s")
     sbref = File(
         exists=True, desc="single-band reference on the grid of the series, used unchanged"
     )
@@ -250,6 +254,7 @@ class FindReference(SimpleInterface):
             return self._take_sbref(runtime, given)
         found = find_reference(
             open_series(self.inputs.in_file),
+            self.inputs.tr,
             given,
             slice_axis=self.inputs.slice_axis,
             n_threads=self.inputs.n_procs,
@@ -266,7 +271,7 @@ class FindReference(SimpleInterface):
     def _take_sbref(self, runtime: Any, given: int | None) -> Any:
         """Use the single-band reference, which lies on the grid of the series."""
         series = open_series(self.inputs.in_file)
-        n_dummy = count_in(series) if given is None else given
+        n_dummy = count_in(series, self.inputs.tr) if given is None else given
         series.close()
         stored = nb.nifti1.load(self.inputs.sbref).get_fdata(dtype=np.float32)
         data = np.nan_to_num(stored.reshape(series.shape3), nan=0.0, posinf=0.0, neginf=0.0)

@@ -101,7 +101,7 @@ def init_dwi_denoise_wf(
     noise: pe.Node | None = None
     if "denoising" in steps:
         noise = pe.Node(
-            DenoiseDwi(n_procs=omp_nthreads),
+            DenoiseDwi(tr=run.tr, n_procs=omp_nthreads),
             name="denoise_dwi",
             mem_gb=series_gb(DENOISE_BYTES, run, DENOISE_THREAD_GB * omp_nthreads),
             n_procs=omp_nthreads,
@@ -113,7 +113,7 @@ def init_dwi_denoise_wf(
     if "unringing" in steps:
         axes = [axis for axis in range(3) if axis != run.slice_axis]
         unring = pe.Node(
-            UnringDwi(axes=axes, n_procs=omp_nthreads),
+            UnringDwi(tr=run.tr, axes=axes, n_procs=omp_nthreads),
             name="unring_dwi",
             mem_gb=series_gb(UNRING_BYTES, run),
             n_procs=omp_nthreads,
@@ -121,7 +121,9 @@ def init_dwi_denoise_wf(
         last = _follow(workflow, run, last, unring)
     if "rician" in steps and noise is not None:
         rician = pe.Node(
-            CorrectRician(), name="correct_rician", mem_gb=volume_gb(RICIAN_BYTES, run)
+            CorrectRician(tr=run.tr),
+            name="correct_rician",
+            mem_gb=volume_gb(RICIAN_BYTES, run),
         )
         last = _follow(workflow, run, last, rician)
         workflow.connect(noise, "noise_map", rician, "noise_map")

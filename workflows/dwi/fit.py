@@ -105,7 +105,7 @@ def init_dwi_fit_wf(
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
     estimate_eddy = pe.Node(
-        EstimateEddy(eddy=eddy, n_procs=omp_nthreads),
+        EstimateEddy(slice_axis=run.slice_axis, eddy=eddy, n_procs=omp_nthreads),
         name="estimate_eddy",
         mem_gb=eddy_gb(run, omp_nthreads),
         n_procs=omp_nthreads,

@@ -119,7 +119,7 @@ def init_bold_fit_wf(
     reference = _add_part(workflow, outputnode, "reference", REFERENCE, given)
     motion = _add_part(workflow, outputnode, "motion", MOTION, given)
     find_reference = pe.Node(
-        FindReference(in_file=bold_file, slice_axis=run.slice_axis),
+        FindReference(in_file=bold_file, tr=run.tr, slice_axis=run.slice_axis),
         name="find_reference",
         mem_gb=memory_gb(REFERENCE_BYTES, voxels),
     )

@@ -29,9 +29,10 @@ from neuroferry.bids.gradients import (
     read_bvecs,
     settle_gradients,
 )
-from neuroferry.bids.headers import read_header
+from neuroferry.bids.headers import SECONDS, ImageFacts, read_header
 from neuroferry.bids.metadata import SidecarReader
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
+from neuroferry.bids.timing import settle_slice_axis, settle_tr
 from neuroferry.errors import InputError
 
 _ONLY_B0S = (
@@ -71,7 +72,9 @@ class DwiRun:
     readout_time : float or None
         Total readout time, s.
     slice_axis : int
-        Stored axis along which slices are stacked: the third, unless the sidecar has another.
+        Stored axis along which slices are stacked.
+    tr : float
+        Repetition time, s; 0 if unknown.
     """
 
     image: Image
@@ -88,6 +91,7 @@ class DwiRun:
     phase_axis: str | None = None
     readout_time: float | None = None
     slice_axis: int = 2
+    tr: float = 0.0
 
     @property
     def session(self) -> str | None:
@@ -218,6 +222,9 @@ def examine_dwi(
     if {shell.is_b0 for shell in shells} != {True, False}:
         return None, findings
     findings += [Finding(note, fatal=False) for note in _direction_findings(unit)]
+    axis, text = settle_slice_axis(run.metadata, facts.volume_shape, facts.slice_axis)
+    tr, about_tr = _settle_tr(run.metadata, facts)
+    findings += [*about_tr, *([Finding(text, fatal=False)] if text else [])]
     encoding = settle_encoding(run)
     unknown = encoding.no_direction or encoding.no_readout_time
     if unknown:
@@ -236,14 +243,19 @@ def examine_dwi(
         phase_encoding=encoding.direction,
         phase_axis=encoding.axis,
         readout_time=encoding.readout_time,
-        slice_axis=_slice_axis(run.metadata),
+        slice_axis=axis,
+        tr=tr,
     )
     return found, findings
 
 
-def _slice_axis(metadata: Mapping[str, Any]) -> int:
-    direction = str(metadata.get("SliceEncodingDirection", "k"))
-    return "ijk".index(direction[0]) if direction[:1] in ("i", "j", "k") else 2
+def _settle_tr(metadata: Mapping[str, Any], facts: ImageFacts) -> tuple[float, list[Finding]]:
+    """Determine the repetition time, which a DWI run may lack; 0 if it does."""
+    # Without a unit the header's value is what its software wrote for lack of another.
+    header_tr = facts.tr if facts.units[1] in SECONDS else 0.0
+    tr, findings = settle_tr(metadata, header_tr, facts.n_volumes)
+    disagree = tr is not None and metadata.get("RepetitionTime") is not None
+    return tr or 0.0, findings if disagree else []
 
 
 def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from neuroferry.bids.epi import epi_encoding, opposite_of
 from neuroferry.bids.gradients import B0_THRESHOLD
 from neuroferry.bids.headers import read_header, same_axes
 from neuroferry.bids.model import Image, Subject
+from neuroferry.bids.timing import settle_echo_time
 from neuroferry.errors import InputError
 from neuroferry.selection.fieldmap_sets import is_intended, texts_of
 from neuroferry.selection.fieldmaps import (
@@ -191,7 +192,7 @@ def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -
             f" {normalised} (NORM in ImageType) and not that of {plain}, which would be mistaken"
             " for distortion"
         )
-    times = [_echo_time(image) for image in (run.image, other)]
+    times = [settle_echo_time(image.metadata) for image in (run.image, other)]
     if times[0] and times[1] and not math.isclose(times[0], times[1], rel_tol=SAME):
         notes = [
             *notes,
@@ -201,11 +202,6 @@ def _examine(subject: Subject, run: DwiRun, other: Image, b0_threshold: float) -
     volumes = volumes_to_average(other, run.image, b0_threshold)
     rank = _rank(run.image, other, intended=intended)
     return _Other(other, readout, volumes, notes, intended, rank)
-
-
-def _echo_time(run: Image) -> float | None:
-    value = run.metadata.get("EchoTime")
-    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 def _is_normalised(run: Image) -> bool:
