@@ -70,8 +70,13 @@ class ImageFacts:
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
-        """Voxel size in mm; 1 along an axis that is not stored."""
-        x, y, z = (*self.zooms[:3], 1.0, 1.0, 1.0)[:3]
+        """Voxel size in mm, of the affine, which places the voxels; 1 along an axis not stored.
+
+        The header's own field for it, `zooms`, differs after some conversions.
+        """
+        lengths = np.linalg.norm(np.asarray(self.affine, dtype=float)[:3, :3], axis=0)
+        sizes = [float(f"{length:.7g}") for length in lengths[: len(self.shape)]]
+        x, y, z = (*sizes, 1.0, 1.0, 1.0)[:3]
         return x, y, z
 
     @property

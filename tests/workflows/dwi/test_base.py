@@ -151,7 +151,7 @@ def test_settled_facts_reach_every_step(person, tmp_path):
     """The repetition time and the slice axis of the sidecar, whatever the header says."""
     said = {**DWI, "RepetitionTime": 7500, "SliceEncodingDirection": "i"}
     found, _, _ = graph(person(metadata=said), tmp_path, output_spaces=("anat",))
-    told = {"tr": {}, "slice_axis": {}}
+    told: dict[str, dict[str, float]] = {"tr": {}, "slice_axis": {}}
     for name, node in found.items():
         for field, values in told.items():
             if field in node.inputs.copyable_trait_names():
