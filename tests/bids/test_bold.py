@@ -194,6 +194,8 @@ def test_a_run_in_another_orientation_than_its_siblings(dataset):
         ("start\tlength\n1\t2\n", "the columns start, length, but not onset and duration"),
         ("onset\tduration\n", "contains no events"),
         ("onset\tduration\n1\t1\nn/a\t1\n", "an onset that is not a number in line 3"),
+        ("onset\tduration\nnan\t1\n2\t1\n", "an onset that is not a number in line 2"),
+        ("onset\tduration\n1\t1\ninf\t1\n", "an onset that is not a number in line 3"),
         ("onset\tduration\n1\t1\n13\t1\n", "1 of 2 events in sub-01_task-rest_events.tsv begin"),
     ],
 )

@@ -314,7 +314,8 @@ def events_file(echoes: Sequence[Image]) -> Path | None:
 def _onsets(table: Table) -> Iterator[tuple[int, float | None]]:
     """Yield line number and onset (s) of each event; None where it is not a number."""
     for line, cell in table.column("onset"):
-        yield line, read_number(cell)
+        time = read_number(cell)
+        yield line, time if time is not None and math.isfinite(time) else None
 
 
 def _last_onset(echoes: Sequence[Image]) -> float | None:
@@ -325,7 +326,7 @@ def _last_onset(echoes: Sequence[Image]) -> float | None:
         return None  # reported with the other findings about its events
     if table is None or "onset" not in table.columns:
         return None
-    times = (time for _, time in _onsets(table) if time is not None and math.isfinite(time))
+    times = (time for _, time in _onsets(table) if time is not None)
     return max(times, default=None)
 
 
