@@ -10,8 +10,9 @@ the intact slices around it.
 Susceptibility distortion is the same on the scanner's grid in all volumes, and hence in their
 predictions.
 
-Peak memory: five bytes for each voxel of a volume and each volume of a shell, as slices are
-predicted in groups no larger than a volume; plus 60 bytes per voxel, and 100 for each thread.
+Peak memory: two bytes for each voxel of a volume and each volume of a shell, as slices are
+predicted in groups of a quarter of a volume, so that it hardly depends on how many there are; plus
+60 bytes per voxel, and 100 for each thread.
 
 References
 ----------
@@ -163,7 +164,7 @@ class _Shell:
         self.places = chosen[:: max(1, len(chosen) // MODEL_POINTS)].T.astype(np.float64)
 
     def run(self, n_threads: int) -> dict[tuple[int, int], FloatArray]:
-        """Predict all slices, a volume's worth at a time."""
+        """Predict all slices, a quarter of a volume at a time."""
         signals, shown, _ = self._gather(self.places, n_threads)
         self.floor = np.float32(FLOOR_SHARE * max(float(np.median(signals.mean(axis=0))), 1e-6))
         logs = self._log(signals.copy())
@@ -173,7 +174,7 @@ class _Shell:
         self.brightness = {int(n): self._brightness(n, logs, signals, shown) for n in hit}
         del signals, shown, logs
         wanted = [(int(n), int(k)) for n, k in np.argwhere(self.lost)]
-        step = self.series.shape[self.axis]
+        step = max(1, self.series.shape[self.axis] // 4)
         found: dict[tuple[int, int], FloatArray] = {}
         for start in range(0, len(wanted), step):
             found |= self._predict(wanted[start : start + step], n_threads)

@@ -24,7 +24,7 @@ from neuroferry.workflows.dwi.memory import (
     resample_t1w_gb,
     volume_gb,
 )
-from neuroferry.workflows.func.memory import CARRY_T1W_GB, T1W_GRID_BYTES
+from neuroferry.workflows.func.memory import T1W_GRID_BYTES, carry_mask_gb
 from neuroferry.workflows.memory import memory_gb
 from neuroferry.workflows.sdc import Readout
 
@@ -196,7 +196,11 @@ def _resample_t1w(workflow: Workflow, run: DwiRun, grid: T1wGrid, omp_nthreads: 
         mem_gb=resample_t1w_gb(run, grid.voxels, omp_nthreads),
         n_procs=omp_nthreads,
     )
-    carry_mask = pe.Node(CarryMask(), name="carry_mask_t1w", mem_gb=memory_gb(0, 0, CARRY_T1W_GB))
+    carry_mask = pe.Node(
+        CarryMask(),
+        name="carry_mask_t1w",
+        mem_gb=carry_mask_gb(grid.voxels, with_field=False),
+    )
     workflow.connect([
         (inputnode, make_grid, [("dwi_ref", "bold_ref"), ("t1w_preproc", "t1w_preproc")]),
         (inputnode, resample, [

@@ -12,11 +12,10 @@ from neuroferry.bids.dwi import DwiRun
 from neuroferry.interfaces.dwi.check_gradients import CheckGradients, CheckOrientation
 from neuroferry.interfaces.dwi.denoise import MIN_VOLUMES, CorrectRician, DenoiseDwi, UnringDwi
 from neuroferry.workflows.dwi.memory import (
-    DENOISE_BYTES,
-    DENOISE_THREAD_GB,
     ORIENTATION_BYTES,
     RICIAN_BYTES,
     UNRING_BYTES,
+    denoise_gb,
     series_gb,
     volume_gb,
 )
@@ -103,7 +102,7 @@ def init_dwi_denoise_wf(
         noise = pe.Node(
             DenoiseDwi(tr=run.tr, n_procs=omp_nthreads),
             name="denoise_dwi",
-            mem_gb=series_gb(DENOISE_BYTES, run, DENOISE_THREAD_GB * omp_nthreads),
+            mem_gb=denoise_gb(run, omp_nthreads),
             n_procs=omp_nthreads,
         )
         last = _follow(workflow, run, last, noise)

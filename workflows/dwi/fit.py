@@ -12,10 +12,9 @@ from neuroferry.interfaces.epi.brain_mask import MaskBold
 from neuroferry.interfaces.epi.coregister import Coregister
 from neuroferry.workflows.dwi.memory import eddy_gb
 from neuroferry.workflows.func.memory import (
-    COREGISTER_BYTES,
-    COREGISTER_GB,
     MASK_BYTES,
     T1W_MASK_BYTES,
+    coregister_gb,
 )
 from neuroferry.workflows.memory import memory_gb, volume_voxels
 
@@ -134,7 +133,7 @@ def init_dwi_fit_wf(
         register_dwi = pe.Node(
             Coregister(sloppy=sloppy, seed=seed),
             name="register_dwi",
-            mem_gb=memory_gb(COREGISTER_BYTES, t1w_voxels, COREGISTER_GB),
+            mem_gb=coregister_gb(t1w_voxels),
         )
         workflow.connect(*best, register_dwi, "bold_ref")
         workflow.connect([
