@@ -41,10 +41,7 @@ _OF_B0S = (
     " agreement [@andersson2003; @holland2010]"
 )
 # Measured peaks above Python and its libraries, GB per million voxels of the image.
-# (of two EPIs; and of a field map that only has to be unwrapped)
 BASE_GB = 0.38
-GRE_GB = 0.17
-GRE_GB_PER_MILLION = 0.15
 SOLVER_GB_PER_MILLION = 0.35
 APPLY_GB = 0.18
 APPLY_GB_PER_MILLION = 0.25
@@ -112,9 +109,7 @@ def init_sdc_wf(
     )
     inputnode = pe.Node(IdentityInterface(fields=["bold_ref"]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
-    pair = plan.method == "pepolar"
-    needs = (BASE_GB, SOLVER_GB_PER_MILLION) if pair else (GRE_GB, GRE_GB_PER_MILLION)
-    memory = _memory_gb(bold_shape, *needs)
+    memory = _memory_gb(bold_shape, BASE_GB, SOLVER_GB_PER_MILLION)
     estimate = _estimate_node(plan, memory, sloppy=sloppy, seed=seed)
     itself = plan.method == "pepolar" and len(plan.epi) == 1
     apply = pe.Node(

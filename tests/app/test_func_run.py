@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from lying_headers import again, is_honest, lying, whole
 from other_template import NAME, write_template
+from planned_memory import too_little
 
 from neuroferry.engine.record import list_runs, read_run
 from neuroferry.phantom import BoldOptions, write_phantom_dataset
@@ -96,6 +97,10 @@ def test_everything_that_is_promised_is_there(bids, finished):
     table = pd.read_csv(func / f"{STEM}_desc-confounds_timeseries.tsv", sep="\t")
     assert len(table) == 12
     assert {"trans_x", "rot_z_derivative1_power2", "a_comp_cor_00", "csf"} <= set(table.columns)
+
+
+def test_no_step_takes_more_memory_than_planned(finished):
+    assert too_little(finished) == {}
 
 
 def test_headers_that_lie_change_nothing(bids, home, finished):

@@ -37,7 +37,7 @@ CARRY_BYTES = 30
 BRAIN_GB = 0.04
 SLOPPY_BRAIN_GB = -0.11
 SYN_GB = 1.05
-SLOPPY_SYN_GB = -0.19
+SLOPPY_SYN_GB = -0.16
 FIELD_GB = 0.4
 STD_GB = 0.55
 # Voxels of the template at 1 mm, which these were measured with.

@@ -23,8 +23,8 @@ from neuroferry.workflows.pictures import SAVE_GB
 
 _BASE_GB = 0.2
 """Interpreter and libraries, in GB."""
-_TEMPLATE_GB = 0.17
-_TEMPLATE_BYTES = 36
+_TEMPLATE_GB = 0.31
+_TEMPLATE_BYTES = 20
 """The same with the template and an image, per voxel of its grid."""
 
 

@@ -16,7 +16,7 @@ from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.func.memory import (
     T1W_GRID_BYTES,
     T2STAR_BYTES,
-    TEMPLATE_BYTES,
+    TEMPLATE_GB,
     carry_mask_gb,
     resample_gb,
     target_voxels,
@@ -174,8 +174,7 @@ def _add_target(
     """Add the grid of a space, the transform to it, and the mask on it."""
     inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
     native = not space.in_template
-    read = (T1W_GRID_BYTES, t1w_voxels) if native else (TEMPLATE_BYTES, target)
-    grid_gb = memory_gb(*read)
+    grid_gb = memory_gb(T1W_GRID_BYTES, t1w_voxels) if native else memory_gb(0, 0, TEMPLATE_GB)
     make_grid = pe.Node(MakeTargetGrid(), name=f"make_grid_{space.node}", mem_gb=grid_gb)
     of_kind(make_grid, f"make_grid_{space.kind}")
     fields = ["boldref2anat_xfm"]

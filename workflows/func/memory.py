@@ -41,9 +41,9 @@ TARGET_BYTES = 60
 # series is resampled, or a mask, with other arrays at their largest then.
 FIELD_GB = 0.08
 MASK_FIELD_GB = 0.14
-# Reading the template, per voxel of its grid; resampling a mask, per voxel of the target and per
-# point that is resampled at a time.
-TEMPLATE_BYTES = 25
+# Reading the template, unless the run has read it already; resampling a mask, per voxel of the
+# target and per point that is resampled at a time.
+TEMPLATE_GB = 0.22
 CARRY_BYTES = 10
 CARRY_CHUNK_BYTES = 50
 # Registration to the T1w image takes most on grids of its own, or else for the T1w image, its mask
