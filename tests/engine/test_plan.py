@@ -149,7 +149,9 @@ def test_the_table_is_used_where_nothing_was_measured():
     table = read_table({"steps": {"w.sub_*_wf.a": {"seconds": 8, "peak_gb": 2, "declared_gb": 2}}})
     estimate = Estimator(table=table).estimate("w.sub_07_wf.a", 4.0)
     assert (estimate.seconds, estimate.mem_gb) == (16.0, pytest.approx(2 * 2 * 1.15))
-    assert Estimator(table=table).estimate("w.sub_07_wf.a", 1.0).mem_gb == pytest.approx(2 * 0.5 * 1.15)
+    assert Estimator(table=table).estimate("w.sub_07_wf.a", 1.0).mem_gb == pytest.approx(
+        2 * 0.5 * 1.15
+    )
     assert (estimate.mem_source, estimate.seconds_source) == ("table", "table")
 
 
