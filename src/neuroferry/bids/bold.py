@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from neuroferry.bids.entities import build_name, common_entities
 from neuroferry.bids.headers import ImageFacts, read_header
-from neuroferry.bids.metadata import shown
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
 from neuroferry.bids.tables import Table, read_number, read_table
