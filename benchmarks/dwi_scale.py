@@ -64,7 +64,7 @@ def subject_wf(number: int, dwi: Path) -> Any:
     average = Node(Function(["in_file", "bval"], ["out"], mean_b0), name="mean_b0", mem_gb=0.3)
     average.inputs.trait_set(in_file=str(dwi), bval=bval)
     mask = Node(MaskBold(), name="mask_dwi", mem_gb=MEM_GB)
-    denoise = Node(DenoiseDwi(in_file=str(dwi)), name="denoise_dwi", mem_gb=MEM_GB)
+    denoise = Node(DenoiseDwi(in_file=str(dwi), tr=3.0), name="denoise_dwi", mem_gb=MEM_GB)
     fit = Node(FitTensor(bval=bval, bvec=bvec), name="fit_tensor", mem_gb=MEM_GB)
     workflow = Workflow(f"sub_{number:02d}_wf")
     workflow.connect([
@@ -119,7 +119,7 @@ def steps_alone(files: list[Path], base: Path) -> float:
     for dwi in files:
         bval, bvec = (str(dwi).replace(".nii.gz", end) for end in (".bval", ".bvec"))
         mask = MaskBold(bold_ref=mean_b0(str(dwi), bval)).run().outputs.bold_mask
-        clean = DenoiseDwi(in_file=str(dwi)).run().outputs.out_file
+        clean = DenoiseDwi(in_file=str(dwi), tr=3.0).run().outputs.out_file
         FitTensor(in_file=clean, bval=bval, bvec=bvec, mask=mask).run()
     return (time.monotonic() - started) / len(files)
 

@@ -152,7 +152,7 @@ def run_interface(name: str, path: str, folder: Path) -> None:
 
     reference = str(folder / "bold_ref.nii.gz")
     if name == "reference":
-        found = FindReference(in_file=path).run(cwd=str(folder)).outputs
+        found = FindReference(in_file=path, tr=2.0).run(cwd=str(folder)).outputs
         Path(found.bold_ref).rename(reference)
         return
     if name == "motion":

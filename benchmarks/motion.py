@@ -110,7 +110,7 @@ def measure_phantom(root: Path, tools: Sequence[str]) -> list[list[str]]:
     series = open_series(root / "sub-01" / "func" / "sub-01_task-blocks_bold.nii.gz")
     truth = read_motion_xfms(f"{stem}_from-orig_to-boldref_mode-image_desc-truth_xfm.txt")
     mask = load_volume(f"{stem}_desc-brain_mask.nii.gz").data > 0
-    reference = find_reference(series)
+    reference = find_reference(series, 2.0)
     steady = slice(reference.n_dummy, None)
     true_fd = framewise_displacement(motion_parameters(truth, reference.volume))[steady][1:]
     rows = []

@@ -19,6 +19,7 @@ from neuroferry.selection.joining import Joined
 from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
 from neuroferry.selection.spaces import anat2std_field
 from neuroferry.workflows.anat import init_anat_wf
+from neuroferry.workflows.anat.memory import TEMPLATE_VOXELS
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
 from neuroferry.workflows.anat.template import init_other_template_wf
@@ -248,17 +249,22 @@ def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> 
     workflow = of_kind(Workflow(name=plan.node), "anatomy")
     inputnode = pe.Node(IdentityInterface(fields=["t1w"]), name="inputnode")
     inputnode.inputs.t1w = files
+    resolution = int(plan.std_label or 1)
     anat_wf = init_anat_wf(
         t1w_shapes=plan.shapes,
         precomputed=plan.files,
-        std_resolution=int(plan.std_label or 1),
+        std_resolution=resolution,
         average=config.average_t1w,
         sloppy=config.sloppy,
         seed=config.random_seed,
     )
     workflow.connect(inputnode, "t1w", anat_wf, "inputnode.t1w")
     reports_wf = init_anat_reports_wf(
-        out_dir=settings.out_dir, subject=label, session=plan.session, shape=plan.shapes[0]
+        out_dir=settings.out_dir,
+        subject=label,
+        session=plan.session,
+        shape=plan.shapes[0],
+        std_voxels=TEMPLATE_VOXELS / resolution**3,
     )
     join(workflow, anat_wf, reports_wf)
     with_qc = "qc" in config.chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-BASE_GB = 0.2
+BASE_GB = 0.15
 
 # Of each point, while a series is resampled.
 CHUNK_BYTES = 80
@@ -26,6 +26,6 @@ def memory_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> f
     """Estimate the peak memory of a step in GB.
 
     >>> memory_gb(400, 1_000_000)
-    0.6
+    0.55
     """
     return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)

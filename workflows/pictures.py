@@ -15,7 +15,7 @@ from neuroferry.bids.entities import build_name
 from neuroferry.interfaces.derivatives import DerivativesNode
 from neuroferry.interfaces.draw.base import SaveFigure
 
-SAVE_GB = 0.2
+SAVE_GB = 0.15
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from neuroferry.bids.outputs import RAW_DATASET, bids_uri, derivative_path
 from neuroferry.interfaces.derivatives import DerivativesNode, DerivativesSink, LabelledSink
 from neuroferry.workflows.parts import of_kind
 
-SINK_GB = 0.2
+SINK_GB = 0.15
 NIFTI, TEXT, TABLE = ".nii.gz", ".txt", ".tsv"
 
 

@@ -26,7 +26,7 @@ from neuroferry.interfaces.image.images import Volume, save_volume
 from neuroferry.interfaces.image.series import Series, open_series
 
 
-def aligned_mean(series: Series, volumes: Sequence[int]) -> Volume:
+def aligned_mean(series: Series, volumes: Sequence[int], slice_axis: int = 2) -> Volume:
     """Average volumes of one contrast, each aligned to the first.
 
     Parameters
@@ -35,6 +35,8 @@ def aligned_mean(series: Series, volumes: Sequence[int]) -> Volume:
         Series that holds the volumes.
     volumes : sequence of int
         Indices of the volumes, from 0.
+    slice_axis : int
+        Stored axis along which slices are stacked.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def aligned_mean(series: Series, volumes: Sequence[int]) -> Volume:
     series.close()
     if len(chosen) == 1:
         return Volume(first, series.affine, series.header)
-    head = prepare_head(series, [first], None)
+    head = prepare_head(series, [first], None, slice_axis)
     poses, _ = align_b0s(head, chosen)
     return whole_mean(head, chosen, poses)
 
@@ -63,6 +65,7 @@ def aligned_mean(series: Series, volumes: Sequence[int]) -> Volume:
 class _AverageB0sInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="EPI, 3-D or a series")
     volumes = traits.List(traits.Int, mandatory=True, desc="volumes without diffusion weighting")
+    slice_axis = traits.Range(0, 2, 2, usedefault=True, desc="axis of the slices")
 
 
 class _AverageB0sOutputSpec(TraitedSpec):
@@ -80,6 +83,6 @@ class AverageB0s(SimpleInterface):
 
         series = open_series(self.inputs.in_file, min_volumes=1)
         with threadpool_limits(1, "blas"):
-            mean = aligned_mean(series, self.inputs.volumes)
+            mean = aligned_mean(series, self.inputs.volumes, self.inputs.slice_axis)
         self._results["out_file"] = save_volume(mean, Path(runtime.cwd) / "b0.nii.gz")
         return runtime

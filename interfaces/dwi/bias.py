@@ -91,6 +91,7 @@ def b0_field(b0: Volume, mask: NDArray[np.bool_], *, sloppy: bool = False) -> Fl
 
 class _CorrectB0BiasInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="DWI run, aligned")
+    tr = traits.Range(low=0.0, mandatory=True, desc="repetition time, s; 0 if unknown")
     bval = File(exists=True, mandatory=True, desc="its b-values, s/mm2")
     mask = File(exists=True, mandatory=True, desc="brain mask on its grid")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
@@ -119,6 +120,7 @@ class CorrectB0Bias(SimpleInterface):
             series,
             out / "unbiased_b0.nii.gz",
             ceiling,
+            inputs.tr,
         )
         self._results["out_file"] = str(path)
         self._results["bias_field"] = save_volume(b0.with_data(field), out / "bias.nii.gz")

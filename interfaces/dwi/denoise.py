@@ -81,7 +81,7 @@ def write_plain(series: Series, path: Path) -> Path:
     return path
 
 
-def store_like(result: Path, series: Series, path: Path) -> Path:
+def store_like(result: Path, series: Series, path: Path, tr: float) -> Path:
     """Store the output of a program for a plain series on the original grid.
 
     Parameters
@@ -92,6 +92,8 @@ def store_like(result: Path, series: Series, path: Path) -> Path:
         Original series.
     path : path
         ``.nii.gz`` file; appears whole or not at all.
+    tr : float
+        Repetition time, s; 0 if unknown.
 
     Returns
     -------
@@ -110,7 +112,7 @@ def store_like(result: Path, series: Series, path: Path) -> Path:
             f"the processed {series.path.name} has shape {made.shape} instead of {series.shape}."
         )
     ceiling = largest(made.volumes())
-    return store_volumes(made.volumes(), series, path, ceiling)
+    return store_volumes(made.volumes(), series, path, ceiling, tr)
 
 
 def largest(volumes: Iterable[FloatArray]) -> float:
@@ -119,7 +121,7 @@ def largest(volumes: Iterable[FloatArray]) -> float:
 
 
 def store_volumes(
-    volumes: Iterable[FloatArray], series: Series, path: Path, ceiling: float
+    volumes: Iterable[FloatArray], series: Series, path: Path, ceiling: float, tr: float
 ) -> Path:
     """Write volumes on the grid of a series, as 16-bit integers with one slope.
 
@@ -133,6 +135,8 @@ def store_volumes(
         ``.nii.gz`` file; appears whole or not at all.
     ceiling : float
         Largest magnitude among them.
+    tr : float
+        Repetition time, s; 0 if unknown.
 
     Returns
     -------
@@ -142,7 +146,7 @@ def store_volumes(
         path,
         series.shape3,
         series.affine,
-        series.tr,
+        tr,
         series.n_volumes,
         ceiling=ceiling,
         header=series.header,
@@ -152,7 +156,7 @@ def store_volumes(
     return path
 
 
-def denoise(series: Series, out: Path, *, n_threads: int = 1) -> tuple[Path, Path]:
+def denoise(series: Series, out: Path, tr: float, *, n_threads: int = 1) -> tuple[Path, Path]:
     """Denoise a DWI run.
 
     Parameters
@@ -161,6 +165,8 @@ def denoise(series: Series, out: Path, *, n_threads: int = 1) -> tuple[Path, Pat
         As acquired, never interpolated.
     out : path
         Output folder.
+    tr : float
+        Repetition time, s; 0 if unknown.
     n_threads : int
         Does not change the result.
 
@@ -180,12 +186,14 @@ def denoise(series: Series, out: Path, *, n_threads: int = 1) -> tuple[Path, Pat
     sigma = remove_noise(data, n_threads=n_threads)
     ceiling = float(max(data.max(), -data.min()))
     volumes = (data[..., index] for index in range(series.n_volumes))
-    denoised = store_volumes(volumes, series, out / "denoised.nii.gz", ceiling)
+    denoised = store_volumes(volumes, series, out / "denoised.nii.gz", ceiling, tr)
     noise_map = save_nifti(sigma, series.affine, out / "noise.nii.gz", header=series.header)
     return denoised, noise_map
 
 
-def unring(series: Series, axes: Iterable[int], out: Path, *, n_threads: int = 1) -> Path:
+def unring(
+    series: Series, axes: Iterable[int], out: Path, tr: float, *, n_threads: int = 1
+) -> Path:
     """Remove Gibbs ringing from a DWI run.
 
     Parameters
@@ -196,6 +204,8 @@ def unring(series: Series, axes: Iterable[int], out: Path, *, n_threads: int = 1
         The two in-plane stored axes.
     out : path
         Output folder.
+    tr : float
+        Repetition time, s; 0 if unknown.
     n_threads : int
         Does not change the result.
 
@@ -222,11 +232,12 @@ def unring(series: Series, axes: Iterable[int], out: Path, *, n_threads: int = 1
             n_threads=n_threads,
             instead=", or skip this step with --ignore unringing",
         )
-        return store_like(made, series, out / "unringed.nii.gz")
+        return store_like(made, series, out / "unringed.nii.gz", tr)
 
 
 class _DenoiseDwiInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="DWI run as acquired")
+    tr = traits.Range(low=0.0, mandatory=True, desc="repetition time, s; 0 if unknown")
     n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads")
 
 
@@ -255,7 +266,7 @@ class DenoiseDwi(SimpleInterface):
             none = np.zeros(series.shape3, dtype=np.float32)
             noise = save_nifti(none, series.affine, out / "noise.nii.gz", header=series.header)
         else:
-            denoised, noise = denoise(series, out, n_threads=self.inputs.n_procs)
+            denoised, noise = denoise(series, out, self.inputs.tr, n_threads=self.inputs.n_procs)
         self._results["out_file"], self._results["noise_map"] = str(denoised), str(noise)
         self._results["note"] = note
         return runtime
@@ -263,6 +274,7 @@ class DenoiseDwi(SimpleInterface):
 
 class _UnringDwiInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="run, never interpolated")
+    tr = traits.Range(low=0.0, mandatory=True, desc="repetition time, s; 0 if unknown")
     axes = traits.List(
         traits.Range(low=0, high=2), [0, 1], usedefault=True, desc="in-plane stored axes"
     )
@@ -282,13 +294,15 @@ class UnringDwi(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         inputs = self.inputs
         series = open_series(inputs.in_file)
-        path = unring(series, inputs.axes, Path(runtime.cwd), n_threads=inputs.n_procs)
+        out = Path(runtime.cwd)
+        path = unring(series, inputs.axes, out, inputs.tr, n_threads=inputs.n_procs)
         self._results["out_file"] = str(path)
         return runtime
 
 
 class _CorrectRicianInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="denoised run")
+    tr = traits.Range(low=0.0, mandatory=True, desc="repetition time, s; 0 if unknown")
     noise_map = File(exists=True, mandatory=True, desc="standard deviation of the noise")
 
 
@@ -313,6 +327,7 @@ class CorrectRician(SimpleInterface):
         # The correction never increases a value.
         ceiling = largest(series.volumes())
         corrected = (without_noise_floor(volume, sigma) for volume in series.volumes())
-        path = store_volumes(corrected, series, Path(runtime.cwd) / "unbiased.nii.gz", ceiling)
+        path = Path(runtime.cwd) / "unbiased.nii.gz"
+        store_volumes(corrected, series, path, ceiling, self.inputs.tr)
         self._results["out_file"] = str(path)
         return runtime

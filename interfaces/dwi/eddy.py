@@ -59,7 +59,6 @@ from neuroferry.interfaces.dwi.eddy_align import (
     compare_slices,
     mean_of,
     read,
-    still,
     stretch_slopes,
 )
 from neuroferry.interfaces.dwi.eddy_time import caused_shifts, offset_in_time
@@ -139,7 +138,11 @@ def axis_in_world(direction: str, affine: Affine) -> Floats:
 
 
 def prepare_head(
-    series: Series, images: Sequence[FloatArray], along: Floats | None, n_threads: int = 1
+    series: Series,
+    images: Sequence[FloatArray],
+    along: Floats | None,
+    slice_axis: int = 2,
+    n_threads: int = 1,
 ) -> Head:
     """Segment the head in some images of a series, and a margin around it.
 
@@ -151,6 +154,8 @@ def prepare_head(
         The head is the union over these images.
     along : ndarray of float64, shape (3,), or None
         Phase-encoding axis in RAS+.
+    slice_axis : int
+        Slice axis.
     n_threads : int
         Volumes processed in parallel.
 
@@ -169,7 +174,7 @@ def prepare_head(
     where = StaticMap(series.shape3, series.affine, voxels, around.astype(np.float32))
     middle = np.argwhere(mask).mean(axis=0)
     centre = series.affine[:3, :3] @ middle + series.affine[:3, 3]
-    return Head(series, mask, where, centre, along, n_threads)
+    return Head(series, mask, where, centre, along, slice_axis, n_threads)
 
 
 def estimate_eddy(
@@ -177,6 +182,7 @@ def estimate_eddy(
     gradients: Gradients,
     phase_encoding: str | None = None,
     *,
+    slice_axis: int = 2,
     eddy: bool = True,
     n_threads: int = 1,
 ) -> Eddy:
@@ -190,6 +196,8 @@ def estimate_eddy(
         Gradients, one per volume.
     phase_encoding : str, optional
         ``PhaseEncodingDirection``; its sign does not matter. Without it alignment is rigid.
+    slice_axis : int
+        Stored axis along which slices are stacked.
     eddy : bool
         Estimate eddy-current distortion if the axis is known.
     n_threads : int
@@ -215,14 +223,19 @@ def estimate_eddy(
     if eddy and phase_encoding is not None:
         along = axis_in_world(phase_encoding, series.affine)
     with threadpool_limits(1, "blas"):
-        return _Estimate(series, gradients, along, n_threads).run()
+        return _Estimate(series, gradients, along, slice_axis, n_threads).run()
 
 
 class _Estimate:
     """Alignment of the shells of a series, lowest b-value first."""
 
     def __init__(
-        self, series: Series, gradients: Gradients, along: Floats | None, n_threads: int
+        self,
+        series: Series,
+        gradients: Gradients,
+        along: Floats | None,
+        slice_axis: int,
+        n_threads: int,
     ) -> None:
         self.series, self.gradients = series, gradients
         self.shells = gradients.shells
@@ -231,10 +244,10 @@ class _Estimate:
         others = [v for shell in self.shells[1:2] for v in shell.volumes]
         if others:
             images.append(_mean(read(series, sorted(others)), len(others)))
-        self.head = prepare_head(series, images, along, n_threads)
-        self.found = still(series.n_volumes, series.shape[2])
+        self.head = prepare_head(series, images, along, slice_axis, n_threads)
+        self.found = self.head.still(series.n_volumes)
         self.methods = ["reference"] * series.n_volumes
-        self.deviations = np.full((series.n_volumes, series.shape[2]), np.nan)
+        self.deviations = np.full(self.found.losses.shape, np.nan)
         self.odd = np.zeros(self.deviations.shape, dtype=bool)
 
     def run(self) -> Eddy:
@@ -317,7 +330,7 @@ class _Estimate:
 
     def _align_singles(self, volumes: list[int], known: Volume | None) -> None:
         """Register volumes one by one, rigidly."""
-        poses = still(len(volumes), self.series.shape[2])
+        poses = self.head.still(len(volumes))
         affine, header = self.series.affine, self.series.header
         for number, data in enumerate(read(self.series, volumes)):
             if known is not None:
@@ -372,8 +385,8 @@ def align_b0s(head: Head, volumes: list[int]) -> tuple[Poses, NDArray[np.float32
     ndarray of float32, shape (V,)
         Kept voxels of the mean, before the frame was moved back to the first volume.
     """
-    poses = still(len(volumes), head.series.shape[2])
-    reference = mean_of(head, volumes[:1], still(1, head.series.shape[2]))
+    poses = head.still(len(volumes))
+    reference = mean_of(head, volumes[:1], head.still(1))
     if len(volumes) > 1:
         weights = head.mask.astype(np.float32)
         for _ in range(2):
@@ -391,9 +404,8 @@ def whole_mean(head: Head, volumes: list[int], poses: Poses) -> Volume:
     grid = (series.shape3, series.affine)
     where = static_map(grid, grid)
     moves = inverse(series.affine) @ poses.matrices @ series.affine
-    left = np.exp(poses.losses).astype(np.float32)
     made = (
-        resample_volume(data / left[number], where, moves[number])
+        resample_volume(data / head.left_in(poses.losses[number]), where, moves[number])
         for number, data in enumerate(read(series, volumes))
     )
     return Volume(where.fill(_mean(made, len(volumes))), series.affine, series.header)
@@ -444,6 +456,7 @@ class _EstimateEddyInputSpec(BaseInterfaceInputSpec):
     bval = File(exists=True, mandatory=True, desc="b-values")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
     phase_encoding = traits.Str(desc="PhaseEncodingDirection; only its axis matters")
+    slice_axis = traits.Range(0, 2, 2, usedefault=True, desc="axis of the slices")
     eddy = traits.Bool(True, usedefault=True, desc="estimate eddy-current distortion")
     n_procs = traits.Range(
         low=1, value=1, usedefault=True, nohash=True, desc="volumes processed in parallel"
@@ -475,6 +488,7 @@ class EstimateEddy(SimpleInterface):
             series,
             gradients,
             direction,
+            slice_axis=self.inputs.slice_axis,
             eddy=self.inputs.eddy,
             n_threads=self.inputs.n_procs,
         )

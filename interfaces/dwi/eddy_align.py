@@ -75,6 +75,8 @@ class Head:
         Centre of the head, RAS+ mm; eddy currents cause no displacement there.
     along : ndarray of float64, shape (3,), or None
         Phase-encoding axis in RAS+; without it alignment is rigid.
+    slice_axis : int
+        Stored axis along which slices are stacked.
     n_threads : int
         Volumes processed in parallel; does not change the result.
     """
@@ -84,7 +86,29 @@ class Head:
     where: StaticMap = field(repr=False)
     centre: Floats
     along: Floats | None = None
+    slice_axis: int = 2
     n_threads: int = 1
+
+    def still(self, n_volumes: int) -> Poses:
+        """Make the initial poses of some volumes."""
+        return still(n_volumes, self.series.shape[self.slice_axis])
+
+    def left_in(self, losses: Floats) -> FloatArray:
+        """Give the remaining fraction of the signal of each slice of a volume.
+
+        Parameters
+        ----------
+        losses : ndarray of float64, shape (S,)
+            Its logarithm.
+
+        Returns
+        -------
+        ndarray of float32
+            Of three axes, S long along that of the slices, so that it scales a volume.
+        """
+        shape = [1, 1, 1]
+        shape[self.slice_axis] = losses.size
+        return np.exp(losses).astype(np.float32).reshape(shape)
 
     def fill(self, values: NDArray[np.float32]) -> Volume:
         """Put the kept voxels into a volume."""
@@ -208,7 +232,13 @@ def align_group(
     along = head.along if stretched else None
 
     def prepare(values: NDArray[np.float32]) -> Target:
-        return prepare_target(head.fill(values), weights, max_points=POINTS, along=along)
+        return prepare_target(
+            head.fill(values),
+            weights,
+            slice_axis=head.slice_axis,
+            max_points=POINTS,
+            along=along,
+        )
 
     def image(number: int) -> NDArray[np.float32]:
         return reference.volume(number) if isinstance(reference, Prediction) else reference
@@ -218,7 +248,7 @@ def align_group(
     def work(item: tuple[int, FloatArray]) -> Alignment:
         number, data = item
         if poses.losses[number].any():
-            data *= np.exp(-poses.losses[number]).astype(np.float32)
+            data /= head.left_in(poses.losses[number])
         target = common or prepare(image(number))
         if np.isfinite(poses.residuals[number]):
             target = replace(target, levels=target.levels[-1:])
@@ -228,7 +258,7 @@ def align_group(
             found = replace(found, matrix=start, stretch=stretch)
         return replace(found, differences=None)
 
-    result = still(len(volumes), head.series.shape[2])
+    result = head.still(len(volumes))
     items = enumerate(read(head.series, volumes))
     with closing(ordered_map(work, items, head.n_threads)) as results:
         for number, found in enumerate(results):
@@ -271,7 +301,7 @@ def compare_slices(
         values = reference.volume(number) if isinstance(reference, Prediction) else reference
         expected = head.where.fill(values)
         data *= np.float32(gains[number])
-        return slice_losses(expected, head.mask, data, affine, matrices[number])
+        return slice_losses(expected, head.mask, data, affine, matrices[number], head.slice_axis)
 
     items = enumerate(read(head.series, volumes))
     with closing(ordered_map(work, items, head.n_threads)) as results:
@@ -294,7 +324,7 @@ def resample_group(
 
     def work(item: tuple[int, FloatArray]) -> NDArray[np.float32]:
         number, data = item
-        data *= np.exp(-poses.losses[number]).astype(np.float32)
+        data /= head.left_in(poses.losses[number])
         values = resample_volume(data, head.where, moves[number])
         values *= np.float32(gains[number])
         return values
@@ -348,7 +378,7 @@ def align_shell(
     prediction : Prediction
         Model of the volumes in that frame.
     """
-    poses = still(len(volumes), head.series.shape[2])
+    poses = head.still(len(volumes))
     mean = mean_of(head, volumes, poses)
     chosen = head.mask.reshape(-1)[head.where.voxels]
     floor = FLOOR_SHARE * max(float(np.median(mean[chosen])), 1e-6)

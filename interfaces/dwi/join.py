@@ -89,7 +89,7 @@ def brightness(
     return float(middle), float((high - low) / 2 / middle)
 
 
-def join_runs(parts: Sequence[Part], path: Path) -> FloatArray:
+def join_runs(parts: Sequence[Part], path: Path, tr: float) -> FloatArray:
     """Concatenate the volumes of several runs.
 
     Parameters
@@ -98,6 +98,8 @@ def join_runs(parts: Sequence[Part], path: Path) -> FloatArray:
         Runs, all on one grid.
     path : Path
         Output file.
+    tr : float
+        Repetition time, s; 0 if unknown.
 
     Returns
     -------
@@ -116,7 +118,7 @@ def join_runs(parts: Sequence[Part], path: Path) -> FloatArray:
         path,
         first.shape3,
         first.affine,
-        first.tr,
+        tr,
         sum(part.series.n_volumes for part in parts),
         ceiling=max(highest(part.series) * part.factor for part in parts),
         header=first.header,
@@ -138,6 +140,7 @@ class _JoinDwiInputSpec(BaseInterfaceInputSpec):
     in_files = InputMultiObject(
         File(exists=True), mandatory=True, minlen=2, desc="series, all on one grid"
     )
+    tr = traits.Range(low=0.0, mandatory=True, desc="repetition time, s; 0 if unknown")
     bvals = InputMultiObject(File(exists=True), mandatory=True, desc="b-values of each")
     bvecs = InputMultiObject(File(exists=True), mandatory=True, desc="directions of each")
     references = InputMultiObject(File(exists=True), mandatory=True, desc="mean b0 image of each")
@@ -183,7 +186,7 @@ class JoinDwi(SimpleInterface):
                 "BrightnessSpread": round(spread, 4),
             })  # fmt: skip
         out, affine = Path(runtime.cwd), parts[0].series.affine
-        mean = join_runs(parts, out / "dwi.nii.gz")
+        mean = join_runs(parts, out / "dwi.nii.gz", inputs.tr)
         bvals = np.concatenate([part.gradients.bvals for part in parts])
         bvecs = np.concatenate([part.gradients.bvecs for part in parts])
         write_gradients(Gradients(bvals, bvecs), affine, out / "dwi.bval", out / "dwi.bvec")

@@ -10,8 +10,9 @@ the intact slices around it.
 Susceptibility distortion is the same on the scanner's grid in all volumes, and hence in their
 predictions.
 
-Peak memory: five bytes for each voxel of a volume and each volume of a shell, as slices are
-predicted in groups no larger than a volume; plus 60 bytes per voxel, and 100 for each thread.
+Peak memory: two bytes for each voxel of a volume and each volume of a shell, as slices are
+predicted in groups of a quarter of a volume, so that it hardly depends on how many there are; plus
+60 bytes per voxel, and 100 for each thread.
 
 References
 ----------
@@ -48,7 +49,12 @@ from neuroferry.interfaces.dwi.eddy_model import (
 from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients
 from neuroferry.interfaces.dwi.outliers import read_outliers
 from neuroferry.interfaces.dwi.resample import Ways, turn_with_head
-from neuroferry.interfaces.dwi.slice_patches import Patches, write_patches
+from neuroferry.interfaces.dwi.slice_patches import (
+    Patches,
+    plane_of,
+    slices_last,
+    write_patches,
+)
 from neuroferry.interfaces.dwi.slice_prediction import (
     LEAST_OTHERS,
     bridge,
@@ -79,6 +85,7 @@ def replace_slices(
     lost: Flags,
     reference: Volume,
     *,
+    slice_axis: int = 2,
     n_threads: int = 1,
 ) -> Patches:
     """Predict the slices with dropout of a DWI run from its other volumes.
@@ -95,6 +102,8 @@ def replace_slices(
         Slices with signal dropout.
     reference : Volume
         Image that the series was aligned to.
+    slice_axis : int
+        Stored axis along which slices are stacked.
     n_threads : int
         Volumes processed in parallel; does not change the result.
 
@@ -110,13 +119,11 @@ def replace_slices(
     """
     from threadpoolctl import threadpool_limits
 
-    n = series.n_volumes
-    if not len(gradients) == len(ways.matrices) == len(ways.rigid) == n or lost.shape != (
-        n,
-        series.shape[2],
-    ):
+    n, n_slices = series.n_volumes, series.shape[slice_axis]
+    counts = len(gradients), len(ways.matrices), len(ways.rigid)
+    if set(counts) != {n} or lost.shape != (n, n_slices):
         raise InputError(
-            f"{series.path.name} has {n} volumes of {series.shape[2]} slices, but there are "
+            f"{series.path.name} has {n} volumes of {n_slices} slices, but there are "
             f"{len(gradients)} gradients, {len(ways.matrices)} transforms and a table of "
             f"{lost.shape[0]} x {lost.shape[1]} slices: they do not belong to one series."
         )
@@ -128,9 +135,10 @@ def replace_slices(
             for shell in gradients.shells:
                 volumes = sorted(shell.volumes)
                 if len(volumes) > LEAST_OTHERS and lost[volumes].any():
-                    work = _Shell(series, volumes, turned.bvecs[volumes], ways, lost, mask)
+                    bvecs = turned.bvecs[volumes]
+                    work = _Shell(series, volumes, bvecs, ways, lost, mask, slice_axis)
                     found |= work.run(n_threads)
-    return Patches.of(found, lost.shape, series.shape[:2])
+    return Patches.of(found, lost.shape, plane_of(series.shape, slice_axis), slice_axis)
 
 
 class _Shell:
@@ -144,8 +152,10 @@ class _Shell:
         ways: Ways,
         lost: Flags,
         mask: Flags,
+        slice_axis: int,
     ) -> None:
         self.series, self.volumes, self.bvecs = series, volumes, bvecs
+        self.axis = slice_axis
         self.lost, self.mask = lost[list(volumes)], mask
         matrices = ways.matrices[list(volumes)]
         self.moves = inverse(series.affine) @ matrices @ series.affine
@@ -154,7 +164,7 @@ class _Shell:
         self.places = chosen[:: max(1, len(chosen) // MODEL_POINTS)].T.astype(np.float64)
 
     def run(self, n_threads: int) -> dict[tuple[int, int], FloatArray]:
-        """Predict all slices, a volume's worth at a time."""
+        """Predict all slices, a quarter of a volume at a time."""
         signals, shown, _ = self._gather(self.places, n_threads)
         self.floor = np.float32(FLOOR_SHARE * max(float(np.median(signals.mean(axis=0))), 1e-6))
         logs = self._log(signals.copy())
@@ -164,7 +174,7 @@ class _Shell:
         self.brightness = {int(n): self._brightness(n, logs, signals, shown) for n in hit}
         del signals, shown, logs
         wanted = [(int(n), int(k)) for n, k in np.argwhere(self.lost)]
-        step = self.series.shape[2]
+        step = max(1, self.series.shape[self.axis] // 4)
         found: dict[tuple[int, int], FloatArray] = {}
         for start in range(0, len(wanted), step):
             found |= self._predict(wanted[start : start + step], n_threads)
@@ -193,7 +203,7 @@ class _Shell:
         weights = weights_from(self.modelled, number, others).astype(np.float32)
         predicted = np.exp(weights @ logs[np.ix_(others, here)]) - self.floor
         move = self.moves[number]
-        z = np.rint(move[2, :3] @ self.places[:, here] + move[2, 3])
+        z = np.rint(move[self.axis, :3] @ self.places[:, here] + move[self.axis, 3])
         which = np.clip(z, 0, n_slices - 1).astype(np.intp)
         sums = (
             np.bincount(which, values, n_slices).astype(np.float64)
@@ -217,12 +227,13 @@ class _Shell:
             item: tuple[int, FloatArray],
         ) -> tuple[NDArray[np.float32], Flags, dict[tuple[int, int], FloatArray]]:
             number, data = item
-            kept = {(v, k): data[..., k].copy() for v, k in keep if v == number}
+            stack = slices_last(data, self.axis)
+            kept = {(v, k): stack[..., k].copy() for v, k in keep if v == number}
             move = self.moves[number]
             shown = show_whole(
-                move[:3, :3] @ places + move[:3, 3:], series.shape3, self.lost[number]
+                move[:3, :3] @ places + move[:3, 3:], series.shape3, self.lost[number], self.axis
             )
-            values = resample_volume(bridge(data, self.lost[number]), where, move)
+            values = resample_volume(bridge(data, self.lost[number], self.axis), where, move)
             values *= np.float32(self.gains[number])
             return values, shown, kept
 
@@ -240,12 +251,12 @@ class _Shell:
         self, wanted: Sequence[tuple[int, int]], n_threads: int
     ) -> dict[tuple[int, int], FloatArray]:
         """Predict some slices, each on its own volume's grid."""
-        plane = self.series.shape[:2]
+        plane = plane_of(self.series.shape, self.axis)
         flat = np.indices(plane, dtype=np.float64).reshape(2, -1)
         places = []
         for number, k in wanted:
             back = inverse(self.moves[number])
-            voxels = np.vstack([flat, np.full((1, flat.shape[1]), float(k))])
+            voxels = np.insert(flat, self.axis, float(k), axis=0)
             places.append(back[:3, :3] @ voxels + back[:3, 3:])
         signals, shown, measured = self._gather(np.concatenate(places, axis=1), n_threads, wanted)
         logs = self._log(signals)
@@ -316,6 +327,7 @@ class _ReplaceSlicesInputSpec(BaseInterfaceInputSpec):
     motion_xfms = File(exists=True, mandatory=True, desc="rigid part of it")
     outliers_tsv = File(exists=True, mandatory=True, desc="slices, from EstimateEddy")
     reference = File(exists=True, mandatory=True, desc="image that the series was aligned to")
+    slice_axis = traits.Range(0, 2, 2, usedefault=True, desc="axis of the slices")
     n_procs = traits.Range(
         low=1, value=1, usedefault=True, nohash=True, desc="volumes processed in parallel"
     )
@@ -342,6 +354,7 @@ class ReplaceSlices(SimpleInterface):
             Ways(read_motion_xfms(inputs.eddy_xfms), read_motion_xfms(inputs.motion_xfms)),
             lost,
             load_volume(inputs.reference),
+            slice_axis=inputs.slice_axis,
             n_threads=inputs.n_procs,
         )
         out = Path(runtime.cwd)

@@ -82,6 +82,7 @@ def resample_dwi(
     ways: Ways,
     path: Path,
     *,
+    tr: float,
     averaged: NDArray[np.bool_],
     patches: Patches | None = None,
     brightness: FloatArray | None = None,
@@ -100,6 +101,8 @@ def resample_dwi(
         Transforms from the reference to each volume.
     path : Path
         Output file; negative values are set to zero.
+    tr : float
+        Repetition time, s; 0 if unknown.
     averaged : ndarray of bool, shape (T,)
         Volumes whose mean is returned; if none, the mean of all.
     patches : Patches, optional
@@ -121,10 +124,7 @@ def resample_dwi(
     InputError
         If the numbers of transforms and volumes differ, or `patches` belong to another series.
     """
-    if patches is not None and (
-        patches.replaced.shape != (series.n_volumes, series.shape[2])
-        or patches.slices.shape[1:] != series.shape[:2]
-    ):
+    if patches is not None and not patches.fit(series.shape):
         raise InputError(f"The replacement slices do not belong to {series.path.name}.")
     if not len(ways.matrices) == len(ways.rigid) == series.n_volumes:
         raise InputError(
@@ -155,7 +155,7 @@ def resample_dwi(
         path,
         where.shape,
         where.affine,
-        series.tr,
+        tr,
         series.n_volumes,
         ceiling=ceiling,
         header=series.header,
@@ -206,6 +206,7 @@ def turn_with_head(gradients: Gradients, rigid: NDArray[np.float64]) -> Gradient
 
 class _ResampleDwiInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="DWI run")
+    tr = traits.Range(low=0.0, mandatory=True, desc="repetition time, s; 0 if unknown")
     bval = File(exists=True, mandatory=True, desc="b-values")
     bvec = File(exists=True, mandatory=True, desc="directions, FSL's convention")
     eddy_xfms = File(exists=True, mandatory=True, desc="ITK text, one transform per volume")
@@ -282,6 +283,7 @@ class ResampleDwi(SimpleInterface):
             where,
             ways,
             out / "dwi.nii.gz",
+            tr=inputs.tr,
             averaged=gradients.b0s,
             brightness=load_on_grid(field, series) if isdefined(field) else None,
             patches=read_patches(inputs.patches) if isdefined(inputs.patches) else None,

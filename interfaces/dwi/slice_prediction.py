@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from neuroferry.interfaces.dwi.eddy_model import weights_from
 from neuroferry.interfaces.dwi.outliers import MIN_VOLUMES
+from neuroferry.interfaces.dwi.slice_patches import slices_last
 from neuroferry.interfaces.image.images import FloatArray
 
 # Width of the neighbourhood for the brightness of a slice, in slices; weight of all others.
@@ -21,7 +22,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
-def bridge(data: FloatArray, lost: Flags) -> FloatArray:
+def bridge(data: FloatArray, lost: Flags, axis: int = 2) -> FloatArray:
     """Fill slices by interpolating between the nearest intact ones.
 
     Interpolation next to a slice with dropout would otherwise ring.
@@ -32,6 +33,8 @@ def bridge(data: FloatArray, lost: Flags) -> FloatArray:
         Volume; changed in place.
     lost : ndarray of bool, shape (K,)
         Slices to fill.
+    axis : int
+        Slice axis.
 
     Returns
     -------
@@ -47,15 +50,16 @@ def bridge(data: FloatArray, lost: Flags) -> FloatArray:
     whole = np.flatnonzero(~lost)
     if whole.size == 0:
         return data
+    stack = slices_last(data, axis)
     for number in np.flatnonzero(lost):
         place = int(np.searchsorted(whole, number))
         below, above = whole[max(place - 1, 0)], whole[min(place, whole.size - 1)]
         share = np.float32((number - below) / (above - below) if above > below else 0.0)
-        data[..., number] = (1 - share) * data[..., below] + share * data[..., above]
+        stack[..., number] = (1 - share) * stack[..., below] + share * stack[..., above]
     return data
 
 
-def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags) -> Flags:
+def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags, axis: int = 2) -> Flags:
     """Find the points that a volume shows in intact slices.
 
     Parameters
@@ -66,6 +70,8 @@ def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags) -> Flags
         Its voxels.
     lost : ndarray of bool, shape (K,)
         Its slices with dropout.
+    axis : int
+        Slice axis.
 
     Returns
     -------
@@ -73,7 +79,7 @@ def show_whole(place: Floats, shape: tuple[int, int, int], lost: Flags) -> Flags
     """
     top = np.array(shape, dtype=float)[:, None] - 1.0
     inside = ((place > -0.5) & (place < top + 0.5)).all(axis=0)
-    z = np.clip(place[2], 0, top[2])
+    z = np.clip(place[axis], 0, top[axis])
     below = np.floor(z + ON_SLICE).astype(np.intp)
     above = np.ceil(z - ON_SLICE).astype(np.intp)
     shown: Flags = inside & ~lost[below] & ~lost[above]

@@ -90,7 +90,9 @@ def read_motion_xfms(path: str | os.PathLike[str]) -> NDArray[np.float64]:
                 found.append(itk_matrix(values, np.array(numbers.split(), dtype=float)))
                 values = None
     except ValueError as error:
-        raise InputError(f"{Path(path).name} contains transforms that are not linear.") from error
+        raise InputError(
+            f"{Path(path).name} contains transforms that are not linear ({error})."
+        ) from error
     if not found:
         raise InputError(f"{Path(path).name} contains no linear transform.")
     return np.stack(found)

@@ -86,7 +86,7 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
     signal : ndarray of float64, shape (T,)
         Mean signal of the head in the first volumes.
     tr : float
-        s; 0 where unknown.
+        Repetition time, s.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
     >>> count_dummies(1000 + noise, 2.0)
     0
     """
-    most = MOST_DUMMIES if tr <= 0 else int(min(MOST_DUMMIES, max(2, SEARCH_S / tr)))
+    most = int(min(MOST_DUMMIES, max(2, SEARCH_S / tr)))
     most = min(most, signal.size // 3)
     later = signal[most:]
     if most < 1 or later.size < 3:
@@ -122,6 +122,7 @@ def count_dummies(signal: NDArray[np.float64], tr: float) -> int:
 
 def find_reference(
     series: Series,
+    tr: float,
     dummy_scans: int | None = None,
     *,
     unusable: Collection[int] = (),
@@ -134,6 +135,8 @@ def find_reference(
     ----------
     series : Series
         The run.
+    tr : float
+        Repetition time, s.
     dummy_scans : int, optional
         Number of volumes before the steady state, if known.
     unusable : collection of int
@@ -155,7 +158,7 @@ def find_reference(
     from threadpoolctl import threadpool_limits
 
     if dummy_scans is None:
-        n_dummy = count_in(series, unusable)
+        n_dummy = count_in(series, tr, unusable)
     elif not set(range(dummy_scans, series.n_volumes)) - set(unusable):
         raise InputError(
             f"{series.path.name} has {series.n_volumes} volumes; no usable ones are left after "
@@ -173,15 +176,15 @@ def find_reference(
     )
 
 
-def count_in(series: Series, unusable: Collection[int] = ()) -> int:
-    """Count the volumes of a series before its steady state; unusable ones are skipped."""
+def count_in(series: Series, tr: float, unusable: Collection[int] = ()) -> int:
+    """Count the volumes before the steady state, `tr` (s) apart; unusable ones are skipped."""
     usable = [t for t in range(series.n_volumes) if t not in unusable][:LOOK_AT]
     mean = np.zeros(series.shape3)
     for volume in _some(series, usable[len(usable) // 2 :]):
         mean += volume
     mask = head_mask(Volume(mean.astype(np.float32), series.affine))
     signal = [volume[mask].mean(dtype=np.float64) for volume in _some(series, usable)]
-    n_dummy = count_dummies(np.array(signal), series.tr)
+    n_dummy = count_dummies(np.array(signal), tr)
     return usable[n_dummy - 1] + 1 if n_dummy else 0
 
 
@@ -236,6 +239,7 @@ def _likeness(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 class _FindReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
+    tr = traits.Range(low=0.0, exclude_low=True, mandatory=True, desc="repetition time, s")
     sbref = File(
         exists=True, desc="single-band reference on the grid of the series, used unchanged"
     )
@@ -264,6 +268,7 @@ class FindReference(SimpleInterface):
             return self._take_sbref(runtime, given, unusable)
         found = find_reference(
             open_series(self.inputs.in_file),
+            self.inputs.tr,
             given,
             unusable=unusable,
             slice_axis=self.inputs.slice_axis,
@@ -281,7 +286,7 @@ class FindReference(SimpleInterface):
     def _take_sbref(self, runtime: Any, given: int | None, unusable: Collection[int]) -> Any:
         """Use the single-band reference, which lies on the grid of the series."""
         series = open_series(self.inputs.in_file)
-        n_dummy = count_in(series, unusable) if given is None else given
+        n_dummy = count_in(series, self.inputs.tr, unusable) if given is None else given
         series.close()
         stored = nb.nifti1.load(self.inputs.sbref).get_fdata(dtype=np.float32)
         data = np.nan_to_num(stored.reshape(series.shape3), nan=0.0, posinf=0.0, neginf=0.0)

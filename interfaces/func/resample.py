@@ -142,7 +142,10 @@ def resample_series(
         Mean over the volumes at steady state.
     """
     first = echoes[0]
-    check_echoes(echoes, recipe)
+    check_echoes(echoes, len(recipe.motion), recipe.echo_times)
+    if recipe.slice_timing is not None:
+        timing = recipe.slice_timing
+        check_slice_timing(timing.times, first.shape[timing.axis], recipe.tr)
     weights: list[NDArray[np.float32]] | None = None
     if len(echoes) > 1:
         if recipe.t2star is None:
@@ -205,7 +208,7 @@ def _timed(series: Series, recipe: Recipe) -> Iterator[FloatArray]:
 ECHOES = "the echoes of a run must match: convert it again"
 
 
-def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
+def check_echoes(echoes: Sequence[Series], n_motion: int, echo_times: Sequence[float]) -> None:
     """Refuse echoes that do not belong together, and motion estimated on another series."""
     first = echoes[0]
     for other in echoes[1:]:
@@ -215,18 +218,13 @@ def check_echoes(echoes: Sequence[Series], recipe: Recipe) -> None:
                 f"{other.path.name} has {other.n_volumes} volumes, but {first.path.name} has"
                 f" {first.n_volumes}; {ECHOES}."
             )
-    if len(recipe.motion) != first.n_volumes:
+    if n_motion != first.n_volumes:
         raise InputError(
-            f"There are motion transforms for {len(recipe.motion)} volumes, but "
+            f"There are motion transforms for {n_motion} volumes, but "
             f"{first.path.name} has {first.n_volumes}."
         )
-    if len(echoes) > 1 and len(recipe.echo_times) != len(echoes):
-        raise InputError(
-            f"There are {len(echoes)} echoes, but {len(recipe.echo_times)} echo times."
-        )
-    timing = recipe.slice_timing
-    if timing is not None:
-        check_slice_timing(timing.times, first.shape[timing.axis], recipe.tr)
+    if len(echoes) > 1 and len(echo_times) != len(echoes):
+        raise InputError(f"There are {len(echoes)} echoes, but {len(echo_times)} echo times.")
 
 
 class _ResampleSeriesInputSpec(BaseInterfaceInputSpec):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from neuroferry.interfaces.epi.motion import head_mask, pilot_indices
 from neuroferry.interfaces.epi.motion_table import read_motion_xfms
 from neuroferry.interfaces.func.echoes import check_echo_times, fit_t2star
-from neuroferry.interfaces.func.resample import Recipe, check_echoes
+from neuroferry.interfaces.func.resample import check_echoes
 from neuroferry.interfaces.image.images import FloatArray, Volume, inverse, save_nifti
 from neuroferry.interfaces.image.sampling import resample_volume, static_map
 from neuroferry.interfaces.image.series import Series, open_series, ordered_map
@@ -100,7 +100,7 @@ class FitT2Star(SimpleInterface):
         check_echo_times(inputs.echo_times, len(echoes))
         motion = read_motion_xfms(inputs.motion_xfms)
         first = echoes[0]
-        check_echoes(echoes, Recipe(motion, tr=first.tr, echo_times=tuple(inputs.echo_times)))
+        check_echoes(echoes, len(motion), inputs.echo_times)
         unusable = inputs.unusable if isdefined(inputs.unusable) else ()
         means = [
             aligned_mean(echo, motion, inputs.n_dummy, unusable=unusable, n_threads=inputs.n_procs)

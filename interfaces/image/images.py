@@ -171,9 +171,28 @@ def to_canonical(volume: Volume) -> Volume:
 
 
 def make_header(
-    shape: tuple[int, ...], affine: Affine, dtype: DTypeLike, source: nb.Nifti1Header | None
+    shape: tuple[int, ...],
+    affine: Affine,
+    dtype: DTypeLike,
+    source: nb.Nifti1Header | None,
+    *,
+    tr: float = 0.0,
 ) -> nb.Nifti1Header:
-    """Build a header with consistent voxel sizes, units, sform and qform."""
+    """Build a header with consistent voxel sizes, units, sform and qform.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Numbers of voxels, and of volumes or components.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to RAS+ mm.
+    dtype : dtype
+        Type on disk.
+    source : nibabel.Nifti1Header or None
+        Source of the sform code; nothing else of it is used.
+    tr : float
+        Time from one volume to the next, s; 0 if unknown, or if the fourth axis is not time.
+    """
     header = nb.Nifti1Header()
     header.set_data_shape(shape)
     header.set_data_dtype(np.dtype(dtype))
@@ -182,7 +201,9 @@ def make_header(
         code = int(source["sform_code"]) or int(source["qform_code"]) or 1
     header.set_sform(affine, code=code)
     header.set_qform(affine, code=code, strip_shears=True)
-    header.set_xyzt_units("mm", "sec")
+    header.set_xyzt_units("mm", "unknown" if len(shape) > 3 and not tr else "sec")
+    if len(shape) > 3:
+        header["pixdim"][4] = tr
     return header
 
 

@@ -21,7 +21,7 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroferry.bids.headers import SECONDS, check_same_grid, reading_image, units_of
+from neuroferry.bids.headers import check_same_grid, reading_image
 from neuroferry.errors import GeometryError, InputError
 from neuroferry.files import whole_file
 from neuroferry.interfaces.image.images import (
@@ -56,10 +56,9 @@ class Series:
         Voxel indices to RAS+ mm.
     zooms : ndarray of float64, shape (3,)
         Voxel sizes, mm.
-    tr : float
-        Repetition time of the header, s; 0 if missing.
     header : nibabel.Nifti1Header
-        The file's header.
+        The file's header, of which only the codes of its space are used: the repetition time is
+        settled before any step runs, and steps are told.
     offset : int
         Byte of the first voxel.
     """
@@ -71,7 +70,6 @@ class Series:
         x, y, z = (int(n) for n in image.shape[:3])
         self.shape: tuple[int, int, int, int] = (x, y, z, math.prod(image.shape[3:]))
         self.affine: Affine = np.asarray(image.affine, dtype=np.float64)
-        self.tr = _repetition_time(self.header)
         self.offset = int(proxy.offset)
         self._dtype = np.dtype(proxy.dtype)
         self._slope, self._inter = float(proxy.slope), float(proxy.inter)
@@ -211,16 +209,6 @@ def _is_gzip(path: Path) -> bool:
     return path.name.endswith(".gz")
 
 
-def _repetition_time(header: Any) -> float:
-    """Read the repetition time of a header in seconds; 0 if missing or implausible."""
-    value = float(header["pixdim"][4])
-    if not np.isfinite(value) or value <= 0:
-        return 0.0
-    unit = units_of(header)[1]
-    # float32 has about seven significant digits: 2000 ms must become exactly 2.0 s.
-    return round(value * SECONDS.get(unit, 1.0), 7)
-
-
 def open_series(path: str | os.PathLike[str], *, min_volumes: int = 2) -> Series:
     """Open a four-dimensional NIfTI file.
 
@@ -295,7 +283,7 @@ class SeriesWriter:
     affine : ndarray of float64, shape (4, 4)
         Voxel indices to RAS+ mm.
     tr : float
-        Repetition time, s.
+        Repetition time, s; 0 if unknown.
     n_volumes : int
         Number of volumes to be added.
     ceiling : float
@@ -312,8 +300,8 @@ class SeriesWriter:
     ...     for value in (0.0, 50.0, 100.0):
     ...         writer.add(np.full((8, 8, 8), value, dtype=np.float32))
     >>> series = open_series(path)
-    >>> series.tr, [round(float(volume[0, 0, 0]), 2) for volume in series.volumes()]
-    (2.0, [0.0, 50.0, 100.0])
+    >>> [round(float(volume[0, 0, 0]), 2) for volume in series.volumes()]
+    [0.0, 50.0, 100.0]
     """
 
     def __init__(
@@ -334,8 +322,7 @@ class SeriesWriter:
         self.n_volumes = n_volumes
         self.n_clipped = 0
         self._added = 0
-        self._header = make_header((*shape3, n_volumes), affine, np.int16, header)
-        self._header["pixdim"][4] = tr
+        self._header = make_header((*shape3, n_volumes), affine, np.int16, header, tr=tr)
         self._header.set_slope_inter(ceiling / INT16_TOP, 0)
         # The header stores the slope as float32: divide by what a reader multiplies with.
         self._slope = np.float32(self._header["scl_slope"])

@@ -31,6 +31,8 @@ from neuroferry.interfaces.image.images import (
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 FIELD_STEP_MM = 2.0**-10
 SLAB_VOXELS = 500_000
+# A matrix that changes volumes by a factor smaller than this cannot be inverted.
+LEAST_DETERMINANT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def read_itk_affine(path: str | os.PathLike[str]) -> Affine:
         return itk_matrix(values, centre)
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{Path(path).name} does not hold one linear ITK transform with 12 parameters."
+            f"{Path(path).name} does not hold one linear ITK transform with 12 parameters"
+            f" ({error})."
         ) from error
 
 
@@ -140,6 +143,10 @@ def itk_matrix(values: NDArray[np.float64], centre: NDArray[np.float64]) -> Affi
     """Convert ITK parameters and a centre of rotation (LPS+) to a RAS+ matrix."""
     if values.size != 12 or centre.size != 3:
         raise ValueError("not a 12-parameter transform")
+    if not (np.isfinite(values).all() and np.isfinite(centre).all()):
+        raise ValueError("a parameter is not a finite number")
+    if abs(np.linalg.det(values[:9].reshape(3, 3))) < LEAST_DETERMINANT:
+        raise ValueError("its matrix cannot be inverted")
     lps = np.eye(4)
     lps[:3, :3] = values[:9].reshape(3, 3)
     lps[:3, 3] = values[9:] + centre - lps[:3, :3] @ centre
@@ -282,6 +289,8 @@ def _read_one(group: Any) -> Transform:
         for start in range(0, k, step):
             stop = min(k, start + step)
             part = np.asarray(stored[3 * i * j * start : 3 * i * j * stop])
+            if not np.isfinite(part).all():
+                raise ValueError("a displacement is not a finite number")
             data[:, :, start:stop] = part.reshape(stop - start, j, i, 3).transpose(2, 1, 0, 3)
         data[..., :2] *= -1
         return DisplacementField(data, LPS @ lps)

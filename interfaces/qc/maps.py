@@ -23,6 +23,7 @@ from neuroferry.interfaces.image.images import (
     crop_to,
     inverse,
     load_volume,
+    voxel_sizes,
 )
 from neuroferry.interfaces.image.transforms import Transform, map_points, read_transform
 from neuroferry.interfaces.qc.background import above_plane
@@ -286,8 +287,7 @@ def gather_maps(
     corrected = np.zeros_like(run.data)
     np.divide(run.data, bias, out=corrected, where=(bias > 0) & (run.data > 0))
     labels = to_run_grid(_load(dseg), grid, order=0)[box]
-    header: Any = nb.load(t1w).header
-    zooms = header.get_zooms()[:3]
+    zooms = voxel_sizes(run.affine)
     maps = AnatMaps(
         t1w=run.data,
         corrected=corrected,

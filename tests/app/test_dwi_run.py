@@ -12,6 +12,8 @@ import nibabel as nb
 import numpy as np
 import pandas as pd
 import pytest
+from lying_headers import again, is_honest, lying, whole
+from planned_memory import too_little
 
 from neuroferry.engine.record import list_runs, read_run
 from neuroferry.interfaces.image.transforms import read_itk_affine
@@ -82,6 +84,29 @@ def test_everything_that_is_promised_is_there(bids, finished):
     table = pd.read_csv(f"{stem}_desc-confounds_timeseries.tsv", sep="\t")
     assert len(table) == 14
     assert {"framewise_displacement", "outlier_slices", "rot_z"} <= set(table.columns)
+
+
+def test_no_step_takes_more_memory_than_planned(finished):
+    assert too_little(finished) == {}
+
+
+def test_headers_that_lie_change_nothing(bids, finished):
+    """Every step that reads an image of the dataset runs again; none makes other bytes."""
+    before = whole(finished)
+    with lying(bids) as paths:
+        done = neuroferry(bids, finished, "participant", *QUICK, "--nprocs", 2)
+    assert done.returncode == 0, done.stderr
+    steps = again(finished)
+    assert {"check_gradients", "check_orientation", "denoise_dwi", "average_b0s"} <= steps
+    assert not {"unring_dwi", "estimate_eddy", "fit_tensor", "track_streamlines"} & steps
+    assert len(paths) >= 3
+    assert whole(finished) == before
+    folder = finished / "sub-01" / "dwi"
+    series = list(folder.glob("*desc-preproc_dwi.nii.gz"))
+    assert len(series) == 2
+    assert all(is_honest(path, 6.0) for path in series)
+    tensor = nb.load(folder / "sub-01_model-DTI_param-tensor_dwimap.nii.gz")
+    assert tensor.header.get_xyzt_units() == ("mm", "unknown")  # its fourth axis is not time
 
 
 def test_the_maps_are_those_of_the_head(bids, finished):

@@ -11,7 +11,9 @@ import nibabel as nb
 import numpy as np
 import pandas as pd
 import pytest
+from lying_headers import again, is_honest, lying, whole
 from other_template import NAME, write_template
+from planned_memory import too_little
 
 from neuroferry.engine.record import list_runs, read_run
 from neuroferry.phantom import BoldOptions, write_phantom_dataset
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.slow
 SPACE = "MNI152NLin2009aSym"
 STEM = "sub-01_task-blocks"
 SPACES = (f"{SPACE}:res-4", "T1w", "bold", f"{NAME}:res-4")
+ALL = ("--workflows", "anat", "func", "qc")
 QUICK = ("--sloppy", "--skip-bids-validation", "--nprocs", "2")
 
 
@@ -59,7 +62,7 @@ def home(tmp_path_factory):
 def finished(bids, home, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "out"
     done = neuroferry(
-        *(bids, out, "participant", "--workflows", "anat", "func", *QUICK),
+        *(bids, out, "participant", *ALL, *QUICK),
         *("--output-spaces", *SPACES, "--templateflow-home", home),
     )
     assert done.returncode == 0, done.stderr
@@ -94,6 +97,31 @@ def test_everything_that_is_promised_is_there(bids, finished):
     table = pd.read_csv(func / f"{STEM}_desc-confounds_timeseries.tsv", sep="\t")
     assert len(table) == 12
     assert {"trans_x", "rot_z_derivative1_power2", "a_comp_cor_00", "csf"} <= set(table.columns)
+
+
+def test_no_step_takes_more_memory_than_planned(finished):
+    assert too_little(finished) == {}
+
+
+def test_headers_that_lie_change_nothing(bids, home, finished):
+    """Every step that reads an image of the dataset runs again; none makes other bytes."""
+    before = whole(finished)
+    command = (
+        *(bids, finished, "participant", *ALL, *QUICK),
+        *("--output-spaces", *SPACES, "--templateflow-home", home),
+    )
+    with lying(bids) as paths:
+        done = neuroferry(*command)
+    assert done.returncode == 0, done.stderr
+    steps = again(finished)
+    assert {"average_runs", "find_reference", "estimate_motion", "resample_template"} <= steps
+    assert {"resample_bold", "resample_t1w", "estimate_fieldmap"} <= steps
+    assert not {"register_template", "register_bold", "compute_confounds", "compute_iqms"} & steps
+    assert len(paths) >= 5
+    assert whole(finished) == before
+    series = list((finished / "sub-01" / "func").glob("*desc-preproc_bold.nii.gz"))
+    assert len(series) == 4
+    assert all(is_honest(path, 2.0) for path in series)
 
 
 def test_both_templates_hold_the_same_brain(finished):

@@ -6,7 +6,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from neuroferry.bids.bold import check_bold, settle_slice_times, settle_tr
+from neuroferry.bids.bold import check_bold
 from neuroferry.bids.index import index_subjects
 from neuroferry.bids.validate import check_subjects
 
@@ -151,29 +151,6 @@ def test_repetition_times_that_contradict_each_other(dataset):
     )
 
 
-@pytest.mark.parametrize(
-    ("sidecar", "header", "used", "word"),
-    [
-        ({"RepetitionTime": 2.0}, 2.0, 2.0, None),
-        ({"RepetitionTime": 2.0}, 1.9995, 2.0, None),
-        ({"RepetitionTime": 2000}, 2.0, 2.0, None),  # `check_sidecar` speaks of milliseconds
-        ({"RepetitionTime": 2.0}, 2000.0, 2.0, None),
-        ({"RepetitionTime": 2.0}, 0.0, 2.0, None),
-        ({}, 2.0, 2.0, "that of the header, 2 s, is used"),
-        ({"RepetitionTime": "2 s"}, 2.0, 2.0, "is '2 s', not a positive number"),
-        ({"RepetitionTime": float("nan")}, 2.0, 2.0, "is nan, not a positive number"),
-        ({"RepetitionTime": 0}, 0.0, None, "is 0, not a positive number, and the header has none"),
-        ({}, 0.0, None, "neither the sidecar nor the header"),
-        ({"VolumeTiming": [0, 3, 9]}, 3.0, None, "unevenly spaced volumes are not supported"),
-    ],
-)
-def test_where_the_repetition_time_comes_from(sidecar, header, used, word):
-    tr, findings = settle_tr(sidecar, header, 100)
-    assert tr == used
-    assert [finding.fatal for finding in findings] == ([] if word is None else [used is None])
-    assert word is None or word in findings[0].message
-
-
 def test_a_header_in_milliseconds(dataset):
     dataset("task-rest", tr=2000.0, units="msec")
     (run,), errors, warnings = said(dataset)
@@ -201,14 +178,6 @@ def test_slice_times_that_cannot_be_used(dataset, sidecar, word):
     assert (run.slice_times, errors, warnings) == ((), [], [])
 
 
-def test_slices_are_named_in_their_stored_order():
-    times, axis, text = settle_slice_times(
-        {"SliceTiming": [0, 0.5, 1], "SliceEncodingDirection": "i-"}, (3, 9, 9), 2.0
-    )
-    assert (times, axis, text) == ((1.0, 0.5, 0.0), 0, "")
-    assert settle_slice_times({"SliceTiming": [0.1] * 3}, (9, 9, 3), 2.0) == ((), 2, "")
-
-
 def test_a_run_in_another_orientation_than_its_siblings(dataset):
     dataset("task-rest_run-1")
     dataset("task-rest_run-2", affine=np.diag([-1, 1, 1, 1]) @ AFFINE)
@@ -225,6 +194,8 @@ def test_a_run_in_another_orientation_than_its_siblings(dataset):
         ("start\tlength\n1\t2\n", "the columns start, length, but not onset and duration"),
         ("onset\tduration\n", "contains no events"),
         ("onset\tduration\n1\t1\nn/a\t1\n", "an onset that is not a number in line 3"),
+        ("onset\tduration\nnan\t1\n2\t1\n", "an onset that is not a number in line 2"),
+        ("onset\tduration\n1\t1\ninf\t1\n", "an onset that is not a number in line 3"),
         ("onset\tduration\n1\t1\n13\t1\n", "1 of 2 events in sub-01_task-rest_events.tsv begin"),
     ],
 )

@@ -13,7 +13,7 @@ from neuroferry.cli.main import main
 from neuroferry.cli.parser import parse_config
 from neuroferry.config import Config, SlurmConfig, make_config, write_config
 from neuroferry.engine.record import RunRecord
-from neuroferry.errors import UsageError
+from neuroferry.errors import ExitCode, UsageError
 from neuroferry.files import read_toml
 
 pytestmark = pytest.mark.slow
@@ -156,6 +156,14 @@ def test_the_job_script_has_a_task_for_each_participant(phantom_bids, tmp_path):
     assert shown[:3] == [str(phantom_bids), str(tmp_path / "my out"), "participant"]
     assert shown[-2:] == ["--participant-label", "02"]
     assert shown[shown.index("--plugin") + 1] == "MultiProc"
+
+
+@pytest.mark.parametrize(
+    "words", [("--hours", "nan"), ("--hours", "inf"), ("--hours", "-2"), ("--nprocs", "0")]
+)
+def test_a_job_script_needs_sound_numbers(phantom_bids, tmp_path, words, capsys):
+    assert main(["sbatch-script", str(phantom_bids), str(tmp_path), *words]) == ExitCode.USAGE
+    assert f"{words[0]} must be a positive number" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")

@@ -200,7 +200,9 @@ def test_amounts_round_trip(number, unit, ending):
     )
 
 
-@pytest.mark.parametrize("text", ["8", "8000", "", "GB", "-1GB", "0GB", "8 bananas", "nanGB"])
+@pytest.mark.parametrize(
+    "text", ["8", "8000", "", "GB", "-1GB", "0GB", "8 bananas", "nanGB", "infGB", f"{10**400}GB"]
+)
 def test_amounts_without_a_unit_or_sense_are_refused(text):
     with pytest.raises(UsageError, match=r"8GB"):
         parse_memory(text)

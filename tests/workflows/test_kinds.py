@@ -176,6 +176,14 @@ def test_every_kind_of_step_has_measured_figures(graph):
     assert {kind_of(node) for node in steps(graph)} - set(table) == set()
 
 
+def test_steps_that_write_a_series_take_disk(graph):
+    table = package_toml("steps.toml")["steps"]
+    names = ("denoise_dwi", "unring_dwi", "correct_rician", "resample_dwi", "resample_t1w")
+    kinds = {kind_of(node) for node in steps(graph) if node.name.startswith(names)}
+    assert len(kinds) >= 5
+    assert all(table[kind]["disk_gb"] > 0.005 for kind in kinds)
+
+
 def test_no_kind_holds_a_label(graph):
     labels = {"omega", "kappa", "alpha", "beta", "gamma", "delta", "ap", "pa", "res", NAME.lower()}
     for node in graph.nodes():

@@ -8,7 +8,14 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.interfaces.anat.brain import ExtractBrain
 from neuroferry.interfaces.anat.precomputed import AdoptMask
-from neuroferry.workflows.anat.memory import BRAIN_BYTES, BRAIN_GB, RESAMPLE_BYTES, memory_gb
+from neuroferry.workflows.anat.memory import (
+    BRAIN_BYTES,
+    BRAIN_GB,
+    LEAN_GB,
+    RESAMPLE_BYTES,
+    SLOPPY_BRAIN_GB,
+    memory_gb,
+)
 
 
 def init_brain_extraction_wf(
@@ -61,7 +68,7 @@ def init_brain_extraction_wf(
         adopt_mask = pe.Node(
             AdoptMask(in_file=brain_mask),
             name="adopt_mask",
-            mem_gb=memory_gb(RESAMPLE_BYTES, voxels),
+            mem_gb=memory_gb(RESAMPLE_BYTES, voxels, base_gb=LEAN_GB),
         )
         workflow.connect([
             (inputnode, adopt_mask, [("t1w_ref", "reference")]),
@@ -79,7 +86,7 @@ def init_brain_extraction_wf(
     extract_brain = pe.Node(
         ExtractBrain(sloppy=sloppy, seed=seed),
         name="extract_brain",
-        mem_gb=memory_gb(BRAIN_BYTES, voxels, BRAIN_GB),
+        mem_gb=memory_gb(BRAIN_BYTES, voxels, SLOPPY_BRAIN_GB if sloppy else BRAIN_GB),
     )
     workflow.connect([
         (inputnode, extract_brain, [("t1w_ref", "in_file")]),

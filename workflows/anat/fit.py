@@ -14,7 +14,8 @@ from neuroferry.interfaces.image.bias import CorrectBias
 from neuroferry.workflows.anat.brain import init_brain_extraction_wf
 from neuroferry.workflows.anat.memory import (
     BIAS_BYTES,
-    LEAN_GB,
+    BIAS_GB,
+    SLOPPY_BIAS_GB,
     average_gb,
     memory_gb,
     n_voxels,
@@ -129,7 +130,7 @@ def init_anat_wf(
     correct_bias = pe.Node(
         CorrectBias(sloppy=sloppy),
         name="correct_bias",
-        mem_gb=memory_gb(BIAS_BYTES, voxels, base_gb=LEAN_GB),
+        mem_gb=memory_gb(BIAS_BYTES, voxels, base_gb=SLOPPY_BIAS_GB if sloppy else BIAS_GB),
     )
     brain_wf = init_brain_extraction_wf(
         voxels=voxels, brain_mask=given.get("brain_mask"), sloppy=sloppy, seed=seed

@@ -10,22 +10,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-# Python with NumPy and nibabel alone; with SciPy, DIPY and the template.
+# Python with NumPy and nibabel alone; with SciPy; with DIPY and the template; and with what a step
+# holds whatever the image: N4's coarse grid, the template's priors, regions of quality metrics.
+LOAD_GB = 0.125
+AVERAGE_GB = 0.175
 LEAN_GB = 0.2
 BASE_GB = 0.35
+BIAS_GB = 0.265
+SLOPPY_BIAS_GB = 0.14
+SEGMENT_GB = 0.28
+METRICS_GB = 0.5
 # Bytes held at once per voxel of the T1w image.
-LOAD_BYTES = 8
+LOAD_BYTES = 13
 AVERAGE_BYTES_PER_RUN = 30
-BRAIN_BYTES = 12
-BIAS_BYTES = 24
-NORMALISE_BYTES = 8
-SEGMENT_BYTES = 45
-RESAMPLE_BYTES = 16
+BRAIN_BYTES = 22
+BIAS_BYTES = 20
+NORMALISE_BYTES = 21
+SEGMENT_BYTES = 63
+SLOPPY_SEGMENT_BYTES = 24
+METRICS_BYTES = 41
+RESAMPLE_BYTES = 15
+TISSUE_BYTES = 24
 CARRY_BYTES = 30
 # The search and SyN at 2 mm; SyN at 1 mm; a displacement field and tissue maps at 1 mm; what
 # is carried, at 1 mm.
-BRAIN_GB = 0.2
-SYN_GB = 1.25
+BRAIN_GB = 0.04
+SLOPPY_BRAIN_GB = -0.11
+SYN_GB = 1.05
+SLOPPY_SYN_GB = -0.16
 FIELD_GB = 0.4
 STD_GB = 0.55
 # Voxels of the template at 1 mm, which these were measured with.
@@ -56,12 +68,13 @@ def average_gb(voxels: int, runs: int) -> float:
     """Estimate the peak memory of averaging the T1w images of a session in GB.
 
     >>> average_gb(10_000_000, 1)
-    0.28
+    0.255
     >>> average_gb(10_000_000, 2)
-    0.88
+    0.905
     """
-    averaging = AVERAGE_BYTES_PER_RUN * runs if runs > 1 else 0
-    return memory_gb(LOAD_BYTES + averaging, voxels, base_gb=LEAN_GB)
+    if runs == 1:
+        return memory_gb(LOAD_BYTES, voxels, base_gb=LOAD_GB)
+    return memory_gb(LOAD_BYTES + AVERAGE_BYTES_PER_RUN * runs, voxels, base_gb=AVERAGE_GB)
 
 
 def syn_gb(voxels: int, *, sloppy: bool = False) -> float:
@@ -75,4 +88,4 @@ def syn_gb(voxels: int, *, sloppy: bool = False) -> float:
     >>> syn_gb(2 * TEMPLATE_VOXELS)
     2.7
     """
-    return round((0.4 if sloppy else SYN_GB + 0.1) * max(1.0, voxels / TEMPLATE_VOXELS), 3)
+    return round((0.4 if sloppy else SYN_GB + 0.3) * max(1.0, voxels / TEMPLATE_VOXELS), 3)

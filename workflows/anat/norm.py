@@ -13,6 +13,7 @@ from neuroferry.workflows.anat.memory import (
     CARRY_BYTES,
     FIELD_GB,
     NORMALISE_BYTES,
+    SLOPPY_SYN_GB,
     STD_GB,
     SYN_GB,
     TEMPLATE_VOXELS,
@@ -90,7 +91,7 @@ def init_normalisation_wf(
         "mutual information [@wells1996], followed by symmetric diffeomorphic registration "
         "with local cross-correlation [@avants2008; @dipy]. "
     )
-    fixed_gb = 0.1 if sloppy else SYN_GB
+    fixed_gb = SLOPPY_SYN_GB if sloppy else SYN_GB
     if template is not None:
         fixed_gb = syn_gb(template.registration.voxels, sloppy=sloppy)
     register_template = pe.Node(

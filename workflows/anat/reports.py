@@ -18,11 +18,14 @@ from neuroferry.interfaces.draw.anat import (
     TissuesPicture,
 )
 from neuroferry.interfaces.draw.base import SaveFigure
+from neuroferry.workflows.anat.memory import TEMPLATE_VOXELS
+from neuroferry.workflows.pictures import SAVE_GB
 
 _BASE_GB = 0.2
 """Interpreter and libraries, in GB."""
-_TEMPLATE_GB = 0.5
-"""The same with the template and an image at 1 mm."""
+_TEMPLATE_GB = 0.31
+_TEMPLATE_BYTES = 20
+"""The same with the template and an image, per voxel of its grid."""
 
 
 def picture_mem_gb(n_voxels: int, images: int) -> float:
@@ -55,6 +58,7 @@ def init_anat_reports_wf(
     subject: str,
     session: str | None = None,
     shape: Sequence[int] = (256, 256, 256),
+    std_voxels: float = TEMPLATE_VOXELS,
     name: str = "anat_reports_wf",
 ) -> Workflow:
     """Build the reportlets: input, bias correction, brain mask, tissues and template overlap.
@@ -69,6 +73,8 @@ def init_anat_reports_wf(
         Label without ``ses-``.
     shape : sequence of int
         Voxels of the T1w image, for the memory estimates.
+    std_voxels : float
+        Voxels of the image in template space, for the same.
     name : str
         Name of the workflow.
 
@@ -97,6 +103,7 @@ def init_anat_reports_wf(
         Path of each reportlet in the output folder.
     """
     n_voxels = int(shape[0]) * int(shape[1]) * int(shape[2])
+    std_gb = _TEMPLATE_GB + _TEMPLATE_BYTES * std_voxels / 1e9
     prefix = f"sub-{subject}" + (f"_ses-{session}" if session else "")
     figures = Path(out_dir).absolute() / f"sub-{subject}" / "figures"
 
@@ -123,12 +130,12 @@ def init_anat_reports_wf(
         ("norm", NormalisationPicture, {"std_t1w": "std_t1w"}),
     ]
     for desc, interface, fields in steps:
-        memory = picture_mem_gb(n_voxels, len(fields)) if desc != "norm" else _TEMPLATE_GB
+        memory = picture_mem_gb(n_voxels, len(fields)) if desc != "norm" else std_gb
         draw = pe.Node(interface(), name=f"draw_{desc}", mem_gb=memory, n_procs=1)
         save = DerivativesNode(
             SaveFigure(out_path=str(figures / f"{prefix}_desc-{desc}_T1w.svg")),
             name=f"save_{desc}",
-            mem_gb=0.2,
+            mem_gb=SAVE_GB,
         )
         workflow.connect([
             (inputnode, draw, list(fields.items())),

@@ -10,7 +10,14 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.interfaces.anat.precomputed import AdoptTissues
 from neuroferry.interfaces.anat.segment import SegmentTissues
-from neuroferry.workflows.anat.memory import FIELD_GB, RESAMPLE_BYTES, SEGMENT_BYTES, memory_gb
+from neuroferry.workflows.anat.memory import (
+    LEAN_GB,
+    SEGMENT_BYTES,
+    SEGMENT_GB,
+    SLOPPY_SEGMENT_BYTES,
+    TISSUE_BYTES,
+    memory_gb,
+)
 
 
 def init_segmentation_wf(
@@ -64,7 +71,7 @@ def init_segmentation_wf(
         adopt_tissues = pe.Node(
             AdoptTissues(dseg=tissues[0], tpms=list(tissues[1])),
             name="adopt_tissues",
-            mem_gb=memory_gb(RESAMPLE_BYTES, voxels),
+            mem_gb=memory_gb(TISSUE_BYTES, voxels, base_gb=LEAN_GB),
         )
         workflow.connect([
             (inputnode, adopt_tissues, [("t1w_preproc", "reference")]),
@@ -79,7 +86,9 @@ def init_segmentation_wf(
     segment_tissues = pe.Node(
         SegmentTissues(sloppy=sloppy),
         name="segment_tissues",
-        mem_gb=memory_gb(SEGMENT_BYTES, voxels, 0.0 if sloppy else FIELD_GB),
+        mem_gb=memory_gb(
+            SLOPPY_SEGMENT_BYTES if sloppy else SEGMENT_BYTES, voxels, base_gb=SEGMENT_GB
+        ),
     )
     workflow.connect([
         (inputnode, segment_tissues, [

@@ -24,7 +24,7 @@ from neuroferry.workflows.dwi.memory import (
     resample_t1w_gb,
     volume_gb,
 )
-from neuroferry.workflows.func.memory import CARRY_T1W_GB, T1W_GRID_BYTES
+from neuroferry.workflows.func.memory import T1W_GRID_BYTES, carry_mask_gb
 from neuroferry.workflows.memory import memory_gb
 from neuroferry.workflows.sdc import Readout
 
@@ -136,7 +136,7 @@ def init_dwi_apply_wf(
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=found), name="outputnode")
     resample = pe.Node(
-        ResampleDwi(n_procs=omp_nthreads),
+        ResampleDwi(tr=run.tr, n_procs=omp_nthreads),
         name="resample_dwi",
         mem_gb=volume_gb(RESAMPLE_BYTES * (omp_nthreads + 1), run),
         n_procs=omp_nthreads,
@@ -170,7 +170,9 @@ def init_dwi_apply_wf(
     if not bias:
         workflow.connect(resample, "out_file", outputnode, "dwi_preproc")
         return workflow
-    correct_bias = pe.Node(CorrectB0Bias(), name="correct_bias", mem_gb=volume_gb(BIAS_BYTES, run))
+    correct_bias = pe.Node(
+        CorrectB0Bias(tr=run.tr), name="correct_bias", mem_gb=volume_gb(BIAS_BYTES, run)
+    )
     workflow.connect([
         (resample, correct_bias, [("out_file", "in_file"), ("out_bval", "bval")]),
         (inputnode, correct_bias, [("dwi_mask", "mask")]),
@@ -189,12 +191,16 @@ def _resample_t1w(workflow: Workflow, run: DwiRun, grid: T1wGrid, omp_nthreads: 
         mem_gb=memory_gb(T1W_GRID_BYTES, grid.t1w_voxels),
     )
     resample = pe.Node(
-        ResampleDwi(n_procs=omp_nthreads),
+        ResampleDwi(tr=run.tr, n_procs=omp_nthreads),
         name="resample_dwi_t1w",
         mem_gb=resample_t1w_gb(run, grid.voxels, omp_nthreads),
         n_procs=omp_nthreads,
     )
-    carry_mask = pe.Node(CarryMask(), name="carry_mask_t1w", mem_gb=memory_gb(0, 0, CARRY_T1W_GB))
+    carry_mask = pe.Node(
+        CarryMask(),
+        name="carry_mask_t1w",
+        mem_gb=carry_mask_gb(grid.voxels, with_field=False),
+    )
     workflow.connect([
         (inputnode, make_grid, [("dwi_ref", "bold_ref"), ("t1w_preproc", "t1w_preproc")]),
         (inputnode, resample, [
@@ -215,8 +221,7 @@ def _resample_t1w(workflow: Workflow, run: DwiRun, grid: T1wGrid, omp_nthreads: 
 def can_replace(run: DwiRun, ignore: Collection[str] = ()) -> bool:
     """Check whether slices with dropout can be replaced: other volumes must predict them."""
     enough = any(len(shell.volumes) > LEAST_OTHERS for shell in run.shells)
-    # Slices are only searched along the third axis.
-    return "slice-replacement" not in ignore and enough and run.slice_axis == 2
+    return "slice-replacement" not in ignore and enough
 
 
 def _replace_slices(
@@ -225,7 +230,7 @@ def _replace_slices(
     """Add the replacement of slices with dropout, and connect its outputs."""
     inputnode, outputnode = (workflow.get_node(name) for name in ("inputnode", "outputnode"))
     replace_slices = pe.Node(
-        ReplaceSlices(n_procs=omp_nthreads),
+        ReplaceSlices(slice_axis=run.slice_axis, n_procs=omp_nthreads),
         name="replace_slices",
         mem_gb=replace_gb(run, omp_nthreads),
         n_procs=omp_nthreads,

@@ -13,11 +13,10 @@ from neuroferry.interfaces.dwi.check_gradients import CheckGradients, CheckOrien
 from neuroferry.interfaces.dwi.denoise import MIN_VOLUMES, CorrectRician, DenoiseDwi, UnringDwi
 from neuroferry.interfaces.dwi.leave_out import LeaveOutVolumes
 from neuroferry.workflows.dwi.memory import (
-    DENOISE_BYTES,
-    DENOISE_THREAD_GB,
     ORIENTATION_BYTES,
     RICIAN_BYTES,
     UNRING_BYTES,
+    denoise_gb,
     series_gb,
     volume_gb,
 )
@@ -106,9 +105,9 @@ def init_dwi_denoise_wf(
     noise: pe.Node | None = None
     if "denoising" in steps:
         noise = pe.Node(
-            DenoiseDwi(n_procs=omp_nthreads),
+            DenoiseDwi(tr=run.tr, n_procs=omp_nthreads),
             name="denoise_dwi",
-            mem_gb=series_gb(DENOISE_BYTES, run, DENOISE_THREAD_GB * omp_nthreads),
+            mem_gb=denoise_gb(run, omp_nthreads),
             n_procs=omp_nthreads,
         )
         last = _follow(workflow, last, noise)
@@ -118,7 +117,7 @@ def init_dwi_denoise_wf(
     if "unringing" in steps:
         axes = [axis for axis in range(3) if axis != run.slice_axis]
         unring = pe.Node(
-            UnringDwi(axes=axes, n_procs=omp_nthreads),
+            UnringDwi(tr=run.tr, axes=axes, n_procs=omp_nthreads),
             name="unring_dwi",
             mem_gb=series_gb(UNRING_BYTES, run),
             n_procs=omp_nthreads,
@@ -126,7 +125,9 @@ def init_dwi_denoise_wf(
         last = _follow(workflow, last, unring)
     if "rician" in steps and noise is not None:
         rician = pe.Node(
-            CorrectRician(), name="correct_rician", mem_gb=volume_gb(RICIAN_BYTES, run)
+            CorrectRician(tr=run.tr),
+            name="correct_rician",
+            mem_gb=volume_gb(RICIAN_BYTES, run),
         )
         last = _follow(workflow, last, rician)
         workflow.connect(noise, "noise_map", rician, "noise_map")

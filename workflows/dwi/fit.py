@@ -12,10 +12,9 @@ from neuroferry.interfaces.epi.brain_mask import MaskBold
 from neuroferry.interfaces.epi.coregister import Coregister
 from neuroferry.workflows.dwi.memory import eddy_gb
 from neuroferry.workflows.func.memory import (
-    COREGISTER_BYTES,
-    COREGISTER_GB,
     MASK_BYTES,
     T1W_MASK_BYTES,
+    coregister_gb,
 )
 from neuroferry.workflows.memory import memory_gb, volume_voxels
 
@@ -105,7 +104,7 @@ def init_dwi_fit_wf(
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
     estimate_eddy = pe.Node(
-        EstimateEddy(eddy=eddy, n_procs=omp_nthreads),
+        EstimateEddy(slice_axis=run.slice_axis, eddy=eddy, n_procs=omp_nthreads),
         name="estimate_eddy",
         mem_gb=eddy_gb(run, omp_nthreads),
         n_procs=omp_nthreads,
@@ -134,7 +133,7 @@ def init_dwi_fit_wf(
         register_dwi = pe.Node(
             Coregister(sloppy=sloppy, seed=seed),
             name="register_dwi",
-            mem_gb=memory_gb(COREGISTER_BYTES, t1w_voxels, COREGISTER_GB),
+            mem_gb=coregister_gb(t1w_voxels),
         )
         workflow.connect(*best, register_dwi, "bold_ref")
         workflow.connect([

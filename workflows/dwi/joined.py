@@ -122,7 +122,7 @@ def init_joined_wf(
     inputnode = pe.Node(IdentityInterface(fields=[*fields, *ANATOMY]), name="inputnode")
     outputnode = pe.Node(IdentityInterface(fields=["out_files"]), name="outputnode")
     join = pe.Node(
-        JoinDwi(names=[one.image.path.name for one in joined.runs]),
+        JoinDwi(tr=run.tr, names=[one.image.path.name for one in joined.runs]),
         name="join_dwi",
         mem_gb=volume_gb(JOIN_BYTES + REFERENCE_BYTES * len(joined.runs), run),
     )

@@ -17,7 +17,7 @@ DENOISE_BYTES = 4.5
 UNRING_BYTES = 8
 ORIENTATION_BYTES = 3
 EDDY_BYTES = 3
-REPLACE_BYTES = 5
+REPLACE_BYTES = 2
 # Bytes per voxel of one volume, ...
 RICIAN_BYTES = 60
 BIAS_BYTES = 60
@@ -36,22 +36,27 @@ TARGET_BYTES = 60
 # ... and of the T1w image.
 T1W_BYTES = 12
 # Per thread: bytes per voxel, and GB.
-EDDY_THREAD_BYTES = 45
+EDDY_THREAD_BYTES = 55
 REPLACE_THREAD_BYTES = 100
 DENOISE_THREAD_GB = 0.03
+# (at most; per value of a small series)
+DENOISE_THREAD_BYTES = 4
 TENSOR_GB = 0.01
 KURTOSIS_GB = 0.025
-TRACK_GB = 0.05
+TRACK_GB = 0.025
 # (per value of the image that is tracked: the series, or the fibre orientations)
-TRACK_BYTES = 9
+TRACK_BYTES = 5.5
+TRACK_FOD_BYTES = 4
+# The transform to template space, a displacement field at 1 mm, that bundles are found with.
+FIELD_GB = 0.1
 # Besides the image, and per streamline requested, over all bundles.
-SEGMENT_GB = 0.1
+SEGMENT_GB = 0.06
 STREAMLINE_GB = 0.0000122
 # Plots and their fonts; mosaics of slices.
 CHART_GB = 0.1
 PICTURE_GB = 0.05
 # Libraries that only the estimation of eddy currents loads.
-EDDY_GB = 0.11
+EDDY_GB = 0.08
 
 
 def series_gb(bytes_per_value: float, run: DwiRun, fixed_gb: float = 0.0) -> float:
@@ -73,6 +78,12 @@ def grid_gb(bytes_per_voxel: float, voxels: float, fixed_gb: float = 0.0) -> flo
     return round(BASE_GB + bytes_per_voxel * voxels / 1e9 + fixed_gb, 3)
 
 
+def denoise_gb(run: DwiRun, n_threads: int) -> float:
+    """Estimate the peak memory of denoising in GB."""
+    thread = min(DENOISE_THREAD_GB, DENOISE_THREAD_BYTES * run.n_volumes * run.n_voxels / 1e9)
+    return series_gb(DENOISE_BYTES, run, thread * n_threads)
+
+
 def eddy_gb(run: DwiRun, n_threads: int) -> float:
     """Estimate the peak memory of estimating head motion and eddy currents in GB."""
     threads = EDDY_THREAD_BYTES * n_threads * run.n_voxels / 1e9
@@ -80,7 +91,7 @@ def eddy_gb(run: DwiRun, n_threads: int) -> float:
 
 
 def replace_gb(run: DwiRun, n_threads: int) -> float:
-    """Estimate the peak memory of replacing slices in GB, where they would fill a volume."""
+    """Estimate the peak memory of replacing slices in GB, however many there are."""
     per_voxel = REPLACE_VOXEL_BYTES + REPLACE_THREAD_BYTES * n_threads
     return series_gb(REPLACE_BYTES, run, per_voxel * run.n_voxels / 1e9)
 
@@ -94,8 +105,8 @@ def resample_t1w_gb(run: DwiRun, voxels: float, n_threads: int) -> float:
 
 def track_gb(run: DwiRun, n_threads: int, *, with_fod: bool) -> float:
     """Estimate the peak memory of tracking in GB: each thread is a process with all data."""
-    values = _coefficients(run) if with_fod else run.n_volumes
-    return volume_gb(TRACK_BYTES * values * n_threads, run, TRACK_GB * n_threads)
+    held = TRACK_FOD_BYTES * _coefficients(run) if with_fod else TRACK_BYTES * run.n_volumes
+    return volume_gb(held * n_threads, run, FIELD_GB + TRACK_GB * n_threads)
 
 
 def _coefficients(run: DwiRun) -> int:

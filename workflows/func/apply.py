@@ -14,11 +14,10 @@ from neuroferry.interfaces.func.t2star import FitT2Star
 from neuroferry.interfaces.image.target_grid import CarryMask, MakeTargetGrid
 from neuroferry.selection.spaces import BoldSpace
 from neuroferry.workflows.func.memory import (
-    CARRY_GB,
-    CARRY_T1W_GB,
     T1W_GRID_BYTES,
     T2STAR_BYTES,
     TEMPLATE_GB,
+    carry_mask_gb,
     resample_gb,
     target_voxels,
 )
@@ -124,7 +123,8 @@ def init_bold_apply_wf(
                 (node, outputnode, [("out_file", "bold")]),
             ])  # fmt: skip
         else:
-            _add_target(workflow, space, node, t1w_voxels)
+            voxels = target_voxels(run, space, t1w_volume_mm3)
+            _add_target(workflow, space, node, t1w_voxels, voxels)
         if space in spaces:
             workflow.connect([
                 (node, outputnode, [
@@ -170,7 +170,9 @@ def _resample_node(
     return of_kind(node, f"resample_{space.kind}")
 
 
-def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_voxels: int) -> None:
+def _add_target(
+    workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_voxels: int, target: float
+) -> None:
     """Add the grid of a space, the transform to it, and the mask on it."""
     inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
     native = not space.in_template
@@ -191,7 +193,7 @@ def _add_target(workflow: Workflow, space: BoldSpace, resample: pe.Node, t1w_vox
     carry_mask = pe.Node(
         CarryMask(),
         name=f"carry_mask_{space.node}",
-        mem_gb=memory_gb(0, 0, CARRY_T1W_GB if native else CARRY_GB),
+        mem_gb=carry_mask_gb(target, with_field=not native),
     )
     of_kind(carry_mask, f"carry_mask_{space.kind}")
     workflow.connect([

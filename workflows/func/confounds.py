@@ -16,7 +16,7 @@ _BASE_GB = 0.17
 """Interpreter and libraries, in GB."""
 _VOLUME_BYTES = 40
 """Bytes per voxel of one volume: the volume, tissues, masks, distances."""
-_BLOCK_GB = 0.06
+_BLOCK_GB = 0.03
 """A block of 2 million values in double precision, and arrays computed from it."""
 _TISSUE_BYTES = 14
 """Bytes per voxel of the T1w image; measured: 0.62 GB with 40 million voxels."""
@@ -35,14 +35,14 @@ def confounds_mem_gb(n_voxels: int, n_volumes: int) -> float:
     Returns
     -------
     float
-        In GB: 0.23 for interpreter, libraries and one block; 40 bytes per voxel of one
+        In GB: 0.2 for interpreter, libraries and one block; 40 bytes per voxel of one
         volume; 24 bytes per pair of volumes (the Gram matrix and its decomposition).
         Measured with 147,456 voxels: 0.22 GB for 500 volumes, 0.30 GB for 2,000.
 
     Examples
     --------
     >>> round(confounds_mem_gb(64 * 64 * 36, 2000), 2)
-    0.33
+    0.3
     """
     fixed = _BASE_GB + _BLOCK_GB
     return fixed + (_VOLUME_BYTES * n_voxels + 24 * n_volumes**2) / 1e9

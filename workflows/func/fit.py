@@ -15,13 +15,12 @@ from neuroferry.interfaces.epi.motion import EstimateMotion
 from neuroferry.interfaces.func.precomputed import InvertAffine, TabulateMotion
 from neuroferry.interfaces.func.reference import FindReference
 from neuroferry.workflows.func.memory import (
-    COREGISTER_BYTES,
-    COREGISTER_GB,
     MASK_BYTES,
     MOTION_BYTES,
     MOTION_THREAD_BYTES,
-    REFERENCE_BYTES,
     T1W_MASK_BYTES,
+    coregister_gb,
+    reference_gb,
 )
 from neuroferry.workflows.memory import memory_gb, volume_voxels
 
@@ -119,9 +118,9 @@ def init_bold_fit_wf(
     reference = _add_part(workflow, outputnode, "reference", REFERENCE, given)
     motion = _add_part(workflow, outputnode, "motion", MOTION, given)
     find_reference = pe.Node(
-        FindReference(in_file=bold_file, slice_axis=run.slice_axis),
+        FindReference(in_file=bold_file, tr=run.tr, slice_axis=run.slice_axis),
         name="find_reference",
-        mem_gb=memory_gb(REFERENCE_BYTES, voxels),
+        mem_gb=reference_gb(run),
     )
     if run.sbref is not None:
         find_reference.inputs.sbref = str(run.sbref)
@@ -165,7 +164,7 @@ def init_bold_fit_wf(
             register_bold = pe.Node(
                 Coregister(sloppy=sloppy, seed=seed),
                 name="register_bold",
-                mem_gb=memory_gb(COREGISTER_BYTES, t1w_voxels, COREGISTER_GB),
+                mem_gb=coregister_gb(t1w_voxels),
             )
             workflow.connect(*best, register_bold, "bold_ref")
             workflow.connect([

@@ -25,7 +25,7 @@ from neuroferry.workflows.pictures import SAVE_GB, Drawing, init_pictures_wf
 _BASE_GB = 0.2
 """Interpreter and libraries, in GB."""
 _CARPET_BYTES = 40
-_MOSAIC_BYTES = 60
+_MOSAIC_BYTES = 25
 _T1W_BYTES = 12
 _CARPET_ROWS = 500
 _TABLE = ("confounds_tsv", "summary_json")

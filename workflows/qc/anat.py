@@ -7,6 +7,7 @@ from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.interfaces.qc.metrics import AnatIQMs
+from neuroferry.workflows.anat.memory import METRICS_BYTES, METRICS_GB, memory_gb
 
 
 def init_anat_qc_wf(
@@ -20,7 +21,7 @@ def init_anat_qc_wf(
     Parameters
     ----------
     n_voxels : int
-        Voxels of the image. The step takes ``0.75 GB + 38 B x n_voxels``.
+        Voxels of the image, for the memory estimate.
     template_resolution : int
         Voxel size of the template's tissue maps in mm.
     name : str
@@ -47,7 +48,7 @@ image on its own voxel grid.
     compute_iqms = Node(
         AnatIQMs(template_resolution=template_resolution),
         name="compute_iqms",
-        mem_gb=0.75 + 38 * n_voxels / 1e9,
+        mem_gb=memory_gb(METRICS_BYTES, n_voxels, base_gb=METRICS_GB),
         n_procs=1,
     )
     workflow.connect(

@@ -11,24 +11,25 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from neuroferry.bids.entities import build_name, common_entities, in_node_name
 from neuroferry.bids.headers import ImageFacts, read_header
-from neuroferry.bids.metadata import shown
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
 from neuroferry.bids.sbref import settle_sbref
 from neuroferry.bids.tables import Table, read_number, read_table
+from neuroferry.bids.timing import (
+    settle_echo_time,
+    settle_slice_axis,
+    settle_slice_times,
+    settle_tr,
+)
 from neuroferry.bids.volumes import all_the_same, judge_volumes
 from neuroferry.errors import InputError
 
 MIN_VOLUMES = 5
-#: Repetition times closer than this (s) are the same, written with fewer digits.
-_SAME_TR = 2e-3
-_LONGEST_TR = 100.0
 #: Longest echo time, s, of an EPI.
 _LONGEST_TE = 0.5
-_AXES = {"i": 0, "j": 1, "k": 2}
 _EVENT_COLUMNS = ("onset", "duration")
 
 
@@ -125,10 +126,9 @@ def run_entities(echoes: Sequence[Image]) -> dict[str, str]:
 
 
 def _echo_order(run: Image) -> tuple[float, int]:
-    time = run.metadata.get("EchoTime")
+    time = settle_echo_time(run.metadata)
     index = run.entities.get("echo", "0")
-    seconds = float(time) if isinstance(time, int | float) else math.inf
-    return seconds, int(index) if index.isdigit() else 0
+    return math.inf if time is None else time, int(index) if index.isdigit() else 0
 
 
 class CheckedBold(NamedTuple):
@@ -234,7 +234,9 @@ def examine_run(
     findings += tr_findings
     if tr is None:
         return None, findings
-    times, axis, text = settle_slice_times(metadata, first.volume_shape, tr)
+    axis, text = settle_slice_axis(metadata, first.volume_shape, first.slice_axis)
+    findings += [Finding(text, fatal=False)] if text else []
+    times, text = settle_slice_times(metadata, first.shape[axis], tr)
     if "slicetiming" in ignore:
         times = ()
     elif text:
@@ -250,7 +252,7 @@ def examine_run(
         tr,
         times,
         axis,
-        tuple(_echo_time(echo) or 0.0 for echo in echoes) if len(echoes) > 1 else (),
+        _echo_times(echoes),
         sbref,
         str(metadata.get("TaskName") or echoes[0].entities.get("task") or ""),
         unusable,
@@ -312,18 +314,15 @@ def _settle_volumes(echoes: Sequence[Image]) -> tuple[tuple[int, ...], list[Find
     return tuple(sorted(found)), findings
 
 
-def _echo_time(run: Image) -> float | None:
-    """Read the echo time in s; values above one second are milliseconds."""
-    value = run.metadata.get("EchoTime")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        return None
-    return float(value) / 1000 if value > 1 else float(value)
+def _echo_times(echoes: Sequence[Image]) -> tuple[float, ...]:
+    """Read the echo times in s, which are needed of several echoes only."""
+    return tuple(settle_echo_time(e.metadata) or 0.0 for e in echoes) if len(echoes) > 1 else ()
 
 
 def _echo_findings(echoes: Sequence[Image]) -> Iterator[Finding]:
     if len(echoes) < 2:
         return
-    times = [_echo_time(echo) for echo in echoes]
+    times = [settle_echo_time(echo.metadata) for echo in echoes]
     impossible = [e for e, t in zip(echoes, times, strict=True) if t and t > _LONGEST_TE]
     if impossible:
         said = impossible[0].metadata["EchoTime"]
@@ -370,138 +369,6 @@ def _has_number(run: Image) -> bool:
     return run.entities.get("echo", "").isdigit()
 
 
-def settle_tr(
-    metadata: Mapping[str, Any],
-    header_tr: float,
-    n_volumes: int,
-    last_onset: float | None = None,
-) -> tuple[float | None, list[Finding]]:
-    """Determine the repetition time from sidecar and header.
-
-    Parameters
-    ----------
-    metadata : mapping
-        Sidecar.
-    header_tr : float
-        That of the header, s; 0 if it has none.
-    n_volumes : int
-        Volumes of the run.
-    last_onset : float, optional
-        Onset of the last event, s; helps to see which of two repetition times is right.
-
-    Returns
-    -------
-    float or None
-        In s. That of the sidecar, if both exist: BIDS gives it precedence, analyses read it,
-        and people correct it; converters derive that of the header from fields that scanners
-        fill in differently.
-    list of Finding
-        Empty if they agree.
-
-    Examples
-    --------
-    >>> settle_tr({"RepetitionTime": 2.0}, 2.0, 100)
-    (2.0, [])
-    >>> settle_tr({}, 2.0, 100)[0]
-    2.0
-    """
-    said = metadata.get("RepetitionTime")
-    if said is None and metadata.get("VolumeTiming") is not None:
-        text = (
-            "the sidecar has VolumeTiming instead of RepetitionTime; unevenly spaced volumes are"
-            " not supported"
-        )
-        return None, [Finding(text, fatal=True)]
-    known = not isinstance(said, bool) and isinstance(said, int | float) and 0 < said < math.inf
-    here = float(said) if known and isinstance(said, int | float) else 0.0
-    here = here / 1000 if here > _LONGEST_TR else here
-    there = header_tr / 1000 if header_tr > _LONGEST_TR else header_tr
-    there = there if math.isfinite(there) and there > 0 else 0.0
-    lack = "the sidecar has no RepetitionTime"
-    if said is not None and not here:
-        lack = f"RepetitionTime in the sidecar is {shown(said)}, not a positive number"
-    if not here and not there:
-        nowhere = "neither the sidecar nor the header has the repetition time"
-        text = nowhere if said is None else f"{lack}, and the header has none"
-        return None, [
-            Finding(f"{text}; add RepetitionTime (in seconds) to the sidecar", fatal=True)
-        ]
-    if not here:
-        text = f"{lack}; that of the header, {there:.6g} s, is used. Add it to the sidecar"
-        return there, [Finding(text, fatal=False)]
-    if not there or abs(here - there) <= _SAME_TR:
-        return here, []
-    text = (
-        f"RepetitionTime is {here:.6g} s in the sidecar and {there:.6g} s in the header. The"
-        " sidecar is used, as BIDS requires, because converters derive the header's value from"
-        " fields that scanners fill in differently. The run lasts"
-        f" {here * n_volumes:.0f} s by the sidecar, {there * n_volumes:.0f} s by the header"
-    )
-    if last_onset is not None:
-        text += f"; its last event begins at {last_onset:.0f} s"
-    return here, [Finding(f"{text}. Correct the one that is wrong", fatal=False)]
-
-
-def settle_slice_times(
-    metadata: Mapping[str, Any], shape: tuple[int, int, int], tr: float
-) -> tuple[tuple[float, ...], int, str]:
-    """Determine the acquisition time of each slice.
-
-    Parameters
-    ----------
-    metadata : mapping
-        Sidecar.
-    shape : tuple of int
-        Voxels of one volume.
-    tr : float
-        Repetition time, s.
-
-    Returns
-    -------
-    tuple of float
-        Times in s in the stored order of the slices; empty if unknown.
-    int
-        Slice axis.
-    str
-        Why they cannot be used; empty if they can.
-
-    Examples
-    --------
-    >>> settle_slice_times({"SliceTiming": [0, 1], "SliceEncodingDirection": "k-"}, (9, 9, 2), 2)
-    ((1.0, 0.0), 2, '')
-    """
-    then = "slice-timing correction is skipped"
-    direction = str(metadata.get("SliceEncodingDirection", "k"))
-    axis = _AXES.get(direction[:1], 2)
-    said = metadata.get("SliceTiming")
-    if said is None:
-        return (), axis, f"the sidecar has no SliceTiming; {then}"
-    if direction not in ("i", "i-", "j", "j-", "k", "k-"):
-        return (
-            (),
-            axis,
-            f"SliceEncodingDirection {shown(direction)} is not an axis of the image; {then}",
-        )
-    if not isinstance(said, list) or not all(_is_time(time) for time in said):
-        return (), axis, f"SliceTiming is not a list of non-negative times; {then}"
-    times = tuple(float(time) for time in said)
-    if len(times) != shape[axis]:
-        text = f"SliceTiming has {len(times)} times, the image {shape[axis]} slices; {then}"
-        return (), axis, f"{text}: correct the sidecar"
-    if max(times) >= tr:
-        text = f"SliceTiming goes up to {max(times):g} s, beyond the repetition time of {tr:g} s"
-        if max(times) / 1000 < tr and max(times) > 10:
-            text += ", so it is probably in milliseconds; write it in seconds"
-        return (), axis, f"{text}; {then}"
-    if max(times) == min(times):
-        return (), axis, ""  # all slices at once: there is nothing to correct
-    return times[::-1] if direction.endswith("-") else times, axis, ""
-
-
-def _is_time(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
-
-
 def events_file(echoes: Sequence[Image]) -> Path | None:
     """Find the events file of a run, next to its images."""
     name = build_name(run_entities(echoes), "events", ".tsv")
@@ -512,7 +379,8 @@ def events_file(echoes: Sequence[Image]) -> Path | None:
 def _onsets(table: Table) -> Iterator[tuple[int, float | None]]:
     """Yield line number and onset (s) of each event; None where it is not a number."""
     for line, cell in table.column("onset"):
-        yield line, read_number(cell)
+        time = read_number(cell)
+        yield line, time if time is not None and math.isfinite(time) else None
 
 
 def _last_onset(echoes: Sequence[Image]) -> float | None:
@@ -523,7 +391,7 @@ def _last_onset(echoes: Sequence[Image]) -> float | None:
         return None  # reported with the other findings about its events
     if table is None or "onset" not in table.columns:
         return None
-    times = (time for _, time in _onsets(table) if time is not None and math.isfinite(time))
+    times = (time for _, time in _onsets(table) if time is not None)
     return max(times, default=None)
 
 

@@ -31,9 +31,10 @@ from neuroferry.bids.gradients import (
     settle_gradients,
     why_no_shells,
 )
-from neuroferry.bids.headers import read_header
+from neuroferry.bids.headers import SECONDS, ImageFacts, read_header
 from neuroferry.bids.metadata import SidecarReader
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
+from neuroferry.bids.timing import settle_slice_axis, settle_tr
 from neuroferry.bids.volumes import all_the_same, judge_volumes
 from neuroferry.errors import InputError
 
@@ -74,11 +75,13 @@ class DwiRun:
     readout_time : float or None
         Total readout time, s.
     slice_axis : int
-        Stored axis along which slices are stacked: the third, unless the sidecar has another.
+        Stored axis along which slices are stacked.
     no_shells : str
         Why the b-values form no shells; empty if they do.
     unusable_volumes : tuple of int
         Volumes of the file without a usable image, from 0: left out with their gradients.
+    tr : float
+        Repetition time, s; 0 if unknown.
     """
 
     image: Image
@@ -97,6 +100,7 @@ class DwiRun:
     slice_axis: int = 2
     no_shells: str = ""
     unusable_volumes: tuple[int, ...] = ()
+    tr: float = 0.0
 
     @property
     def session(self) -> str | None:
@@ -236,6 +240,9 @@ def examine_dwi(
     if no_shells:
         text = f"{no_shells}. Models that need shells, kurtosis and spherical deconvolution, are"
         findings.append(Finding(f"{text} left out", fatal=False))
+    axis, text = settle_slice_axis(run.metadata, facts.volume_shape, facts.slice_axis)
+    tr, about_tr = _settle_tr(run.metadata, facts)
+    findings += [*about_tr, *([Finding(text, fatal=False)] if text else [])]
     encoding = settle_encoding(run)
     unknown = encoding.no_direction or encoding.no_readout_time
     if unknown:
@@ -254,9 +261,10 @@ def examine_dwi(
         phase_encoding=encoding.direction,
         phase_axis=encoding.axis,
         readout_time=encoding.readout_time,
-        slice_axis=_slice_axis(run.metadata),
+        slice_axis=axis,
         no_shells=no_shells,
         unusable_volumes=unusable,
+        tr=tr,
     )
     return found, findings
 
@@ -284,9 +292,13 @@ def _settle_volumes(
     return judged.volumes, findings
 
 
-def _slice_axis(metadata: Mapping[str, Any]) -> int:
-    direction = str(metadata.get("SliceEncodingDirection", "k"))
-    return "ijk".index(direction[0]) if direction[:1] in ("i", "j", "k") else 2
+def _settle_tr(metadata: Mapping[str, Any], facts: ImageFacts) -> tuple[float, list[Finding]]:
+    """Determine the repetition time, which a DWI run may lack; 0 if it does."""
+    # Without a unit the header's value is what its software wrote for lack of another.
+    header_tr = facts.tr if facts.units[1] in SECONDS else 0.0
+    tr, findings = settle_tr(metadata, header_tr, facts.n_volumes)
+    disagree = tr is not None and metadata.get("RepetitionTime") is not None
+    return tr or 0.0, findings if disagree else []
 
 
 def b0_volumes(image: Image, *, b0_threshold: float = B0_THRESHOLD) -> tuple[int, ...]:

@@ -50,6 +50,8 @@ class ImageFacts:
         Of space and time, as nibabel names them: ``("mm", "sec")``.
     dtype : str
         Type of the stored values, such as ``"int16"``.
+    slice_axis : int or None
+        Stored axis of the slices, if the header names one (``dim_info``).
     """
 
     shape: tuple[int, ...]
@@ -58,6 +60,7 @@ class ImageFacts:
     tr: float = 0.0
     units: tuple[str, str] = ("unknown", "unknown")
     dtype: str = ""
+    slice_axis: int | None = None
 
     @property
     def volume_shape(self) -> tuple[int, int, int]:
@@ -67,8 +70,13 @@ class ImageFacts:
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
-        """Voxel size in mm; 1 along an axis that is not stored."""
-        x, y, z = (*self.zooms[:3], 1.0, 1.0, 1.0)[:3]
+        """Voxel size in mm, of the affine, which places the voxels; 1 along an axis not stored.
+
+        The header's own field for it, `zooms`, differs after some conversions.
+        """
+        lengths = np.linalg.norm(np.asarray(self.affine, dtype=float)[:3, :3], axis=0)
+        sizes = [float(f"{length:.7g}") for length in lengths[: len(self.shape)]]
+        x, y, z = (*sizes, 1.0, 1.0, 1.0)[:3]
         return x, y, z
 
     @property
@@ -121,6 +129,7 @@ def read_header(path: str | os.PathLike[str]) -> ImageFacts:
             tr=zooms[3] * SECONDS.get(time, 1.0) if len(zooms) > 3 else 0.0,
             units=(space, time),
             dtype=str(header.get_data_dtype()),
+            slice_axis=header.get_dim_info()[2],
         )
 
 

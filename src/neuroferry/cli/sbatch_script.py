@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ from neuroferry.cli.parser import add_setting
 from neuroferry.config import SlurmConfig, make_slurm_config
 from neuroferry.engine.resources import parse_memory
 from neuroferry.engine.slurm.scripts import header, host_command
-from neuroferry.errors import ExitCode, InputError
+from neuroferry.errors import ExitCode, InputError, UsageError
 from neuroferry.setting import COMMAND_LINE, Entry, entries
 
 
@@ -54,9 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises
     ------
+    UsageError
+        If a job would have no processor or no time.
     InputError
         If the dataset contains no participant.
     """
+    for flag, value in (("--nprocs", arguments.nprocs), ("--hours", arguments.hours)):
+        if not 0 < value < math.inf:
+            raise UsageError(f"{flag} must be a positive number, not {value:g}.")
     labels = [label.removeprefix("sub-") for label in arguments.participant_label or ()]
     labels = labels or sorted(
         path.name.removeprefix("sub-")

@@ -3,11 +3,9 @@
 A step declares its memory (``Node.mem_gb``), which the workflow builders compute from the
 image header with the formula in their documentation. That figure also carries the size of
 the image, so what was measured on one image is scaled to another by the ratio r of the two
-declared figures: time and disk by r; memory by r to the power 1.25 for a larger image and
-0.6 for a smaller one, because a formula may rise too slowly or too fast with size, and too
-little memory costs more than too much. A step that processes a series volume by volume also
-declares their number (``node.volumes``): its time and disk are scaled by the ratio of the numbers
-of volumes as well, its memory is not.
+declared figures. A step that processes a series volume by volume also declares their number
+(``node.volumes``): its time and disk are scaled by the ratio of the numbers of volumes as well,
+its memory is not.
 
 Sources, the best first:
 
@@ -15,9 +13,9 @@ Sources, the best first:
     the same step has finished before: its peak plus 10%;
 ``like``
     steps of the same kind (the same step of other participants, sessions or items) have
-    finished: the largest of their scaled peaks plus 20%, the median of their scaled times;
+    finished: the largest of their scaled peaks plus 15%, the median of their scaled times;
 ``table``
-    a table of measured runs that comes with the program: scaled, plus 25%;
+    a table of measured runs that comes with the program: scaled, plus 15%;
 ``formula``
     what the step declares;
 ``default``
@@ -42,9 +40,8 @@ Source = Literal["measured", "like", "table", "formula", "default"]
 
 DEFAULT_GB = 0.25
 DEFAULT_SECONDS = 10.0
-_MARGINS: dict[Source, float] = {"measured": 1.10, "like": 1.20, "table": 1.25}
+_MARGINS: dict[Source, float] = {"measured": 1.10, "like": 1.15, "table": 1.15}
 _KILLED_MARGIN = 1.5
-_LARGER, _SMALLER = 1.25, 0.6
 # an empty Python process that has loaded Nipype
 _LEAST_GB = 0.05
 
@@ -96,7 +93,7 @@ class Estimator:
     ...                             peak_gb=3.0, declared_gb=2.0))
     >>> estimate = estimator.estimate("w.sub_02_wf.register", 4.0)
     >>> round(estimate.mem_gb, 2), estimate.mem_source, estimate.seconds
-    (8.56, 'like', 120.0)
+    (6.9, 'like', 120.0)
     >>> estimator.learn(StepSummary("w.sub_01_wf.move", "01", "done", seconds=10.0, volumes=150))
     >>> estimator.estimate("w.sub_02_wf.move", 0.25, 1500).seconds
     100.0
@@ -146,9 +143,7 @@ class Estimator:
         kinds = (kind, StepName(step).kind)  # the latter in records of earlier versions
         known, source = self._like(step, kinds)
         peaks = [
-            s.peak_gb * _scale_memory(declared_gb, s.declared_gb)
-            for s in known
-            if s.peak_gb is not None
+            s.peak_gb * _scale(declared_gb, s.declared_gb) for s in known if s.peak_gb is not None
         ]
         times = [
             s.seconds * _scale(declared_gb, s.declared_gb) * _longer(volumes, s.volumes)
@@ -160,7 +155,7 @@ class Estimator:
         if peaks:
             mem_source, memory = source, max(peaks) * _MARGINS[source]
         for killed in (s for kind in kinds for s in self._killed.get(kind, {}).values()):
-            least = (killed.peak_gb or 0.0) * _scale_memory(declared_gb, killed.declared_gb)
+            least = (killed.peak_gb or 0.0) * _scale(declared_gb, killed.declared_gb)
             if mem_source != "measured" and least * _KILLED_MARGIN > memory:
                 mem_source, memory = "like", least * _KILLED_MARGIN
         disk = [
@@ -198,12 +193,6 @@ def _scale(declared_gb: float, measured_at_gb: float | None) -> float:
 def _longer(volumes: int | None, measured_with: int | None) -> float:
     """Compute the ratio of the lengths of two series; 1 unless both are known."""
     return volumes / measured_with if volumes and measured_with else 1.0
-
-
-def _scale_memory(declared_gb: float, measured_at_gb: float | None) -> float:
-    """Scale memory to another image size, erring on the safe side."""
-    ratio = _scale(declared_gb, measured_at_gb)
-    return float(ratio ** (_LARGER if ratio > 1 else _SMALLER))
 
 
 def read_killed(out_dir: Path) -> list[StepSummary]:

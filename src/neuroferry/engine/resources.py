@@ -6,6 +6,7 @@ SLURM allocation may each allow less.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def parse_memory(text: str) -> float:
     Raises
     ------
     UsageError
-        When the text is not an amount with a unit, or is zero.
+        When the text is not an amount with a unit, is zero or too large to be a number.
 
     Examples
     --------
@@ -74,8 +75,9 @@ def parse_memory(text: str) -> float:
         )
     units = _BINARY_UNITS if match["i"] else _UNITS
     amount = float(match["number"]) * units[match["unit"].lower()] / 1e9
-    if amount <= 0:
-        raise UsageError(f"'{text}' is zero. Give an amount of memory such as 8GB.")
+    if not 0 < amount < math.inf:
+        what = "zero" if amount == 0 else "more than any machine has"
+        raise UsageError(f"'{text}' is {what}. Give an amount of memory such as 8GB.")
     return amount
 
 

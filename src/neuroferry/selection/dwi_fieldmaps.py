@@ -20,6 +20,7 @@ from neuroferry.bids.grids import direction_along, reordered
 from neuroferry.bids.headers import read_header
 from neuroferry.bids.intended import is_intended, texts_of
 from neuroferry.bids.model import Image, Subject
+from neuroferry.bids.timing import settle_echo_time
 from neuroferry.errors import InputError
 from neuroferry.selection.epi_fieldmaps import Epi, check_tilt, examine_epi, pair_plan
 from neuroferry.selection.fieldmap_plan import FieldmapPlan, without_fieldmap
@@ -181,7 +182,7 @@ def _examine(run: DwiRun, other: Image, b0_threshold: float) -> _Other | None:
             f" {normalised} (NORM in ImageType) and not that of {plain}, which would be mistaken"
             " for distortion"
         )
-    times = [_echo_time(image) for image in (run.image, other)]
+    times = [settle_echo_time(image.metadata) for image in (run.image, other)]
     if times[0] and times[1] and not math.isclose(times[0], times[1], rel_tol=SAME):
         notes = [
             *notes,
@@ -200,11 +201,6 @@ def _along(image: Image, run: Image) -> str:
     except InputError:
         return ""
     return direction_along(direction, read_header(image.path).affine, read_header(run.path).affine)
-
-
-def _echo_time(run: Image) -> float | None:
-    value = run.metadata.get("EchoTime")
-    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 def _is_normalised(run: Image) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from neuroferry.bids.gradients import (
     why_no_shells,
 )
 from neuroferry.bids.headers import read_header, same_axes
+from neuroferry.bids.timing import settle_echo_time
 
 # Relative difference up to which voxel sizes and times are the same.
 SAME = 0.01
@@ -118,9 +118,11 @@ def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> st
         return "their voxel sizes differ"
     if not same_axes(one.affine, two.affine):
         return "their voxel axes point in different directions"
-    for key, needed in (("EchoTime", True), ("RepetitionTime", False)):
-        times = [_seconds(run.image.metadata.get(key)) for run in (first, other)]
-        if None in times and (needed or times[0] is not times[1]):
+    for key, times in (
+        ("EchoTime", [settle_echo_time(run.image.metadata) for run in (first, other)]),
+        ("RepetitionTime", [run.tr or None for run in (first, other)]),
+    ):
+        if None in times and (key == "EchoTime" or times[0] is not times[1]):
             return f"{key} is missing in a sidecar, and contrast depends on it"
         if times[0] and times[1] and abs(times[0] - times[1]) > SAME * times[0]:
             return f"they differ in {key} ({times[0]:g} and {times[1]:g} s), and so in contrast"
@@ -135,11 +137,6 @@ def _difference(first: DwiRun, other: DwiRun, corrected: Collection[Path]) -> st
     if readouts[0] and readouts[1] and abs(readouts[0] - readouts[1]) > SAME * readouts[0]:
         return "their distortion is not corrected, and their readout times differ"
     return ""
-
-
-def _seconds(value: Any) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    return float(value) if known else None
 
 
 def _join(runs: Sequence[DwiRun], b0_threshold: float) -> Joined:

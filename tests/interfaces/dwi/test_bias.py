@@ -36,7 +36,7 @@ def files(tmp_path, monkeypatch):
     nb.Nifti1Image(measured, AFFINE).to_filename("dwi.nii")
     nb.Nifti1Image(mask.astype(np.uint8), AFFINE).to_filename("mask.nii")
     np.savetxt("dwi.bval", BVALS[None], fmt="%g")
-    return {"in_file": "dwi.nii", "bval": "dwi.bval", "mask": "mask.nii"}
+    return {"in_file": "dwi.nii", "tr": 3.0, "bval": "dwi.bval", "mask": "mask.nii"}
 
 
 def test_one_field_for_all_volumes(files):

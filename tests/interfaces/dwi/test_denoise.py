@@ -23,13 +23,14 @@ needs_mrtrix = pytest.mark.skipif(
 )
 SHAPE = (20, 18, 12)
 SIGMA = 25.0
+TR = 3.5
 RADIOLOGICAL = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -20], [0, 0, 2.5, -9], [0, 0, 0, 1]])
 SAGITTAL = np.array([[0, 0, 2.5, -9], [2.0, 0, 0, -20], [0, -2, 0, 20], [0, 0, 0, 1.0]])
 
 
 def save(path, data, affine=RADIOLOGICAL):
     image = nb.Nifti1Image(np.asarray(data, dtype=np.float32), affine)
-    image.header["pixdim"][4] = 3.5
+    image.header["pixdim"][4] = 3500  # of another unit: steps are told the repetition time
     image.header.set_xyzt_units("mm", "sec")
     image.to_filename(path)
     return str(path)
@@ -56,9 +57,10 @@ def digest(path):
 def test_noise_goes_and_its_level_is_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path / "dwi.nii.gz", noisy_run())
-    result = DenoiseDwi(in_file=path).run().outputs
+    result = DenoiseDwi(in_file=path, tr=TR).run().outputs
     series = open_series(result.out_file)
-    assert (series.shape, series.tr) == ((*SHAPE, 16), 3.5)
+    assert series.shape == (*SHAPE, 16)
+    assert (series.header["pixdim"][4], series.header.get_xyzt_units()) == (TR, ("mm", "sec"))
     np.testing.assert_allclose(series.affine, RADIOLOGICAL)
     made = np.stack(list(series.volumes()), axis=-1)
     before = np.sqrt(np.mean((noisy_run() - clean_run()) ** 2))
@@ -84,8 +86,8 @@ def test_neither_threads_nor_orientation_change_a_value(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         path = save(tmp_path / f"{name}.nii", data, affine)
-        first = DenoiseDwi(in_file=path, n_procs=threads).run().outputs
-        second = UnringDwi(in_file=first.out_file, n_procs=threads).run().outputs
+        first = DenoiseDwi(in_file=path, tr=TR, n_procs=threads).run().outputs
+        second = UnringDwi(in_file=first.out_file, tr=TR, n_procs=threads).run().outputs
         made[name] = (digest(first.out_file), digest(first.noise_map), digest(second.out_file))
         values[name] = np.asarray(nb.load(second.out_file).dataobj)
         np.testing.assert_allclose(nb.load(second.out_file).affine, affine)
@@ -96,11 +98,11 @@ def test_neither_threads_nor_orientation_change_a_value(tmp_path, monkeypatch):
 def test_a_short_run_stays_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path / "dwi.nii", noisy_run(6))
-    result = DenoiseDwi(in_file=path).run().outputs
+    result = DenoiseDwi(in_file=path, tr=TR).run().outputs
     assert result.out_file == path
     assert "6 volumes" in result.note
     assert not np.any(nb.load(result.noise_map).get_fdata())
-    same = CorrectRician(in_file=result.out_file, noise_map=result.noise_map).run().outputs
+    same = CorrectRician(in_file=result.out_file, noise_map=result.noise_map, tr=TR).run().outputs
     assert same.out_file == path
 
 
@@ -108,7 +110,7 @@ def test_empty_air_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = noisy_run(8)
     data[:9] = 0
-    result = DenoiseDwi(in_file=save(tmp_path / "dwi.nii", data)).run().outputs
+    result = DenoiseDwi(in_file=save(tmp_path / "dwi.nii", data), tr=TR).run().outputs
     made = np.asarray(nb.load(result.out_file).dataobj)
     assert np.isfinite(made).all()
     assert np.isfinite(nb.load(result.noise_map).get_fdata()).all()
@@ -137,7 +139,7 @@ def test_ringing_goes_along_the_axes_of_a_slice(tmp_path, slice_axis):
     before = data[flat].std()
     series = open_series(save(tmp_path / "dwi.nii", data))
     for other in range(3):
-        made = nb.load(unring(series, {0, 1, 2} - {other}, tmp_path)).get_fdata()
+        made = nb.load(unring(series, {0, 1, 2} - {other}, tmp_path, TR)).get_fdata()
         assert (made[flat].std() < 0.5 * before) == (other == slice_axis)
         assert made[flat].mean() == pytest.approx(500, rel=0.01)
 
@@ -146,7 +148,7 @@ def test_a_slice_has_two_axes(tmp_path):
     series = open_series(save(tmp_path / "dwi.nii", noisy_run(2)))
     for axes in ([0], [1, 1], [0, 1, 2]):
         with pytest.raises(InputError, match="has two of the axes"):
-            unring(series, axes, tmp_path)
+            unring(series, axes, tmp_path, TR)
 
 
 def test_a_program_that_is_missing_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -154,7 +156,7 @@ def test_a_program_that_is_missing_leaves_nothing_behind(tmp_path, monkeypatch):
     path = save(tmp_path / "dwi.nii", noisy_run(8))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="--ignore unringing"):
-        UnringDwi(in_file=path).run()
+        UnringDwi(in_file=path, tr=TR).run()
     assert [p.name for p in tmp_path.iterdir()] == ["dwi.nii"]
 
 
@@ -167,7 +169,9 @@ def test_the_kind_of_numbers_in_the_file_changes_nothing(tmp_path, monkeypatch, 
         image = nb.Nifti1Image(whole.astype(kind), RADIOLOGICAL)
         image.header.set_slope_inter(slope, 0)
         image.to_filename("dwi.nii")
-        found.append(nb.load(DenoiseDwi(in_file="dwi.nii").run().outputs.out_file).get_fdata())
+        found.append(
+            nb.load(DenoiseDwi(in_file="dwi.nii", tr=TR).run().outputs.out_file).get_fdata()
+        )
     for other in found[1:]:
         scale = 0.5 if other is found[1] else 1.0
         np.testing.assert_allclose(other, scale * found[0], atol=0.1)
@@ -179,9 +183,9 @@ def test_what_is_no_number_is_refused(tmp_path, monkeypatch):
         data = noisy_run(8)
         data[3, 3, 3, 2] = bad
         with pytest.raises(InputError, match="NaN or infinite values in volume 2"):
-            DenoiseDwi(in_file=save("dwi.nii", data)).run()
+            DenoiseDwi(in_file=save("dwi.nii", data), tr=TR).run()
     with pytest.raises(InputError, match="no signal"):
-        DenoiseDwi(in_file=save("dwi.nii", np.zeros((*SHAPE, 8)))).run()
+        DenoiseDwi(in_file=save("dwi.nii", np.zeros((*SHAPE, 8))), tr=TR).run()
     assert [p.name for p in tmp_path.iterdir()] == ["dwi.nii"]
 
 
@@ -191,7 +195,7 @@ def test_the_step_takes_the_floor_out(tmp_path, monkeypatch):
     sigma = np.full(SHAPE, SIGMA, np.float32)
     sigma[0] = 0
     data = np.where(sigma[..., None] > 0, SIGMA * magnitude_mean(true / SIGMA), true)
-    files = {"in_file": save("dwi.nii", data), "noise_map": save("noise.nii", sigma)}
+    files = {"in_file": save("dwi.nii", data), "noise_map": save("noise.nii", sigma), "tr": TR}
     made = nb.load(CorrectRician(**files).run().outputs.out_file)
     np.testing.assert_allclose(made.get_fdata()[1:], true[1:], atol=0.1)
     np.testing.assert_allclose(made.get_fdata()[0], true[0], atol=0.05)

@@ -16,6 +16,7 @@ from neuroferry.interfaces.dwi.confounds import DwiConfounds
 from neuroferry.interfaces.dwi.eddy import EstimateEddy
 from neuroferry.interfaces.dwi.gradients import Gradients, read_gradients, write_gradients
 from neuroferry.interfaces.dwi.outliers import read_outliers
+from neuroferry.interfaces.dwi.replace_slices import ReplaceSlices
 from neuroferry.interfaces.dwi.resample import ResampleDwi
 from neuroferry.interfaces.epi.motion_table import read_motion_xfms, write_motion_xfms
 
@@ -122,6 +123,51 @@ def test_threads_change_nothing(
         assert Path(getattr(again, name)).read_bytes() == Path(found[name]).read_bytes()
 
 
+def stored_otherwise(path: Path, folder: Path) -> Path:
+    """Store a series with its slices along the second axis."""
+    image = nb.load(path)
+    order = [1, 2, 0]
+    affine = image.affine[:, [*order, 3]]
+    made = nb.Nifti1Image(np.transpose(np.asarray(image.dataobj), [*order, 3]), affine)
+    nb.save(made, folder / "dwi.nii.gz")
+    return folder / "dwi.nii.gz"
+
+
+def test_slices_along_another_stored_axis(
+    moved: tuple[dict[str, Path], md.Truth, Gradients], found: dict[str, str], tmp_path: Path
+) -> None:
+    """The same slices are found and replaced, however the run is stored."""
+    files, _, gradients = moved
+    path = stored_otherwise(files["in_file"], tmp_path)
+    affine = nb.load(path).affine
+    bval, bvec = write_gradients(gradients, affine, tmp_path / "d.bval", tmp_path / "d.bvec")
+    other = {"in_file": path, "bval": bval, "bvec": bvec}
+    made = EstimateEddy(**other, phase_encoding="i", slice_axis=1, n_procs=2).run(cwd=tmp_path)
+    here = dict(made.outputs.get())
+    deviations, odd = read_outliers(here["outliers_tsv"])
+    expected, lost = read_outliers(found["outliers_tsv"])
+    np.testing.assert_array_equal(odd, lost)
+    assert np.nanmedian(np.abs(deviations - expected)) < 0.1
+    apart = md.errors(read_motion_xfms(here["eddy_xfms"]), read_motion_xfms(found["eddy_xfms"]))
+    assert apart.max() < 0.1
+    series = []
+    for given, made_of, axis in ((files, found, 2), (other, here, 1)):
+        folder = tmp_path / str(axis)
+        folder.mkdir()
+        shared = {**given, **{name: made_of[name] for name in ("eddy_xfms", "motion_xfms")}}
+        shared["reference"] = made_of["dwi_ref"]
+        replaced = ReplaceSlices(
+            **shared, outliers_tsv=made_of["outliers_tsv"], slice_axis=axis
+        ).run(cwd=folder)
+        assert json.loads(Path(replaced.outputs.report).read_text())["ReplacedSlices"] >= 9
+        done = ResampleDwi(**shared, tr=3.0, patches=replaced.outputs.patches).run(cwd=folder)
+        series.append(nb.load(done.outputs.out_file).get_fdata())
+    one, turned = series[0], np.transpose(series[1], [2, 0, 1, 3])
+    assert np.abs(one - turned)[..., DARK[0]].mean() < 0.01 * one.mean()
+    with pytest.raises(InputError, match="do not belong to one series"):
+        ReplaceSlices(**shared, outliers_tsv=here["outliers_tsv"], slice_axis=2).run(cwd=tmp_path)
+
+
 def test_several_b0s_and_a_shell_of_one(tmp_path: Path) -> None:
     """One volume of b = 2000 among b0 images, near-zero ones among them."""
     bvals = np.array([0.0, 2000, 2, 2, 2])
@@ -172,6 +218,7 @@ def test_gradients_turn_with_the_head(tmp_path: Path, flip: int) -> None:
     xfms = write_motion_xfms(rigid, tmp_path / "x.txt")
     made = ResampleDwi(
         in_file=tmp_path / "d.nii.gz",
+        tr=3.0,
         bval=bval,
         bvec=bvec,
         eddy_xfms=xfms,

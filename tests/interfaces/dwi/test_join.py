@@ -54,7 +54,7 @@ def join(*folders):
         "masks": "mask.nii.gz",
     }
     inputs = {field: [str(f / name) for f in folders] for field, name in files.items()}
-    interface = JoinDwi(names=[f"{f.name}.nii.gz" for f in folders], **inputs)
+    interface = JoinDwi(tr=3.0, names=[f"{f.name}.nii.gz" for f in folders], **inputs)
     return interface.run(cwd=str(folders[0].parent)).outputs
 
 

@@ -182,9 +182,9 @@ def test_no_lost_slice_no_change(scan: Scan, tmp_path: Path) -> None:
         step = ReplaceSlices(**given | {"reference": first}, outliers_tsv=outliers, n_procs=2)
         found = step.run(cwd=folder).outputs
         made[name] = found
-        again = ResampleDwi(**given | {"reference": first}, patches=found.patches)
+        again = ResampleDwi(tr=3.0, **given | {"reference": first}, patches=found.patches)
         made[name + " resampled"] = again.run(cwd=folder).outputs.out_file
-    plain = ResampleDwi(**given | {"reference": first}).run(cwd=tmp_path).outputs.out_file
+    plain = ResampleDwi(tr=3.0, **given | {"reference": first}).run(cwd=tmp_path).outputs.out_file
     assert Path(made["none resampled"]).read_bytes() == Path(plain).read_bytes()
     assert Path(made["some resampled"]).read_bytes() != Path(plain).read_bytes()
     # files round transforms

@@ -68,6 +68,7 @@ class Ball:
         self.folder, self.axes, self.gradients, self.rigid = folder, axes, gradients, rigid
         self.inputs = {
             "in_file": folder / "d.nii.gz",
+            "tr": 3.0,
             "bval": bval,
             "bvec": bvec,
             "eddy_xfms": xfms,

@@ -98,7 +98,7 @@ def test_slices_along_another_axis(
     assert errors[0][0] < 0.05
     assert errors[0][1] < 0.15
     assert errors[0][1] < errors[2][1]
-    with_axis = FindReference(in_file=series.path, dummy_scans=0, slice_axis=0)
+    with_axis = FindReference(in_file=series.path, tr=2.0, dummy_scans=0, slice_axis=0)
     assert nb.load(with_axis.run(cwd=tmp_path).outputs.bold_ref).shape == (26, 44, 52)
 
 
@@ -126,7 +126,7 @@ def test_an_empty_volume_stays_with_its_neighbour(
     found = estimate(volumes, tmp_path)
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found[2], found[1])
-    assert 2 not in find_reference(open_series(tmp_path / "bold.nii.gz")).used
+    assert 2 not in find_reference(open_series(tmp_path / "bold.nii.gz"), 2.0).used
 
 
 def test_unusable_volumes_are_kept_out_of_reference_and_motion(
@@ -206,7 +206,7 @@ def test_reference_and_motion_of_a_run(
     rng = np.random.default_rng(6)
     volumes = [mh.noisy(v, 50, rng) for v in clean[0]]
     bold = mh.save(volumes, tmp_path / "bold.nii.gz")
-    made = FindReference(in_file=bold, dummy_scans=1).run(cwd=tmp_path).outputs
+    made = FindReference(in_file=bold, tr=2.0, dummy_scans=1).run(cwd=tmp_path).outputs
     report = json.loads(Path(made.report).read_text())
     assert made.n_dummy == report["NonSteadyStateVolumes"] == 1
     assert 0 not in report["VolumesAveraged"]
@@ -246,7 +246,7 @@ def test_motion_against_a_single_band_reference(
     still = mh.head(place, 2)
     sbref = (1.7 * still * (1 + 0.3 * (still / 1000) ** 2)).astype(np.float32)
     save_nifti(sbref, mh.AFFINE, tmp_path / "sbref.nii.gz")
-    made = FindReference(in_file=bold, sbref=str(tmp_path / "sbref.nii.gz"), dummy_scans=1)
+    made = FindReference(in_file=bold, tr=2.0, sbref=str(tmp_path / "sbref.nii.gz"), dummy_scans=1)
     made = made.run(cwd=tmp_path).outputs
     np.testing.assert_allclose(nb.load(made.bold_ref).get_fdata(), sbref, atol=0.1)
     report = json.loads(Path(made.report).read_text())
@@ -280,8 +280,8 @@ def test_one_volume_or_none_left(tmp_path: Path) -> None:
         open_series(single)
     series = open_series(mh.save([volume] * 3, tmp_path / "three.nii.gz"))
     with pytest.raises(InputError, match="none are left"):
-        find_reference(series, 3)
-    np.testing.assert_allclose(find_reference(series, 2).volume.data, volume, atol=0.5)
+        find_reference(series, 2.0, 3)
+    np.testing.assert_allclose(find_reference(series, 2.0, 2).volume.data, volume, atol=0.5)
     with pytest.raises(GeometryError, match="a different grid"):
         estimate_motion(series, Volume(volume[:-1], mh.AFFINE))
 

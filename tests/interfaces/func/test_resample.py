@@ -256,7 +256,8 @@ def test_what_does_not_fit_is_refused(study: dict[str, Path]) -> None:
 
 def test_series_header(study: dict[str, Path]) -> None:
     run(study)
-    assert open_series(study["dir"] / "out" / "bold.nii.gz").tr == 2.0
+    header = open_series(study["dir"] / "out" / "bold.nii.gz").header
+    assert (header["pixdim"][4], header.get_xyzt_units()) == (2.0, ("mm", "sec"))
 
 
 @pytest.mark.parametrize("value", [0.0, 1000.0])

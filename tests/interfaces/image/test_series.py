@@ -58,11 +58,6 @@ def test_single_volumes_in_any_order(tmp_path: Path, values: np.ndarray, name: s
     series.close()
 
 
-@pytest.mark.parametrize("unit", ["sec", "msec", "usec"])
-def test_time_unit(tmp_path: Path, values: np.ndarray, unit: str) -> None:
-    assert open_series(write(values, tmp_path / "a.nii", unit=unit)).tr == 2.5
-
-
 def test_truncated_files_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     path = write(values, tmp_path / "a.nii", np.float32)
     raw = path.read_bytes()

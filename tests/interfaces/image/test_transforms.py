@@ -6,6 +6,7 @@ from ants_env import ants_session, to_ants
 from scipy import ndimage
 
 from neuroferry.errors import InputError
+from neuroferry.interfaces.epi.motion_table import read_motion_xfms
 from neuroferry.interfaces.image.images import Volume
 from neuroferry.interfaces.image.transforms import (
     DisplacementField,
@@ -98,6 +99,35 @@ def test_wrong_files_are_refused(tmp_path):
     other.write_bytes(b"no hdf5")
     with pytest.raises(InputError, match="composite"):
         read_itk_composite(other)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "centre"),
+    [
+        ("nan 0 0 0 1 0 0 0 1 0 0 0", "0 0 0"),
+        ("1 0 0 0 1 0 0 0 1 0 inf 0", "0 0 0"),
+        ("1 0 0 0 1 0 0 0 1 0 0 0", "0 0 nan"),
+        ("1 0 0 0 1 0 0 0 0 0 0 0", "0 0 0"),
+    ],
+)
+def test_numbers_that_place_nothing_are_refused(tmp_path, numbers, centre):
+    path = tmp_path / "a.txt"
+    path.write_text(
+        "#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\n"
+        f"Parameters: {numbers}\nFixedParameters: {centre}\n"
+    )
+    with pytest.raises(InputError, match=r"finite number|cannot be inverted"):
+        read_itk_affine(path)
+    with pytest.raises(InputError, match=r"finite number|cannot be inverted"):
+        read_motion_xfms(path)
+
+
+def test_a_displacement_that_is_no_number_is_refused(tmp_path, field):
+    data = field.data.copy()
+    data[1, 2, 3, 0] = np.nan
+    write_itk_composite([DisplacementField(data, field.affine)], tmp_path / "a.h5")
+    with pytest.raises(InputError, match="not a finite number"):
+        read_itk_composite(tmp_path / "a.h5")
 
 
 def test_composite_round_trip_and_bytes(tmp_path, matrix, field):

@@ -87,8 +87,9 @@ def test_memory_grows_with_the_image():
 
     small, large = needs((100, 100, 100)), needs((300, 300, 300))
     for name in ("average_runs", "extract_brain", "correct_bias", "segment_tissues"):
-        assert 0.2 < small[name] < large[name] < 3.0
-    assert 1.5 < small["register_template"] < 3.0
+        assert 0.12 < small[name] < large[name] < 3.0
+    # SyN at 1 mm alone takes 1.35 GB, measured with 0.4 million voxels
+    assert 1.35 < small["register_template"] < 3.0
 
 
 @pytest.mark.parametrize(

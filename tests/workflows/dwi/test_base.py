@@ -187,9 +187,22 @@ def test_without_a_t1w_image_there_is_no_such_space(person, tmp_path):
     assert "resample_dwi_t1w" not in names(found)
 
 
-def test_slices_along_another_axis_are_left_alone(person, tmp_path):
-    found, _, _ = graph(person(metadata={**DWI, "SliceEncodingDirection": "i"}), tmp_path)
-    assert "replace_slices" not in names(found)
+def test_settled_facts_reach_every_step(person, tmp_path):
+    """The repetition time and the slice axis of the sidecar, whatever the header says."""
+    said = {**DWI, "RepetitionTime": 7500, "SliceEncodingDirection": "i"}
+    found, _, _ = graph(person(metadata=said), tmp_path, output_spaces=("anat",))
+    told: dict[str, dict[str, float]] = {"tr": {}, "slice_axis": {}}
+    for name, node in found.items():
+        for field, values in told.items():
+            if field in node.inputs.copyable_trait_names():
+                values[name.rpartition(".")[2]] = getattr(node.inputs, field)
+    assert set(told["tr"]) == {
+        *("denoise_dwi", "unring_dwi", "correct_rician"),
+        *("resample_dwi", "resample_dwi_t1w", "correct_bias"),
+    }
+    assert set(told["tr"].values()) == {7.5}
+    assert told["slice_axis"] == {"estimate_eddy": 0, "replace_slices": 0}
+    assert found["dwi_wf.denoise_wf.unring_dwi"].inputs.axes == [1, 2]
 
 
 def test_without_a_t1w_there_is_no_coregistration(person, tmp_path):
