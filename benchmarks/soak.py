@@ -198,7 +198,7 @@ def _failing(folder: Path) -> Path:
 
 
 def _plan(base: Path, settings: list[str]) -> tuple[Path, int]:
-    command = [sys.executable, STUDY, base, "counted", *settings]
+    command = [sys.executable, str(STUDY), str(base), "counted", *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     plan = json.loads(done.stdout.splitlines()[-1])
     if not plan["script"]:

@@ -137,7 +137,8 @@ def test_jobs_that_somebody_took_out_of_the_queue(tmp_path):
     assert "1 running" in shown
     subprocess.run(["scancel", *(row[1] for row in study.calls())], check=True)
     wait_for(lambda: not left(study), 60)
-    assert study.record.exit_code is None
+    ended = study.record.exit_code
+    assert ended is None
     shown = neuroferry("status", tmp_path, "--run", study.run_dir.name).stdout
     assert "no longer in the queue" in shown
     assert "unfinished:" in shown

@@ -141,13 +141,13 @@ def test_unusable_volumes_are_kept_out_of_reference_and_motion(
     path = tmp_path / "bold.nii.gz"
     mh.save(other, path)
     series = open_series(path)
-    found = find_reference(series, unusable=spoilt)
+    found = find_reference(series, 2.0, unusable=spoilt)
     assert found.n_dummy == 0
     assert not set(found.used) & set(spoilt)
     motion = estimate_motion(series, found.volume, unusable=spoilt)
     mh.save([v for t, v in enumerate(volumes) if t not in spoilt], path)
     sound = open_series(path)
-    alone = find_reference(sound)
+    alone = find_reference(sound, 2.0)
     np.testing.assert_array_equal(alone.volume.data, found.volume.data)
     expected = estimate_motion(sound, alone.volume).matrices
     kept = [t for t in range(12) if t not in spoilt]
@@ -161,7 +161,7 @@ def test_dummies_are_counted_past_an_unusable_volume(tmp_path: Path) -> None:
     volumes = [mh.noisy(head * g, 50, np.random.default_rng(t)) for t, g in enumerate(gains)]
     mh.save(volumes, tmp_path / "bold.nii.gz")
     series = open_series(tmp_path / "bold.nii.gz")
-    assert find_reference(series, unusable=[0, 5]).n_dummy == 3
+    assert find_reference(series, 2.0, unusable=[0, 5]).n_dummy == 3
 
 
 def test_too_few_slices_are_refused() -> None:
