@@ -79,7 +79,7 @@ def test_the_same_plan_from_fewer_graphs(people, tmp_path):
     each, all_built, other_dir = plan(tmp_path, subjects, alike=False)
     assert all_built == [subject.label for subject in subjects]
     assert built == ["01", "03", "04", "05", "06"]
-    assert replace(shared, run_dir="") == replace(each, run_dir="")
+    assert replace(shared, run_dir="", token="") == replace(each, run_dir="", token="")
     for subject in subjects:
         name = f"methods_sub-{subject.label}.md"
         assert (run_dir / name).read_text() == (other_dir / name).read_text()

@@ -132,3 +132,11 @@ def test_what_bidsignore_lists_is_left_out_with_a_word(make_dataset):
     (problem,) = first.problems
     assert problem.severity == "warning"
     assert "sub-01_acq-bad_T1w.nii.gz: left out, as .bidsignore lists them" in problem.message
+
+
+def test_a_pattern_that_is_none_is_taken_literally():
+    from neuroferry.bids.ignored import Ignored
+
+    ignored = Ignored(["[z-a].nii.gz", "*_x.nii.gz"])
+    assert "sub-01/anat/[z-a].nii.gz" in ignored
+    assert "sub-01/anat/b_x.nii.gz" in ignored

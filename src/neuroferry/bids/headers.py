@@ -7,6 +7,7 @@ here each becomes one sentence that names the file.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def units_of(header: Any) -> tuple[str, str]:
 
 @contextmanager
 def reading_image(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn any exception of nibabel on an unreadable file into one sentence.
+    """Turn any exception of nibabel on an unreadable file into one sentence, without warnings.
 
     Parameters
     ----------
@@ -161,7 +162,9 @@ def reading_image(path: str | os.PathLike[str]) -> Iterator[None]:
         Naming the file, the reason and what to do.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except NeuroferryError:
         raise
     except Exception as error:  # any of a dozen kinds, by where the damage is

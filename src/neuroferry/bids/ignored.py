@@ -52,4 +52,8 @@ def _rule(line: str) -> tuple[re.Pattern[str], bool]:
         wild.get(p) or (f"[{p[1:-1].replace('!', '^', 1)}]" if p[:1] == "[" else re.escape(p))
         for p in pieces
     )
-    return re.compile(f"{start}{middle}{'/.*' if folder else '(?:/.*)?'}"), ignore
+    end = "/.*" if folder else "(?:/.*)?"
+    try:
+        return re.compile(f"{start}{middle}{end}"), ignore
+    except re.error:  # such as a range of characters that runs backwards
+        return re.compile(f"{start}{re.escape(text.lstrip('/'))}{end}"), ignore

@@ -37,6 +37,8 @@ def test_reports_are_gathered(tmp_path, monkeypatch):
         dwi_mask=image(tmp_path / "mask.nii.gz", 1),
     )
     found = read_json(Path(step.run().outputs.out_file))
+    mask = found.pop("BrainMask")
+    assert (mask["verdict"], mask["AreaAtEdge"]) == ("look", 1.0)
     assert found == {
         "NumberOfVolumes": 10,
         "EddyCurrents": True,

@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nb
 import numpy as np
 import pytest
+from bids.layout import BIDSLayout
 
-from neuroferry.bids.index import index_subjects
 from neuroferry.bids.outputs import prepare_dataset
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 
@@ -220,7 +220,6 @@ def test_the_validator_finds_no_error(tmp_path, raw):
 def test_the_derivatives_can_be_read_as_a_dataset(tmp_path, raw):
     out = tmp_path / "out"
     run_derivatives(tmp_path, raw, out)
-    (subject,) = index_subjects(out)
-    (mask,) = [r for r in subject.select(suffix="mask") if "space" not in r.entities]
-    assert mask.entities["description"] == "brain"
-    assert mask.metadata["Type"] == "Brain"
+    layout = BIDSLayout(out, validate=False, config=["bids", "derivatives"])
+    (mask,) = layout.get(suffix="mask", desc="brain", space=None, extension=".nii.gz")
+    assert mask.get_metadata()["Type"] == "Brain"
