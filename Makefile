@@ -23,7 +23,7 @@ DOCTESTS := --doctest-modules --ignore-glob='*/conftest.py' --pyargs neuroferry
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Tests that watch memory and schedulers, or fill the machine by themselves.
 ALONE := tests/engine tests/cluster
-SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/venv $(wildcard findings/*.sh)
+SCRIPTS := .ci/run containers/build containers/lock containers/neuroferry containers/provision containers/test-cluster containers/test-gridengine containers/venv $(wildcard findings/*.sh)
 SNIPPETS := $(wildcard src/neuroferry/engine/slurm/*.sh)
 
 # Ends 0 with Apptainer, and says so in $$apptainer; goes on without it; stops when anything else is missing.
