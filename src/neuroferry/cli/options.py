@@ -281,7 +281,7 @@ def _literal(text: str) -> str:
 
 def _markup(text: str) -> str:
     """Mark options and file names in a plain text as literals."""
-    option = r"--?[a-z][\w-]*(?:=(?:'[^']*'|[\w-]+))?"
+    option = r"--?[a-z][\w-]*(?:=(?:'[^']*'|[\w=-]+))?"
     words = rf"(?<![\w-])({option}|docs/\w+\.rst|[A-Z]+_[A-Z]+(?:-\w+)?)"
     return re.sub(words, r"``\1``", text.replace("``", ""))
 
