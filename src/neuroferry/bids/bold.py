@@ -17,7 +17,7 @@ from neuroferry.bids.echoes import echo_findings, missing_echoes
 from neuroferry.bids.entities import build_name, common_entities, in_node_name
 from neuroferry.bids.headers import ImageFacts, read_header
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
-from neuroferry.bids.sbref import settle_sbref
+from neuroferry.bids.sbref import settle_sbref, without_run
 from neuroferry.bids.tables import Table, read_number, read_table
 from neuroferry.bids.timing import (
     settle_echo_time,
@@ -177,6 +177,10 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
             findings += [Finding(text, fatal=False) for text in _event_findings(run)]
         checked.problems.extend(as_problem(echoes[0], finding) for finding in findings)
     checked.problems.extend(_odd_orientations(axes))
+    if "sbref" not in ignore:
+        text = "no BOLD run that can be used has its name, so it is not used"
+        lone = without_run(groups, subject.select("func", "sbref"))
+        checked.problems.extend(as_problem(image, Finding(text, fatal=False)) for image in lone)
     return checked
 
 
