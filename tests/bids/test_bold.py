@@ -87,6 +87,18 @@ def test_the_single_band_reference_of_a_run(dataset):
     assert check_bold(dataset.subject(), ignore=("sbref",)).runs[0].sbref is None
 
 
+def test_a_reference_without_a_run_is_named(dataset):
+    folder = dataset("task-rest")
+    write_sbref(folder, "task-rest")
+    write_sbref(folder, "task-other", sidecar={"B0FieldIdentifier": "pepolar"})
+    write_sbref(folder, "task-lost")
+    write_sbref(folder, "task-lost_part-phase")
+    _, errors, (warning,) = said(dataset)
+    assert errors == []
+    assert "task-lost_sbref.nii.gz: no BOLD run that can be used has its name" in warning
+    assert said(dataset, ignore=("sbref",))[2] == []
+
+
 def test_the_reference_of_the_shortest_echo(dataset):
     for echo, time in (("1", 0.03), ("2", 0.01)):
         folder = dataset(f"task-rest_echo-{echo}", {**SOUND, "EchoTime": time})

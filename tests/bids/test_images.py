@@ -179,6 +179,15 @@ def test_a_field_of_view_that_is_no_head(write_image):
     )
 
 
+@pytest.mark.parametrize(("code", "unit"), [(1, "meter"), (3, "micron")])
+def test_lengths_that_are_not_in_mm(write_image, code, unit):
+    path = write_image(name="sub-01_T1w.nii")
+    data = bytearray(path.read_bytes())
+    data[123] = code | 8  # xyzt_units
+    path.write_bytes(data)
+    assert f"lengths in {unit}" in only(check_image(path), "error")
+
+
 def test_no_orientation_at_all(write_image):
     assert "left and right are unknown" in only(check_image(write_image(codes=(0, 0))), "error")
 

@@ -77,6 +77,32 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
     assert "Permission denied" in str(broken[0][1])
 
 
+def merged(tmp_path, **files):
+    """Return what sidecars beside a BOLD image give, and the messages."""
+    for name, content in files.items():
+        (tmp_path / f"{name.replace('__', '-')}_bold.json").write_text(content)
+    image = tmp_path / "sub-01_task-x_acq-a_run-1_bold.nii.gz"
+    metadata, broken = SidecarReader(tmp_path).read(image)
+    return metadata, [str(error) for _, error in broken]
+
+
+def test_sidecars_of_one_folder_that_contradict_each_other_are_named(tmp_path):
+    files = {"task__x_acq__a": '{"EchoTime": 1}', "task__x_run__1": '{"EchoTime": 2}'}
+    _, (message,) = merged(tmp_path, **files)
+    assert "task-x_run-1_bold.json and task-x_acq-a_bold.json" in message
+    assert "'EchoTime' different values (2 and 1)" in message
+
+
+def test_a_sidecar_with_more_entities_corrects_another_one(tmp_path):
+    files = {"task__x": '{"EchoTime": 1}', "task__x_run__1": '{"EchoTime": 2}'}
+    assert merged(tmp_path, **files) == ({"EchoTime": 2}, [])
+
+
+def test_sidecars_of_one_folder_may_complete_each_other(tmp_path):
+    files = {"task__x_acq__a": '{"A": 1, "C": 3}', "task__x_run__1": '{"B": 2, "C": 3}'}
+    assert merged(tmp_path, **files) == ({"A": 1, "B": 2, "C": 3}, [])
+
+
 def test_values_in_messages_are_short():
     assert shown("x" * 10**6) == "'" + "x" * 36 + "..."
     assert shown([1]) == "[1]"

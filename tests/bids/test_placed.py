@@ -38,6 +38,18 @@ def test_an_odd_image_is_left_out_with_its_path_and_the_others_stay(make_dataset
     assert second.problems == ()
 
 
+@pytest.mark.parametrize("extension", [".mgz", ".img", ".nii.bz2"])
+def test_an_image_of_another_format_is_named(make_dataset, extension):
+    root = make_dataset({T1W: None})
+    odd = root / f"sub-01/anat/sub-01_acq-b_T1w{extension}"
+    odd.write_bytes(b"image")
+    (subject,) = index_subjects(root)
+    assert images_of(subject) == [T1W]
+    (problem,) = subject.problems
+    assert (problem.path, problem.severity) == (odd, "error")
+    assert f"'{extension}' is not .nii.gz or .nii" in problem.message
+
+
 def test_it_is_an_error_only_if_a_workflow_reads_such_images(make_dataset):
     root = make_dataset({T1W: None, "sub-01/anat/sub-01_task-x_bold.nii.gz": None})
     (subject,) = index_subjects(root, used=["T1w"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuroferry.bids.tables import read_number, read_table
+from neuroferry.bids.tables import parse_table, read_number, read_table
 from neuroferry.errors import InputError
 
 
@@ -54,6 +54,15 @@ def test_nothing_at_all(tmp_path, content):
 def test_a_missing_table(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_table(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize(
+    ("sign", "word"), [(",", "commas"), (";", "semicolons"), ("  ", "spaces")]
+)
+def test_columns_that_no_tab_separates(sign, word):
+    table = parse_table(f"onset{sign}duration\n1{sign}2\n")
+    assert table.notes == (f"its columns are separated by {word}: separate them by tabs",)
+    assert parse_table("onset\n1\n").notes == ()
 
 
 def test_numbers():

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from neuroferry.bids.ignored import Ignored
 from neuroferry.bids.index import index_subjects
 from neuroferry.bids.tree import find_participants, odd_participants
 from neuroferry.errors import ExitCode, InputError
@@ -135,8 +136,11 @@ def test_what_bidsignore_lists_is_left_out_with_a_word(make_dataset):
 
 
 def test_a_pattern_that_is_none_is_taken_literally():
-    from neuroferry.bids.ignored import Ignored
-
     ignored = Ignored(["[z-a].nii.gz", "*_x.nii.gz"])
     assert "sub-01/anat/[z-a].nii.gz" in ignored
     assert "sub-01/anat/b_x.nii.gz" in ignored
+
+
+def test_a_byte_order_mark_is_no_part_of_a_pattern(tmp_path):
+    (tmp_path / ".bidsignore").write_bytes(b"\xef\xbb\xbf*_acq-bad_*\r\n")
+    assert "sub-01/anat/sub-01_acq-bad_T1w.nii.gz" in Ignored.of(tmp_path)

@@ -216,6 +216,27 @@ def test_intended_for_reaches_another_session(study):
     assert "its field map is of ses-1, by IntendedFor" in plan.warnings[0]
 
 
+def test_of_field_maps_of_several_sessions_the_run_s_own_is_used(study):
+    target = "ses-2/func/sub-01_ses-2_task-rest_bold.nii.gz"
+    study.pair(session="1", IntendedFor=target)
+    study.add("phasediff", session="2", IntendedFor=target, **TIMES)
+    study.add("magnitude1", session="2", IntendedFor=target)
+    plan = study.plan(study.bold(session="2"))
+    assert (plan.method, names(plan.phase)) == ("phasediff", ["ses-2_phasediff"])
+    assert not any("its field map is of ses-" in text for text in plan.warnings)
+
+
+def test_a_field_map_of_another_session_replaces_one_that_cannot_be_used(study):
+    target = "ses-2/func/sub-01_ses-2_task-rest_bold.nii.gz"
+    study.pair(session="1", IntendedFor=target)
+    study.add("phasediff", session="2", IntendedFor=target, **TIMES)
+    plan = study.plan(study.bold(session="2"))
+    assert names(plan.epi) == ["ses-1_dir-AP_epi", "ses-1_dir-PA_epi"]
+    text = " ".join(plan.warnings)
+    assert "its field map is of ses-1, by IntendedFor" in text
+    assert "the magnitude image for sub-01_ses-2_phasediff.nii.gz is missing" in text
+
+
 def test_intended_for_that_names_nothing_is_named(study):
     study.phasediff(IntendedFor="func/sub-01_task-lost_bold.nii.gz")
     why = reason(study.plan())

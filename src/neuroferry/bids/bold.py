@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from neuroferry.bids.echoes import echo_findings, missing_echoes
 from neuroferry.bids.entities import build_name, common_entities, in_node_name
 from neuroferry.bids.headers import ImageFacts, read_header
 from neuroferry.bids.model import OTHER_PARTS, Finding, Image, Problem, Subject, as_problem
-from neuroferry.bids.sbref import settle_sbref
+from neuroferry.bids.sbref import settle_sbref, without_run
 from neuroferry.bids.tables import Table, read_number, read_table
 from neuroferry.bids.timing import (
     settle_echo_time,
@@ -28,8 +29,6 @@ from neuroferry.bids.volumes import all_the_same, judge_volumes
 from neuroferry.errors import InputError
 
 MIN_VOLUMES = 5
-#: Longest echo time, s, of an EPI.
-_LONGEST_TE = 0.5
 _EVENT_COLUMNS = ("onset", "duration")
 
 
@@ -169,7 +168,7 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
     checked = CheckedBold([], stray, {problem.path for problem in stray if problem.path})
     for echoes in groups:
         run, findings = examine_run(echoes, subject.select("func", "sbref"), ignore=ignore)
-        findings += [Finding(text, fatal=False) for text in _missing_echoes(echoes, most)]
+        findings += [Finding(text, fatal=False) for text in missing_echoes(echoes, most)]
         if run is None:
             checked.unusable.update(echo.path for echo in echoes)
         else:
@@ -178,6 +177,10 @@ def check_bold(subject: Subject, *, ignore: Collection[str] = ()) -> CheckedBold
             findings += [Finding(text, fatal=False) for text in _event_findings(run)]
         checked.problems.extend(as_problem(echoes[0], finding) for finding in findings)
     checked.problems.extend(_odd_orientations(axes))
+    if "sbref" not in ignore:
+        text = "no BOLD run that can be used has its name, so it is not used"
+        lone = without_run(groups, subject.select("func", "sbref"))
+        checked.problems.extend(as_problem(image, Finding(text, fatal=False)) for image in lone)
     return checked
 
 
@@ -225,7 +228,11 @@ def examine_run(
     except InputError as error:
         return None, [Finding(str(error), fatal=True)]
     unusable, volume_findings = _settle_volumes(echoes)
-    findings = [*_shape_findings(facts), *_echo_findings(echoes), *volume_findings]
+    findings = [
+        *_shape_findings(facts),
+        *echo_findings(echoes, facts),
+        *volume_findings,
+    ]
     if any(finding.fatal for finding in findings):
         return None, findings
     first, metadata = facts[0], echoes[0].metadata
@@ -317,56 +324,6 @@ def _settle_volumes(echoes: Sequence[Image]) -> tuple[tuple[int, ...], list[Find
 def _echo_times(echoes: Sequence[Image]) -> tuple[float, ...]:
     """Read the echo times in s, which are needed of several echoes only."""
     return tuple(settle_echo_time(e.metadata) or 0.0 for e in echoes) if len(echoes) > 1 else ()
-
-
-def _echo_findings(echoes: Sequence[Image]) -> Iterator[Finding]:
-    if len(echoes) < 2:
-        return
-    times = [settle_echo_time(echo.metadata) for echo in echoes]
-    impossible = [e for e, t in zip(echoes, times, strict=True) if t and t > _LONGEST_TE]
-    if impossible:
-        said = impossible[0].metadata["EchoTime"]
-        yield Finding(
-            f"the sidecar of {impossible[0].path.name} has EchoTime = {said:g}, which is no echo"
-            " time in seconds or milliseconds; write it in seconds",
-            fatal=True,
-        )
-        return
-    without = [echo.path.name for echo, time in zip(echoes, times, strict=True) if time is None]
-    if without:
-        yield Finding(
-            f"the sidecar of {' and '.join(without)} has no EchoTime, which is needed to combine"
-            " the echoes; add it, or choose one echo with --echo-idx",
-            fatal=True,
-        )
-    elif len(set(times)) < len(times):
-        yield Finding(
-            f"the echoes of the run have the same EchoTime ({times[0]:g} s); correct the sidecars,"
-            " or choose one echo with --echo-idx",
-            fatal=True,
-        )
-
-
-def _missing_echoes(echoes: Sequence[Image], most: int) -> Iterator[str]:
-    """Report missing echoes, by their numbers or by comparison with the other runs."""
-    there = sorted(int(e.entities.get("echo", "0")) for e in echoes if _has_number(e))
-    if not there or (len(there) == 1 and most == 1):
-        return
-    missing = [n for n in range(1, max(*there, most) + 1) if n not in there]
-    if not missing:
-        return
-    names = ", ".join(f"echo-{n}" for n in missing)
-    have = ", ".join(f"echo-{n}" for n in there)
-    then = (
-        "the available echoes are combined"
-        if len(there) > 1
-        else "it is processed as a run of one echo"
-    )
-    yield f"{names} of the run is missing (available: {have}); {then}"
-
-
-def _has_number(run: Image) -> bool:
-    return run.entities.get("echo", "").isdigit()
 
 
 def events_file(echoes: Sequence[Image]) -> Path | None:

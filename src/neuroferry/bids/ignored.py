@@ -26,7 +26,7 @@ class Ignored:
     def of(cls, root: Path) -> Ignored:
         """Read those of a dataset; none if it has no such file, or one that cannot be read."""
         try:
-            text = (root / ".bidsignore").read_text(encoding="utf-8", errors="replace")
+            text = (root / ".bidsignore").read_text(encoding="utf-8-sig", errors="replace")
         except OSError:
             text = ""
         return cls(text.splitlines())

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from neuroferry.bids.entities import parse_name
+from neuroferry.bids.headers import units_of
 from neuroferry.bids.model import Problem
 from neuroferry.bids.nifti import Opened, open_image
 from neuroferry.bids.volumes import VolumeFacts, VolumeScan
@@ -32,6 +33,8 @@ _MIN_VOXELS = 16
 #: Fewest slices of a series or a field map that covers a part of the head.
 _MIN_SLICES = 8
 _EXTENT_MM = (60.0, 700.0)
+#: Units of length of a header other than mm. Programs disagree on whether to convert them.
+_OTHER_UNITS = ("meter", "micron")
 #: Distance of corner voxels, mm, above which sform and qform are different positions.
 _TOLERANCE_MM = 1.0
 #: Largest departure of a voxel's edges from right angles, and of its volume.
@@ -238,6 +241,13 @@ def _geometry_problems(opened: Opened) -> Iterator[tuple[str, bool]]:
             True,
         )
         return
+    unit = units_of(header)[0]
+    if unit in _OTHER_UNITS:
+        yield (
+            f"its header gives lengths in {unit}, which some programs convert to mm and others do"
+            " not; write them in mm, with that unit (xyzt_units), in the header",
+            True,
+        )
     extent = zooms * np.asarray(header.get_data_shape()[:3])
     if extent.min() < _EXTENT_MM[0] or extent.max() > _EXTENT_MM[1]:
         yield (

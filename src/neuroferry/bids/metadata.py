@@ -7,7 +7,7 @@ fail; here it only affects the images that it applies to.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ class SidecarReader:
         metadata : dict
             Values from the nearest file win.
         broken : list of (Path, InputError)
-            Applicable files that cannot be read.
+            Applicable files that cannot be read, or contradict another one of their folder.
         """
         metadata: dict[str, Any] = {}
         broken = []
@@ -145,12 +145,15 @@ class SidecarReader:
             paths = self.applicable(image)
         except InputError as error:
             return {}, [(image.parent, error)]
+        origins: dict[str, Path] = {}
         for path in paths:
             content = self._load(path)
             if isinstance(content, InputError):
                 broken.append((path, content))
-            else:
-                metadata.update(content)
+                continue
+            broken += _conflicts(path, content, metadata, origins)
+            metadata.update(content)
+            origins |= dict.fromkeys(content, path)
         return metadata, broken
 
     def applicable(self, image: Path) -> list[Path]:
@@ -192,3 +195,29 @@ class SidecarReader:
             except InputError as error:
                 self._contents[path] = error
         return self._contents[path]
+
+
+def _conflicts(
+    path: Path,
+    content: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    origins: Mapping[str, Path],
+) -> list[tuple[Path, InputError]]:
+    """Find values that a file and another one of its folder, neither more special, give a key.
+
+    BIDS allows one applicable file per folder. A file whose name has all entities of the other
+    one's, and more, is taken to correct it.
+    """
+    own = parse_name(path).entities
+    for key, value in content.items():
+        other = origins.get(key)
+        if other is None or other.parent != path.parent or metadata[key] == value:
+            continue
+        if not parse_name(other).entities.items() < own.items():
+            text = (
+                f"{path} and {other.name} apply to the same image and give {key!r} different"
+                f" values ({shown(value)} and {shown(metadata[key])}), and neither comes first;"
+                " correct or rename one"
+            )
+            return [(path, InputError(text))]
+    return []

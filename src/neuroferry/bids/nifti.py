@@ -113,8 +113,9 @@ def _read(path: Path, stream: IO[bytes]) -> Opened:
         ) from error
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
+        kind = header.get_value_label("datatype")
         raise InputError(
-            f"{path} has values of type {dtype}, not one real number per voxel; convert the image"
+            f"{path} has values of type {kind}, not one real number per voxel; convert the image"
             " again"
         )
     return Opened(header, voxel_size, offset, stream)

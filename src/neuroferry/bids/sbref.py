@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from neuroferry.bids.epi import encoding_difference
 from neuroferry.bids.headers import grid_difference, read_header
 from neuroferry.bids.images import check_image
+from neuroferry.bids.intended import texts_of
 from neuroferry.bids.model import Image
 from neuroferry.errors import InputError
 
@@ -44,6 +45,26 @@ def settle_sbref(echoes: Sequence[Image], references: Sequence[Image]) -> tuple[
         then = "the reference is computed from the run's own volumes"
         return None, f"its single-band reference, {found.path.name}, {why}; {then}"
     return found.path, ""
+
+
+def without_run(runs: Iterable[Sequence[Image]], references: Iterable[Image]) -> list[Image]:
+    """Find the single-band references that belong to no run, and serve as no field map.
+
+    Parameters
+    ----------
+    runs : iterable of sequence of Image
+        The images of each run.
+    references : iterable of Image
+        Single-band references of the participant.
+    """
+    known = [_of_the_run(echoes[0].entities) for echoes in runs]
+    return [
+        image
+        for image in references
+        if image.entities.get("part") not in _OTHER_PARTS
+        and _of_the_run(image.entities) not in known
+        and not any(texts_of(image.metadata, key) for key in ("IntendedFor", "B0FieldIdentifier"))
+    ]
 
 
 def _of_the_run(entities: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from neuroferry.files import read_input
 
 MISSING = ("", "n/a")
+#: What separates the columns of a table that is no table of BIDS, and how to call it.
+_SEPARATORS = {",": "commas", ";": "semicolons", " ": "spaces"}
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
 _NUMBER = re.compile(
     r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf|infinity)", re.ASCII | re.IGNORECASE
@@ -87,6 +89,9 @@ def parse_table(text: str) -> Table:
     first = next((line for _, line in _lines(text)), "")
     columns = tuple(cell.strip(" ") for cell in first.split("\t")) if first.strip() else ()
     notes = []
+    other = next((sign for sign in _SEPARATORS if sign in first), None)
+    if len(columns) == 1 and other:
+        notes.append(f"its columns are separated by {_SEPARATORS[other]}: separate them by tabs")
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         notes.append(f"it has the column {' and '.join(twice)} twice; the first is used")

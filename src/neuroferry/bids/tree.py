@@ -27,7 +27,11 @@ _NO_PARTICIPANTS = frozenset(
         "docs",
     ]
 )
-_IMAGES = (".nii", ".nii.gz")
+#: Ends of names of images, also in formats that BIDS has not: these are named, not passed over.
+_IMAGES = (
+    *(".nii", ".nii.gz", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip"),
+    *(".img", ".img.gz", ".mgz", ".mgh", ".nrrd", ".mnc"),
+)
 
 
 class Listing(NamedTuple):
@@ -46,7 +50,7 @@ class Listing(NamedTuple):
 
 
 def list_images(root: Path, label: str) -> Listing:
-    """List every image below a participant's folder, wherever it lies.
+    """List every image below a participant's folder, wherever it lies, of any format.
 
     Links are followed; hidden files and folders are not. A folder with a dot in its name is a
     recording (``.ds``, ``.zarr``), and not entered.

@@ -17,7 +17,7 @@ from typing import Any
 
 from neuroferry.bids.headers import read_header
 from neuroferry.bids.images import check_image, survey_image
-from neuroferry.bids.metadata import read_json
+from neuroferry.bids.metadata import read_json, shown
 from neuroferry.bids.model import Image, Problem, Subject
 from neuroferry.bids.tables import read_table
 from neuroferry.bids.volumes import VolumeFacts
@@ -239,8 +239,12 @@ def _check_description(root: Path) -> Iterator[Problem]:
     except InputError as error:
         raise InputError(str(error), exit_code=ExitCode.INVALID_BIDS) from error
     for key in ("Name", "BIDSVersion"):
-        if not isinstance(description.get(key), str):
+        said = description.get(key)
+        if said is None:
             yield Problem(f"{path} lacks {key}, which BIDS requires; add it", "warning", path)
+        elif not isinstance(said, str):
+            text = f"{path}: {key} is {shown(said)}, but must be text; write it in quotation marks"
+            yield Problem(text, "warning", path)
     if description.get("DatasetType") == "derivative":
         yield Problem(
             f"{path} says that these are derivatives, but the workflows expect raw data from the"

@@ -79,14 +79,7 @@ def matching_sets(subject: Subject, echoes: Sequence[Image]) -> MatchingSets:
         return _identified(subject, echoes, tuple(sources))
     sets = _intended(subject, echoes)
     if sets:
-        others = sorted({m.session or "" for s in sets.values() for m in s} - {""})
-        session = echoes[0].session
-        notes = (
-            f"{echoes[0].path.name}: its field map is of ses-{other}, by IntendedFor."
-            for other in others
-            if other != session
-        )
-        return MatchingSets(sets, "IntendedFor", notes=tuple(notes))
+        return MatchingSets(sets, "IntendedFor")
     return _only_set(subject, echoes[0])
 
 

@@ -88,33 +88,51 @@ def find_fieldmap(
     except InputError as error:
         return NoFieldmap([str(error)], meant=True)
     reasons: dict[str, None] = {}
-    for method in PREFERENCE:
-        for label, members in matching.sets.items():
-            try:
-                plan = _plan_of(method, members, echoes, direction, b0_threshold, matching)
-            except InputError as error:
-                reasons[str(error)] = None
-                continue
-            if plan is not None:
-                others = _others_of(method, label, matching)
-                if others:
-                    notes.append(
-                        f"{run.path.name}: more than one field map is meant for it;"
-                        f" {Path(plan.sources[0]).name} is used, and not {others}."
-                    )
-                lost = (f"{run.path.name}: {why}; {method} is used instead." for why in reasons)
-                return replace(
-                    plan,
-                    origin=matching.origin,
-                    fmap_id=label,
-                    phase_encoding=direction,
-                    readout_time=readout,
-                    warnings=(*notes, *matching.notes, *lost, *plan.warnings),
+    for label, method in _in_order(matching, run.session):
+        members = matching.sets[label]
+        try:
+            plan = _plan_of(method, members, echoes, direction, b0_threshold, matching)
+        except InputError as error:
+            reasons[str(error)] = None
+            continue
+        if plan is not None:
+            others = _others_of(method, label, matching)
+            if others:
+                notes.append(
+                    f"{run.path.name}: more than one field map is meant for it;"
+                    f" {Path(plan.sources[0]).name} is used, and not {others}."
                 )
+            notes += _of_another_session(members, run)
+            lost = (f"{run.path.name}: {why}; {method} is used instead." for why in reasons)
+            return replace(
+                plan,
+                origin=matching.origin,
+                fmap_id=label,
+                phase_encoding=direction,
+                readout_time=readout,
+                warnings=(*notes, *matching.notes, *lost, *plan.warnings),
+            )
     if not reasons:
         names = ", ".join(sorted(r.path.name for found in matching.sets.values() for r in found))
         reasons[f"its field maps are incomplete ({names})"] = None
     return NoFieldmap([*reasons, *damaged], meant=True)
+
+
+def _in_order(matching: MatchingSets, session: str | None) -> list[tuple[str, Method]]:
+    """Order the sets and methods to try: those of the run's session come first.
+
+    Another session has another shim and another position of the head.
+    """
+    own = [label for label, members in matching.sets.items() if members[0].session == session]
+    others = [label for label in matching.sets if label not in own]
+    return [(label, method) for tier in (own, others) for method in PREFERENCE for label in tier]
+
+
+def _of_another_session(members: Sequence[Image], run: Image) -> list[str]:
+    other = members[0].session
+    if other in (run.session, None):
+        return []
+    return [f"{run.path.name}: its field map is of ses-{other}, by IntendedFor."]
 
 
 def _damaged(subject: Subject, session: str | None) -> list[str]:
