@@ -427,7 +427,8 @@ def describe(
             }
             for shell in gradients.shells
         ],
-        "PhaseEncodingDirection": phase_encoding,
+        # The axis alone: which way along it, the alignment neither needs nor knows.
+        "PhaseEncodingAxis": None if phase_encoding is None else phase_encoding[0],
         "EddyCurrents": along is not None,
         "FramewiseDisplacement": {
             "Mean": round(float(fd.mean()), 4),

@@ -77,15 +77,10 @@ def models_for(
     if n_directions < MIN_DIRECTIONS:
         few = f"needs {MIN_DIRECTIONS} gradient directions; the run has {n_directions}"
         return Models(
-            *(
-                f"{what} {few}"
-                for what in (
-                    "a diffusion tensor",
-                    "diffusion kurtosis",
-                    "spherical deconvolution",
-                    "multi-tissue deconvolution",
-                )
-            )
+            tensor=f"a diffusion tensor {few}",
+            kurtosis=f"diffusion kurtosis {few}",
+            csd=_why_no_csd(weighted, n_directions),
+            multi_tissue=f"multi-tissue deconvolution {few}",
         )
     if not fits_tensor:
         why = "the gradient directions lie in a plane or on a cone"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -121,7 +122,12 @@ class Recipe:
 
 
 def resample_series(
-    echoes: Sequence[Series], where: StaticMap, recipe: Recipe, path: Path
+    echoes: Sequence[Series],
+    where: StaticMap,
+    recipe: Recipe,
+    path: Path,
+    *,
+    header: nb.Nifti1Header | None = None,
 ) -> FloatArray:
     """Resample a whole series and write it.
 
@@ -135,6 +141,8 @@ def resample_series(
         Motion and other corrections.
     path : Path
         Output file.
+    header : nibabel.Nifti1Header, optional
+        Of an image in the target space, which the sform code is taken from.
 
     Returns
     -------
@@ -179,7 +187,7 @@ def resample_series(
         recipe.tr,
         first.n_volumes,
         ceiling=ceiling,
-        header=first.header,
+        header=header,
     )
     items = enumerate(zip(*(_timed(echo, recipe) for echo in echoes), strict=True))
     with writer, closing(ordered_map(work, items, recipe.n_threads)) as results:
@@ -299,9 +307,11 @@ class ResampleSeries(SimpleInterface):
             distortion=distortion,
         )
         out = Path(runtime.cwd)
-        mean = resample_series(echoes, where, recipe, out / "bold.nii.gz")
+        # Viewers tell the space by the code of the sform: that of the grid, not of the input.
+        header = open_series(inputs.reference, min_volumes=1).header
+        mean = resample_series(echoes, where, recipe, out / "bold.nii.gz", header=header)
         self._results["out_file"] = str(out / "bold.nii.gz")
         self._results["out_ref"] = str(
-            save_nifti(mean, where.affine, out / "boldref.nii.gz", header=first.header)
+            save_nifti(mean, where.affine, out / "boldref.nii.gz", header=header)
         )
         return runtime

@@ -231,11 +231,12 @@ def test_two_runs_are_joined(finished, tmp_path):
     truth = {way: bids / f"{TRUTH}_dir-{way}" for way in ways}
     together = in_white_matter(joined, truth["AP"])
     right = angle(together.directions, together.true_directions @ together.turn)
-    error = np.abs(together.fa - together.true_fa).mean()
+    # Noise is the spread: partial volume lowers all of them alike, by three quarters of it.
+    noise = (together.fa - together.true_fa).std()
     for way in ways:
         alone = in_white_matter(f"{stem}_dir-{way}_space-T1w", truth[way])
         assert right < angle(alone.directions, alone.true_directions @ alone.turn)
-        assert error < np.abs(alone.fa - alone.true_fa).mean()
+        assert noise < (alone.fa - alone.true_fa).std()
     page = (out / "sub-01.html").read_text()
     assert "Diffusion runs, joined" in page
     assert "14 volumes, multiplied by" in page

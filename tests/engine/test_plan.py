@@ -193,6 +193,15 @@ def test_an_estimate_is_never_below_what_was_measured(peaks, declared):
         assert estimator.estimate(f"w.sub_{i}_wf.a", declared).mem_gb >= peak
 
 
+@pytest.mark.parametrize(("declared", "scaled"), [(0.15, 0.14), (0.37, 0.26), (0.74, 0.48)])
+def test_what_an_empty_process_takes_is_not_scaled(declared, scaled):
+    """A step on a tiny image takes no less than Python does; on a large one, not twice as much."""
+    ran = measured("w.sub_01_wf.a", 1.0, peak_gb=0.26, declared_gb=0.37)
+    estimate = Estimator({ran.step: ran}).estimate("w.sub_02_wf.a", declared)
+    assert estimate.mem_gb == pytest.approx(1.15 * scaled, abs=0.02)
+    assert estimate.mem_gb > 0.12
+
+
 def test_steps_learn_from_their_kind_whatever_they_are_called():
     ran = measured("w.dwi_dir_AP_wf.fit", 40.0, kind="dwi.fit")
     other = Estimator({ran.step: ran}).estimate("w.dwi_dir_PA_wf.fit", 0.25, kind="dwi.fit")

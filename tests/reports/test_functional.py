@@ -211,3 +211,13 @@ def test_volumes_without_a_usable_image_need_review(study):
     assert "no usable image in volumes 34-36 (counted from 0)" in doubt
     assert dict(run_facts(run))["Volumes without a usable image"].startswith("3: volumes 34-36")
     assert "Needs review" in page_of(study).text("p")
+
+
+def test_empty_volumes_before_steady_state_are_not_missed_twice(study):
+    study.whole()
+    summary = {"NumberOfVolumes": 22, "NonSteadyStateVolumes": 2, "UnusableVolumes": [0, 1]}
+    study.add_bold("01", "task-a", figures=ALL, summary=summary)
+    study.add_bold("01", "task-b", figures=ALL, summary={**summary, "UnusableVolumes": [0, 2]})
+    enough, short = find_runs(FUNCTIONAL, study.out, "01")
+    assert not any("usable volumes" in doubt for doubt in run_doubts(enough))
+    assert any("has 19 usable volumes" in doubt for doubt in run_doubts(short))

@@ -57,6 +57,16 @@ def test_links_lead_to_files_or_citations_only(study):
         assert (study.out / link).exists(), link
 
 
+def test_links_to_sections_go_on_in_another_line(study):
+    """With sessions, BOLD and DWI there are more of them than a window of 1,300 pixels shows."""
+    study.start("01")
+    study.end()
+    path = write_subject_report(study.out, study.run_dir, "01")
+    rules = re.findall(r"(nav\.top[^{]*?) \{([^}]*)\}", path.read_text(encoding="utf-8"))
+    assert any(name == "nav.top ul" and "flex-wrap: wrap" in rule for name, rule in rules)
+    assert not any(name == "nav.top" and "overflow" in rule for name, rule in rules)
+
+
 def test_metrics_say_what_they_mean(study):
     page = write(study.whole(metrics={"wm2max": 0.3, "qi_1": None, "novel_metric": 7}))
     text = page.text()

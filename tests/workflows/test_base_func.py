@@ -107,6 +107,9 @@ def test_another_template_is_reached_by_its_own_transform(person, tmp_path, give
         own = "anatomy_wf.anat_wf.normalisation_wf.register_template"
         assert own in feeds(expanded, found[register])
         assert own in feeds(expanded, found[f"{apply}chain_{SPACE.lower()}_res_2"])
+    # measured with a template of 4 mm: 0.13 GB
+    assert 0.12 < found[f"{apply}make_grid_{space}"].mem_gb < 0.2
+    assert found[f"{apply}make_grid_{SPACE.lower()}_res_2"].mem_gb > 0.3
     grid = found[f"{apply}make_grid_{space}"].inputs.template
     assert grid == str(tmp_path / f"tpl-{NAME}" / f"tpl-{NAME}_res-08_T1w.nii.gz")
     write = found[f"bold_task_rest_wf.bold_derivatives_wf.write_bold_{space}"]

@@ -120,6 +120,7 @@ def init_template_outputs_wf(
     voxels: int,
     std_resolution: int = 1,
     grid: TemplateGrid | None = None,
+    field_voxels: int = TEMPLATE_VOXELS,
     name: str = "template_outputs_wf",
 ) -> Workflow:
     """Build the resampling of the results onto a template's grid.
@@ -132,6 +133,8 @@ def init_template_outputs_wf(
         Voxel size of the template-space outputs, mm.
     grid : TemplateGrid, optional
         Of another template, used instead.
+    field_voxels : int
+        Voxels of the displacement field to another template, for the memory estimates.
     name : str
         Name of the workflow.
 
@@ -163,7 +166,7 @@ def init_template_outputs_wf(
     std_gb = STD_GB / std_resolution**3
     if grid is not None:
         # The displacement field may be on another grid than the output, and is held as well.
-        std_gb = FIELD_GB + STD_GB * grid.voxels / TEMPLATE_VOXELS
+        std_gb = (FIELD_GB * field_voxels + STD_GB * grid.voxels) / TEMPLATE_VOXELS
     carry_to_template = pe.Node(
         CarryToTemplate(resolution=std_resolution),
         name="carry_to_template",

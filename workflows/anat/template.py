@@ -10,6 +10,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.templates import OtherTemplate
+from neuroferry.workflows.anat.memory import TEMPLATE_VOXELS
 from neuroferry.workflows.anat.norm import init_normalisation_wf, init_template_outputs_wf
 from neuroferry.workflows.anat.outputs import init_template_derivatives_wf, res_suffix
 from neuroferry.workflows.parts import of_kind
@@ -101,7 +102,11 @@ def init_other_template_wf(
     for label in resolutions:
         suffix = res_suffix(label)
         carry_wf = init_template_outputs_wf(
-            voxels=voxels, grid=template.grid(label), name=f"template_outputs{suffix}_wf"
+            voxels=voxels,
+            grid=template.grid(label),
+            # precomputed fields have grids of their own, usually of 1 mm
+            field_voxels=template.registration.voxels if xfms is None else TEMPLATE_VOXELS,
+            name=f"template_outputs{suffix}_wf",
         )
         of_kind(carry_wf, "template_outputs")
         results = [name for name in INPUTS if name not in XFMS]

@@ -176,7 +176,9 @@ def _add_target(
     """Add the grid of a space, the transform to it, and the mask on it."""
     inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
     native = not space.in_template
-    grid_gb = memory_gb(T1W_GRID_BYTES, t1w_voxels) if native else memory_gb(0, 0, TEMPLATE_GB)
+    grid_gb = memory_gb(0, 0, TEMPLATE_GB)
+    if native or space.grid is not None:  # these read one image, the others the built-in template
+        grid_gb = memory_gb(T1W_GRID_BYTES, t1w_voxels if space.grid is None else target)
     make_grid = pe.Node(MakeTargetGrid(), name=f"make_grid_{space.node}", mem_gb=grid_gb)
     of_kind(make_grid, f"make_grid_{space.kind}")
     fields = ["boldref2anat_xfm"]

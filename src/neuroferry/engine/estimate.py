@@ -3,9 +3,9 @@
 A step declares its memory (``Node.mem_gb``), which the workflow builders compute from the
 image header with the formula in their documentation. That figure also carries the size of
 the image, so what was measured on one image is scaled to another by the ratio r of the two
-declared figures. A step that processes a series volume by volume also declares their number
-(``node.volumes``): its time and disk are scaled by the ratio of the numbers of volumes as well,
-its memory is not.
+declared figures; of memory only what exceeds an empty process. A step that processes a series
+volume by volume also declares their number (``node.volumes``): its time and disk are scaled by
+the ratio of the numbers of volumes as well, its memory is not.
 
 Sources, the best first:
 
@@ -42,8 +42,8 @@ DEFAULT_GB = 0.25
 DEFAULT_SECONDS = 10.0
 _MARGINS: dict[Source, float] = {"measured": 1.10, "like": 1.15, "table": 1.15}
 _KILLED_MARGIN = 1.5
-# an empty Python process that has loaded Nipype
-_LEAST_GB = 0.05
+# an empty Python process that has loaded Nipype: the least of any step, whatever its images
+_EMPTY_GB = 0.12
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Estimator:
     ...                             peak_gb=3.0, declared_gb=2.0))
     >>> estimate = estimator.estimate("w.sub_02_wf.register", 4.0)
     >>> round(estimate.mem_gb, 2), estimate.mem_source, estimate.seconds
-    (6.9, 'like', 120.0)
+    (6.97, 'like', 120.0)
     >>> estimator.learn(StepSummary("w.sub_01_wf.move", "01", "done", seconds=10.0, volumes=150))
     >>> estimator.estimate("w.sub_02_wf.move", 0.25, 1500).seconds
     100.0
@@ -143,7 +143,9 @@ class Estimator:
         kinds = (kind, StepName(step).kind)  # the latter in records of earlier versions
         known, source = self._like(step, kinds)
         peaks = [
-            s.peak_gb * _scale(declared_gb, s.declared_gb) for s in known if s.peak_gb is not None
+            _scaled_memory(s.peak_gb, declared_gb, s.declared_gb)
+            for s in known
+            if s.peak_gb is not None
         ]
         times = [
             s.seconds * _scale(declared_gb, s.declared_gb) * _longer(volumes, s.volumes)
@@ -155,7 +157,7 @@ class Estimator:
         if peaks:
             mem_source, memory = source, max(peaks) * _MARGINS[source]
         for killed in (s for kind in kinds for s in self._killed.get(kind, {}).values()):
-            least = (killed.peak_gb or 0.0) * _scale(declared_gb, killed.declared_gb)
+            least = _scaled_memory(killed.peak_gb or 0.0, declared_gb, killed.declared_gb)
             if mem_source != "measured" and least * _KILLED_MARGIN > memory:
                 mem_source, memory = "like", least * _KILLED_MARGIN
         disk = [
@@ -165,7 +167,7 @@ class Estimator:
         ]
         files = [s.files for s in known if s.files]
         return Estimate(
-            mem_gb=max(memory, _LEAST_GB),
+            mem_gb=max(memory, _EMPTY_GB),
             seconds=statistics.median(times) if times else DEFAULT_SECONDS,
             disk_gb=max(disk, default=2.2e-5),  # what Nipype itself writes for a step
             files=max(files, default=5),
@@ -188,6 +190,18 @@ class Estimator:
 def _scale(declared_gb: float, measured_at_gb: float | None) -> float:
     """Compute the ratio of two image sizes from the memory declared for them."""
     return declared_gb / measured_at_gb if measured_at_gb else 1.0
+
+
+def _scaled_memory(peak_gb: float, declared_gb: float, measured_at_gb: float | None) -> float:
+    """Scale a peak to an image of another size, except what an empty process takes.
+
+    >>> _scaled_memory(0.62, 0.62, 1.12), _scaled_memory(0.62, 1.12, 1.12)
+    (0.37, 0.62)
+    """
+    if measured_at_gb is None or min(peak_gb, declared_gb, measured_at_gb) <= _EMPTY_GB:
+        return peak_gb * _scale(declared_gb, measured_at_gb)
+    above = (declared_gb - _EMPTY_GB) / (measured_at_gb - _EMPTY_GB)
+    return _EMPTY_GB + (peak_gb - _EMPTY_GB) * above
 
 
 def _longer(volumes: int | None, measured_with: int | None) -> float:

@@ -36,11 +36,18 @@ def _unusable_text(run: ScanRun) -> str:
     return f"{len(found)}: {name_volumes(found)}" if found else ""
 
 
+def usable(run: ScanRun) -> float | None:
+    """Count the volumes at steady state that hold a usable image."""
+    volumes, dummies = run.number("NumberOfVolumes"), run.number("NonSteadyStateVolumes") or 0
+    if volumes is None:
+        return None
+    return volumes - dummies - sum(volume >= dummies for volume in unusable(run))
+
+
 def outliers(run: ScanRun) -> float | None:
     """Compute the fraction of steady-state volumes that are motion outliers."""
     found = run.part("MotionOutliers").get("Volumes")
-    volumes = run.number("NumberOfVolumes")
-    steady = (volumes or 0) - (run.number("NonSteadyStateVolumes") or 0) - len(unusable(run))
+    steady = usable(run) or 0
     return len(found) / steady if isinstance(found, list) and steady > 0 else None
 
 
@@ -81,11 +88,10 @@ def _doubts(run: ScanRun) -> list[str]:
 def _length_doubts(run: ScanRun) -> list[str]:
     """Describe a run that is too short for its confounds, and an unusual repetition time."""
     doubts = []
-    volumes, tr = run.number("NumberOfVolumes"), run.number("RepetitionTime")
-    left = None if volumes is None else volumes - (run.number("NonSteadyStateVolumes") or 0)
-    if left is not None and left - len(unusable(run)) < FEW_VOLUMES:
+    left, tr = usable(run), run.number("RepetitionTime")
+    if left is not None and left < FEW_VOLUMES:
         doubts.append(
-            f"{run.name} has {left - len(unusable(run)):.0f} usable volumes, fewer than"
+            f"{run.name} has {left:.0f} usable volumes, fewer than"
             f" {FEW_VOLUMES}: outliers, temporal SNR and noise components are hardly determined."
         )
     if tr is not None and not USUAL_TR[0] <= tr <= USUAL_TR[1]:

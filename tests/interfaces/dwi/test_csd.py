@@ -119,7 +119,9 @@ def test_models_say_why_not():
     assert "the run has 1" in single.kurtosis
     assert "the run has 1" in single.multi_tissue
     few = models_for(find_shells([0] + [1000] * 3), 3)
-    assert all("6 gradient directions; the run has 3" in why for why in vars(few).values())
+    assert few.csd == "spherical deconvolution needs 15 directions of one b-value; the run has 3"
+    others = (few.tensor, few.kurtosis, few.multi_tissue)
+    assert all("6 gradient directions; the run has 3" in why for why in others)
     uneven = models_for(find_shells([0] + [1000] * 5 + [2000] * 30), 30)
     assert "the run's shells have 5, 30" in uneven.kurtosis
     same = models_for(find_shells([0] + [1000] * 20 + [2000] * 20), 12)

@@ -85,6 +85,8 @@ def test_slices_without_their_signal(found: dict[str, str]) -> None:
     report = json.loads(Path(found["report"]).read_text())
     assert SPOILT[0] in report["VolumesWithOutlierSlices"]
     assert report["EddyCurrents"]
+    assert report["PhaseEncodingAxis"] == "j"  # of j-: only its axis was used
+    assert "PhaseEncodingDirection" not in report
 
 
 def test_confounds(

@@ -260,6 +260,19 @@ def test_series_header(study: dict[str, Path]) -> None:
     assert (header["pixdim"][4], header.get_xyzt_units()) == (2.0, ("mm", "sec"))
 
 
+@pytest.mark.parametrize("code", [1, 4])
+def test_sform_code_is_that_of_the_target_space(study: dict[str, Path], code: int) -> None:
+    """Series and mean in a template's space say so, as their brain mask does."""
+    header = nb.Nifti1Header()
+    header["sform_code"] = code
+    reference = study["dir"] / "std.nii.gz"
+    save_nifti(np.ones(SHAPE, np.float32), AFFINE, reference, header=header)
+    run(study, reference=reference)
+    for name in ("bold", "boldref"):
+        found = nb.load(study["dir"] / "out" / f"{name}.nii.gz").header
+        assert (int(found["sform_code"]), int(found["qform_code"])) == (code, code)
+
+
 @pytest.mark.parametrize("value", [0.0, 1000.0])
 def test_volumes_without_an_image_do_not_reach_their_neighbours(
     study: dict[str, Path], value: float

@@ -1,5 +1,6 @@
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from neuroferry.interfaces.image.transforms import (
     read_itk_composite,
 )
 from neuroferry.phantom.score import dice, template_overlap, tissue_dice
-from neuroferry.templates import load_template
+from neuroferry.templates import TemplateGrid, load_template
 from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.fit import OUTPUTS
+from neuroferry.workflows.anat.norm import init_template_outputs_wf
 
 GIVEN: dict[str, dict[str, Any]] = {
     "brain_mask": {"brain_mask": "mask.nii.gz"},
@@ -105,6 +107,17 @@ def test_memory_is_near_what_was_measured(shape, peaks):
     steps = ("average_runs", "extract_brain", "correct_bias", "register_template")
     for name, peak_gb in zip((*steps, "segment_tissues", "carry_to_template"), peaks, strict=True):
         assert 0.9 * peak_gb <= needs[name] < 2 * peak_gb, name
+
+
+def test_memory_for_a_coarse_template_is_little(tmp_path):
+    """Measured with a template of 4 mm, registered on that grid: 0.19 GB."""
+    grid = TemplateGrid(tmp_path / "t1w.nii", tmp_path / "mask.nii", (49, 58, 47), (4.0, 4.0, 4.0))
+    grid.t1w.touch()
+    build = partial(init_template_outputs_wf, voxels=300_000, grid=grid)
+    own, fine = build(field_voxels=grid.voxels), build()
+    least, most = (wf.get_node("carry_to_template").mem_gb for wf in (own, fine))
+    assert 0.18 < least < 0.4
+    assert most > least + 0.3
 
 
 @pytest.fixture(scope="module")
