@@ -184,7 +184,10 @@ def test_the_number_is_read_among_other_lines(tmp_path, programs):
 
 def test_a_number_that_got_lost_is_found_by_the_job_s_name(tmp_path, programs, short):
     # a job that had already ended would have left the queue
-    programs("sbatch", '/usr/bin/sbatch --begin=now+8 "$@" >/dev/null\necho Socket timed out >&2\nexit 1\n')
+    programs(
+        "sbatch",
+        '/usr/bin/sbatch --begin=now+8 "$@" >/dev/null\necho Socket timed out >&2\nexit 1\n',
+    )
     study = Study(tmp_path, "short").plan('packing="subject"', "watch_minutes=0")
     assert study.submit().returncode == 0
     assert [row[0] for row in study.calls()] == ["g1p01", "steward"]
