@@ -119,3 +119,16 @@ def csd_gb(run: DwiRun) -> float:
     """Estimate the peak memory of CSD in GB: of Python or ``dwi2fod``, whichever takes more."""
     coefficients = _coefficients(run) + 2
     return volume_gb(max(80 + 4 * coefficients, 7 * (run.n_volumes + coefficients)), run)
+
+
+def segment_bundles_gb(run: DwiRun, streamlines: int) -> float:
+    """Estimate the peak memory of sorting streamlines into bundles in GB.
+
+    Parameters
+    ----------
+    run : DwiRun
+        Run, for its grid.
+    streamlines : int
+        Streamlines requested, over all bundles.
+    """
+    return volume_gb(0, run, FIELD_GB + SEGMENT_GB + STREAMLINE_GB * streamlines)

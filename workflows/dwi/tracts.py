@@ -15,8 +15,7 @@ from neuroferry.interfaces.tracts.profiles import EXTENTS, MeasureProfiles
 from neuroferry.interfaces.tracts.tracking import TrackStreamlines
 from neuroferry.workflows.dwi.memory import (
     PROFILE_BYTES,
-    SEGMENT_GB,
-    STREAMLINE_GB,
+    segment_bundles_gb,
     track_gb,
     volume_gb,
 )
@@ -102,7 +101,7 @@ def init_dwi_tracts_wf(
     segment = pe.Node(
         SegmentBundles(),
         name="segment_bundles",
-        mem_gb=volume_gb(0, run, SEGMENT_GB + STREAMLINE_GB * streamlines * count),
+        mem_gb=segment_bundles_gb(run, streamlines * count),
     )
     if bundles is not None:
         # A user's file: its content is part of the steps' hashes.

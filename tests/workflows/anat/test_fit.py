@@ -109,6 +109,13 @@ def test_memory_is_near_what_was_measured(shape, peaks):
         assert 0.9 * peak_gb <= needs[name] < 2 * peak_gb, name
 
 
+def test_memory_of_a_quick_segmentation_of_a_large_image():
+    """Measured with 40 million voxels: 2.2 GB."""
+    graph = init_anat_wf(t1w_shapes=[(274, 384, 384)], sloppy=True)._create_flat_graph()
+    (node,) = (node for node in graph.nodes() if node.name == "segment_tissues")
+    assert 2.2 <= node.mem_gb < 2.6
+
+
 def test_memory_for_a_coarse_template_is_little(tmp_path):
     """Measured with a template of 4 mm, registered on that grid: 0.19 GB."""
     grid = TemplateGrid(tmp_path / "t1w.nii", tmp_path / "mask.nii", (49, 58, 47), (4.0, 4.0, 4.0))
