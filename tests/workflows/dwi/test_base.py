@@ -273,7 +273,7 @@ def test_bundles_of_the_users_own_and_whole_profiles(person, tmp_path):
     steps = [
         found[f"dwi_wf.tracts_wf.{name}"] for name in ("track_streamlines", "segment_bundles")
     ]
-    assert all(node.mem_gb > 0.3 for node in steps)  # both hold the 0.1 GB of the field at 1 mm
+    assert steps[1].mem_gb > 0.3  # it holds the 0.1 GB of the field at 1 mm
     before = [node.inputs.get_hashval(hash_method="content")[1] for node in steps]
     own.write_text(text.replace("9]", "8]"))
     after = [node.inputs.get_hashval(hash_method="content")[1] for node in steps]
