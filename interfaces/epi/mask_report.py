@@ -44,7 +44,7 @@ def describe_mask(mask: NDArray[np.bool_], affine: Affine) -> dict[str, Any]:
     >>> found["VolumeML"], found["verdict"]
     (1323.0, 'good')
     >>> describe_mask(ball[:, :, :22], np.diag([4.0, 4, 4, 1]))["reasons"]
-    ['The upper end of the field of view cuts the brain, at 97% of its largest section.']
+    ['The upper end of the field of view cuts the brain, at 99% of its largest section.']
     """
     volume = float(np.count_nonzero(mask)) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     area, end = _area_at_edge(mask, affine)

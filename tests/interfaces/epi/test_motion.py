@@ -279,7 +279,7 @@ def test_one_volume_or_none_left(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 volume"):
         open_series(single)
     series = open_series(mh.save([volume] * 3, tmp_path / "three.nii.gz"))
-    with pytest.raises(InputError, match="none are left"):
+    with pytest.raises(InputError, match="no usable ones are left"):
         find_reference(series, 2.0, 3)
     np.testing.assert_allclose(find_reference(series, 2.0, 2).volume.data, volume, atol=0.5)
     with pytest.raises(GeometryError, match="a different grid"):
