@@ -4,7 +4,13 @@ from neuroferry.engine.record import RunSummary
 from neuroferry.reports.functional import FUNCTIONAL
 from neuroferry.reports.gather import Session
 from neuroferry.reports.positions import position_doubts
-from neuroferry.reports.scans import ScanRun, alignment_doubts, alignment_text, fieldmap_doubts
+from neuroferry.reports.scans import (
+    ScanRun,
+    alignment_doubts,
+    alignment_text,
+    fieldmap_doubts,
+    volume_doubts,
+)
 from neuroferry.reports.verdict import judge
 
 HEAD = [[0.0, 0.0, 0.0], [-50.0, 0.0, 0.0], [0.0, 50.0, 0.0], [0.0, 0.0, 50.0]]
@@ -76,3 +82,15 @@ def test_a_doubtful_template_and_runs_apart_raise_the_verdict():
     assert verdict({"verdict": "good", "reasons": []}) == []
     (reason,) = verdict({"verdict": "good"}, [run_at("a"), run_at("b", 5.0)])
     assert "5 mm apart" in reason
+
+
+def with_mask(name, volume, session="1"):
+    stem = f"sub-01_ses-{session}_task-{name}"
+    return ScanRun(FUNCTIONAL, name, stem, (), {"BrainMask": {"VolumeML": volume}})
+
+
+def test_masks_of_one_session_that_differ_are_named():
+    alike = [with_mask("a", 1500.0), with_mask("b", 1700.0), with_mask("c", 900.0, session="2")]
+    assert volume_doubts(alike) == []
+    (doubt,) = volume_doubts([*alike, with_mask("d", 2063.0)])
+    assert "a (1500 ml) and d (2063 ml) differ by 38%" in doubt
