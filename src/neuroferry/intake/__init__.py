@@ -1,0 +1,1 @@
+"""From the scanner to a BIDS dataset: what arrives, what it is, where it goes."""

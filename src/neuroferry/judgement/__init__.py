@@ -1,0 +1,1 @@
+"""From metrics to verdicts: limits, outliers, ratings, drift."""
