@@ -30,6 +30,7 @@ from neuroferry.workflows.dwi.joined import ANATOMY, CHECK, SERIES, init_joined_
 from neuroferry.workflows.func.base import init_bold_wf
 from neuroferry.workflows.parts import join, of_kind, state_kinds
 from neuroferry.workflows.qc.anat import init_anat_qc_wf
+from neuroferry.workflows.qc.base import init_quality_wf
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,16 @@ in the Brain Imaging Data Structure [@bids].
     for bold in plan.bold:
         _add_bold(workflow, bold, settings, anatomies)
     _add_dwi(workflow, plan, settings, anatomies)
+    for measured in plan.quality:
+        quality_wf = init_quality_wf(
+            plan=measured,
+            bids_dir=settings.bids_dir,
+            out_dir=settings.out_dir,
+            config=settings.workflow,
+            omp_nthreads=settings.omp_nthreads,
+            name=f"quality_{measured.label}_wf",
+        )
+        workflow.add_nodes([quality_wf])
     state_kinds(workflow)
     return workflow
 
@@ -267,7 +278,7 @@ def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> 
         std_voxels=TEMPLATE_VOXELS / resolution**3,
     )
     join(workflow, anat_wf, reports_wf)
-    with_qc = "qc" in config.chosen
+    with_qc = "T1w" in config.measured
     derivatives_wf = init_anat_derivatives_wf(
         out_dir=settings.out_dir,
         bids_dir=settings.bids_dir,
@@ -282,7 +293,7 @@ def _init_session_wf(label: str, plan: AnatomyPlan, settings: BuildSettings) -> 
     for other in plan.templates:
         join(workflow, anat_wf, _init_other_wf(plan, other, settings))
     if with_qc:
-        gather = _add_qc(workflow, anat_wf, plan.shapes)
+        gather = _add_qc(workflow, anat_wf, plan)
         workflow.connect(gather, "out", derivatives_wf, "inputnode.iqms")
     return workflow
 
@@ -303,14 +314,13 @@ def _init_other_wf(plan: AnatomyPlan, other: TemplatePlan, settings: BuildSettin
     )
 
 
-def _add_qc(
-    workflow: Workflow, anat_wf: Workflow, shapes: Sequence[tuple[int, int, int]]
-) -> pe.Node:
+def _add_qc(workflow: Workflow, anat_wf: Workflow, plan: AnatomyPlan) -> pe.Node:
     """Measure each T1w image on its own voxel grid; return the node that collects the metrics."""
-    gather = pe.Node(Merge(len(shapes)), name="gather_iqms", run_without_submitting=True)
-    for index, shape in enumerate(shapes):
-        suffix = f"_{index + 1}" if len(shapes) > 1 else ""
-        qc_wf = init_anat_qc_wf(n_voxels=math.prod(shape), name=f"anat_qc{suffix}_wf")
+    count = len(plan.images)
+    gather = pe.Node(Merge(count), name="gather_iqms", run_without_submitting=True)
+    for index, (image, shape) in enumerate(zip(plan.images, plan.shapes, strict=True)):
+        suffix = f"_{index + 1}" if count > 1 else ""
+        qc_wf = init_anat_qc_wf(image=image, n_voxels=math.prod(shape), name=f"anat_qc{suffix}_wf")
         join(workflow, anat_wf, of_kind(qc_wf, "anat_qc"))
         for field_name, source in (("t1w", "t1w_runs"), ("run2ref_xfm", "run2ref_xfms")):
             name = f"select_{field_name}"

@@ -6,16 +6,13 @@ null, with the reason beside it; no placeholder value is written.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     File,
     InputMultiObject,
     SimpleInterface,
@@ -23,11 +20,10 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from neuroferry import __version__
-from neuroferry.files import write_text
 from neuroferry.interfaces.image.images import FloatArray, save_nifti
 from neuroferry.interfaces.qc import background, regions
 from neuroferry.interfaces.qc import whole_image as whole
+from neuroferry.interfaces.qc.document import IqmInputSpec, write_iqms
 from neuroferry.interfaces.qc.maps import AnatMaps, gather_maps
 from neuroferry.templates import TEMPLATE_SPACE, load_template
 
@@ -183,50 +179,14 @@ def explain_undefined(values: Mapping[str, float]) -> dict[str, str]:
     return reasons
 
 
-def as_document(metrics: AnatMetrics, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the JSON document: metrics to nine digits (``None`` for ``nan``) and provenance.
-
-    Parameters
-    ----------
-    metrics : AnatMetrics
-        The metrics.
-    settings : mapping
-        Settings to record.
-
-    Returns
-    -------
-    dict
-        Keys sorted.
-    """
-    document: dict[str, Any] = {}
-    for name, value in metrics.values.items():
-        if isinstance(value, int):
-            document[name] = value
-        else:
-            document[name] = float(f"{value:.9g}") if math.isfinite(value) else None
+def mask_warnings(metrics: AnatMetrics) -> dict[str, bool]:
+    """Say whether the regions around the head are unusual, under the names of MRIQC."""
     air = np.count_nonzero(metrics.labels == REGION_LABELS["air"])
     frame = np.count_nonzero(metrics.labels == REGION_LABELS["frame"])
-    document["provenance"] = {
-        "settings": dict(settings),
-        "software": "neuroferry",
-        "version": __version__,
-        "warnings": {
-            "large_rot_frame": bool(frame > 500),
-            "small_air_mask": bool(air < SMALL_AIR_VOXELS),
-            "undefined": dict(sorted(metrics.undefined.items())),
-        },
-    }
-    return dict(sorted(document.items()))
+    return {"large_rot_frame": bool(frame > 500), "small_air_mask": bool(air < SMALL_AIR_VOXELS)}
 
 
-def write_document(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write a JSON document whole or not at all."""
-    path = Path(path)
-    write_text(path, json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    return path
-
-
-class _AnatIQMsInputSpec(BaseInterfaceInputSpec):
+class _AnatIQMsInputSpec(IqmInputSpec):
     t1w = File(exists=True, mandatory=True, desc="one T1w image in canonical orientation")
     run2ref_xfm = File(
         exists=True, mandatory=True, desc="ITK .txt from the image to the reference"
@@ -277,8 +237,16 @@ class AnatIQMs(SimpleInterface):
             "white_matter_level": regions.WM_LEVEL,
         }
         cwd = Path(runtime.cwd)
-        document = as_document(metrics, settings)
-        self._results["iqms"] = str(write_document(document, cwd / "iqms.json"))
+        iqms = write_iqms(
+            cwd / "iqms.json",
+            metrics.values,
+            metrics.undefined,
+            inputs=self.inputs,
+            modality="T1w",
+            settings=settings,
+            warnings=mask_warnings(metrics),
+        )
+        self._results["iqms"] = str(iqms)
         self._results["regions"] = str(
             save_nifti(metrics.labels, affine, cwd / "regions.nii.gz", dtype=np.uint8)
         )

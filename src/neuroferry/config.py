@@ -28,9 +28,15 @@ _WORKFLOWS = {
     "anat": "T1w images",
     "func": "BOLD runs",
     "dwi": "DWI runs",
-    "qc": "image quality metrics",
+    "qc": "image quality metrics of all of these, and of T2w images",
 }
 WORKFLOWS = tuple(_WORKFLOWS)
+MODALITIES = {
+    "T1w": "T1-weighted images",
+    "T2w": "T2-weighted images",
+    "bold": "BOLD runs",
+    "dwi": "DWI runs",
+}
 PACKINGS = {
     "node": "one job per step",
     "chain": "chains of steps, and small steps with the steps that they depend on",
@@ -167,6 +173,14 @@ class WorkflowConfig:
         choices=_WORKFLOWS,
         unset="all that the data allow",
     )
+    modalities: tuple[str, ...] = setting(
+        (),
+        help="kinds of images whose quality is measured",
+        flags=("-m", "--modalities"),
+        metavar="NAME",
+        choices=MODALITIES,
+        unset="all",
+    )
     output_spaces: tuple[str, ...] = setting(
         ("MNI152NLin2009aSym",),
         help="spaces to resample to: MNI152NLin2009aSym[:res-N], T1w, bold, or a template of your"
@@ -264,6 +278,13 @@ class WorkflowConfig:
     def chosen(self) -> tuple[str, ...]:
         """Requested workflows, or all of them by default."""
         return self.workflows or WORKFLOWS
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Suffixes of the images whose quality is measured; none without ``qc``."""
+        if "qc" not in self.chosen:
+            return ()
+        return tuple(m for m in MODALITIES if not self.modalities or m in self.modalities)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from neuroferry.reports.metric_table import metric_table
+from neuroferry.judgement.metric_table import metric_table
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mriqc_parity.py"
 

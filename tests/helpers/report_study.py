@@ -10,7 +10,7 @@ from neuroferry.bids.outputs import write_dataset_description
 from neuroferry.engine.record import RunRecord
 from neuroferry.interfaces.draw.mosaic import View, draw_mosaic
 from neuroferry.interfaces.draw.slices import AXIAL, Row, Volume, whole_box
-from neuroferry.reports.metric_table import metric_table
+from neuroferry.judgement.metric_table import metric_table
 
 DESCS = ("conform", "bias", "brain", "tissues", "norm")
 BOLD_DESCS = ("carpetplot", "motion", "rois", "tsnr", "compcorvar", "confoundcorr")

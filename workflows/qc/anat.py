@@ -6,12 +6,18 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from neuroferry.bids.model import Image
 from neuroferry.interfaces.qc.metrics import AnatIQMs
 from neuroferry.workflows.anat.memory import METRICS_BYTES, METRICS_GB, memory_gb
+from neuroferry.workflows.qc.base import about_image
 
 
 def init_anat_qc_wf(
-    *, n_voxels: int = 256**3, template_resolution: int = 1, name: str = "anat_qc_wf"
+    *,
+    image: Image,
+    n_voxels: int = 256**3,
+    template_resolution: int = 1,
+    name: str = "anat_qc_wf",
 ) -> Workflow:
     """Build the quality metrics of one T1w image.
 
@@ -20,6 +26,8 @@ def init_anat_qc_wf(
 
     Parameters
     ----------
+    image : Image
+        The image in the dataset.
     n_voxels : int
         Voxels of the image, for the memory estimate.
     template_resolution : int
@@ -46,7 +54,7 @@ image on its own voxel grid.
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     outputnode = Node(IdentityInterface(fields=["iqms", "regions"]), name="outputnode")
     compute_iqms = Node(
-        AnatIQMs(template_resolution=template_resolution),
+        AnatIQMs(template_resolution=template_resolution, **about_image(image)),
         name="compute_iqms",
         mem_gb=memory_gb(METRICS_BYTES, n_voxels, base_gb=METRICS_GB),
         n_procs=1,

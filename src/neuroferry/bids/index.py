@@ -144,7 +144,17 @@ def _make_run(
     reader: SidecarReader, path: Path, facts: Facts
 ) -> tuple[Image, list[tuple[Path, InputError]]]:
     metadata, broken = reader.read(path)
-    return Image(path, facts.entities, facts.suffix, facts.datatype, metadata), broken
+    unread = {other for other, _ in broken}
+    sidecars = () if path.parent in unread else tuple(reader.applicable(path))
+    image = Image(
+        path,
+        facts.entities,
+        facts.suffix,
+        facts.datatype,
+        metadata,
+        sidecars=tuple(sidecar for sidecar in sidecars if sidecar not in unread),
+    )
+    return image, broken
 
 
 def _absence(root: Path, label: str, placed: Placed) -> Iterable[Problem]:

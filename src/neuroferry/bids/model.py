@@ -27,6 +27,8 @@ class Image:
         ``"T1w"``, ``"anat"``.
     metadata : mapping
         The sidecar JSON files that apply, merged by the inheritance principle.
+    sidecars : tuple of Path
+        Those files, the farthest first, as far as they can be read.
     volumes : VolumeFacts or None
         What reading a series told about its volumes; None before it was read.
     """
@@ -37,6 +39,7 @@ class Image:
     datatype: str
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     volumes: VolumeFacts | None = None
+    sidecars: tuple[Path, ...] = ()
 
     @property
     def session(self) -> str | None:

@@ -1,7 +1,7 @@
 """Values that pass through the intake: DICOM objects, series, and what became of them.
 
-``Instance`` -> ``Series`` -> ``Outcome``. The first two hold what identifies a patient and stay inside the
-intake's private folder; an `Outcome` holds none of it, and may be logged and shown.
+``Instance`` -> ``Series`` -> ``Outcome``. The first two hold what identifies a patient and stay
+inside the intake's private folder; an `Outcome` holds none of it, and may be logged and shown.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-#: What became of a series: named and written into the dataset; kept aside because no rule names it, or
-#: because it is no scan for BIDS (a localiser, a derived map, a second reconstruction); kept aside because
-#: it is damaged or contradicts itself.
+#: What became of a series: named and written into the dataset; kept aside because no rule names
+#: it, or because it is no scan for BIDS (a localiser, a derived map, a second reconstruction);
+#: refused because it is damaged or contradicts itself.
 Fate = Literal["placed", "unassigned", "set aside", "refused"]
 
 
@@ -28,8 +28,8 @@ class Instance:
     sop_uid, sop_class : str
         SOPInstanceUID and SOPClassUID.
     series_uid, study_uid : str
-        SeriesInstanceUID and StudyInstanceUID. The latter does not group: exports of some scanners make
-        one for each volume.
+        SeriesInstanceUID and StudyInstanceUID. The latter does not group: exports of some
+        scanners make one for each volume.
     patient_id, patient_name, birth_date : str
         They identify the patient: never written anywhere.
     modality : str
@@ -91,8 +91,8 @@ class Series:
     Attributes
     ----------
     key : str
-        Name of its folder in the spool: hexadecimal digits, made of patient and SeriesInstanceUID, that
-        reveal neither.
+        Name of its folder in the spool: hexadecimal digits, made of patient and
+        SeriesInstanceUID, that reveal neither.
     instances : tuple of Instance
         At least one, in the order of their numbers.
     complete : bool

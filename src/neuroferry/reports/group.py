@@ -10,9 +10,9 @@ from typing import Any
 
 from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.files import write_text
+from neuroferry.judgement.metric_table import metric_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
 from neuroferry.reports.gather import Session, find_sessions, raw_root
-from neuroferry.reports.metric_table import metric_table
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once

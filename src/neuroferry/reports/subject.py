@@ -15,6 +15,7 @@ from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.errors import InputError
 from neuroferry.files import read_toml
+from neuroferry.judgement.metric_table import Metric, metric_table
 from neuroferry.licences.terms import licences_of, patents_of
 from neuroferry.reports.charts import NOTHING, step_chart
 from neuroferry.reports.gather import (
@@ -29,7 +30,6 @@ from neuroferry.reports.gather import (
     session_names,
 )
 from neuroferry.reports.methods import cited_keys, render_methods
-from neuroferry.reports.metric_table import Metric, metric_table
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import measured_before, read_run_once

@@ -32,6 +32,9 @@ def describe_plan(plan: ParticipantPlan) -> Iterator[str]:
     for joined in plan.joined:
         names = " and ".join(run.image.path.name for run in joined.runs)
         yield f"  joined in the space of the T1w image: {names}"
+    if plan.quality:
+        names = " and ".join(measured.image.path.name for measured in plan.quality)
+        yield f"  quality measured: {names}"
 
 
 def plan_as_json(plan: ParticipantPlan) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def plan_as_json(plan: ParticipantPlan) -> dict[str, Any]:
         "bold": [_bold_json(bold) for bold in plan.bold],
         "dwi": [_dwi_json(dwi) for dwi in plan.dwi],
         "joined": [[str(run.image.path) for run in joined.runs] for joined in plan.joined],
+        "quality": [str(measured.image.path) for measured in plan.quality],
         "problems": [problem_as_json(problem) for problem in plan.problems],
     }
 

@@ -23,6 +23,7 @@ from neuroferry.selection.dwi_fieldmaps import choose_dwi_fieldmap
 from neuroferry.selection.fieldmap_plan import FieldmapPlan
 from neuroferry.selection.fieldmaps import choose_fieldmap
 from neuroferry.selection.joining import Joined, plan_joined
+from neuroferry.selection.quality import QualityPlan, measures_t1w_alone, plan_quality
 from neuroferry.selection.spaces import BoldSpace, OutputSpaces
 from neuroferry.selection.t1w import choose_t1w
 from neuroferry.templates import TEMPLATE_SPACE
@@ -102,6 +103,8 @@ class ParticipantPlan:
         DWI runs, in the order of their names.
     joined : tuple of Joined
         DWI runs that are joined in the space of the T1w image.
+    quality : tuple of QualityPlan
+        Images whose quality is measured on their own.
     problems : tuple of Problem
         All problems of the participant's data, and everything that is skipped.
     inputs : tuple of Path
@@ -118,13 +121,15 @@ class ParticipantPlan:
     bold: tuple[BoldPlan, ...] = ()
     dwi: tuple[DwiPlan, ...] = ()
     joined: tuple[Joined, ...] = ()
+    quality: tuple[QualityPlan, ...] = ()
     problems: tuple[Problem, ...] = ()
     inputs: tuple[Path, ...] = ()
 
     @property
     def has_work(self) -> bool:
         """Whether anything is computed."""
-        return bool(self.bold or self.dwi or any(a.source == "computed" for a in self.anatomies))
+        computed = any(a.source == "computed" for a in self.anatomies)
+        return bool(self.bold or self.dwi or self.quality or computed)
 
     def anatomy(self, node: str | None) -> AnatomyPlan | None:
         """Find an anatomy by its name in the graph."""
@@ -138,11 +143,13 @@ class ParticipantPlan:
 
 def wanted_suffixes(config: WorkflowConfig) -> tuple[str, ...]:
     """List the suffixes of the images that the workflows read."""
-    workflows = config.chosen
-    suffixes = ["T1w"]
-    if "func" in workflows:
+    workflows, measured = config.chosen, config.measured
+    suffixes = ["T1w"] if {"anat", "func", "dwi"} & set(workflows) or "T1w" in measured else []
+    if "T2w" in measured:
+        suffixes.append("T2w")
+    if "func" in workflows or "bold" in measured:
         suffixes.append("bold")
-    if "dwi" in workflows:
+    if "dwi" in workflows or "dwi" in measured:
         suffixes.append("dwi")
     if {"func", "dwi"} & set(workflows) and "fieldmaps" not in config.ignore:
         suffixes += FIELDMAP_SUFFIXES
@@ -199,14 +206,18 @@ class _Planner:
         self.problems = [*subject.problems]
 
     def plan(self) -> ParticipantPlan:
+        everything = self._subject
         left_out = self._choose_t1w()
         bold_runs, dwi_runs = self._check_runs()
+        quality = plan_quality(everything, self._config, bold_runs, dwi_runs)
+        bold_runs = bold_runs if "func" in self._config.chosen else []
+        dwi_runs = dwi_runs if "dwi" in self._config.chosen else []
         precomputed = self._find_precomputed(bold_runs)
         bold_runs = [run for run in bold_runs if run.reference.path in precomputed]
         anatomies = plan_anatomies(
             self._subject,
             [*(run.session for run in bold_runs), *(run.session for run in dwi_runs)],
-            workflows=self._config.chosen,
+            workflows=self._workflows_of_t1w(),
             derivatives=self._derivatives,
             spaces=self._spaces,
         )
@@ -215,7 +226,7 @@ class _Planner:
         dwi = [*self._plan_dwi(dwi_runs, anatomies)]
         joined = self._join(dwi)
         plan = ParticipantPlan(
-            self._subject.label, anatomies.plans, tuple(bold), tuple(dwi), tuple(joined)
+            self._subject.label, anatomies.plans, tuple(bold), tuple(dwi), tuple(joined), quality
         )
         if not plan.has_work:
             self._say_nothing_to_do()
@@ -226,6 +237,11 @@ class _Planner:
             self._say_what_is_not_used(plan)
         plan = replace(plan, problems=tuple(self.problems), inputs=tuple(_inputs(plan)))
         return _bare(plan)
+
+    def _workflows_of_t1w(self) -> tuple[str, ...]:
+        """List the workflows, with ``qc`` only if it needs the anatomical workflow."""
+        without = "T1w" not in self._config.measured or measures_t1w_alone(self._config)
+        return tuple(name for name in self._config.chosen if name != "qc" or not without)
 
     def _add(self, severity: Severity, texts: Sequence[str]) -> None:
         label = self._subject.label
@@ -251,7 +267,10 @@ class _Planner:
                 self.problems.append(Problem(f"{image.path} {why}.", "warning", image.path, label))
         kinds = [("func", "bold"), ("dwi", "dwi")]
         series = [
-            r for k in kinds if k[0] in self._config.chosen for r in self._subject.select(*k)
+            run
+            for datatype, suffix in kinds
+            if datatype in self._config.chosen or suffix in self._config.measured
+            for run in self._subject.select(datatype, suffix)
         ]
         parts = [r for r in series if r.entities.get("part") in OTHER_PARTS]
         if parts:
@@ -262,12 +281,12 @@ class _Planner:
         """Read the runs, and remove the unusable ones."""
         bold: list[BoldRun] = []
         dwi: list[DwiRun] = []
-        if "func" in self._config.chosen:
+        if "func" in self._config.chosen or "bold" in self._config.measured:
             checked = check_bold(self._subject, ignore=self._config.ignore)
             bold, unusable = checked.runs, checked.unusable
             self.problems += checked.problems
             self._subject = self._subject.without(unusable)
-        if "dwi" in self._config.chosen:
+        if "dwi" in self._config.chosen or "dwi" in self._config.measured:
             found = check_dwi(self._subject, b0_threshold=self._config.b0_threshold)
             dwi, unusable = found.runs, found.unusable
             self.problems += found.problems
@@ -350,9 +369,11 @@ class _Planner:
 
     def _say_nothing_to_do(self) -> None:
         workflows = set(self._config.chosen)
-        kinds = ["T1w image"] if {"anat", "qc"} & workflows else []
-        kinds += ["BOLD run"] if "func" in workflows else []
-        kinds += ["DWI run"] if "dwi" in workflows else []
+        measured = self._config.measured
+        kinds = ["T1w image"] if "anat" in workflows or "T1w" in measured else []
+        kinds += ["T2w image"] if "T2w" in measured else []
+        kinds += ["BOLD run"] if "func" in workflows or "bold" in measured else []
+        kinds += ["DWI run"] if "dwi" in workflows or "dwi" in measured else []
         label = self._subject.label
         text = f"sub-{label} has no usable {' and no usable '.join(kinds)}, so nothing was run."
         self.problems.append(Problem(text, "error", None, label))
@@ -365,10 +386,12 @@ class _Planner:
             ("func", bold, "BOLD", "without coregistration, template space or tissues"),
             ("dwi", dwi, "DWI", "without coregistration, template space or bundles"),
         )
-        lacking = [name for name in ("anat", "qc") if name in asked]
-        if lacking and not any(a.source == "computed" for a in anatomies.plans):
-            text = f"there is no T1w image, so {' and '.join(lacking)} cannot be computed"
-            self._add("warning", [text])
+        if "anat" in asked and not any(a.source == "computed" for a in anatomies.plans):
+            self._add("warning", ["there is no T1w image, so anat cannot be computed"])
+        for modality in self._config.modalities:
+            datatype = {"bold": "func", "dwi": "dwi"}.get(modality, "anat")
+            if not self._subject.select(datatype, modality):
+                self._add("warning", [f"there is no usable {modality} image to measure"])
         for workflow, runs, word, without in kinds:
             if not runs and workflow in asked:
                 self._add("warning", [f"there is no usable {word} run"])
@@ -420,7 +443,7 @@ def _inputs(plan: ParticipantPlan) -> Iterator[Path]:
     """List the files that results depend on, each once."""
     paths: dict[Path, None] = {}
     for anatomy in plan.anatomies:
-        files = [run.path for run in anatomy.images]
+        files = [path for image in anatomy.images for path in (image.path, *image.sidecars)]
         files += [Path(path) for path in _texts(anatomy.files)]
         files += [Path(x) for template in anatomy.templates for x in template.xfms or ()]
         for other in anatomy.templates:
@@ -435,6 +458,8 @@ def _inputs(plan: ParticipantPlan) -> Iterator[Path]:
     for dwi in plan.dwi:
         files = [dwi.run.image.path, dwi.run.bval, dwi.run.bvec]
         paths |= dict.fromkeys([*files, *(Path(path) for path in dwi.fieldmap.sources)])
+    for measured in plan.quality:
+        paths |= dict.fromkeys(measured.inputs)
     yield from paths
 
 
@@ -452,14 +477,18 @@ def _bare(plan: ParticipantPlan) -> ParticipantPlan:
     """Remove the raw metadata of the images, and what was found on reading them."""
 
     def bare(image: Image) -> Image:
-        return replace(image, metadata={}, volumes=None)
+        return replace(image, metadata={}, sidecars=(), volumes=None)
 
     def bare_dwi(run: DwiRun) -> DwiRun:
         return replace(run, image=bare(run.image))
 
     return replace(
         plan,
-        anatomies=tuple(replace(a, images=tuple(map(bare, a.images))) for a in plan.anatomies),
+        # the sidecars of T1w images are copied into their metrics
+        anatomies=tuple(
+            replace(a, images=tuple(replace(bare(i), sidecars=i.sidecars) for i in a.images))
+            for a in plan.anatomies
+        ),
         bold=tuple(
             replace(b, run=replace(b.run, echoes=tuple(map(bare, b.run.echoes))))
             for b in plan.bold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from neuroferry.bids.model import Image
 from neuroferry.errors import GeometryError
 from neuroferry.interfaces.image.images import Volume, save_nifti
 from neuroferry.interfaces.image.transforms import write_itk_affine, write_itk_composite
 from neuroferry.interfaces.qc import maps as iqm_maps
 from neuroferry.interfaces.qc import metrics as iqms
-from neuroferry.reports.metric_table import metric_table
+from neuroferry.judgement.metric_table import metric_table
 from neuroferry.templates import load_template
 
 if TYPE_CHECKING:
@@ -140,12 +142,8 @@ def test_skull_stripped_image_has_no_air_metrics_and_says_why(head: dict[str, An
     }
     assert set(metrics.undefined) == undefined
     assert set(metrics.undefined.values()) == {iqms.NO_AIR}
-    document = iqms.as_document(metrics, {})
-    assert document["qi_1"] is None
-    assert document["summary_bg_n"] == 0
-    assert document["provenance"]["warnings"]["large_rot_frame"] is True
-    assert document["provenance"]["warnings"]["small_air_mask"] is True
-    json.dumps(document, allow_nan=False)
+    assert metrics.values["summary_bg_n"] == 0
+    assert iqms.mask_warnings(metrics) == {"large_rot_frame": True, "small_air_mask": True}
 
 
 def test_tissue_that_is_missing_is_named(head: dict[str, Any]) -> None:
@@ -213,12 +211,24 @@ def test_mask_that_misses_the_run_is_an_error(head: dict[str, Any]) -> None:
         _measure(files)
 
 
+def _in_dataset(t1w: Path, root: Path) -> Image:
+    """Copy an image into a dataset."""
+    path = root / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    path.parent.mkdir(parents=True)
+    shutil.copy(t1w, path)
+    (root / "dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.10.0"}')
+    return Image(path, {"subject": "01"}, "T1w", "anat")
+
+
 def test_workflow_writes_the_same_bytes_each_time(head: dict[str, Any], tmp_path: Path) -> None:
     from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
+    image = _in_dataset(Path(head["files"]["t1w"]), tmp_path / "bids")
     written = []
     for attempt in ("first", "second"):
-        workflow = init_anat_qc_wf(template_resolution=RESOLUTION, n_voxels=60 * 72 * 60)
+        workflow = init_anat_qc_wf(
+            image=image, template_resolution=RESOLUTION, n_voxels=60 * 72 * 60
+        )
         workflow.base_dir = str(tmp_path / attempt)
         for name, value in head["files"].items():
             setattr(workflow.inputs.inputnode, name, value)
@@ -228,16 +238,20 @@ def test_workflow_writes_the_same_bytes_each_time(head: dict[str, Any], tmp_path
     assert written[0] == written[1]
     document = json.loads(written[0][0])
     assert list(document) == sorted(document)
-    assert set(document) == {*metric_table(), "provenance"}
+    assert set(document) == {*metric_table(), "bids_meta", "provenance"}
     assert document["provenance"]["software"] == "neuroferry"
     assert document["provenance"]["warnings"]["undefined"] == {}
 
 
-def test_memory_of_the_step_follows_the_number_of_voxels() -> None:
+def test_memory_of_the_step_follows_the_number_of_voxels(
+    head: dict[str, Any], tmp_path: Path
+) -> None:
     from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
+    image = _in_dataset(Path(head["files"]["t1w"]), tmp_path)
+
     def declared(n_voxels: int) -> float:
-        node = init_anat_qc_wf(n_voxels=n_voxels).get_node("compute_iqms")
+        node = init_anat_qc_wf(image=image, n_voxels=n_voxels).get_node("compute_iqms")
         assert node.n_procs == 1
         return float(node.mem_gb)
 
@@ -252,9 +266,10 @@ def test_memory_of_the_step_follows_the_number_of_voxels() -> None:
     ("shape", "peak_gb"), [((59, 80, 64), 0.5), ((170, 256, 256), 1.0), ((274, 384, 384), 2.09)]
 )
 def test_memory_of_the_step_is_near_what_was_measured(
-    shape: tuple[int, int, int], peak_gb: float
+    shape: tuple[int, int, int], peak_gb: float, head: dict[str, Any], tmp_path: Path
 ) -> None:
     from neuroferry.workflows.qc.anat import init_anat_qc_wf
 
-    node = init_anat_qc_wf(n_voxels=int(np.prod(shape))).get_node("compute_iqms")
+    image = _in_dataset(Path(head["files"]["t1w"]), tmp_path)
+    node = init_anat_qc_wf(image=image, n_voxels=int(np.prod(shape))).get_node("compute_iqms")
     assert 0.9 * peak_gb <= node.mem_gb < 2 * peak_gb

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neuroferry.reports.metric_table import metric_table
+from neuroferry.judgement.metric_table import metric_table
 
 STATISTICS = ("mean", "median", "p05", "p95", "k", "stdv", "mad", "n")
 MRIQC_NAMES = {

@@ -52,12 +52,17 @@ class Metric:
     needs_air: bool
 
 
-@lru_cache(maxsize=1)
-def metric_table() -> Mapping[str, Metric]:
-    """Read the table of T1-weighted metrics.
+@lru_cache(maxsize=8)
+def metric_table(modality: str = "T1w") -> Mapping[str, Metric]:
+    """Read the table of the metrics of one kind of images.
 
     An entry with ``for`` stands for several metrics: ``{}`` is replaced by each of its words in
     the name, and by the text of that word in title and meaning.
+
+    Parameters
+    ----------
+    modality : str
+        ``"T1w"``, ``"T2w"``, ``"bold"`` or ``"dwi"``.
 
     Returns
     -------
@@ -72,9 +77,11 @@ def metric_table() -> Mapping[str, Metric]:
     document = package_toml("iqms.toml")
     table: dict[str, Metric] = {}
     for entry in document["metric"]:
+        if modality not in entry.get("modalities", ("T1w", "T2w")):
+            continue
         for metric in _expand(entry, document["words"], document["references"]):
             if metric.name in table:
-                raise ValueError(f"{metric.name} occurs twice in iqms.toml")
+                raise ValueError(f"{metric.name} occurs twice for {modality} in iqms.toml")
             table[metric.name] = metric
     return MappingProxyType(table)
 
