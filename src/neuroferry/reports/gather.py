@@ -128,6 +128,15 @@ def read_if_sound(path: Path) -> dict[str, Any]:
         return {}
 
 
+def is_of_quality(path: Path) -> bool:
+    """Whether a file belongs to the metrics of an image, by its name.
+
+    >>> is_of_quality(Path("sub-01_task-rest_desc-qcmean_bold.svg"))
+    True
+    """
+    return parse_name(path).entities.get("description", "").startswith(("qc", "iqms"))
+
+
 def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
     """Collect figures, brain-mask verdicts and metrics of each session.
 
@@ -142,15 +151,19 @@ def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
     -------
     tuple of Session
         In the order of their labels; one without a label if nothing was written, none if there
-        are only derivatives of BOLD or DWI runs.
+        are only derivatives of BOLD or DWI runs, or only quality metrics.
     """
     root = out_dir / f"sub-{subject}"
-    figures = sorted((root / "figures").glob("*_T1w.svg"))
+    drawn = sorted((root / "figures").glob("*_T1w.svg"))
+    figures = [path for path in drawn if not is_of_quality(path)]
     jsons = sorted([*root.glob("anat/*.json"), *root.glob("ses-*/anat/*.json")])
-    labels = {parse_name(path).entities.get("session") for path in [*figures, *jsons]}
+    measured = any(map(is_of_quality, [*drawn, *root.rglob("*_desc-iqms_*.json")]))
+    made = [*figures, *(path for path in jsons if not is_of_quality(path))]
+    labels = {parse_name(path).entities.get("session") for path in made}
     if len(labels) > 1:
         labels.discard(None)
-    if not labels and not any(any((root / "figures").glob(f"*_{s}.svg")) for s in OTHERS):
+    others = any(any((root / "figures").glob(f"*_{suffix}.svg")) for suffix in OTHERS)
+    if not labels and not others and not measured:
         labels = {None}
     ordered = sorted(labels, key=lambda label: label or "")
     return tuple(_read_session(label, figures, jsons) for label in ordered)
@@ -233,7 +246,7 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
     if not sources and root is not None:
         found = [
             path
-            for image in ("anat/*_T1w", "func/*_bold", "dwi/*_dwi")
+            for image in ("anat/*_T1w", "anat/*_T2w", "func/*_bold", "dwi/*_dwi")
             for ending in ("nii", "nii.gz")
             for path in root.glob(f"sub-{subject}/**/{image}.{ending}")
         ]

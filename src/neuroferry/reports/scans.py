@@ -9,7 +9,7 @@ from typing import Any
 
 from neuroferry.bids.entities import ENTITIES, build_name, parse_name
 from neuroferry.files import write_text
-from neuroferry.reports.gather import Reportlet, read_if_sound, report_layout
+from neuroferry.reports.gather import Reportlet, is_of_quality, read_if_sound, report_layout
 from neuroferry.reports.svg import looks_whole
 
 _NOT_OF_THE_RUN = ("description", "space", "resolution", "echo")
@@ -147,6 +147,8 @@ def find_runs(modality: Modality, out_dir: Path, subject: str) -> tuple[ScanRun,
     made = [path for folder in folders for path in root.glob(f"{folder}/{modality.shown_by}")]
     pictures: dict[str, dict[str, Path]] = {_stem(path, modality): {} for path in made}
     for path in sorted((root / "figures").glob(f"*_{modality.suffix}.svg")):
+        if is_of_quality(path):
+            continue
         desc = parse_name(path).entities.get("description", "")
         pictures.setdefault(_stem(path, modality), {})[desc] = path
     return tuple(_read_run(modality, root, stem, pictures[stem]) for stem in sorted(pictures))

@@ -19,7 +19,6 @@ from neuroferry.judgement.metric_table import Metric, metric_table
 from neuroferry.licences.terms import licences_of, patents_of
 from neuroferry.reports.charts import NOTHING, step_chart
 from neuroferry.reports.gather import (
-    Metrics,
     Reportlet,
     Session,
     find_inputs,
@@ -31,6 +30,7 @@ from neuroferry.reports.gather import (
 )
 from neuroferry.reports.methods import cited_keys, render_methods
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
+from neuroferry.reports.quality import Quality, find_quality
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import measured_before, read_run_once
 from neuroferry.reports.scans import ScanRun, run_cells, run_facts
@@ -64,16 +64,17 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
     """
     out_dir, run_dir = Path(out_dir), Path(run_dir)
     run = _with_history(read_run_once(run_dir).of_subject(subject), out_dir)
-    sessions, scans, pictures = _inline_pictures(
-        find_sessions(out_dir, subject), find_all_runs(out_dir, subject)
+    sessions, scans, quality, pictures = _inline_pictures(
+        find_sessions(out_dir, subject),
+        find_all_runs(out_dir, subject),
+        find_quality(out_dir, subject),
     )
     outputs = find_outputs(out_dir, subject)
     raw = raw_root(out_dir)
-    tables = [_metric_table(m) for session in sessions for m in session.metrics]
     methods = read_methods(run_dir, subject)
     values = {
         "subject": subject,
-        "verdict": judge(run, sessions, scans, any_output=bool(outputs)),
+        "verdict": judge(run, sessions, scans, quality, any_output=bool(outputs)),
         "brain_facts": _brain_facts(sessions),
         "run": run,
         "run_facts": _run_facts(run, _read_seed(run_dir)),
@@ -81,8 +82,7 @@ def write_subject_report(out_dir: Path, run_dir: Path, subject: str) -> Path:
         "inputs": find_inputs(out_dir, subject, raw),
         "sessions": _show_sessions(sessions, pictures),
         "modalities": _show_scans(scans, pictures),
-        "has_metrics": bool(tables),
-        "metric_tables": tables,
+        "quality": [_show_quality(image, pictures) for image in quality],
         "advice": sorted({advice(step.message, step.traceback) for step in run.failed}),
         "failures": [_show_failure(step) for step in run.failed],
         "skipped": [_show_skipped(step) for step in run.steps if step.state == "skipped"],
@@ -193,8 +193,8 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
 
 
 def _inline_pictures(
-    sessions: Sequence[Session], scans: Sequence[ScanRun]
-) -> tuple[tuple[Session, ...], tuple[ScanRun, ...], dict[Path, str]]:
+    sessions: Sequence[Session], scans: Sequence[ScanRun], quality: Sequence[Quality]
+) -> tuple[tuple[Session, ...], tuple[ScanRun, ...], tuple[Quality, ...], dict[Path, str]]:
     """Read the figures; unreadable ones count as missing."""
     pictures: dict[Path, str] = {}
 
@@ -213,6 +213,10 @@ def _inline_pictures(
         tuple(replace(s, reportlets=sound(s.reportlets, f"f{n}")) for n, s in enumerate(sessions)),
         tuple(
             replace(run, reportlets=sound(run.reportlets, f"b{n}")) for n, run in enumerate(scans)
+        ),
+        tuple(
+            replace(image, reportlets=sound(image.reportlets, f"q{n}"))
+            for n, image in enumerate(quality)
         ),
         pictures,
     )
@@ -283,9 +287,9 @@ def format_value(value: Any) -> str:
     return f"{value:#.4g}"
 
 
-def _metric_table(metrics: Metrics) -> dict[str, Any]:
-    """Lay out the metrics of one image in the order and groups of the metric table."""
-    known = metric_table()
+def _show_quality(metrics: Quality, pictures: Mapping[Path, str]) -> dict[str, Any]:
+    """Lay out the pictures of an image, and its metrics in the order and groups of the table."""
+    known = metric_table(metrics.modality)
     groups: dict[str, list[dict[str, str]]] = {}
     for name, metric in known.items():
         if name in metrics.values:
@@ -296,13 +300,15 @@ def _metric_table(metrics: Metrics) -> dict[str, Any]:
         groups["Others"] = [_metric_row(name, metrics, None) for name in others]
     return {
         "name": metrics.name,
+        "doubts": metrics.doubts,
+        "pictures": [item for item in _show_pictures(metrics.reportlets, pictures) if item["svg"]],
         "groups": [
             {"name": name, "rows": rows, "folded": name in FOLDED} for name, rows in groups.items()
         ],
     }
 
 
-def _metric_row(name: str, metrics: Metrics, metric: Metric | None) -> dict[str, str]:
+def _metric_row(name: str, metrics: Quality, metric: Metric | None) -> dict[str, str]:
     value = metrics.values[name]
     row = {
         "name": name,

@@ -11,6 +11,7 @@ from neuroferry.engine.names import StepName
 from neuroferry.engine.record import RunSummary, StepSummary
 from neuroferry.reports.gather import Session
 from neuroferry.reports.positions import position_doubts
+from neuroferry.reports.quality import Quality
 from neuroferry.reports.scans import ScanRun, run_doubts, volume_doubts
 
 Level = Literal["good", "look", "failed"]
@@ -102,6 +103,7 @@ def judge(
     run: RunSummary,
     sessions: Sequence[Session],
     scans: Sequence[ScanRun] = (),
+    quality: Sequence[Quality] = (),
     *,
     any_output: bool,
 ) -> Verdict:
@@ -115,6 +117,8 @@ def judge(
         Anatomical results.
     scans : sequence of ScanRun
         Results of BOLD and DWI runs.
+    quality : sequence of Quality
+        Quality metrics of the images.
     any_output : bool
         Whether there are any derivatives.
 
@@ -155,6 +159,7 @@ def judge(
             looks.append(f"Figures{where} are missing: {', '.join(missing)}.")
     looks += [doubt for scan in scans for doubt in run_doubts(scan)]
     looks += volume_doubts(scans)
+    looks += [f"Look at {image.name}. {doubt}" for image in quality for doubt in image.doubts]
     looks += position_doubts(scans)
     warnings = sum(p.get("severity") == "warning" for p in run.problems)
     notes = []
