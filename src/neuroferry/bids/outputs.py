@@ -28,7 +28,7 @@ BIDSIGNORE = (
     "*_xfm.h5",
     "*_xfm.txt",
     "*_xfm.json",
-    "*_desc-iqms_T1w.json",
+    "*_desc-iqms_*",
     "*_boldref.*",
     "*_desc-confounds_timeseries.*",
     "*_desc-preproc_fieldmap.*",
@@ -37,6 +37,7 @@ BIDSIGNORE = (
     "*_tractogram.*",
     "*_tractometry.*",
     "group_*.tsv",
+    "qc_*",
     "tractometry/",
 )
 README = """\
