@@ -142,7 +142,7 @@ def test_holds_no_program_that_forbids_commercial_use(person):
 
 def test_records_what_it_is_made_of(person):
     debian = person.inside("cat", "/usr/share/neuroferry/debian-packages.txt").stdout
-    for package in ("mrtrix3", "dcm2niix", "python3.13"):
+    for package in ("mrtrix3", "graphviz", "python3.13"):
         assert re.search(rf"^{re.escape(package)} \d\S* \w+$", debian, re.MULTILINE)
     lock = person.inside("cat", "/usr/share/neuroferry/requirements.txt").stdout
     assert lock == (ROOT / "containers" / "requirements.txt").read_text()
