@@ -122,7 +122,8 @@ def imported_packages(*folders):
 def test_requirements_are_what_the_code_imports():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"] + config["options.extras_require"]["dask"]
+    lines = config["options"]["install_requires"]
+    lines += config["options.extras_require"]["dask"] + config["options.extras_require"]["intake"]
     required = {re.findall(r"^[\w.-]+", line)[0] for line in lines.split() if line[0].isalpha()}
     holders = packages_distributions()
     imported = {
