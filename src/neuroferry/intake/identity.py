@@ -75,7 +75,7 @@ class Identifiers:
             for code in ("utf-8", "latin-1")
             if len(word.encode(code, "ignore")) >= _SHORTEST
         }
-        raw = b"|".join(sorted(raws, key=len, reverse=True))
+        raw = b"|".join(sorted(raws, reverse=True))  # the longer of two that begin alike first
         self._bytes = re.compile(raw, re.IGNORECASE) if raw else None
 
     def __repr__(self) -> str:
