@@ -30,6 +30,8 @@ class Findings:
         What is doubtful, as sentences.
     fate, reason : str
         Why it is not placed; an empty reason if it may be.
+    whole : bool
+        Whether all volumes that were planned are there, as far as it is known.
     """
 
     volumes: Volumes
@@ -37,6 +39,7 @@ class Findings:
     warnings: tuple[str, ...] = ()
     fate: Fate = "placed"
     reason: str = ""
+    whole: bool = True
 
 
 def check_patient(series: Series) -> str:
@@ -104,8 +107,13 @@ def check_objects(series: Series, volumes: Volumes) -> Findings:
             " stopped, or images are missing."
         )
     kept = _without(kept, partial)
-    warnings += _check_planned(kept)
-    return Findings(kept, doubles | partial, tuple(warnings))
+    stopped = _check_planned(kept)
+    return Findings(
+        kept,
+        doubles | partial,
+        (*warnings, *stopped),
+        whole=not partial and not stopped,
+    )
 
 
 def _check_planned(volumes: Volumes) -> list[str]:
