@@ -1,4 +1,4 @@
-"""What is wrong with a series, as its headers tell: whose it is, what is missing, what is twice."""
+"""What is wrong with a series, by its headers: whose it is, what is missing, what is twice."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ class _Work:
     dataset: str
     digest: str
     participant: Participant
+    token: str
     key: bytes
     identifiers: Identifiers
     warnings: tuple[str, ...] = ()
@@ -107,11 +108,8 @@ def process_series(series: Series, rules: IntakeRules, root: Path, scratch: Path
         participant, notes = labels.participant(series.first, rules, used_labels(root / dataset))
         labels.save()
         if participant is None:
-            return _refuse(
-                "The rules give its participant no label: add PatientID to the table of labels.",
-                notes,
-                identifiers,
-            )
+            reason = "The rules give its participant no label: add it to the table of labels."
+            return _refuse(notes[0] if notes else reason, (), identifiers)
         known = Ledger(folder, participant.label).entries.get(series.key)
     if (
         known
@@ -126,6 +124,7 @@ def process_series(series: Series, rules: IntakeRules, root: Path, scratch: Path
         dataset,
         digest,
         participant,
+        labels.token(participant.label),
         labels.key,
         find_identifiers(series, participant.label),
         notes,
@@ -171,8 +170,10 @@ def acquired(series: Series) -> datetime | None:
 def _process(work: _Work, prepared: Prepared, own: Path) -> Outcome:
     name, findings = prepared.name, prepared.findings
     work = replace(work, warnings=(*work.warnings, *prepared.warnings))
-    if isinstance(name, Aside) or findings is None:
-        return _keep_aside(work, name, own)  # type: ignore[arg-type]
+    if isinstance(name, Aside):
+        return _keep_aside(work, name, own)
+    if findings is None:
+        raise InputError("Its headers cannot be read.")
     paths = [one.path for one in work.series.instances if one.path not in findings.left_out]
     converted, said = convert(paths, own / "converted")
     work = replace(work, warnings=(*work.warnings, *said))

@@ -74,6 +74,8 @@ class Pseudonym:
     ----------
     label : str
         Label of the participant.
+    token : str
+        Mark of the label, by which the intake knows its own objects again.
     key : bytes
         Key of the UIDs.
     shift : int
@@ -83,6 +85,7 @@ class Pseudonym:
     """
 
     label: str
+    token: str
     key: bytes
     shift: int
     dates: Literal["shift", "keep", "remove"]
@@ -155,7 +158,8 @@ class _Cleaner:
         self.days = self._days_of(source)
         cleaned = self._dataset(source)
         name = f"sub-{self.by.label}"
-        cleaned.PatientName, cleaned.PatientID, cleaned.PatientBirthDate = name, name, ""
+        cleaned.PatientName = f"{name}^{self.by.token}"
+        cleaned.PatientID, cleaned.PatientBirthDate = name, ""
         cleaned.PatientIdentityRemoved = "YES"
         cleaned.DeidentificationMethod = "neuroferry intake: listed fields only; UIDs replaced"
         if self.by.dates == "shift":

@@ -102,12 +102,15 @@ class Labels:
     Parameters
     ----------
     folder : pathlib.Path or None
-        The private folder; None for labels that are not kept.
+        The private folder; None for an intake that has none yet.
+    keep : bool
+        Whether labels that are given are kept; else nothing is written.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self.key = secret(folder) if folder else b"\0" * 32
+    def __init__(self, folder: Path | None, *, keep: bool = True) -> None:
+        self._folder = folder if keep else None
+        has_key = folder is not None and (keep or (folder / "key").exists())
+        self.key = secret(folder) if folder and has_key else b"\0" * 32
         self._participants = {row.patient: row for row in _read_participants(folder)}
         self._visits = _read_visits(folder)
 
@@ -132,6 +135,9 @@ class Labels:
         notes : tuple of str
             What is doubtful, as sentences.
         """
+        own = self._own(first)
+        if own is not None:
+            return own, ()
         patient = patient_of(first)
         known = self._participants.get(patient)
         check = self._check(first)
@@ -142,6 +148,11 @@ class Labels:
                 return None, notes
             known = Participant(patient, label, self._shift(patient, first), check)
             same = next((row for row in self._participants.values() if row.label == label), None)
+            if same is not None and first.patient_id not in rules.subjects.table:
+                return None, (
+                    f"Its PatientID says sub-{label}, which another PatientID has: write both into"
+                    " a table of labels if they are one person, or give it another.",
+                )
             if same is not None:  # two numbers of one person share the shift
                 known = replace(known, shift=same.shift)
             self._participants[patient] = known
@@ -150,7 +161,8 @@ class Labels:
                 f"The rules now call the participant sub-{wanted}; its earlier scans are"
                 f" sub-{known.label}, and so are these.",
             )
-        if known.check and check and known.check != check:
+        pairs = zip(known.check.split(":"), check.split(":"), strict=False)
+        if any(old and new and old != new for old, new in pairs):
             notes += (
                 "Name or birth date differ from those of earlier scans with the same PatientID:"
                 " check that it is the same person.",
@@ -200,11 +212,26 @@ class Labels:
         ]
         _write(self._folder / "visits.tsv", _VISITS, visits)
 
+    def token(self, label: str) -> str:
+        """Make the mark by which an object that the intake wrote without a name is known again."""
+        return keyed(self.key, f"label {label}").hex()[:12]
+
+    def _own(self, first: Instance) -> Participant | None:
+        """Recognise the participant of an object that the intake kept aside earlier.
+
+        Its dates are shifted already.
+        """
+        label = first.patient_id.removeprefix("sub-")
+        if first.patient_name == f"sub-{label}^{self.token(label)}" and is_label(label):
+            return Participant(first.patient_id, label, 0)
+        return None
+
     def _check(self, first: Instance) -> str:
-        words = sorted(word.casefold() for word in name_words(first.patient_name))
-        if not words:
-            return ""
-        return keyed(self.key, " ".join([*words, first.birth_date])).hex()[:16]
+        """Make pseudonyms of name and birth date, each empty if it is not known."""
+        words = " ".join(sorted(word.casefold() for word in name_words(first.patient_name)))
+        return ":".join(
+            keyed(self.key, text).hex()[:12] if text else "" for text in (words, first.birth_date)
+        )
 
     def _wanted(self, first: Instance, rules: IntakeRules) -> tuple[str, tuple[str, ...]]:
         by = rules.subjects

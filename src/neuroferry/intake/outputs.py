@@ -76,8 +76,8 @@ def assign(name: Name, converted: Sequence[Converted]) -> tuple[list[Item], str,
         return (
             [],
             (
-                f"dcm2niix made {len(kept)} images of it that would have the same name; write rules"
-                " that tell the protocols apart, or look at the series."
+                f"dcm2niix made {len(kept)} images of it that would have the same name:"
+                " write rules that tell the protocols apart, or look at the series."
             ),
             tuple(notes),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ class SeriesRule:
     Attributes
     ----------
     where : str
-        The file and the rule's place in it, for messages.
+        The rule's place in its file, for messages.
     patterns : mapping of str to re.Pattern
         Names of `FIELDS` to the expressions that have to be found in them.
     datatype, suffix : str
@@ -249,7 +249,11 @@ class _Reader:
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
             raise InputError(f"{self.source}: {name} is a list of tables: write [[{name}]]")
         return tuple(
-            self.rule(f"{self.source}, [[{name}]] number {number}", rule)
+            # the name of the file alone: reasons stand in the dataset
+            replace(
+                self.rule(f"{self.source}, [[{name}]] number {number}", rule),
+                where=f"{Path(self.source).name}, [[{name}]] number {number}",
+            )
             for number, rule in enumerate(rules, 1)
         )
 
