@@ -89,6 +89,14 @@ def check_objects(series: Series, volumes: Volumes) -> Findings:
             fate="set aside",
             reason=f"Its slices have {len(_apart(orientations))} orientations, as a localiser.",
         )
+    if volumes.scrambled:
+        return Findings(
+            volumes,
+            fate="unassigned",
+            reason="dcm2niix would mix up its slices and volumes: several volumes in one enhanced"
+            " object of Siemens, whose orientation is written once for all. Export it as the"
+            " scanner does, or as classic DICOM.",
+        )
     doubles, reason = _find_doubles(series, volumes)
     if reason:
         return Findings(volumes, fate="refused", reason=reason)

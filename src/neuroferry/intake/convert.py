@@ -24,6 +24,7 @@ from neuroferry.intake.identity import Identifiers, find_identifiers
 from neuroferry.intake.labels import Labels, Participant, locked
 from neuroferry.intake.ledger import Entry, Ledger, digest_of
 from neuroferry.intake.model import Outcome, Series
+from neuroferry.intake.naming import said_by_rules
 from neuroferry.intake.outputs import Item, assign
 from neuroferry.intake.place import (
     Placing,
@@ -35,7 +36,7 @@ from neuroferry.intake.place import (
 )
 from neuroferry.intake.prepare import Prepared, prepare
 from neuroferry.intake.reproin import Aside, Name
-from neuroferry.intake.rules import IntakeRules
+from neuroferry.intake.rulebook import IntakeRules
 from neuroferry.intake.runs import Candidate, base_of, find_place
 from neuroferry.intake.sidecars import complete
 from neuroferry.intake.tables import acquisition_time
@@ -60,7 +61,11 @@ class _Work:
 
     def pseudonym(self) -> Pseudonym:
         return Pseudonym(
-            self.participant.label, self.key, self.participant.shift, self.rules.dates
+            self.participant.label,
+            self.token,
+            self.key,
+            self.participant.shift,
+            self.rules.dates,
         )
 
 
@@ -180,8 +185,9 @@ def _process(work: _Work, prepared: Prepared, own: Path) -> Outcome:
     items, reason, notes = assign(name, converted)
     work = replace(work, warnings=(*work.warnings, *notes))
     completed = []
+    given = said_by_rules(work.series.first, work.rules)
     for item in items:
-        done = complete(item, name, findings.volumes, work.identifiers, work.rules)
+        done = complete(item, name, findings.volumes, work.identifiers, work.rules, given)
         reason = reason or done.reason
         completed.append(done.item)
         work = replace(work, warnings=tuple(dict.fromkeys([*work.warnings, *done.warnings])))

@@ -26,7 +26,7 @@ _ROOM = 64 << 20
 #: Place of pixdim[4] in a NIfTI-1 header, and of descrip.
 _STEP, _DESCRIPTION = 92, (148, 80)
 #: What dcm2niix says of every conversion of a kind, and what is said here already.
-_KNOWN = re.compile(r"(?i)slices stacked despite|ignoring .* localizer|reading .* dicom")
+_KNOWN = re.compile(r"(?i)slices stacked despite|bogus slice timing \(range -1\.\.-1")
 
 
 @dataclass(frozen=True)
@@ -198,5 +198,6 @@ def _warnings(text: str, folder: Path) -> tuple[str, ...]:
 
 def _clean(line: str, folder: Path) -> str:
     """Leave out paths, and signs that are no text."""
-    text = re.sub(r"(/[^\s,;:'\"]+)+", "(file)", line.replace(str(folder), ""))
+    line = re.split(r"Convert \d+ DICOM", line.replace(str(folder), ""))[0]
+    text = re.sub(r"(?<!\S)/[^\s/]+/\S*", "(file)", line)
     return re.sub(r"[\x00-\x1f\x7f]", " ", text).strip().rstrip(".")[:200]

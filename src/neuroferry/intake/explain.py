@@ -23,7 +23,7 @@ from neuroferry.intake.outputs import assign
 from neuroferry.intake.place import used_labels
 from neuroferry.intake.prepare import Prepared, foresee, prepare
 from neuroferry.intake.reproin import Aside
-from neuroferry.intake.rules import IntakeRules
+from neuroferry.intake.rulebook import IntakeRules
 from neuroferry.intake.runs import Candidate, base_of, find_place
 
 

@@ -18,7 +18,7 @@ from neuroferry.errors import InputError
 from neuroferry.files import write_text
 from neuroferry.intake.identity import keyed, name_words, secret
 from neuroferry.intake.model import Instance
-from neuroferry.intake.rules import FIELDS, IntakeRules
+from neuroferry.intake.rulebook import FIELDS, IntakeRules
 
 _PARTICIPANTS = ("patient_id", "participant_id", "shift_days", "check")
 _VISITS = ("participant_id", "session_id", "start", "end", "studies")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from neuroferry.bids.entities import is_label
 from neuroferry.intake.model import Instance
 from neuroferry.intake.reproin import Aside, Name, name_by_reproin, parse_spec
-from neuroferry.intake.rules import IntakeRules, SeriesRule, fill
+from neuroferry.intake.rulebook import IntakeRules, SeriesRule, fill
 
 
 def name_series(first: Instance, rules: IntakeRules) -> Name | Aside:
@@ -43,6 +45,15 @@ def name_series(first: Instance, rules: IntakeRules) -> Name | Aside:
         else ("no rule matches it")
     )
     return Aside("unassigned", f"{names[0].upper()}{names[1:]}.")
+
+
+def said_by_rules(first: Instance, rules: IntakeRules) -> dict[str, Any]:
+    """Collect what rules say that the sidecar of a series holds."""
+    said: dict[str, Any] = {}
+    for rule in rules.sidecars:
+        if rule.match(first) is not None:
+            said |= rule.sidecar
+    return said
 
 
 def _apply(rule: SeriesRule, first: Instance) -> Name | Aside | None:

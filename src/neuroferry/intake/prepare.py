@@ -12,7 +12,7 @@ from neuroferry.intake.identity import Identifiers
 from neuroferry.intake.model import Series
 from neuroferry.intake.naming import name_series
 from neuroferry.intake.reproin import Aside, Name
-from neuroferry.intake.rules import IntakeRules
+from neuroferry.intake.rulebook import IntakeRules
 from neuroferry.intake.volumes import Volumes, read_volumes
 
 _SHORT = 4  # letters of a label that may be a word of a name by chance

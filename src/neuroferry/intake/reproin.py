@@ -1,8 +1,8 @@
 """Names of ReproIn: what the operator typed at the scanner, read as a name of BIDS.
 
 ``[PREFIX:][WIP ]<datatype[-suffix]>[_ses-..][_task-..][_acq-..][_run-..][_dir-..][__<custom>]``,
-see https://github.com/ReproNim/reproin. Values lose what no label of BIDS may have, in the way that
-HeuDiConv's heuristic does it, so that both give the same names.
+see https://github.com/ReproNim/reproin. Values lose what no label of BIDS may have, in the way in
+which HeuDiConv's heuristic does it, so that both give the same names.
 """
 
 from __future__ import annotations

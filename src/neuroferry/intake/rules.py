@@ -1,152 +1,30 @@
-"""Rules of the intake: how series are named, and which labels participants and sessions get."""
+"""Reading of the rules of the intake: those of the package, and a site's own."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from neuroferry.bids.entities import ENTITIES, NAMES, did_you_mean, is_label
 from neuroferry.bids.naming import DATATYPES, FOLDERS
 from neuroferry.bids.tables import read_table
 from neuroferry.errors import InputError
 from neuroferry.files import package_toml, read_toml
-from neuroferry.intake.model import Instance
+from neuroferry.intake.rulebook import (
+    FIELDS,
+    GROUP,
+    IntakeRules,
+    SeriesRule,
+    SessionRule,
+    SubjectRule,
+)
 
-#: Fields of a rule, and what of an object each is compared with.
-FIELDS: dict[str, Callable[[Instance], str]] = {
-    "protocol": lambda first: first.protocol,
-    "description": lambda first: first.description,
-    "sequence": lambda first: first.sequence,
-    "image_type": lambda first: "/".join(first.image_type),
-    "scanner": lambda first: " ".join(
-        (first.manufacturer, first.model, first.serial, first.station)
-    ),
-    "study": lambda first: first.study_description,
-    "patient_id": lambda first: first.patient_id,
-}
+__all__ = ["IntakeRules", "read_rules"]
+
 _FORBIDDEN = ("subject", "session", "description", "space")
-_GROUP = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(frozen=True)
-class SeriesRule:
-    """A rule that names the series that it matches, or keeps them aside.
-
-    Attributes
-    ----------
-    where : str
-        The rule's place in its file, for messages.
-    patterns : mapping of str to re.Pattern
-        Names of `FIELDS` to the expressions that have to be found in them.
-    datatype, suffix : str
-        Folder and suffix in BIDS; empty if the rule keeps series aside.
-    entities : mapping of str to str
-        Long names of entities to values, in which ``{name}`` stands for a named group.
-    ignore : str
-        Why the series is kept aside; empty if the rule names it.
-    """
-
-    where: str
-    patterns: Mapping[str, re.Pattern[str]]
-    datatype: str = ""
-    suffix: str = ""
-    entities: Mapping[str, str] = field(default_factory=dict)
-    ignore: str = ""
-
-    def match(self, first: Instance) -> dict[str, str] | None:
-        """Compare the rule with a series.
-
-        Parameters
-        ----------
-        first : Instance
-            An object of the series.
-
-        Returns
-        -------
-        dict of str to str or None
-            Named groups of the expressions; None if one of these is not found.
-        """
-        groups: dict[str, str] = {}
-        for name, pattern in self.patterns.items():
-            found = pattern.search(FIELDS[name](first))
-            if found is None:
-                return None
-            groups |= {key: text or "" for key, text in found.groupdict().items()}
-        return groups
-
-
-@dataclass(frozen=True)
-class SubjectRule:
-    """How participants get their labels: table, else pattern, else `otherwise`.
-
-    Attributes
-    ----------
-    table : mapping of str to (str, str)
-        PatientID to the labels of participant and session; the latter may be empty.
-    pattern : re.Pattern or None
-        Its first group, found in PatientID, is the label.
-    lower : bool
-        Whether such a label is written in lower case.
-    otherwise : str
-        What happens without a label.
-    """
-
-    table: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
-    pattern: re.Pattern[str] | None = None
-    lower: bool = False
-    otherwise: Literal["number", "hash", "refuse"] = "number"
-
-
-@dataclass(frozen=True)
-class SessionRule:
-    """How visits become sessions; `field` and `pattern` belong to ``by = "pattern"``."""
-
-    by: Literal["name", "date", "pattern", "none"] = "name"
-    field: str = "study"
-    pattern: re.Pattern[str] | None = None
-    gap_hours: float = 4.0
-
-
-@dataclass(frozen=True)
-class IntakeRules:
-    """All rules of a site, checked.
-
-    Attributes
-    ----------
-    source : str
-        Where they come from, for messages.
-    series, aside : tuple of SeriesRule
-        The first that matches names a series. `aside` is asked after `series` and before ReproIn.
-    reproin : bool
-        Whether names of ReproIn are understood.
-    dates : str
-        What becomes of days.
-    repeats : str
-        What becomes of a scan with the name of an earlier one.
-    by_study : bool
-        Whether each StudyDescription has a dataset of its own.
-    subjects : SubjectRule
-    sessions : SessionRule
-    intended_for : str
-        Which runs a field map is meant for.
-    match_shims : bool
-        Whether shims have to agree, where they are known.
-    """
-
-    source: str
-    series: tuple[SeriesRule, ...] = ()
-    aside: tuple[SeriesRule, ...] = ()
-    reproin: bool = True
-    dates: Literal["shift", "keep", "remove"] = "shift"
-    repeats: Literal["runs", "replace"] = "runs"
-    by_study: bool = False
-    subjects: SubjectRule = SubjectRule()
-    sessions: SessionRule = SessionRule()
-    intended_for: Literal["closest", "all", "none"] = "closest"
-    match_shims: bool = True
 
 
 def read_rules(path: Path | None = None) -> IntakeRules:
@@ -168,7 +46,7 @@ def read_rules(path: Path | None = None) -> IntakeRules:
     if path is not None:
         source = str(path)
         site = read_toml(path, "file of rules")
-        _check_names(source, site, [*settled, "series"])
+        _check_names(source, site, [*settled, "series", "sidecar"])
         for name, value in site.items():
             if isinstance(settled.get(name), dict):
                 if not isinstance(value, dict):
@@ -182,6 +60,7 @@ def read_rules(path: Path | None = None) -> IntakeRules:
         source,
         series=reader.series("series", settled.get("series", [])),
         aside=reader.series("aside", settled["aside"]),
+        sidecars=reader.series("sidecar", settled.get("sidecar", [])),
         reproin=reader.truth("reproin", settled["reproin"]),
         dates=reader.choice("dates", settled["dates"], ("shift", "keep", "remove")),
         repeats=reader.choice("repeats", settled["repeats"], ("runs", "replace")),
@@ -193,15 +72,6 @@ def read_rules(path: Path | None = None) -> IntakeRules:
         ),
         match_shims=reader.truth("match_shims", settled["fieldmaps"]["match_shims"]),
     )
-
-
-def fill(text: str, groups: Mapping[str, str]) -> str:
-    """Put named groups in the place of their names.
-
-    >>> fill("{side}1", {"side": "left"})
-    'left1'
-    """
-    return _GROUP.sub(lambda found: groups[found[1]], text)
 
 
 class _Reader:
@@ -251,19 +121,29 @@ class _Reader:
         return tuple(
             # the name of the file alone: reasons stand in the dataset
             replace(
-                self.rule(f"{self.source}, [[{name}]] number {number}", rule),
+                self.rule(f"{self.source}, [[{name}]] number {number}", name, rule),
                 where=f"{Path(self.source).name}, [[{name}]] number {number}",
             )
             for number, rule in enumerate(rules, 1)
         )
 
-    def rule(self, where: str, rule: Mapping[str, Any]) -> SeriesRule:
-        _check_names(where, rule, [*FIELDS, "datatype", "suffix", "entities", "ignore"])
+    def rule(self, where: str, kind: str, rule: Mapping[str, Any]) -> SeriesRule:
+        values = (
+            ("values",) if kind == "sidecar" else (*("datatype", "suffix", "entities", "ignore"),)
+        )
+        _check_names(where, rule, [*FIELDS, *values])
         patterns = {
             name: self.pattern(where, name, rule[name]) for name in FIELDS if rule.get(name)
         }
         if not patterns:
             raise InputError(f"{where}: it has no pattern; give one of {', '.join(FIELDS)}")
+        if kind == "sidecar":
+            given = rule.get("values")
+            if not isinstance(given, dict) or not given:
+                raise InputError(
+                    f'{where}: it needs values, as in {{ PhaseEncodingDirection = "j-" }}'
+                )
+            return SeriesRule(where, patterns, sidecar=given)
         if "ignore" in rule:
             reason = self.text(where, "ignore", rule["ignore"])
             if not reason or rule.keys() & {"datatype", "suffix", "entities"}:
@@ -294,13 +174,13 @@ class _Reader:
                     f"{did_you_mean(name, set(ENTITIES) - set(_FORBIDDEN))}"
                 )
             text = str(value) if isinstance(value, int) else self.text(where, name, value)
-            unknown = set(_GROUP.findall(text)) - known
+            unknown = set(GROUP.findall(text)) - known
             if unknown:
                 raise InputError(
                     f"{where}: {name} = {text!r} names the group {min(unknown)!r}, which none of"
                     f" its patterns has: write (?P<{min(unknown)}>...) in one"
                 )
-            if not is_label(_GROUP.sub("x", text)):
+            if not is_label(GROUP.sub("x", text)):
                 raise InputError(
                     f"{where}: {name} = {text!r} may have only letters, digits and + (and"
                     " {groups})"

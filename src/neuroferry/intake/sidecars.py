@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +13,12 @@ from neuroferry.intake.dcm2niix import clear_description, set_step
 from neuroferry.intake.identity import Identifiers, clean_sidecar
 from neuroferry.intake.outputs import Item
 from neuroferry.intake.reproin import Name
-from neuroferry.intake.rules import IntakeRules
+from neuroferry.intake.rulebook import IntakeRules
 from neuroferry.intake.timing import settle_repetition_time, settle_slice_times
 from neuroferry.intake.volumes import Volumes
 
 _SERIES = ("func", "dwi", "perf", "fmap")
+_POLARITY = ("PhaseEncodingDirection", "TotalReadoutTime")
 _NO_DIFFUSION = 1.0  # s/mm²: below it, a volume of a series without gradients has none
 
 
@@ -30,7 +32,12 @@ class Completed:
 
 
 def complete(
-    item: Item, name: Name, volumes: Volumes, identifiers: Identifiers, rules: IntakeRules
+    item: Item,
+    name: Name,
+    volumes: Volumes,
+    identifiers: Identifiers,
+    rules: IntakeRules,
+    given: Mapping[str, Any],
 ) -> Completed:
     """Complete the sidecar of an image, and check image and gradients against the headers.
 
@@ -46,6 +53,8 @@ def complete(
         What no sidecar may hold.
     rules : IntakeRules
         Rules of dates.
+    given : mapping
+        What rules say that the sidecar holds.
     """
     content, telling = clean_sidecar(item.content, identifiers, times=rules.dates != "remove")
     warnings = [
@@ -68,14 +77,15 @@ def complete(
         content["TaskName"] = item.entities["task"]
     if item.entities.get("part") == "phase":
         content.setdefault("Units", "arbitrary")
-    if (
-        name.datatype == "fmap"
-        and item.suffix == "epi"
-        and ("PhaseEncodingDirection" not in content or "TotalReadoutTime" not in content)
-    ):
-        warnings.append(
-            "Its sidecar has no PhaseEncodingDirection or TotalReadoutTime, as the headers of this"
-            " scanner do not tell them: add them, or it cannot be used as a field map."
+    content |= given
+    missing = [key for key in _POLARITY if key not in content]
+    if name.datatype == "fmap" and item.suffix == "epi" and missing:
+        return Completed(
+            item,
+            reason=(
+                f"It is a field map, for which BIDS needs {' and '.join(missing)}, and its"
+                " headers do not tell: give them in a [[sidecar]] rule."
+            ),
         )
     completed = replace(item, content=content)
     if item.suffix == "dwi":

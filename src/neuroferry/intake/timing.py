@@ -12,7 +12,7 @@ from neuroferry.intake.volumes import Frame, Volumes
 
 _FEWEST = 4  # volumes whose times tell a repetition time
 _CLOSE = 0.005  # part of the repetition time within which two are the same
-_MOMENT = 0.01  # s: slice times of two volumes are the same, other than by the clock's steps
+_MOMENT = 0.0125  # s: two slice times are the same; dcm2niix keeps clocks in single precision
 
 
 def settle_repetition_time(
@@ -101,7 +101,7 @@ def settle_slice_times(
     later = each[1:]
     if len(later) and _spread(later) <= _MOMENT:
         usual = np.median(later, axis=0)
-        if np.max(np.abs(usual - each[0])) > _MOMENT:
+        if np.max(np.abs(usual - each[0])) > _MOMENT and _order_of(written, usual) is None:
             order = _order_of(written, each[0])
             if order is not None:
                 return [round(float(time), 5) for time in usual[order]], (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,9 @@ class Volumes:
         Whether slices were excited one by one ("2D"); None if not said.
     planned : int or None
         Volumes that the protocol planned, if it says so.
+    scrambled : bool
+        Whether dcm2niix would take slices for volumes: several volumes in one enhanced object of
+        Siemens whose orientation is said once for all frames, as converters to enhanced write it.
     """
 
     frames: tuple[Frame, ...]
@@ -118,6 +121,7 @@ class Volumes:
     repetition_time: float | None
     planar: bool | None
     planned: int | None
+    scrambled: bool = False
 
     def stacks(self) -> dict[tuple[str, float], dict[float | None, list[Frame]]]:
         """Group frames by part and echo, then by place; in order of time within."""
@@ -174,6 +178,7 @@ def read_volumes(series: Series) -> Volumes:
     """
     frames: list[Frame] = []
     planned = repetition = planar = None
+    shared_orientation = False
     words: tuple[str, ...] = ()
     for instance in series.instances:
         with open_header(instance.path, specific_tags=[*_READ, *_PRIVATE]) as header:
@@ -181,13 +186,18 @@ def read_volumes(series: Series) -> Volumes:
             if instance is series.first:
                 words = image_type_of(header)
                 repetition, planar = _timing(header)
+                siemens = "SIEMENS" in text_of(header, "Manufacturer").upper()
+                shared_orientation = siemens and any(
+                    "PlaneOrientationSequence" in group
+                    for group in header.get("SharedFunctionalGroupsSequence") or ()
+                )
                 planned = (
                     planned_volumes(header, words)
-                    if "SIEMENS" in text_of(header, "Manufacturer").upper()
+                    if siemens
                     else whole_of(header, "NumberOfTemporalPositions")
                 )
     frames.sort(key=lambda frame: frame.order)
-    return Volumes(
+    found = Volumes(
         tuple(frames),
         whole=any(word in words for word in _WHOLE),
         enhanced=series.first.n_frames > 1,
@@ -195,6 +205,8 @@ def read_volumes(series: Series) -> Volumes:
         planar=planar,
         planned=planned,
     )
+    scrambled = shared_orientation and found.enhanced and found.count() > 1
+    return replace(found, scrambled=scrambled)
 
 
 def part_of(words: Sequence[str]) -> str:
