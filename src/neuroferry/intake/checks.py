@@ -1,0 +1,257 @@
+"""What is wrong with a series, by its headers: whose it is, what is missing, what is twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from neuroferry.intake.labels import patient_of
+from neuroferry.intake.model import Fate, Series
+from neuroferry.intake.volumes import Frame, Volumes
+
+_GAP = 1.5  # times the usual step: between two slices or volumes, something is missing
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the headers of a series say about its state.
+
+    Attributes
+    ----------
+    volumes : Volumes
+        Its volumes, without frames that are left out.
+    left_out : frozenset of pathlib.Path
+        Objects that are not converted: duplicates, and those of an incomplete last volume.
+    warnings : tuple of str
+        What is doubtful, as sentences.
+    fate, reason : str
+        Why it is not placed; an empty reason if it may be.
+    whole : bool
+        Whether all volumes that were planned are there, as far as it is known.
+    """
+
+    volumes: Volumes
+    left_out: frozenset[Path] = frozenset()
+    warnings: tuple[str, ...] = ()
+    fate: Fate = "placed"
+    reason: str = ""
+    whole: bool = True
+
+
+def check_patient(series: Series) -> str:
+    """Check that all objects are of one patient; a sentence if not.
+
+    Parameters
+    ----------
+    series : Series
+        Patient ID, name and birth date of all its objects are compared.
+    """
+    for what, found in (
+        (
+            "PatientID",
+            {patient_of(one) for one in series.instances}
+            if series.first.patient_id
+            else {one.patient_id for one in series.instances},
+        ),
+        ("PatientName", {_plain(one.patient_name) for one in series.instances}),
+        ("PatientBirthDate", {one.birth_date for one in series.instances}),
+    ):
+        if len(found) > 1:
+            return (
+                f"Its objects are of {len(found)} patients by {what}: they were mixed on their"
+                " way; send the series of each patient again."
+            )
+    return ""
+
+
+def check_objects(series: Series, volumes: Volumes) -> Findings:
+    """Check that nothing of a series is missing or there twice.
+
+    Parameters
+    ----------
+    series : Series
+        The series.
+    volumes : Volumes
+        Its headers.
+
+    Returns
+    -------
+    Findings
+    """
+    orientations = {frame.normal for frame in volumes.frames if frame.normal}
+    if len(_apart(orientations)) > 1:
+        return Findings(
+            volumes,
+            fate="set aside",
+            reason=f"Its slices have {len(_apart(orientations))} orientations, as a localiser.",
+        )
+    if volumes.scrambled:
+        return Findings(
+            volumes,
+            fate="unassigned",
+            reason="dcm2niix would mix up its slices and volumes: several volumes in one enhanced"
+            " object of Siemens, whose orientation is written once for all. Export it as the"
+            " scanner does, or as classic DICOM.",
+        )
+    doubles, reason = _find_doubles(series, volumes)
+    if reason:
+        return Findings(volumes, fate="refused", reason=reason)
+    warnings = []
+    if doubles:
+        warnings.append(f"{_count(len(doubles), 'object')} came twice; one of each was used.")
+    kept = _without(volumes, doubles)
+    partial, reason = _find_missing(kept)
+    if reason:
+        return Findings(kept, doubles, tuple(warnings), "refused", reason)
+    if partial:
+        if kept.count() < 1 or len(partial) == len(kept.frames):
+            return Findings(kept, doubles, tuple(warnings), "refused", "No volume is complete.")
+        warnings.append(
+            f"The last volume has {len(partial)} of its slices only and was left out: the run was"
+            " stopped, or images are missing."
+        )
+    kept = _without(kept, partial)
+    stopped = _check_planned(kept)
+    return Findings(
+        kept,
+        doubles | partial,
+        (*warnings, *stopped),
+        whole=not partial and not stopped,
+    )
+
+
+def _check_planned(volumes: Volumes) -> list[str]:
+    planned, found = volumes.planned, volumes.count()
+    if planned and 1 <= found < planned:
+        return [
+            f"{_count(found, 'volume')} of the {planned} that were planned: the run was stopped,"
+            " or images are missing at its end."
+        ]
+    return []
+
+
+def _find_doubles(series: Series, volumes: Volumes) -> tuple[frozenset[Path], str]:
+    """Find objects that are there twice; a sentence if two of them contradict each other."""
+    doubles: set[Path] = set()
+    known: dict[str, Path] = {}
+    for instance in series.instances:
+        first = known.setdefault(instance.sop_uid, instance.path)
+        if first != instance.path:
+            if _pixels(first) != _pixels(instance.path):
+                return frozenset(), "Two objects with the same UID have different pixels."
+            doubles.add(instance.path)
+    if volumes.enhanced:
+        return frozenset(doubles), ""
+    alike: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
+    for frame in volumes.frames:
+        if frame.path not in doubles:
+            key = (frame.part, frame.echo, frame.place, frame.acquired, frame.order, frame.b_value)
+            alike[key].append(frame)
+    for first_frame, *others in alike.values():
+        for frame in others:
+            if _pixels(first_frame.path) != _pixels(frame.path):
+                return frozenset(), (
+                    f"Two images claim to be number {frame.order[2]} of the series, at the same"
+                    " place and time, and differ."
+                )
+            doubles.add(frame.path)
+    return frozenset(doubles), ""
+
+
+def _find_missing(volumes: Volumes) -> tuple[frozenset[Path], str]:
+    """Find the slices of an incomplete last volume; a sentence if others are missing."""
+    if volumes.whole:
+        return frozenset(), _missing_mosaics(volumes)
+    partial: set[Path] = set()
+    for places in volumes.stacks().values():
+        steps = np.diff(sorted(place for place in places if place is not None))
+        if len(steps) > 2:
+            holes = np.flatnonzero(steps > _GAP * np.median(steps))
+            if len(holes):
+                return frozenset(), (
+                    f"Slices are missing: between {_count(len(holes), 'pair')} of neighbours the"
+                    f" distance is more than the usual {np.median(steps):.2f} mm."
+                )
+        counts = Counter(map(len, places.values()))
+        if len(counts) == 1:
+            continue
+        most = max(counts)
+        last = [frames[most - 1] for frames in places.values() if len(frames) == most]
+        if min(counts) < most - 1 or not _at_the_end(volumes, last, most):
+            lost = sum(most - len(frames) for frames in places.values())
+            return frozenset(), (
+                f"{_count(lost, 'image')} of {most} volumes are missing, and not only in the last"
+                " one: send the series again."
+            )
+        if volumes.enhanced:
+            return frozenset(), "The last volume within its enhanced object is incomplete."
+        partial |= {frame.path for frame in last}
+    return frozenset(partial), ""
+
+
+def _at_the_end(volumes: Volumes, last: list[Frame], most: int) -> bool:
+    """Check that frames which most places lack are those of one volume, the last one."""
+    for place in (0, 1):  # temporal position, acquisition number
+        numbers = {frame.order[place] for frame in volumes.frames}
+        if len(numbers) == most:
+            return {frame.order[place] for frame in last} == {max(numbers)}
+    numbers = {frame.order[2] for frame in volumes.frames}
+    return max(numbers) - min(numbers) + 1 == len(volumes.frames)
+
+
+def _missing_mosaics(volumes: Volumes) -> str:
+    for places in volumes.stacks().values():
+        frames = next(iter(places.values()))
+        numbers = np.array([frame.order[2] for frame in frames])
+        if len(frames) < 3 or len(set(numbers)) < len(frames):
+            continue
+        steps = np.diff(np.sort(numbers))
+        usual = Counter(steps.tolist()).most_common(1)[0][0]
+        clocks = [frame.acquired for frame in frames]
+        times = np.array(
+            [(clock - clocks[0]).total_seconds() for clock in clocks if clock and clocks[0]]
+        )
+        late = np.ones(len(steps), dtype=bool)
+        if len(times) == len(frames) and np.median(np.diff(times)) > 0:
+            late = np.diff(times) > _GAP * np.median(np.diff(times))
+        lost = int(np.sum((steps[(steps > usual) & late] // usual) - 1))
+        if lost:
+            return (
+                f"{_count(lost, 'volume')} within the series {'is' if lost == 1 else 'are'}"
+                " missing, so its times would be wrong: send the series again."
+            )
+    return ""
+
+
+def _without(volumes: Volumes, paths: frozenset[Path]) -> Volumes:
+    if not paths:
+        return volumes
+    return replace(
+        volumes, frames=tuple(frame for frame in volumes.frames if frame.path not in paths)
+    )
+
+
+def _pixels(path: Path) -> bytes:
+    header = pydicom.dcmread(path, force=True)
+    return bytes(header.get("PixelData", b""))
+
+
+def _apart(normals: set[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Keep one of several normals that are alike up to rounding."""
+    found: list[tuple[float, ...]] = []
+    for normal in sorted(normals):
+        if all(abs(float(np.dot(normal, other))) < 0.99 for other in found):
+            found.append(normal)
+    return found
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("^", " ").split()).casefold()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
