@@ -198,7 +198,7 @@ def _ge_gradient(series: ScannedSeries, volume: int) -> tuple[float, float, floa
     assert series.bvecs is not None
     axes = series.affine[:3, :3] / series.zooms
     x, y, z = (float(value) for value in series.bvecs[volume] @ axes)
-    return x, y, z
+    return -x, -y, z
 
 
 _VENDOR_PARTS = {"siemens": _siemens, "philips": _philips, "ge": _ge}

@@ -1,7 +1,8 @@
-"""Enhanced DICOM: one object holds all slices of all volumes, as frames."""
+"""Enhanced DICOM: one object holds the slices of a volume, or of all volumes, as frames."""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from neuroferry.phantom.dicom.header import (
 from neuroferry.phantom.dicom.siemens import add_xa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from neuroferry.phantom.dicom.scans import Patient, ScannedSeries, Scanner
@@ -38,7 +39,7 @@ _XA = "syngo MR XA30"
 
 
 def enhanced(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Iterator[Made]:
-    """Make the one object of a series.
+    """Make the objects of a series: one of all volumes, or of Siemens one for each volume.
 
     Parameters
     ----------
@@ -51,41 +52,60 @@ def enhanced(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Itera
     ------
     Made
     """
+    common = _common(series, patient, scanner)
+    if scanner.vendor == "siemens":
+        for volume in range(series.n_volumes):
+            ds = copy.deepcopy(common)
+            ds.AcquisitionNumber = ds.InstanceNumber = volume + 1
+            _add_frames(ds, series, scanner, [volume])
+            yield Made(finish(ds, volume), volume, None)
+    else:
+        _add_frames(common, series, scanner, range(series.n_volumes))
+        yield Made(finish(common), None, None)
+
+
+def _common(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Dataset:
+    """Make what all objects of a series share."""
     ds = base(series, patient, scanner)
     if scanner.vendor == "siemens" and not scanner.software:
         ds.SoftwareVersions = _XA
     ds.SOPClassUID = EnhancedMRImageStorage
-    kind = ["ORIGINAL", "PRIMARY", _kind(series), "NONE"]
-    ds.ImageType = kind
+    ds.ImageType = _kind(series)
     ds.PulseSequenceName = ds.SequenceName
     ds.AcquisitionContrast = "DIFFUSION" if series.bvals is not None else "UNKNOWN"
     ds.ComplexImageComponent = "PHASE" if series.phase_image else "MAGNITUDE"
     ds.VolumetricProperties = "VOLUME"
-    ds.AcquisitionDateTime = _moment(series.started)
     ds.AcquisitionDuration = float(series.tr * series.n_volumes)
-    ds.ContentDate, ds.ContentTime = date(series.started), time(series.started)
-    ds.AcquisitionNumber, ds.InstanceNumber = 1, 1
-    ds.NumberOfFrames = series.n_slices * series.n_volumes
+    ds.AcquisitionNumber = ds.InstanceNumber = 1
     _add_dimensions(ds)
     ds.SharedFunctionalGroupsSequence = Sequence([_shared(ds, series)])
     for keyword in (*_PER_FRAME, *_NOT_ENHANCED, "WindowCenter", "WindowWidth"):
         if keyword in ds:
             delattr(ds, keyword)
+    return ds
+
+
+def _add_frames(
+    ds: Dataset, series: ScannedSeries, scanner: Scanner, volumes: Iterable[int]
+) -> None:
+    """Add the frames of some volumes, with their pixels and the time of the first."""
+    volumes = list(volumes)
+    moment = series.time_of(volumes[0])
+    ds.AcquisitionDateTime = _moment(moment)
+    ds.AcquisitionDate, ds.AcquisitionTime = date(moment), time(moment)
+    ds.ContentDate, ds.ContentTime = date(moment), time(moment)
+    ds.NumberOfFrames = series.n_slices * len(volumes)
     frames = [
-        _frame(series, scanner, kind, volume, k)
-        for volume in range(series.n_volumes)
-        for k in range(series.n_slices)
+        _frame(series, scanner, volume, k) for volume in volumes for k in range(series.n_slices)
     ]
     ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    pixels = series.data.transpose(3, 2, 1, 0)
+    pixels = series.data[..., volumes].transpose(3, 2, 1, 0)
     ds.PixelData = np.ascontiguousarray(pixels).astype("<i2").tobytes()
-    yield Made(finish(ds), None, None)
 
 
-def _kind(series: ScannedSeries) -> str:
-    if series.phase_image:
-        return "P"
-    return {"bold": "FMRI", "dwi": "DIFFUSION"}.get(series.suffix, "M")
+def _kind(series: ScannedSeries) -> list[str]:
+    word = {"bold": "FMRI", "dwi": "DIFFUSION"}.get(series.suffix, "M")
+    return ["ORIGINAL", "PRIMARY", "P" if series.phase_image else word, "NONE"]
 
 
 def _moment(value: datetime) -> str:
@@ -122,7 +142,6 @@ def _shared(ds: Dataset, series: ScannedSeries) -> Dataset:
         SpacingBetweenSlices=ds.SpacingBetweenSlices,
         PixelSpacing=ds.PixelSpacing,
     )
-    item.PlaneOrientationSequence = _item(ImageOrientationPatient=ds.ImageOrientationPatient)
     item.MRTimingAndRelatedParametersSequence = _item(
         RepetitionTime=ds.RepetitionTime,
         FlipAngle=ds.FlipAngle,
@@ -147,9 +166,7 @@ def _shared(ds: Dataset, series: ScannedSeries) -> Dataset:
     return item
 
 
-def _frame(
-    series: ScannedSeries, scanner: Scanner, kind: list[str], volume: int, k: int
-) -> Dataset:
+def _frame(series: ScannedSeries, scanner: Scanner, volume: int, k: int) -> Dataset:
     """Functional groups of one frame."""
     frame = Dataset()
     moment = series.time_of(volume, k)
@@ -164,8 +181,11 @@ def _frame(
         DimensionIndexValues=[1, k + 1, volume + 1],
     )
     frame.PlanePositionSequence = _item(ImagePositionPatient=decimals(series.position(k)))
+    # Of each frame, as scanners write it: dcm2niix takes a shared one for a hint that the frames
+    # of Siemens are in no order, and sorts all volumes by position alone.
+    frame.PlaneOrientationSequence = _item(ImageOrientationPatient=decimals(series.orientation()))
     frame.MRImageFrameTypeSequence = _item(
-        FrameType=kind,
+        FrameType=_kind(series),
         ComplexImageComponent="PHASE" if series.phase_image else "MAGNITUDE",
         AcquisitionContrast="DIFFUSION" if series.bvals is not None else "UNKNOWN",
         PixelPresentation="MONOCHROME",
