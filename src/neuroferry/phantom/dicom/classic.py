@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +57,7 @@ def classic(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Iterat
             _VENDOR_PARTS[scanner.vendor](ds, series, volume, k)
             pixels = series.data[:, :, k, volume]
             ds.PixelData = np.ascontiguousarray(pixels.T).astype("<i2").tobytes()
-            yield Made(finish(ds, volume, k), volume, k)
+            yield Made(finish(ds, series.echo, volume, k), volume, k)
 
 
 def mosaic(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Iterator[Made]:
@@ -86,11 +88,11 @@ def mosaic(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Iterato
     times = None if series.slice_times is None else series.slice_times * 1000
     for volume in range(series.n_volumes):
         ds = copy.deepcopy(common)
-        _number(ds, series, volume, volume + 1)
+        _number(ds, series, volume)
         _clock(ds, series, volume, None)
         add_csa(ds, series, volume, mosaic=True, slice_ms=times)
         ds.PixelData = _tile(series.data[..., volume], tiles).astype("<i2").tobytes()
-        yield Made(finish(ds, volume), volume, None)
+        yield Made(finish(ds, series.echo, volume), volume, None)
 
 
 def _tile(volume: NDArray[np.int16], tiles: int) -> NDArray[np.int16]:
@@ -105,15 +107,16 @@ def _tile(volume: NDArray[np.int16], tiles: int) -> NDArray[np.int16]:
 
 
 def _place(ds: Dataset, series: ScannedSeries, volume: int, k: int) -> None:
-    _number(ds, series, volume, volume * series.n_slices + k + 1)
+    _number(ds, series, volume, k)
     _clock(ds, series, volume, k)
     ds.ImagePositionPatient = decimals(series.position(k))
     ds.SliceLocation = decimal(float(series.normal() @ series.position(k)))
 
 
-def _number(ds: Dataset, series: ScannedSeries, volume: int, instance: int) -> None:
+def _number(ds: Dataset, series: ScannedSeries, volume: int, k: int | None = None) -> None:
     ds.AcquisitionNumber = volume + 1
-    ds.InstanceNumber = instance
+    before = volume * series.n_echoes + series.echo - 1  # images of a volume, or volumes
+    ds.InstanceNumber = before + 1 if k is None else before * series.n_slices + k + 1
 
 
 def _clock(ds: Dataset, series: ScannedSeries, volume: int, k: int | None) -> None:
@@ -166,6 +169,9 @@ def _ge(ds: Dataset, series: ScannedSeries, volume: int, k: int) -> None:
     ds.AcquisitionNumber = 1
     ds.TemporalPositionIdentifier = volume + 1
     ds.NumberOfTemporalPositions = series.n_volumes
+    if series.phase_axis is not None:
+        forwards = "REVERSE_LINEAR" if series.phase_positive else "LINEAR"
+        ds.RectilinearPhaseEncodeReordering = forwards
     moment = series.time_of(0)
     ds.AcquisitionTime, ds.AcquisitionDate = time(moment), date(moment)
     if series.slice_times is not None:
@@ -177,17 +183,37 @@ def _ge(ds: Dataset, series: ScannedSeries, volume: int, k: int) -> None:
         acquisition.add_new(0x9E, "LO", "EPI2" if series.bvals is not None else "EPI")
     relations = ds.private_block(0x0021, "GEMS_RELA_01", create=True)
     relations.add_new(0x4F, "SS", series.n_slices)
+    block = ds.private_block(0x0025, "GEMS_SERS_01", create=True)
+    block.add_new(0x1B, "OB", _ge_protocol(series))
     parameters = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
     parameters.add_new(0x2F, "SS", int(series.phase_image))
     spacing = series.sidecar.get("EffectiveEchoSpacing")
     if spacing is not None:
         parameters.add_new(0x2C, "SS", round(float(spacing) * 1e6))
+        parameters.add_new(0x83, "DS", ["1", "1"])
     if series.bvals is None or series.bvecs is None:
         return
     parameters.add_new(0x39, "IS", [str(round(series.bvals[volume])), "8", "0", "0"])
     acquisition.add_new(0xE0, "DS", str(int((series.bvals > 0).sum())))
     for element, value in zip((0xBB, 0xBC, 0xBD), _ge_gradient(series, volume), strict=True):
         acquisition.add_new(element, "DS", decimal(value))
+
+
+def _ge_protocol(series: ScannedSeries) -> bytes:
+    """Make GE's protocol block, from which converters learn the order of the slices."""
+    odd_first = series.slice_times is None or series.slice_times[1] > series.slice_times[-1] / 3
+    options = {"bold": "EPI, FMRI, FAST", "dwi": "EPI, DIFF, FAST"}.get(series.suffix, "FAST")
+    lines = [
+        f'set SLICEORDER "{int(odd_first)}"',
+        'set VIEWORDER "1"',
+        f'set NOSLC "{series.n_slices}"',
+        'set MBACCEL "1"',
+        'set DELACQNOAV "0"',
+        f'set IOPT "{options}"',
+        f'set PSEQ "{"epi" if series.is_epi else "fspgr"}"',
+    ]
+    packed = gzip.compress("\n".join(["", *lines, ""]).encode(), mtime=0)
+    return struct.pack("<I", len(packed)) + packed + bytes(len(packed) % 2)
 
 
 def _ge_gradient(series: ScannedSeries, volume: int) -> tuple[float, float, float]:

@@ -56,12 +56,13 @@ def enhanced(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Itera
     if scanner.vendor == "siemens":
         for volume in range(series.n_volumes):
             ds = copy.deepcopy(common)
-            ds.AcquisitionNumber = ds.InstanceNumber = volume + 1
+            ds.AcquisitionNumber = volume + 1
+            ds.InstanceNumber = volume * series.n_echoes + series.echo
             _add_frames(ds, series, scanner, [volume])
-            yield Made(finish(ds, volume), volume, None)
+            yield Made(finish(ds, series.echo, volume), volume, None)
     else:
         _add_frames(common, series, scanner, range(series.n_volumes))
-        yield Made(finish(common), None, None)
+        yield Made(finish(common, series.echo), None, None)
 
 
 def _common(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Dataset:
@@ -76,7 +77,7 @@ def _common(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Datase
     ds.ComplexImageComponent = "PHASE" if series.phase_image else "MAGNITUDE"
     ds.VolumetricProperties = "VOLUME"
     ds.AcquisitionDuration = float(series.tr * series.n_volumes)
-    ds.AcquisitionNumber = ds.InstanceNumber = 1
+    ds.AcquisitionNumber, ds.InstanceNumber = 1, series.echo
     _add_dimensions(ds)
     ds.SharedFunctionalGroupsSequence = Sequence([_shared(ds, series)])
     for keyword in (*_PER_FRAME, *_NOT_ENHANCED, "WindowCenter", "WindowWidth"):

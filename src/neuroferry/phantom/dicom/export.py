@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from neuroferry.errors import InputError, UsageError
@@ -9,7 +10,7 @@ from neuroferry.files import whole_file
 from neuroferry.phantom.dicom.classic import classic, mosaic
 from neuroferry.phantom.dicom.enhanced import enhanced
 from neuroferry.phantom.dicom.header import check_vendor
-from neuroferry.phantom.dicom.scans import Patient, Scanner, read_session
+from neuroferry.phantom.dicom.scans import Patient, Scanner, localiser, read_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +49,7 @@ def objects(
     return classic(series, patient, scanner)
 
 
-def write_objects(folder: Path, made: Iterable[Made]) -> list[Path]:
+def write_objects(folder: Path, made: Iterable[Made], *, prefix: str = "IM") -> list[Path]:
     """Write DICOM objects as files, numbered in their order.
 
     Parameters
@@ -56,6 +57,8 @@ def write_objects(folder: Path, made: Iterable[Made]) -> list[Path]:
     folder : Path
         Folder of the series; made if missing.
     made : iterable of Made
+    prefix : str
+        Begins the names: another one writes a second export beside the first.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def write_objects(folder: Path, made: Iterable[Made]) -> list[Path]:
     """
     paths = []
     for number, one in enumerate(made, 1):
-        path = folder / f"IM{number:06d}.dcm"
+        path = folder / f"{prefix}{number:06d}.dcm"
         with whole_file(path) as beside:
             one.dataset.save_as(beside, enforce_file_format=True)
         paths.append(path)
@@ -106,9 +109,12 @@ def write_dicom(
     for person in people:
         patient = Patient(person.name.removeprefix("sub-"))
         for session in sorted(person.glob("ses-*")) or [person]:
-            for series in read_session(session):
-                name = f"{series.number:03d}-{series.protocol}"
+            scans = read_session(session)
+            for number, group in groupby(localiser(scans[0]) + scans, lambda one: one.number):
+                echoes = list(group)
+                name = f"{number:03d}-{echoes[0].protocol}"
                 folder = out_dir / session.relative_to(bids_dir) / name
-                write_objects(folder, objects(series, patient, scanner, form))
+                parts = [objects(one, patient, scanner, form) for one in echoes]
+                write_objects(folder, chain.from_iterable(parts))
                 folders.append(folder)
     return folders

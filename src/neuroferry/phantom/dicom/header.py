@@ -168,9 +168,9 @@ def _add_sequence(ds: Dataset, series: ScannedSeries) -> None:
 
 
 def _add_grid(ds: Dataset, series: ScannedSeries) -> None:
-    columns, rows = series.data.shape[:2]
+    columns, rows = (int(n) for n in series.data.shape[:2])
     across, down, between = series.zooms
-    ds.Rows, ds.Columns = int(rows), int(columns)
+    ds.Rows, ds.Columns = rows, columns
     ds.PixelSpacing = decimals([down, across])
     ds.SliceThickness = decimal(between)
     ds.SpacingBetweenSlices = decimal(between)
@@ -178,7 +178,7 @@ def _add_grid(ds: Dataset, series: ScannedSeries) -> None:
     axis = 0 if series.phase_axis is None and series.is_3d else series.phase_axis
     axis = 1 if axis is None else axis
     ds.InPlanePhaseEncodingDirection = ("ROW", "COL")[axis]
-    ds.AcquisitionMatrix = [0, int(rows), int(columns), 0] if axis == 0 else [int(columns), 0, 0, int(rows)]
+    ds.AcquisitionMatrix = [0, rows, columns, 0] if axis == 0 else [columns, 0, 0, rows]
     ds.NumberOfPhaseEncodingSteps = int(series.data.shape[axis])
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"

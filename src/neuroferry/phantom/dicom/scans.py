@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nb
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_PLANES = {"axial": ("L", "P", "S"), "sagittal": ("P", "I", "R")}  # columns, rows, slices
+#: Directions of columns, rows and slices.
+_PLANES = {"axial": ("L", "P", "S"), "sagittal": ("P", "I", "R"), "coronal": ("L", "I", "P")}
 _PAUSE = timedelta(seconds=45)  # between two series
 _ANATOMICAL = timedelta(minutes=5)  # duration of a scan without volumes
 _FIRST_DAY = datetime(2024, 1, 8, 9, 0)
@@ -110,9 +112,11 @@ class ScannedSeries:
         Axis of `data` along which phase is encoded, 0 or 1.
     phase_positive : bool
         Whether it is encoded towards higher indices.
-    echo : int
-        EchoNumbers.
+    echo, n_echoes : int
+        Which echo of its series it is, and how many there are.
     phase_image : bool
+    source : Path or None
+        The BIDS image.
     """
 
     data: NDArray[np.int16]
@@ -131,8 +135,9 @@ class ScannedSeries:
     phase_axis: int | None = None
     phase_positive: bool = True
     echo: int = 1
+    n_echoes: int = 1
     phase_image: bool = False
-    sources: tuple[Path, ...] = field(default=())
+    source: Path | None = None
 
     @property
     def n_volumes(self) -> int:
@@ -207,25 +212,90 @@ def read_session(folder: Path) -> list[ScannedSeries]:
     -------
     list of ScannedSeries
         Anatomical, field maps, functional, diffusion; numbered from 2, as the first series is the
-        localiser. Echoes of a scan, and its magnitude and phase, follow each other.
+        localiser. Echoes of a scan share a number and a UID; its phase is another series.
     """
     kinds = ("anat", "fmap", "func", "dwi")
     paths = [path for kind in kinds for path in sorted((folder / kind).glob("*.nii.gz"))]
     label = next(part for part in folder.parts[::-1] if part.startswith("sub-"))
     session = folder.name.removeprefix("ses-") if folder.name.startswith("ses-") else ""
     start = _first_start(label, session)
-    study = "/".join(path.name for path in paths)
     found: list[ScannedSeries] = []
-    for number, path in enumerate(paths, 2):
-        series = _read_series(path, number=number, started=start, study=f"{label}/{session}")
-        found.append(series)
-        span = timedelta(seconds=series.tr * series.n_volumes)
-        start += (_ANATOMICAL if series.n_volumes == 1 else span) + _PAUSE
-    digest = hashlib.sha256(study.encode())
-    for series in found:
-        digest.update(series.uid.encode())
+    for number, (_, echoes) in enumerate(groupby(paths, _scan_of), 2):
+        series = _read_echoes(list(echoes), number=number, started=start)
+        found += series
+        span = timedelta(seconds=series[0].tr * series[0].n_volumes)
+        start += (_ANATOMICAL if series[0].n_volumes == 1 else span) + _PAUSE
+    digest = hashlib.sha256(f"{label}/{session}".encode())
+    for one in found:
+        digest.update(one.uid.encode())
     # A study of other pixels is another study: UIDs never stand for two things.
-    return [replace(series, study=digest.hexdigest()) for series in found]
+    return [replace(one, study=digest.hexdigest()) for one in found]
+
+
+def localiser(series: ScannedSeries) -> list[ScannedSeries]:
+    """Make the localiser of a session: one slice in each of three planes, series 1.
+
+    Parameters
+    ----------
+    series : ScannedSeries
+        The first of the session, through the middle of which the slices go.
+
+    Returns
+    -------
+    list of ScannedSeries
+        Of the same series; like echoes, they share its number and its UID.
+    """
+    session = re.search(r"_ses-[^_]+", series.protocol)
+    image = series.data[..., :1]
+    made = []
+    for index, plane in enumerate(_PLANES, 1):
+        data, affine, _ = _onto_plane(image, _LPS @ series.affine, plane)
+        middle = data.shape[2] // 2
+        corner = affine.copy()
+        corner[:3, 3] += affine[:3, 2] * middle
+        made.append(
+            replace(
+                series,
+                data=data[:, :, middle : middle + 1],
+                affine=corner,
+                sidecar={"RepetitionTime": 0.0086, "EchoTime": 0.004, "FlipAngle": 20},
+                protocol="anat-scout" + (session[0] if session else ""),
+                suffix="scout",
+                number=1,
+                started=series.started - 2 * _PAUSE,
+                uid=f"scout/{series.uid}",
+                volume_times=np.zeros(1),
+                slice_times=None,
+                bvals=None,
+                bvecs=None,
+                phase_axis=None,
+                echo=index,
+                n_echoes=len(_PLANES),
+            )
+        )
+    return made
+
+
+def multiband(series: ScannedSeries, factor: int) -> ScannedSeries:
+    """Let slices be excited together: the same times for each of `factor` blocks of slices.
+
+    Parameters
+    ----------
+    series : ScannedSeries
+        With slice times.
+    factor : int
+        Slices excited at once.
+    """
+    packs = int(np.ceil(series.n_slices / factor))
+    order = np.r_[np.arange(0, packs, 2), np.arange(1, packs, 2)]
+    times = np.empty(packs)
+    times[order] = np.arange(packs) * series.tr / packs
+    return replace(series, slice_times=np.tile(times, factor)[: series.n_slices])
+
+
+def _scan_of(path: Path) -> str:
+    """Name the scan that an image is an echo of; its magnitude and phase are two series."""
+    return re.sub(r"_echo-\d+|(?<=_magnitude)[12]\b|(?<=_phase)[12]\b", "", path.name)
 
 
 def _first_start(label: str, session: str) -> datetime:
@@ -237,22 +307,31 @@ def _first_start(label: str, session: str) -> datetime:
     return _FIRST_DAY + timedelta(days=days + 7 * (number(session) - 1), hours=2 * hours)
 
 
-def _read_series(path: Path, *, number: int, started: datetime, study: str) -> ScannedSeries:
+def _read_echoes(paths: list[Path], *, number: int, started: datetime) -> list[ScannedSeries]:
+    """Read the echoes of a scan, as parts of one series."""
+    found = [_read_series(path, number=number, started=started) for path in paths]
+    together = "/".join(one.uid for one in found)
+    return [
+        replace(one, uid=together, echo=index, n_echoes=len(found))
+        for index, one in enumerate(found, 1)
+    ]
+
+
+def _read_series(path: Path, *, number: int, started: datetime) -> ScannedSeries:
     stem = path.name.removesuffix(".nii.gz")
     sidecar = json.loads(path.with_name(f"{stem}.json").read_text())
     image: Any = nb.load(path)
-    stored = np.asanyarray(image.dataobj)
-    data = np.rint(stored).astype(np.int16)
+    data = np.rint(np.asanyarray(image.dataobj)).astype(np.int16)
     data = data if data.ndim == 4 else data[..., None]
     suffix = stem.rsplit("_", 1)[1]
     plane = "sagittal" if suffix in ("T1w", "T2w") else "axial"
-    turned, affine, turn = _onto_plane(data, np.asarray(image.affine, np.float64), plane)
+    world = np.asarray(image.affine, np.float64)
+    turned, affine, turn = _onto_plane(data, world, plane)
     axis, positive = _phase(sidecar.get("PhaseEncodingDirection"), turn)
     times = sidecar.get("SliceTiming")
-    bvals, bvecs = _gradients(path, np.asarray(image.affine, np.float64))
+    bvals, bvecs = _gradients(path, world)
     tr = float(sidecar.get("RepetitionTimePreparation", sidecar.get("RepetitionTime", 1.0)))
     content = hashlib.sha256(np.ascontiguousarray(turned).tobytes()).hexdigest()
-    echo = re.search(r"_echo-(\d+)|(?:magnitude|phase)([12])$", stem)
     return ScannedSeries(
         data=turned,
         affine=affine,
@@ -261,17 +340,16 @@ def _read_series(path: Path, *, number: int, started: datetime, study: str) -> S
         suffix=suffix,
         number=number,
         started=started,
-        study=study,
-        uid=f"{study}/{stem}/{content}",
+        study="",
+        uid=f"{stem}/{content}",
         volume_times=np.arange(turned.shape[3]) * tr,
         slice_times=None if times is None else _turned_times(np.asarray(times, float), turn),
         bvals=bvals,
         bvecs=bvecs,
         phase_axis=axis,
         phase_positive=positive,
-        echo=int(echo[1] or echo[2]) if echo else 1,
         phase_image=suffix.startswith("phase"),
-        sources=(path,),
+        source=path,
     )
 
 
