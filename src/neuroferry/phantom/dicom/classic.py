@@ -1,4 +1,4 @@
-"""Classic DICOM: one file for each slice of each volume, or for each volume of a Siemens mosaic."""
+"""Classic DICOM: an object for each slice, or for each volume as Siemens' mosaic."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _clock(ds: Dataset, series: ScannedSeries, volume: int, k: int | None) -> No
 
 
 def _siemens(ds: Dataset, series: ScannedSeries, volume: int, k: int) -> None:
-    if is_xa("\\".join(ds.SoftwareVersions)):
+    if is_xa(str(ds.SoftwareVersions)):
         after = None if series.slice_times is None else float(series.slice_times[k])
         add_xa(ds, series, volume, after)
         if series.bvals is not None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _MARK = 77
 _LEAST_ITEMS = 6  # Siemens writes empty items up to this number
-_TYPES = {"IS": 6, "DS": 3, "FD": 4, "CS": 16, "LO": 20, "UN": 0}
+_TYPES = {"IS": 6, "DS": 3, "FD": 4, "CS": 16, "LO": 20, "SH": 22}
 
 
 def csa_header(values: Mapping[str, tuple[str, Sequence[float | str]]]) -> bytes:
@@ -19,8 +19,8 @@ def csa_header(values: Mapping[str, tuple[str, Sequence[float | str]]]) -> bytes
     Parameters
     ----------
     values : mapping of str to (str, sequence)
-        Name to value representation (``IS``, ``DS``, ``FD``, ``CS``, ``LO``) and values, of which
-        there may be none.
+        Name to value representation (``IS``, ``DS``, ``FD``, ``CS``, ``LO``, ``SH``) and values,
+        of which there may be none.
 
     Returns
     -------

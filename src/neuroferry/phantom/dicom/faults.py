@@ -1,7 +1,7 @@
 """What goes wrong at scanners and their exports, done to the objects of a series.
 
-Each function takes what `objects` makes and yields what a bad export would hold. Objects are changed
-in place: make them anew for each fault.
+Each function takes what `objects` makes and yields what a bad export would hold. Objects are
+changed in place: make them anew for each fault.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def study_per_volume(made: Iterable[Made], *, series_too: bool = False) -> Itera
         yield one
 
 
-def single_band_first(
-    made: Iterable[Made], series: ScannedSeries, factor: int
-) -> Iterator[Made]:
+def single_band_first(made: Iterable[Made], series: ScannedSeries, factor: int) -> Iterator[Made]:
     """Give the first volume the times of its single-band reference, as numaris XA30 does.
 
     Parameters

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Directions of columns, rows and slices.
 _PLANES = {"axial": ("L", "P", "S"), "sagittal": ("P", "I", "R"), "coronal": ("L", "I", "P")}
+_COMPUTED = ("_fieldmap.nii.gz", "_magnitude.nii.gz")  # in Hz, and what belongs to it
 _PAUSE = timedelta(seconds=45)  # between two series
 _ANATOMICAL = timedelta(minutes=5)  # duration of a scan without volumes
 _FIRST_DAY = datetime(2024, 1, 8, 9, 0)
@@ -212,10 +213,16 @@ def read_session(folder: Path) -> list[ScannedSeries]:
     -------
     list of ScannedSeries
         Anatomical, field maps, functional, diffusion; numbered from 2, as the first series is the
-        localiser. Echoes of a scan share a number and a UID; its phase is another series.
+        localiser. Echoes of a scan share a number and a UID; its phase is another series. Field
+        maps in Hz are left out: scanners do not export them as scans.
     """
     kinds = ("anat", "fmap", "func", "dwi")
-    paths = [path for kind in kinds for path in sorted((folder / kind).glob("*.nii.gz"))]
+    paths = [
+        path
+        for kind in kinds
+        for path in sorted((folder / kind).glob("*.nii.gz"))
+        if not path.name.endswith(_COMPUTED)
+    ]
     label = next(part for part in folder.parts[::-1] if part.startswith("sub-"))
     session = folder.name.removeprefix("ses-") if folder.name.startswith("ses-") else ""
     start = _first_start(label, session)

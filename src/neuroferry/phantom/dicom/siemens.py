@@ -66,6 +66,7 @@ def add_csa(
             "DiffusionGradientDirection": ("FD", gradient),
             "SliceNormalVector": ("FD", series.normal().tolist()),
             "MosaicRefAcqTimes": ("FD", times),
+            "AcquisitionMatrixText": ("SH", [f"{series.data.shape[0]}*{series.data.shape[1]}"]),
             "ICE_Dims": ("LO", [f"X_{series.echo}_1_1_1_1_{volume + 1}_1_1_1_1_1_1"]),
         }
     )
