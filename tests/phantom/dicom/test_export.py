@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from neuroferry.cli import phantom as command
 from neuroferry.errors import InputError, UsageError
-from neuroferry.phantom.dicom import read_session, write_dicom
+from neuroferry.phantom.dicom import ScannedSeries, read_session, write_dicom
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +25,8 @@ FORMS = [
     ("enhanced", "siemens"),
     ("enhanced", "philips"),
 ]
-#: Largest error of a slice time, s; None where the vendor's files do not tell. dcm2niix keeps the time
-#: of day of Siemens' single slices in single precision, HHMMSS: to 8 ms.
+#: Largest error of a slice time, s; none where the vendor's files do not tell. dcm2niix keeps the
+#: time of day of Siemens' single slices in single precision, HHMMSS: to 8 ms.
 SLICE_TIMES = {
     ("mosaic", "siemens"): {"bold": 1e-5, "dwi": 1e-5},
     ("classic", "siemens"): {"bold": 8e-3, "dwi": 8e-3},
@@ -59,24 +57,20 @@ def canonical(path: Path):
 
 
 @pytest.fixture(scope="module", params=FORMS, ids="-".join)
-def converted(request, functional, diffusion, tmp_path_factory):
-    """Export two sessions, convert each series; pairs of a scan and its converted image."""
+def converted(request, scanned, tmp_path_factory):
+    """Export a session, convert each series; pairs of a scan and its converted image."""
     form, vendor = request.param
-    pairs = []
-    for dataset in (functional, diffusion):
-        root = tmp_path_factory.mktemp("dicom")
-        folders = write_dicom(dataset.root, root / "in", form=form, vendor=vendor)
-        scans = read_session(dataset.root / "sub-01")
-        assert len(folders) == 1 + len({scan.number for scan in scans})
-        for folder in folders[1:]:
-            echoes = [
-                scan for scan in scans if f"{scan.number:03d}-{scan.protocol}" == folder.name
-            ]
-            images = convert(folder, root / "out" / folder.name)
-            assert len(images) == len(echoes), folder.name
-            pairs += zip(
-                echoes, sorted(images, key=lambda one: sidecar(one)["EchoTime"]), strict=True
-            )
+    root = tmp_path_factory.mktemp("dicom")
+    folders = write_dicom(scanned, root / "in", form=form, vendor=vendor)
+    scans = read_session(scanned / "sub-01")
+    assert len(folders) == 1 + len({scan.number for scan in scans})
+    pairs: list[tuple[ScannedSeries, Path]] = []
+    for folder in folders[1:]:
+        echoes = [scan for scan in scans if f"{scan.number:03d}-{scan.protocol}" == folder.name]
+        images = convert(folder, root / "out" / folder.name)
+        assert len(images) == len(echoes), folder.name
+        by_time = sorted(images, key=lambda one: sidecar(one)["EchoTime"])
+        pairs += zip(echoes, by_time, strict=True)
     assert {"T1w", "bold", "dwi", "epi", "phasediff"} <= {scan.suffix for scan, _ in pairs}
     return request.param, pairs
 
@@ -131,8 +125,8 @@ def test_gradients_point_where_they_were_played_out(converted):
             np.testing.assert_allclose(made, truth, atol=1e-5)
 
 
-def test_names_follow_reproin_and_nothing_repeats(functional, tmp_path):
-    folders = write_dicom(functional.root, tmp_path, form="mosaic")
+def test_names_follow_reproin_and_nothing_repeats(scanned, tmp_path):
+    folders = write_dicom(scanned, tmp_path, form="mosaic")
     assert [folder.name for folder in folders] == [
         "001-anat-scout",
         "002-anat-T1w",
@@ -141,6 +135,7 @@ def test_names_follow_reproin_and_nothing_repeats(functional, tmp_path):
         "005-fmap",
         "006-fmap",
         "007-func-bold_task-blocks",
+        "008-dwi",
     ]
     heads = [dcmread(path, stop_before_pixels=True) for path in tmp_path.rglob("*.dcm")]
     assert len({ds.SOPInstanceUID for ds in heads}) == len(heads)
@@ -151,22 +146,12 @@ def test_names_follow_reproin_and_nothing_repeats(functional, tmp_path):
     assert len(set(numbers)) == len(numbers)
 
 
-def test_the_same_dataset_gives_the_same_bytes(diffusion, tmp_path):
+def test_the_same_dataset_gives_the_same_bytes(scanned, tmp_path):
     for name in "ab":
-        write_dicom(diffusion.root, tmp_path / name, form="enhanced", vendor="philips")
+        write_dicom(scanned, tmp_path / name, form="enhanced", vendor="philips")
     for path in (tmp_path / "a").rglob("*.dcm"):
         again = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == again.read_bytes()
-
-
-def test_the_command_writes_them_beside_the_dataset(tmp_path):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    options = ["--subjects", "1", "--resolution", "6", "--dicom", "classic"]
-    arguments = parser.parse_args([str(tmp_path / "bids"), *options])
-    assert command.run(arguments) == 0
-    files = list((tmp_path / "bids" / "sourcedata" / "sub-01" / "002-anat-T1w").iterdir())
-    assert len(files) == dcmread(files[0]).ImagesInAcquisition
 
 
 @pytest.mark.parametrize(
@@ -178,9 +163,9 @@ def test_the_command_writes_them_beside_the_dataset(tmp_path):
         ("enhanced", "ge", "not GE"),
     ],
 )
-def test_what_no_vendor_writes_is_refused(functional, tmp_path, form, vendor, message):
+def test_what_no_vendor_writes_is_refused(scanned, tmp_path, form, vendor, message):
     with pytest.raises(UsageError, match=message):
-        write_dicom(functional.root, tmp_path, form=form, vendor=vendor)
+        write_dicom(scanned, tmp_path, form=form, vendor=vendor)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -349,7 +349,7 @@ def _read_series(path: Path, *, number: int, started: datetime) -> ScannedSeries
         started=started,
         study="",
         uid=f"{stem}/{content}",
-        volume_times=np.arange(turned.shape[3]) * tr,
+        volume_times=np.arange(turned.shape[3], dtype=np.float64) * tr,
         slice_times=None if times is None else _turned_times(np.asarray(times, float), turn),
         bvals=bvals,
         bvecs=bvecs,

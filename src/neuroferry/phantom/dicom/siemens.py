@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from neuroferry.phantom.dicom.csa import csa_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
     from neuroferry.phantom.dicom.scans import ScannedSeries
@@ -26,11 +26,16 @@ def phase_bandwidth(series: ScannedSeries) -> float | None:
     spacing = series.sidecar.get("EffectiveEchoSpacing")
     if spacing is None or series.phase_axis is None:
         return None
-    return 1.0 / (float(spacing) * series.data.shape[series.phase_axis])
+    return 1.0 / (float(spacing) * int(series.data.shape[series.phase_axis]))
 
 
 def add_csa(
-    ds: Dataset, series: ScannedSeries, volume: int, *, mosaic: bool, slice_ms: np.ndarray | None
+    ds: Dataset,
+    series: ScannedSeries,
+    volume: int,
+    *,
+    mosaic: bool,
+    slice_ms: NDArray[np.float64] | None,
 ) -> None:
     """Add the CSA header of an image, and the elements of group 19 that repeat it.
 
