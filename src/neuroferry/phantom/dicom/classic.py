@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gzip
 import struct
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from neuroferry.phantom.dicom.header import (
     Made,
     base,
     check_vendor,
+    copied,
     date,
     decimal,
     decimals,
@@ -52,7 +52,7 @@ def classic(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Iterat
     common.ImagesInAcquisition = series.n_slices * series.n_volumes
     for volume in range(series.n_volumes):
         for k in range(series.n_slices):
-            ds = copy.deepcopy(common)
+            ds = copied(common)
             _place(ds, series, volume, k)
             _VENDOR_PARTS[scanner.vendor](ds, series, volume, k)
             pixels = series.data[:, :, k, volume]
@@ -87,7 +87,7 @@ def mosaic(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Iterato
     common.SliceLocation = decimal(float(series.normal() @ series.position(0)))
     times = None if series.slice_times is None else series.slice_times * 1000
     for volume in range(series.n_volumes):
-        ds = copy.deepcopy(common)
+        ds = copied(common)
         _number(ds, series, volume)
         _clock(ds, series, volume, None)
         add_csa(ds, series, volume, mosaic=True, slice_ms=times)

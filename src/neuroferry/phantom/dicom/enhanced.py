@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from pydicom.uid import EnhancedMRImageStorage
 from neuroferry.phantom.dicom.header import (
     Made,
     base,
+    copied,
     date,
     decimal,
     decimals,
@@ -55,7 +55,7 @@ def enhanced(series: ScannedSeries, patient: Patient, scanner: Scanner) -> Itera
     common = _common(series, patient, scanner)
     if scanner.vendor == "siemens":
         for volume in range(series.n_volumes):
-            ds = copy.deepcopy(common)
+            ds = copied(common)
             ds.AcquisitionNumber = volume + 1
             ds.InstanceNumber = volume * series.n_echoes + series.echo
             _add_frames(ds, series, scanner, [volume])

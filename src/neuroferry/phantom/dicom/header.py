@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -186,6 +187,14 @@ def _add_grid(ds: Dataset, series: ScannedSeries) -> None:
     ds.PixelRepresentation = int(series.data.min() < 0)
     ds.WindowCenter = decimal(float(series.data.max()) / 2)
     ds.WindowWidth = decimal(max(1.0, float(series.data.max())))
+
+
+def copied(ds: Dataset) -> Dataset:
+    """Copy a dataset so that elements of the copy can be set, much faster than a deep copy.
+
+    Items of sequences are shared.
+    """
+    return Dataset({element.tag: copy.copy(element) for element in ds})
 
 
 def image_type(series: ScannedSeries, *more: str) -> list[str]:
