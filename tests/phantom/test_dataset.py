@@ -266,9 +266,12 @@ def test_the_command_writes_and_says_where(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     out = tmp_path / "ds"
-    arguments = parser.parse_args([str(out), "--subjects", "1", "--resolution", "6"])
+    options = ["--subjects", "1", "--resolution", "6", "--dicom", "enhanced"]
+    arguments = parser.parse_args([str(out), *options])
     assert command.run(arguments) == 0
     said = capsys.readouterr().out
     assert "sub-01: adult" in said
     assert str(out / "derivatives" / "truth") in said
+    assert f"2 series of DICOM in {out / 'sourcedata'}" in said
+    assert (out / "sourcedata" / "sub-01" / "002-anat-T1w" / "IM000001.dcm").is_file()
     assert "optimistic" in (out / "README").read_text()

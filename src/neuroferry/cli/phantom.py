@@ -50,8 +50,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing phantom")
 
+    _add_dicom_arguments(parser.add_argument_group("DICOM"))
     _add_bold_arguments(parser.add_argument_group("BOLD runs"))
     _add_dwi_arguments(parser.add_argument_group("DWI runs"))
+
+
+def _add_dicom_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--dicom",
+        choices=("classic", "mosaic", "enhanced"),
+        metavar="FORM",
+        help="also write all scans as a scanner exports them, to OUT/sourcedata: classic, mosaic "
+        "or enhanced (default: none)",
+    )
+    group.add_argument(
+        "--dicom-vendor",
+        choices=("siemens", "ge", "philips"),
+        default="siemens",
+        help="whose scanner exports them (default: siemens)",
+    )
 
 
 def _add_bold_arguments(group: argparse._ArgumentGroup) -> None:
@@ -235,5 +252,13 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         progress=report,
     )
+    if arguments.dicom is not None:
+        from neuroferry.phantom.dicom import write_dicom
+
+        source = arguments.out / "sourcedata"
+        folders = write_dicom(
+            arguments.out, source, form=arguments.dicom, vendor=arguments.dicom_vendor
+        )
+        print(f"{len(folders)} series of DICOM in {source}")
     print(f"Wrote {arguments.out}; ground truth in {arguments.out / 'derivatives' / 'truth'}")
     return ExitCode.OK
