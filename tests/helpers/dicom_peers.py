@@ -66,7 +66,17 @@ def listens(port: int) -> bool:
 
 def echo(port: int, *, called: str = "NEUROFERRY", calling: str = "SCANNER") -> bool:
     """Send a C-ECHO with DCMTK; whether it succeeded."""
-    command = [str(program("echoscu")), "-aet", calling, "-aec", called, "-to", "10", "127.0.0.1", str(port)]
+    command = [
+        str(program("echoscu")),
+        "-aet",
+        calling,
+        "-aec",
+        called,
+        "-to",
+        "10",
+        "127.0.0.1",
+        str(port),
+    ]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -158,7 +168,9 @@ class Orthanc:
 
 
 @contextmanager
-def orthanc(folder: Path, *, peers: Mapping[str, int], title: str = "ORTHANC") -> Iterator[Orthanc]:
+def orthanc(
+    folder: Path, *, peers: Mapping[str, int], title: str = "ORTHANC"
+) -> Iterator[Orthanc]:
     """Run an Orthanc that stores below `folder` and knows peers on ports of loopback."""
     folder.mkdir(parents=True, exist_ok=True)
     port, http = free_port(), free_port()

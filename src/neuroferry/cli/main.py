@@ -24,6 +24,7 @@ COMMANDS = (
     "launcher",
     "licences",
     "dask-worker",
+    "intake",
     "status",
     "resubmit",
     "cancel",

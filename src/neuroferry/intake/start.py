@@ -1,0 +1,141 @@
+"""Quality control of what was placed: the ordinary command, one participant at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroferry.errors import ExitCode
+from neuroferry.intake.queue import DONE, FAILED, QUEUED, QualityRow, Queue
+from neuroferry.intake.spool import Spool
+
+#: Ends after which the same command is tried again: something else was in the way.
+_AGAIN = (ExitCode.TEMPORARY, ExitCode.IO)
+_MOST_ATTEMPTS = 3
+_PAUSE = 20.0
+_PATIENCE = 10.0
+_TAIL = 4000
+
+
+@dataclass
+class _Running:
+    row: QualityRow
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class QualityControl:
+    """Starts the command for participants in the queue, and notes how it ended.
+
+    Parameters
+    ----------
+    spool, queue
+        Of the intake.
+    options : sequence of str
+        Further options of the command, such as ``--plugin SLURMGraph``.
+    at_once : int
+        Participants that are processed at the same time.
+    """
+
+    def __init__(
+        self, spool: Spool, queue: Queue, options: Sequence[str] = (), *, at_once: int = 1
+    ) -> None:
+        self._spool, self._queue, self._options = spool, queue, list(options)
+        self._at_once = at_once
+        self._running: list[_Running] = []
+        self._not_before: dict[tuple[str, str], float] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something runs or waits."""
+        return bool(self._running or self._queue.quality_in(QUEUED))
+
+    def step(self) -> list[str]:
+        """Start what may start and note what ended.
+
+        Returns
+        -------
+        list of str
+            What happened, as sentences.
+        """
+        said = [self._end(one) for one in self._running if one.process.poll() is not None]
+        self._running = [one for one in self._running if one.process.returncode is None]
+        for row in self._queue.quality_in(QUEUED):
+            if len(self._running) >= self._at_once:
+                break
+            if time.monotonic() >= self._not_before.get((row.dataset, row.subject), 0.0):
+                said.append(self._start(row))
+        return said
+
+    def command(self, row: QualityRow) -> list[str]:
+        """Make the command of a participant."""
+        return [
+            *(sys.executable, "-m", "neuroferry", row.dataset, str(self.output_of(row))),
+            *("participant", "--participant-label", row.subject, "--workflows", "qc"),
+            *("-w", str(self._spool.private / "work")),
+            *self._options,
+        ]
+
+    def output_of(self, row: QualityRow) -> Path:
+        """Find the folder of the pages: ``ROOT/qc``, or below it for one of several datasets."""
+        inside = Path(row.dataset).relative_to(self._spool.root)
+        return self._spool.root / "qc" / ("" if inside == Path("bids") else inside)
+
+    def stop(self) -> None:
+        """End what runs; it is started again by the next process."""
+        for one in self._running:
+            with suppress(ProcessLookupError):
+                os.killpg(one.process.pid, signal.SIGTERM)
+        limit = time.monotonic() + _PATIENCE
+        for one in self._running:
+            try:
+                one.process.wait(max(0.1, limit - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.killpg(one.process.pid, signal.SIGKILL)
+
+    def _start(self, row: QualityRow) -> str:
+        log = self._spool.logs / f"sub-{row.subject}.log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                self.command(row),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._queue.start_quality(row)
+        self._running.append(_Running(row, process, log))
+        return f"sub-{row.subject}: quality control has started."
+
+    def _end(self, one: _Running) -> str:
+        code, row = one.process.returncode, one.row
+        page = self.output_of(row) / f"sub-{row.subject}.html"
+        attempts = row.attempts + 1
+        if code == 0:
+            self._queue.end_quality(row, DONE, 0, str(page))
+            if page.is_file():
+                return f"sub-{row.subject}: {page}"
+            return f"sub-{row.subject}: jobs were submitted; {page} will be their report."
+        if (code < 0 or code in _AGAIN) and attempts < _MOST_ATTEMPTS:
+            self._not_before[row.dataset, row.subject] = time.monotonic() + _PAUSE
+            self._queue.end_quality(row, QUEUED, code, _last_line(one.log))
+            return f"sub-{row.subject}: quality control ended early ({code}); it is tried again."
+        self._queue.end_quality(row, FAILED, code, _last_line(one.log))
+        return f"sub-{row.subject}: quality control failed ({code}); see {one.log}."
+
+
+def _last_line(log: Path) -> str:
+    """Read the last line that a command printed."""
+    with suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _TAIL))
+        lines = stream.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+    return ""
