@@ -368,3 +368,22 @@ def test_links_that_leave_the_dataset_are_bound_where_they_lead(machine):
     done = machine("study/bids", "results", "participant", "--participant-label", "sub-02")
     assert done.returncode == 0, done.stderr
     assert not any("/store" in word or "/mnt" in word for word in machine.words())
+
+
+def test_folders_of_an_intake_are_bound(machine):
+    data = machine.folder / "data"
+    for name in ("export", "other", "site"):
+        (data / name).mkdir()
+    (data / "site" / "rules.toml").write_text("")
+    words = ["--port", "11999", "scans", "--folders", "export", "other"]
+    done = machine("intake", *words, "--rules", "site/rules.toml")
+    assert done.returncode == 0, done.stderr
+    bound = [word for word in machine.words() if word.startswith("type=bind")]
+    assert f'type=bind,"source={data}/scans","destination=/out"' in bound
+    assert f'type=bind,"source={data}/export","destination=/watched/1",ro' in bound
+    assert f'type=bind,"source={data}/other","destination=/watched/2",ro' in bound
+    assert f'type=bind,"source={data}/site","destination=/rules",ro' in bound
+    assert machine.words()[-9:] == [
+        *("intake", "--port", "11999", "/out", "--folders", "/watched/1", "/watched/2"),
+        *("--rules", "/rules/rules.toml"),
+    ]

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work = parser.add_argument_group("series")
     work.add_argument(
-        "--watch",
+        "--folders",
         nargs="+",
         type=Path,
         default=[],
@@ -164,7 +164,7 @@ def _serve(arguments: argparse.Namespace, root: Path) -> int:
         root=root,
         rules=read_rules(arguments.rules),
         node=None if arguments.no_node or arguments.once else node,
-        folders=tuple(Path(os.path.abspath(f)) for f in arguments.watch),  # noqa: PTH100
+        folders=tuple(Path(os.path.abspath(f)) for f in arguments.folders),  # noqa: PTH100
         quiet_seconds=arguments.quiet_seconds,
         quality=not arguments.no_qc,
         options=tuple(options),
