@@ -134,6 +134,7 @@ def draw_tsnr(tsnr_map: str | Path, bold_ref: str | Path, bold_mask: str | Path)
 
 
 def note(text: str, x: float) -> str:
+    """Write a note in the heading."""
     return f'<text x="{x:.0f}" y="17" font-size="13">{text}</text>'
 
 

@@ -122,4 +122,4 @@ def slice_spikes(outside: NDArray[np.floating]) -> NDArray[np.float64]:
         return values
     away = values - np.median(values, axis=0)
     spread = regions.MAD_TO_SIGMA * np.median(np.abs(away), axis=0)
-    return np.divide(away, spread, out=np.zeros_like(away), where=spread > 0)
+    return np.asarray(np.divide(away, spread, out=np.zeros_like(away), where=spread > 0))
