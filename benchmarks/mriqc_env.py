@@ -32,7 +32,7 @@ MRIQC = "mriqc==24.0.2"
 REQUIREMENTS = (
     *("numpy==1.26.4", "scipy==1.14.1", "pandas==2.2.3", "statsmodels==0.14.4"),
     *("scikit-learn==1.5.2", "scikit-image==0.24.0", "nibabel==5.3.2", "nilearn==0.10.4"),
-    *("nipype==1.9.2", "nitransforms==24.0.2", "dipy==1.9.0"),
+    *("nipype==1.9.2", "nitime==0.11", "nitransforms==24.0.2", "dipy==1.9.0"),
 )
 CHILD = Path(__file__).with_name("mriqc_child.py")
 

@@ -167,7 +167,7 @@ def align_for_quality(
         if np.ptp(reference.data) > 0:
             brain = find_mask(reference, seed=seed)
         else:
-            problems["brain"] = "The image is constant."
+            problems.update(dict.fromkeys(("motion", "brain"), "The image is constant."))
     except InputError as error:
         problems["brain"] = str(error)
     given = Given(tr, series.n_volumes, n_dummy, frozenset(unusable), problems)
