@@ -190,7 +190,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-            path, tr = arguments.series, arguments.tr
+        path, tr = arguments.series, arguments.tr
         if path is None:
             path, tr = phantom(folder / "bids")
         rows = compare(path, tr, folder)
