@@ -12,7 +12,7 @@ from neuroferry.interfaces.epi.confound_table import write_table
 from neuroferry.interfaces.func.quality import align_for_quality, measure_series
 from neuroferry.interfaces.image.images import save_nifti
 from neuroferry.interfaces.image.series import open_series
-from neuroferry.interfaces.qc.bold import FD_RADIUS, FD_THRESHOLD, write_about_columns
+from neuroferry.interfaces.qc.bold import FD_RADIUS, FD_THRESHOLD
 from neuroferry.interfaces.qc.document import IqmInputSpec, write_iqms
 from neuroferry.templates import load_template
 
@@ -32,7 +32,6 @@ class _BoldIQMsInputSpec(IqmInputSpec):
 class _BoldIQMsOutputSpec(TraitedSpec):
     iqms = File(exists=True, desc="JSON with the metrics")
     timeseries = File(exists=True, desc="table with the values of each volume")
-    timeseries_about = File(exists=True, desc="JSON: what its columns are")
     mean = File(exists=True, desc="mean of the realigned series")
     std = File(exists=True, desc="its standard deviation over time")
     tsnr = File(exists=True, desc="mean over standard deviation")
@@ -90,9 +89,7 @@ class BoldIQMs(SimpleInterface):
         )
         self._results["iqms"] = str(iqms)
         write_table(out / "timeseries.tsv", found.columns)
-        write_about_columns(out / "timeseries.json", found.columns, given.tr)
         self._results["timeseries"] = str(out / "timeseries.tsv")
-        self._results["timeseries_about"] = str(out / "timeseries.json")
         for name, data in (("mean", found.mean), ("std", found.std), ("tsnr", found.tsnr)):
             path = save_nifti(data, series.affine, out / f"{name}.nii.gz", header=series.header)
             self._results[name] = str(path)

@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from neuroferry.files import write_json
 from neuroferry.interfaces.qc.bold_time import MIN_OUTLIER_VOLUMES, Column
 from neuroferry.interfaces.qc.regions import NAN
 
@@ -207,17 +204,12 @@ def explain_undefined(values: Mapping[str, float], given: Given) -> dict[str, st
     return reasons
 
 
-def write_about_columns(path: Path, columns: Mapping[str, NDArray[Any]], tr: float) -> None:
-    """Write the sidecar of the table of a series.
+def about_columns(tr: float) -> dict[str, Any]:
+    """Describe the table of a series, whose rows are a repetition time (s) apart.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The JSON file.
-    columns : mapping of str to ndarray
-        Columns of the table; each must be in `ABOUT_COLUMNS`.
-    tr : float
-        Repetition time, s: the rows are that far apart.
+    Examples
+    --------
+    >>> about_columns(2.5)["SamplingFrequency"]
+    0.4
     """
-    about: dict[str, Any] = {name: ABOUT_COLUMNS[name] for name in columns}
-    write_json(path, {"SamplingFrequency": round(1 / tr, 9), "StartTime": 0.0, **about})
+    return {"SamplingFrequency": round(1 / tr, 9), "StartTime": 0.0, **ABOUT_COLUMNS}

@@ -16,6 +16,7 @@ from neuroferry.interfaces.draw.bold_quality import (
 )
 from neuroferry.interfaces.func.bold_iqms import BoldIQMs
 from neuroferry.interfaces.func.reference import REFERENCE_VOLUMES
+from neuroferry.interfaces.qc.bold import about_columns
 from neuroferry.selection.quality import QualityPlan
 from neuroferry.workflows.memory import memory_gb, volume_voxels
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
@@ -69,17 +70,10 @@ def init_bold_qc_wf(
     measure = _measure(plan, run, config, omp_nthreads)
     voxels = volume_voxels(plan.shape)
     names = {**plan.image.entities, "description": "iqms"}
+    about = about_columns(run.tr)
+    table = Output("timeseries", names, "timeseries", about, extension=".tsv")
     sinks_wf = init_sinks_wf(
-        outputs=[
-            Output("iqms", names, "bold", extension=".json"),
-            Output(
-                "timeseries",
-                names,
-                "timeseries",
-                extension=".tsv",
-                report=("timeseries_about", None),
-            ),
-        ],
+        outputs=[Output("iqms", names, "bold", extension=".json"), table],
         out_dir=out_dir,
         name="sinks_wf",
     )
