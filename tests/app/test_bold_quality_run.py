@@ -19,8 +19,7 @@ SPIKE = 8
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     root = tmp_path_factory.mktemp("quality")
-    still = {"drift": 0.0, "jerk": 0.0, "transient": False}
-    options = BoldOptions(14, resolution=6.0, fieldmaps=(), **still)
+    options = BoldOptions(14, resolution=6.0, fieldmaps=(), drift=0.0, jerk=0.0, transient=False)
     write_phantom_dataset(root / "bids", subjects=1, resolution=3.0, seed=3, bold=options)
     path = root / f"bids/sub-01/func/{STEM}_bold.nii.gz"
     image = nb.load(path)

@@ -28,8 +28,8 @@ def files(tmp_path):
         nb.Nifti1Image(data.astype(np.float32), np.diag([3, 3, 4, 1])).to_filename(path)
     columns = ("framewise_displacement", "dvars_std", "aor", "aqi")
     write_table(tmp_path / "t.tsv", {name: rng.uniform(0, 0.3, 30) for name in columns})
-    about = {"dummy_trs": 2, "spacing_tr": 2.0, "provenance": {"warnings": {}}}
-    about["provenance"]["warnings"]["unusable_volumes"] = [7]
+    made = {"warnings": {"unusable_volumes": [7]}}
+    about = {"dummy_trs": 2, "spacing_tr": 2.0, "provenance": made}
     (tmp_path / "iqms.json").write_text(json.dumps(about))
     carpet = rng.normal(100, 5, (30, 40)).astype(np.float32)
     carpet[[0, 1, 7]] = np.nan

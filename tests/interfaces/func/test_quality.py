@@ -35,7 +35,7 @@ def write(folder, volumes, dtype=np.float32):
 
 def aligned(series, matrices=None, **about):
     """Pretend to have aligned a series of a still head."""
-    mean = np.mean(list(series.volumes()), axis=0, dtype=np.float64).astype(np.float32)
+    mean = np.asarray(np.mean(list(series.volumes()), axis=0, dtype=np.float64), np.float32)
     if matrices is None:
         matrices = np.tile(STILL, (series.n_volumes, 1, 1))
     given = Given(2.0, series.n_volumes, **about)
@@ -76,7 +76,7 @@ def test_a_damaged_volume_shows_at_its_place(tmp_path, still):
         assert set(np.argsort(np.nan_to_num(found.columns[name]))[-2:]) == {17, 18}
     assert found.columns["aor"].argmax() == 17
     assert found.columns["global_signal"].argmax() == 17
-    assert np.unravel_index(found.spikes.argmax(), found.spikes.shape) == (23, 9)
+    assert list(np.unravel_index(found.spikes.argmax(), found.spikes.shape)) == [23, 9]
     assert found.undefined == {}
     assert np.isfinite(list(found.values.values())).all()
 

@@ -20,7 +20,7 @@ NAN = math.nan
 def test_dummies_and_unusable_volumes_are_not_measured() -> None:
     given = Given(2.0, 8, 2, frozenset({1, 5}))
     assert given.measured == [2, 3, 4, 6, 7]
-    column = given.spread(np.arange(5.0))
+    column = given.spread(np.arange(5, dtype=np.float64))
     np.testing.assert_array_equal(column, [NAN, NAN, 0, 1, 2, NAN, 3, 4])
     assert Given(2.0, 3, 3).measured == [0, 1, 2]  # rather than nothing
 
