@@ -25,7 +25,7 @@ TABLES = {
 }
 #: Parts of the names on the pages and what they stand for.
 PARTS = {
-    r"_<(entities|run|image)>": r"(?:_(?:task|acq|rec|dir|run)-[0-9A-Za-z]+)*",
+    r"_<(entities|run|image)>": r"(?:_(?:task|acq|rec|dir|run|echo)-[0-9A-Za-z]+)*",
     r"<[\w ]+>": "[^_]+",
     r"\[space-…_\]": "(?:space-[^_]+_(?:res-[^_]+_)?)?",
     r"\.\.\.": ".+",

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "src" / "neuroferry"
 
 #: Tests of several modules together, and of what; every other test module mirrors one module.
 TOGETHER = {
+    "app/test_bold_quality_run.py": "quality of a BOLD run, end to end",
     "app/test_dwi_run.py": "a DWI run, end to end",
     "app/test_func_run.py": "a BOLD run, end to end",
     "app/test_mutations.py": "thousands of damaged files, planned",

@@ -119,12 +119,12 @@ def draw_tsnr(tsnr_map: str | Path, bold_ref: str | Path, bold_mask: str | Path)
     high = np.float32(max(float(np.percentile(values, 98)), 1.0))
     box = box_around(inside, image.zooms, 8)
     median = f"median in the brain {np.median(values):.0f}"
-    notes = [_note(median, 150), *colour_bar(VIRIDIS, "0", f"{high:.0f}")]
+    notes = [note(median, 150), *colour_bar(VIRIDIS, "0", f"{high:.0f}")]
     return draw_mosaic(
         image,
         [
             View("BOLD reference", grey(image.data, white_level(image.data, among=inside))),
-            View("Temporal SNR", _painter(tsnr.data / high, VIRIDIS, inside), notes=notes),
+            View("Temporal SNR", painter(tsnr.data / high, VIRIDIS, inside), notes=notes),
         ],
         bold_rows(box),
         box,
@@ -133,7 +133,8 @@ def draw_tsnr(tsnr_map: str | Path, bold_ref: str | Path, bold_mask: str | Path)
     )
 
 
-def _note(text: str, x: float) -> str:
+def note(text: str, x: float) -> str:
+    """Write a note in the heading."""
     return f'<text x="{x:.0f}" y="17" font-size="13">{text}</text>'
 
 
@@ -147,7 +148,7 @@ def _ramp(place: NDArray[Any], colours: Sequence[tuple[int, int, int]]) -> NDArr
     return np.asarray((mixed + 0.5).astype(np.uint8))
 
 
-def _painter(
+def painter(
     values: NDArray[Any],
     colours: Sequence[tuple[int, int, int]],
     inside: NDArray[np.bool_] | None = None,
@@ -328,7 +329,7 @@ def draw_fieldmap(fieldmap: str | Path, image: str | Path, bold_mask: str | Path
     reach = max(float(np.percentile(np.abs(values), 98)), 1.0)
     lines = [Outline(inside, "#ffffff", "brain mask", width=0.9)]
     box = box_around(inside, under.zooms, 12)
-    colours = _painter(field.data / np.float32(2 * reach) + np.float32(0.5), DIVERGING)
+    colours = painter(field.data / np.float32(2 * reach) + np.float32(0.5), DIVERGING)
     low, high = (f"{sign}{reach:.0f} Hz" for sign in ("\u2212", "+"))
     return draw_mosaic(
         under,

@@ -232,11 +232,28 @@ def _carpet(series: Series, rows: NDArray[np.int64], start: int) -> NDArray[np.u
     whole = np.zeros(values.shape)
     whole[start:] = flat / deviation
     whole[:start] = (values[:start] - steady.mean(axis=0)) / deviation
-    if series.n_volumes > CARPET_COLUMNS:
-        edges = np.linspace(0, series.n_volumes, CARPET_COLUMNS + 1).astype(int)[:-1]
-        sizes = np.diff(np.append(edges, series.n_volumes))
-        whole = np.add.reduceat(whole, edges, axis=0) / sizes[:, None]
-    shades = np.clip((whole + CARPET_REACH) / (2 * CARPET_REACH), 0, 1)
+    return carpet_pixels(whole)
+
+
+def carpet_pixels(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Turn standardised time series into the grey levels of a carpet.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (T, R)
+        Deviations from the trend of each voxel, in its standard deviations.
+
+    Returns
+    -------
+    ndarray of uint8, shape (R, columns)
+        Black and white are two standard deviations below and above the trend.
+    """
+    count = len(values)
+    if count > CARPET_COLUMNS:
+        edges = np.linspace(0, count, CARPET_COLUMNS + 1).astype(int)[:-1]
+        sizes = np.diff(np.append(edges, count))
+        values = np.add.reduceat(values, edges, axis=0) / sizes[:, None]
+    shades = np.clip((values + CARPET_REACH) / (2 * CARPET_REACH), 0, 1)
     # Each volume gets several pixels, or compression would blur neighbouring volumes.
     repeat = max(1, round(1200 / len(shades)))
     return np.repeat((shades * 255 + 0.5).astype(np.uint8).T, repeat, axis=1)

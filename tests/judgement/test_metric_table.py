@@ -23,14 +23,24 @@ MRIQC_NAMES = {
     *(f"{k}_{t}" for k in ("icvs", "rpve", "tpm_overlap") for t in ("csf", "gm", "wm")),
     *(f"summary_{r}_{s}" for r in ("bg", "csf", "gm", "wm") for s in STATISTICS),
 }
+BOLD_NAMES = {
+    *("aor", "aqi", "dummy_trs", "efc", "fber", "gcor", "gsr_x", "gsr_y", "snr", "tsnr"),
+    *("dvars_nstd", "dvars_std", "dvars_vstd", "fd_mean", "fd_num", "fd_perc", "fwhm_avg"),
+    *(f"{kind}_{axis}" for kind in ("fwhm", "size", "spacing") for axis in "xyz"),
+    *("size_t", "spacing_tr"),
+    *(f"summary_{r}_{s}" for r in ("bg", "fg") for s in STATISTICS),
+}
 
 
 def test_names_are_those_that_mriqc_publishes() -> None:
     assert set(metric_table()) == MRIQC_NAMES
     assert len(MRIQC_NAMES) == 68
+    assert set(metric_table("bold")) == BOLD_NAMES
 
 
-@pytest.mark.parametrize("metric", metric_table().values(), ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "metric", [*metric_table().values(), *metric_table("bold").values()], ids=lambda m: m.name
+)
 def test_each_metric_is_explained(metric) -> None:
     assert metric.title
     assert metric.meaning.endswith(".")
