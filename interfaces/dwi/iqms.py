@@ -38,7 +38,13 @@ from neuroferry.interfaces.epi.motion_table import (
 from neuroferry.interfaces.image.images import Volume, save_nifti
 from neuroferry.interfaces.image.series import Series, open_series
 from neuroferry.interfaces.qc.document import IqmInputSpec, write_iqms
-from neuroferry.interfaces.qc.dwi import FD_THRESHOLD, fd_summary, gradient_turns, shell_key
+from neuroferry.interfaces.qc.dwi import (
+    BDIFFS,
+    FD_THRESHOLD,
+    fd_summary,
+    gradient_turns,
+    shell_key,
+)
 from neuroferry.interfaces.qc.dwi_regions import WM_FA
 from neuroferry.interfaces.qc.dwi_spikes import SPIKE_SIGMAS
 from neuroferry.templates import load_template
@@ -233,9 +239,7 @@ class DwiIQMs(SimpleInterface):
             motion |= gradient_turns(gradients.bvecs, read_motion_xfms(inputs.motion_xfms))
             reason = ONE_VOLUME
         else:
-            motion |= dict.fromkeys(
-                (f"bdiffs_{k}" for k in ("min", "max", "mean", "median")), np.nan
-            )
+            motion |= dict.fromkeys(BDIFFS, np.nan)
             reason = MANY_SINGLES.format(count_singles(gradients.shells))
         values |= motion
         for name, value in motion.items():

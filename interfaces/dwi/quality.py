@@ -1,4 +1,4 @@
-"""Everything that the quality metrics of a DWI run need besides head motion, from its raw signals."""
+"""Quality metrics of a DWI run that do not depend on head motion, from its raw signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from neuroferry.interfaces.image.images import Affine, FloatArray, Volume
 from neuroferry.interfaces.image.series import Series
 from neuroferry.interfaces.qc import dwi as metrics
 from neuroferry.interfaces.qc.dwi_regions import corpus_callosum, white_matter
-from neuroferry.interfaces.qc.dwi_spikes import Spikes, find_spikes
+from neuroferry.interfaces.qc.dwi_spikes import MIN_VOLUMES, Spikes, find_spikes
 
 NAN = float("nan")
 MIN_PCA_VOLUMES = 6
@@ -239,7 +239,7 @@ class _Measurement:
             reason = NO_BRAIN if not self.brain.any() else self._why_no_white()
             self._add(metrics.region_summaries(b0, self.brain, white), reason)
         spikes = find_spikes(self.signals, self.brain, self._true_shells(), self.slice_axis)
-        few = SMALL_SHELLS.format(5)
+        few = SMALL_SHELLS.format(MIN_VOLUMES)
         self._add(spikes.values, NO_BRAIN if not self.brain.any() else few)
         neighbours = metrics.nearest_neighbours(self.gradients.bvals, self.gradients.bvecs)
         ndc = metrics.neighbouring_correlation(self.signals, neighbours)

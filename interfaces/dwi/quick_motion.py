@@ -235,7 +235,7 @@ class _Estimate:
             self.rigid[volumes] = group.rigid
             known = mean
         self._settle_in_time()
-        return self.rigid
+        return np.asarray(self.rigid)
 
     def _settle_in_time(self) -> None:
         """Use the order of the volumes: eddy-current shifts, and the offset to the b0 volumes."""
@@ -265,7 +265,8 @@ class _Estimate:
         def work(number: int) -> Floats:
             way = to_voxels @ self._pose(group, number) @ self.affine
             if np.array_equal(group.rigid[number], np.eye(4)):
-                return self.data[group.volumes[number]].ravel().astype(np.float64)
+                same: Floats = self.data[group.volumes[number]].ravel().astype(np.float64)
+                return same
             return sample(self.data[group.volumes[number]], way, index)[0]
 
         total = np.zeros(self.mask.size)
@@ -276,7 +277,7 @@ class _Estimate:
 
     def _pose(self, group: _Group, number: int) -> Affine:
         if self.along is None:
-            return group.rigid[number]
+            return np.asarray(group.rigid[number])
         matrix: Affine = (
             stretch_step(group.slopes[number], self.centre, self.along) @ group.rigid[number]
         )
@@ -371,68 +372,124 @@ class _Level:
         slopes: NDArray[np.float32],
     ) -> None:
         """Take one joint step of all poses."""
-        n, centre = len(values), self.estimate.centre
-        stretched = self.estimate.along is not None and bvecs is not None
+        n, centre, along = len(values), self.estimate.centre, self.estimate.along
         floor = np.float32(max(float(np.median(values)), 1e-6))
         logs = np.log(np.maximum(values, 0) + floor)
-        everywhere = seen.all(axis=0)
         if bvecs is None:
+            along = None
             combination = (1.0 - np.eye(n)) / (n - 1)
         else:
             turned = rotate_gradients(bvecs, group.rigid)
+            everywhere = np.asarray(seen.all(axis=0))
             combination = leave_out_weights(volume_covariance(logs, everywhere), turned)
         mixed = combination.astype(np.float32)
         raised = np.exp(mixed @ logs)
         predicted = raised - floor
         shares = slopes / (np.maximum(values, 0) + floor)[:, None, :]
         gradient = np.tensordot(mixed, shares, axes=(1, 0)) * raised[:, None, :]
-        rest = predicted - values
-        spread = MAD_TO_SIGMA * np.median(np.abs(rest), axis=0)
-        usual = max(float(np.median(spread)), 1e-12)
-        variance = np.maximum(np.square(spread / usual), LEAST_VARIANCE)
         arm = self.points - centre[:, None]
-        designs = np.empty((n, 9 if stretched else 6, values.shape[1]), np.float32)
-        for number in range(n):
-            along = gradient[number].astype(np.float64)
-            designs[number, :3] = along
-            designs[number, 3:6] = np.cross(arm, along, axis=0)
-            if stretched:
-                designs[number, 6:] = (self.estimate.along @ along) * arm
-        few = slice(None, None, max(1, values.shape[1] // JOINT_POINTS))
-        size = designs.shape[1]
-        steps = np.empty((n, size))
-        system = np.eye(n * size).reshape(n, size, n, size)
-        scale = np.sqrt(
-            np.einsum("nam,nam,m->a", designs[:, :, few], designs[:, :, few], 1 / variance[few])
-            / n
+        steps = joint_steps(
+            pose_design(gradient, arm, along), values, predicted, seen, combination
         )
-        for number in range(n):
-            own, difference = designs[number].astype(np.float64), rest[number].astype(np.float64)
-            ratio = difference / np.sqrt(variance)
-            ratio -= np.median(ratio)
-            weights = tukey(ratio / robust_sigma(ratio)) / variance
-            weights[~seen[number]] = 0.0
-            nuisance = np.stack([predicted[number], np.ones(values.shape[1])]).astype(np.float64)
-            free, left = _without(nuisance, weights, own, difference)
-            matrix = (free * weights) @ own.T / scale[:, None] / scale
-            matrix[np.diag_indices(size)] += 1e-6 * np.trace(matrix) / size
-            steps[number] = np.linalg.solve(matrix, (free * weights) @ left / scale)
-            weighted = (free * weights)[:, few].astype(np.float32)
-            products = (
-                np.tensordot(weighted, designs[:, :, few], axes=(1, 2))
-                / scale
-                / scale[:, None, None]
-            )
-            same = products[:, number] + 1e-6 * np.trace(products[:, number]) / size * np.eye(size)
-            shared = combination[number][None, :, None] * products
-            system[number] -= np.linalg.solve(same, shared.reshape(size, -1)).reshape(shared.shape)
-        joint = np.linalg.lstsq(system.reshape(n * size, -1), steps.reshape(-1), rcond=LEAST_GRIP)[
-            0
-        ]
-        for number, step in enumerate(joint.reshape(n, size) / scale):
+        for number, step in enumerate(steps):
             group.rigid[number] = group.rigid[number] @ rigid_step(step[:6], centre)
-            if stretched:
+            if along is not None:
                 group.slopes[number] += step[6:]
+
+
+def pose_design(
+    gradient: NDArray[np.float32], arm: Floats, along: Floats | None
+) -> NDArray[np.float32]:
+    """Differentiate volumes by their poses.
+
+    Parameters
+    ----------
+    gradient : ndarray of float32, shape (N, 3, M)
+        Derivatives along x, y, z at M points, per mm.
+    arm : ndarray of float64, shape (3, M)
+        Points relative to the centre of rotation, mm.
+    along : ndarray of float64, shape (3,), or None
+        Axis of the stretch, if there is one.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, 6 or 9, M)
+        By shift (mm), rotation vector (radians) and slopes of the stretch.
+    """
+    size = 6 if along is None else 9
+    designs = np.empty((len(gradient), size, arm.shape[1]), np.float32)
+    for design, slope in zip(designs, gradient.astype(np.float64), strict=True):
+        design[:3] = slope
+        design[3:6] = np.cross(arm, slope, axis=0)
+        if along is not None:
+            design[6:] = (along @ slope) * arm
+    return designs
+
+
+def joint_steps(
+    designs: NDArray[np.float32],
+    values: NDArray[np.float32],
+    predicted: NDArray[np.float32],
+    seen: NDArray[np.bool_],
+    combination: Floats,
+) -> Floats:
+    """Solve for the steps of all poses at once, as predictions depend on the poses.
+
+    See :func:`neuroferry.interfaces.dwi.eddy_align.move_together`. Gain and offset of each volume
+    are free; points count by their noise, and less where a slice is lost.
+
+    Parameters
+    ----------
+    designs : ndarray of float32, shape (N, P, M)
+        From :func:`pose_design`.
+    values, predicted : ndarray of float32, shape (N, M)
+        Volumes at the points, and their predictions.
+    seen : ndarray of bool, shape (N, M)
+        Points inside the field of view of the volume.
+    combination : ndarray of float64, shape (N, N)
+        Weights of the volumes in the predictions.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, P)
+    """
+    n, size, n_points = designs.shape
+    rest = predicted - values
+    spread = MAD_TO_SIGMA * np.median(np.abs(rest), axis=0)
+    variance = np.square(spread / max(float(np.median(spread)), 1e-12))
+    variance = np.maximum(variance, LEAST_VARIANCE)
+    some = designs[:, :, :: max(1, n_points // JOINT_POINTS)]
+    thin = slice(None, None, max(1, n_points // JOINT_POINTS))
+    scale = np.sqrt(np.einsum("nam,nam,m->a", some, some, 1 / variance[thin]) / n)
+    steps = np.empty((n, size))
+    system = np.eye(n * size).reshape(n, size, n, size)
+    for number in range(n):
+        own, difference = designs[number].astype(np.float64), rest[number].astype(np.float64)
+        ratio = difference / np.sqrt(variance)
+        ratio -= np.median(ratio)
+        weights = np.where(seen[number], tukey(ratio / robust_sigma(ratio)) / variance, 0.0)
+        nuisance = np.stack([predicted[number].astype(np.float64), np.ones(n_points)])
+        free, left = _without(nuisance, weights, own, difference)
+        free *= weights
+        steps[number] = np.linalg.solve(
+            _raised(free @ own.T / scale[:, None] / scale), free @ left / scale
+        )
+        products = np.tensordot(free[:, thin].astype(np.float32), some, axes=(1, 2))
+        products = products / scale / scale[:, None, None]
+        shared = combination[number][None, :, None] * products
+        mine = np.linalg.solve(_raised(products[:, number]), shared.reshape(size, -1))
+        system[number] -= mine.reshape(shared.shape)
+    square = system.reshape(n * size, -1)
+    joint = np.linalg.lstsq(square, steps.reshape(-1), rcond=LEAST_GRIP)[0]
+    found: Floats = joint.reshape(n, size) / scale
+    return found
+
+
+def _raised(matrix: Floats) -> Floats:
+    """Add a little to the diagonal, so that the matrix can be inverted."""
+    size = len(matrix)
+    more: Floats = matrix + (1e-6 * float(np.trace(matrix)) / size + 1e-30) * np.eye(size)
+    return more
 
 
 def _without(

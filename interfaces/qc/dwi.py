@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FD_THRESHOLD = 0.2
 """Framewise displacement above which a volume is counted, mm."""
+BDIFFS = ("bdiffs_min", "bdiffs_max", "bdiffs_mean", "bdiffs_median")
 MIN_CC_VOXELS = 5
 """Fewest voxels of a corpus callosum that is measured."""
 LEAST_ENERGY = 1e-3
@@ -89,11 +90,10 @@ def gradient_turns(bvecs: NDArray[np.float64], rigid: NDArray[np.float64]) -> di
     after = np.einsum("nji,nj->ni", rigid[weighted, :3, :3], before)
     across = np.linalg.norm(np.cross(before, after), axis=1)
     angles = np.arctan2(across, (before * after).sum(axis=1))
-    kinds = {"min": np.min, "max": np.max, "mean": np.mean, "median": np.median}
-    return {
-        f"bdiffs_{name}": float(kind(angles)) if angles.size else NAN
-        for name, kind in kinds.items()
-    }
+    if not angles.size:
+        return dict.fromkeys(BDIFFS, NAN)
+    found = (angles.min(), angles.max(), angles.mean(), np.median(angles))
+    return {name: float(value) for name, value in zip(BDIFFS, found, strict=True)}
 
 
 def nearest_neighbours(

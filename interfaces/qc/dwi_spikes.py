@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SPIKE_SIGMAS = 4.0
 """Robust standard deviations from its median beyond which a voxel spikes."""
-MIN_VOLUMES = 5
+MIN_VOLUMES = 8
 """Fewest volumes of a shell whose spikes are looked for."""
 SLICE_SHARE = 0.05
 """Share of the brain's voxels in a slice beyond which the slice is counted."""
@@ -66,7 +66,7 @@ def voxel_deviations(
         In robust standard deviations of the voxel over its shell, but at least the median of
         these over all voxels; zero where not judged.
     judged : ndarray of bool, shape (T,)
-        Volumes of shells with at least five volumes that vary.
+        Volumes of shells with at least eight volumes that vary.
     """
     deviations = np.zeros(signals.shape, np.float32)
     judged = np.zeros(len(signals), dtype=bool)
@@ -106,7 +106,7 @@ def find_spikes(
     Returns
     -------
     Spikes
-        ``nan`` if no shell has five volumes.
+        ``nan`` if no shell has eight volumes.
 
     Notes
     -----
