@@ -37,6 +37,8 @@ MIN_PCA_VOLUMES = 6
 """Fewest volumes for noise from principal components."""
 MIN_PIESNO_VOXELS = 1000
 """Fewest values that hold nothing but noise."""
+MOST_EMPTY = 0.1
+"""Share of voxels without any signal from which the background counts as set to zero."""
 CHANNELS = 1
 """Coil signals of which a magnitude is the root of a sum of squares."""
 MARGIN = 2
@@ -388,7 +390,8 @@ def air_noise(data: FloatArray, channels: int = CHANNELS) -> float:
     -------
     float
         Median of the estimates of all slices; ``nan`` where fewer than 1000 voxels hold nothing
-        but noise.
+        but noise, or more than a tenth of the image was set to zero: what is left there is no
+        sample of the noise.
 
     References
     ----------
@@ -397,7 +400,7 @@ def air_noise(data: FloatArray, channels: int = CHANNELS) -> float:
     """
     from dipy.denoise.noise_estimate import piesno
 
-    if not data.any():
+    if float((data.max(axis=0) <= 0).mean()) > MOST_EMPTY:
         return NAN
     sigma, mask = piesno(np.moveaxis(data, 0, -1), N=channels, return_mask=True)
     counts = np.asarray(mask).reshape(-1, data.shape[3]).sum(axis=0)

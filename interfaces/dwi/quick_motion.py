@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +68,7 @@ LEAST_VARIANCE = 0.25
 
 #: Typical size of what the contrast of the directions feigns, mm and radians, per unit of a
 #: quadratic function of the direction; and the fewest steps to tell it from motion.
-FEIGNED = np.array([0.2, 0.2, 0.2, 0.003, 0.003, 0.003])
+FEIGNED = np.array([0.3, 0.3, 0.3, 0.006, 0.006, 0.006])
 LEAST_STEPS = 12
 ROUNDS_IN_TIME = 10
 
@@ -130,21 +129,25 @@ def count_singles(shells: Sequence[Shell]) -> int:
     return sum(len(shell.volumes) for shell in shells if _is_few(shell))
 
 
-def feigned_motion(parameters: Floats, bvecs: Floats, volumes: Sequence[int]) -> Floats:
-    """Estimate the part of motion parameters that follows the direction instead of time.
+def feigned_motion(
+    parameters: Floats, bvecs: Floats, shells: NDArray[np.int64], volumes: Sequence[int]
+) -> Floats:
+    """Estimate the part of motion parameters that follows the gradient instead of time.
 
     A prediction from other directions is a little too smooth a function of the direction, and
     what it misses of the contrast looks like motion that is a quadratic function of the
-    direction. Like the shifts of eddy currents it jumps from volume to volume, while the head
-    does not: it is fitted to the steps from each volume to the next, robustly, and shrunk by
-    its precision.
+    direction; and two shells are tied to one another with an error. Like the shifts of eddy
+    currents, both jump from volume to volume, while the head does not: they are fitted to the
+    steps from each volume to the next, robustly, and shrunk by their precision.
 
     Parameters
     ----------
     parameters : ndarray of float64, shape (N, 6)
-        Shift (mm) and rotation vector (radians) of the volumes of one shell.
+        Shift (mm) and rotation vector (radians) of the diffusion-weighted volumes.
     bvecs : ndarray of float64, shape (N, 3)
         Their directions.
+    shells : ndarray of int, shape (N,)
+        Number of the shell of each, from 0.
     volumes : sequence of int
         Their indices in the series, ascending.
 
@@ -159,30 +162,37 @@ def feigned_motion(parameters: Floats, bvecs: Floats, volumes: Sequence[int]) ->
     >>> directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     >>> feigned = np.zeros((40, 6))
     >>> feigned[:, 2] = 0.3 * directions[:, 0] * directions[:, 1]
-    >>> found = feigned_motion(feigned, directions, range(40))
+    >>> found = feigned_motion(feigned, directions, np.zeros(40, int), range(40))
     >>> bool(np.abs(np.diff(found - feigned, axis=0)).max() < 0.01)
     True
     """
-    pairs = [n for n, (a, b) in enumerate(pairwise(volumes)) if b - a <= MOST_APART]
-    if len(pairs) < LEAST_STEPS:
+    gaps = np.diff(volumes)
+    near = np.flatnonzero(gaps <= MOST_APART)
+    if near.size < LEAST_STEPS:
         return np.zeros_like(parameters)
     x, y, z = bvecs.T
-    quadratic = np.stack([x * y, x * z, y * z, x * x - y * y, z * z - 1 / 3], axis=1)
-    design = np.diff(quadratic, axis=0)[pairs]
-    steps = np.diff(parameters, axis=0)[pairs]
+    terms = np.stack([x * y, x * z, y * z, x * x - y * y, z * z - 1 / 3, np.ones_like(x)], axis=1)
+    counts = range(int(shells.max()) + 1)
+    basis = np.hstack([terms * (shells == number)[:, None] for number in counts])
+    # The constant of the first shell moves all volumes alike.
+    basis = np.delete(basis, terms.shape[1] - 1, axis=1)
+    design = np.diff(basis, axis=0)[near] / np.sqrt(gaps[near])[:, None]
+    steps = np.diff(parameters, axis=0)[near] / np.sqrt(gaps[near])[:, None]
     feigned = np.zeros_like(parameters)
     for column, typical in enumerate(FEIGNED):
         weights = np.ones(len(steps))
-        solution = np.zeros(design.shape[1])
-        sigma = typical
+        solution, sigma = np.zeros(design.shape[1]), typical
         for _ in range(ROUNDS_IN_TIME):
             weighted = design * weights[:, None] / sigma**2
             precision = weighted.T @ design + np.eye(design.shape[1]) / typical**2
             solution = np.linalg.solve(precision, weighted.T @ steps[:, column])
             rest = np.abs(steps[:, column] - design @ solution)
-            sigma = max(MAD_TO_SIGMA * float(np.median(rest)), 1e-3 * typical)
+            # What is fitted to few steps leaves too little.
+            spare = max(near.size - design.shape[1], 1) / near.size
+            sigma = MAD_TO_SIGMA * float(np.median(rest)) / np.sqrt(spare)
+            sigma = max(sigma, 1e-3 * typical)
             weights = np.maximum(tukey(rest / sigma), 1e-3)
-        feigned[:, column] = quadratic @ solution
+        feigned[:, column] = basis @ solution
     return feigned
 
 
@@ -238,22 +248,24 @@ class _Estimate:
         return np.asarray(self.rigid)
 
     def _settle_in_time(self) -> None:
-        """Use the order of the volumes: eddy-current shifts, and the offset to the b0 volumes."""
-        b0s = [v for shell in self.shells if shell.is_b0 for v in shell.volumes]
-        for shell in self.shells:
-            volumes = sorted(shell.volumes)
-            if shell.is_b0 or len(volumes) < MIN_SHELL:
-                continue
-            if self.along is not None:
-                turned = self.rigid[volumes]
-                shifts = turned[:, :3, :3] @ self.centre + turned[:, :3, 3] - self.centre
-                caused = caused_shifts(shifts @ self.along, self.gradients.bvecs[volumes], volumes)
-                self.rigid[volumes, :3, 3] -= caused[:, None] * self.along
-            parameters = np.stack([parameters_of(one, self.centre) for one in self.rigid[volumes]])
-            parameters -= feigned_motion(parameters, self.gradients.bvecs[volumes], volumes)
-            self.rigid[volumes] = [rigid_step(one, self.centre) for one in parameters]
-            offset = offset_in_time(self.rigid, sorted(b0s), volumes, self.centre)
-            self.rigid[volumes] = self.rigid[volumes] @ offset
+        """Use the order of the volumes: what follows the gradient is no motion."""
+        b0s = sorted(v for shell in self.shells if shell.is_b0 for v in shell.volumes)
+        groups = [sorted(s.volumes) for s in self.shells if not (s.is_b0 or _is_few(s))]
+        for volumes in groups if self.along is not None else ():
+            turned = self.rigid[volumes]
+            shifts = turned[:, :3, :3] @ self.centre + turned[:, :3, 3] - self.centre
+            caused = caused_shifts(shifts @ self.along, self.gradients.bvecs[volumes], volumes)
+            self.rigid[volumes, :3, 3] -= caused[:, None] * self.along
+        shell_of = {volume: n for n, volumes in enumerate(groups) for volume in volumes}
+        weighted = sorted(shell_of)
+        if not weighted:
+            return
+        parameters = np.stack([parameters_of(one, self.centre) for one in self.rigid[weighted]])
+        numbers = np.array([shell_of[volume] for volume in weighted])
+        parameters -= feigned_motion(parameters, self.gradients.bvecs[weighted], numbers, weighted)
+        self.rigid[weighted] = [rigid_step(one, self.centre) for one in parameters]
+        offset = offset_in_time(self.rigid, b0s, weighted, self.centre)
+        self.rigid[weighted] = self.rigid[weighted] @ offset
 
     def _mean(self, group: _Group) -> Volume:
         """Average some volumes of a group, aligned."""
