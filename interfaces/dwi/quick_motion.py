@@ -251,11 +251,12 @@ class _Estimate:
         """Use the order of the volumes: what follows the gradient is no motion."""
         b0s = sorted(v for shell in self.shells if shell.is_b0 for v in shell.volumes)
         groups = [sorted(s.volumes) for s in self.shells if not (s.is_b0 or _is_few(s))]
-        for volumes in groups if self.along is not None else ():
+        along = self.along
+        for volumes in groups if along is not None else ():
             turned = self.rigid[volumes]
             shifts = turned[:, :3, :3] @ self.centre + turned[:, :3, 3] - self.centre
-            caused = caused_shifts(shifts @ self.along, self.gradients.bvecs[volumes], volumes)
-            self.rigid[volumes, :3, 3] -= caused[:, None] * self.along
+            caused = caused_shifts(shifts @ along, self.gradients.bvecs[volumes], volumes)
+            self.rigid[volumes, :3, 3] -= np.outer(caused, along)
         shell_of = {volume: n for n, volumes in enumerate(groups) for volume in volumes}
         weighted = sorted(shell_of)
         if not weighted:
