@@ -1,8 +1,8 @@
 """Runs in the environment of ``mriqc_env``: reads calls from a folder, writes their results there.
 
 MRIQC's configuration imports PyBIDS, TemplateFlow and its whole workflow; its metric functions use
-nothing of it but a logger. A module with a logger takes its place, and the package of its
-interfaces is entered without the imports of its ``__init__``, so that single modules can be imported.
+nothing of it but a logger. A module with a logger takes its place, and the package of interfaces
+is entered without the imports of its ``__init__``, so that single modules can be imported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MRIQC's own metric functions, called on arrays in a child process of an environment of their own.
+"""MRIQC's own metric functions, called on arrays in an environment of their own.
 
 The environment holds the pinned package ``mriqc`` without its dependencies, and what its metric
 modules import: PyTorch, AFNI, FSL and FreeSurfer are not needed. It is made at the first use
