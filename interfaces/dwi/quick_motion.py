@@ -31,7 +31,6 @@ from neuroferry.interfaces.dwi.eddy_model import leave_out_weights, volume_covar
 from neuroferry.interfaces.dwi.eddy_time import (
     MOST_APART,
     caused_shifts,
-    offset_in_time,
     parameters_of,
 )
 from neuroferry.interfaces.dwi.gradients import Gradients
@@ -69,6 +68,8 @@ LEAST_VARIANCE = 0.25
 #: Typical size of what the contrast of the directions feigns, mm and radians, per unit of a
 #: quadratic function of the direction; and the fewest steps to tell it from motion.
 FEIGNED = np.array([0.3, 0.3, 0.3, 0.006, 0.006, 0.006])
+#: The error of the ties between shells, relative to it.
+TIED = 3.0
 LEAST_STEPS = 12
 ROUNDS_IN_TIME = 10
 
@@ -136,18 +137,18 @@ def feigned_motion(
 
     A prediction from other directions is a little too smooth a function of the direction, and
     what it misses of the contrast looks like motion that is a quadratic function of the
-    direction; and two shells are tied to one another with an error. Like the shifts of eddy
-    currents, both jump from volume to volume, while the head does not: they are fitted to the
-    steps from each volume to the next, robustly, and shrunk by their precision.
+    direction. And shells and b0 volumes are tied to one another with an error. Like the shifts
+    of eddy currents, both jump from volume to volume, while the head does not: they are fitted
+    to the steps from each volume to the next, robustly, and shrunk by their precision.
 
     Parameters
     ----------
     parameters : ndarray of float64, shape (N, 6)
-        Shift (mm) and rotation vector (radians) of the diffusion-weighted volumes.
+        Shift (mm) and rotation vector (radians) of volumes.
     bvecs : ndarray of float64, shape (N, 3)
-        Their directions.
+        Their directions; zero for b0 volumes.
     shells : ndarray of int, shape (N,)
-        Number of the shell of each, from 0.
+        Number of the shell of each, from 1; 0 for b0 volumes.
     volumes : sequence of int
         Their indices in the series, ascending.
 
@@ -162,7 +163,7 @@ def feigned_motion(
     >>> directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     >>> feigned = np.zeros((40, 6))
     >>> feigned[:, 2] = 0.3 * directions[:, 0] * directions[:, 1]
-    >>> found = feigned_motion(feigned, directions, np.zeros(40, int), range(40))
+    >>> found = feigned_motion(feigned, directions, np.ones(40, int), range(40))
     >>> bool(np.abs(np.diff(found - feigned, axis=0)).max() < 0.01)
     True
     """
@@ -171,11 +172,14 @@ def feigned_motion(
     if near.size < LEAST_STEPS:
         return np.zeros_like(parameters)
     x, y, z = bvecs.T
-    terms = np.stack([x * y, x * z, y * z, x * x - y * y, z * z - 1 / 3, np.ones_like(x)], axis=1)
-    counts = range(int(shells.max()) + 1)
-    basis = np.hstack([terms * (shells == number)[:, None] for number in counts])
-    # The constant of the first shell moves all volumes alike.
-    basis = np.delete(basis, terms.shape[1] - 1, axis=1)
+    terms = np.stack([x * y, x * z, y * z, x * x - y * y, z * z - 1 / 3], axis=1)
+    numbers = np.unique(shells)
+    curved = [terms * (shells == number)[:, None] for number in numbers if number]
+    # The constant of the first group would move all volumes alike.
+    constant = [(shells == number).astype(np.float64)[:, None] for number in numbers[1:]]
+    basis = np.hstack([*curved, *constant])
+    scale = np.ones(basis.shape[1])
+    scale[basis.shape[1] - len(constant) :] = TIED
     design = np.diff(basis, axis=0)[near] / np.sqrt(gaps[near])[:, None]
     steps = np.diff(parameters, axis=0)[near] / np.sqrt(gaps[near])[:, None]
     feigned = np.zeros_like(parameters)
@@ -184,7 +188,7 @@ def feigned_motion(
         solution, sigma = np.zeros(design.shape[1]), typical
         for _ in range(ROUNDS_IN_TIME):
             weighted = design * weights[:, None] / sigma**2
-            precision = weighted.T @ design + np.eye(design.shape[1]) / typical**2
+            precision = weighted.T @ design + np.diag(1 / (typical * scale) ** 2)
             solution = np.linalg.solve(precision, weighted.T @ steps[:, column])
             rest = np.abs(steps[:, column] - design @ solution)
             # What is fitted to few steps leaves too little.
@@ -251,22 +255,18 @@ class _Estimate:
         """Use the order of the volumes: what follows the gradient is no motion."""
         b0s = sorted(v for shell in self.shells if shell.is_b0 for v in shell.volumes)
         groups = [sorted(s.volumes) for s in self.shells if not (s.is_b0 or _is_few(s))]
-        along = self.along
-        for volumes in groups if along is not None else ():
-            turned = self.rigid[volumes]
-            shifts = turned[:, :3, :3] @ self.centre + turned[:, :3, 3] - self.centre
-            caused = caused_shifts(shifts @ along, self.gradients.bvecs[volumes], volumes)
-            self.rigid[volumes, :3, 3] -= np.outer(caused, along)
-        shell_of = {volume: n for n, volumes in enumerate(groups) for volume in volumes}
-        weighted = sorted(shell_of)
-        if not weighted:
-            return
-        parameters = np.stack([parameters_of(one, self.centre) for one in self.rigid[weighted]])
-        numbers = np.array([shell_of[volume] for volume in weighted])
-        parameters -= feigned_motion(parameters, self.gradients.bvecs[weighted], numbers, weighted)
-        self.rigid[weighted] = [rigid_step(one, self.centre) for one in parameters]
-        offset = offset_in_time(self.rigid, b0s, weighted, self.centre)
-        self.rigid[weighted] = self.rigid[weighted] @ offset
+        for volumes in groups:
+            if self.along is not None:
+                turned = self.rigid[volumes]
+                shifts = turned[:, :3, :3] @ self.centre + turned[:, :3, 3] - self.centre
+                caused = caused_shifts(shifts @ self.along, self.gradients.bvecs[volumes], volumes)
+                self.rigid[volumes, :3, 3] -= np.outer(caused, self.along)
+        shell_of = {volume: n for n, group in enumerate([b0s, *groups]) for volume in group}
+        aligned = sorted(shell_of)
+        parameters = np.stack([parameters_of(one, self.centre) for one in self.rigid[aligned]])
+        numbers = np.array([shell_of[volume] for volume in aligned])
+        parameters -= feigned_motion(parameters, self.gradients.bvecs[aligned], numbers, aligned)
+        self.rigid[aligned] = [rigid_step(one, self.centre) for one in parameters]
 
     def _mean(self, group: _Group) -> Volume:
         """Average some volumes of a group, aligned."""

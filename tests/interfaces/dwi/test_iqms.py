@@ -81,7 +81,7 @@ def test_displacement_is_that_of_the_head(study, found):
     true = np.array([float(r["framewise_displacement"]) for r in truth(study, "motion.tsv")[1:]])
     told = read_table(found[1]["timeseries"])["framewise_displacement"][1:]
     assert found[0]["fd_mean"] == pytest.approx(true.mean(), rel=0.25)
-    assert np.corrcoef(told, true)[0, 1] > 0.95
+    assert np.corrcoef(told, true)[0, 1] > 0.97
     assert found[0]["fd_mean"] == pytest.approx(told.mean(), rel=1e-6)
 
 
@@ -96,7 +96,6 @@ def test_lost_slices_spike(study, found):
     }
     # at b = 2000 little signal is left to lose
     lost = [volume for volume in sorted(lost) if table["bval"][volume] < 1500]
-    print(lost, table["spike_slices"], table["worst_slice"])
     assert len(lost) >= 5
     assert (table["spike_slices"][lost] >= 1).mean() > 0.8
     assert np.isnan(table["spikes"][table["bval"] == 0]).all()

@@ -47,7 +47,7 @@ def test_single_volumes_are_counted():
 def test_motion_that_does_not_follow_the_gradients_stays():
     rng = np.random.default_rng(0)
     still = rng.normal(0, 0.01, (N, 6)).cumsum(axis=0)
-    directions, shells = md.directions(N), np.zeros(N, int)
+    directions, shells = md.directions(N), np.ones(N, int)
     found = feigned_motion(still, directions, shells, range(N))
     assert np.abs(np.diff(found, axis=0)).max() < 0.02
     assert not feigned_motion(still[:8], directions[:8], shells[:8], range(8)).any()
