@@ -473,7 +473,7 @@ def joint_steps(
     variance = np.maximum(variance, LEAST_VARIANCE)
     some = designs[:, :, :: max(1, n_points // JOINT_POINTS)]
     thin = slice(None, None, max(1, n_points // JOINT_POINTS))
-    scale = np.sqrt(np.einsum("nam,nam,m->a", some, some, 1 / variance[thin]) / n)
+    scale = np.sqrt(np.einsum("vam,vam,m->a", some, some, 1 / variance[thin]) / n)
     steps = np.empty((n, size))
     system = np.eye(n * size).reshape(n, size, n, size)
     for number in range(n):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nb
 import numpy as np
@@ -41,7 +42,7 @@ def measure(dwi, folder, unusable=()):
     """Run the three steps; return the document, and their outputs."""
     stem = str(dwi).removesuffix(".nii.gz")
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"bval": f"{stem}.bval", "bvec": f"{stem}.bvec"}
+    files: dict[str, Any] = {"bval": f"{stem}.bval", "bvec": f"{stem}.bvec"}
     if unusable:
         files["unusable"] = list(unusable)
     motion = QuickMotion(in_file=dwi, phase_encoding="j-", **files).run(cwd=folder).outputs
@@ -89,13 +90,13 @@ def test_lost_slices_spike(study, found):
     table = read_table(found[1]["timeseries"])
     mask = np.asarray(nb.load(found[1]["mask"]).dataobj) > 0
     large = mask.sum(axis=(0, 1)) > 200
-    lost = {
+    dark = {
         int(row["volume"])
         for row in truth(study, "dropped.tsv")
         if large[int(row["slice"])] and float(row["kept"]) < 0.5
     }
     # at b = 2000 little signal is left to lose
-    lost = [volume for volume in sorted(lost) if table["bval"][volume] < 1500]
+    lost = [volume for volume in sorted(dark) if table["bval"][volume] < 1500]
     assert len(lost) >= 5
     assert (table["spike_slices"][lost] >= 1).mean() > 0.8
     assert np.isnan(table["spikes"][table["bval"] == 0]).all()
