@@ -33,7 +33,7 @@ def phantom(folder: Path) -> Path:
     """Write a run of two shells; return its path."""
     from neuroferry.phantom import DwiOptions, write_phantom_dataset
 
-    options = DwiOptions(20, (1000.0, 2000.0), resolution=4.0, fieldmaps=())
+    options = DwiOptions(20, (1000.0, 2000.0), resolution=2.5, fieldmaps=())
     write_phantom_dataset(folder, subjects=1, resolution=3.0, seed=3, dwi=options)
     return next(folder.glob("sub-*/dwi/*_dwi.nii.gz"))
 
@@ -49,7 +49,7 @@ def theirs(run: RawRun, ours: Measured) -> dict[str, float]:
     calls = {}
     for number, data in volumes.items():
         key = shell_key(number)
-        calls[f"efc_{key}"] = Call(f"{anat}:efc", (data,), DIGITS)
+        calls[f"efc_{key}"] = Call(f"{anat}:efc", (data.astype(np.float64),), DIGITS)
         calls[f"fber_{key}"] = Call(f"{anat}:fber", (data, brain), DIGITS)
     regions = {"fg": brain, "bg": 1 - brain, "wm": images["white"].astype(np.uint8)}
     calls["summary"] = Call(f"{anat}:summary_stats", (b0, regions), {**DIGITS, "rprec_data": 9})

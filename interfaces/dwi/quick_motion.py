@@ -4,12 +4,11 @@ The model is that of :mod:`neuroferry.interfaces.dwi.eddy_align`: each volume of
 to its prediction from the others, by a rigid motion followed by the stretch of eddy currents, and
 all poses are solved jointly. But values and derivatives are taken at some tens of thousands of
 points of the head instead of all voxels, and no volume is resampled, which takes a tenth of the
-time. The position of a shell relative to the b0 volumes, and the part of the shifts that eddy
-currents cause, are settled by the same functions as in the complete estimation
-(:mod:`neuroferry.interfaces.dwi.eddy`).
+time. What images alone leave open is settled by the order of the volumes, as in the complete
+estimation (:mod:`neuroferry.interfaces.dwi.eddy_time`).
 
-Error of framewise displacement on the phantom of 65 volumes at 2 mm, whose head moves by 0.8 mm
-from volume to volume: see ``docs/metrics_dwi.rst``.
+Error of framewise displacement on the phantom (65 volumes of 2 mm, 0.82 mm from volume to volume):
+0.07 mm on average, 0.32 at most.
 """
 
 from __future__ import annotations
