@@ -101,9 +101,10 @@ def draw_dwi_motion(
     spoilt = [(int(v), int(v) + 1, VERMILION) for v in np.flatnonzero(odd.any(axis=1))]
     for panel in panels:
         draw_panel(page, panel, spoilt)
-    _weighting_strip(page, table["bval"])
+    draw_weighting(page, table["bval"])
     replaced = table.get("replaced_slices")
-    _slice_map(page, deviations, odd, None if replaced is None else int(np.nansum(replaced)))
+    gone = None if replaced is None else int(np.nansum(replaced))
+    draw_slices(page, deviations, odd, _losses(int(odd.sum()), gone))
     return page.document()
 
 
@@ -136,7 +137,7 @@ def shell_colours(shells: Sequence[Shell]) -> dict[float, str]:
     return {0.0: GREY} | colours
 
 
-def _weighting_strip(page: Page, bvals: Column) -> None:
+def draw_weighting(page: Page, bvals: Column) -> None:
     """Draw the shell of each volume as a strip."""
     shells = find_shells(bvals)
     colours = shell_colours(shells)
@@ -157,13 +158,38 @@ def _weighting_strip(page: Page, bvals: Column) -> None:
     page.y = top + 18
 
 
-def _slice_map(
+def _losses(count: int, replaced: int | None) -> str:
+    """Say how many slices lost signal."""
+    note = (
+        "1 slice lost signal: outlined" if count == 1 else f"{count} slices lost signal: outlined"
+    )
+    if replaced is not None and count:
+        note += ", and replaced" if replaced == count else f"; {replaced} replaced"
+    return note
+
+
+def draw_slices(
     page: Page,
     deviations: NDArray[np.float64],
     odd: NDArray[np.bool_],
-    replaced: int | None = None,
+    note: str,
+    against: tuple[str, str] = ("signal against", "prediction"),
 ) -> None:
-    """Draw volumes as columns and slices as rows, lowest slice at the bottom."""
+    """Draw volumes as columns and slices as rows, lowest slice at the bottom.
+
+    Parameters
+    ----------
+    page : Page
+        Page to draw on.
+    deviations : ndarray of float64, shape (T, S)
+        In standard deviations; NaN if unknown.
+    odd : ndarray of bool, shape (T, S)
+        Slices to outline.
+    note : str
+        What is outlined.
+    against : tuple of str
+        Two lines that say what is shown.
+    """
     n_volumes, n_slices = deviations.shape
     height = max(90.0, n_slices * SLICE_HEIGHT)
     top = page.y + 14
@@ -181,14 +207,8 @@ def _slice_map(
         )
     middle = top + height / 2
     page.text(8, middle - 10, "Slices", size=13, bold=True)
-    page.text(8, middle + 6, "signal against", size=11, colour=SOFT)
-    page.text(8, middle + 20, "prediction", size=11, colour=SOFT)
-    count = int(odd.sum())
-    note = (
-        "1 slice lost signal: outlined" if count == 1 else f"{count} slices lost signal: outlined"
-    )
-    if replaced is not None and count:
-        note += ", and replaced" if replaced == count else f"; {replaced} replaced"
+    page.text(8, middle + 6, against[0], size=11, colour=SOFT)
+    page.text(8, middle + 20, against[1], size=11, colour=SOFT)
     page.text(RIGHT, top - 4, note, size=11, anchor="end", colour=SOFT)
     for tick in ticks(0, n_slices - 1, 4):
         y = top + height - (tick + 0.5) * down + 4
