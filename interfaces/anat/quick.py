@@ -223,8 +223,8 @@ def _white_level(head: Volume, template: Template, matrix: Affine) -> float:
     _, white, fluid = tissue_levels(head, template, matrix)
     if white <= 0 or fluid < LEAST_FLUID * white:
         raise InputError(
-            "Fluid is not brighter than white matter in this image, as it is in a T2-weighted one; "
-            "check the suffix of the image."
+            "Fluid is not brighter than white matter in this image, as it is in a T2-weighted "
+            "one; check the suffix of the image."
         )
     return white
 
@@ -249,7 +249,7 @@ def place_priors(
 ) -> FloatArray:
     """Bring the template's tissue maps onto an image.
 
-    The warp is evaluated on the working grid, and the maps, which are smooth, are interpolated from
+    The warp is evaluated on the working grid; the maps, which are smooth, are interpolated from
     there.
 
     Parameters
@@ -384,7 +384,7 @@ class FindAnatomy(SimpleInterface):
         out = Path(runtime.cwd)
         images = {
             "image": volume.data,
-            "preproc": np.maximum(volume.data, 0) / found.bias,
+            "preproc": np.asarray(np.maximum(volume.data, 0) / found.bias, dtype=np.float32),
             "bias_field": found.bias,
         }
         for name, data in images.items():
