@@ -10,8 +10,12 @@ are not computed again (two to four minutes of one processor for each image).
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
+import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,7 +129,7 @@ def degraded(t1w: Path, truth: dict[str, Path], folder: Path) -> list[Path]:
     kinds: dict[str, Callable[[], np.ndarray]] = {
         "noisy": lambda: np.hypot(data + noise[0], noise[1]),
         "motion": lambda: ghosted(data, rng),
-        "shaded": lambda: data * bias**3,
+        "shaded": lambda: data * bias,
         "stripped": lambda: np.where(brain, data, 0),
     }
     written = []
@@ -135,3 +139,104 @@ def degraded(t1w: Path, truth: dict[str, Path], folder: Path) -> list[Path]:
             nb.save(nb.Nifti1Image(np.rint(make()).astype(np.int16), image.affine), path)
         written.append(path)
     return written
+
+
+def quick(image: Path, folder: Path) -> dict[str, Any]:
+    """Compute the metrics as the quick path does."""
+    from neuroferry.interfaces.anat.quick import FindAnatomy, SegmentQuickly
+    from neuroferry.interfaces.qc.head_regions import FindRegions
+    from neuroferry.interfaces.qc.metrics import AnatIQMs
+
+    folder = folder / "quick"
+    seconds: dict[str, float] = {}
+    found = run(FindAnatomy, folder, seconds, in_file=str(image))
+    same = {name: getattr(found, name) for name in ("bias_field", "brain_mask", "std2anat_xfm")}
+    tissues = run(
+        SegmentQuickly,
+        folder,
+        seconds,
+        in_file=found.preproc,
+        in_mask=found.brain_mask,
+        priors=found.priors,
+    )
+    regions = run(FindRegions, folder, seconds, in_file=found.image, **same)
+    done = run(
+        AnatIQMs,
+        folder,
+        seconds,
+        source=str(image),
+        t1w=found.image,
+        dseg=tissues.dseg,
+        tpms=tissues.tpms,
+        template_tpms=found.priors,
+        found_regions=regions.regions,
+        brain_score=found.brain_score,
+        tissue_report=tissues.report,
+        **same,
+    )
+    return {"metrics": json.loads(Path(done.iqms).read_text()), "seconds": seconds}
+
+
+def table(results: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Show the difference of each metric in percent, for each image."""
+    names = sorted(
+        name
+        for name, value in next(iter(results.values()))[0]["metrics"].items()
+        if isinstance(value, int | float) and not name.startswith(("size", "spacing"))
+    )
+    lines = [", ".join(["metric", *results, "median"])]
+    for name in names:
+        shares = []
+        for whole, short in results.values():
+            one, other = whole["metrics"].get(name), short["metrics"].get(name)
+            known = isinstance(one, int | float) and isinstance(other, int | float) and one
+            shares.append(100 * (other / one - 1) if known else math.nan)
+        known_shares = [share for share in shares if not math.isnan(share)]
+        middle = statistics.median(known_shares) if known_shares else math.nan
+        cells = ["n/a" if math.isnan(v) else f"{v:+.1f}" for v in (*shares, middle)]
+        lines.append(", ".join([name, *cells]))
+    seconds = [
+        f"{sum(short['seconds'].values()):.0f} of {sum(whole['seconds'].values()):.0f}"
+        for whole, short in results.values()
+    ]
+    lines.append(", ".join(["processor seconds", *seconds, ""]))
+    title = ".. csv-table:: Quick path against the anatomical workflow, difference in percent"
+    return title + "\n   :header-rows: 1\n\n   " + "\n   ".join(lines) + "\n"
+
+
+def main() -> int:
+    """Measure every image both ways and print the table; fail where a target is missed."""
+    from neuroferry.phantom import write_phantom_dataset
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out_dir", type=Path, help="new or existing folder")
+    parser.add_argument("images", type=Path, nargs="*", help="T1w images")
+    parser.add_argument("--table", type=Path, help="also write the table to this file")
+    arguments = parser.parse_args()
+    out = arguments.out_dir.absolute()
+    phantom = write_phantom_dataset(
+        out / "phantoms", subjects=1, resolution=1.0, seed=0, overwrite=True
+    )[0]
+    images = [phantom.t1w, *degraded(phantom.t1w, dict(phantom.truth), out)]
+    results = {}
+    for image in [*images, *(path.absolute() for path in arguments.images)]:
+        own = image in images
+        name = ("phantom_" if own else "") + image.name.split("_T1w")[0].removeprefix("phantom_")
+        results[name] = (full(image, out / name), quick(image, out / name))
+    text = table(results)
+    sys.stdout.write(text)
+    if arguments.table:
+        arguments.table.write_text(text, encoding="utf-8")
+    missed = [
+        f"{name}: {metric}"
+        for name, (whole, short) in results.items()
+        for metric, most in TARGETS.items()
+        if whole["metrics"].get(metric) is not None
+        and abs(short["metrics"][metric] / whole["metrics"][metric] - 1) > most / 100
+    ]
+    sys.stderr.write("".join(f"missed: {line}\n" for line in missed))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

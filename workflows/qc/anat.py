@@ -9,7 +9,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.bids.model import Image
 from neuroferry.interfaces.qc.metrics import AnatIQMs
 from neuroferry.workflows.anat.memory import METRICS_BYTES, METRICS_GB, memory_gb
-from neuroferry.workflows.qc.base import about_image
+from neuroferry.workflows.qc.about import about_image
 
 
 def init_anat_qc_wf(

@@ -16,7 +16,7 @@ from neuroferry.interfaces.qc.metrics import AnatIQMs
 from neuroferry.selection.quality import QualityPlan
 from neuroferry.workflows.memory import memory_gb, volume_voxels
 from neuroferry.workflows.pictures import Drawing, init_pictures_wf
-from neuroferry.workflows.qc.base import about_image
+from neuroferry.workflows.qc.about import about_image
 from neuroferry.workflows.sinks import Output, init_sinks_wf
 
 # Bytes held at once per voxel of the image, and what a step holds whatever the image.

@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from neuroferry.bids.model import Image
 from neuroferry.config import WorkflowConfig
 from neuroferry.selection.quality import QualityPlan
 from neuroferry.workflows.parts import of_kind
-
-
-def about_image(image: Image) -> dict[str, Any]:
-    """Return the inputs of a step that writes metrics: what the image is.
-
-    Parameters
-    ----------
-    image : Image
-        With its sidecars.
-
-    Returns
-    -------
-    dict
-        Inputs of `neuroferry.interfaces.qc.document.IqmInputSpec`.
-    """
-    return {
-        "source": str(image.path),
-        "sidecars": [str(path) for path in image.sidecars],
-        "entities": dict(image.entities),
-        "description": str(image.root / "dataset_description.json"),
-    }
 
 
 def init_quality_wf(
