@@ -9,6 +9,7 @@ the template's mask, which includes the fluid around the brain, is propagated wi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ from neuroferry.interfaces.image.images import (
     resample_isotropic,
     save_volume,
 )
-from neuroferry.interfaces.image.transforms import Transform, apply_transforms, write_itk_affine
+from neuroferry.interfaces.image.transforms import (
+    DisplacementField,
+    Transform,
+    apply_transforms,
+    write_itk_affine,
+)
 from neuroferry.templates import Template, load_template
 
 WORK_ZOOM, SLOPPY_ZOOM = 2.0, 3.0
@@ -201,9 +207,30 @@ def free_tissue(
     return grown & bright, white
 
 
-def brain_level_set(
-    head: Volume, location: Location, *, sloppy: bool
-) -> tuple[FloatArray, FloatArray, bool]:
+@dataclass(frozen=True)
+class Surface:
+    """Edge of the brain on the working grid.
+
+    Attributes
+    ----------
+    level : ndarray of float32, shape (I, J, K)
+        Negative inside the brain; near its edge, approximately the distance to it in mm.
+    placed : ndarray of float32, shape (I, J, K)
+        Distance to the edge of the affinely registered brain, mm.
+    stripped : bool
+        Whether the image is skull-stripped.
+    warp : DisplacementField or None
+        From points of the head, after the inverse of the affine, to points of the template; None
+        for a skull-stripped image.
+    """
+
+    level: FloatArray
+    placed: FloatArray
+    stripped: bool
+    warp: DisplacementField | None = None
+
+
+def find_surface(head: Volume, location: Location, settings: SynSettings = BRAIN_SYN) -> Surface:
     """Locate the edge of the brain on the working grid.
 
     Parameters
@@ -212,28 +239,22 @@ def brain_level_set(
         Roughly bias-corrected head on an isotropic grid.
     location : Location
         Location of the template's brain.
-    sloppy : bool
-        Use fewer iterations at 3 mm.
+    settings : SynSettings
+        Resolution and iterations of SyN.
 
     Returns
     -------
-    level : ndarray of float32, shape (I, J, K)
-        Negative inside the brain; near its edge, approximately the distance to it in mm.
-    placed : ndarray of float32, shape (I, J, K)
-        Distance to the edge of the affinely registered brain, mm.
-    stripped : bool
-        Whether the image is skull-stripped.
+    Surface
     """
     from scipy import ndimage
 
-    settings = SLOPPY_SYN if sloppy else BRAIN_SYN
     template = load_template(settings.resolution)
     zooms = np.full(3, float(settings.resolution))
     distance = signed_distance(template.brain_mask, zooms)
     back = inverse(location.matrix)
     placed = distance_on(distance, template, [back], head)
     if is_stripped(head, placed):
-        return placed, placed, True
+        return Surface(placed, placed, stripped=True)
     tissue, white = free_tissue(head, placed, template, location.matrix)
     around = ndimage.binary_dilation(tissue, iterations=1)
     freed = np.where(around, np.minimum(head.data, 1.1 * white), 0).astype(np.float32)
@@ -246,7 +267,8 @@ def brain_level_set(
     closed = close_mask(level < 0, CLOSE_MM / 2 / zoom)
     level = np.where(closed, np.minimum(level, -0.1), level).astype(np.float32)
     whole = cut_stalks(level < 0, STALK_MM / zoom)
-    return np.where(whole, level, np.maximum(level, 0.1)), placed, False
+    level = np.where(whole, level, np.maximum(level, 0.1))
+    return Surface(level, placed, stripped=False, warp=backward)
 
 
 def cut_stalks(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
@@ -331,21 +353,38 @@ def extract_brain(
     field = estimate_bias(raw, foreground(raw.data), SLOPPY_N4 if sloppy else HEAD_N4)
     head = raw.with_data(raw.data / field)
     location, tried = find_brain(head, load_template(2), seed)
-    level, placed, stripped = brain_level_set(head, location, sloppy=sloppy)
-    mask = _native_mask(volume, head, level, placed, stripped=stripped)
-    if not mask.any():
-        raise InputError("No brain was found in this T1w image; check the image.")
+    surface = find_surface(head, location, SLOPPY_SYN if sloppy else BRAIN_SYN)
+    mask = native_mask(volume, head, surface)
     millilitres = float(mask.sum() * np.prod(volume.zooms) / 1000)
-    return mask, assess(location, millilitres, tried, stripped=stripped), location.matrix
+    return mask, assess(location, millilitres, tried, stripped=surface.stripped), location.matrix
 
 
-def _native_mask(
-    volume: Volume, head: Volume, level: FloatArray, placed: FloatArray, *, stripped: bool
-) -> NDArray[np.bool_]:
-    """Resample the brain's edge onto the head's own voxels, connected and without holes."""
+def native_mask(volume: Volume, head: Volume, surface: Surface) -> NDArray[np.bool_]:
+    """Resample the brain's edge onto the head's own voxels, connected and without holes.
+
+    Parameters
+    ----------
+    volume : Volume
+        The image.
+    head : Volume
+        The working grid.
+    surface : Surface
+        The edge on that grid.
+
+    Returns
+    -------
+    ndarray of bool, shape (I, J, K)
+        On the grid of the image.
+
+    Raises
+    ------
+    InputError
+        If it is empty.
+    """
     from scipy import ndimage
 
-    box = _box_on(volume, head, placed < 2 * STRIPPED_REACH_MM)
+    level, stripped = surface.level, surface.stripped
+    box = _box_on(volume, head, surface.placed < 2 * STRIPPED_REACH_MM)
     affine = volume.affine.copy()
     affine[:3, 3] += volume.affine[:3, :3] @ [s.start for s in box]
     part = Volume(volume.data[box], affine)
@@ -357,6 +396,8 @@ def _native_mask(
         inside = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     mask = np.zeros(volume.data.shape, dtype=bool)
     mask[box] = ndimage.binary_fill_holes(inside)
+    if not mask.any():
+        raise InputError("No brain was found in this image; check the image.")
     return mask
 
 

@@ -173,7 +173,8 @@ def segment_tissues(
     probabilities, means, deviations = _fit(values, prior, inside, volume.zooms, settings)
     full = np.zeros((3, *mask.shape), dtype=np.float32)
     full[(slice(None), *box)] = probabilities
-    dseg = np.where(mask, full.argmax(axis=0) + 1, 0).astype(np.uint8)
+    dseg = np.zeros(mask.shape, dtype=np.uint8)
+    dseg[box] = np.where(inside, probabilities.argmax(axis=0) + 1, 0)
     full[:, mask & (volume.data > bright_end(values, probabilities[WM][inside]))] = 0.0
     return Segmentation(dseg, (full[0], full[1], full[2]), means, deviations)
 

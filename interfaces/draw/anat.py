@@ -20,6 +20,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     isdefined,
+    traits,
 )
 
 from neuroferry.bids.headers import (
@@ -118,13 +119,15 @@ def air_level(data: NDArray[Any]) -> float | None:
     return 3 * float(np.median(air)) if air.size > 0.02 * few.size else None
 
 
-def draw_quality(t1w: str | Path) -> str:
+def draw_quality(t1w: str | Path, contrast: str = "T1w") -> str:
     """Draw the whole head, and again with the contrast stretched to show the air.
 
     Parameters
     ----------
     t1w : str or pathlib.Path
-        T1-weighted image, before any correction.
+        T1- or T2-weighted image, before any correction.
+    contrast : {"T1w", "T2w"}
+        Which of them.
 
     Returns
     -------
@@ -147,7 +150,7 @@ def draw_quality(t1w: str | Path) -> str:
         rows,
         box,
         shown=0,
-        title="T1-weighted image as acquired",
+        title=f"{contrast[:2]}-weighted image as acquired",
         description="Slices of the whole field of view in three orientations; a second view "
         "stretches the contrast to show noise, ghosts and wrap-around in the air.",
     )
@@ -430,6 +433,7 @@ def draw_normalisation(std_t1w: str | Path) -> str:
 
 class _QualityPictureInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=True, mandatory=True, desc="T1w image before any correction")
+    contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="contrast of the image")
 
 
 class QualityPicture(Picture):
@@ -438,7 +442,7 @@ class QualityPicture(Picture):
     input_spec = _QualityPictureInputSpec
 
     def _draw(self) -> str:
-        return draw_quality(self.inputs.t1w)
+        return draw_quality(self.inputs.t1w, self.inputs.contrast)
 
 
 class _BiasPictureInputSpec(BaseInterfaceInputSpec):

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from neuroferry.errors import InputError
 from neuroferry.interfaces.image.images import (
     Volume,
+    crop_to,
     load_mask,
     load_volume,
     resample_to,
@@ -167,10 +168,26 @@ def fit_bspline(
     ndarray of float64, shape (A, B, C)
         Control points: eq. 5 of Lee et al., summed one axis at a time.
     """
+    return _fit(values, weights, basis, _spread(weights, basis))
+
+
+def _spread(
+    weights: NDArray[np.float64], basis: Basis
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the parts of a fit that do not depend on the values."""
     squares = [np.asarray(np.sum(b**2, axis=1), dtype=np.float64) for b in basis]
     scale = squares[0][:, None, None] * squares[1][None, :, None] * squares[2][None, None, :]
+    return scale, contract(weights, [b**2 for b in basis])
+
+
+def _fit(
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    basis: Basis,
+    spread: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    scale, below = spread
     above = contract(values * weights / scale, [b**3 for b in basis])
-    below = contract(weights, [b**2 for b in basis])
     fitted: NDArray[np.float64] = np.divide(
         above, below, out=np.zeros_like(above), where=below > 1e-12
     )
@@ -229,21 +246,29 @@ def _n4_control_points(
     zoom: float,
     settings: N4Settings,
 ) -> list[NDArray[np.float64]]:
-    """Run N4 on a coarse log image; return the control points of each level."""
+    """Run N4 on a coarse log image; return the control points of each level.
+
+    The knots belong to the whole image, but nothing is computed outside the box of the weights.
+    """
+    whole = log_image.shape
+    box, _ = crop_to(weights > 0, np.eye(4), 0.0)
+    log_image, weights = log_image[box], weights[box]
     inside = weights > 0
     levels: list[NDArray[np.float64]] = []
     field = np.zeros(log_image.shape)
     for level, most in enumerate(settings.iterations):
         spacing = settings.spline_mm / 2**level
-        spans = [max(1, round((n - 1) * zoom / spacing)) for n in log_image.shape]
-        basis = _basis(log_image.shape, spans)
+        spans = [max(1, round((n - 1) * zoom / spacing)) for n in whole]
+        x, y, z = (full[part] for full, part in zip(_basis(whole, spans), box, strict=True))
+        basis = (x, y, z)
+        spread = _spread(weights, basis)
         transposed = [b.T for b in basis]
         lattice = np.zeros([n + 3 for n in spans])
         for _ in range(most):
             corrected = log_image[inside] - field[inside]
             residual = np.zeros(log_image.shape)
             residual[inside] = corrected - sharpen(corrected, weights[inside], settings)
-            step = fit_bspline(residual, weights, basis)
+            step = _fit(residual, weights, basis, spread)
             change = contract(step, transposed)
             change -= np.average(change[inside], weights=weights[inside])
             lattice += step

@@ -90,6 +90,8 @@ class AnatMaps:
         Multiplicative non-uniformity.
     tpms, template_tpms : mapping of str to ndarray of float32
         Probabilities of ``csf``, ``gm`` and ``wm`` in the image and in the template.
+    bright_wm : bool
+        Whether white matter is the brightest tissue, so that what is far brighter is none.
     """
 
     t1w: FloatArray
@@ -102,9 +104,10 @@ class AnatMaps:
     bias_field: FloatArray
     tpms: Mapping[str, FloatArray]
     template_tpms: Mapping[str, FloatArray]
+    bright_wm: bool = True
 
 
-def _load(path: str | os.PathLike[str]) -> Volume:
+def load_any(path: str | os.PathLike[str]) -> Volume:
     """Read a map, which, unlike an image, may be constant."""
     with reading_image(path):
         image: Any = nb.load(path)
@@ -230,13 +233,15 @@ def template_on_run(
 def gather_maps(
     *,
     t1w: str | os.PathLike[str],
-    run2ref_xfm: str | os.PathLike[str],
+    run2ref_xfm: str | os.PathLike[str] | None,
     bias_field: str | os.PathLike[str],
     brain_mask: str | os.PathLike[str],
     dseg: str | os.PathLike[str],
     tpms: list[str],
     std2anat_xfm: str | os.PathLike[str],
     template: Template,
+    template_tpms: list[str] | None = None,
+    bright_wm: bool = True,
 ) -> tuple[AnatMaps, Affine]:
     """Read all maps and resample them onto the voxels of a T1w image.
 
@@ -244,8 +249,8 @@ def gather_maps(
     ----------
     t1w : path
         T1w image in canonical orientation.
-    run2ref_xfm : path
-        ITK ``.txt`` that resamples the image onto the reference.
+    run2ref_xfm : path or None
+        ITK ``.txt`` that resamples the image onto the reference; None if it is the reference.
     bias_field, brain_mask, dseg : path
         On the grid of the reference.
     tpms : list of path
@@ -254,6 +259,10 @@ def gather_maps(
         ITK composite that resamples the template onto the reference.
     template : Template
         The template of `std2anat_xfm`.
+    template_tpms : list of path, optional
+        GM, WM and CSF of the template on the grid of the image; otherwise they are resampled.
+    bright_wm : bool
+        Whether white matter is the brightest tissue, as in a T1w image.
 
     Returns
     -------
@@ -268,13 +277,10 @@ def gather_maps(
         If the brain lies outside the field of view of the image.
     """
     run = load_volume(t1w)
-    linear = read_transform(run2ref_xfm)
-    if len(linear) != 1 or not isinstance(linear[0], np.ndarray):
-        raise InputError(f"{Path(run2ref_xfm).name} must contain one rigid transform.")
-    grid = RunGrid(run.shape, run.affine, inverse(linear[0]))
+    grid = RunGrid(run.shape, run.affine, _to_reference(run2ref_xfm))
     std2anat = read_transform(std2anat_xfm)
 
-    brain = to_run_grid(_load(brain_mask), grid, order=0) > 0.5
+    brain = to_run_grid(load_any(brain_mask), grid, order=0) > 0.5
     if brain.sum() < MIN_BRAIN_VOXELS:
         raise GeometryError(
             f"The brain mask does not overlap {Path(t1w).name}; check its alignment to the "
@@ -283,10 +289,9 @@ def gather_maps(
     to_template = fit_to_template(brain, grid, std2anat)
     box, _ = crop_to(_brain_of_template(template, to_template, run.shape) | brain, run.affine, 4.0)
     part = grid.crop(box)
-    bias = to_run_grid(_load(bias_field), grid, order=1, extend=True)
-    corrected = np.zeros_like(run.data)
-    np.divide(run.data, bias, out=corrected, where=(bias > 0) & (run.data > 0))
-    labels = to_run_grid(_load(dseg), grid, order=0)[box]
+    bias = to_run_grid(load_any(bias_field), grid, order=1, extend=True)
+    corrected = without_bias(run.data, bias)
+    labels = to_run_grid(load_any(dseg), grid, order=0)[box]
     zooms = voxel_sizes(run.affine)
     maps = AnatMaps(
         t1w=run.data,
@@ -298,12 +303,35 @@ def gather_maps(
         dseg=np.rint(labels).astype(np.uint8),
         bias_field=bias[box].copy(),  # not a view, which would keep the whole field
         tpms={
-            name: to_run_grid(_load(path), grid, order=1)[box].copy()
+            name: to_run_grid(load_any(path), grid, order=1)[box].copy()
             for name, path in zip(("gm", "wm", "csf"), tpms, strict=True)
         },
-        template_tpms=template_on_run(template, part, std2anat),
+        template_tpms=template_on_run(template, part, std2anat)
+        if template_tpms is None
+        else {
+            name: load_any(path).data[box].copy()
+            for name, path in zip(("gm", "wm", "csf"), template_tpms, strict=True)
+        },
+        bright_wm=bright_wm,
     )
     return maps, run.affine
+
+
+def _to_reference(run2ref_xfm: str | os.PathLike[str] | None) -> Affine:
+    """Read the transform of points of an image to points of the reference."""
+    if run2ref_xfm is None:
+        return np.eye(4)
+    linear = read_transform(run2ref_xfm)
+    if len(linear) != 1 or not isinstance(linear[0], np.ndarray):
+        raise InputError(f"{Path(run2ref_xfm).name} must contain one rigid transform.")
+    return inverse(linear[0])
+
+
+def without_bias(image: FloatArray, bias: FloatArray) -> FloatArray:
+    """Divide an image by its bias field; negative values become 0."""
+    corrected = np.zeros_like(image)
+    np.divide(image, bias, out=corrected, where=(bias > 0) & (image > 0))
+    return corrected
 
 
 def _brain_of_template(

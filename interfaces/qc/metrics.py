@@ -1,4 +1,4 @@
-"""Image quality metrics of a T1w image, named as in MRIQC.
+"""Image quality metrics of a T1w or T2w image, named as in MRIQC.
 
 A metric that is undefined for an image (such as noise in the air of a skull-stripped one) is
 null, with the reason beside it; no placeholder value is written.
@@ -17,18 +17,26 @@ from nipype.interfaces.base import (
     InputMultiObject,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
+from neuroferry.bids.metadata import read_json
 from neuroferry.interfaces.image.images import FloatArray, save_nifti
 from neuroferry.interfaces.qc import background, regions
 from neuroferry.interfaces.qc import whole_image as whole
 from neuroferry.interfaces.qc.document import IqmInputSpec, write_iqms
+from neuroferry.interfaces.qc.head_regions import (
+    REGION_LABELS,
+    Regions,
+    find_regions,
+    read_regions,
+)
 from neuroferry.interfaces.qc.maps import AnatMaps, gather_maps
 from neuroferry.templates import TEMPLATE_SPACE, load_template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,19 +44,15 @@ AIR_METRICS = ("cnr", "fber", "qi_1", "qi_2", "snrd_", "summary_bg_")
 """Name prefixes of the metrics that need air with noise around the head."""
 
 SMALL_AIR_VOXELS = 500_000
-MIN_AIR_VOXELS = 1000
 NO_AIR = (
     "The background contains no noise to measure: the image is skull-stripped or was set to "
     "zero around the head."
 )
 
-REGION_LABELS = {"head": 1, "air": 2, "artifact": 3, "frame": 4}
-"""Labels of the image that :class:`AnatIQMs` writes beside the metrics."""
-
 
 @dataclass(frozen=True)
 class AnatMetrics:
-    """Metrics of one T1w image.
+    """Metrics of one T1w or T2w image.
 
     Attributes
     ----------
@@ -57,7 +61,7 @@ class AnatMetrics:
     undefined : dict of str to str
         Reason for each of those.
     labels : ndarray of uint8, shape (I, J, K)
-        Regions, :data:`REGION_LABELS`.
+        Regions, :data:`neuroferry.interfaces.qc.head_regions.REGION_LABELS`.
     """
 
     values: dict[str, float]
@@ -65,8 +69,8 @@ class AnatMetrics:
     labels: NDArray[np.uint8]
 
 
-def compute_metrics(maps: AnatMaps) -> AnatMetrics:
-    """Compute all metrics of a T1w image.
+def compute_metrics(maps: AnatMaps, found: Regions | None = None) -> AnatMetrics:
+    """Compute all metrics of a T1w or T2w image.
 
     Smoothness and QI2 are measured on the acquired intensities, everything else on the
     bias-corrected ones, scaled so that the median of white matter is 1000.
@@ -75,19 +79,17 @@ def compute_metrics(maps: AnatMaps) -> AnatMetrics:
     ----------
     maps : AnatMaps
         The image and its maps.
+    found : Regions, optional
+        Regions around the head; found here otherwise.
 
     Returns
     -------
     AnatMetrics
     """
     erode = regions.should_erode(maps.spacing)
-    frame = background.rotation_frame(maps.t1w)
-    head = background.head_mask(maps.corrected, maps.brain, maps.spacing)
-    hat = maps.above_face & ~head & ~frame
-    if np.count_nonzero(maps.t1w[hat] > 0) < MIN_AIR_VOXELS:
-        hat = np.zeros_like(hat)
-    artifacts = background.artifact_mask(maps.t1w, hat, head, maps.spacing)
-    air = hat & ~artifacts
+    if found is None:
+        found = find_regions(maps.t1w, maps.corrected, maps.brain, maps.above_face, maps.spacing)
+    frame, head, hat, air = found.frame, found.head, found.hat, found.air
 
     part = maps.corrected[maps.box]
     image = maps.corrected * np.float32(
@@ -106,12 +108,9 @@ def compute_metrics(maps: AnatMaps) -> AnatMetrics:
     values["fber"] = whole.fber(image, head, outside)
     values["wm2max"] = whole.wm2max(image, summaries["wm"].median)
     values["inu_med"], values["inu_range"] = whole.inu_summary(maps.bias_field, maps.dseg > 0)
-    values["qi_1"] = background.qi_1(artifacts, air)
+    values["qi_1"] = background.qi_1(found.artifacts, air)
     values["qi_2"] = background.qi_2(maps.t1w, hat)
-    labels = np.zeros(frame.shape, dtype=np.uint8)
-    for name, mask in (("frame", frame), ("head", head), ("air", air), ("artifact", artifacts)):
-        labels[mask] = REGION_LABELS[name]
-    return AnatMetrics(values, explain_undefined(values), labels)
+    return AnatMetrics(values, explain_undefined(values), found.labels())
 
 
 def _tissue_metrics(
@@ -123,7 +122,7 @@ def _tissue_metrics(
     for name in regions.TISSUES:
         probability = maps.tpms[name]
         core = regions.tissue_core(probability, erode=erode)
-        if name == "wm":
+        if name == "wm" and maps.bright_wm:
             core = regions.without_bright_outliers(image, core)
         summaries[name] = regions.summarize_region(image, core)
         volumes[name] = float(probability.sum(dtype=np.float64))
@@ -186,10 +185,22 @@ def mask_warnings(metrics: AnatMetrics) -> dict[str, bool]:
     return {"large_rot_frame": bool(frame > 500), "small_air_mask": bool(air < SMALL_AIR_VOXELS)}
 
 
+def list_doubts(checks: Sequence[str | Path]) -> list[str]:
+    """Collect the reasons of those reports whose verdict is not good."""
+    reports = [read_json(Path(path)) for path in checks]
+    return [
+        str(reason)
+        for report in reports
+        if report.get("verdict") != "good"
+        for reason in report.get("reasons", ())
+    ]
+
+
 class _AnatIQMsInputSpec(IqmInputSpec):
     t1w = File(exists=True, mandatory=True, desc="one T1w image in canonical orientation")
     run2ref_xfm = File(
-        exists=True, mandatory=True, desc="ITK .txt from the image to the reference"
+        exists=True,
+        desc="ITK .txt from the image to the reference; by default, the image is the reference",
     )
     bias_field = File(exists=True, mandatory=True, desc="multiplicative field on the reference")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on the reference")
@@ -201,6 +212,16 @@ class _AnatIQMsInputSpec(IqmInputSpec):
         exists=True, mandatory=True, desc="ITK composite from template to reference"
     )
     template_resolution = traits.Range(1, 4, 1, usedefault=True, desc="template voxel size, mm")
+    contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="contrast of the image")
+    template_tpms = InputMultiObject(
+        File(exists=True),
+        minlen=3,
+        maxlen=3,
+        desc="template GM, WM, CSF on the image, resampled already",
+    )
+    found_regions = File(exists=True, desc="regions around the head, found already")
+    brain_score = File(exists=True, desc="confidence in the brain mask, JSON")
+    tissue_report = File(exists=True, desc="contrast and fractions of the tissues, JSON")
 
 
 class _AnatIQMsOutputSpec(TraitedSpec):
@@ -209,28 +230,39 @@ class _AnatIQMsOutputSpec(TraitedSpec):
 
 
 class AnatIQMs(SimpleInterface):
-    """Image quality metrics of one T1w image."""
+    """Image quality metrics of one T1w or T2w image."""
 
     input_spec = _AnatIQMsInputSpec
     output_spec = _AnatIQMsOutputSpec
 
     def load_shared(self) -> None:
         """Load the template before steps are forked, so that they share it."""
-        _ = load_template(self.inputs.template_resolution).tpms
+        if not isdefined(self.inputs.template_tpms):
+            _ = load_template(self.inputs.template_resolution).tpms
 
     def _run_interface(self, runtime: Any) -> Any:
-        resolution = self.inputs.template_resolution
+        resolution, contrast = self.inputs.template_resolution, self.inputs.contrast
+        run2ref = self.inputs.run2ref_xfm
+        given, regions_file = self.inputs.template_tpms, self.inputs.found_regions
         maps, affine = gather_maps(
             t1w=self.inputs.t1w,
-            run2ref_xfm=self.inputs.run2ref_xfm,
+            run2ref_xfm=run2ref if isdefined(run2ref) else None,
             bias_field=self.inputs.bias_field,
             brain_mask=self.inputs.brain_mask,
             dseg=self.inputs.dseg,
             tpms=self.inputs.tpms,
             std2anat_xfm=self.inputs.std2anat_xfm,
             template=load_template(resolution),
+            template_tpms=given if isdefined(given) else None,
+            bright_wm=contrast == "T1w",
         )
-        metrics = compute_metrics(maps)
+        found = read_regions(regions_file) if isdefined(regions_file) else None
+        metrics = compute_metrics(maps, found)
+        reports = (self.inputs.brain_score, self.inputs.tissue_report)
+        checks = [path for path in reports if isdefined(path)]
+        warnings: dict[str, Any] = dict(mask_warnings(metrics))
+        if doubts := list_doubts(checks):
+            warnings["doubts"] = doubts
         settings = {
             "template": TEMPLATE_SPACE,
             "template_resolution": resolution,
@@ -242,9 +274,9 @@ class AnatIQMs(SimpleInterface):
             metrics.values,
             metrics.undefined,
             inputs=self.inputs,
-            modality="T1w",
+            modality=contrast,
             settings=settings,
-            warnings=mask_warnings(metrics),
+            warnings=warnings,
         )
         self._results["iqms"] = str(iqms)
         self._results["regions"] = str(

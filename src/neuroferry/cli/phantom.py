@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", type=int, default=1, metavar="N", help="T1w images per session (default: 1)"
     )
+    parser.add_argument("--t2w", action="store_true", help="add a T2w image to each session")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing phantom")
 
     _add_dicom_arguments(parser.add_argument_group("DICOM"))
@@ -247,6 +248,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         sessions=arguments.sessions,
         runs=arguments.runs,
+        t2w=arguments.t2w,
         bold=bold_options(arguments),
         dwi=dwi_options(arguments),
         overwrite=arguments.overwrite,

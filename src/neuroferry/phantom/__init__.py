@@ -5,6 +5,7 @@ from neuroferry.phantom.bold_options import BoldOptions
 from neuroferry.phantom.dataset import PhantomScan, PhantomSubject, write_phantom_dataset
 from neuroferry.phantom.dwi_dataset import PhantomDwi
 from neuroferry.phantom.dwi_options import DwiOptions
+from neuroferry.phantom.t2w import PhantomT2w
 
 __all__ = [
     "BoldOptions",
@@ -13,5 +14,6 @@ __all__ = [
     "PhantomDwi",
     "PhantomScan",
     "PhantomSubject",
+    "PhantomT2w",
     "write_phantom_dataset",
 ]

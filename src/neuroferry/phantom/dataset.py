@@ -19,6 +19,7 @@ from neuroferry.phantom.fmap_dataset import PhantomFieldmaps
 from neuroferry.phantom.place import Place
 from neuroferry.phantom.subject import (
     STREAM_SCAN,
+    STREAM_T2W,
     SubjectAnatomy,
     SubjectParameters,
     draw_subject,
@@ -31,6 +32,7 @@ from neuroferry.phantom.t1w import (
     scan_pose,
     simulate_t1w,
 )
+from neuroferry.phantom.t2w import PhantomT2w, write_t2w
 from neuroferry.templates import TEMPLATE_SPACE
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class PhantomSubject:
         Diffusion scans, in the order of sessions and runs.
     dwi_fieldmaps : tuple of PhantomFieldmaps
         One per session, where diffusion scans have any.
+    t2w : tuple of PhantomT2w
+        One per session, where asked for.
     """
 
     label: str
@@ -93,6 +97,7 @@ class PhantomSubject:
     fieldmaps: tuple[PhantomFieldmaps, ...] = ()
     dwi: tuple[PhantomDwi, ...] = ()
     dwi_fieldmaps: tuple[PhantomFieldmaps, ...] = ()
+    t2w: tuple[PhantomT2w, ...] = ()
 
     @property
     def t1w(self) -> Path:
@@ -113,6 +118,7 @@ def write_phantom_dataset(
     seed: int,
     sessions: int = 0,
     runs: int = 1,
+    t2w: bool = False,
     bold: BoldOptions | None = None,
     dwi: DwiOptions | None = None,
     overwrite: bool = False,
@@ -137,6 +143,8 @@ def write_phantom_dataset(
         Sessions per participant; 0 omits the session level.
     runs : int
         T1w scans per session; several scans get run labels.
+    t2w : bool
+        Add a T2w scan to each session.
     bold : BoldOptions, optional
         Options of each session's functional scans and field maps; None writes none.
     dwi : DwiOptions, optional
@@ -179,6 +187,7 @@ def write_phantom_dataset(
             resolution=resolution,
             sessions=sessions,
             runs=runs,
+            t2w=t2w,
             bold=bold,
             dwi=dwi,
         )
@@ -244,6 +253,7 @@ def _write_subject(
     resolution: float,
     sessions: int,
     runs: int,
+    t2w: bool,
     bold: BoldOptions | None,
     dwi: DwiOptions | None,
 ) -> PhantomSubject:
@@ -253,6 +263,7 @@ def _write_subject(
     fieldmaps: list[PhantomFieldmaps] = []
     diffusion: list[PhantomDwi] = []
     dwi_fieldmaps: list[PhantomFieldmaps] = []
+    t2w_scans: list[PhantomT2w] = []
     for session in range(1, sessions + 1) if sessions else (0,):
         label = f"{session:02d}" if sessions else None
         for run in range(1, runs + 1):
@@ -272,6 +283,9 @@ def _write_subject(
             if run > 1:
                 continue
             place, pose = Place(out_dir, parameters.label, label), scan_pose(scan)
+            if t2w:
+                rng = parameters.stream(STREAM_T2W, session)
+                t2w_scans.append(write_t2w(place, anatomy, scan, rng))
             if bold is not None:
                 written, maps = write_bold_session(place, anatomy, pose, bold)
                 functional += written
@@ -288,6 +302,7 @@ def _write_subject(
         tuple(fieldmaps),
         tuple(diffusion),
         tuple(dwi_fieldmaps),
+        tuple(t2w_scans),
     )
 
 

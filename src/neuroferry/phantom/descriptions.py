@@ -153,6 +153,11 @@ from-T1w_to-{TEMPLATE_SPACE}_mode-image_desc-truth_xfm
                            the inverse, exact at its nodes, every 4 mm of the template
 parameters.json            drawn parameters of the participant and the scan, and volumes
 
+T2w images, if any: the same on their own grid, with space-T2w in the name; and
+from-T2w_to-T1w_mode-image_desc-truth_xfm
+                           linear transform (ITK text) that resamples the T2w onto the session's
+                           first T1w: maps points of the T1w to points of the T2w
+
 {CAVEAT}
 """
 

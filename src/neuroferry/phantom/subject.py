@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Random streams: one for each purpose, so that adding one does not change the others.
 STREAM_PERSON, STREAM_BRAIN, STREAM_HEAD, STREAM_WARP, STREAM_SCAN = range(5)
-STREAM_BOLD, STREAM_FMAP, STREAM_DWI, STREAM_BUNDLES = 5, 6, 7, 8
+STREAM_BOLD, STREAM_FMAP, STREAM_DWI, STREAM_BUNDLES, STREAM_T2W = 5, 6, 7, 8, 9
 
 # Brain volume within the template's kind of mask (ml), adult mean and spread.
 _ADULT_ML = {"M": 1580.0, "F": 1430.0}

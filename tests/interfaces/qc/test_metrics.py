@@ -18,6 +18,7 @@ from neuroferry.interfaces.image.images import Volume, save_nifti
 from neuroferry.interfaces.image.transforms import write_itk_affine, write_itk_composite
 from neuroferry.interfaces.qc import maps as iqm_maps
 from neuroferry.interfaces.qc import metrics as iqms
+from neuroferry.interfaces.qc.head_regions import REGION_LABELS
 from neuroferry.judgement.metric_table import metric_table
 from neuroferry.templates import load_template
 
@@ -107,8 +108,8 @@ def test_regions_do_not_overlap_and_cover_the_air_above_the_face(
     head: dict[str, Any], measured: iqms.AnatMetrics
 ) -> None:
     labels, affine = measured.labels, head["affine"]
-    assert (labels[head["arrays"]["brain"]] == iqms.REGION_LABELS["head"]).all()
-    air = np.argwhere(labels == iqms.REGION_LABELS["air"]) @ affine[:3, :3].T + affine[:3, 3]
+    assert (labels[head["arrays"]["brain"]] == REGION_LABELS["head"]).all()
+    air = np.argwhere(labels == REGION_LABELS["air"]) @ affine[:3, :3].T + affine[:3, 3]
     assert len(air) > 10_000
     slope = 8.0 / 206.0  # from inion to glabella
     assert (air[:, 2] > -15 + slope * (air[:, 1] - 88) - 1e-6).all()
