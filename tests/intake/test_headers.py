@@ -86,7 +86,7 @@ def test_what_is_no_dicom(tmp_path, content):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"Rows": None}, "holds no image"),
+        ({"Rows": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.22"}, "holds no image"),
         ({"SOPClassUID": RawDataStorage}, "raw data"),
         ({"SOPClassUID": "1.3.12.2.1107.5.9.1"}, "raw data"),
         ({"SeriesInstanceUID": None}, "no UID"),
