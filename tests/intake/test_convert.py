@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from scanner import PATIENT, SLICES, START, TR, VOLUMES, made, received, scan
 
+from neuroferry.files import copy_file
+from neuroferry.intake import place
 from neuroferry.intake.convert import process_series
 from neuroferry.intake.explain import read_folder
 from neuroferry.intake.place import recover
@@ -308,7 +310,7 @@ def test_slice_times_of_a_single_band_first_volume_do_not_get_into_the_sidecar(i
     intake(list(faults.single_band_first(group, series, 2)))
     (image,) = intake.images()
     times = intake.sidecar(image.replace(".nii.gz", ".json"))["SliceTiming"]
-    assert np.sort(times) == pytest.approx(np.sort(series.slice_times), abs=0.0125)
+    assert np.sort(times) == pytest.approx(np.sort(np.asarray(series.slice_times)), abs=0.0125)
 
 
 def test_diffusion_images_without_gradients_are_not_placed_as_such(intake):
@@ -319,15 +321,13 @@ def test_diffusion_images_without_gradients_are_not_placed_as_such(intake):
 
 def test_a_crash_while_placing_leaves_nothing_half(intake, monkeypatch):
     """Die before each single write into the dataset, once, and let the next call finish."""
-    from neuroferry.intake import place
-
     whole = intake.folder / "whole"
     Intake.__call__(other := Intake(whole), made(scan("func_task-rest")))
     expected = other.images()
-    real, deaths = place.copy_file, 0
+    real, deaths = copy_file, 0
     for death in range(4):
         shutil.rmtree(intake.root, ignore_errors=True)
-        calls = []
+        calls: list[Path] = []
 
         def dying(source, target, death=death, calls=calls):
             calls.append(target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import nibabel as nb
 import numpy as np
 import pytest
@@ -34,10 +36,7 @@ def test_failures(tmp_path, monkeypatch, text, error, said):
 
 
 def test_it_is_not_installed(tmp_path, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(dcm2niix, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "dcm2niix", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="is not installed"):
         dcm2niix.find_dcm2niix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from neuroferry.errors import InputError
-from neuroferry.intake.labels import Labels, locked, private_folder
+from neuroferry.intake.labels import Labels, Participant, locked, private_folder
 from neuroferry.intake.model import Instance
 from neuroferry.intake.rules import read_rules
 
@@ -28,6 +29,12 @@ def instance(patient="MRN1", name="Doe^Jane", when=DAY, study="1.2", birth="1970
 def folder(tmp_path):
     with locked(tmp_path) as private:
         yield private
+
+
+def known(labels, one, rules=RULES) -> Participant:
+    participant, _ = labels.participant(one, rules)
+    assert participant is not None
+    return participant
 
 
 def label(labels, one, rules=RULES, used=frozenset()):
@@ -58,8 +65,7 @@ def test_patterns_tables_and_hashes(folder):
     rules = replace(RULES, subjects=by)
     assert label(labels, instance("K1"), rules) == "kid1"
     assert label(labels, instance("K2"), rules) == "kid1"
-    one, _ = labels.participant(instance("K1"), rules)
-    two, _ = labels.participant(instance("K2"), rules)
+    one, two = (known(labels, instance(patient), rules) for patient in ("K1", "K2"))
     assert one.shift == two.shift
     assert labels.session(two, instance("K2"), "pre", rules)[0] == "late"
     hashed = replace(RULES, subjects=replace(RULES.subjects, otherwise="hash"))
@@ -80,16 +86,17 @@ def test_an_object_that_was_kept_aside_is_known_again(folder):
     labels = Labels(folder)
     assert label(labels, instance("MRN1")) == "01"
     own = instance("sub-01", f"sub-01^{labels.token('01')}")
-    participant, _ = labels.participant(own, RULES)
+    participant = known(labels, own)
     assert (participant.label, participant.shift) == ("01", 0)
     assert labels.participant(instance("sub-01", "sub-01^guess"), RULES)[0] is None
 
 
 def test_a_name_in_the_number_gives_no_label(folder):
-    by = replace(RULES.subjects, pattern=__import__("re").compile("^(.*)$"))
+    by = replace(RULES.subjects, pattern=re.compile("^(.*)$"))
     rules = replace(RULES, subjects=by)
     labels = Labels(folder)
     participant, notes = labels.participant(instance("JANE1970"), rules)
+    assert participant is not None
     assert participant.label == "01"
     assert "part of the patient's name" in notes[0]
     assert label(labels, instance("P07", "P07"), rules) == "P07"
@@ -106,21 +113,19 @@ def test_another_name_with_the_same_number_is_said(folder):
 def test_shifted_days_lie_before_1925_and_keep_intervals(folder):
     labels = Labels(folder)
     for number in range(20):
-        participant, _ = labels.participant(instance(f"P{number}"), RULES)
+        participant = known(labels, instance(f"P{number}"))
         first = DAY + timedelta(days=participant.shift)
         assert 1900 <= first.year <= 1915
     labels.save()
-    assert (
-        Labels(folder).participant(instance("P3"), RULES)[0].shift
-        == labels.participant(instance("P3"), RULES)[0].shift
-    )
+    again = known(Labels(folder), instance("P3"))
+    assert again.shift == known(labels, instance("P3")).shift
 
 
 def sessions(labels, rules, *visits):
     found = []
     for when, said in visits:
         one = instance(when=when, study=str(when))
-        participant, _ = labels.participant(one, rules)
+        participant = known(labels, one, rules)
         found.append(labels.session(participant, one, said, rules)[0])
     return found
 
@@ -147,7 +152,7 @@ def test_sessions_by_date(folder):
     labels = Labels(folder)
     assert sessions(labels, rules, (DAY, ""), (WEEK, ""), (DAY, "")) == ["01", "02", "01"]
     early = instance(when=DAY - timedelta(days=30))
-    participant, _ = labels.participant(early, rules)
+    participant = known(labels, early, rules)
     session, notes = labels.session(participant, early, "", rules)
     assert session == "03"
     assert "not in the order of dates" in notes[0]

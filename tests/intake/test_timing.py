@@ -16,7 +16,7 @@ START = datetime(2024, 3, 5, 9)
 
 def volumes(times, slices=None, *, header=2.0, whole=True, planar=True, lists=None):
     """Make volumes at times in s; `slices` in s after them, by place, one row or one a volume."""
-    frames = []
+    frames: list[Frame] = []
     rows = np.atleast_2d(slices if slices is not None else [0.0])
     for number, time in enumerate(times):
         row = rows[min(number, len(rows) - 1)]
