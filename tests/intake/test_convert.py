@@ -24,6 +24,8 @@ from neuroferry.intake.place import recover
 from neuroferry.intake.rules import read_rules
 from neuroferry.phantom.dicom import Patient, faults, localiser, multiband
 
+pytestmark = pytest.mark.slow
+
 FORMS = [
     ("mosaic", "siemens"),
     ("classic", "siemens"),
