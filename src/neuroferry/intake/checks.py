@@ -30,8 +30,6 @@ class Findings:
         What is doubtful, as sentences.
     fate, reason : str
         Why it is not placed; an empty reason if it may be.
-    whole : bool
-        Whether all volumes that were planned are there, as far as it is known.
     """
 
     volumes: Volumes
@@ -39,7 +37,6 @@ class Findings:
     warnings: tuple[str, ...] = ()
     fate: Fate = "placed"
     reason: str = ""
-    whole: bool = True
 
 
 def check_patient(series: Series) -> str:
@@ -115,13 +112,8 @@ def check_objects(series: Series, volumes: Volumes) -> Findings:
             " stopped, or images are missing."
         )
     kept = _without(kept, partial)
-    stopped = _check_planned(kept)
-    return Findings(
-        kept,
-        doubles | partial,
-        (*warnings, *stopped),
-        whole=not partial and not stopped,
-    )
+    warnings += _check_planned(kept)
+    return Findings(kept, doubles | partial, tuple(warnings))
 
 
 def _check_planned(volumes: Volumes) -> list[str]:
@@ -181,7 +173,8 @@ def _find_missing(volumes: Volumes) -> tuple[frozenset[Path], str]:
             continue
         most = max(counts)
         last = [frames[most - 1] for frames in places.values() if len(frames) == most]
-        if min(counts) < most - 1 or not _at_the_end(volumes, last, most):
+        everything = [frame for frames in places.values() for frame in frames]
+        if min(counts) < most - 1 or not _at_the_end(volumes, everything, most):
             lost = sum(most - len(frames) for frames in places.values())
             return frozenset(), (
                 f"{_count(lost, 'image')} of {most} volumes are missing, and not only in the last"
@@ -193,12 +186,23 @@ def _find_missing(volumes: Volumes) -> tuple[frozenset[Path], str]:
     return frozenset(partial), ""
 
 
-def _at_the_end(volumes: Volumes, last: list[Frame], most: int) -> bool:
-    """Check that frames which most places lack are those of one volume, the last one."""
+def _at_the_end(volumes: Volumes, frames: list[Frame], most: int) -> bool:
+    """Check that slices are missing in the last volume alone.
+
+    Parameters
+    ----------
+    volumes : Volumes
+        All frames of the series.
+    frames : list of Frame
+        Those of one part and echo.
+    most : int
+        Volumes of the places that have most.
+    """
     for place in (0, 1):  # temporal position, acquisition number
-        numbers = {frame.order[place] for frame in volumes.frames}
-        if len(numbers) == most:
-            return {frame.order[place] for frame in last} == {max(numbers)}
+        slices = Counter(frame.order[place] for frame in frames)
+        if len(slices) == most:
+            last = slices.pop(max(slices))
+            return len(set(slices.values())) <= 1 and last <= min(slices.values(), default=last)
     numbers = {frame.order[2] for frame in volumes.frames}
     return max(numbers) - min(numbers) + 1 == len(volumes.frames)
 

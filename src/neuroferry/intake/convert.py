@@ -193,14 +193,15 @@ def _process(work: _Work, prepared: Prepared, own: Path) -> Outcome:
         work = replace(work, warnings=tuple(dict.fromkeys([*work.warnings, *done.warnings])))
     if reason:
         return _keep_aside(work, Aside("unassigned", reason, name.session), own)
-    outcome = _place(work, name, completed, findings.whole)
+    outcome = _place(work, name, completed)
     return outcome if isinstance(outcome, Outcome) else _keep_aside(work, outcome, own)
 
 
-def _place(work: _Work, name: Name, items: Sequence[Item], whole: bool) -> Outcome | Aside:
+def _place(work: _Work, name: Name, items: Sequence[Item]) -> Outcome | Aside:
     """Place the images of a series; what gets no place is to be kept aside."""
     label, first = work.participant.label, work.series.first
     checksums = tuple(_checksum(item.converted.image) for item in items)
+    n_volumes = max(item.converted.n_volumes for item in items)
     with locked(work.root) as folder:
         finish_interrupted(folder, work.root)
         labels, ledger = Labels(folder), Ledger(folder, label)
@@ -214,7 +215,7 @@ def _place(work: _Work, name: Name, items: Sequence[Item], whole: bool) -> Outco
             acquired(work.series),
             first.image_type,
             checksums,
-            whole,
+            n_volumes,
             before,
         )
 
@@ -256,7 +257,7 @@ def _place(work: _Work, name: Name, items: Sequence[Item], whole: bool) -> Outco
             when.isoformat() if when else "",
             first.image_type,
             checksums,
-            whole,
+            n_volumes,
             _shims(items),
         )
         placing = Placing(

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,11 @@ def find_dcm2niix() -> str:
     ToolError
         If there is none.
     """
-    with suppress(ImportError, AttributeError):
-        program = Path(import_module("dcm2niix").bin)
-        if program.exists():
-            return str(program)
+    with suppress(ImportError):
+        import dcm2niix  # the wheel with the program; what Debian installs is none
+
+        if Path(dcm2niix.bin).exists():
+            return str(dcm2niix.bin)
     found = shutil.which("dcm2niix")
     if found is None:
         raise ToolError(

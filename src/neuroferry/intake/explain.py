@@ -186,7 +186,7 @@ class _Explainer:
             base_of(name, first.protocol),
             acquired(series),
             first.image_type,
-            whole=findings.whole,
+            n_volumes=findings.volumes.count(),
             before=ledger.entries.get(series.key),
         )
         others = ledger.others(series.key, session, dataset)
@@ -211,7 +211,7 @@ class _Explainer:
             number=first.series_number,
             acquired=when.isoformat() if when else "",
             image_type=first.image_type,
-            whole=findings.whole,
+            n_volumes=findings.volumes.count(),
         )
         ledger.entries[series.key] = entry
         self.planned |= {f"{dataset}/{file}" for file in files}

@@ -50,6 +50,8 @@ _PRIVATE = tuple(
 _PIXELS = tuple(Tag(0x7FE0, element) for element in (0x0008, 0x0009, 0x0010))
 #: UID root of Siemens' objects without an image, such as physiological logs.
 _NO_IMAGE = ("1.3.12.2.1107.5.9.1",)
+#: UID root of objects that have an image for certain: MR, classic and enhanced.
+_IMAGES = "1.2.840.10008.5.1.4.1.1.4"
 _LONGEST = 256  # characters of a text; DICOM allows 64
 
 
@@ -314,14 +316,18 @@ def _without_preamble(stream: IO[bytes]) -> bool:
 
 
 def _check_image(path: Path, header: FileDataset) -> None:
-    sop_class = text_of(header, "SOPClassUID")
-    if not header:
+    sop_class = text_of(header, "SOPClassUID") or text_of(
+        header.file_meta, "MediaStorageSOPClassUID"
+    )
+    if not header and not sop_class:
         raise InputError("The file is no DICOM object.", path=path)
     if sop_class.startswith(_NO_IMAGE) or sop_class == RawDataStorage:
         raise InputError(
             "The DICOM object holds no image but raw data or a log of the scanner.", path=path
         )
     if not whole_of(header, "Rows") or not whole_of(header, "Columns"):
+        if sop_class.startswith(_IMAGES):
+            raise CutOffError("The DICOM object is cut off before its pixels.", path=path)
         raise InputError(
             "The DICOM object holds no image, but a report or another document.", path=path
         )

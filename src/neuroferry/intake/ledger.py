@@ -44,8 +44,7 @@ class Entry:
     image_type : tuple of str
     checksums : tuple of str
         SHA-256 of its images.
-    whole : bool
-        Whether all planned volumes are there.
+    n_volumes : int
     shims : tuple of float
         Currents of the shims, if known.
     """
@@ -67,7 +66,7 @@ class Entry:
     acquired: str = ""
     image_type: tuple[str, ...] = ()
     checksums: tuple[str, ...] = ()
-    whole: bool = True
+    n_volumes: int = 1
     shims: tuple[float, ...] = ()
 
     def outcome(self, root: Path) -> Outcome:

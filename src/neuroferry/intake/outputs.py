@@ -69,7 +69,8 @@ def assign(name: Name, converted: Sequence[Converted]) -> tuple[list[Item], str,
     if not kept:
         return [], "dcm2niix made interpolated images only: slices are not equally far apart.", ()
     echoes = sorted({_echo_time(one) for one in kept})
-    items = [_item(name, one, echoes, len(kept)) for one in kept]
+    n_phases = sum(part_of(one) == "phase" for one in kept)
+    items = [_item(name, one, echoes, len(kept), n_phases) for one in kept]
     names = Counter((item.suffix, tuple(sorted(item.entities.items()))) for item in items)
     twice = [key for key, count in names.items() if count > 1]
     if twice:
@@ -95,11 +96,11 @@ def part_of(converted: Converted) -> str:
     return "mag"
 
 
-def _item(name: Name, one: Converted, echoes: list[float], n_images: int) -> Item:
+def _item(name: Name, one: Converted, echoes: list[float], n_images: int, n_phases: int) -> Item:
     entities, suffix, part = dict(name.entities), name.suffix, part_of(one)
     echo = echoes.index(_echo_time(one)) + 1
     if name.datatype == "fmap" and suffix in ("magnitude", "phasediff", "phase"):
-        suffix = _fieldmap_suffix(suffix, part, echo, len(echoes))
+        suffix = _fieldmap_suffix(suffix, part, echo, n_phases)
     elif name.datatype == "fmap" and suffix == "fieldmap" and part == "mag" and n_images > 1:
         suffix = "magnitude"
     else:
@@ -110,9 +111,9 @@ def _item(name: Name, one: Converted, echoes: list[float], n_images: int) -> Ite
     return Item(one, suffix, entities, dict(one.content))
 
 
-def _fieldmap_suffix(suffix: str, part: str, echo: int, n_echoes: int) -> str:
+def _fieldmap_suffix(suffix: str, part: str, echo: int, n_phases: int) -> str:
     if part == "phase":
-        return f"phase{echo}" if n_echoes > 1 else "phasediff"
+        return f"phase{echo}" if n_phases > 1 else "phasediff"
     return f"magnitude{echo}" if suffix == "magnitude" or part == "mag" else suffix
 
 

@@ -42,7 +42,8 @@ def read_rules(path: Path | None = None) -> IntakeRules:
         what is expected.
     """
     settled = package_toml("intake.toml")
-    source = "configs/intake.toml"
+    source, site = "configs/intake.toml", {}
+    package = _Reader(source, Path())
     if path is not None:
         source = str(path)
         site = read_toml(path, "file of rules")
@@ -59,7 +60,7 @@ def read_rules(path: Path | None = None) -> IntakeRules:
     return IntakeRules(
         source,
         series=reader.series("series", settled.get("series", [])),
-        aside=reader.series("aside", settled["aside"]),
+        aside=(reader if "aside" in site else package).series("aside", settled["aside"]),
         sidecars=reader.series("sidecar", settled.get("sidecar", [])),
         reproin=reader.truth("reproin", settled["reproin"]),
         dates=reader.choice("dates", settled["dates"], ("shift", "keep", "remove")),

@@ -48,8 +48,7 @@ class Candidate:
     image_type : tuple of str
     checksums : tuple of str
         SHA-256 of its images; empty if they are not known yet.
-    whole : bool
-        Whether all planned volumes are there.
+    n_volumes : int
     before : Entry or None
         What became of the same series before, with fewer objects.
     """
@@ -59,7 +58,7 @@ class Candidate:
     acquired: datetime | None
     image_type: tuple[str, ...]
     checksums: tuple[str, ...] = ()
-    whole: bool = True
+    n_volumes: int = 1
     before: Entry | None = None
 
 
@@ -92,10 +91,7 @@ def find_place(
         ``"runs"`` or ``"replace"``.
     """
     owner = {file: entry for entry in others for file in entry.files}
-    twin = next(
-        (entry for entry in others if one.checksums and set(entry.checksums) & set(one.checksums)),
-        None,
-    )
+    twin = next((entry for entry in others if _same_images(one, entry)), None)
     if twin is not None:
         return Place(reason=f"The same images are in the dataset as {_first(twin)}.")
     for entry in others:
@@ -115,9 +111,10 @@ def find_place(
             reason=f"{taken[0]} is in the dataset already, and the intake did not write it."
         )
     if one.name.run.isdigit() or repeats == "replace":
-        if earlier.whole and not one.whole:
+        if one.n_volumes < earlier.n_volumes:
             return Place(
-                reason=f"{_first(earlier)} has all of its volumes, and this repeat has not."
+                reason=f"It repeats {_first(earlier)}, but has {one.n_volumes} volumes only where"
+                f" that has {earlier.n_volumes}."
             )
         return Place(
             run,
@@ -155,6 +152,10 @@ def _wanted(
     if one.name.run == "+" and any(file in owner for file in files(run)):
         return f"{last + 1:02d}"
     return run
+
+
+def _same_images(one: Candidate, entry: Entry) -> bool:
+    return one.image_type == entry.image_type and bool(set(one.checksums) & set(entry.checksums))
 
 
 def _mine(file: str, one: Candidate) -> bool:
