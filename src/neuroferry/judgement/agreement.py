@@ -113,9 +113,7 @@ def write_agreement(out_dir: Path, found: Sequence[Agreement]) -> Path:
     rows = ["\t".join(["rater_1", "rater_2", "what", "n", "observed", "kappa"])]
     for one in found:
         score = "n/a" if math.isnan(one.kappa) else f"{one.kappa:.4g}"
-        rows.append(
-            "\t".join([*one.raters, one.what, str(one.n), f"{one.observed:.4g}", score])
-        )
+        rows.append("\t".join([*one.raters, one.what, str(one.n), f"{one.observed:.4g}", score]))
     path = out_dir / AGREEMENT_FILE
     write_lines(path, rows)
     texts = {

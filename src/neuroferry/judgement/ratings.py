@@ -7,7 +7,7 @@ widget (one rating a file), which MRIQC's reports have.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -202,16 +202,16 @@ def _read_file(path: Path, rater: str, notes: list[str]) -> list[Rating]:
     ratings = []
     for n, entry in enumerate(entries, 1):
         try:
-            if not isinstance(entry, dict):
-                raise InputError("it is no object")
-            ratings.append(_read_rating({"dataset": content.get("dataset", ""), **entry}, rater))
+            ratings.append(_read_rating(entry, rater, _plain(content.get("dataset"))))
         except InputError as error:
             notes.append(f"{path}: rating {n} is left out: {error}.")
     return ratings
 
 
-def _read_rating(entry: Mapping[str, Any], rater: str) -> Rating:
+def _read_rating(entry: Any, rater: str, dataset: str = "") -> Rating:
     """Read one rating of either form; its values are numbers or texts of numbers."""
+    if not isinstance(entry, dict):
+        raise InputError("it is no object")
     name = _plain(entry.get("bids_name") or entry.get("subject"))
     name = name.rpartition("/")[2].replace("_desc-iqms", "").partition(".")[0]
     if not parse_name(name).entities.get("subject"):
@@ -224,9 +224,7 @@ def _read_rating(entry: Mapping[str, Any], rater: str) -> Rating:
         raise InputError(f"the artefacts of {name} are no list of names")
     odd = sorted(set(listed) - set(ARTIFACTS))
     if odd:
-        raise InputError(
-            f"{name} has the artefact {odd[0]!r}; known are {', '.join(ARTIFACTS)}"
-        )
+        raise InputError(f"{name} has the artefact {odd[0]!r}; known are {', '.join(ARTIFACTS)}")
     return Rating(
         name=name,
         rating=value,
@@ -236,7 +234,7 @@ def _read_rating(entry: Mapping[str, Any], rater: str) -> Rating:
         time_sec=_number(entry.get("time_sec")),
         rated_at=_plain(entry.get("rated_at")),
         comments=_plain(entry.get("comments")),
-        dataset=_plain(entry.get("dataset")),
+        dataset=_plain(entry.get("dataset")) or dataset,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from neuroferry.bids.entities import parse_name
 from neuroferry.bids.metadata import read_json
-from neuroferry.bids.tables import MISSING, read_number, read_table
+from neuroferry.bids.tables import MISSING, read_table
 from neuroferry.errors import InputError
 from neuroferry.files import write_lines
 
@@ -44,6 +44,10 @@ FIELDS = (
     "AcquisitionDateTime",
     "AcquisitionTime",
     "SoftwareVersions",
+    "RepetitionTime",
+    "EchoTime",
+    "InversionTime",
+    "FlipAngle",
 )
 """Fields of ``bids_meta`` that become columns."""
 DERIVED = ("scanner", "protocol", "acq_time")
@@ -160,8 +164,8 @@ def read_scans(out_dir: Path, bids_dir: Path | None = None) -> Scans:
     out_dir : pathlib.Path
         The output folder.
     bids_dir : pathlib.Path, optional
-        The dataset: its ``participants.tsv`` and ``scans.tsv`` become columns. Without it, they are
-        taken from the group tables written before.
+        The dataset: its ``participants.tsv`` and ``scans.tsv`` become columns. Without it, they
+        are taken from the group tables written before.
 
     Returns
     -------
@@ -204,9 +208,7 @@ def _read_scan(path: Path, modality: str, tables: _Columns, notes: list[str]) ->
     metrics = {
         name: float(value)
         for name, value in content.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
     if not isinstance(provenance, dict) or (desc is None and not isinstance(meta, dict)):
         return None  # a sidecar of something else
@@ -361,9 +363,7 @@ def _columns_before(path: Path) -> dict[str, dict[str, str]]:
         return {}
     rows = list(table.rows())
     place = table.columns.index("bids_name")
-    start = next(
-        (n for n, name in enumerate(table.columns) if name in ENTITIES.values()), None
-    )
+    start = next((n for n, name in enumerate(table.columns) if name in ENTITIES.values()), None)
     if start is None:
         return {}
     kept = [
@@ -375,54 +375,3 @@ def _columns_before(path: Path) -> dict[str, dict[str, str]]:
         cells[place]: {name: cells[n] for n, name in kept if cells[n] not in MISSING}
         for _, cells in rows
     }
-
-
-def read_displacement(scan: Scan) -> list[float]:
-    """Read the framewise displacement of a run, in mm, without the first volume's.
-
-    Returns
-    -------
-    list of float
-        One value for each pair of volumes; empty without a table or such a column.
-    """
-    if scan.series is None:
-        return []
-    try:
-        table = read_table(scan.series)
-    except InputError:
-        return []
-    if "framewise_displacement" not in table.columns:
-        return []
-    values = [read_number(cell) for _, cell in table.column("framewise_displacement")]
-    return [value for value in values if value is not None and math.isfinite(value)]
-
-
-def with_displacement(scan: Scan, values: Sequence[float], threshold: float) -> Scan:
-    """Count the volumes whose displacement passes a threshold, as MRIQC counts them.
-
-    Parameters
-    ----------
-    scan : Scan
-        The run.
-    values : sequence of float
-        Its framewise displacement in mm, of N - 1 pairs of N volumes.
-    threshold : float
-        In mm; MRIQC's default is 0.2.
-
-    Returns
-    -------
-    Scan
-        With ``fd_num``, the number of values above the threshold, and ``fd_perc``, its percentage
-        of N; unchanged without values.
-
-    Examples
-    --------
-    >>> scan = Scan("sub-01_bold", "bold", {"fd_num": 3.0}, {})
-    >>> with_displacement(scan, [0.1, 0.3, 0.6], 0.5).metrics
-    {'fd_num': 1.0, 'fd_perc': 25.0}
-    """
-    if not values:
-        return scan
-    count = sum(value > threshold for value in values)
-    metrics = {**scan.metrics, "fd_num": float(count), "fd_perc": 100 * count / (len(values) + 1)}
-    return Scan(scan.name, scan.modality, metrics, scan.columns, scan.series, scan.md5sum)
