@@ -25,6 +25,7 @@ COMMANDS = (
     "licences",
     "dask-worker",
     "intake",
+    "qc",
     "status",
     "resubmit",
     "cancel",

@@ -1,8 +1,8 @@
 """Accuracy of a classifier on images that it has not seen: nested cross-validation.
 
-Logistic regression on standardised metrics, its penalty chosen by an inner cross-validation. People
-are left out, or whole sites. All that is learned, medians of missing values and scales too, is
-learned without them.
+Logistic regression on standardised metrics, its penalty chosen by an inner cross-validation.
+People are left out, or whole sites. All that is learned, medians of missing values and scales too,
+is learned without them.
 """
 
 from __future__ import annotations

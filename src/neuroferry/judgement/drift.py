@@ -39,6 +39,13 @@ BASELINE = 20
 """Scans of the baseline, unless a number or a date is given."""
 FEWEST_BASELINE = 10
 """Scans, at least, to compute limits from."""
+RULES = {
+    "beyond": "its value is outside the limits",
+    "two of three": "two of three values in a row are outside two thirds of the limits, on one"
+    " side",
+    "average": "the exponentially weighted moving average has left its limits",
+}
+"""Rules, and what they say of the scan that completes a sign."""
 SMOOTHING = 0.2
 """Weight of the newest value in the moving average."""
 _TAIL = 0.99865
@@ -298,9 +305,7 @@ def write_drift(out_dir: Path, followed: Sequence[Series]) -> Path:
         "metric": "Metric",
         "acq_time": "When the scan was acquired that completes the sign",
         "bids_name": "That scan",
-        "rule": "beyond: its value is outside the limits; two of three: two of three values in a"
-        " row are outside two thirds of the limits, on one side; average: the exponentially"
-        " weighted moving average has left its limits",
+        "rule": "; ".join(f"{rule}: {text}" for rule, text in RULES.items()),
         "value": "Value of that scan",
         "centre": "Centre of the baseline",
         "lower": "Lower limit of a value",
