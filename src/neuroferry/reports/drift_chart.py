@@ -119,7 +119,8 @@ def control_svg(series: Series) -> str:
     )
     end = across(series.times[chart.n_baseline - 1])
     rows = [
-        f'<svg class="drift" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(label)}">',
+        f'<svg class="drift" role="img" viewBox="0 0 {WIDTH} {HEIGHT}"'
+        f' aria-label="{escape(label)}">',
         f'<rect class="baseline" x="{LEFT}" y="{TOP}" width="{end - LEFT:.1f}"'
         f' height="{HEIGHT - TOP - BOTTOM}"/>',
     ]
@@ -144,7 +145,8 @@ def control_svg(series: Series) -> str:
             text += f" ({', '.join(sorted(odd))})"
         rows.append(
             f'<circle class="{"odd" if odd else "dot"}" cx="{across(when):.1f}"'
-            f' cy="{down(value):.1f}" r="{4 if odd else 2.5}"><title>{escape(text)}</title></circle>'
+            f' cy="{down(value):.1f}" r="{4 if odd else 2.5}">'
+            f"<title>{escape(text)}</title></circle>"
         )
     rows.append(
         f'<text x="{LEFT}" y="{HEIGHT - 6}">{first.date()}</text>'

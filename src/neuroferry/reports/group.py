@@ -122,7 +122,7 @@ def write_group_report(
         "quality": [(name, TITLES[name]) for name in judged.scans.of],
         "quality_data": as_script(page_data(out_dir, judged)),
         "quality_notes": judged.notes,
-        "tables": [name for name in extras | judged.scans.of if _has_table(out_dir, name)],
+        "tables": [name for name in TITLES if group_table(out_dir, name).exists()],
         "drift": show_drift(followed),
         "drift_rules": RULES,
         "dataset_problems": [
@@ -130,10 +130,6 @@ def write_group_report(
         ],
     }
     return write_page("group.html", out_dir / "index.html", values)
-
-
-def _has_table(out_dir: Path, modality: str) -> bool:
-    return group_table(out_dir, modality).exists()
 
 
 def _extras(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
