@@ -499,7 +499,7 @@
           "</td><td class=\"meaning\">" + verdict.reasons.map(escaped).join("; ") + "</td></tr>";
       }).join("");
       more.textContent = "";
-      if (!chosen.length) { more.textContent = "No such scan."; }
+      if (!chosen.length) { more.textContent = "None."; }
       if (shown.length < chosen.length) {
         var b = element("button", {type: "button"}, "Show all " + chosen.length);
         b.addEventListener("click", function () { state.all = true; fill(); });
