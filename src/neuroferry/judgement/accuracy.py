@@ -7,7 +7,6 @@ is learned without them.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +72,6 @@ def fit(values: Floats, bad: NDArray[np.bool_], people: NDArray[np.intp]) -> Any
     sklearn.pipeline.Pipeline
         Steps ``fill``, ``scale`` and ``logistic``.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
@@ -84,7 +82,7 @@ def fit(values: Floats, bad: NDArray[np.bool_], people: NDArray[np.intp]) -> Any
         [
             ("fill", SimpleImputer(strategy="median", keep_empty_features=True)),
             ("scale", StandardScaler()),
-            ("logistic", LogisticRegression(class_weight="balanced", max_iter=500)),
+            ("logistic", LogisticRegression(class_weight="balanced", solver="newton-cholesky")),
         ]
     )
     folds = min(_INNER_FOLDS, int(bad.sum()), int((~bad).sum()))
@@ -95,9 +93,7 @@ def fit(values: Floats, bad: NDArray[np.bool_], people: NDArray[np.intp]) -> Any
         cv=StratifiedGroupKFold(folds, shuffle=True, random_state=0),
         error_score=-1e9,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return search.fit(values, bad, groups=people).best_estimator_
+    return search.fit(values, bad, groups=people).best_estimator_
 
 
 def measure(
