@@ -29,7 +29,7 @@ from neuroferry.judgement.thresholds import RULES_FILE, read_rules, rules_of, wr
 from neuroferry.judgement.verdicts import VERDICTS_FILE
 from neuroferry.reports.gather import raw_root
 from neuroferry.reports.group import write_group_report
-from neuroferry.reports.judged import judge_folder
+from neuroferry.reports.judged import Judged, judge_folder
 
 
 def apply_thresholds(
@@ -67,7 +67,7 @@ def apply_thresholds(
         raise UsageError("--match needs --reference.")
     if fd_threshold is not None and not fd_threshold > 0:
         raise UsageError("--fd-threshold is a displacement in mm above 0.")
-    scans, dataset = _scans(out_dir, dataset)
+    scans = _scans(out_dir, dataset)
     rules = read_rules(thresholds) if thresholds else rules_of(out_dir)
     if fd_threshold is not None:
         rules = replace(rules, fd_threshold=fd_threshold)
@@ -83,11 +83,11 @@ def apply_thresholds(
     if thresholds is not None or fd_threshold is not None:
         write_rules(out_dir / RULES_FILE, rules)
     lines = [f"Limits of metrics that no scan has: {', '.join(unknown)}."] if unknown else []
-    return [*lines, *_write(out_dir, dataset)]
+    return [*lines, *_write(out_dir, scans)[1]]
 
 
-def _scans(out_dir: Path, dataset: Path | None) -> tuple[Scans, Path | None]:
-    """Read the scans of a folder, which must have some, and find the dataset."""
+def _scans(out_dir: Path, dataset: Path | None) -> Scans:
+    """Read the scans of a folder, which must have some."""
     if not out_dir.is_dir():
         raise InputError(
             f"{out_dir} is not a folder. Give the output folder of a run.",
@@ -95,26 +95,25 @@ def _scans(out_dir: Path, dataset: Path | None) -> tuple[Scans, Path | None]:
         )
     if dataset is not None and not dataset.is_dir():
         raise InputError(f"{dataset} is not a folder.", exit_code=ExitCode.NO_INPUT)
-    dataset = dataset or raw_root(out_dir)
-    scans = read_scans(out_dir, dataset)
+    scans = read_scans(out_dir, dataset or raw_root(out_dir))
     if not scans.of:
         raise InputError(
             f"{out_dir} holds no quality metrics. Run neuroferry with --workflows qc first.",
             exit_code=ExitCode.NO_INPUT,
         )
-    return scans, dataset
+    return scans
 
 
-def _write(out_dir: Path, dataset: Path | None) -> list[str]:
-    """Write tables, verdicts and overview, and say what the verdicts are."""
+def _write(out_dir: Path, scans: Scans) -> tuple[Judged, list[str]]:
+    """Judge, write tables, verdicts and overview, and say what the verdicts are."""
     runs = list_runs(out_dir)
-    page = write_group_report(out_dir, runs[-1] if runs else None, bids_dir=dataset)
-    judged = judge_folder(out_dir, bids_dir=dataset)
+    judged = judge_folder(out_dir, scans=scans)
+    page = write_group_report(out_dir, runs[-1] if runs else None, judged=judged)
     lines = list(judged.notes)
-    for modality in judged.scans.of:
+    for modality in scans.of:
         found = Counter(v.final for v in judged.verdicts if v.modality == modality)
         lines.append(f"{modality}: " + ", ".join(f"{found[level]} {level}" for level in LEVELS))
-    return [*lines, f"Verdicts: {out_dir / VERDICTS_FILE}", f"Overview: {page}"]
+    return judged, [*lines, f"Verdicts: {out_dir / VERDICTS_FILE}", f"Overview: {page}"]
 
 
 def collect(
@@ -149,7 +148,7 @@ def collect(
     InputError
         If there is no rating at all.
     """
-    scans, dataset = _scans(out_dir, dataset)
+    scans = _scans(out_dir, dataset)
     if not sources and scans_dir is None:
         raise UsageError("Give files of ratings, or folders that hold them.")
     collected = collect_ratings(sources, rater=rater or UNKNOWN, before=read_ratings(out_dir))
@@ -177,9 +176,9 @@ def collect(
                     f" {one.n} images."
                 )
         lines.append(f"Agreement: {write_agreement(out_dir, found)}")
-    lines += _write(out_dir, dataset)
+    judged, said = _write(out_dir, scans)
+    lines += said
     if scans_dir is not None:
-        judged = judge_folder(out_dir, bids_dir=dataset)
         written, notes = write_scans_columns(scans_dir, judged.verdicts)
         lines += [*notes, f"Written: {len(written)} files in {scans_dir}"]
     return lines
@@ -220,7 +219,7 @@ def learn_model(
     """
     if modality not in MODALITIES:
         raise UsageError(f"--modality is one of {', '.join(MODALITIES)}, not {modality}.")
-    scans, dataset = _scans(out_dir, dataset)
+    scans = _scans(out_dir, dataset)
     table = read_rating_table(ratings) if ratings else read_ratings(out_dir)
     model = learn(
         scans,
@@ -231,7 +230,7 @@ def learn_model(
         site_column=site_column,
     )
     path = keep_model(out_dir, model)
-    return [*describe(model), f"Model: {path}", *_write(out_dir, dataset)]
+    return [*describe(model), f"Model: {path}", *_write(out_dir, scans)[1]]
 
 
 def follow_scanners(
@@ -258,7 +257,7 @@ def follow_scanners(
     list of str
         One line for each series with signs, and what could not be followed.
     """
-    scans, _ = _scans(out_dir, dataset)
+    scans = _scans(out_dir, dataset)
     followed = follow(scans, directions(), baseline=_baseline(baseline), column=column)
     lines = []
     without = undated(scans)

@@ -11,13 +11,13 @@ from typing import Any
 from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.judgement.drift import RULES, follow
 from neuroferry.judgement.metric_table import directions, metric_table
-from neuroferry.judgement.rules import Rules
 from neuroferry.judgement.tables import group_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z
 from neuroferry.reports.drift_chart import show_drift
 from neuroferry.reports.gather import Session, find_sessions, raw_root
 from neuroferry.reports.judged import (
     TITLES,
+    Judged,
     as_script,
     judge_folder,
     page_data,
@@ -49,11 +49,7 @@ class Row:
 
 
 def write_group_report(
-    out_dir: Path,
-    run_dir: Path | None,
-    *,
-    rules: Rules | None = None,
-    bids_dir: Path | None = None,
+    out_dir: Path, run_dir: Path | None, *, judged: Judged | None = None
 ) -> Path:
     """Write the overview, ``<out_dir>/index.html``, and its tables.
 
@@ -70,10 +66,8 @@ def write_group_report(
     run_dir : pathlib.Path or None
         The folder of the current run; its version and container image are shown. None: a folder
         without runs, such as one of MRIQC, of which only the metrics are shown.
-    rules : Rules, optional
-        Rules of quality; by default those that were applied last.
-    bids_dir : pathlib.Path, optional
-        The dataset; by default the one that the derivatives name, if it is there.
+    judged : Judged, optional
+        Judgement of its scans; by default by the rules that were applied last.
 
     Returns
     -------
@@ -92,7 +86,8 @@ def write_group_report(
     rows: list[Row] = []
     for subject in sorted(latest):
         rows += _rows_of(out_dir, subject, latest[subject].of_subject(subject))
-    judged = judge_folder(out_dir, bids_dir=bids_dir or raw_root(out_dir), rules=rules)
+    if judged is None:
+        judged = judge_folder(out_dir, bids_dir=raw_root(out_dir))
     odd = {
         (verdict.name, finding.metric)
         for verdict in judged.verdicts

@@ -80,7 +80,11 @@ class Judged:
 
 
 def judge_folder(
-    out_dir: Path, *, bids_dir: Path | None = None, rules: Rules | None = None
+    out_dir: Path,
+    *,
+    bids_dir: Path | None = None,
+    rules: Rules | None = None,
+    scans: Scans | None = None,
 ) -> Judged:
     """Read the metrics of an output folder and judge them.
 
@@ -93,8 +97,10 @@ def judge_folder(
     rules : Rules, optional
         Rules; by default those that were applied last. A file of the folder that cannot be used
         (rules, ratings, model) is named in the notes.
+    scans : Scans, optional
+        Its scans, if they were read before.
     """
-    scans = read_scans(out_dir, bids_dir)
+    scans = read_scans(out_dir, bids_dir) if scans is None else scans
     notes = list(scans.notes)
     if rules is None:
         try:
