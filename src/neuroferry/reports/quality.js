@@ -424,21 +424,21 @@
         out.push("V" + base + "Z\"/>");
       }
       points.sort(function (a, b) { return all[a] - all[b] || a - b; });
-      var sorted = [];
+      var sorted = [], front = [];
       lanes.forEach(function (level, lane) {
         var middle = top + room * (lane + .5);
         var inside = split ? points.filter(function (n) { return split.codes[n] === lane; }) : points;
         out.push("<path class=\"axis\" d=\"M" + LEFT + " " + middle + "H" + (WIDTH - RIGHT) + "\"/>");
         if (inside.length) {
           var centre = x(median(inside.map(function (n) { return all[n]; }))).toFixed(1);
-          out.push("<path class=\"median\" d=\"M" + centre + " " + (middle - room / 2 + 3) + "V" + (middle + room / 2 - 3) + "\"/>");
+          front.push("<path class=\"median\" d=\"M" + centre + " " + (middle - room / 2 + 3) + "V" + (middle + room / 2 - 3) + "\"/>");
         }
         rules.limit.forEach(function (limit) {
           if (limit.modality !== kind.modality || limit.metric !== metric) { return; }
           if (limit.column && !(split && limit.column === state.split && limit.value === level)) { return; }
           [limit.min, limit.max].forEach(function (edge) {
             if (known(edge) && edge >= low && edge <= high) {
-              out.push("<path class=\"limit\" d=\"M" + x(edge).toFixed(1) + " " + (middle - room / 2) + "V" + (middle + room / 2) + "\"/>");
+              front.push("<path class=\"limit\" d=\"M" + x(edge).toFixed(1) + " " + (middle - room / 2) + "V" + (middle + room / 2) + "\"/>");
             }
           });
         });
@@ -472,6 +472,7 @@
           point.x.toFixed(1) + "\" cy=\"" + point.y.toFixed(1) + "\" r=\"" + (mark ? point.radius + 1.4 : point.radius) +
           "\" style=\"fill:" + hue[n] + "\"" + (mark ? " class=\"" + mark + "\"" : "") + "/></a>");
       });
+      out = out.concat(front);
       out.push("<text x=\"" + LEFT + "\" y=\"" + (height - 5) + "\">" + (points.length ? short(low) : "") +
         "</text><text x=\"" + (WIDTH - RIGHT) + "\" y=\"" + (height - 5) + "\" text-anchor=\"end\">" +
         (points.length ? short(high) : "no values") + "</text></svg>");
