@@ -19,7 +19,7 @@ def test_each_verb_does_its_work(out, tmp_path, capsys):
     assert "T1w: 8 accept, 0 look, 0 exclude" in capsys.readouterr().out
     content = {"subject": "sub-001_T1w", "rating": "4.0", "dataset": "ds"}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    assert main(["qc", str(out), "ratings", str(tmp_path / "a.json"), "--rater", "ann"]) == 0
+    assert main(["qc", str(out), "ratings", "--rater", "ann", str(tmp_path / "a.json")]) == 0
     assert "1 ratings of ann" in capsys.readouterr().out
     assert main(["qc", str(out), "drift"]) == 0
     assert "0 series, 0 signs" in capsys.readouterr().out

@@ -14,6 +14,15 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 _AFTER = """
 <script>
 window.said = [];
+// Waits until something is there, such as a plot that is drawn once it is seen.
+async function until(test) {
+  for (var n = 0; n < 100; n += 1) {
+    var found = test();
+    if (found) { return found; }
+    await new Promise(function (done) { setTimeout(done, 50); });
+  }
+  throw new Error("it never came: " + test);
+}
 window.addEventListener("error", function (event) { window.said.push(event.message); });
 window.addEventListener("load", function () { setTimeout(async function () {
   var result;
@@ -27,23 +36,34 @@ window.addEventListener("load", function () { setTimeout(async function () {
 """
 
 
-def told(page, script, folder):
-    """Open a page, run the body of a function in it, and give what it returns.
+def with_script(page, script):
+    """Give the text of a page that runs the body of a function and keeps what it returns."""
+    before, head, after = page.read_text(encoding="utf-8").partition("<head>")
+    return f"{before}{head}{_AFTER % script}{after}"
+
+
+def opened(address, folder):
+    """Open a page made by `with_script` in a browser whose profile is `folder`.
 
     Anything that the page itself throws fails the test.
     """
-    text = page.read_text(encoding="utf-8")
-    before, head, after = text.partition("<head>")
-    copy = page.with_name(f"{page.stem}.try.html")
-    copy.write_text(f"{before}{head}{_AFTER % script}{after}", encoding="utf-8")
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [f"--user-data-dir={folder}", "--virtual-time-budget=8000", copy.as_uri()]
+    command += [f"--user-data-dir={folder}", "--virtual-time-budget=8000", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    copy.unlink()
     (found,) = re.findall(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
     answer = json.loads(unescape(found))
     assert answer["errors"] == []
     return answer["result"]
+
+
+def told(page, script, folder):
+    """Open a page from its file, run the body of a function in it, and give what it returns."""
+    copy = page.with_name(f"{page.stem}.try.html")
+    copy.write_text(with_script(page, script), encoding="utf-8")
+    try:
+        return opened(copy.as_uri(), folder)
+    finally:
+        copy.unlink()
 
 
 #: Keeps what a page offers for download in `saved`.

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from browser import CATCH_DOWNLOADS, needs_browser, told
+from browser import CATCH_DOWNLOADS, needs_browser, opened, told, with_script
 from iqms_study import T1W, draw, write_bold, write_scan, write_t1w
 from report_study import check_page
 
@@ -161,8 +163,8 @@ def test_limits_of_one_scanner_and_colours_by_any_column(folder, tmp_path):
         set(selects[0], "scanner");
         set(selects[1], "scanner");
         set(document.querySelector("#of-T1w .scope select"), "1");
-        await new Promise(function (done) { setTimeout(done, 500); });
         var plot = document.querySelectorAll("#of-T1w .plot")[1];
+        await until(function () { return plot.querySelector("text.lane"); });
         set(plot.querySelectorAll(".limits input")[0], "3.1");
         document.querySelector("#of-T1w > .controls button").click();
         return {toml: await saved[0].text(), lanes: plot.querySelectorAll("text.lane").length,
@@ -183,6 +185,7 @@ def test_limits_of_one_scanner_and_colours_by_any_column(folder, tmp_path):
 def test_the_keyboard_walks_through_the_scans(folder, tmp_path):
     script = """
         var plot = document.querySelector("#of-T1w .plot");
+        await until(function () { return plot.querySelector("a"); });
         var links = Array.from(plot.querySelectorAll("a"));
         function press(key) {
           var pressed = new KeyboardEvent("keydown", {key: key, bubbles: true});
@@ -228,7 +231,7 @@ def test_odd_text_stays_text(tmp_path):
         set(selects[0], "StationName");
         set(selects[1], "StationName");
         set(selects[2], "all");
-        await new Promise(function (done) { setTimeout(done, 500); });
+        await until(function () { return document.querySelectorAll("text.lane").length >= 4; });
         return [document.querySelectorAll("img").length, rows("of-T1w")];
         """
     )
@@ -283,6 +286,70 @@ def test_ratings_of_a_report_come_down_as_one_file(study, tmp_path):
         one.name,
         one.rating,
     ) == ("sub-01_run-2_T1w", 2.0)
+
+
+class Server(BaseHTTPRequestHandler):
+    """A server that announces that it takes ratings, as docs/judgement.rst has it."""
+
+    page = b""
+    got = []
+    announces = True
+
+    def answer(self, code, content, kind):
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self):
+        if self.path == "/ratings" and self.announces:
+            says = {"accepts": "neuroferry-ratings", "version": 1}
+            self.answer(200, json.dumps(says).encode(), "application/json")
+        elif self.path == "/page.html":
+            self.answer(200, self.page, "text/html; charset=utf-8")
+        else:
+            self.answer(404, b"", "text/plain")
+
+    def do_POST(self):
+        text = self.rfile.read(int(self.headers["Content-Length"]))
+        self.got.append((self.path, self.headers["Content-Type"], json.loads(text)))
+        self.answer(201, b"", "text/plain")
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@needs_browser
+@pytest.mark.parametrize("announces", [True, False])
+def test_a_server_that_takes_ratings_gets_them(study, tmp_path, announces):
+    study.start("01")
+    study.add("01")
+    study.end()
+    page = write_subject_report(study.out, study.run_dir, "01")
+    script = """
+        var rater = document.querySelector("[name=rater]");
+        rater.value = "ann";
+        rater.dispatchEvent(new Event("input", {bubbles: true}));
+        document.querySelector(".rating input[value='3']").click();
+        await new Promise(function (done) { setTimeout(done, 1500); });
+        return document.querySelector("[role=status]").textContent;
+        """
+    Server.page, Server.announces = with_script(page, script).encode(), announces
+    Server.got.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        status = opened(f"http://127.0.0.1:{server.server_port}/page.html", tmp_path / "b")
+        server.shutdown()
+    if not announces:
+        assert Server.got == []
+        assert status == "1 of 1 rated."
+        return
+    ((path, kind, content),) = Server.got
+    assert (path, kind) == ("/ratings", "application/json")
+    assert status == "Saved: sub-01_T1w."
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    (rating,) = collect_ratings([tmp_path / "r.json"]).ratings
+    assert (rating.name, rating.rating, rating.rater) == ("sub-01_T1w", 3.0, "ann")
 
 
 def test_two_thousand_scans_are_judged_and_shown_in_seconds(tmp_path):

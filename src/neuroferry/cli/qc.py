@@ -12,6 +12,7 @@ from neuroferry.app.judging import (
     learn_model,
 )
 from neuroferry.errors import ExitCode, UsageError
+from neuroferry.host import in_host_words
 
 VERBS = {
     "apply": "write tables, verdicts and overview again, without measuring anything; with"
@@ -147,5 +148,5 @@ def run(arguments: argparse.Namespace) -> int:
         lines = follow_scanners(
             out, dataset, arguments.baseline, arguments.scanner_column or "scanner"
         )
-    print("\n".join(lines))
+    print(in_host_words("\n".join(lines)))
     return int(ExitCode.OK)
