@@ -141,3 +141,12 @@ def test_what_cannot_be_done_is_said(tmp_path):
         with pytest.raises(UsageError, match="--baseline"):
             follow_scanners(out, baseline=text)
     assert not list(out.glob("qc_*"))
+
+
+def test_the_baseline_stays_for_later_pages(tmp_path):
+    write_t1w(tmp_path, 40, scanners=("A", "B"))
+    follow_scanners(tmp_path, baseline="2026-01-25", column="MagneticFieldStrength")
+    text = check_page(tmp_path / "index.html").text()
+    assert "T1w, 3, Model A, 3 T, mprage: 20 scans" in text
+    rules = read_rules(tmp_path / RULES_FILE)
+    assert (str(rules.baseline), rules.scanner_column) == ("2026-01-25", "MagneticFieldStrength")

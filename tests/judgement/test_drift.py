@@ -1,6 +1,6 @@
 """Drift of a scanner: known changes are found, and none in stationary noise."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -114,7 +114,7 @@ def test_the_scanner_that_changed_is_named_with_its_date(tmp_path):
 
 def test_the_baseline_can_end_at_a_date():
     scans = made_scans()
-    (one, _) = follow(scans, {"T1w": {"cnr": "higher"}}, baseline=datetime(2026, 1, 31))
+    (one, _) = follow(scans, {"T1w": {"cnr": "higher"}}, baseline=date(2026, 1, 31))
     assert one.chart.n_baseline == 30
 
 

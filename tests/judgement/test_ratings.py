@@ -122,7 +122,7 @@ def test_the_same_rating_in_two_files_counts_once(tmp_path):
     [
         ("{", "not valid JSON"),
         ("[]", "not a JSON object"),
-        ({"a": 1}, "no file of ratings"),
+        ({"a": 1}, "1 JSON files hold no ratings"),
         ({"neuroferry-ratings": 1}, "no list of ratings"),
         (ours(3), "no object"),
         (ours(one(rating=5)), "not between 1 and 4"),

@@ -1,5 +1,7 @@
 """The file of thresholds."""
 
+from datetime import date
+
 import pytest
 
 from neuroferry.errors import InputError
@@ -15,6 +17,8 @@ ALL = Rules(
     0.35,
     1.8,
     2.2,
+    date(2026, 3, 31),
+    "site",
 )
 
 
@@ -54,6 +58,9 @@ def test_without_a_file_the_usual_rules_apply(tmp_path):
         ("[motion]\nfd_threshold = -1\n", "above 0"),
         ("[ratings]\nexclude_below = 3.0\naccept_from = 2.0\n", "exclude_below"),
         ("outliers = 3\n", "[outliers]"),
+        ("[drift]\nbaseline = 5\n", "at least 10 scans"),
+        ('[drift]\nbaseline = "soon"\n', "'soon'"),
+        ("[drift]\ncolumn = 3\n", "name of a column"),
     ],
 )
 def test_what_is_no_rule_is_refused_by_name(tmp_path, text, word):

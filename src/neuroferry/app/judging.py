@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from neuroferry.engine.record import list_runs
 from neuroferry.errors import ExitCode, InputError, UsageError
 from neuroferry.judgement.agreement import agreements, write_agreement
-from neuroferry.judgement.drift import BASELINE, FEWEST_BASELINE, follow, undated, write_drift
+from neuroferry.judgement.drift import follow, undated, write_drift
 from neuroferry.judgement.metric_table import directions
 from neuroferry.judgement.model import describe, keep_model, learn
 from neuroferry.judgement.ratings import (
@@ -22,10 +21,16 @@ from neuroferry.judgement.ratings import (
     write_ratings,
 )
 from neuroferry.judgement.reference import keep_reference, summarise_reference
-from neuroferry.judgement.rules import LEVELS
+from neuroferry.judgement.rules import FEWEST_BASELINE, LEVELS
 from neuroferry.judgement.scans_tsv import write_scans_columns
 from neuroferry.judgement.tables import MODALITIES, Scans, read_scans
-from neuroferry.judgement.thresholds import RULES_FILE, read_rules, rules_of, write_rules
+from neuroferry.judgement.thresholds import (
+    RULES_FILE,
+    read_baseline,
+    read_rules,
+    rules_of,
+    write_rules,
+)
 from neuroferry.judgement.verdicts import VERDICTS_FILE
 from neuroferry.reports.gather import raw_root
 from neuroferry.reports.group import write_group_report
@@ -237,7 +242,7 @@ def follow_scanners(
     out_dir: Path,
     dataset: Path | None = None,
     baseline: str | None = None,
-    column: str = "scanner",
+    column: str | None = None,
 ) -> list[str]:
     """Compare the scans of each scanner with its first ones, and write the signs of change.
 
@@ -248,8 +253,8 @@ def follow_scanners(
     dataset : pathlib.Path, optional
         The BIDS dataset: ``acq_time`` of its ``scans.tsv``.
     baseline : str, optional
-        Number of scans, or the date that the baseline ends.
-    column : str
+        Number of scans, or the day that the baseline ends. This and `column` stay for later pages.
+    column : str, optional
         Column that names the scanner.
 
     Returns
@@ -258,7 +263,15 @@ def follow_scanners(
         One line for each series with signs, and what could not be followed.
     """
     scans = _scans(out_dir, dataset)
-    followed = follow(scans, directions(), baseline=_baseline(baseline), column=column)
+    rules = rules_of(out_dir)
+    try:
+        wanted = rules.baseline if baseline is None else read_baseline(baseline)
+    except InputError as error:
+        raise UsageError(f"--baseline: {error}") from error
+    rules = replace(rules, baseline=wanted, scanner_column=column or rules.scanner_column)
+    followed = follow(scans, directions(), baseline=rules.baseline, column=rules.scanner_column)
+    if baseline is not None or column is not None:
+        write_rules(out_dir / RULES_FILE, rules)
     lines = []
     without = undated(scans)
     if without:
@@ -283,19 +296,4 @@ def follow_scanners(
             )
     total = sum(len(series.chart.alarms) for series in drawn if series.chart)
     lines.append(f"{len(drawn)} series, {total} signs: {write_drift(out_dir, followed)}")
-    return lines
-
-
-def _baseline(text: str | None) -> int | datetime:
-    if text is None:
-        return BASELINE
-    if text.isdigit():
-        if int(text) < FEWEST_BASELINE:
-            raise UsageError(f"--baseline is at least {FEWEST_BASELINE} scans, not {text}.")
-        return int(text)
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError as error:
-        raise UsageError(
-            f"--baseline is a number of scans or a date such as 2026-03-31, not {text!r}."
-        ) from error
+    return [*lines, _write(out_dir, scans)[1][-1]]

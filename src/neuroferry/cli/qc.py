@@ -145,8 +145,6 @@ def run(arguments: argparse.Namespace) -> int:
             site_column=arguments.site_column or "",
         )
     else:
-        lines = follow_scanners(
-            out, dataset, arguments.baseline, arguments.scanner_column or "scanner"
-        )
+        lines = follow_scanners(out, dataset, arguments.baseline, arguments.scanner_column)
     print(in_host_words("\n".join(lines)))
     return int(ExitCode.OK)

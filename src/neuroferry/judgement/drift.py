@@ -23,22 +23,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroferry.files import write_json, write_lines
-from neuroferry.judgement.rules import DIRECTED, Directions, short
+from neuroferry.judgement.rules import BASELINE, DIRECTED, FEWEST_BASELINE, Directions, short
 from neuroferry.judgement.tables import Scan, Scans
 
 DRIFT_FILE = "qc_drift.tsv"
 """Alarms, in the output folder."""
-BASELINE = 20
-"""Scans of the baseline, unless a number or a date is given."""
-FEWEST_BASELINE = 10
-"""Scans, at least, to compute limits from."""
 RULES = {
     "beyond": "its value is outside the limits",
     "two of three": "two of three values in a row are outside two thirds of the limits, on one"
@@ -232,7 +228,7 @@ def follow(
     scans: Scans,
     directions: Directions,
     *,
-    baseline: int | datetime = BASELINE,
+    baseline: int | date = BASELINE,
     column: str = "scanner",
 ) -> tuple[Series, ...]:
     """Follow each metric of each scanner and protocol over time.
@@ -243,8 +239,8 @@ def follow(
         Scans; those without a date are left out.
     directions : mapping
         ``better`` of each metric, by modality: metrics without direction are not followed.
-    baseline : int or datetime.datetime
-        Number of scans of the baseline, or the moment that it ends.
+    baseline : int or datetime.date
+        Number of scans of the baseline, or the day that it ends: scans before it are the baseline.
     column : str
         Column that names the scanner.
 
@@ -274,7 +270,7 @@ def follow(
                 n = (
                     baseline
                     if isinstance(baseline, int)
-                    else sum(when < baseline for when, _ in having)
+                    else sum(when.date() < baseline for when, _ in having)
                 )
                 found.append(
                     Series(

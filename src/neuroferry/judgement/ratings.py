@@ -133,11 +133,19 @@ def collect_ratings(
     """
     notes: list[str] = []
     found = [(rating, "an earlier collection") for rating in before]
+    others: list[Path] = []
     for path in _files(sources):
         try:
-            found += [(rating, path.name) for rating in _read_file(path, rater, notes)]
+            entries = _entries(path)
         except InputError as error:
             notes.append(f"{error}; its ratings are left out.")
+            continue
+        if entries is None:
+            others.append(path)
+        else:
+            found += [(rating, path.name) for rating in _read_all(path, entries, rater, notes)]
+    if others:
+        notes.append(f"{len(others)} JSON files hold no ratings, such as {others[0]}.")
     latest: dict[tuple[str, str], tuple[Rating, str]] = {}
     repeated = 0
     for rating, source in found:
@@ -189,26 +197,29 @@ def _files(sources: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _read_file(path: Path, rater: str, notes: list[str]) -> list[Rating]:
+def _entries(path: Path) -> list[Any] | None:
+    """Read the entries of a file in either form; None if it is something else."""
     content = read_json(path)
-    if FORM in content:
-        entries = content.get("ratings")
-        if not isinstance(entries, list):
-            raise InputError(f"{path} has no list of ratings; export them from the report again")
-    elif {"subject", "rating"} <= set(content):
-        entries = [content]
-    else:
-        raise InputError(f"{path} is no file of ratings")
+    if FORM not in content:
+        return [content] if {"subject", "rating"} <= set(content) else None
+    entries = content.get("ratings")
+    if not isinstance(entries, list):
+        raise InputError(f"{path} has no list of ratings; export them from the report again")
+    dataset = content.get("dataset", "")
+    return [{"dataset": dataset, **e} if isinstance(e, dict) else e for e in entries]
+
+
+def _read_all(path: Path, entries: list[Any], rater: str, notes: list[str]) -> list[Rating]:
     ratings = []
     for n, entry in enumerate(entries, 1):
         try:
-            ratings.append(_read_rating(entry, rater, _plain(content.get("dataset"))))
+            ratings.append(_read_rating(entry, rater))
         except InputError as error:
             notes.append(f"{path}: rating {n} is left out: {error}.")
     return ratings
 
 
-def _read_rating(entry: Any, rater: str, dataset: str = "") -> Rating:
+def _read_rating(entry: Any, rater: str) -> Rating:
     """Read one rating of either form; its values are numbers or texts of numbers."""
     if not isinstance(entry, dict):
         raise InputError("it is no object")
@@ -234,7 +245,7 @@ def _read_rating(entry: Any, rater: str, dataset: str = "") -> Rating:
         time_sec=_number(entry.get("time_sec")),
         rated_at=_plain(entry.get("rated_at")),
         comments=_plain(entry.get("comments")),
-        dataset=_plain(entry.get("dataset")) or dataset,
+        dataset=_plain(entry.get("dataset")),
     )
 
 

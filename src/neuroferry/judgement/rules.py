@@ -9,11 +9,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from neuroferry.judgement.tables import Scan
 
 LEVELS = ("accept", "look", "exclude")
 """Suggestions and verdicts, the worse the later."""
+BASELINE = 20
+"""Scans of a baseline, unless a number or a day is given."""
+FEWEST_BASELINE = 10
+"""Scans of a baseline, at least."""
 DIRECTED = ("higher", "lower", "near")
 """Directions (``better`` in ``configs/iqms.toml``) of metrics that can be outliers."""
 
@@ -87,6 +92,10 @@ class Rules:
         the metrics were measured with.
     exclude_below, accept_from : float
         Median ratings (1 to 4) of scans that are excluded, and of scans that are accepted.
+    baseline : int or datetime.date
+        Scans of a scanner's baseline, or the day on which it ends.
+    scanner_column : str
+        Column that names the scanner that is followed.
     """
 
     limits: tuple[Limit, ...] = ()
@@ -94,6 +103,8 @@ class Rules:
     fd_threshold: float | None = None
     exclude_below: float = 1.5
     accept_from: float = 2.5
+    baseline: int | date = BASELINE
+    scanner_column: str = "scanner"
 
 
 @dataclass(frozen=True)

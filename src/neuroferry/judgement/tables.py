@@ -206,7 +206,7 @@ def _read_scan(path: Path, modality: str, tables: _Columns, notes: list[str]) ->
         return None
     meta, provenance = content.get("bids_meta"), content.get("provenance")
     metrics = {
-        name: float(value)
+        " ".join(name.split()): float(value)
         for name, value in content.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from neuroferry.errors import InputError
 from neuroferry.files import read_toml, write_text
-from neuroferry.judgement.rules import LEVELS, Limit, Outliers, Rules
+from neuroferry.judgement.rules import FEWEST_BASELINE, LEVELS, Limit, Outliers, Rules
 from neuroferry.judgement.tables import MODALITIES
 
 RULES_FILE = "qc_thresholds.toml"
@@ -26,12 +27,12 @@ def read_rules(path: Path) -> Rules:
         If the file cannot be read, or says something that is no rule; the message names it.
     """
     content = read_toml(path, "file of thresholds")
-    known = {"limit", "outliers", "motion", "ratings"}
+    known = {"limit", "outliers", "motion", "ratings", "drift"}
     _refuse_unknown(content, known, path, "the file")
     limits = content.get("limit", [])
     if not isinstance(limits, list) or not all(isinstance(entry, dict) for entry in limits):
         raise InputError(f"{path}: limits are written as [[limit]], each with its own keys.")
-    parts = {key: content.get(key, {}) for key in ("outliers", "motion", "ratings")}
+    parts = {key: content.get(key, {}) for key in ("outliers", "motion", "ratings", "drift")}
     for key, part in parts.items():
         if not isinstance(part, dict):
             raise InputError(f"{path}: {key} is a table, [{key}].")
@@ -51,6 +52,7 @@ def read_rules(path: Path) -> Rules:
         rules,
         exclude_below=given.get("exclude_below", rules.exclude_below),
         accept_from=given.get("accept_from", rules.accept_from),
+        **_read_drift(parts["drift"], path),
     )
     if rules.fd_threshold is not None and rules.fd_threshold <= 0:
         raise InputError(f"{path}: fd_threshold is a displacement in mm above 0.")
@@ -108,6 +110,41 @@ def _read_outliers(part: Mapping[str, Any], path: Path) -> Outliers:
     )
 
 
+def _read_drift(part: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    _refuse_unknown(part, {"baseline", "column"}, path, "[drift]")
+    read: dict[str, Any] = {}
+    if "baseline" in part:
+        try:
+            read["baseline"] = read_baseline(str(part["baseline"]))
+        except InputError as error:
+            raise InputError(f"{path}: [drift]: {error}") from error
+    if "column" in part:
+        if not isinstance(part["column"], str) or not part["column"]:
+            raise InputError(f"{path}: [drift]: column is the name of a column.")
+        read["scanner_column"] = part["column"]
+    return read
+
+
+def read_baseline(text: str) -> int | date:
+    """Read a baseline: a number of scans, or the day that it ends.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or too short.
+    """
+    if text.isdigit():
+        if int(text) < FEWEST_BASELINE:
+            raise InputError(f"A baseline has at least {FEWEST_BASELINE} scans, not {text}.")
+        return int(text)
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"A baseline is a number of scans or a day such as 2026-03-31, not {text!r}."
+        ) from error
+
+
 def _number(table: Mapping[str, Any], key: str, path: Path, where: str) -> float | None:
     value = table.get(key)
     if value is None:
@@ -151,6 +188,11 @@ def rules_table(rules: Rules) -> dict[str, Any]:
     }
     if rules.fd_threshold is not None:
         table["motion"] = {"fd_threshold": rules.fd_threshold}
+    base = rules.baseline
+    table["drift"] = {
+        "baseline": base if isinstance(base, int) else base.isoformat(),
+        "column": rules.scanner_column,
+    }
     return table | {"limit": limits}
 
 

@@ -186,7 +186,7 @@ def write_verdicts(out_dir: Path, verdicts: Iterable[Verdict]) -> Path:
             "" if one.probability is None else f"{one.probability:.4f}",
             "; ".join(one.reasons),
         ]
-        rows.append("\t".join(cell or "n/a" for cell in cells))
+        rows.append("\t".join(" ".join(cell.split()) or "n/a" for cell in cells))
     path = out_dir / VERDICTS_FILE
     write_lines(path, rows)
     write_json(path.with_suffix(".json"), _sidecar())

@@ -103,7 +103,12 @@ def write_group_report(
             if shown["rows"]:
                 modalities.append(shown)
     write_judgement(out_dir, judged, extras)
-    followed = follow(judged.scans, directions())
+    followed = follow(
+        judged.scans,
+        directions(),
+        baseline=judged.rules.baseline,
+        column=judged.rules.scanner_column,
+    )
     values = {
         "run": current.run if current else None,
         "n_subjects": len(latest),

@@ -160,6 +160,9 @@
     if (rules.motion) {
       lines.push("", "[motion]", "fd_threshold = " + number(rules.motion.fd_threshold));
     }
+    var baseline = rules.drift.baseline;
+    lines.push("", "[drift]", "baseline = " + (typeof baseline === "number" ? baseline : quoted(baseline)),
+      "column = " + quoted(rules.drift.column));
     rules.limit.forEach(function (limit) {
       lines.push("", "[[limit]]", "modality = " + quoted(limit.modality),
         "metric = " + quoted(limit.metric));
