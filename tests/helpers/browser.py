@@ -8,8 +8,8 @@ from html import unescape
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
 _AFTER = """
 <script>

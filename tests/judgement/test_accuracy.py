@@ -22,7 +22,7 @@ def noise(seed, n=60, metrics=12):
 
 
 def test_noise_is_predicted_by_chance():
-    found = [measure(*noise(seed), seed=seed) for seed in range(8)]
+    found = [measure(*noise(seed)) for seed in range(8)]
     assert np.mean([one.auc.value for one in found]) == pytest.approx(0.5, abs=0.1)
     assert np.mean([one.balanced.value for one in found]) == pytest.approx(0.5, abs=0.06)
     assert sum(one.auc.low > 0.5 for one in found) <= 2

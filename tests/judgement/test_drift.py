@@ -1,5 +1,6 @@
 """Drift of a scanner: known changes are found, and none in stationary noise."""
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from neuroferry.judgement.drift import (
     Alarm,
+    Chart,
+    Floats,
     control_chart,
     follow,
     hodges_lehmann,
@@ -15,6 +18,13 @@ from neuroferry.judgement.drift import (
     write_drift,
 )
 from neuroferry.judgement.tables import Scan, Scans
+
+
+def chart_of(values: Sequence[float] | Floats, n_baseline: int) -> Chart:
+    """Make the chart of a series that has one."""
+    chart = control_chart(values, n_baseline)
+    assert chart is not None
+    return chart
 
 
 def test_estimates_are_those_of_normal_values():
@@ -37,7 +47,7 @@ def test_three_outliers_in_the_baseline_do_not_move_it_much():
 def test_stationary_noise_gives_no_more_alarms_than_expected(n_baseline, most):
     # three rules of at most 0.0027 each a point; less exact limits of ten scans cost more
     rng = np.random.default_rng(2)
-    charts = [control_chart(rng.normal(10, 2, n_baseline + 60), n_baseline) for _ in range(400)]
+    charts = [chart_of(rng.normal(10, 2, n_baseline + 60), n_baseline) for _ in range(400)]
     assert sum(len(chart.alarms) for chart in charts) / (400 * 60) < most
 
 
@@ -48,7 +58,7 @@ def test_a_step_is_found_soon(step, within):
     for _ in range(100):
         values = rng.normal(0, 1, 80)
         values[40:] += step
-        chart = control_chart(values, 25)
+        chart = chart_of(values, 25)
         delays.append(next((a.place - 39 for a in chart.alarms if a.place >= 40), 99))
     assert np.percentile(delays, 90) <= within
 
@@ -60,29 +70,29 @@ def test_a_slope_is_found_before_it_is_large(slope):
     for _ in range(100):
         values = rng.normal(0, 1, 100)
         values[30:] += slope * np.arange(70)
-        chart = control_chart(values, 30)
+        chart = chart_of(values, 30)
         found.append(next((a.place - 30 for a in chart.alarms), 99))
     assert np.percentile(found, 90) <= 35  # 3.5 standard deviations away
 
 
 def test_rules_by_hand():
     base = np.linspace(-1, 1, 20).tolist()
-    chart = control_chart([*base, 0, 0], 20)
+    chart = chart_of([*base, 0, 0], 20)
     limit = chart.limit
     assert chart.alarms == ()
-    far = control_chart([*base, 1.01 * limit + chart.centre, 0], 20)
+    far = chart_of([*base, 1.01 * limit + chart.centre, 0], 20)
     assert Alarm(20, "beyond") in far.alarms
-    twice = control_chart([*base, 0.7 * limit, 0, 0.7 * limit], 20)
+    twice = chart_of([*base, 0.7 * limit, 0, 0.7 * limit], 20)
     assert Alarm(22, "two of three") in twice.alarms
-    sides = control_chart([*base, 0.7 * limit, 0, -0.7 * limit], 20)
+    sides = chart_of([*base, 0.7 * limit, 0, -0.7 * limit], 20)
     assert not [alarm for alarm in sides.alarms if alarm.rule == "two of three"]
-    shifted = control_chart([*base, *[0.6 * limit] * 8], 20)
+    shifted = chart_of([*base, *[0.6 * limit] * 8], 20)
     assert [alarm.rule for alarm in shifted.alarms] == ["average"]
 
 
 def test_too_short_or_constant_series_have_no_limits():
     assert control_chart(np.arange(20.0), 9) is None
-    assert control_chart(np.ones(40), 20) is None
+    assert control_chart([1.0] * 40, 20) is None
 
 
 def made_scans(changes=None, n=60, dated=True):
@@ -103,7 +113,9 @@ def test_the_scanner_that_changed_is_named_with_its_date(tmp_path):
     followed = follow(made_scans("B"), {"T1w": {"cnr": "higher", "size_x": "none"}})
     by = {series.scanner: series for series in followed}
     assert len(followed) == 2
-    late = [a for a in by["B"].chart.alarms if by["B"].times[a.place] >= datetime(2026, 2, 10)]
+    chart = by["B"].chart
+    assert chart is not None
+    late = [a for a in chart.alarms if by["B"].times[a.place] >= datetime(2026, 2, 10)]
     assert late[0].place == 40
     path = write_drift(tmp_path, followed)
     lines = [line.split("\t") for line in path.read_text().splitlines()]
@@ -115,6 +127,7 @@ def test_the_scanner_that_changed_is_named_with_its_date(tmp_path):
 def test_the_baseline_can_end_at_a_date():
     scans = made_scans()
     (one, _) = follow(scans, {"T1w": {"cnr": "higher"}}, baseline=date(2026, 1, 31))
+    assert one.chart is not None
     assert one.chart.n_baseline == 30
 
 

@@ -17,7 +17,7 @@ def records(count=200):
         {
             "_id": str(n),
             "bids_meta": {"modality": "T1w", "MagneticFieldStrength": 3 if n % 2 else 1.5},
-            "provenance": {"md5sum": "x"},
+            "provenance": {"md5sum": f"{n:032x}"},
             "cjv": 0.3 + 0.001 * n,
             "efc": None,
         }
@@ -62,6 +62,11 @@ def test_each_form_gives_the_same_distribution(tmp_path, scans, form):
     values = 0.3 + 0.001 * np.arange(200)
     assert (cjv["low"], cjv["high"]) == pytest.approx(tuple(np.percentile(values, [0.5, 99.5])))
     assert sum(cjv["counts"]) == 198
+
+
+def test_an_image_that_was_sent_twice_counts_once(tmp_path, scans):
+    path = write(tmp_path / "file", "list", records() + records(50))
+    assert summarise_reference(path, scans)["T1w"]["n"] == 200
 
 
 def test_records_are_matched_by_the_protocol_of_the_scans(tmp_path, scans):

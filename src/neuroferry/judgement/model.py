@@ -110,13 +110,7 @@ def learn(
     InputError
         If there are too few ratings, sites or metrics; the message gives the bound.
     """
-    medians = {
-        name: median_rating(found)
-        for name, found in by_image(ratings).items()
-        if name.endswith(f"_{modality}")
-    }
-    rated = [scan for scan in scans.of.get(modality, ()) if medians.get(scan.name) is not None]
-    bad = np.array([(medians[scan.name] or 0) < rules.exclude_below for scan in rated], bool)
+    rated, bad = _rated(scans.of.get(modality, ()), ratings, rules)
     n_bad = int(bad.sum())
     if n_bad < FEWEST_EACH or len(rated) - n_bad < FEWEST_EACH or len(rated) < FEWEST:
         raise InputError(
@@ -136,15 +130,7 @@ def learn(
     people = _codes([scan.columns.get("subject", scan.name) for scan in rated])
     accuracies = [measure(values, bad, people)]
     if site_column:
-        sites = [scan.columns.get(site_column, "") for scan in rated]
-        if len({*sites}) < FEWEST_SITES or "" in sites:
-            named = sorted({*sites} - {""})
-            raise InputError(
-                f"The column {site_column} names {len(named)} sites ({', '.join(named[:5])}) and"
-                f" {sites.count('')} images without one; to leave sites out it takes"
-                f" {FEWEST_SITES}, and one for each image."
-            )
-        accuracies.append(measure(values, bad, people, _codes(sites)))
+        accuracies.append(measure(values, bad, people, _sites(rated, site_column)))
     final = fit(values, bad, people)
     fill, scaler, logistic = (final.steps[n][1] for n in range(3))
     return Model(
@@ -159,6 +145,28 @@ def learn(
         n_bad,
         tuple(accuracies),
     )
+
+
+def _rated(
+    scans: Sequence[Scan], ratings: Sequence[Rating], rules: Rules
+) -> tuple[list[Scan], NDArray[np.bool_]]:
+    """Pick the scans that people rated, and tell which of them are to be excluded."""
+    medians = {name: median_rating(found) for name, found in by_image(ratings).items()}
+    rated = [scan for scan in scans if medians.get(scan.name) is not None]
+    return rated, np.array([(medians[s.name] or 0) < rules.exclude_below for s in rated], bool)
+
+
+def _sites(rated: Sequence[Scan], column: str) -> NDArray[np.intp]:
+    """Number the sites; each image must have one, and there must be enough of them."""
+    sites = [scan.columns.get(column, "") for scan in rated]
+    named = sorted({*sites} - {""})
+    if len(named) < FEWEST_SITES or "" in sites:
+        raise InputError(
+            f"The column {column} names {len(named)} sites ({', '.join(named[:5])}) and"
+            f" {sites.count('')} images without one; to leave sites out it takes"
+            f" {FEWEST_SITES}, and one for each image."
+        )
+    return _codes(sites)
 
 
 def metric_array(scans: Sequence[Scan], features: Sequence[str]) -> Floats:

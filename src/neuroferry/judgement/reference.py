@@ -21,7 +21,7 @@ import numpy as np
 from neuroferry.bids.tables import read_number
 from neuroferry.errors import InputError
 from neuroferry.files import read_input, write_json
-from neuroferry.judgement.tables import FIELDS, MODALITIES, Scans
+from neuroferry.judgement.tables import FIELDS, MODALITIES, Scan, Scans
 
 REFERENCE_FILE = "qc_reference.json"
 """Distributions that the page shows, in the output folder."""
@@ -104,22 +104,18 @@ def modality_of(record: Mapping[str, Any]) -> str:
     return "T1w" if "cjv" in record else ""
 
 
-def summarise_reference(
-    path: Path, scans: Scans, match: Sequence[str] = (), modality: str | None = None
-) -> dict[str, Any]:
+def summarise_reference(path: Path, scans: Scans, match: Sequence[str] = ()) -> dict[str, Any]:
     """Make distributions of the metrics that the scans have.
 
     Parameters
     ----------
     path : pathlib.Path
-        File of records.
+        File of records; of an image that was sent several times, the first one counts.
     scans : Scans
         The scans to compare.
     match : sequence of str
         Fields, such as ``MagneticFieldStrength``: only records count that agree in all of them
         with one of the scans of the modality (numbers within 2 %).
-    modality : str, optional
-        Modality of records that do not say.
 
     Returns
     -------
@@ -132,47 +128,25 @@ def summarise_reference(
     InputError
         If no record can be used; the message says why.
     """
-    values: dict[str, dict[str, list[float]]] = {}
-    counts: dict[str, int] = {}
-    wanted = {
-        name: (
-            {metric for scan in of for metric in scan.metrics},
-            {tuple(scan.columns.get(field, "") for field in match) for scan in of},
-        )
-        for name, of in scans.of.items()
-    }
-    known = {field for scan in scans for field in scan.columns}
-    odd = [field for field in match if field not in known]
-    if odd:
-        raise InputError(
-            f"{odd[0]} cannot be matched: no scan has it. Known are"
-            f" {', '.join(sorted(known & set(FIELDS)))}."
-        )
+    _check_fields(scans, match)
     read = 0
+    values = {name: _Values(of, match) for name, of in scans.of.items()}
+    images: set[str] = set()
     for record in read_records(path):
         read += 1
-        name = modality_of(record) or (modality or "")
-        if name not in wanted or not _fits(record, match, wanted[name][1]):
+        image = str(record.get("provenance.md5sum") or "")
+        if image in images:
             continue
-        counts[name] = counts.get(name, 0) + 1
-        into = values.setdefault(name, {})
-        for metric in wanted[name][0] & set(record):
-            number = _value(record[metric])
-            if number is not None:
-                into.setdefault(metric, []).append(number)
+        if image:
+            images.add(image)
+        into = values.get(modality_of(record))
+        if into is not None and _fits(record, match, into.protocols):
+            into.add(record)
     made = {
-        name: {
-            "n": counts[name],
-            "match": list(match),
-            "metrics": {
-                metric: _distribution(numbers)
-                for metric, numbers in sorted(metrics.items())
-                if len(numbers) >= FEWEST
-            },
-        }
-        for name, metrics in values.items()
+        name: {"n": found.n, "match": list(match), "metrics": distributions}
+        for name, found in values.items()
+        if (distributions := found.distributions())
     }
-    made = {name: part for name, part in made.items() if part["metrics"]}
     if not made:
         why = f", with the same {', '.join(match)}" if match else ""
         raise InputError(
@@ -180,6 +154,43 @@ def summarise_reference(
             f" scans{why}; their metrics are not compared."
         )
     return made
+
+
+def _check_fields(scans: Scans, match: Sequence[str]) -> None:
+    known = {field for scan in scans for field in scan.columns}
+    odd = [field for field in match if field not in known]
+    if odd:
+        raise InputError(
+            f"{odd[0]} cannot be matched: no scan has it. Known are"
+            f" {', '.join(sorted(known & set(FIELDS)))}."
+        )
+
+
+class _Values:
+    """Values of the metrics that the scans of one modality have."""
+
+    def __init__(self, scans: Sequence[Scan], match: Sequence[str]) -> None:
+        self.n = 0
+        self.protocols = {tuple(scan.columns.get(field, "") for field in match) for scan in scans}
+        self._of: dict[str, list[float]] = {
+            metric: [] for metric in sorted({name for scan in scans for name in scan.metrics})
+        }
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take the values of one record."""
+        self.n += 1
+        for metric, numbers in self._of.items():
+            number = _value(record.get(metric))
+            if number is not None:
+                numbers.append(number)
+
+    def distributions(self) -> dict[str, Any]:
+        """Make the distributions of metrics with enough values."""
+        return {
+            metric: _distribution(numbers)
+            for metric, numbers in self._of.items()
+            if len(numbers) >= FEWEST
+        }
 
 
 def _value(value: Any) -> float | None:

@@ -1,7 +1,7 @@
 """Rules that judge scans by their metrics: limits, and outliers within a protocol.
 
-The page of all participants applies the same rules in JavaScript (``reports/quality.js``), so that
-a limit can be tried without running anything. Their tests compare both.
+The page of all participants applies the same rules in JavaScript (``reports/quality_rules.js``),
+so that a limit can be tried without running anything. Their tests compare both.
 """
 
 from __future__ import annotations

@@ -75,14 +75,8 @@ def write_group_report(
         The page.
     """
     out_dir = Path(out_dir)
-    latest: dict[str, RunBySubject] = {}
-    for folder in list_runs(out_dir):
-        past = read_run_once(folder)
-        latest.update(dict.fromkeys(past.run.subjects, past))
-    current = None
-    if run_dir is not None:
-        current = read_run_once(Path(run_dir))
-        latest.update(dict.fromkeys(current.run.subjects, current))
+    current = read_run_once(Path(run_dir)) if run_dir is not None else None
+    latest = _latest_runs(out_dir, current)
     rows: list[Row] = []
     for subject in sorted(latest):
         rows += _rows_of(out_dir, subject, latest[subject].of_subject(subject))
@@ -130,6 +124,16 @@ def write_group_report(
         ],
     }
     return write_page("group.html", out_dir / "index.html", values)
+
+
+def _latest_runs(out_dir: Path, current: RunBySubject | None) -> dict[str, RunBySubject]:
+    """Find the latest run that included each participant."""
+    latest: dict[str, RunBySubject] = {}
+    for past in [read_run_once(folder) for folder in list_runs(out_dir)]:
+        latest.update(dict.fromkeys(past.run.subjects, past))
+    if current is not None:
+        latest.update(dict.fromkeys(current.run.subjects, current))
+    return latest
 
 
 def _extras(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
