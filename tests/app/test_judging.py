@@ -9,7 +9,7 @@ from report_study import check_page
 
 from neuroferry.app.judging import apply_thresholds, collect, follow_scanners, learn_model
 from neuroferry.errors import InputError, UsageError
-from neuroferry.judgement.rules import Limit, Rules
+from neuroferry.judgement.rules import Limit, Outliers, Rules
 from neuroferry.judgement.thresholds import RULES_FILE, read_rules, write_rules
 from neuroferry.judgement.verdicts import excluded
 from neuroferry.reports import write_group_report
@@ -35,6 +35,12 @@ def test_thresholds_are_applied_without_measuring_and_stay(tmp_path):
     assert "T1w: 9 accept, 0 look, 1 exclude" in lines
     assert set(excluded(out)) == {"sub-003_T1w"}
     assert metrics_of(out) == before
+    write_rules(tmp_path / "o.toml", Rules(outliers=Outliers(by=("coil",))))
+    other = tmp_path / "other"
+    write_t1w(other, 2)
+    assert apply_thresholds(other, thresholds=tmp_path / "o.toml")[0] == (
+        "Columns that no scan has: coil."
+    )
     rules = read_rules(out / RULES_FILE)
     assert rules.fd_threshold == 0.1
     lenient = table(out / "group_bold.tsv")["sub-001_task-rest_bold"]["fd_num"]

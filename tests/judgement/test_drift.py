@@ -91,7 +91,7 @@ def test_rules_by_hand():
 
 
 def test_too_short_or_constant_series_have_no_limits():
-    assert control_chart(np.arange(20.0), 9) is None
+    assert control_chart(np.arange(20.0).tolist(), 9) is None
     assert control_chart([1.0] * 40, 20) is None
 
 

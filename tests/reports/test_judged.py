@@ -24,7 +24,7 @@ RULES = Rules(
         Limit("bold", "fd_perc", high=30.0),
     ),
     Outliers(k=2.5),
-    fd_threshold=0.15,
+    fd_threshold=0.163,  # not one of the steps that the page offers
 )
 
 

@@ -88,6 +88,10 @@ def apply_thresholds(
     if thresholds is not None or fd_threshold is not None:
         write_rules(out_dir / RULES_FILE, rules)
     lines = [f"Limits of metrics that no scan has: {', '.join(unknown)}."] if unknown else []
+    wanted = {*rules.outliers.by, *(limit.column for limit in rules.limits if limit.column)}
+    strange = sorted(wanted - {"protocol"} - {name for scan in scans for name in scan.columns})
+    if strange:
+        lines.append(f"Columns that no scan has: {', '.join(strange)}.")
     return [*lines, *_write(out_dir, scans)[1]]
 
 

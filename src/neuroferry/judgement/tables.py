@@ -369,7 +369,8 @@ def _columns_before(path: Path) -> dict[str, dict[str, str]]:
     kept = [
         (n, name)
         for n, name in enumerate(table.columns)
-        if n >= start and n != place and name not in DERIVED[:2]
+        # what the metrics' own files say may have changed since
+        if n >= start and n != place and name not in {*ENTITIES.values(), *DERIVED[:2], *FIELDS}
     ]
     return {
         cells[place]: {name: cells[n] for n, name in kept if cells[n] not in MISSING}

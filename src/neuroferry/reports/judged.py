@@ -185,6 +185,7 @@ def page_data(out_dir: Path, judged: Judged) -> dict[str, Any]:
                 scans,
                 by_name,
                 compared.get(modality, {}) if isinstance(compared, dict) else {},
+                judged.rules.fd_threshold,
             )
             for modality, scans in judged.scans.of.items()
         ],
@@ -198,11 +199,13 @@ def _modality(
     scans: Sequence[Scan],
     verdicts: Mapping[str, Verdict],
     reference: Mapping[str, Any],
+    fd_threshold: float | None,
 ) -> dict[str, Any]:
     table = metric_table(modality)
     names = metric_names(scans, table)
     key = [name for name in KEY_METRICS[modality] if name in names]
     directed = [name for name in names if name in table and table[name].better in DIRECTED]
+    grid = sorted({*FD_GRID, fd_threshold or FD_GRID[0]})
     data: dict[str, Any] = {
         "modality": modality,
         "names": [scan.name for scan in scans],
@@ -230,11 +233,11 @@ def _modality(
     motion = [read_displacement(scan) for scan in scans]
     if any(motion):
         data["motion"] = {
-            "grid": FD_GRID,
+            "grid": grid,
             "usual": DEFAULT_THRESHOLD,
             "volumes": [len(values) + 1 if values else 0 for values in motion],
             "counts": [
-                [sum(value > threshold for value in values) for threshold in FD_GRID]
+                [sum(value > threshold for value in values) for threshold in grid]
                 if values
                 else []
                 for values in motion

@@ -130,7 +130,12 @@
     var at = event.target;
     var typing = at.matches && at.matches("textarea, select, input:not([type=radio]):not([type=checkbox])");
     if (typing || event.ctrlKey || event.altKey || event.metaKey || !/^[1-4]$/.test(event.key)) { return; }
-    var box = (at.closest && at.closest("fieldset.rating")) || current;
+    var box = at.closest && at.closest("fieldset.rating");
+    if (!box) {
+      var place = current.parentElement.getBoundingClientRect();
+      if (!current.parentElement.open || place.bottom < 0 || place.top > window.innerHeight) { return; }
+      box = current;
+    }
     var input = box.querySelector("input[type=radio][value=\"" + event.key + "\"]");
     input.checked = true;
     changed(box);
