@@ -85,7 +85,7 @@ def test_tables_of_the_dataset_become_columns_and_last_without_it(tmp_path):
     write_group_table(group_table(out, "T1w"), read_scans(out).of["T1w"])
     write_scan(out, "sub-01_ses-a_T1w", {"cjv": 0.5}, meta={"StationName": "new"})
     (scan,) = read_scans(out)
-    assert scan.columns == columns | {"StationName": "new", "scanner": "new"}
+    assert scan.columns == {**columns, "StationName": "new", "scanner": "new"}
 
 
 def test_a_table_without_its_key_is_named(tmp_path):
