@@ -17,6 +17,8 @@ def out(tmp_path):
 def test_each_verb_does_its_work(out, tmp_path, capsys):
     assert main(["qc", str(out), "apply"]) == 0
     assert "T1w: 8 accept, 0 look, 0 exclude" in capsys.readouterr().out
+    assert main(["qc", str(out), "apply", "--fd-threshold", "0.3"]) == 0
+    assert "alike" not in capsys.readouterr().out
     content = {"subject": "sub-001_T1w", "rating": "4.0", "dataset": "ds"}
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert main(["qc", str(out), "ratings", "--rater", "ann", str(tmp_path / "a.json")]) == 0

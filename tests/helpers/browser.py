@@ -9,7 +9,12 @@ from html import unescape
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+
+
+def needs_browser(test):
+    """Mark a test that opens a browser, which takes seconds."""
+    return pytest.mark.slow(pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")(test))
+
 
 _AFTER = """
 <script>

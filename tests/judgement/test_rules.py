@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from neuroferry.judgement.rules import Limit, Outliers, Rules, apply_rules, group_scans
+from neuroferry.judgement.rules import (
+    Limit,
+    Outliers,
+    Rules,
+    apply_rules,
+    group_scans,
+    without_company,
+)
 from neuroferry.judgement.tables import Scan
 
 
@@ -42,6 +49,13 @@ def test_the_score_is_that_of_the_median(tmp_path):
 def test_five_scans_alike_are_too_few():
     assert not found(scans([1.0, 1.1, 0.9, 1.05, 9.0]))
     assert found(scans([1.0, 1.1, 0.9, 1.05, 0.95, 9.0]))
+
+
+def test_scans_without_company_are_counted():
+    made = [*scans(USUAL), *scans([1.0, 2.0], protocol="q")]
+    assert without_company(made, Outliers()) == 2
+    assert without_company(made, Outliers(by=())) == 0
+    assert without_company(made, Outliers(on=False)) == 0
 
 
 def test_protocols_are_judged_apart():

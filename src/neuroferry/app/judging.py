@@ -21,7 +21,7 @@ from neuroferry.judgement.ratings import (
     write_ratings,
 )
 from neuroferry.judgement.reference import keep_reference, summarise_reference
-from neuroferry.judgement.rules import FEWEST_BASELINE, LEVELS
+from neuroferry.judgement.rules import FEWEST_BASELINE, LEVELS, without_company
 from neuroferry.judgement.scans_tsv import write_scans_columns
 from neuroferry.judgement.tables import MODALITIES, Scans, read_scans
 from neuroferry.judgement.thresholds import (
@@ -121,7 +121,14 @@ def _write(out_dir: Path, scans: Scans) -> tuple[Judged, list[str]]:
     lines = list(judged.notes)
     for modality in scans.of:
         found = Counter(v.final for v in judged.verdicts if v.modality == modality)
-        lines.append(f"{modality}: " + ", ".join(f"{found[level]} {level}" for level in LEVELS))
+        line = f"{modality}: " + ", ".join(f"{found[level]} {level}" for level in LEVELS)
+        alone = without_company(scans.of[modality], judged.rules.outliers)
+        if alone:
+            line += (
+                f"; {alone} have fewer than {judged.rules.outliers.fewest} scans alike, so that"
+                " limits alone judge them"
+            )
+        lines.append(line)
     return judged, [*lines, f"Verdicts: {out_dir / VERDICTS_FILE}", f"Overview: {page}"]
 
 

@@ -196,6 +196,12 @@ def group_scans(scans: Iterable[Scan], by: Sequence[str]) -> dict[tuple[str, ...
     return groups
 
 
+def without_company(scans: Iterable[Scan], how: Outliers) -> int:
+    """Count the scans with too few alike to find outliers among them."""
+    groups = group_scans(scans, how.by).values() if how.on else ()
+    return sum(len(group) for group in groups if len(group) < how.fewest)
+
+
 def _outliers(
     group: Sequence[Scan], metric: str, better: str, how: Outliers
 ) -> Iterable[tuple[Scan, str]]:

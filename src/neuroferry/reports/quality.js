@@ -402,7 +402,9 @@
       var number = LEVELS.map(function (level) {
         return verdicts.filter(function (verdict) { return verdict.final === level; }).length + " " + level;
       });
-      counts.textContent = kind.names.length + " scans: " + number.join(", ") + ".";
+      counts.textContent = kind.names.length + " scans: " + number.join(", ") + "." +
+        (judging.alone(kind) ? " " + judging.alone(kind) + " have fewer than " + rules.outliers.fewest +
+          " scans alike, so that limits alone judge them." : "");
       paint();
       fill();
     };

@@ -39,6 +39,14 @@ window.neuroferryRules = function (rules) {
     return Object.keys(found).map(function (key) { return found[key]; });
   }
 
+  // Scans with too few alike to find outliers among them.
+  function alone(kind) {
+    var how = rules.outliers;
+    return (how.on ? groups(kind) : []).reduce(function (sum, group) {
+      return sum + (group.length < how.fewest ? group.length : 0);
+    }, 0);
+  }
+
   function isWorse(z, better, k) {
     if (better === "lower") { return z > k; }
     return better === "higher" ? z < -k : Math.abs(z) > k;
@@ -154,6 +162,6 @@ window.neuroferryRules = function (rules) {
     return lines.join("\n") + "\n";
   }
 
-  return {judge: judge, values: values, text: text, toml: toml,
+  return {judge: judge, alone: alone, values: values, text: text, toml: toml,
     short: short, median: median, known: known};
 };
