@@ -156,6 +156,31 @@ def test_names_are_names(machine, name):
     assert machine.marks == []
 
 
+@pytest.mark.parametrize("name", ["a b", "it's", "two\nlines", "a,b:c", "$(touch mark)"])
+def test_files_of_ratings_and_thresholds_are_bound(machine, name):
+    data = machine.folder / "data"
+    for folder in ("out", "raw", f"in {name}"):
+        (data / folder).mkdir()
+    (data / "t.toml").touch()
+    (data / f"in {name}" / "r.json").touch()
+    done = machine("qc", "out", "ratings", f"in {name}", f"in {name}/r.json", "--scans", "raw")
+    assert done.returncode == 0, done.stderr
+    words = machine.words()
+    at = words.index("qc")
+    assert words[at + 1 : at + 3] == ["/out", "ratings"]
+    folder, file, flag, scans = words[at + 3 :]
+    assert (flag, scans) == ("--scans", "/scans")
+    assert file.endswith("/r.json")
+    bound = f'type=bind,"source={data}/in {name}","destination={folder}",ro'
+    assert bound in words
+    assert f'type=bind,"source={data}/raw","destination=/scans"' in words
+    assert machine.marks == []
+    assert machine("qc", "out", "apply", "--thresholds", "t.toml").returncode == 0
+    assert machine.words()[-1].endswith("/t.toml")
+    assert machine("qc", "out", "apply", "--thresholds=gone.toml").returncode == 66
+    assert machine("qc", "gone", "apply").returncode == 66
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_go_on_whatever_the_names(machine, name):
     """The launcher reads back exactly what it wrote to its own files."""

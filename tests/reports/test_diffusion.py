@@ -123,7 +123,7 @@ def test_the_overview_has_a_row_for_each_run(study):
     rows = (study.out / "group_dwi.tsv").read_text().splitlines()
     names = ["n_volumes", "fd_mean", "fd_max", "outlier_slices", "snr"]
     assert rows[0].split("\t") == ["bids_name", "alignment", *names]
-    assert rows[1].split("\t") == ["sub-01_acq-a", "n/a", "34", "0.31", "2.4", "0.4", "27.4"]
+    assert rows[1].split("\t") == ["sub-01_acq-a_dwi", "n/a", "34", "0.31", "2.4", "0.4", "27.4"]
 
 
 def add_joined(study, factor):

@@ -190,8 +190,8 @@ def test_the_overview_has_a_row_for_each_run(study):
     names = ["bids_name", "alignment", "n_volumes", "fd_mean", "fd_max", "outliers", "tsnr"]
     assert rows[0].split("\t") == names
     values = ["156", "0.142", "1.3", "1.2987", "68.7"]
-    assert rows[1].split("\t") == ["sub-01_task-a_run-1", "n/a", *values]
-    assert rows[2].split("\t") == ["sub-01_task-a_run-2", "look", *values]
+    assert rows[1].split("\t") == ["sub-01_task-a_run-1_bold", "n/a", *values]
+    assert rows[2].split("\t") == ["sub-01_task-a_run-2_bold", "look", *values]
     # the buttons that show participants of one status apply to their runs, too
     levels = [row["data-level"] for row in page.having("tr") if "data-level" in row]
     assert levels == ["look"] * 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from neuroferry.config import Config
@@ -13,16 +13,17 @@ from neuroferry.errors import ExitCode, InputError
 
 def finish(config: Config, folder: Path) -> None:
     """Write the reports after a run's last step."""
-    _write_reports(config, folder, read_run(folder).subjects)
+    _write_reports(config, dict.fromkeys(read_run(folder).subjects, folder), folder)
 
 
-def _write_reports(config: Config, run_dir: Path, labels: Iterable[str]) -> None:
+def _write_reports(config: Config, runs: Mapping[str, Path], latest: Path) -> None:
+    """Write the report of each participant from their run, then the overview, once."""
     from neuroferry.reports import write_group_report, write_subject_report
 
-    for label in labels:
+    for label, run_dir in runs.items():
         page = write_subject_report(config.output_dir, run_dir, label)
         _say(f"Report: {page}")
-    _say(f"Overview: {write_group_report(config.output_dir, run_dir)}")
+    _say(f"Overview: {write_group_report(config.output_dir, latest)}")
 
 
 def write_reports_anew(config: Config) -> int:
@@ -40,8 +41,7 @@ def write_reports_anew(config: Config) -> int:
             "Run neuroferry without --reports-only first.",
             exit_code=ExitCode.NO_INPUT,
         )
-    for label, folder in latest.items():
-        _write_reports(config, folder, [label])
+    _write_reports(config, latest, max(latest.values(), key=lambda folder: folder.name))
     return int(ExitCode.OK)
 
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "licences",
     "dask-worker",
     "intake",
+    "qc",
     "status",
     "resubmit",
     "cancel",
@@ -133,7 +134,8 @@ def _run_command(name: str, arguments: list[str]) -> int:
 
     module, parser = command_parser(name)
     try:
-        parsed = parser.parse_args(normalise(arguments))
+        # options may stand before the last of several files
+        parsed = parser.parse_intermixed_args(normalise(arguments))
     except SystemExit as err:
         return int(ExitCode.USAGE) if err.code else int(ExitCode.OK)
     return int(module.run(parsed))

@@ -23,6 +23,7 @@ commands (instead of BIDS_DIR):
   phantom OUT       write a BIDS dataset of digital heads with known ground truth
   launcher          print the launcher, a bash file for the host
   licences          list all packages, their licences, and whether commercial use is allowed
+  qc OUT VERB       judge scans: thresholds, ratings, verdicts, drift
   status OUT        show the state of the latest run, on a laptop or a cluster
   resubmit OUT      run failed and skipped steps again, with the same settings
   cancel OUT        cancel a run's jobs

@@ -7,6 +7,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from neuroferry.config import MODALITIES
 from neuroferry.files import package_toml
 
 if TYPE_CHECKING:
@@ -107,3 +108,8 @@ def _expand(
             )
         )
     return metrics
+
+
+def directions() -> Mapping[str, Mapping[str, str]]:
+    """Give ``better`` of each metric, by modality."""
+    return {name: {m.name: m.better for m in metric_table(name).values()} for name in MODALITIES}

@@ -1,11 +1,10 @@
-"""Small charts as inline SVG: time and memory of steps, and metrics over participants."""
+"""Time and memory of steps as inline SVG, and robust scores."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import NamedTuple
 
 from neuroferry.engine.durations import duration
 from neuroferry.engine.names import StepName
@@ -91,14 +90,6 @@ def step_chart(steps: Sequence[StepSummary]) -> str:
     return "\n".join(rows)
 
 
-class Point(NamedTuple):
-    """One image in a strip plot: link, name and value."""
-
-    href: str
-    name: str
-    value: float
-
-
 def robust_z(values: Sequence[float]) -> list[float]:
     """Compute the distance of each value from the median in robust standard deviations.
 
@@ -117,52 +108,3 @@ def robust_z(values: Sequence[float]) -> list[float]:
 
 OUTLIER_Z = 3.5
 """Robust standard deviations beyond which a point is marked."""
-
-
-def strip_plot(name: str, points: Sequence[Point], *, few: int = 6) -> str:
-    """Draw one metric over participants: a dot per image, linked to its report, outliers marked.
-
-    Parameters
-    ----------
-    name : str
-        The metric.
-    points : sequence of Point
-        At least one.
-    few : int
-        With fewer points than this, none is marked as an outlier.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
-    """
-    values = [point.value for point in points]
-    low, high = min(values), max(values)
-    span = high - low or 1.0
-    scores = robust_z(values) if len(values) >= few else [0.0] * len(values)
-    middle = statistics.median(values)
-    rows = [
-        f'<svg class="strip" viewBox="0 0 400 84" role="group" '
-        f'aria-label="{escape(name)}: {len(points)} values from {low:.4g} to {high:.4g}">',
-        '<path class="axis" d="M14 44H386"/>',
-        f'<path class="median" d="M{14 + (middle - low) / span * 372:.1f} 20v36"/>',
-    ]
-    lanes: Mapping[int, list[float]] = {lane: [] for lane in range(5)}
-    for point, z in sorted(zip(points, scores, strict=True), key=lambda pair: pair[0].value):
-        x = 14 + (point.value - low) / span * 372
-        free = [lane for lane, taken in lanes.items() if not taken or x - taken[-1] > 8]
-        lane = free[0] if free else min(lanes, key=lambda k: lanes[k][-1])
-        lanes[lane].append(x)
-        y = 44 + (lane + 1) // 2 * (8 if lane % 2 else -8)
-        odd = abs(z) > OUTLIER_Z
-        text = f"{point.name}: {point.value:.4g}" + (", outlier" if odd else "")
-        rows.append(
-            f'<a href="{escape(point.href)}" aria-label="{escape(text)}">'
-            f'<circle class="{"odd" if odd else "dot"}" cx="{x:.1f}" cy="{y}" '
-            f'r="{5 if odd else 4}"><title>{escape(text)}</title></circle></a>'
-        )
-    rows.append(
-        f'<text x="14" y="80">{low:.4g}</text>'
-        f'<text x="386" y="80" text-anchor="end">{high:.4g}</text></svg>'
-    )
-    return "".join(rows)

@@ -1,4 +1,4 @@
-"""The overview of all participants: status, metrics, outliers, BOLD and DWI runs."""
+"""The overview of all participants: status, quality of all scans, drift, BOLD and DWI runs."""
 
 from __future__ import annotations
 
@@ -9,37 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.engine.record import RunSummary, list_runs
-from neuroferry.files import write_text
-from neuroferry.judgement.metric_table import metric_table
-from neuroferry.reports.charts import NOTHING, OUTLIER_Z, Point, robust_z, strip_plot
+from neuroferry.judgement.drift import RULES, follow
+from neuroferry.judgement.metric_table import directions, metric_table
+from neuroferry.judgement.tables import group_table
+from neuroferry.reports.charts import NOTHING, OUTLIER_Z
+from neuroferry.reports.drift_chart import show_drift
 from neuroferry.reports.gather import Session, find_sessions, raw_root
+from neuroferry.reports.judged import (
+    TITLES,
+    Judged,
+    as_script,
+    judge_folder,
+    page_data,
+    write_judgement,
+)
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once
-from neuroferry.reports.scans import Modality, ScanRun, find_runs, run_cells, write_run_table
+from neuroferry.reports.scans import Modality, ScanRun, find_runs, run_cells, run_values
 from neuroferry.reports.subject import format_value
 from neuroferry.reports.tracts import gather_tracts, show_tracts
 from neuroferry.reports.verdict import Verdict, judge
 
-KEY_METRICS = (
-    "cjv",
-    "cnr",
-    "snr_total",
-    "efc",
-    "fber",
-    "qi_1",
-    "wm2max",
-    "inu_range",
-    "fwhm_avg",
-    "icvs_gm",
-    "icvs_wm",
-    "tpm_overlap_gm",
-)
-"""Metrics that have a plot."""
 TABLE_METRICS = ("cjv", "cnr", "snr_total", "efc", "wm2max", "fwhm_avg")
 """Metrics that have a column."""
 FEWEST = 6
-"""With fewer images than this, none is marked as an outlier."""
+"""With fewer runs than this, no tract profile is marked as an outlier."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,14 @@ class Row:
     values: dict[str, float]
 
 
-def write_group_report(out_dir: Path, run_dir: Path) -> Path:
+def write_group_report(
+    out_dir: Path, run_dir: Path | None, *, judged: Judged | None = None
+) -> Path:
     """Write the overview, ``<out_dir>/index.html``, and its tables.
 
-    The metrics of T1w images are written to ``group_T1w.tsv``, the values of BOLD and DWI runs, if
-    any, to ``group_bold.tsv`` and ``group_dwi.tsv``, tract profiles to ``tractometry/nodes.csv``.
+    Metrics and values of processed runs are written to ``group_T1w.tsv``, ``group_T2w.tsv``,
+    ``group_bold.tsv`` and ``group_dwi.tsv``, verdicts to ``qc_verdicts.tsv``, tract profiles to
+    ``tractometry/nodes.csv``. Nothing is measured: after other rules, it is written in seconds.
 
     Each participant is judged by the latest run that included them.
 
@@ -65,46 +63,88 @@ def write_group_report(out_dir: Path, run_dir: Path) -> Path:
     ----------
     out_dir : pathlib.Path
         Root of the derivatives.
-    run_dir : pathlib.Path
-        The folder of the current run; its version and container image are shown.
+    run_dir : pathlib.Path or None
+        The folder of the current run; its version and container image are shown. None: a folder
+        without runs, such as one of MRIQC, of which only the metrics are shown.
+    judged : Judged, optional
+        Judgement of its scans; by default by the rules that were applied last.
 
     Returns
     -------
     pathlib.Path
         The page.
     """
-    out_dir, run_dir = Path(out_dir), Path(run_dir)
-    latest: dict[str, RunBySubject] = {}
-    current = read_run_once(run_dir)
-    for folder in list_runs(out_dir):
-        past = read_run_once(folder)
-        latest.update(dict.fromkeys(past.run.subjects, past))
-    latest.update(dict.fromkeys(current.run.subjects, current))
+    out_dir = Path(out_dir)
+    current = read_run_once(Path(run_dir)) if run_dir is not None else None
+    latest = _latest_runs(out_dir, current)
     rows: list[Row] = []
     for subject in sorted(latest):
         rows += _rows_of(out_dir, subject, latest[subject].of_subject(subject))
-    _write_table(out_dir / "group_T1w.tsv", rows)
-    odd = _outliers(rows)
+    if judged is None:
+        judged = judge_folder(out_dir, bids_dir=raw_root(out_dir))
+    odd = {
+        (verdict.name, finding.metric)
+        for verdict in judged.verdicts
+        for finding in verdict.findings
+    }
     levels = [_worst(rows, subject) for subject in sorted(latest)]
+    extras: dict[str, dict[str, dict[str, str]]] = {"T1w": _extras(rows)}
+    modalities = []
+    for modality in MODALITIES:
+        if modality.in_overview:
+            shown = _show_scans(out_dir, modality, sorted(latest), rows)
+            extras[modality.suffix] = shown["values"]
+            if shown["rows"]:
+                modalities.append(shown)
+    write_judgement(out_dir, judged, extras)
+    followed = follow(
+        judged.scans,
+        directions(),
+        baseline=judged.rules.baseline,
+        column=judged.rules.scanner_column,
+    )
     values = {
-        "run": current.run,
+        "run": current.run if current else None,
         "n_subjects": len(latest),
         "counts": {level: levels.count(level) for level in ("good", "look", "failed")},
         "columns": [(name, metric_table()[name].title) for name in TABLE_METRICS],
         "rows": [_show_row(out_dir, row, odd) for row in rows],
-        "plots": _plots(out_dir, rows),
         "tracts": _tracts(out_dir, sorted(latest)),
-        "modalities": [
-            shown
-            for modality in MODALITIES
-            if modality.in_overview
-            and (shown := _show_scans(out_dir, modality, sorted(latest), rows))["rows"]
-        ],
+        "modalities": modalities,
         "few": FEWEST,
         "z": OUTLIER_Z,
-        "dataset_problems": [p for p in current.run.problems if p.get("subject") is None],
+        "quality": [(name, TITLES[name]) for name in judged.scans.of],
+        "quality_data": as_script(page_data(out_dir, judged)),
+        "quality_notes": judged.notes,
+        "tables": [name for name in TITLES if group_table(out_dir, name).exists()],
+        "drift": show_drift(followed),
+        "drift_rules": RULES,
+        "dataset_problems": [
+            p for p in (current.run.problems if current else ()) if p.get("subject") is None
+        ],
     }
     return write_page("group.html", out_dir / "index.html", values)
+
+
+def _latest_runs(out_dir: Path, current: RunBySubject | None) -> dict[str, RunBySubject]:
+    """Find the latest run that included each participant."""
+    latest: dict[str, RunBySubject] = {}
+    for past in [read_run_once(folder) for folder in list_runs(out_dir)]:
+        latest.update(dict.fromkeys(past.run.subjects, past))
+    if current is not None:
+        latest.update(dict.fromkeys(current.run.subjects, current))
+    return latest
+
+
+def _extras(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """Give the columns of T1w images that are no metrics."""
+    return {
+        row.image: {
+            "status": row.verdict.level,
+            "brain_mask_confidence": "n/a" if row.confidence is None else repr(row.confidence),
+        }
+        for row in rows
+    }
 
 
 def _rows_of(out_dir: Path, subject: str, run: RunSummary) -> list[Row]:
@@ -123,6 +163,8 @@ def _rows_of_session(subject: str, session: Session, verdict: Verdict) -> list[R
     sure = float(confidence) if isinstance(confidence, int | float) else None
     rows = []
     for metrics in session.metrics:
+        if not metrics.name.endswith("_T1w"):
+            continue
         values = {
             name: float(value)
             for name, value in metrics.values.items()
@@ -140,20 +182,6 @@ def _page_of(out_dir: Path, subject: str) -> str:
     """Find the link to a participant's report; empty if there is none."""
     name = f"sub-{subject}.html"
     return name if (out_dir / name).exists() else ""
-
-
-def _outliers(rows: Sequence[Row]) -> set[tuple[str, str]]:
-    """Find the (image, metric) pairs that are outliers."""
-    odd = set()
-    for name in KEY_METRICS:
-        having = [row for row in rows if name in row.values]
-        if len(having) < FEWEST:
-            continue
-        scores = robust_z([row.values[name] for row in having])
-        odd |= {
-            (row.image, name) for row, z in zip(having, scores, strict=True) if abs(z) > OUTLIER_Z
-        }
-    return odd
 
 
 def _show_row(out_dir: Path, row: Row, odd: set[tuple[str, str]]) -> dict[str, Any]:
@@ -181,16 +209,16 @@ def _show_row(out_dir: Path, row: Row, odd: set[tuple[str, str]]) -> dict[str, A
 def _show_scans(
     out_dir: Path, modality: Modality, subjects: Sequence[str], rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """Lay out the runs of one kind, if any, and write their table."""
+    """Lay out the runs of one kind, if any, with the values of their table."""
     scans = {subject: find_runs(modality, out_dir, subject) for subject in subjects}
-    found = [run for runs in scans.values() for run in runs]
-    table = f"group_{modality.suffix}.tsv"
-    if found:
-        write_run_table(out_dir / table, modality, found)
     return {
         "modality": modality,
-        "table": table,
         "titles": [figure.title for figure in modality.figures],
+        "values": {
+            f"{run.stem}_{modality.suffix}": run_values(run)
+            for runs in scans.values()
+            for run in runs
+        },
         "rows": [
             {**row, "level": _worst(rows, subject)}
             for subject, runs in scans.items()
@@ -219,36 +247,3 @@ def _tracts(out_dir: Path, subjects: Sequence[str]) -> list[dict[str, Any]]:
     scans = gather_tracts(out_dir, subjects, root and root / "participants.tsv")
     pages = {subject: _page_of(out_dir, subject) for subject in subjects}
     return show_tracts(scans, pages, FEWEST)
-
-
-def _plots(out_dir: Path, rows: Sequence[Row]) -> list[dict[str, str]]:
-    plots = []
-    for name in KEY_METRICS:
-        metric = metric_table()[name]
-        points = [
-            Point(_page_of(out_dir, row.subject), row.image, row.values[name])
-            for row in rows
-            if name in row.values
-        ]
-        if points:
-            better = {"higher": "Higher is better.", "lower": "Lower is better."}
-            plots.append(
-                {
-                    "name": name,
-                    "title": metric.title,
-                    "better": better.get(metric.better, ""),
-                    "svg": strip_plot(name, points, few=FEWEST),
-                }
-            )
-    return plots
-
-
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write every metric of every image as a tab-separated table."""
-    names = [name for name in metric_table() if any(name in row.values for row in rows)]
-    lines = ["\t".join(["bids_name", "status", "brain_mask_confidence", *names])]
-    for row in rows:
-        sure = "n/a" if row.confidence is None else repr(row.confidence)
-        cells = [repr(row.values[name]) if name in row.values else "n/a" for name in names]
-        lines.append("\t".join([row.image, row.verdict.level, sure, *cells]))
-    write_text(path, "\n".join(lines) + "\n")

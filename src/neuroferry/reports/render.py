@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from neuroferry import __version__
 from neuroferry.files import write_text
 from neuroferry.host import in_host_words
+from neuroferry.judgement.ratings import ARTIFACTS, RATING_WORDS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,7 +28,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["host"] = in_host_words
+    environment.globals["asset"] = _asset
+    environment.globals["artifacts"] = ARTIFACTS
+    environment.globals["rating_words"] = RATING_WORDS
     return environment
+
+
+def _asset(name: str) -> str:
+    """Read a script or a style sheet of a page."""
+    return files("neuroferry.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def write_page(template: str, path: Path, values: dict[str, Any]) -> Path:
@@ -47,14 +56,13 @@ def write_page(template: str, path: Path, values: dict[str, Any]) -> Path:
     pathlib.Path
         ``path``.
     """
-    here = files("neuroferry.reports")
     page = (
         _environment()
         .get_template(template)
         .render(
             version=__version__,
-            css=here.joinpath("report.css").read_text(encoding="utf-8"),
-            js=here.joinpath("report.js").read_text(encoding="utf-8"),
+            css=_asset("report.css"),
+            js=_asset("report.js"),
             **values,
         )
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from neuroferry.bids.entities import ENTITIES, build_name, parse_name
-from neuroferry.files import write_text
 from neuroferry.reports.gather import Reportlet, is_of_quality, read_if_sound, report_layout
 from neuroferry.reports.svg import looks_whole
 
@@ -291,15 +290,13 @@ def run_cells(run: ScanRun) -> list[tuple[str, str]]:
     return cells
 
 
-def write_run_table(path: Path, modality: Modality, runs: Sequence[ScanRun]) -> None:
-    """Write the values of all runs of one kind as a tab-separated table."""
-    lines = ["\t".join(["bids_name", "alignment", *(f.name for f in modality.figures)])]
-    for run in runs:
-        values = [figure.of(run) for figure in modality.figures]
-        texts = ["n/a" if value is None else f"{value:.6g}" for value in values]
-        verdict = str(run.part("Coregistration").get("verdict", "n/a"))
-        lines.append("\t".join([run.stem, verdict, *texts]))
-    write_text(path, "\n".join(lines) + "\n")
+def run_values(run: ScanRun) -> dict[str, str]:
+    """Give the values of a run for the table of its modality, as text."""
+    values = {figure.name: figure.of(run) for figure in run.modality.figures}
+    return {
+        "alignment": str(run.part("Coregistration").get("verdict", "n/a")),
+        **{name: "n/a" if v is None else f"{v:.6g}" for name, v in values.items()},
+    }
 
 
 def number_text(value: float | None, form: str) -> str:
