@@ -1,30 +1,33 @@
 """Benchmark of the intake: C-STORE against DCMTK's storescp, and a day of two scanners.
 
 Usage: ``python benchmarks/intake.py throughput [--files 2000]`` or
-``python benchmarks/intake.py day [--sessions 20]``. DCMTK's storescu sends, on loopback. Sessions are
-random voxels with the headers of a scanner; needs DCMTK.
+``python benchmarks/intake.py day [--sessions 20]``. DCMTK's storescu sends, on loopback. Sessions
+are random voxels with the headers of a scanner; needs DCMTK.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import nibabel as nb
 import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
-from dicom_peers import end, free_port, listens, n_sent, program, send_command, wait
+from dicom_peers import ENVIRONMENT, end, free_port, listens, n_sent, program, wait
+from intake_service import images, intake
 
 from neuroferry.phantom.dicom import (
     Patient,
@@ -36,11 +39,13 @@ from neuroferry.phantom.dicom import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 START = datetime(2024, 1, 8, 9, 0)
 PATIENT = "PATIENT000"  # as long as the one that takes its place
 REPEATS = 3
+FOLDER = "/var/tmp"  # a disk, where /tmp is memory
 SAMPLE = 0.2  # seconds between two looks at memory
 
 
@@ -107,3 +112,164 @@ def storescp(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
         yield port, psutil.Process(process.pid)
     finally:
         end(process)
+
+
+@contextmanager
+def ours(root: Path, *options: str) -> Iterator[tuple[int, psutil.Process]]:
+    """Run the intake without quality control; its port and process."""
+    with intake(root, *options) as node:
+        yield node.port, psutil.Process(node.process.pid)
+
+
+def send_all(port: int, paths: Sequence[Path], environment: dict[str, str]) -> int:
+    """Send files in order; number of objects that were acknowledged."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
+        listed.write("".join(f"{path}\n" for path in paths))
+        listed.flush()
+        who = ["-aet", "SCANNER", "-aec", "NEUROFERRY"]
+        command = [str(program("storescu")), *who, "-R", "-v", "127.0.0.1", str(port)]
+        done = subprocess.run(
+            [*command, f"@{listed.name}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+    return n_sent(done)
+
+
+def throughput(n_files: int) -> None:
+    """Print the table of receivers."""
+    receivers: dict[str, Callable[[Path], AbstractContextManager[tuple[int, psutil.Process]]]] = {
+        "storescp": storescp,
+        "neuroferry, no fsync": lambda root: ours(root, "--quiet-seconds", "3600", "--no-fsync"),
+        "neuroferry": lambda root: ours(root, "--quiet-seconds", "3600"),
+    }
+    as_installed = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        paths = template(Path(folder) / "dicom", "000001", 0, n_files)
+        size = sum(path.stat().st_size for path in paths) / 1e6
+        print(f"{len(paths)} files, {size:.0f} MB; the best of {REPEATS}\n")
+        print(f"{'':24}{'storescu as installed':>32}{'with TCP_NODELAY=1':>32}")
+        print(f"{'':24}" + f"{'files/s':>12}{'wall s':>10}{'CPU s':>10}" * 2)
+        for name, receiver in receivers.items():
+            line = f"{name:24}"
+            for environment, n in ((as_installed, n_files // 10), (ENVIRONMENT, n_files)):
+                runs = [
+                    measure(
+                        receiver, Path(folder) / f"{time.monotonic_ns()}", paths[:n], environment
+                    )
+                    for _ in range(REPEATS)
+                ]
+                wall, cpu = (min(values) for values in zip(*runs, strict=True))
+                line += f"{n / wall:12.0f}{wall:10.2f}{cpu:10.2f}"
+            print(line, flush=True)
+
+
+def measure(
+    receiver: Callable[[Path], AbstractContextManager[tuple[int, psutil.Process]]],
+    root: Path,
+    paths: Sequence[Path],
+    environment: dict[str, str],
+) -> tuple[float, float]:
+    """Wall and processor seconds in which a receiver takes files."""
+    before = os.environ.get("TCP_NODELAY")
+    os.environ.update({"TCP_NODELAY": "1"} if "TCP_NODELAY" in environment else {})
+    try:
+        with receiver(root) as (port, process):
+            begun, used = time.perf_counter(), process.cpu_times()
+            n_safe = send_all(port, paths, environment)
+            wall, now = time.perf_counter() - begun, process.cpu_times()
+    finally:
+        if before is None:
+            os.environ.pop("TCP_NODELAY", None)
+    if n_safe != len(paths):
+        raise SystemExit(f"{n_safe} of {len(paths)} objects were acknowledged")
+    shutil.rmtree(root)
+    return wall, now.user + now.system - used.user - used.system
+
+
+def day(n_sessions: int, n_files: int) -> None:
+    """Send sessions of two scanners at once; print memory, and what became of the objects."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        place = Path(folder)
+        models = [template(place / f"model{k}", f"00000{k}", k, n_files) for k in (1, 2)]
+        done = [0, 0]
+
+        with intake(place / "root", "--quiet-seconds", "5") as node:
+            process = psutil.Process(node.process.pid)
+            memory = Memory(process)
+
+            def scanner(k: int) -> None:
+                for number in range(k, n_sessions, 2):
+                    session = place / f"session{number}"
+                    paths = another(models[k], session, number)
+                    done[k] += send_all(node.port, paths, ENVIRONMENT)
+                    shutil.rmtree(session)
+
+            begun = time.perf_counter()
+            scanners = [threading.Thread(target=scanner, args=(k,)) for k in (0, 1)]
+            for thread in scanners:
+                thread.start()
+            for thread in scanners:
+                thread.join()
+            received = time.perf_counter() - begun
+            wait(lambda: len(images(place / "root")) >= 3 * n_sessions, "conversion", 3600)
+            used = process.cpu_times()
+            memory.stop()
+        total = n_sessions * len(models[0])
+        voxels = sum(
+            int(np.prod(nb.load(path).shape[2:])) for path in images(place / "root").values()
+        )
+        print(f"{n_sessions} sessions, {total} objects, {sum(done)} acknowledged")
+        print(f"slices in the dataset: {voxels}, images: {len(images(place / 'root'))}")
+        print(f"received in {received:.0f} s, all converted after {memory.seconds:.0f} s")
+        print(f"CPU of the service: {used.user + used.system:.0f} s")
+        print(f"memory: {memory.text()}")
+
+
+class Memory:
+    """Resident memory of a process, watched in a thread."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self._begun = time.perf_counter()
+        self._seen: list[int] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(SAMPLE):
+            self._seen.append(self._process.memory_info().rss)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._over.set()
+        self._thread.join()
+        self.seconds = time.perf_counter() - self._begun
+
+    def text(self) -> str:
+        """Largest memory in each quarter of the time."""
+        parts = np.array_split(np.asarray(self._seen), 4)
+        return ", ".join(f"{part.max() / 1e6:.0f}" for part in parts) + " MB at most by quarter"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("throughput")
+    one.add_argument("--files", type=int, default=2000)
+    two = commands.add_parser("day")
+    two.add_argument("--sessions", type=int, default=20)
+    two.add_argument("--files", type=int, default=2000, help="of each session")
+    arguments = parser.parse_args()
+    if arguments.command == "throughput":
+        throughput(arguments.files)
+    else:
+        day(arguments.sessions, arguments.files)
+
+
+if __name__ == "__main__":
+    main()

@@ -112,7 +112,7 @@ def _add_scanner(ds: Dataset, scanner: Scanner) -> None:
     ds.Manufacturer = maker
     ds.ManufacturerModelName = model
     ds.SoftwareVersions = (scanner.software or software).split("\\")
-    ds.InstitutionName = "Institute of Invented Heads"
+    ds.InstitutionName = "Institute of Digital Heads"
     ds.InstitutionAddress = "1 Nowhere Street"
     ds.StationName = scanner.station
     ds.DeviceSerialNumber = scanner.serial
