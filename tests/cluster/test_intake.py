@@ -11,7 +11,7 @@ import zipfile
 from contextlib import contextmanager
 
 import pytest
-from dicom_peers import ENVIRONMENT, echo, end, n_sent, orthanc, program, send, send_command, wait
+from dicom_peers import echo, end, free_port, n_sent, orthanc, program, send, send_command, wait
 from intake_service import Intake, images, intake, is_what_was_scanned, lacking, once
 from pydicom import dcmread
 from scanned_session import write_session
@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.skipif(program("storescu") is None, reason="DCMTK is not installed"),
 ]
 needs_orthanc = pytest.mark.skipif(program("Orthanc") is None, reason="Orthanc is not installed")
+STORED = "Received Store Response (Success)"
 IDENTIFYING = (b"Nobody", b"Invented", b"19010203", b"Nowhere Street")
 
 
@@ -88,6 +89,8 @@ def test_what_is_sent_becomes_a_dataset(scanned, scans, root, tmp_path, form, ve
         assert echo(node.port)
         done = send(node.port, [tmp_path / "dicom"])
         assert (done.returncode, n_sent(done)) == (0, len(paths))
+        if vendor == "philips":  # which does not tell the polarity of field maps
+            scans = [one for one in scans if one.suffix != "epi"]
         is_what_was_scanned(root, scans)
     assert leaks(root) == []
     assert not any(word.decode() in node.said for word in IDENTIFYING)
@@ -95,8 +98,11 @@ def test_what_is_sent_becomes_a_dataset(scanned, scans, root, tmp_path, form, ve
 
 @needs_orthanc
 def test_orthanc_pushes_a_study_and_is_promised_its_safety(exported, scans, root, tmp_path):
-    # Orthanc listens for the report, so its port is known before the intake's.
-    with intake(root) as node, orthanc(tmp_path / "o", peers={"NEUROFERRY": node.port}) as peer:
+    port = free_port()  # where Orthanc listens for the report
+    with (
+        intake(root, "--allow", f"ORTHANC@127.0.0.1:{port}") as node,
+        orthanc(tmp_path / "o", port, peers={"NEUROFERRY": node.port}) as peer,
+    ):
         studies = peer.take(all_of(exported))
         job = peer.store("NEUROFERRY", studies)
         assert job["FailedInstancesCount"] == 0
@@ -127,35 +133,52 @@ def test_a_second_service_on_the_same_root_is_refused(root):
         assert once(root).returncode == 75
 
 
-def send_until(node, paths, n_acknowledged):
-    """Send files one by one in order until so many are acknowledged; return the process."""
+def begin_sending(node, paths, n_arrived):
+    """Begin to send files in order; return once so many have arrived.
+
+    DCMTK without TCP_NODELAY is slow enough for that: some 40 ms for each object.
+    """
+    command = send_command(node.port, paths)
     process = subprocess.Popen(
-        send_command(node.port, paths),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=ENVIRONMENT,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    count = 0
-    assert process.stdout is not None
-    for line in process.stdout:
-        count += "Received Store Response (Success)" in line
-        if count == n_acknowledged:
-            break
+    private = node.root / ".intake"
+    wait(
+        lambda: (
+            sum(
+                len(list(private.glob(f"{part}/**/*")))
+                for part in ("receiving", "arrivals", "spool")
+            )
+            > n_arrived
+        ),
+        "objects",
+    )
     return process
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_killed_while_receiving_nothing_acknowledged_is_lost(exported, scans, root, share):
     paths = all_of(exported)
     node = Intake(root)
-    sender = send_until(node, paths, round(share * len(paths)))
+    sender = begin_sending(node, paths, share * len(paths))
     node.kill()
-    rest, _ = sender.communicate(timeout=60)
-    n_safe = round(share * len(paths)) + rest.count("Received Store Response (Success)")
-    assert n_safe < len(paths)
+    said, _ = sender.communicate(timeout=60)
+    n_safe = said.count(STORED)
+    assert 0 < n_safe < len(paths)
     with intake(root) as node:
         assert n_sent(send(node.port, paths[n_safe:])) == len(paths) - n_safe
+        is_what_was_scanned(root, scans)
+
+
+def test_killed_alone_its_node_leaves_the_port_to_the_next(exported, scans, root):
+    paths, port = all_of(exported), str(free_port())
+    node = Intake(root, "--port", port)
+    sender = begin_sending(node, paths, 5)
+    node.kill(alone=True)
+    said, _ = sender.communicate(timeout=60)
+    n_safe = said.count(STORED)
+    with intake(root, "--port", port) as node:
+        assert n_sent(send(node.port, paths[n_safe:] or paths[:1])) == max(1, len(paths) - n_safe)
         is_what_was_scanned(root, scans)
 
 
@@ -188,7 +211,7 @@ def at_work_or_done(root, folder, patience=15):
 def test_an_association_that_is_cut_off_harms_nothing(exported, scans, root):
     paths = all_of(exported)
     with intake(root) as node:
-        sender = send_until(node, paths, 20)
+        sender = begin_sending(node, paths, 20)
         sender.kill()
         sender.wait()
         assert echo(node.port)
@@ -220,7 +243,7 @@ def test_files_arrive_in_a_folder_slowly_and_in_any_order(exported, scans, root,
     share.mkdir()
     paths = all_of(exported)
     random.Random(1).shuffle(paths)
-    with intake(root, "--watch", str(share)):
+    with intake(root, "--folders", str(share)):
         for number, path in enumerate(paths):
             target = share / f"{number % 3}" / f"{number:04d}"
             target.parent.mkdir(exist_ok=True)
@@ -255,7 +278,7 @@ def test_a_zip_and_what_is_dropped_into_the_root_are_taken(exported, scans, root
 def test_a_folder_that_vanishes_is_waited_for(exported, scans, root, tmp_path):
     share = tmp_path / "share"
     share.mkdir()
-    with intake(root, "--watch", str(share)) as node:
+    with intake(root, "--folders", str(share)) as node:
         share.rmdir()
         time.sleep(2)
         assert node.process.poll() is None
@@ -264,32 +287,36 @@ def test_a_folder_that_vanishes_is_waited_for(exported, scans, root, tmp_path):
     assert str(share) in node.said
 
 
-def test_what_is_no_image_is_named_and_harms_nothing(scans, exported, root, tmp_path):
-    bold = of(scans, "T1w")
-    made = [one.dataset for one in objects(bold, Patient("01"), Scanner(), "mosaic")]
+def test_what_is_no_image_is_said_and_harms_nothing(scans, exported, root, tmp_path):
+    t1w = of(scans, "T1w")
     bad = root / "incoming" / "bad"
     bad.mkdir(parents=True)
     (bad / "notes.txt").write_text("not an image")
     (bad / "empty.dcm").touch()
     whole = all_of(exported)[-1].read_bytes()
     (bad / "cut.dcm").write_bytes(whole[: len(whole) // 2])
-    ds = made[0]
-    evil = "../../../../evil"
-    ds.SOPInstanceUID = ds.SeriesInstanceUID = ds.StudyInstanceUID = evil
-    ds.PatientID = "../../evil"
-    ds.ProtocolName = "anat-T1w_acq-../../evil"
-    ds.save_as(bad / "path.dcm")
-    before = set(tmp_path.rglob("*"))
-    write_objects(root / "incoming" / "good", objects(bold, Patient("01"), Scanner(), "mosaic"))
+    write_objects(root / "incoming" / "good", objects(t1w, Patient("01"), Scanner(), "mosaic"))
     done = once(root)
-    assert done.returncode == 1
-    for name in ("notes.txt", "empty.dcm", "cut.dcm"):
-        assert name in done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout
+    assert "cut off" in done.stdout
+    assert "no DICOM object" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    beyond = {path for path in set(tmp_path.rglob("*")) - before if root not in path.parents}
-    assert not [path for path in beyond if "evil" in path.name]
-    assert not [path for path in root.rglob("*") if ".." in path.parts]
-    assert lacking(root, [bold]) == ""
+    assert lacking(root, [t1w]) == ""
+    assert all(path.exists() for path in (bad / "notes.txt", bad / "empty.dcm", bad / "cut.dcm"))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_uids_and_names_that_look_like_paths_stay_inside(scans, root, tmp_path):
+    ds = next(objects(of(scans, "T1w"), Patient("../../evil"), Scanner(), "mosaic")).dataset
+    ds.SOPInstanceUID = ds.SeriesInstanceUID = ds.StudyInstanceUID = "../../../../evil"
+    ds.ProtocolName = ds.SeriesDescription = "anat-T1w_acq-../../evil"
+    (root / "incoming").mkdir(parents=True)
+    ds.save_as(root / "incoming" / "a.dcm")
+    done = once(root)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == [root]
+    assert not [path for path in root.rglob("*") if path.name == "evil"]
+    assert images(root) == {}
 
 
 @contextmanager
@@ -307,18 +334,17 @@ def small_disk(folder, megabytes):
 
 def test_a_full_disk_is_said_to_the_sender_and_nothing_is_lost(exported, scans, tmp_path):
     paths = all_of(exported)
-    with small_disk(tmp_path / "disk", 64), intake(tmp_path / "disk" / "root") as node:
+    root = tmp_path / "disk" / "root"
+    with small_disk(tmp_path / "disk", 260), intake(root) as node:
         filler = tmp_path / "disk" / "filler"
-        left = shutil.disk_usage(tmp_path / "disk").free
-        filler.write_bytes(bytes(left - (200 << 10)))
-        done = send(node.port, paths, options=["-nh"])  # goes on after a refused object
-        n_safe = n_sent(done)
-        assert n_safe < len(paths)
+        filler.write_bytes(bytes(100 << 20))  # the node keeps 200 MB free
+        refused = send(node.port, paths)
+        assert n_sent(refused) == 0
+        assert "OutOfResources" in refused.stdout + refused.stderr
         assert echo(node.port)
         filler.unlink()
-        again = send(node.port, paths)
-        assert n_sent(again) == len(paths)
-        is_what_was_scanned(tmp_path / "disk" / "root", scans)
+        assert n_sent(send(node.port, paths)) == len(paths)
+        is_what_was_scanned(root, scans)
 
 
 @pytest.mark.slow

@@ -172,11 +172,11 @@ class Orthanc:
 
 @contextmanager
 def orthanc(
-    folder: Path, *, peers: Mapping[str, int], title: str = "ORTHANC"
+    folder: Path, port: int, *, peers: Mapping[str, int], title: str = "ORTHANC"
 ) -> Iterator[Orthanc]:
     """Run an Orthanc that stores below `folder` and knows peers on ports of loopback."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, http = free_port(), free_port()
+    http = free_port()
     settings = {
         "Name": "tests",
         "StorageDirectory": str(folder / "storage"),

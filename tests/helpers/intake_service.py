@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nb
 import numpy as np
+import psutil
 from dicom_peers import end, wait
 
 if TYPE_CHECKING:
@@ -58,9 +58,14 @@ class Intake:
         """All that the services on this root have printed."""
         return self._log.read_text()
 
-    def kill(self) -> None:
-        """Kill the process as the kernel would: nothing of it can react."""
-        end(self.process, how=signal.SIGKILL)
+    def kill(self, *, alone: bool = False) -> None:
+        """Kill the service, and all that it has started unless `alone`: nothing can react."""
+        process = psutil.Process(self.process.pid)
+        others = [] if alone else process.children(recursive=True)
+        for one in (process, *others):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait()
 
 
 @contextmanager
