@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,16 +177,30 @@ def measure(
     os.environ.update({"TCP_NODELAY": "1"} if "TCP_NODELAY" in environment else {})
     try:
         with receiver(root) as (port, process):
-            begun, used = time.perf_counter(), process.cpu_times()
+            begun, used = time.perf_counter(), cpu_seconds(process)
             n_safe = send_all(port, paths, environment)
-            wall, now = time.perf_counter() - begun, process.cpu_times()
+            wall, now = time.perf_counter() - begun, cpu_seconds(process)
     finally:
         if before is None:
             os.environ.pop("TCP_NODELAY", None)
     if n_safe != len(paths):
         raise SystemExit(f"{n_safe} of {len(paths)} objects were acknowledged")
     shutil.rmtree(root)
-    return wall, now.user + now.system - used.user - used.system
+    return wall, now - used
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all that it has started."""
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor seconds that a process and its children, ended ones too, have used."""
+    total = 0.0
+    for one in family(process):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(one.cpu_times()[:4])
+    return total
 
 
 def day(n_sessions: int, n_files: int) -> None:
@@ -215,7 +229,7 @@ def day(n_sessions: int, n_files: int) -> None:
                 thread.join()
             received = time.perf_counter() - begun
             wait(lambda: len(images(place / "root")) >= 3 * n_sessions, "conversion", 3600)
-            used = process.cpu_times()
+            used = cpu_seconds(process)
             memory.stop()
         total = n_sessions * len(models[0])
         voxels = sum(
@@ -224,12 +238,12 @@ def day(n_sessions: int, n_files: int) -> None:
         print(f"{n_sessions} sessions, {total} objects, {sum(done)} acknowledged")
         print(f"slices in the dataset: {voxels}, images: {len(images(place / 'root'))}")
         print(f"received in {received:.0f} s, all converted after {memory.seconds:.0f} s")
-        print(f"CPU of the service: {used.user + used.system:.0f} s")
+        print(f"CPU of the service and its converters: {used:.0f} s")
         print(f"memory: {memory.text()}")
 
 
 class Memory:
-    """Resident memory of a process, watched in a thread."""
+    """Memory of a process and its children, converters left out, watched in a thread."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -241,7 +255,11 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._over.wait(SAMPLE):
-            self._seen.append(self._process.memory_info().rss)
+            used = 0
+            for one in family(self._process):
+                with suppress(psutil.NoSuchProcess):
+                    used += one.memory_info().rss if one.name() != "dcm2niix" else 0
+            self._seen.append(used)
 
     def stop(self) -> None:
         """Watch no more."""
