@@ -23,6 +23,7 @@ TOGETHER = {
     "app/test_poor_disk.py": "a run on a disk with few abilities",
     "cli/test_slurm_commands.py": "the commands for runs on a cluster",
     "cluster/test_image.py": "the image",
+    "cluster/test_intake.py": "from a scanner to the page",
     "cluster/test_move.py": "move and fetch, between two machines",
     "cluster/test_slurm.py": "the SLURM plugin on a real SLURM",
     "cluster/test_gridengine.py": "Dask workers on a real Grid Engine",

@@ -167,6 +167,7 @@ def _standard_diffusion(ds: Dataset, series: ScannedSeries, volume: int) -> None
 
 def _ge(ds: Dataset, series: ScannedSeries, volume: int, k: int) -> None:
     ds.AcquisitionNumber = 1
+    ds.ImagesInAcquisition = series.n_slices
     ds.TemporalPositionIdentifier = volume + 1
     ds.NumberOfTemporalPositions = series.n_volumes
     if series.phase_axis is not None:
@@ -184,6 +185,7 @@ def _ge(ds: Dataset, series: ScannedSeries, volume: int, k: int) -> None:
     relations = ds.private_block(0x0021, "GEMS_RELA_01", create=True)
     relations.add_new(0x4F, "SS", series.n_slices)
     block = ds.private_block(0x0025, "GEMS_SERS_01", create=True)
+    block.add_new(0x07, "SL", series.n_slices)
     block.add_new(0x1B, "OB", _ge_protocol(series))
     parameters = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
     parameters.add_new(0x2F, "SS", int(series.phase_image))

@@ -47,8 +47,12 @@ class Made(NamedTuple):
 
 
 def uid(*sources: object) -> UID:
-    """Make a UID that is the same for the same sources."""
-    return generate_uid(entropy_srcs=[str(source) for source in sources])
+    """Make a UID that is the same for the same sources.
+
+    >>> uid("image", 1, 12) == uid("image", 11, 2)
+    False
+    """
+    return generate_uid(entropy_srcs=["/".join(map(str, sources))])
 
 
 def decimals(values: Iterable[float]) -> list[DSfloat]:
@@ -108,7 +112,7 @@ def _add_scanner(ds: Dataset, scanner: Scanner) -> None:
     ds.Manufacturer = maker
     ds.ManufacturerModelName = model
     ds.SoftwareVersions = (scanner.software or software).split("\\")
-    ds.InstitutionName = "Institute of Invented Heads"
+    ds.InstitutionName = "Institute of Digital Heads"
     ds.InstitutionAddress = "1 Nowhere Street"
     ds.StationName = scanner.station
     ds.DeviceSerialNumber = scanner.serial
