@@ -1,14 +1,15 @@
-"""Small DICOM objects that tests make up: a T1w series of slices, without anything of a scanner."""
+"""Small DICOM objects that tests make up: slices of a T1w series, of no real scanner."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
-MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+MR_IMAGE = UID("1.2.840.10008.5.1.4.1.1.4")
 ROOT = "2.25.1234567"
 
 
@@ -25,7 +26,7 @@ def make_object(
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = MR_IMAGE
-    meta.MediaStorageSOPInstanceUID = uid or f"{ROOT}.{series}.{number}"
+    meta.MediaStorageSOPInstanceUID = UID(uid or f"{ROOT}.{series}.{number}")
     item = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     item.SOPClassUID = MR_IMAGE
     item.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
@@ -61,15 +62,15 @@ def make_object(
     return item
 
 
-def write_object(folder: Path, name: str = "", **options: object) -> Path:
+def write_object(folder: Path, name: str = "", **options: Any) -> Path:
     """Write one slice."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = make_object(**options)  # type: ignore[arg-type]
+    made = make_object(**options)
     path = folder / (name or f"{made.SeriesNumber}-{made.InstanceNumber}-{made.PatientID}.dcm")
     made.save_as(path, enforce_file_format=True)
     return path
 
 
-def write_series(folder: Path, count: int = 6, **options: object) -> list[Path]:
+def write_series(folder: Path, count: int = 6, **options: Any) -> list[Path]:
     """Write the slices of a series."""
     return [write_object(folder, number=n, **options) for n in range(1, count + 1)]

@@ -35,7 +35,10 @@ class Intake:
     def counts(self) -> dict[bool, list[int]]:
         """Objects of each series, for ordinary series and for those that came again."""
         rows = self.queue.series_in()
-        return {again: [row.n_objects for row in rows if row.again == again] for again in (0, 1)}
+        return {
+            again: [row.n_objects for row in rows if row.again == again]
+            for again in (False, True)
+        }
 
     @property
     def kept(self) -> list[str]:
@@ -126,7 +129,7 @@ def test_a_crash_between_row_and_move_loses_and_doubles_nothing(
 
 
 def test_names_reveal_neither_patient_nor_uid(intake: Intake, tmp_path: Path) -> None:
-    intake.arrive(write_object(tmp_path, patient="../../SECRET", uid="1.2/../../x"))
+    intake.arrive(write_object(tmp_path, "a.dcm", patient="../../SECRET", uid="1.2/../../x"))
     intake.sorter.sort()
     names = [str(path.relative_to(tmp_path)) for path in (tmp_path / "root").rglob("*")]
     assert not [name for name in names if "SECRET" in name or "1.2" in name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 from dicom_objects import write_object, write_series
 
-from neuroferry.intake import watch as watching
 from neuroferry.intake.queue import Queue
 from neuroferry.intake.spool import Spool
 from neuroferry.intake.watch import Watch
@@ -21,7 +21,7 @@ from neuroferry.intake.watch import Watch
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Return a function that lets time pass."""
     moment = [1000.0]
-    monkeypatch.setattr(watching.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
 
     def later(seconds: float) -> None:
         moment[0] += seconds

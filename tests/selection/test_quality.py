@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,7 +33,7 @@ def subject(tmp_path: Path) -> Subject:
     return Subject("01", tuple(images))
 
 
-def measured(subject: Subject, **chosen: tuple[str, ...]) -> list[str]:
+def measured(subject: Subject, **chosen: Any) -> list[str]:
     plans = plan_quality(subject, WorkflowConfig(**chosen))
     return [plan.image.path.name.removesuffix(".nii.gz") for plan in plans]
 

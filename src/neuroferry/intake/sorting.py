@@ -56,6 +56,7 @@ class Sorter:
         if not waiting:
             return Sorted(0, frozenset())
         moves: list[tuple[Path, Path | None]] = []
+        coming: dict[Path, Path] = {}
         grown: set[str] = set()
         n_again = n_rejected = 0
         self._queue.begin()
@@ -67,8 +68,10 @@ class Sorter:
                     moves.append((path, self._reject(path, str(error))))
                     n_rejected += 1
                     continue
-                series, target, again = self._add(path, instance)
+                series, target, again = self._add(path, instance, coming)
                 moves.append((path, target))
+                if target is not None:
+                    coming[target] = path
                 n_again += again
                 if series:
                     grown.add(series)
@@ -84,8 +87,12 @@ class Sorter:
         self.last_arrival.update(dict.fromkeys(grown, moment))
         return Sorted(len(waiting), frozenset(grown), n_again, n_rejected)
 
-    def _add(self, path: Path, instance: Instance) -> tuple[str, Path | None, bool]:
+    def _add(
+        self, path: Path, instance: Instance, coming: dict[Path, Path]
+    ) -> tuple[str, Path | None, bool]:
         """Count an object; return its series, its place (None: it is there), and whether again.
+
+        `coming` holds the places of objects that this batch is about to move, and where they lie.
 
         An object that is there with another patient or other pixels is kept beside it, as a series
         of its own that is never converted: only a person knows which of the two is right.
@@ -98,8 +105,9 @@ class Sorter:
             target = self._spool.series / where / name
             if where.removesuffix(_AGAIN) != series:
                 continue
-            if found == digest or (target.is_file() and same_pixels(target, path)):
-                return ("", None, True) if target.exists() else (where, target, False)
+            there = coming.get(target, target)
+            if found == digest or (there.is_file() and same_pixels(there, path)):
+                return ("", None, True) if there.exists() else (where, target, False)
         if known:
             series, name = series + _AGAIN, f"{key}-{digest[:8]}.dcm"
         else:
