@@ -21,13 +21,16 @@ from neuroferry.workflows.base import BuildSettings, init_neuroferry_wf
 @pytest.fixture
 def people(tmp_path):
     """Return a function that creates a participant with one T1w image of each shape."""
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids" / "dataset_description.json").write_text('{"Name": "x"}')
 
     def make(label, *shapes, session=None, **metadata):
         runs = []
         for number, shape in enumerate(shapes, 1):
             where = f"_ses-{session}" if session else ""
-            path = tmp_path / "bids" / f"sub-{label}{where}_run-{number}_T1w.nii.gz"
-            path.parent.mkdir(exist_ok=True)
+            folder = tmp_path / "bids" / f"sub-{label}" / where.strip("_") / "anat"
+            path = folder / f"sub-{label}{where}_run-{number}_T1w.nii.gz"
+            folder.mkdir(parents=True, exist_ok=True)
             save_nifti(np.zeros(shape, np.uint8), np.eye(4), path)
             entities = {"subject": label, "run": str(number)}
             if session:

@@ -36,8 +36,7 @@ class Intake:
         """Objects of each series, for ordinary series and for those that came again."""
         rows = self.queue.series_in()
         return {
-            again: [row.n_objects for row in rows if row.again == again]
-            for again in (False, True)
+            again: [row.n_objects for row in rows if row.again == again] for again in (False, True)
         }
 
     @property

@@ -26,8 +26,8 @@ def subject(tmp_path: Path) -> Subject:
         path = tmp_path / "sub-01" / "anat" / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.int16), np.diag([1, 2, 3, 1])), path)
-        words = dict(word.split("-") for word in name.split("_")[:-1])
-        entities = {"subject": "01", **{k: words[k] for k in ("run", "part") if k in words}}
+        words = {key: value for key, _, value in (word.partition("-") for word in name.split("_"))}
+        entities = {"subject": "01"} | {k: words[k] for k in ("run", "part") if k in words}
         sidecar = tmp_path / f"{suffix}.json"
         images.append(Image(path, entities, suffix, "anat", {"FlipAngle": 8}, None, (sidecar,)))
     return Subject("01", tuple(images))

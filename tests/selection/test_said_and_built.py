@@ -133,6 +133,9 @@ def test_what_is_said_is_built(people, home, dataset, settings, given):
     named = {anatomy.node for anatomy in plan.anatomies}
     named |= {f"{prefix(b.run.session)}bold_{b.run.label}_wf" for b in plan.bold}
     named |= {dwi_wf(d.run) for d in plan.dwi} | {dwi_wf(j.run) for j in plan.joined}
+    measured = {f"quality_{image.label}_wf" for image in plan.quality}
+    assert measured <= {name.partition(".")[0] for name in steps}
+    named |= measured
     assert {name.partition(".")[0] for name in steps} <= named
     # both ways of saying it hold every decision
     assert len([*describe_plan(plan)]) >= 1 + len(plan.anatomies) + len(plan.bold) + len(plan.dwi)

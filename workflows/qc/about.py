@@ -20,9 +20,10 @@ def about_image(image: Image) -> dict[str, Any]:
     dict
         Inputs of `neuroferry.interfaces.qc.document.IqmInputSpec`.
     """
-    return {
+    description = image.root / "dataset_description.json"
+    about = {
         "source": str(image.path),
         "sidecars": [str(path) for path in image.sidecars],
         "entities": dict(image.entities),
-        "description": str(image.root / "dataset_description.json"),
     }
+    return {**about, "description": str(description)} if description.is_file() else about

@@ -56,7 +56,7 @@ def acquisition_time(
     """Write the time of a scan; None if no times are written.
 
     >>> acquisition_time(datetime(2018, 9, 18, 12, 25), -40000, "shift")
-    '1909-03-13T12:25:00'
+    '1909-03-14T12:25:00'
     >>> acquisition_time(None, 0, "keep")
     'n/a'
     """
