@@ -82,14 +82,15 @@ def build_graphs() -> dict[str, str]:
         command += [f"{_SPACE}:res-2", "MNI152Other:res-8", "T1w", "bold"]
         said = io.StringIO()
         before = sys.getprofile()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            sys.setprofile(keep)
-            try:
-                code = main(command)
-            finally:
-                sys.setprofile(before)
-    if code:
-        raise ExtensionError(f"The example study cannot be planned: {said.getvalue()}")
+        for choice in ([], ["--workflows", "qc"]):
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                sys.setprofile(keep)
+                try:
+                    code = main([*command, *choice])
+                finally:
+                    sys.setprofile(before)
+            if code:
+                raise ExtensionError(f"The example study cannot be planned: {said.getvalue()}")
     return {key: text for key, (_, text) in found.items()}
 
 

@@ -15,7 +15,7 @@ _SLICES = [round(0.05 * index, 2) for index in range(24)]
 
 
 def write_example_study(root: Path) -> Path:
-    """Write the dataset; ``sub-01`` has two T1w images, two BOLD runs and two DWI runs."""
+    """Write the dataset; ``sub-01`` has two T1w images, a T2w image, two BOLD runs and two DWI runs."""
     random = np.random.default_rng(1)
 
     def image(name, volumes, sidecar, zoom=4.0):
@@ -33,6 +33,7 @@ def write_example_study(root: Path) -> Path:
 
     for run in (1, 2):
         image(f"anat/sub-01_run-{run}_T1w", None, {"MagneticFieldStrength": 3}, zoom=6.0)
+    image("anat/sub-01_T2w", None, {"MagneticFieldStrength": 3}, zoom=6.0)
     bold = {**_EPI, "RepetitionTime": 2.0, "SliceTiming": _SLICES}
     for echo, seconds in enumerate((0.012, 0.030, 0.048), 1):
         about = {"TaskName": "rest", "EchoTime": seconds, "B0FieldSource": "pepolar"}
