@@ -67,7 +67,7 @@ def test_what_was_being_done_is_done_by_the_next_process(
 ) -> None:
     add(queue, instance, "a")
     queue.finish("s", 1, placed(tmp_path))
-    queue.start_quality(queue.quality_in(QUEUED)[0])
+    queue.start_quality(queue.quality_in(QUEUED)[0], 1, 0.0)
     queue.set_state("s", PROCESSING)
     queue.interrupted()
     assert [row.state for row in queue.series_in()] == [READY]
@@ -80,13 +80,13 @@ def test_series_that_complete_meanwhile_join_the_next_run_of_quality_control(
     add(queue, instance, "a")
     queue.finish("s", 1, placed(tmp_path))
     (row,) = queue.quality_in(QUEUED)
-    queue.start_quality(row)
+    queue.start_quality(row, 1, 0.0)
     queue.finish("s", 1, placed(tmp_path))
     queue.finish("s", 1, placed(tmp_path))
     assert [found.state for found in queue.quality_in()] == [RUNNING]
     queue.end_quality(row, DONE, 0, "")
     assert [found.state for found in queue.quality_in()] == [QUEUED]
-    queue.start_quality(row)
+    queue.start_quality(row, 1, 0.0)
     queue.end_quality(row, DONE, 0, "")
     assert [found.state for found in queue.quality_in()] == [DONE]
 

@@ -94,6 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     quality = parser.add_argument_group("quality control")
     quality.add_argument("--no-qc", action="store_true", help="convert only")
+    quality.add_argument(
+        "--qc-hours",
+        type=float,
+        default=6.0,
+        metavar="H",
+        help="time after which a run counts as hanging, and is ended (default: 6)",
+    )
     quality.add_argument("--plugin", metavar="NAME", help="where its steps run")
     quality.add_argument("--nprocs", metavar="N", help="processors of each run")
     quality.add_argument("--mem", metavar="AMOUNT", help="memory of each run, such as 8GB")
@@ -139,8 +146,8 @@ def _serve(arguments: argparse.Namespace, root: Path) -> int:
     from neuroferry.intake.rules import read_rules
     from neuroferry.intake.service import ServiceSettings, run_service
 
-    if arguments.quiet_seconds < 0 or arguments.keep_days < 0:
-        raise UsageError("--quiet-seconds and --keep-days cannot be negative.")
+    if min(arguments.quiet_seconds, arguments.keep_days, arguments.qc_hours) < 0:
+        raise UsageError("--quiet-seconds, --keep-days and --qc-hours cannot be negative.")
     if not 0 <= arguments.port < 1 << 16:
         raise UsageError(f"--port {arguments.port} is no port: choose one from 1025 to 65535.")
     node = NodeSettings(
@@ -168,6 +175,7 @@ def _serve(arguments: argparse.Namespace, root: Path) -> int:
         quiet_seconds=arguments.quiet_seconds,
         quality=not arguments.no_qc,
         options=tuple(options),
+        quality_hours=arguments.qc_hours,
         once=arguments.once,
         keep_days=arguments.keep_days,
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +19,14 @@ from neuroferry.intake.identity import Identifiers, find_identifiers
 from neuroferry.intake.labels import Labels, patient_of, private_folder
 from neuroferry.intake.ledger import Entry, Ledger
 from neuroferry.intake.model import Instance, Series
-from neuroferry.intake.outputs import assign
+from neuroferry.intake.naming import said_by_rules
+from neuroferry.intake.outputs import Item, assign
 from neuroferry.intake.place import used_labels
 from neuroferry.intake.prepare import Prepared, foresee, prepare
-from neuroferry.intake.reproin import Aside
+from neuroferry.intake.reproin import Aside, Name
 from neuroferry.intake.rulebook import IntakeRules
 from neuroferry.intake.runs import Candidate, base_of, find_place
+from neuroferry.intake.sidecars import POLARITY, lacking_polarity
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ class _Explainer:
         if isinstance(name, Aside) or findings is None:
             return name if isinstance(name, Aside) else Aside("refused", "It cannot be read.")
         items, reason, _ = assign(name, foresee(findings.volumes))
+        reason = reason or self._lacks(first, name, items)
         if reason:
             return Aside("unassigned", reason)
         dataset, label, session = where
@@ -225,6 +228,13 @@ class _Explainer:
             f"{name.by[:1].upper()}{name.by[1:]}.",
             tuple(map(identifiers.remove, (*warnings, *found.notes))),
         )
+
+    def _lacks(self, first: Instance, name: Name, items: Sequence[Item]) -> str:
+        """Say what a field map will lack: Philips writes no polarity into its headers."""
+        given = said_by_rules(first, self.rules)
+        told = given if "philips" in first.manufacturer.lower() else {*POLARITY, *given}
+        lacking = (lacking_polarity(name.datatype, item.suffix, told) for item in items)
+        return next(filter(None, lacking), "")
 
     def _explained(
         self,

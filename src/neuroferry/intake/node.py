@@ -12,6 +12,8 @@ import signal
 import ssl
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -30,7 +32,11 @@ from neuroferry.intake.spool import Spool
 # Status codes of PS3.4 (C-STORE: B.2.3) and PS3.7 (annex C).
 SUCCESS, OUT_OF_RESOURCES, PROCESSING_FAILURE = 0x0000, 0xA700, 0x0110
 _NO_SUCH_OBJECT = 0x0112
-_REJECTED, _BY_USER, _NO_REASON = 0x01, 0x01, 0x01
+# of a rejected association (PS3.8, 9.3.4)
+_REJECTED, _BY_USER = 0x01, 0x01
+_CALLING_UNKNOWN, _CALLED_UNKNOWN = 0x03, 0x07
+#: Seconds for which a title that was refused is not spoken of again, and most titles in that time.
+_SILENCE, _MOST_REFUSALS = 60.0, 100
 _COMMITTED, _FAILURES_EXIST = 1, 2
 _VERIFICATION = UID("1.2.840.10008.1.1")
 _COMMITMENT = UID("1.2.840.10008.1.20.1")
@@ -166,7 +172,8 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     root : pathlib.Path
         Folder of the intake.
     connection : multiprocessing.connection.Connection
-        Gets the port once the node listens, or the reason why it cannot.
+        Gets the port once the node listens, or the reason why it cannot; then a sentence for
+        each sender that was refused.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -181,14 +188,12 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     node.maximum_pdu_size = _LARGEST_PDU
     node.maximum_associations = 100
     node.network_timeout = 600
-    node.require_called_aet = True
-    node.require_calling_aet = sorted({peer.title for peer in settings.peers})
     node.add_supported_context(_VERIFICATION)
     node.add_supported_context(_COMMITMENT)
     for context in AllStoragePresentationContexts:
         node.add_supported_context(context.abstract_syntax or "", ALL_TRANSFER_SYNTAXES)
     handlers: Any = [
-        (evt.EVT_REQUESTED, _check_address, [settings.peers]),
+        (evt.EVT_REQUESTED, Doorkeeper(settings, connection.send).check),
         (evt.EVT_C_ECHO, lambda event: SUCCESS),
         (evt.EVT_C_STORE, _store, [spool]),
         (evt.EVT_N_ACTION, _commit, [spool, settings]),
@@ -211,14 +216,61 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     server.shutdown()
 
 
-def _check_address(event: Any, peers: tuple[Peer, ...]) -> None:
-    """Reject a sender that is allowed from elsewhere only."""
-    title = event.assoc.requestor.primitive.calling_ae_title.strip()
-    address = event.assoc.requestor.address
-    allowed = {peer.address for peer in peers if peer.title == title}
-    if allowed and "" not in allowed and address not in allowed:
-        event.assoc.acse.send_reject(_REJECTED, _BY_USER, _NO_REASON)
+class Doorkeeper:
+    """Rejects senders that are not allowed, and says so, each title once a minute.
+
+    Parameters
+    ----------
+    settings : NodeSettings
+        Its title, and who may send.
+    say : callable
+        Takes a sentence.
+    """
+
+    def __init__(self, settings: NodeSettings, say: Callable[[str], None]) -> None:
+        self._title, self._peers, self._say = settings.title, settings.peers, say
+        self._said: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def why_not(self, called: str, calling: str, address: str) -> tuple[int, str]:
+        """Tell why a sender is refused: the reason of PS3.8 (9.3.4) and a sentence; or 0."""
+        if called != self._title:
+            return _CALLED_UNKNOWN, f"it calls {shown(called)!r}, and this is {self._title}"
+        if not self._peers:
+            return 0, ""
+        addresses = {peer.address for peer in self._peers if peer.title == calling}
+        if not addresses:
+            return _CALLING_UNKNOWN, "its title is not among those of --allow"
+        if "" not in addresses and address not in addresses:
+            return _CALLING_UNKNOWN, "--allow has its title with another address"
+        return 0, ""
+
+    def check(self, event: Any) -> None:
+        """Let an association in, or reject it."""
+        asked, address = event.assoc.requestor.primitive, event.assoc.requestor.address
+        called, calling = asked.called_ae_title.strip(), asked.calling_ae_title.strip()
+        reason, why = self.why_not(called, calling, address)
+        if not reason:
+            return
+        event.assoc.acse.send_reject(_REJECTED, _BY_USER, reason)
         event.assoc.is_rejected = True
+        with self._lock:
+            moment = time.monotonic()
+            self._said = {
+                title: said for title, said in self._said.items() if moment - said < _SILENCE
+            }
+            if calling not in self._said and len(self._said) < _MOST_REFUSALS:
+                self._said[calling] = moment
+                self._say(f"Refused {shown(calling)!r} from {address}: {why}.")
+
+
+def shown(title: str) -> str:
+    """Make an AE title of a stranger fit to be shown.
+
+    >>> shown("SCAN" + chr(27) + "[2J")
+    'SCAN?[2J'
+    """
+    return "".join(one if one.isprintable() else "?" for one in title[:_LONGEST_AET])
 
 
 def _store(event: Any, spool: Spool) -> int:

@@ -8,6 +8,7 @@ Images come last: whoever sees an image sees its sidecar.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from neuroferry.intake.fieldmaps import update_intended
 from neuroferry.intake.labels import locked
 from neuroferry.intake.ledger import Entry, Ledger, as_json, from_json
 from neuroferry.intake.tables import (
+    DATASET_FILES,
     add_participant,
     add_rows,
     describe_dataset,
@@ -29,6 +31,8 @@ from neuroferry.intake.tables import (
 
 _JOURNAL = "journal.json"
 _REPEATED = "sourcedata/repeated"
+#: Name of a file that was being written when its process was killed.
+_PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.part")
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ def recover(root: Path) -> int:
 def finish_interrupted(folder: Path, root: Path) -> int:
     """Finish interrupted placings, and remove what was staged without a journal.
 
+    Halves of the files that were being written go, too.
+
     Parameters
     ----------
     folder : pathlib.Path
@@ -98,9 +104,13 @@ def finish_interrupted(folder: Path, root: Path) -> int:
     for staged in sorted((folder / "placing").glob("*")):
         journal = staged / _JOURNAL
         if journal.exists():
-            _carry_out(_read(journal), staged, folder, root)
+            placing = _read(journal)
+            _carry_out(placing, staged, folder, root)
+            _remove_halves(placing, folder, root)
             finished += 1
         shutil.rmtree(staged, ignore_errors=True)
+    for private in (folder, folder / "series"):
+        _remove_halves_in(private, None)
     return finished
 
 
@@ -180,6 +190,26 @@ def _carry_out(placing: Placing, staged: Path, folder: Path, root: Path) -> None
             closest=placing.intended_for == "closest",
             match_shims=placing.match_shims,
         )
+
+
+def _remove_halves(placing: Placing, folder: Path, root: Path) -> None:
+    """Remove the halves of files that an interrupted placing wrote, and of no others."""
+    entry = placing.entry
+    dataset = root / entry.dataset
+    ledger = Ledger(folder, entry.label)
+    written = {dataset / name for name in placing.files.values()}
+    written |= {dataset / name for one in ledger.entries.values() for name in one.files}
+    written.add(dataset / scans_table(entry.label, entry.session))
+    for folder_of in {path.parent for path in written}:
+        _remove_halves_in(folder_of, {path.name for path in written if path.parent == folder_of})
+    _remove_halves_in(dataset, DATASET_FILES)
+
+
+def _remove_halves_in(folder: Path, names: Iterable[str] | None) -> None:
+    for path in folder.glob(".*.part"):
+        found = _PART.fullmatch(path.name)
+        if found and (names is None or found["name"] in names):
+            path.unlink(missing_ok=True)
 
 
 def _beside(one: Entry, entry: Entry) -> bool:

@@ -39,7 +39,8 @@ CREATE TABLE IF NOT EXISTS quality (
     dataset TEXT NOT NULL, subject TEXT NOT NULL, state TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0, requested_time TEXT, started_time TEXT, ended_time TEXT,
     wanted INTEGER NOT NULL DEFAULT 1, begun INTEGER NOT NULL DEFAULT 0,
-    exit_code INTEGER, message TEXT NOT NULL DEFAULT '', PRIMARY KEY (dataset, subject)
+    exit_code INTEGER, message TEXT NOT NULL DEFAULT '', pid INTEGER, began REAL,
+    PRIMARY KEY (dataset, subject)
 );
 CREATE TABLE IF NOT EXISTS seen (file TEXT PRIMARY KEY, reason TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS rejected (name TEXT PRIMARY KEY, reason TEXT NOT NULL);
@@ -230,7 +231,11 @@ class Queue:
     def interrupted(self) -> None:
         """Queue again what was being done when an earlier process ended."""
         self._db.execute("UPDATE series SET state = ? WHERE state = ?", (READY, PROCESSING))
-        self._db.execute("UPDATE quality SET state = ? WHERE state = ?", (QUEUED, RUNNING))
+        # that it was interrupted is no failure of its own
+        self._db.execute(
+            "UPDATE quality SET state = ?, attempts = MAX(attempts - 1, 0) WHERE state = ?",
+            (QUEUED, RUNNING),
+        )
 
     # --- quality control --------------------------------------------------------------------
 
@@ -245,20 +250,25 @@ class Queue:
             for row in self._db.execute(query, states)
         ]
 
-    def start_quality(self, row: QualityRow) -> None:
-        """Note that the quality control of a participant runs."""
+    def start_quality(self, row: QualityRow, pid: int, began: float) -> None:
+        """Note that the quality control of a participant runs, in which process, since when."""
         self._db.execute(
             "UPDATE quality SET state = ?, started_time = ?, ended_time = NULL, begun = wanted,"
-            " attempts = attempts + 1 WHERE dataset = ? AND subject = ?",
-            (RUNNING, now(), row.dataset, row.subject),
+            " attempts = attempts + 1, pid = ?, began = ? WHERE dataset = ? AND subject = ?",
+            (RUNNING, now(), pid, began, row.dataset, row.subject),
         )
+
+    def left_over(self) -> list[tuple[int, float]]:
+        """List the processes that quality control was started in and of which no end is known."""
+        query = "SELECT pid, began FROM quality WHERE pid IS NOT NULL AND began IS NOT NULL"
+        return [(int(row[0]), float(row[1])) for row in self._db.execute(query)]
 
     def end_quality(
         self, row: QualityRow, state: str, exit_code: int | None, message: str
     ) -> None:
         """Note how the quality control ended; more that was placed meanwhile queues it again."""
         self._db.execute(
-            "UPDATE quality SET ended_time = ?, exit_code = ?, message = ?,"
+            "UPDATE quality SET ended_time = ?, exit_code = ?, message = ?, pid = NULL,"
             " state = CASE WHEN wanted > begun THEN 'queued' ELSE ? END"
             " WHERE dataset = ? AND subject = ?",
             (now(), exit_code, message, state, row.dataset, row.subject),

@@ -6,7 +6,6 @@ process ends: the next one goes on from what it finds.
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import signal
 import threading
@@ -15,17 +14,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from neuroferry.errors import ExitCode, NeuroferryError, ResourceError
-from neuroferry.intake import node as dicom_node
 from neuroferry.intake.convert import process_series
 from neuroferry.intake.model import Outcome
 from neuroferry.intake.node import NodeSettings
 from neuroferry.intake.place import recover
 from neuroferry.intake.queue import PROCESSING, READY, RECEIVING, Queue, SeriesRow, now
+from neuroferry.intake.receiver import Receiver
 from neuroferry.intake.rulebook import IntakeRules
 from neuroferry.intake.sorting import Sorter
 from neuroferry.intake.spool import Spool, sole
@@ -35,7 +33,6 @@ from neuroferry.intake.watch import Watch
 _TICK = 0.25
 _MOST_ATTEMPTS = 5
 _RETRY = 30.0
-_NODE_PATIENCE = 30.0
 _LAST_SECONDS = 5.0
 _CLEAR_SECONDS = 3600.0
 TOO_LATE = (
@@ -68,6 +65,8 @@ class ServiceSettings:
         Whether quality control is started.
     options : tuple of str
         Options of its command.
+    quality_hours : float
+        Time after which a run of quality control counts as hanging.
     once : bool
         Process what is there, and end.
     keep_days : float
@@ -81,6 +80,7 @@ class ServiceSettings:
     quiet_seconds: float = 60.0
     quality: bool = True
     options: tuple[str, ...] = ()
+    quality_hours: float = 6.0
     once: bool = False
     keep_days: float = 14.0
 
@@ -118,22 +118,33 @@ def run_service(settings: ServiceSettings, say: Callable[[str], None]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.getsignal(number))
             signal.signal(number, lambda *_: stop.set())
+        receiver = None
         if settings.node is not None:
-            stack.callback(_start_node(settings.node, settings.root, say))
-        return _Service(settings, spool, queue, say).run(stop)
+            receiver = Receiver(settings.node, spool, say)
+            stack.callback(receiver.stop)
+        return _Service(settings, spool, queue, receiver, say).run(stop)
 
 
 class _Service:
     """The loop over all parts."""
 
     def __init__(
-        self, settings: ServiceSettings, spool: Spool, queue: Queue, say: Callable[[str], None]
+        self,
+        settings: ServiceSettings,
+        spool: Spool,
+        queue: Queue,
+        receiver: Receiver | None,
+        say: Callable[[str], None],
     ) -> None:
         self._settings, self._spool, self._queue, self._say = settings, spool, queue, say
+        self._receiver = receiver
         self._sorter = Sorter(spool, queue)
         folders = {settings.root / "incoming": True, **dict.fromkeys(settings.folders, False)}
         self._watch = Watch(spool, queue, folders, patient=not settings.once)
-        self._quality = QualityControl(spool, queue, settings.options)
+        self._quality = QualityControl(
+            spool, queue, settings.options, hours=settings.quality_hours
+        )
+        self._quality.end_left_over()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="convert")
         self._converting: tuple[SeriesRow, Future[Outcome]] | None = None
         self._not_before: dict[str, float] = {}
@@ -158,6 +169,8 @@ class _Service:
 
     def _turn(self) -> str:
         """Let each part do some of its work; tell whether there is more: ``now``, or later."""
+        if self._receiver is not None:
+            self._receiver.check()
         moved = self._receive()
         self._complete()
         self._clear()
@@ -165,7 +178,7 @@ class _Service:
         controlling = False
         if self._settings.quality:
             for text in self._quality.step():
-                self._bad += " failed " in text
+                self._bad += "quality control failed" in text
                 self._say(text)
             controlling = self._quality.is_busy
         if moved:
@@ -178,13 +191,20 @@ class _Service:
             taken = self._watch.look()
             found = self._sorter.sort()
         except OSError as error:
-            self._warn("disk", f"Nothing can be taken in ({error.strerror}); make room.")
+            why = f"Nothing can be taken in ({error.strerror}); make room."
+            if self._settings.once:
+                raise ResourceError(why, exit_code=ExitCode.IO) from error
+            self._warn("disk", why)
             return 0
         self._said.pop("disk", None)
         for folder, why in self._watch.unreadable.items():
             self._warn(folder, f"{folder} cannot be read ({why}); it is looked at again.")
-        if found.n_rejected:
-            self._say(f"{found.n_rejected} objects are no images; they are kept, see --status.")
+        for why, count in self._watch.say_turned_down().items():
+            self._bad += count
+            self._say(f"{count} files of watched folders stay where they are: {why}")
+        for why, count in found.rejected.items():
+            self._bad += count
+            self._say(f"{count} received objects are kept in .intake/rejected: {why}")
         if found.n_again:
             self._say(f"{found.n_again} objects were there already.")
         return taken + found.n_objects
@@ -263,43 +283,3 @@ class _Service:
 def _name(row: SeriesRow) -> str:
     number = "" if row.number is None else f" {row.number}"
     return f"series{number} ({row.n_objects} objects)"
-
-
-def _start_node(
-    settings: NodeSettings, root: Path, say: Callable[[str], None]
-) -> Callable[[], None]:
-    """Start the node's process; return what stops it."""
-    dicom_node.tls_context(settings)  # says what is wrong with the files here
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=dicom_node.serve, args=(settings, root, theirs), daemon=True, name="node"
-    )
-    process.start()
-    theirs.close()
-    answer = _answer(ours, process)
-    if not isinstance(answer, int):
-        process.join(_NODE_PATIENCE)
-        raise ResourceError(
-            f"The node cannot listen on port {settings.port} ({answer}). Choose another --port"
-            " above 1024."
-        )
-    say(f"Listening as {settings.title} on port {answer}.")
-
-    def stop() -> None:
-        ours.close()
-        process.join(_NODE_PATIENCE)
-        if process.is_alive():
-            process.kill()
-
-    return stop
-
-
-def _answer(connection: Connection, process: Any) -> int | str:
-    try:
-        if connection.poll(_NODE_PATIENCE):
-            found: int | str = connection.recv()
-            return found
-    except (EOFError, OSError):
-        pass
-    return "it ended" if not process.is_alive() else "it does not answer"

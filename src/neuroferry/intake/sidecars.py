@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from neuroferry.intake.timing import settle_repetition_time, settle_slice_times
 from neuroferry.intake.volumes import Volumes
 
 _SERIES = ("func", "dwi", "perf", "fmap")
-_POLARITY = ("PhaseEncodingDirection", "TotalReadoutTime")
+#: What BIDS needs of a field map of opposed phases.
+POLARITY = ("PhaseEncodingDirection", "TotalReadoutTime")
 _NO_DIFFUSION = 1.0  # s/mm²: below it, a volume of a series without gradients has none
 
 
@@ -29,6 +30,25 @@ class Completed:
     item: Item
     warnings: tuple[str, ...] = ()
     reason: str = ""
+
+
+def lacking_polarity(datatype: str, suffix: str, told: Container[str]) -> str:
+    """Say what a field map lacks for BIDS; empty if nothing.
+
+    Parameters
+    ----------
+    datatype, suffix : str
+        Of the image.
+    told : container of str
+        Fields of the sidecar that are known.
+    """
+    missing = [key for key in POLARITY if key not in told]
+    if datatype != "fmap" or suffix != "epi" or not missing:
+        return ""
+    return (
+        f"It is a field map, for which BIDS needs {' and '.join(missing)}, and its headers do not"
+        " tell: give them in a [[sidecar]] rule."
+    )
 
 
 def complete(
@@ -78,15 +98,9 @@ def complete(
     if item.entities.get("part") == "phase":
         content.setdefault("Units", "arbitrary")
     content |= given
-    missing = [key for key in _POLARITY if key not in content]
-    if name.datatype == "fmap" and item.suffix == "epi" and missing:
-        return Completed(
-            item,
-            reason=(
-                f"It is a field map, for which BIDS needs {' and '.join(missing)}, and its"
-                " headers do not tell: give them in a [[sidecar]] rule."
-            ),
-        )
+    lacking = lacking_polarity(name.datatype, item.suffix, content)
+    if lacking:
+        return Completed(item, reason=lacking)
     completed = replace(item, content=content)
     if item.suffix == "dwi":
         return _check_gradients(completed, volumes, warnings)

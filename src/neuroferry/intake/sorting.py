@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pydicom
@@ -25,12 +27,12 @@ _AGAIN = "-again"
 
 @dataclass(frozen=True)
 class Sorted:
-    """How many objects were sorted, and which series grew."""
+    """How many objects were sorted, which series grew, and how many were rejected, by reason."""
 
     n_objects: int
     series: frozenset[str]
     n_again: int = 0
-    n_rejected: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
 
 class Sorter:
@@ -58,7 +60,7 @@ class Sorter:
         moves: list[tuple[Path, Path | None]] = []
         coming: dict[Path, Path] = {}
         grown: set[str] = set()
-        n_again = n_rejected = 0
+        n_again, rejected = 0, Counter[str]()
         self._queue.begin()
         try:
             for path in waiting:
@@ -66,7 +68,7 @@ class Sorter:
                     instance = read_instance(path)
                 except InputError as error:
                     moves.append((path, self._reject(path, str(error))))
-                    n_rejected += 1
+                    rejected[str(error)] += 1
                     continue
                 series, target, again = self._add(path, instance, coming)
                 moves.append((path, target))
@@ -85,7 +87,7 @@ class Sorter:
                 path.replace(target)
         moment = time.monotonic()
         self.last_arrival.update(dict.fromkeys(grown, moment))
-        return Sorted(len(waiting), frozenset(grown), n_again, n_rejected)
+        return Sorted(len(waiting), frozenset(grown), n_again, rejected)
 
     def _add(
         self, path: Path, instance: Instance, coming: dict[Path, Path]

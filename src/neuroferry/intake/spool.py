@@ -118,9 +118,14 @@ class Spool:
 
     def clear_interrupted(self) -> None:
         """Remove what was being received or converted when an earlier process ended."""
-        for folder in (self.receiving, self.scratch):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700, exist_ok=True)
+        self.clear_receiving()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(mode=0o700, exist_ok=True)
+
+    def clear_receiving(self) -> None:
+        """Remove what was being received when the node ended; its sender sends it again."""
+        shutil.rmtree(self.receiving, ignore_errors=True)
+        self.receiving.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager

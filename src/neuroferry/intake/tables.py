@@ -11,6 +11,8 @@ from neuroferry.bids.outputs import BIDS_VERSION
 from neuroferry.bids.tables import read_table
 from neuroferry.files import write_json, write_text
 
+#: Files at the top of a dataset that are written here.
+DATASET_FILES = frozenset({"dataset_description.json", "README", "participants.tsv"})
 _README = """\
 This dataset was made from the scanner's DICOM images by `neuroferry intake`.
 

@@ -15,6 +15,7 @@ import time
 import uuid
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class Watch:
         self._next_look = 0.0
         #: Folders that cannot be read, with the reason.
         self.unreadable: dict[Path, str] = {}
+        #: Files that were turned down since `say_turned_down` was called, by reason.
+        self._turned_down: Counter[str] = Counter()
 
     def look(self) -> int:
         """Take what has settled; return the number of objects."""
@@ -96,6 +99,11 @@ class Watch:
         # a folder of 100,000 files on a slow disk is not scanned all the time
         self._next_look = time.monotonic() + (0 if taken else max(1.0, 5 * took))
         return taken
+
+    def say_turned_down(self) -> Counter[str]:
+        """Count the files turned down since the last call, by reason."""
+        counts, self._turned_down = self._turned_down, Counter()
+        return counts
 
     @property
     def is_waiting(self) -> bool:
@@ -148,18 +156,18 @@ class Watch:
                 count = 1
         except CutOffError as error:
             if time.monotonic() - pending.since >= self._patience:
-                noted.append((key, str(error)))
-                del self._pending[str(path)]
+                self._turn_down(path, key, str(error), noted)
             return 0
         except InputError as error:
-            if not path.exists():  # it vanished, with its folder perhaps
-                return 0
-            noted.append((key, str(error)))
-            del self._pending[str(path)]
+            if path.exists():  # else it vanished, with its folder perhaps
+                self._turn_down(path, key, str(error), noted)
             return 0
         except OSError as error:
             if error.errno in _FULL:
                 raise
+            if not self._patience and path.exists():  # nobody waits for it to become readable
+                self._turned_down[f"It cannot be read ({error.strerror})."] += 1
+                del self._pending[str(path)]
             return 0
         del self._pending[str(path)]
         if take:
@@ -168,6 +176,11 @@ class Watch:
         else:
             noted.append((key, ""))
         return count
+
+    def _turn_down(self, path: Path, key: str, reason: str, noted: list[tuple[str, str]]) -> None:
+        noted.append((key, reason))
+        self._turned_down[reason] += 1
+        del self._pending[str(path)]
 
     def _let_in(self, stream: IO[bytes], uid: str) -> None:
         if not self._spool.has_room:
