@@ -15,7 +15,7 @@ _SLICES = [round(0.05 * index, 2) for index in range(24)]
 
 
 def write_example_study(root: Path) -> Path:
-    """Write the dataset; ``sub-01`` has two T1w images, a T2w image, two BOLD runs and two DWI runs."""
+    """Write the dataset; ``sub-01`` has T1w and T2w images, two BOLD runs and two DWI runs."""
     random = np.random.default_rng(1)
 
     def image(name, volumes, sidecar, zoom=4.0):
