@@ -33,10 +33,12 @@ def neuroferry(*arguments):
 
 
 def digests(root):
-    """Compute the SHA-256 of the BOLD derivatives, of images without their compression."""
+    """Compute the SHA-256 of the BOLD derivatives but their metrics, of images uncompressed."""
     found = {}
     for folder in ("func", "fmap", "figures"):
         for path in sorted(root.glob(f"sub-*/{folder}/*task*")):
+            if "_desc-iqms_" in path.name or "_desc-qc" in path.name:
+                continue
             data = path.read_bytes()
             data = gzip.decompress(data) if path.suffix == ".gz" else data
             found[str(path.relative_to(root))] = hashlib.sha256(data).hexdigest()

@@ -24,6 +24,8 @@ async function until(test) {
   for (var n = 0; n < 100; n += 1) {
     var found = test();
     if (found) { return found; }
+    // a browser without a screen may never say what is seen; who prints sees all
+    if (n === 50) { window.dispatchEvent(new Event("beforeprint")); }
     await new Promise(function (done) { setTimeout(done, 50); });
   }
   throw new Error("it never came: " + test);
@@ -53,7 +55,8 @@ def opened(address, folder):
     Anything that the page itself throws fails the test.
     """
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [f"--user-data-dir={folder}", "--virtual-time-budget=8000", address]
+    command += [f"--user-data-dir={folder}", "--window-size=1300,3000"]
+    command += ["--virtual-time-budget=12000", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (found,) = re.findall(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
     answer = json.loads(unescape(found))

@@ -77,10 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--quiet-seconds",
         type=float,
-        default=60.0,
+        default=20.0,
         metavar="S",
         help="time without a new object after which a series that does not say how many it has "
-        "counts as complete (default: 60)",
+        "counts as complete; what comes later is converted with the rest again (default: 20)",
     )
     work.add_argument(
         "--keep-days",

@@ -77,7 +77,7 @@ class ServiceSettings:
     rules: IntakeRules
     node: NodeSettings | None = field(default_factory=NodeSettings)
     folders: tuple[Path, ...] = ()
-    quiet_seconds: float = 60.0
+    quiet_seconds: float = 20.0
     quality: bool = True
     options: tuple[str, ...] = ()
     quality_hours: float = 6.0

@@ -52,6 +52,9 @@
         if (plot) { plot.visible = entry.isIntersecting; if (plot.stale) { draw(plot); } }
       });
     }, {rootMargin: "300px"});
+    window.addEventListener("beforeprint", function () {
+      plots.forEach(function (plot) { if (plot.stale) { draw(plot); } });
+    });
 
     function select(label, options, value, change) {
       var box = element("label", {}, label + " ");
