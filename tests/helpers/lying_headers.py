@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from neuroferry.engine.record import list_runs, read_run
 
+#: Metrics name the file that they are of by its digest.
+_MD5SUM = re.compile(rb'"md5sum": "[0-9a-f]{32}"')
 UNITS = (("unknown", 2000.0), ("msec", 0.0), ("sec", 1.0), ("usec", 2.5))
 
 
@@ -75,9 +78,9 @@ def again(out: Path) -> set[str]:
 
 
 def whole(out: Path) -> dict[Path, str]:
-    """Compute the SHA-256 of all derivatives of the participants."""
+    """Compute the SHA-256 of all derivatives of participants, without the digests of inputs."""
     return {
-        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        path: hashlib.sha256(_MD5SUM.sub(b"", path.read_bytes())).hexdigest()
         for path in sorted(out.glob("sub-*/**/*"))
         if path.is_file()
     }
