@@ -390,8 +390,10 @@ def test_launcher_knows_the_options_that_take_values():
         cancel,
         dask_worker,
         demo,
+        intake,
         licences,
         phantom,
+        qc,
         resubmit,
         sbatch_script,
         status,
@@ -406,6 +408,7 @@ def test_launcher_knows_the_options_that_take_values():
     parsers = [build_parser()]
     for module in (
         *(demo, licences, phantom, sbatch_script, status, resubmit, cancel, dask_worker),
+        *(intake, qc),
     ):
         import argparse
 

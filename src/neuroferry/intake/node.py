@@ -252,8 +252,6 @@ class Doorkeeper:
         reason, why = self.why_not(called, calling, address)
         if not reason:
             return
-        event.assoc.acse.send_reject(_REJECTED, _BY_USER, reason)
-        event.assoc.is_rejected = True
         with self._lock:
             moment = time.monotonic()
             self._said = {
@@ -262,6 +260,8 @@ class Doorkeeper:
             if calling not in self._said and len(self._said) < _MOST_REFUSALS:
                 self._said[calling] = moment
                 self._say(f"Refused {shown(calling)!r} from {address}: {why}.")
+        event.assoc.acse.send_reject(_REJECTED, _BY_USER, reason)
+        event.assoc.is_rejected = True
 
 
 def shown(title: str) -> str:

@@ -101,7 +101,8 @@ class Receiver:
             self._say(f"WARNING: The DICOM node cannot be started again ({answer}).")
 
     def stop(self) -> None:
-        """Let the node end."""
+        """Let the node end, and say what it has said until then."""
+        self._hear()
         self._connection.close()
         self._process.join(_PATIENCE)
         if self._process.is_alive():
