@@ -3,14 +3,17 @@
 A stand-in for ``apptainer`` notes its arguments; code that must never run leaves a mark.
 """
 
+import argparse
 import base64
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from neuroferry.cli import intake
 from neuroferry.engine.slurm.scripts import host_command, parse_words
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "containers" / "neuroferry"
@@ -412,3 +415,20 @@ def test_folders_of_an_intake_are_bound(machine):
         *("intake", "--port", "11999", "/out", "--folders", "/watched/1", "/watched/2"),
         *("--rules", "/rules/rules.toml"),
     ]
+
+
+def test_the_service_of_the_intake_is_sound(tmp_path):
+    text = LAUNCHER.with_name("neuroferry-intake.service").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    _, command, _, *options = line.split()
+    assert command == "intake"
+    parser = argparse.ArgumentParser()
+    intake.add_arguments(parser)
+    parser.parse_args(["root", *options])
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("no systemd here")
+    here = tmp_path / "neuroferry-intake.service"
+    here.write_text(text.replace(line, "/bin/true").replace("User=neuroferry", "User=root"))
+    done = subprocess.run([verify, "verify", here], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
