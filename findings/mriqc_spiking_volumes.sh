@@ -18,7 +18,7 @@ pip=("$folder/venv/bin/pip" install -q --disable-pip-version-check --only-binary
 "${pip[@]}" numpy==1.26.4 scipy==1.14.1 pandas==2.2.3 scikit-learn==1.5.2 nibabel==5.3.2 nilearn==0.10.4 \
     nipype==1.9.2 nitransforms==24.0.2 pybids==0.17.2 templateflow==24.2.2 attrs==24.3.0 jinja2==3.1.5 \
     matplotlib==3.9.4 setuptools==75.8.0
-"${pip[@]}" --no-deps mriqc==24.0.2 niworkflows==1.10.2
+"${pip[@]}" --no-deps mriqc==24.0.2 niworkflows==1.12.0
 
 cd "$folder"
 cat >run.py <<'PYTHON'
