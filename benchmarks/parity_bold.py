@@ -117,11 +117,11 @@ def definitions(
         "gcor": float((unit.mean(axis=1) ** 2).sum()),
         "aor": float(far.mean()),
         "aqi": float(np.mean([1 - stats.spearmanr(v[head], median).statistic for v in series])),
-        **_forman(np.maximum(mean, 0).astype(np.float64), brain),
+        **forman(np.maximum(mean, 0).astype(np.float64), brain),
     }
 
 
-def _forman(image: NDArray[np.float64], brain: NDArray[np.bool_]) -> dict[str, float]:
+def forman(image: NDArray[np.float64], brain: NDArray[np.bool_]) -> dict[str, float]:
     """Compute the smoothness by the formula of Forman et al. (1995)."""
     variance = image[brain].var(ddof=1)
     widths = {}

@@ -199,8 +199,8 @@ def free_tissue(
     votes[0] = 0
     if votes.max(initial=0) == 0:
         raise InputError(
-            "No grey or white matter was found where the brain should be; check that this is "
-            "a T1w image of a head."
+            "No grey or white matter was found where the brain should be; check that the image "
+            "shows a head, with the contrast that its suffix stands for."
         )
     core = labels == int(votes.argmax())
     grown = ndimage.distance_transform_edt(~core) * zoom <= neck + 0.1

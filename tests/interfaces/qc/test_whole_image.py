@@ -72,6 +72,12 @@ def test_wm2max_takes_the_bright_tail() -> None:
     assert math.isnan(whole.wm2max(np.zeros((4, 4, 4)), 1.0))
 
 
+def test_wm2max_of_single_precision_takes_the_same_voxel() -> None:
+    image = np.arange(3_000_019, dtype=np.float32).reshape(1, 1, -1)
+    single, double = (whole.wm2max(x, 1e6) for x in (image, image.astype(float)))
+    assert single == pytest.approx(double, rel=1e-9)
+
+
 def test_inu_of_a_linear_field() -> None:
     field = np.broadcast_to(np.linspace(0.8, 1.2, 401)[:, None, None], (401, 3, 3))
     median, spread = whole.inu_summary(field, np.ones(field.shape, dtype=bool))
