@@ -12,6 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from neuroferry.config import WorkflowConfig
 from neuroferry.interfaces.anat.t2w import PlaceT2w
 from neuroferry.interfaces.draw.func import CoregistrationPicture
+from neuroferry.interfaces.epi.boundary import T2W_SLOPE
 from neuroferry.interfaces.epi.coregister import Coregister
 from neuroferry.selection.t2w import T2wPlan
 from neuroferry.workflows.anat.memory import place_t2w_gb, register_t2w_gb, t2w_picture_gb
@@ -109,7 +110,9 @@ def _init_align_wf(plan: T2wPlan, t1w_voxels: int, config: WorkflowConfig) -> Wo
     image, voxels = str(plan.image.path), math.prod(plan.shape)
     select_wm = pe.Node(Select(index=[1]), name="select_wm", run_without_submitting=True)
     register_t2w = pe.Node(
-        Coregister(bold_ref=image, sloppy=config.sloppy, seed=config.random_seed),
+        Coregister(
+            bold_ref=image, slope=T2W_SLOPE, sloppy=config.sloppy, seed=config.random_seed
+        ),
         name="register_t2w",
         mem_gb=register_t2w_gb(voxels, t1w_voxels),
     )
