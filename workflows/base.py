@@ -18,10 +18,12 @@ from neuroferry.selection.anatomy import AnatomyPlan, TemplatePlan, session_pref
 from neuroferry.selection.joining import Joined
 from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
 from neuroferry.selection.spaces import anat2std_field
+from neuroferry.selection.t2w import T2wPlan
 from neuroferry.workflows.anat import init_anat_wf
 from neuroferry.workflows.anat.memory import TEMPLATE_VOXELS
 from neuroferry.workflows.anat.outputs import init_anat_derivatives_wf
 from neuroferry.workflows.anat.reports import init_anat_reports_wf
+from neuroferry.workflows.anat.t2w import init_t2w_wf
 from neuroferry.workflows.anat.template import init_other_template_wf
 from neuroferry.workflows.dwi.apply import T1wGrid
 from neuroferry.workflows.dwi.base import INPUTS as DWI_INPUTS
@@ -91,6 +93,8 @@ in the Brain Imaging Data Structure [@bids].
         anatomies[anatomy.node] = _build_anatomy(plan.label, anatomy, settings)
         if anatomy.source == "computed":
             workflow.add_nodes([anatomies[anatomy.node].node])
+        for t2w in anatomy.t2w:
+            _add_t2w(workflow, t2w, settings, anatomies[anatomy.node])
     for bold in plan.bold:
         _add_bold(workflow, bold, settings, anatomies)
     _add_dwi(workflow, plan, settings, anatomies)
@@ -149,6 +153,22 @@ def _build_anatomy(label: str, plan: AnatomyPlan, settings: BuildSettings) -> _A
     of_kind(node, "given_anatomy")
     node.inputs.trait_set(**files)
     return _Anatomy(plan, node, {name: name for name in files})
+
+
+def _add_t2w(
+    workflow: Workflow, plan: T2wPlan, settings: BuildSettings, anatomy: _Anatomy
+) -> None:
+    """Add the workflow of a T2w image, connected to its anatomy."""
+    prefix = f"{session_prefix(plan.image.session)}t2w"
+    t2w_wf = init_t2w_wf(
+        plan=plan,
+        t1w_shape=anatomy.plan.shape,
+        bids_dir=settings.bids_dir,
+        out_dir=settings.out_dir,
+        config=settings.workflow,
+        name="_".join(filter(None, [prefix, plan.label, "wf"])),
+    )
+    _add_run(workflow, t2w_wf, anatomy)
 
 
 def _add_bold(

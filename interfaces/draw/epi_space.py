@@ -184,7 +184,7 @@ def draw_coregistration(
     t1w: str | Path,
     dseg: str | Path,
     brain_mask: str | Path,
-    boldref2anat_xfm: str | Path,
+    boldref2anat_xfm: str | Path | None,
     kind: str = "BOLD",
 ) -> str:
     """Draw the reference of a run resampled onto the T1w image, and the T1w image.
@@ -195,8 +195,8 @@ def draw_coregistration(
         Reference image of the run, distortion-corrected if possible.
     t1w, dseg, brain_mask : str or pathlib.Path
         T1w image, its tissues (2 = white matter) and its brain mask.
-    boldref2anat_xfm : str or pathlib.Path
-        ITK transform that resamples the reference onto the T1w image.
+    boldref2anat_xfm : str or pathlib.Path, optional
+        ITK transform that resamples the reference onto the T1w image; None if that was done.
     kind : str
         Name of the reference, such as ``BOLD``.
 
@@ -226,18 +226,18 @@ def draw_coregistration(
         rows,
         box,
         title=f"Alignment of {kind} and T1w",
-        description=f"The {kind} reference resampled onto the T1w image, and the T1w image, each "
+        description=f"The {kind} image resampled onto the T1w image, and the T1w image, each "
         "with the T1w image's brain and white-matter borders.",
     )
 
 
-def _carried(moving: Volume, fixed: Volume, transform: str | Path) -> Painter:
+def _carried(moving: Volume, fixed: Volume, transform: str | Path | None) -> Painter:
     """Paint slices of one image resampled onto the grid of another."""
     from scipy.ndimage import map_coordinates
 
     from neuroferry.interfaces.image.transforms import map_points, read_transform
 
-    steps = read_transform(transform)
+    steps = read_transform(transform) if transform is not None else []
     there = np.linalg.inv(moving.affine)
     data = moving.data.astype(np.float32)
     white = np.float32(white_level(data))

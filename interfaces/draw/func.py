@@ -120,7 +120,9 @@ class _CoregistrationPictureInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=True, mandatory=True, desc="T1w image")
     dseg = File(exists=True, mandatory=True, desc="1 = GM, 2 = WM, 3 = CSF")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask of the T1w image")
-    boldref2anat_xfm = File(exists=True, mandatory=True, desc="ITK, resamples BOLD onto T1w")
+    boldref2anat_xfm = File(
+        exists=True, desc="ITK, resamples BOLD onto T1w; none for an image on the T1w grid"
+    )
     kind = traits.Str("BOLD", usedefault=True, desc="name of the reference")
 
 
@@ -132,12 +134,13 @@ class CoregistrationPicture(Picture):
     def _draw(self) -> str:
         from neuroferry.interfaces.draw.epi_space import draw_coregistration
 
+        xfm = self.inputs.boldref2anat_xfm
         return draw_coregistration(
             self.inputs.bold_ref,
             self.inputs.t1w,
             self.inputs.dseg,
             self.inputs.brain_mask,
-            self.inputs.boldref2anat_xfm,
+            xfm if isdefined(xfm) else None,
             self.inputs.kind,
         )
 

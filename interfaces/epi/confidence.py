@@ -105,9 +105,9 @@ def gather_evidence(
     known = np.isfinite(contrast)
     if not known.any():
         return Evidence(1.0, 0.0, 0.0, 0.0, float("inf"))
-    part = Boundary(boundary.inner[:, known], boundary.outer[:, known])
+    part = boundary.part(known)
     away = [_gains_at(part, epi, matrix, way, centre).mean() for way in _ways(AWAY_MM)]
-    here = float(edge_gains(contrast[known]).mean())
+    here = float(edge_gains(contrast[known], part.slope).mean())
     return Evidence(
         cost=1.0 - here,
         edges=float(np.mean(contrast[known] > 0)),
@@ -132,7 +132,8 @@ def _gains_at(
 ) -> NDArray[np.float64]:
     """Compute the gain of each pair after a move and a turn, both in mm."""
     scale = np.array([1.0, 1.0, 1.0, *[1.0 / RADIUS_MM] * 3])
-    return edge_gains(boundary_contrast(part, epi, matrix @ compose(way * scale, centre)))
+    moved = matrix @ compose(way * scale, centre)
+    return edge_gains(boundary_contrast(part, epi, moved), part.slope)
 
 
 def _expected_error(

@@ -34,7 +34,13 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from neuroferry.files import write_text
-from neuroferry.interfaces.epi.boundary import Boundary, find_boundary, follow_edges, polish
+from neuroferry.interfaces.epi.boundary import (
+    SLOPE,
+    Boundary,
+    find_boundary,
+    follow_edges,
+    polish,
+)
 from neuroferry.interfaces.epi.confidence import (
     Evidence,
     Level,
@@ -137,6 +143,7 @@ def coregister(
     t1w_mask: NDArray[np.bool_],
     wm_prob: Volume | None = None,
     *,
+    slope: float = SLOPE,
     sloppy: bool = False,
     seed: int = 1,
 ) -> Coregistration:
@@ -153,6 +160,8 @@ def coregister(
     wm_prob : Volume, optional
         Probability of white matter on the T1w grid; without it, only mutual information is
         used.
+    slope : float
+        Slope of the boundary cost, for the contrast of the image.
     sloppy : bool
         Fast and coarse.
     seed : int
@@ -167,7 +176,8 @@ def coregister(
     points = mask_points(t1w_mask, t1w.affine)
     matrix, method, followed = inverse(found), "mutual information", None
     if wm_prob is not None:
-        boundary = find_boundary(t1w, t1w_mask, wm_prob, count=4000 if sloppy else 12_000)
+        count = 4000 if sloppy else 12_000
+        boundary = find_boundary(t1w, t1w_mask, wm_prob, count=count, slope=slope)
         followed = follow_surface(boundary, even, matrix, points)
         if is_convincing(followed.evidence):
             matrix, method = followed.matrix, "boundary"
@@ -251,6 +261,7 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
     t1w_preproc = File(exists=True, mandatory=True, desc="bias-corrected T1w image")
     t1w_mask = File(exists=True, mandatory=True, desc="brain mask of the T1w image")
     wm_probseg = File(exists=True, desc="probability of white matter")
+    slope = traits.Float(desc="slope of the boundary cost; by default that for BOLD and DWI")
     sloppy = traits.Bool(False, usedefault=True, desc="fast and coarse")
     seed = traits.Range(low=1, value=1, usedefault=True, desc="seed of the sampling")
 
@@ -276,6 +287,7 @@ class Coregister(SimpleInterface):
             t1w,
             mask,
             load_volume(given) if isdefined(given) else None,
+            slope=self.inputs.slope if isdefined(self.inputs.slope) else SLOPE,
             sloppy=self.inputs.sloppy,
             seed=self.inputs.seed,
         )

@@ -281,7 +281,7 @@ def near_brain(epi: Volume, mask: Volume, matrix: Affine, margin_mm: float) -> N
     carried = resample_to(placed, epi.shape, epi.affine).data > 0.5
     if not carried.any():
         raise InputError(
-            "The BOLD and T1w images do not overlap in space; check that they belong to the"
+            "The image and the T1w image do not overlap in space; check that they belong to the"
             " same participant."
         )
     distance = ndimage.distance_transform_edt(~carried, sampling=epi.zooms)

@@ -25,10 +25,10 @@ LEVELS = {
     "group": "rewrite the overview and the table of quality metrics",
 }
 _WORKFLOWS = {
-    "anat": "T1w images",
+    "anat": "T1w images, and T2w images in their space",
     "func": "BOLD runs",
     "dwi": "DWI runs",
-    "qc": "image quality metrics of all of these, and of T2w images",
+    "qc": "image quality metrics of all of these",
 }
 WORKFLOWS = tuple(_WORKFLOWS)
 MODALITIES = {
@@ -66,7 +66,7 @@ class IgnorableStep:
     Attributes
     ----------
     modalities : tuple of str
-        Modalities that have the step: the texts ``"BOLD"``, ``"DWI"``.
+        Modalities that have the step: the texts ``"T2w"``, ``"BOLD"``, ``"DWI"``.
     leaves_out : str
         Processing that is skipped.
     """
@@ -76,6 +76,7 @@ class IgnorableStep:
 
 
 IGNORABLE = {
+    "t2w": IgnorableStep(("T2w",), "alignment with the T1w image"),
     "fieldmaps": IgnorableStep(("BOLD", "DWI"), "susceptibility distortion correction"),
     "slicetiming": IgnorableStep(("BOLD",), "slice-timing correction"),
     "sbref": IgnorableStep(("BOLD",), "single-band references"),

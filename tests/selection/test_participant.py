@@ -83,7 +83,8 @@ def test_images_that_are_looked_at():
     def wanted(*workflows, ignore=()):
         return wanted_suffixes(WorkflowConfig(workflows=workflows, ignore=ignore))
 
-    assert wanted("anat") == ("T1w",)
+    assert wanted("anat") == ("T1w", "T2w")
+    assert wanted("anat", ignore=("t2w",)) == ("T1w",)
     assert {"T1w", "bold", "phasediff", "epi"} <= set(wanted("func"))
     assert wanted("func", ignore=("fieldmaps",)) == ("T1w", "bold")
     assert {"T1w", "dwi", "phasediff", "epi"} <= set(wanted("dwi"))

@@ -18,6 +18,8 @@ GRE = {"fmap/magnitude1": {}, "fmap/phasediff": PHASEDIFF}
 OPPOSITE = {**DWI, "PhaseEncodingDirection": "j"}
 DATASETS: dict[str, dict[str, dict[str, Any]]] = {
     "T1w": {"anat/T1w": {}},
+    "T2w": {"anat/T1w": {}, "anat/run-1_T2w": {}, "anat/run-2_T2w": {}, REST: BOLD},
+    "T2w alone": {"anat/T2w": {}},
     "BOLD alone": {REST: BOLD},
     "BOLD": {"anat/T1w": {}, REST: BOLD},
     "BOLD with a field map that nobody names": {"anat/T1w": {}, REST: BOLD, **GRE},
@@ -77,7 +79,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all spaces": {"output_spaces": (TEMPLATE, "T1w", "bold", OTHER)},
     "func in another template": {"workflows": ("func",), "output_spaces": (OTHER, "T1w")},
     "nothing optional": {
-        "ignore": ("fieldmaps", "slicetiming", "denoising", "eddy", "dwi-joining"),
+        "ignore": ("t2w", "fieldmaps", "slicetiming", "denoising", "eddy", "dwi-joining"),
         "output_spaces": ("T1w",),
     },
 }
@@ -133,6 +135,7 @@ def test_what_is_said_is_built(people, home, dataset, settings, given):
     named = {anatomy.node for anatomy in plan.anatomies}
     named |= {f"{prefix(b.run.session)}bold_{b.run.label}_wf" for b in plan.bold}
     named |= {dwi_wf(d.run) for d in plan.dwi} | {dwi_wf(j.run) for j in plan.joined}
+    named |= {t2w_wf(t2w) for anatomy in plan.anatomies for t2w in anatomy.t2w}
     measured = {f"quality_{image.label}_wf" for image in plan.quality}
     assert measured <= {name.partition(".")[0] for name in steps}
     named |= measured
@@ -153,8 +156,17 @@ def dwi_wf(run):
     return "_".join(filter(None, [f"{prefix(run.session)}dwi", run.label, "wf"]))
 
 
+def t2w_wf(t2w):
+    return "_".join(filter(None, [f"{prefix(t2w.image.session)}t2w", t2w.label, "wf"]))
+
+
 def check_anatomies(plan, steps):
     for anatomy in plan.anatomies:
+        for t2w in anatomy.t2w:
+            assert {f"{t2w_wf(t2w)}.align_wf.{step}_t2w" for step in ("register", "place")} <= set(
+                steps
+            )
+            assert f"{t2w_wf(t2w)}.t2w_derivatives_wf.write_t2w_preproc" in steps
         inside = {name for name in steps if name.startswith(f"{anatomy.node}.")}
         if anatomy.source == "precomputed":
             assert not inside

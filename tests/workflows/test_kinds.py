@@ -77,6 +77,7 @@ def graph(tmp_path_factory):
     raw.dwi("sub-01/dwi/sub-01_dir-PA_dwi", [(1000, 30), (2000, 30)], opposite(DWI))
 
     raw.image("sub-02/ses-omega/anat/sub-02_ses-omega_T1w.nii.gz", HEAD, {})
+    raw.image("sub-02/ses-omega/anat/sub-02_ses-omega_acq-kappa_T2w.nii.gz", HEAD, {})
     stem = "sub-02/ses-omega/func/sub-02_ses-omega_task-beta"
     raw.image(f"{stem}_bold.nii.gz", (*GRID, 30), BOLD)
     raw.dwi("sub-02/ses-omega/dwi/sub-02_ses-omega_acq-kappa_dwi", [(1000, 12)], DWI)

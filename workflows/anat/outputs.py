@@ -10,8 +10,9 @@ from typing import Any
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from neuroferry.bids.entities import common_entities, parse_name
+from neuroferry.bids.model import Image
 from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate
-from neuroferry.workflows.sinks import Output, RunNamer, init_sinks_wf
+from neuroferry.workflows.sinks import TEXT, Output, RunNamer, hold_back, init_sinks_wf
 
 TISSUES = ("GM", "WM", "CSF")
 
@@ -130,6 +131,49 @@ def init_template_derivatives_wf(
             )
         ]
     return init_sinks_wf(outputs=outputs, out_dir=out_dir, name=name)
+
+
+def init_t2w_derivatives_wf(
+    *,
+    out_dir: str | Path,
+    bids_dir: str | Path,
+    image: Image,
+    seed: int,
+    write_doubtful: bool = False,
+    name: str = "t2w_derivatives_wf",
+) -> Workflow:
+    """Build the sinks of a T2w image on the grid of the T1w image, and of its transforms.
+
+    Parameters
+    ----------
+    out_dir, bids_dir, seed
+        As for `init_anat_derivatives_wf`.
+    image : Image
+        The T2w image; its entities name the files.
+    write_doubtful : bool
+        Write the resampled image even if the registration failed its check.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Notes
+    -----
+    **Inputs**: ``t2w_preproc``, ``T2w2anat_xfm``, ``anat2T2w_xfm``, ``coreg_report`` (goes into
+    the sidecars of the transforms).
+
+    **Outputs**: ``out_files``, the derivatives, once all are written.
+    """
+    namer = _T2wNamer(
+        *(out_dir, bids_dir, image.entities, [image.path]),
+        datatype="anat",
+        reference="T2w",
+        seed=seed,
+    )
+    written = hold_back([namer.image_output()], "" if write_doubtful else "coreg_report")
+    return init_sinks_wf(outputs=[*namer.transforms(), *written], out_dir=out_dir, name=name)
 
 
 def res_suffix(label: str | None) -> str:
@@ -283,6 +327,43 @@ class _Namer(RunNamer):
             f"ITK transform that resamples images of {origin} onto {target}", made_from
         )
         return Output(source, entities, "xfm", about, extension, "anat")
+
+
+class _T2wNamer(RunNamer):
+    """Names and sidecars of the files of one T2w image."""
+
+    def transforms(self) -> list[Output]:
+        """List the transforms between the image and the T1w image."""
+        return [
+            Output(
+                source,
+                {**self._names, **_transform_entities(origin, target)},
+                "xfm",
+                self._about(
+                    f"ITK affine that resamples images in {origin} space onto {target}", self._raw
+                ),
+                TEXT,
+                "anat",
+                report=("coreg_report", "Coregistration"),
+            )
+            for source, origin, target in (
+                ("T2w2anat_xfm", "T2w", "T1w"),
+                ("anat2T2w_xfm", "T1w", "T2w"),
+            )
+        ]
+
+    def image_output(self) -> Output:
+        """Make the sink of the image on the grid of the T1w image."""
+        xfm = self._uri("xfm", TEXT, **_transform_entities("T2w", "T1w"))
+        about = self._about(
+            "T2w image corrected for intensity non-uniformity, on the grid of the T1w image, "
+            "resampled in a single interpolation",
+            [*self._raw, xfm],
+            SkullStripped=False,
+            SpatialReference="T1w",
+        )
+        names = {**self._names, "space": "T1w", "description": "preproc"}
+        return Output("t2w_preproc", names, "T2w", about, datatype="anat")
 
 
 def _transform_entities(origin: str, target: str) -> dict[str, str]:

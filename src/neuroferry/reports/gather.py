@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,8 @@ BRAIN_KEY = "BrainExtraction"
 """Key of the confidence in the sidecar of the brain mask."""
 TEMPLATE_KEY = "TemplateRegistration"
 """Key of the fit in the sidecar of a transform to a template."""
+T2W_KEY = "Coregistration"
+"""Key of the alignment in the sidecar of a transform from a T2w image to the T1w image."""
 
 DOUBTS = {"T1w": "Average", "dseg": "TissueSegmentation"}
 """Suffixes of anatomical images, and keys of their sidecars that hold reasons for doubt."""
@@ -94,6 +96,8 @@ class Session:
         What the steps doubt about the T1w images and their tissues, as sentences.
     templates : mapping of str to mapping
         Fit, verdict and reasons of the registration to each template.
+    t2w : mapping of str to mapping
+        Evidence, verdict and reasons of the alignment of each T2w image, by its name.
     """
 
     label: str | None
@@ -102,6 +106,7 @@ class Session:
     metrics: tuple[Metrics, ...]
     doubts: tuple[str, ...] = ()
     templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    t2w: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=3)
@@ -154,7 +159,7 @@ def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
         are only derivatives of BOLD or DWI runs, or only quality metrics.
     """
     root = out_dir / f"sub-{subject}"
-    drawn = sorted((root / "figures").glob("*_T1w.svg"))
+    drawn = sorted((root / "figures").glob("*_T[12]w.svg"))
     figures = [path for path in drawn if not is_of_quality(path)]
     jsons = sorted([*root.glob("anat/*.json"), *root.glob("ses-*/anat/*.json")])
     measured = any(map(is_of_quality, [*drawn, *root.rglob("*_desc-iqms_*.json")]))
@@ -171,19 +176,10 @@ def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
 
 def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> Session:
     ours = [path for path in jsons if parse_name(path).entities.get("session") == label]
-    pictures = {
-        parse_name(path).entities.get("description"): path
-        for path in figures
-        if parse_name(path).entities.get("session") == label
-    }
-    reportlets = []
-    for item in report_layout("Anatomical"):
-        desc = item["bids"]["desc"]
-        path = pictures.get(desc)
-        whole = path if path is not None and looks_whole(path) else None
-        reportlets.append(Reportlet(desc, item["subtitle"], item["description"], whole))
+    drawn = [path for path in figures if parse_name(path).entities.get("session") == label]
     brain: dict[str, Any] = {}
     templates: dict[str, Mapping[str, Any]] = {}
+    t2w: dict[str, Mapping[str, Any]] = {}
     metrics = []
     doubts: list[str] = []
     for path in ours:
@@ -192,6 +188,9 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         if name.suffix == "mask" and desc == "brain" and space is None:
             found = read_if_sound(path).get(BRAIN_KEY)
             brain = found if isinstance(found, dict) else {}
+        elif name.suffix == "xfm" and name.entities.get("from") == "T2w":
+            found = read_if_sound(path).get(T2W_KEY)
+            t2w[path.name.partition("_from-")[0]] = found if isinstance(found, dict) else {}
         elif name.suffix == "xfm" and name.entities.get("from") == "T1w":
             found = read_if_sound(path).get(TEMPLATE_KEY)
             if isinstance(found, dict):
@@ -201,7 +200,44 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
         elif space is None and name.suffix in DOUBTS:
             doubts += _read_doubts(path, DOUBTS[name.suffix])
     measured = tuple(m for m in metrics if m.values)
-    return Session(label, tuple(reportlets), brain, measured, tuple(doubts), templates)
+    # a session may have T2w images only, aligned with the T1w image of another one
+    with_t1w = any(not _is_of_t2w(path) for path in (*drawn, *ours)) or not t2w
+    reportlets = [*_find_pictures(drawn, t2w, with_t1w=with_t1w)]
+    aligned = {f"{stem}_T2w": found for stem, found in t2w.items()}
+    return Session(label, tuple(reportlets), brain, measured, tuple(doubts), templates, aligned)
+
+
+def _find_pictures(
+    drawn: Iterable[Path], t2w: Iterable[str], *, with_t1w: bool
+) -> Iterator[Reportlet]:
+    """Find the figures that the T1w image and each T2w image of a session should have."""
+    whole = {path.name: path for path in drawn if looks_whole(path)}
+    t1w = {
+        parse_name(path).entities.get("description"): path
+        for path in whole.values()
+        if not _is_of_t2w(path)
+    }
+    stems = [*t2w]
+    for item in report_layout("Anatomical"):
+        desc, title, look_for = item["bids"]["desc"], item["subtitle"], item["description"]
+        if item["bids"]["suffix"] == "T1w":
+            if with_t1w:
+                yield Reportlet(desc, title, look_for, t1w.get(desc))
+            continue
+        for number, stem in enumerate(stems, start=1):
+            which = f": {stem}_T2w" if len(stems) > 1 else ""
+            path = whole.get(f"{stem}_desc-{desc}_T2w.svg")
+            yield Reportlet(f"{desc}{number}", f"{title}{which}", look_for, path)
+
+
+def _is_of_t2w(path: Path) -> bool:
+    """Whether a file belongs to a T2w image, by its name.
+
+    >>> _is_of_t2w(Path("sub-01_from-T1w_to-T2w_mode-image_xfm.json"))
+    True
+    """
+    name = parse_name(path)
+    return "T2w" in (name.suffix, name.entities.get("from"), name.entities.get("to"))
 
 
 def _read_doubts(path: Path, key: str) -> list[str]:
@@ -235,7 +271,7 @@ def find_inputs(out_dir: Path, subject: str, root: Path | None) -> tuple[InputIm
     folder = out_dir / f"sub-{subject}"
     sidecars = [
         path
-        for suffix in ("T1w", *OTHERS)
+        for suffix in ("T1w", "T2w", *OTHERS)
         for path in folder.glob(f"**/*_desc-preproc_{suffix}.json")
     ]
     sources: set[str] = set()

@@ -189,6 +189,12 @@ def _brain_facts(sessions: Sequence[Session]) -> list[tuple[str, str]]:
             if isinstance(alike, int | float) and isinstance(overlap, int | float):
                 text = f"correlation {alike:.2f}, overlap {100 * overlap:.0f} %"
                 facts.append((f"Fit to the template {name}{where}", text))
+        for name, found in session.t2w.items():
+            words = {"good": "looks good", "look": "check it", "bad": "failed"}
+            error = found.get("expected_error_mm")
+            exact = f", exact to about {error:.1f} mm" if isinstance(error, int | float) else ""
+            text = f"{words.get(str(found.get('verdict')), 'unknown')}{exact}"
+            facts.append((f"Alignment of {name} and T1w", text))
     return facts
 
 

@@ -152,6 +152,7 @@ def judge(
             looks.append(_brain_sentence(session, where))
         looks += [f"Look at the T1w images{where}. {reason}" for reason in session.doubts]
         looks += _template_sentences(session, where)
+        looks += _t2w_sentences(session)
         missing = [r.title.lower() for r in session.reportlets if r.path is None]
         if len(missing) == len(session.reportlets):
             looks.append(f"There are no figures{where}.")
@@ -177,6 +178,25 @@ def _brain_sentence(session: Session, where: str) -> str:
     if isinstance(reasons, list) and reasons:
         text += ": " + "; ".join(str(reason).rstrip(".") for reason in reasons)
     return f"{text}. Check it on every slice."
+
+
+def _t2w_sentences(session: Session) -> list[str]:
+    """Explain why the alignment of a T2w image with the T1w image is doubtful, if it is."""
+    sentences = []
+    for name, found in session.t2w.items():
+        reasons = [str(reason).rstrip(".") for reason in found.get("reasons") or []]
+        why = f": {'; '.join(reasons)}" if reasons else ""
+        if found.get("verdict") == "bad":
+            sentences.append(
+                f"{name} could not be aligned with the T1w image{why}. It is not written in the "
+                "space of the T1w image, unless --write-doubtful asks for it."
+            )
+        elif found.get("verdict") == "look":
+            sentences.append(
+                f"The alignment of {name} with the T1w image may be wrong{why}. Check it on every "
+                "slice."
+            )
+    return sentences
 
 
 def _template_sentences(session: Session, where: str) -> list[str]:

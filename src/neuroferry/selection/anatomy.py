@@ -17,6 +17,7 @@ from neuroferry.bids.precomputed import (
     find_precomputed,
 )
 from neuroferry.selection.spaces import OutputSpaces
+from neuroferry.selection.t2w import T2wPlan
 from neuroferry.templates import TEMPLATE_SPACE, OtherTemplate
 
 Shape = tuple[int, int, int]
@@ -76,6 +77,8 @@ class AnatomyPlan:
         Whether its images are written in the space of the built-in template.
     std_label : str or None
         Value of their ``res`` entity, the voxel size in mm; None for voxels of 1 mm without it.
+    t2w : tuple of T2wPlan
+        T2w images that are aligned with it.
     """
 
     session: str | None
@@ -90,6 +93,7 @@ class AnatomyPlan:
     templates: tuple[TemplatePlan, ...] = ()
     with_std: bool = False
     std_label: str | None = None
+    t2w: tuple[T2wPlan, ...] = ()
 
     @property
     def node(self) -> str:
@@ -168,7 +172,7 @@ def plan_anatomies(
     subject : Subject
         Its images.
     run_sessions : iterable of (str or None)
-        Sessions of the BOLD and DWI runs that need an anatomy.
+        Sessions of the BOLD and DWI runs and T2w images that need an anatomy.
     workflows : collection of str
         Requested workflows: with ``anat`` or ``qc`` the anatomy of every session is computed,
         with ``anat`` it is also written in template space.

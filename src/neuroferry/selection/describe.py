@@ -9,6 +9,7 @@ from neuroferry.bids.model import Problem
 from neuroferry.selection.anatomy import AnatomyPlan
 from neuroferry.selection.fieldmap_plan import FieldmapPlan, averaged
 from neuroferry.selection.participant import BoldPlan, DwiPlan, ParticipantPlan
+from neuroferry.selection.t2w import names_of
 
 _ORIGINS = {
     "B0FieldIdentifier": "B0FieldIdentifier",
@@ -23,6 +24,8 @@ def describe_plan(plan: ParticipantPlan) -> Iterator[str]:
     yield f"sub-{plan.label}" + ("" if plan.has_work else ": nothing to do")
     for anatomy in plan.anatomies:
         yield f"  {_anatomy(anatomy)}"
+        if anatomy.t2w:
+            yield f"    aligned with it: {names_of(anatomy.t2w)}"
     for bold in plan.bold:
         yield f"  {bold.run.reference.path.name}"
         yield from (f"    {line}" for line in _bold(plan, bold))
@@ -121,6 +124,7 @@ def _anatomy_json(plan: AnatomyPlan) -> dict[str, Any]:
         "zooms_mm": list(plan.zooms),
         "precomputed": dict(plan.files),
         "templates": [other.template.label for other in plan.templates],
+        "t2w": [str(t2w.image.path) for t2w in plan.t2w],
         "name": plan.node,
     }
 

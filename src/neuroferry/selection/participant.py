@@ -26,6 +26,7 @@ from neuroferry.selection.joining import Joined, plan_joined
 from neuroferry.selection.quality import QualityPlan, measures_t1w_alone, plan_quality
 from neuroferry.selection.spaces import BoldSpace, OutputSpaces
 from neuroferry.selection.t1w import choose_t1w
+from neuroferry.selection.t2w import T2wPlan, choose_t2w, names_of
 from neuroferry.templates import TEMPLATE_SPACE
 
 #: Files by part, and the BIDS URIs that sidecars cite them by.
@@ -128,7 +129,7 @@ class ParticipantPlan:
     @property
     def has_work(self) -> bool:
         """Whether anything is computed."""
-        computed = any(a.source == "computed" for a in self.anatomies)
+        computed = any(a.source == "computed" or a.t2w for a in self.anatomies)
         return bool(self.bold or self.dwi or self.quality or computed)
 
     def anatomy(self, node: str | None) -> AnatomyPlan | None:
@@ -145,7 +146,7 @@ def wanted_suffixes(config: WorkflowConfig) -> tuple[str, ...]:
     """List the suffixes of the images that the workflows read."""
     workflows, measured = config.chosen, config.measured
     suffixes = ["T1w"] if {"anat", "func", "dwi"} & set(workflows) or "T1w" in measured else []
-    if "T2w" in measured:
+    if aligns_t2w(config) or "T2w" in measured:
         suffixes.append("T2w")
     if "func" in workflows or "bold" in measured:
         suffixes.append("bold")
@@ -154,6 +155,11 @@ def wanted_suffixes(config: WorkflowConfig) -> tuple[str, ...]:
     if {"func", "dwi"} & set(workflows) and "fieldmaps" not in config.ignore:
         suffixes += FIELDMAP_SUFFIXES
     return tuple(suffixes)
+
+
+def aligns_t2w(config: WorkflowConfig) -> bool:
+    """Whether T2w images are aligned with the T1w image."""
+    return "anat" in config.chosen and "t2w" not in config.ignore
 
 
 def plan_participant(
@@ -214,9 +220,11 @@ class _Planner:
         dwi_runs = dwi_runs if "dwi" in self._config.chosen else []
         precomputed = self._find_precomputed(bold_runs)
         bold_runs = [run for run in bold_runs if run.reference.path in precomputed]
+        t2w, left_out_t2w = choose_t2w(everything) if aligns_t2w(self._config) else ((), {})
+        images = (*(run.reference for run in bold_runs), *(run.image for run in dwi_runs))
         anatomies = plan_anatomies(
             self._subject,
-            [*(run.session for run in bold_runs), *(run.session for run in dwi_runs)],
+            [image.session for image in (*images, *(plan.image for plan in t2w))],
             workflows=self._workflows_of_t1w(),
             derivatives=self._derivatives,
             spaces=self._spaces,
@@ -226,7 +234,12 @@ class _Planner:
         dwi = [*self._plan_dwi(dwi_runs, anatomies)]
         joined = self._join(dwi)
         plan = ParticipantPlan(
-            self._subject.label, anatomies.plans, tuple(bold), tuple(dwi), tuple(joined), quality
+            self._subject.label,
+            tuple(_with_t2w(anatomies, t2w)),
+            tuple(bold),
+            tuple(dwi),
+            tuple(joined),
+            quality,
         )
         if not plan.has_work:
             self._say_nothing_to_do()
@@ -234,6 +247,7 @@ class _Planner:
             self._add("error", anatomies.errors)
             self._add("warning", anatomies.warnings)
             self._say_what_is_missing(bold_runs, dwi_runs, anatomies)
+            self._say_what_is_not_aligned(t2w, left_out_t2w, anatomies)
             self._say_what_is_not_used(plan)
         plan = replace(plan, problems=tuple(self.problems), inputs=tuple(_inputs(plan)))
         return _bare(plan)
@@ -376,6 +390,8 @@ class _Planner:
         kinds += ["DWI run"] if "dwi" in workflows or "dwi" in measured else []
         label = self._subject.label
         text = f"sub-{label} has no usable {' and no usable '.join(kinds)}, so nothing was run."
+        if aligns_t2w(self._config) and self._subject.select("anat", "T2w"):
+            text += " Its T2w images cannot be processed without a T1w image to align them with."
         self.problems.append(Problem(text, "error", None, label))
 
     def _say_what_is_missing(
@@ -398,6 +414,23 @@ class _Planner:
             sessions = [run.session for run in runs]
             self._add("warning", [*_anatomy_notes(sessions, anatomies, f"{word} runs", without)])
 
+    def _say_what_is_not_aligned(
+        self, plans: Sequence[T2wPlan], left_out: Mapping[Path, str], anatomies: Anatomies
+    ) -> None:
+        """Report the T2w images that are not aligned, or with another session's anatomy."""
+        label = self._subject.label
+        for path, why in left_out.items():
+            self.problems.append(Problem(f"{path} {why}.", "warning", path, label))
+        alone = [plan for plan in plans if plan.image.session not in anatomies.of_session]
+        if alone:
+            text = (
+                f"there is no T1w image to align {names_of(alone)} with, so no preprocessed T2w"
+                " image is written"
+            )
+            self._add("warning", [text])
+        sessions = [plan.image.session for plan in plans if plan not in alone]
+        self._add("warning", [*_anatomy_notes(sessions, anatomies, "T2w images", "")])
+
     def _say_what_is_not_used(self, plan: ParticipantPlan) -> None:
         """Report requests that change nothing for this participant."""
         used = any(a.files or any(t.xfms for t in a.templates) for a in plan.anatomies)
@@ -418,6 +451,13 @@ class _Planner:
                 " requested"
             )
             self._add("warning", [text])
+
+
+def _with_t2w(anatomies: Anatomies, plans: Sequence[T2wPlan]) -> Iterator[AnatomyPlan]:
+    """Add to each anatomy the T2w images of the sessions that use it."""
+    for anatomy in anatomies.plans:
+        ours = [p for p in plans if anatomies.of_session.get(p.image.session) is anatomy]
+        yield replace(anatomy, t2w=tuple(ours))
 
 
 def _anatomy_notes(
@@ -444,6 +484,7 @@ def _inputs(plan: ParticipantPlan) -> Iterator[Path]:
     paths: dict[Path, None] = {}
     for anatomy in plan.anatomies:
         files = [path for image in anatomy.images for path in (image.path, *image.sidecars)]
+        files += [t2w.image.path for t2w in anatomy.t2w]
         files += [Path(path) for path in _texts(anatomy.files)]
         files += [Path(x) for template in anatomy.templates for x in template.xfms or ()]
         for other in anatomy.templates:

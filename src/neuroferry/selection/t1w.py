@@ -40,7 +40,7 @@ def choose_t1w(images: Sequence[Image]) -> dict[Path, str]:
     dict of Path to str
         Why each of them is left out, as a sentence without its subject.
     """
-    left_out = {image.path: why for image in images if (why := _no_image(image))}
+    left_out = {image.path: why for image in images if (why := why_no_head(image))}
     groups: dict[frozenset[tuple[str, str]], list[Image]] = {}
     for image in images:
         if image.path not in left_out:
@@ -62,7 +62,7 @@ def choose_t1w(images: Sequence[Image]) -> dict[Path, str]:
     return left_out
 
 
-def _no_image(image: Image) -> str:
+def why_no_head(image: Image) -> str:
     """Explain why an image shows no head by itself; empty if it may."""
     part = image.entities.get("part")
     if part in OTHER_PARTS:
