@@ -1,7 +1,7 @@
 """T1w and T2w metrics against MRIQC's own functions, on the same images and the same masks.
 
-A phantom's T1w and T2w images, or others, are segmented once. MRIQC's functions get the arrays that
-ours get: the image divided by its bias field, with white matter at 1000, and the cores of the
+A phantom's T1w and T2w images, or others, are segmented once. MRIQC's functions get the arrays
+that ours get: the image divided by its bias field, with white matter at 1000, and the cores of the
 tissues. AFNI's ``3dFWHMx``, which MRIQC calls for ``fwhm_*``, is not there: its published
 definition is written out in ``parity_bold.py``.
 
@@ -111,9 +111,7 @@ def whole_map(part: NDArray[np.float32], maps: AnatMaps) -> NDArray[np.float64]:
 def theirs(maps: AnatMaps, around: Regions, ours: dict[str, float]) -> dict[str, float]:
     """Compute MRIQC's values."""
     erode = regions.should_erode(maps.spacing)
-    factor = regions.harmonization_factor(
-        maps.corrected[maps.box], maps.tpms["wm"], erode=erode
-    )
+    factor = regions.harmonization_factor(maps.corrected[maps.box], maps.tpms["wm"], erode=erode)
     image = maps.corrected * np.float32(factor)
     wide = image.astype(np.float64)
     frame, head = around.frame.astype(np.uint8), around.head.astype(np.uint8)

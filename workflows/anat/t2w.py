@@ -110,9 +110,7 @@ def _init_align_wf(plan: T2wPlan, t1w_voxels: int, config: WorkflowConfig) -> Wo
     image, voxels = str(plan.image.path), math.prod(plan.shape)
     select_wm = pe.Node(Select(index=[1]), name="select_wm", run_without_submitting=True)
     register_t2w = pe.Node(
-        Coregister(
-            bold_ref=image, slope=T2W_SLOPE, sloppy=config.sloppy, seed=config.random_seed
-        ),
+        Coregister(bold_ref=image, slope=T2W_SLOPE, sloppy=config.sloppy, seed=config.random_seed),
         name="register_t2w",
         mem_gb=register_t2w_gb(voxels, t1w_voxels),
     )
