@@ -156,5 +156,5 @@ def test_the_settings_files_hold_the_defaults(name):
 def test_every_step_that_can_be_ignored_says_of_what():
     for step in IGNORABLE.values():
         assert step.leaves_out
-        assert set(step.modalities) <= {"BOLD", "DWI"}
+        assert set(step.modalities) <= {"T2w", "BOLD", "DWI"}
         assert step.modalities

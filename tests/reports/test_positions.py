@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from neuroferry.engine.record import RunSummary
@@ -82,6 +84,18 @@ def test_a_doubtful_template_and_runs_apart_raise_the_verdict():
     assert verdict({"verdict": "good", "reasons": []}) == []
     (reason,) = verdict({"verdict": "good"}, [run_at("a"), run_at("b", 5.0)])
     assert "5 mm apart" in reason
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [("bad", "could not be aligned .*: It looks odd. It is not"), ("look", "may be wrong: It")],
+)
+def test_a_doubtful_t2w_image_is_named(level, words):
+    found = {"verdict": level, "reasons": ["It looks odd."]}
+    session = Session(None, (), {}, (), t2w={"sub-01_T2w": found, "sub-01_acq-x_T2w": {}})
+    reasons = judge(RunSummary(), [session], any_output=True).reasons
+    (reason,) = (reason for reason in reasons if "figures" not in reason)
+    assert re.search(f"sub-01_T2w.*{words}", reason)
 
 
 def with_mask(name, volume, session="1"):

@@ -34,8 +34,8 @@ TISSUE_BYTES = 24
 CARRY_BYTES = 30
 # Per voxel of a T2w image, and of the T1w image, while the former is registered, and resampled.
 REGISTER_T2W_BYTES, REGISTER_T1W_BYTES = 50, 20
-PLACE_T2W_BYTES, PLACE_T1W_BYTES = 40, 20
-T2W_PICTURE_BYTES = 20
+PLACE_T2W_BYTES, PLACE_T1W_BYTES = 24, 12
+T2W_PICTURE_BYTES = 14
 # The search and SyN at 2 mm; SyN at 1 mm; a displacement field and tissue maps at 1 mm; what
 # is carried, at 1 mm.
 BRAIN_GB = 0.04
@@ -95,7 +95,7 @@ def place_t2w_gb(t2w_voxels: int, t1w_voxels: int) -> float:
     """Estimate the peak memory of resampling a T2w image onto the T1w image in GB.
 
     >>> place_t2w_gb(10_000_000, 10_000_000)
-    0.865
+    0.625
     """
     held = PLACE_T1W_BYTES * t1w_voxels / 1e9
     return memory_gb(PLACE_T2W_BYTES, t2w_voxels, held, base_gb=BIAS_GB)
@@ -105,7 +105,7 @@ def t2w_picture_gb(t1w_voxels: int) -> float:
     """Estimate the peak memory of drawing a T2w image on the T1w image in GB.
 
     >>> t2w_picture_gb(10_000_000)
-    0.4
+    0.34
     """
     return memory_gb(T2W_PICTURE_BYTES, t1w_voxels, base_gb=LEAN_GB)
 
