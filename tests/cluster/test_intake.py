@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import subprocess
 import time
@@ -363,7 +362,9 @@ def test_a_scan_is_on_the_page_without_a_hand(tmp_path):
     with intake(root, "--quiet-seconds", "3", qc=True) as node:
         done = send(node.port, [tmp_path / "dicom"])
         assert done.returncode == 0
-        wait(lambda: shows(node, "sub-01", "T1w", "bold"), "the page", 300)
+        sent = time.monotonic()
+        wait(lambda: shows(node, "sub-01", "sub-01_T1w", "sub-01_task-blocks_bold"), "page", 300)
+        print(f"on the page {time.monotonic() - sent:.1f} s after the last image")
         is_what_was_scanned(root, read_session(dataset / "sub-01"))
     for suffix in (
         "anat/sub-01_desc-iqms_T1w.json",
@@ -373,9 +374,11 @@ def test_a_scan_is_on_the_page_without_a_hand(tmp_path):
     assert leaks(root) == []
 
 
-def shows(node, person, *suffixes):
-    """Whether the page of a participant shows the quality of an image of each suffix."""
+def shows(node, person, *names):
+    """Whether the pages of a participant and of all of them show the quality of images."""
     assert "quality control failed" not in node.said, node.said
-    page = node.root / "qc" / f"{person}.html"
-    text = page.read_text() if page.exists() else ""
-    return all(re.search(rf"desc-qc\w+_{suffix}\.svg", text) for suffix in suffixes)
+    page, overview = (node.root / "qc" / f"{name}.html" for name in (person, "index"))
+    if not (page.exists() and overview.exists()):
+        return False
+    both = page.read_text(), overview.read_text()
+    return all(f'id="{name}"' in both[0] and f"{person}.html#{name}" in both[1] for name in names)
