@@ -18,6 +18,7 @@ from neuroferry.engine.slurm.scripts import host_command, parse_words
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "containers" / "neuroferry"
 NO_PERMISSION = 77
+USAGE = 64
 NAMES = (
     "a b",
     "it's",
@@ -415,6 +416,19 @@ def test_folders_of_an_intake_are_bound(machine):
         *("intake", "--port", "11999", "/out", "--folders", "/watched/1", "/watched/2"),
         *("--rules", "/rules/rules.toml"),
     ]
+
+
+def test_an_intake_in_the_image_submits_no_jobs(machine):
+    done = machine("intake", "scans", "--plugin", "SLURMGraph")
+    assert done.returncode == USAGE
+    assert "with pip" in done.stderr
+
+    sbatch = machine.folder / "bin" / "sbatch"
+    sbatch.write_text("#!/bin/sh\n")
+    sbatch.chmod(0o755)
+    done = machine("intake", "scans", "--plugin", "auto")
+    assert done.returncode == 0, done.stderr
+    assert machine.words()[-4:] == ["intake", "/out", "--plugin", "MultiProc"]
 
 
 def test_the_service_of_the_intake_is_sound(tmp_path):
