@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 
 from neuroferry.intake.labels import patient_of
 from neuroferry.intake.model import Fate, Series
 from neuroferry.intake.volumes import Frame, Volumes
 
+_FEWEST = 3  # volumes whose numbers tell the usual step between two
 _GAP = 1.5  # times the usual step: between two slices or volumes, something is missing
 
 
@@ -112,7 +114,10 @@ def check_objects(series: Series, volumes: Volumes) -> Findings:
             " stopped, or images are missing."
         )
     kept = _without(kept, partial)
-    warnings += _check_planned(kept)
+    reason = _missing_volumes(kept)
+    if reason:
+        return Findings(kept, doubles, tuple(warnings), "refused", reason)
+    warnings += [*_missing_first(kept), *_check_planned(kept)]
     return Findings(kept, doubles | partial, tuple(warnings))
 
 
@@ -157,7 +162,7 @@ def _find_doubles(series: Series, volumes: Volumes) -> tuple[frozenset[Path], st
 def _find_missing(volumes: Volumes) -> tuple[frozenset[Path], str]:
     """Find the slices of an incomplete last volume; a sentence if others are missing."""
     if volumes.whole:
-        return frozenset(), _missing_mosaics(volumes)
+        return frozenset(), ""
     partial: set[Path] = set()
     for places in volumes.stacks().values():
         steps = np.diff(sorted(place for place in places if place is not None))
@@ -177,8 +182,8 @@ def _find_missing(volumes: Volumes) -> tuple[frozenset[Path], str]:
         if min(counts) < most - 1 or not _at_the_end(volumes, everything, most):
             lost = sum(most - len(frames) for frames in places.values())
             return frozenset(), (
-                f"{_count(lost, 'image')} of {most} volumes are missing, and not only in the last"
-                " one: send the series again."
+                f"{_count(lost, 'image')} of {most} volumes {'is' if lost == 1 else 'are'} missing,"
+                " and not only in the last one: send the series again."
             )
         if volumes.enhanced:
             return frozenset(), "The last volume within its enhanced object is incomplete."
@@ -207,28 +212,61 @@ def _at_the_end(volumes: Volumes, frames: list[Frame], most: int) -> bool:
     return max(numbers) - min(numbers) + 1 == len(volumes.frames)
 
 
-def _missing_mosaics(volumes: Volumes) -> str:
+def _missing_volumes(volumes: Volumes) -> str:
+    """Find volumes missing between others; a sentence if there are any.
+
+    Their numbers are skipped by all images, and the clock, where it runs, skips them as well.
+    """
+    used = {frame.order[2] for frame in volumes.frames}
     for places in volumes.stacks().values():
-        frames = next(iter(places.values()))
-        numbers = np.array([frame.order[2] for frame in frames])
-        if len(frames) < 3 or len(set(numbers)) < len(frames):
+        numbers, clocks = _numbered_row(places)
+        if not len(numbers):
             continue
-        steps = np.diff(np.sort(numbers))
+        steps = np.diff(numbers)
         usual = Counter(steps.tolist()).most_common(1)[0][0]
-        clocks = [frame.acquired for frame in frames]
-        times = np.array(
-            [(clock - clocks[0]).total_seconds() for clock in clocks if clock and clocks[0]]
-        )
         late = np.ones(len(steps), dtype=bool)
-        if len(times) == len(frames) and np.median(np.diff(times)) > 0:
-            late = np.diff(times) > _GAP * np.median(np.diff(times))
-        lost = int(np.sum((steps[(steps > usual) & late] // usual) - 1))
+        if len(clocks) and np.median(np.diff(clocks)) > 0:
+            late = np.diff(clocks) > _GAP * np.median(np.diff(clocks))
+        lost = sum(
+            len(skipped)
+            for before, step in zip(numbers[:-1][late], steps[late], strict=True)
+            if used.isdisjoint(skipped := range(before + usual, before + step, usual))
+        )
         if lost:
             return (
                 f"{_count(lost, 'volume')} within the series {'is' if lost == 1 else 'are'}"
                 " missing, so its times would be wrong: send the series again."
             )
     return ""
+
+
+def _missing_first(volumes: Volumes) -> list[str]:
+    """Say that volumes may be missing before the first one, by its number."""
+    for places in volumes.stacks().values():
+        numbers, _ = _numbered_row(places)
+        if len(numbers):
+            usual = Counter(np.diff(numbers).tolist()).most_common(1)[0][0]
+            first = min(frame.order[2] for frame in volumes.frames)
+            lost = (first - 1) // usual
+            return [
+                f"Its first image is number {first}: {_count(lost, 'volume')} before it may be"
+                " missing."
+            ] * (lost > 0)
+    return []
+
+
+def _numbered_row(
+    places: dict[float | None, list[Frame]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Read numbers, ascending, and times (s) of the images at one place; empty if not known."""
+    frames = sorted(max(places.values(), key=len), key=lambda frame: frame.order[2])
+    numbers = np.array([frame.order[2] for frame in frames], dtype=np.int64)
+    if len(numbers) < _FEWEST or np.any(np.diff(numbers) < 1):
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    known = [frame.acquired for frame in frames if frame.acquired]
+    if len(known) < len(frames):
+        return numbers, np.empty(0)
+    return numbers, np.array([(clock - known[0]).total_seconds() for clock in known])
 
 
 def _without(volumes: Volumes, paths: frozenset[Path]) -> Volumes:

@@ -20,6 +20,7 @@ from neuroferry.intake.volumes import Volumes
 _SERIES = ("func", "dwi", "perf", "fmap")
 #: What BIDS needs of a field map of opposed phases.
 POLARITY = ("PhaseEncodingDirection", "TotalReadoutTime")
+_LONGEST_READOUT = 1.0  # s: no echo-planar image takes as long
 _NO_DIFFUSION = 1.0  # s/mm²: below it, a volume of a series without gradients has none
 
 
@@ -97,7 +98,9 @@ def complete(
         content["TaskName"] = item.entities["task"]
     if item.entities.get("part") == "phase":
         content.setdefault("Units", "arbitrary")
+    warnings += _drop_absurd(content)
     content |= given
+    warnings += _say_lacking(content, item, volumes)
     lacking = lacking_polarity(name.datatype, item.suffix, content)
     if lacking:
         return Completed(item, reason=lacking)
@@ -105,6 +108,38 @@ def complete(
     if item.suffix == "dwi":
         return _check_gradients(completed, volumes, warnings)
     return Completed(completed, tuple(warnings))
+
+
+def _drop_absurd(content: dict[str, Any]) -> list[str]:
+    """Leave out a readout time that is none; dcm2niix writes one for 3-D scans of UIH."""
+    seconds = content.get("TotalReadoutTime")
+    if not isinstance(seconds, int | float) or seconds <= _LONGEST_READOUT:
+        return []
+    for key in ("TotalReadoutTime", "EffectiveEchoSpacing"):
+        content.pop(key, None)
+    return [f"TotalReadoutTime of {seconds:g} s is no time of a readout, and was left out."]
+
+
+def _say_lacking(content: Mapping[str, Any], item: Item, volumes: Volumes) -> list[str]:
+    """Say what corrections will lack, and what is no run."""
+    said = []
+    if item.suffix == "bold" and item.converted.n_volumes == 1:
+        said.append(
+            "It has one volume only: the run was stopped, or its volumes came as series of their"
+            " own."
+        )
+    if item.suffix not in ("bold", "dwi"):
+        return said
+    missing = [] if "PhaseEncodingDirection" in content else ["PhaseEncodingDirection"]
+    if item.suffix == "bold" and volumes.planar and not item.content.get("SliceTiming"):
+        missing += [] if "SliceTiming" in content else ["SliceTiming"]
+    if missing:
+        it = "it" if len(missing) == 1 else "them"
+        said.append(
+            f"Its headers do not tell {' and '.join(missing)}: what needs {it} is not corrected,"
+            f" unless a [[sidecar]] rule gives {it}."
+        )
+    return said
 
 
 def _settle_times(content: dict[str, Any], item: Item, volumes: Volumes) -> list[str]:

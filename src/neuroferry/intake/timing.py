@@ -46,7 +46,12 @@ def settle_repetition_time(
     clock, tolerance = _by_clock(volumes.times(), n_volumes)
     if clock is not None:
         if written is not None and abs(written - clock) <= tolerance:
-            return written, ""
+            if not volumes.planar or header is None or abs(header - clock) <= tolerance:
+                return written, ""
+            return written, (
+                f"RepetitionTime is {written:g} s by the times of its {n_volumes} volumes; the"
+                f" header says {header:g} s, which was not used."
+            )
         agrees = header is not None and abs(header - clock) <= tolerance
         found = header if agrees and header is not None else round(clock, 4)
         wrote = "none" if written is None else f"{written:g} s"
@@ -138,7 +143,7 @@ def _by_clock(times: np.ndarray, n_volumes: int) -> tuple[float | None, float]:
     if step <= 0.05:
         return None, 0.0
     off = np.abs(times - times[0] - step * np.arange(n_volumes))
-    if off.max() > max(coarse, 0.02 * step):
+    if off.max() >= max(coarse, 0.02 * step):
         return None, 0.0
     return step, max(_CLOSE * step, coarse / (n_volumes - 1))
 
