@@ -262,7 +262,7 @@ def test_missing_images_within_a_series_are_refused_until_they_come(intake):
     group = made(scan("func_task-rest"), "classic")
     outcome = intake(list(faults.lose(group, slices=[(2, 1)])), key="aa")
     assert outcome.fate == "refused"
-    assert "1 image of 6 volumes" in outcome.reason
+    assert "1 image of 6 volumes is missing" in outcome.reason
     assert intake(group, key="aa").fate == "placed"
     outcome = intake(list(faults.lose(made(scan("func_task-gap", 5)), volumes=[3])))
     assert outcome.fate == "refused"
@@ -270,6 +270,31 @@ def test_missing_images_within_a_series_are_refused_until_they_come(intake):
     outcome = intake(list(faults.lose(made(scan("anat-T1w", 6), "classic"), slices=[(0, 2)])))
     assert outcome.fate == "refused"
     assert "Slices are missing" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("form", "vendor"),
+    [("classic", "siemens"), ("classic", "ge"), ("classic", "philips"), ("enhanced", "siemens")],
+)
+def test_a_volume_missing_between_others_is_refused(intake, form, vendor):
+    group = made(scan("func_task-rest"), form, vendor)
+    outcome = intake(list(faults.lose(group, volumes=[3])))
+    assert outcome.fate == "refused"
+    assert "1 volume within the series is missing" in outcome.reason
+
+
+@pytest.mark.parametrize("form", ["classic", "mosaic"])
+def test_volumes_missing_before_the_first_are_said(intake, form):
+    outcome = intake(list(faults.lose(made(scan("func_task-rest"), form), volumes=[0, 1])))
+    assert outcome.fate == "placed"
+    assert any("2 volumes before it may be missing" in text for text in outcome.warnings)
+
+
+def test_what_headers_lack_is_said(intake):
+    outcome = intake(made(scan("func_task-rest"), "classic", "philips"))
+    assert any("PhaseEncodingDirection and SliceTiming" in text for text in outcome.warnings)
+    outcome = intake(made(scan("func_task-one", 4, volumes=1)))
+    assert any("one volume only" in text for text in outcome.warnings)
 
 
 def test_a_stopped_run_is_placed_without_its_last_volume_and_says_so(intake):

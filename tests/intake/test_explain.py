@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from neuroferry.errors import InputError
 from neuroferry.intake.convert import process_series
 from neuroferry.intake.explain import as_json, as_table, explain_folder, read_folder
 from neuroferry.intake.rules import read_rules
+from neuroferry.intake.spool import Spool
 from neuroferry.phantom.dicom import Patient, faults, localiser, write_objects
 
 RULES = read_rules()
@@ -79,6 +81,17 @@ def test_an_intake_that_is_there_counts(session, tmp_path):
     explained = explain_folder(session, RULES, root)
     assert any("bids/sub-02/ses-a/anat" in target for one in explained for target in one.targets)
     assert sorted(path for path in root.rglob("*")) == names
+
+
+def test_what_is_there_already_is_no_repeat(tmp_path):
+    folder, root = tmp_path / "in", tmp_path / "root"
+    write_objects(folder, made(scan("anat-T1w"), "classic"))
+    (series,) = read_folder(folder)
+    key = Spool(root).series_key(series.first)
+    process_series(replace(series, key=key), RULES, root, tmp_path / "scratch")
+    (explained,) = explain_folder(folder, RULES, root)
+    assert explained.targets == ("bids/sub-01/anat/sub-01_T1w.nii.gz",)
+    assert explained.warnings == ()
 
 
 def test_a_folder_without_dicom(tmp_path):

@@ -60,6 +60,21 @@ def test_repetition_times(times, header, written, settled, said):
     assert bool(said) == bool(sentence)
 
 
+def test_a_header_that_the_clock_contradicts_is_said_though_the_converter_was_right():
+    content = {"RepetitionTime": 2.0}
+    found, said = settle_repetition_time(content, volumes(STEADY, header=1.794), len(STEADY))
+    assert (found, "the header says 1.794 s" in said) == (2.0, True)
+    # a shot of a three-dimensional sequence
+    shots = volumes(STEADY, header=0.05, planar=False)
+    assert settle_repetition_time(content, shots, len(STEADY)) == (2.0, "")
+
+
+def test_whole_seconds_with_a_volume_missing_are_not_steady():
+    times = np.array([0.0, 2, 6, 8, 10])
+    found, said = settle_repetition_time({"RepetitionTime": 2.5}, volumes(times), len(times))
+    assert (found, "not steady" in said) == (2.0, True)
+
+
 def test_the_header_of_a_3d_sequence_is_that_of_an_excitation():
     found, said = settle_repetition_time(
         {"RepetitionTime": 2.0}, volumes(RAGGED, header=1.5, planar=False), 10

@@ -7,7 +7,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from neuroferry.intake.aside import aside_folder, folder_name
 from neuroferry.intake.convert import acquired, dataset_of, item_path
 from neuroferry.intake.headers import read_instance
 from neuroferry.intake.identity import Identifiers, find_identifiers
-from neuroferry.intake.labels import Labels, patient_of, private_folder
+from neuroferry.intake.labels import Labels, patient_of, private_folder, series_key
 from neuroferry.intake.ledger import Entry, Ledger
 from neuroferry.intake.model import Instance, Series
 from neuroferry.intake.naming import said_by_rules
@@ -139,6 +139,8 @@ class _Explainer:
         self.planned: set[str] = set()
 
     def explain(self, series: Series) -> Explained:
+        # the name under which the intake knows it, if it is there already
+        series = replace(series, key=series_key(self.labels.key, series.first))
         identifiers = find_identifiers(series)
         prepared = prepare(series, self.rules, identifiers)
         dataset = dataset_of(series, self.rules, identifiers)

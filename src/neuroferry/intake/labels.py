@@ -361,6 +361,19 @@ class Labels:
         return ()
 
 
+def series_key(key: bytes, instance: Instance) -> str:
+    """Name the series of an object by patient and SeriesInstanceUID, 32 hexadecimal digits.
+
+    Parameters
+    ----------
+    key : bytes
+        The secret key of the intake.
+    instance : Instance
+        Any object of the series.
+    """
+    return keyed(key, f"series\0{patient_of(instance)}\0{instance.series_uid}").hex()[:32]
+
+
 def patient_of(first: Instance) -> str:
     """Tell what stands for the patient: PatientID, or the study where it is empty or a mask.
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from neuroferry.errors import ExitCode, NeuroferryError, ResourceError
 from neuroferry.intake.identity import keyed, secret
-from neuroferry.intake.labels import locked, patient_of
+from neuroferry.intake.labels import locked, series_key
 from neuroferry.intake.model import Instance
 
-#: Digits of the names of objects and series.
+#: Digits of the names of objects.
 _DIGITS = 32
 #: Free space below which nothing more is accepted: the queue and what is on its way need it.
 RESERVE_BYTES = 200_000_000
@@ -77,8 +77,7 @@ class Spool:
 
     def series_key(self, instance: Instance) -> str:
         """Name the series of an object: by patient and SeriesInstanceUID."""
-        text = f"series\0{patient_of(instance)}\0{instance.series_uid}"
-        return keyed(self._key, text).hex()[:_DIGITS]
+        return series_key(self._key, instance)
 
     @property
     def has_room(self) -> bool:
