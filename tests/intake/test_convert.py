@@ -307,6 +307,19 @@ def test_a_stopped_run_is_placed_without_its_last_volume_and_says_so(intake):
     assert nb.load(intake.bids / image).shape[3] == 4
 
 
+def test_a_stopped_run_of_siemens_is_said(intake):
+    group = list(faults.stop(made(scan("func_task-rest")), 4))
+    protocol = (
+        b"### ASCCONV BEGIN ###\nlContrasts\t = \t1\nlRepetitions\t = \t5\n### ASCCONV END ###"
+    )
+    for one in group:
+        block = one.dataset.private_block(0x0029, "SIEMENS CSA HEADER")
+        block.add_new(0x20, "OB", protocol + b" " * (len(protocol) % 2))
+    outcome = intake(group)
+    assert outcome.fate == "placed"
+    assert any("4 volumes of the 6 that were planned" in text for text in outcome.warnings)
+
+
 def test_late_objects_replace_what_was_placed_under_the_same_name(intake):
     group = made(scan("func_task-rest"))
     first = intake(list(faults.stop(group, 4)), key="ab")

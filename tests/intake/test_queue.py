@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,14 @@ def test_outcome_is_read_as_it_was_written(
     queue.finish("s", 2, placed(tmp_path))
     (row,) = queue.series_in()
     assert (row.state, row.n_objects, row.outcome) == ("placed", 2, placed(tmp_path))
+
+
+def test_series_come_in_the_order_of_acquisition(queue: Queue, instance: Instance) -> None:
+    noon = datetime(2026, 1, 2, 12)
+    for key, minutes, number in (("b", 9, 2), ("c", 9, 7), ("a", 5, 9)):
+        taken = replace(instance, acquired=noon + timedelta(minutes=minutes), series_number=number)
+        queue.add_object(key, "digest", key, key, taken)
+    assert [row.series for row in queue.series_in(RECEIVING)] == ["a", "b", "c"]
 
 
 def test_a_series_that_grew_while_it_was_converted_is_converted_again(

@@ -181,9 +181,10 @@ def _find_missing(volumes: Volumes) -> tuple[frozenset[Path], str]:
         everything = [frame for frames in places.values() for frame in frames]
         if min(counts) < most - 1 or not _at_the_end(volumes, everything, most):
             lost = sum(most - len(frames) for frames in places.values())
+            verb = "is" if lost == 1 else "are"
             return frozenset(), (
-                f"{_count(lost, 'image')} of {most} volumes {'is' if lost == 1 else 'are'}"
-                " missing, and not only in the last one: send the series again."
+                f"{_count(lost, 'image')} of {most} volumes {verb} missing, and not only in the"
+                " last one: send the series again."
             )
         if volumes.enhanced:
             return frozenset(), "The last volume within its enhanced object is incomplete."
@@ -259,8 +260,8 @@ def _numbered_row(
     places: dict[float | None, list[Frame]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Read numbers, ascending, and times (s) of the images at one place; empty if not known."""
-    longest: list[Frame] = max(places.values(), key=len)
-    frames = sorted(longest, key=lambda frame: frame.order[2])
+    row = max(places.values(), key=lambda frames: len(frames))
+    frames = sorted(row, key=lambda frame: frame.order[2])
     numbers = np.array([frame.order[2] for frame in frames], dtype=np.int64)
     if len(numbers) < _FEWEST or np.any(np.diff(numbers) < 1):
         return np.empty(0, dtype=np.int64), np.empty(0)

@@ -158,10 +158,17 @@ class Queue:
     # --- series -----------------------------------------------------------------------------
 
     def series_in(self, *states: str) -> list[SeriesRow]:
-        """List the series in some states, or all of them, in the order of their arrival."""
+        """List the series in some states, or all of them, in the order of acquisition.
+
+        Of two runs that arrive together, the one that was taken first gets its name first.
+        """
         marks = ", ".join("?" for _ in states)
         where = f"WHERE state IN ({marks})" if states else ""
-        query = f"SELECT * FROM series {where} ORDER BY first_time, series"
+        acquired = (
+            "SELECT json_extract(header, '$.acquired') FROM objects"
+            " WHERE objects.series = series.series LIMIT 1"
+        )
+        query = f"SELECT * FROM series {where} ORDER BY ({acquired}), number, first_time, series"
         return [_series_row(row) for row in self._db.execute(query, states)]
 
     def set_state(self, series: str, state: str, *, complete: bool | None = None) -> None:

@@ -172,7 +172,8 @@ class _Service:
         if self._receiver is not None:
             self._receiver.check()
         moved = self._receive()
-        self._complete()
+        if not (moved and self._settings.once):  # folders are read to their end before
+            self._complete()
         self._clear()
         converting = self._convert()
         controlling = False
