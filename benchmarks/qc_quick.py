@@ -206,6 +206,7 @@ def table(results: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> str:
 
 def main() -> int:
     """Measure every image both ways and print the table; fail where a target is missed."""
+    from neuroferry.errors import InputError
     from neuroferry.phantom import write_phantom_dataset
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -222,7 +223,10 @@ def main() -> int:
     for image in [*images, *(path.absolute() for path in arguments.images)]:
         own = image in images
         name = ("phantom_" if own else "") + image.name.split("_T1w")[0].removeprefix("phantom_")
-        results[name] = (full(image, out / name), quick(image, out / name))
+        try:
+            results[name] = (full(image, out / name), quick(image, out / name))
+        except InputError as error:
+            sys.stderr.write(f"{name} is left out: {error}\n")
     text = table(results)
     sys.stdout.write(text)
     if arguments.table:
