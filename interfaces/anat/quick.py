@@ -2,17 +2,6 @@
 
 The steps are those of the anatomical workflow, without registration to convergence: the warp that
 finds the edge of the brain also brings the template's tissue maps.
-
-T2-weighted images have the contrast of the brain inverted: fluid is brightest, white matter
-darkest. Their reciprocal looks like a T1-weighted image, a relation that maps of myelin rest on as
-well [1]_; air, bone and vessels, which are dark in both, are kept dark. The location of the brain
-needs no such change, because mutual information does not depend on the sign of the contrast.
-
-References
-----------
-.. [1] Glasser MF, Van Essen DC (2011). Mapping human cortical areas in vivo based on myelin
-   content as revealed by T1- and T2-weighted MRI. J Neurosci 31(32):11597-11616.
-   doi:10.1523/JNEUROSCI.2180-11.2011
 """
 
 from __future__ import annotations
@@ -33,7 +22,6 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from neuroferry.errors import InputError
 from neuroferry.files import write_json
 from neuroferry.interfaces.anat.brain import (
     WORK_ZOOM,
@@ -47,10 +35,18 @@ from neuroferry.interfaces.anat.normalise import SLOPPY_SYN, SynSettings, syn
 from neuroferry.interfaces.anat.segment import (
     SLOPPY_MIXTURE,
     TISSUES,
+    WM,
     MixtureSettings,
     Segmentation,
     segment_tissues,
     tissue_report,
+)
+from neuroferry.interfaces.anat.t2_contrast import (
+    MOST_DARK,
+    as_t1w,
+    dark_share,
+    darken_fluid_edges,
+    white_level,
 )
 from neuroferry.interfaces.image.bias import (
     HEAD_N4,
@@ -76,20 +72,11 @@ from neuroferry.interfaces.image.images import (
 from neuroferry.interfaces.image.transforms import (
     Transform,
     apply_to_many,
-    apply_transforms,
     write_itk_composite,
 )
 from neuroferry.templates import Template, load_template
 
 QUICK_SYN = SynSettings(resolution=2, iterations=(40, 20, 0), smoothing=2.0, step=0.25)
-# In T2-weighted images fluid is at least this much brighter than white matter.
-LEAST_FLUID = 1.2
-# Darker than this fraction of white matter is no tissue: bone, vessels with flow, air.
-DARK = 0.6
-# The reciprocal of the brightest fluid: as dark as fluid is in a T1-weighted image.
-LEAST_RECIPROCAL = 0.2
-# Tissue of the template that is certain.
-CERTAIN = 0.8
 
 
 @dataclass(frozen=True)
@@ -115,61 +102,6 @@ class QuickAnatomy:
     bias: FloatArray
     priors: FloatArray
     std2anat: tuple[Transform, ...]
-
-
-def tissue_levels(head: Volume, template: Template, matrix: Affine) -> tuple[float, float, float]:
-    """Measure the intensity of each tissue where the template is certain of it.
-
-    Parameters
-    ----------
-    head : Volume
-        Roughly bias-corrected head.
-    template : Template
-        With tissue maps.
-    matrix : ndarray of float64, shape (4, 4)
-        Template points to head points.
-
-    Returns
-    -------
-    gm, wm, csf : float
-        Medians.
-    """
-    levels = []
-    for tpm in template.tpms:
-        moved = apply_transforms(
-            Volume(tpm, template.affine), [inverse(matrix)], head.shape, head.affine
-        )
-        sure = head.data[(moved.data > CERTAIN) & (head.data > 0)]
-        levels.append(float(np.median(sure)) if sure.size else 0.0)
-    return levels[0], levels[1], levels[2]
-
-
-def as_t1w(data: FloatArray, white: float) -> FloatArray:
-    """Give a T2-weighted head the contrast of a T1-weighted one.
-
-    Parameters
-    ----------
-    data : ndarray of float32
-        Intensities, not negative.
-    white : float
-        Intensity of white matter.
-
-    Returns
-    -------
-    ndarray of float32
-        White matter is 1; brighter tissue gets its reciprocal, at least 0.2. Below 0.6 of white
-        matter, intensities fall to 0 as they do in the image.
-
-    Examples
-    --------
-    >>> image = np.array([0.0, 30.0, 60.0, 100.0, 140.0, 400.0], dtype=np.float32)
-    >>> print(as_t1w(image, 100.0).round(2))
-    [0.   0.5  1.   1.   0.71 0.25]
-    """
-    relative = np.asarray(data, dtype=np.float32) / np.float32(white)
-    inverted = np.clip(1 / np.maximum(relative, np.float32(DARK)), LEAST_RECIPROCAL, 1.0)
-    turned: FloatArray = np.where(relative < DARK, relative / np.float32(DARK), inverted)
-    return turned
 
 
 def quick_anatomy(
@@ -204,7 +136,9 @@ def quick_anatomy(
     head = raw.with_data(raw.data / field)
     location, tried = find_brain(head, template, seed)
     if contrast == "T2w":
-        head = head.with_data(as_t1w(head.data, _white_level(head, template, location.matrix)))
+        white = white_level(head, template, location.matrix)
+        turned = as_t1w(head.data, white)
+        head = head.with_data(darken_fluid_edges(turned, head.data, white))
     surface = find_surface(head, location, SLOPPY_SYN if sloppy else QUICK_SYN)
     mask = native_mask(volume, head, surface)
     millilitres = float(mask.sum() * np.prod(volume.zooms) / 1000)
@@ -216,17 +150,6 @@ def quick_anatomy(
         place_priors(volume, mask, head, template, std2anat),
         std2anat,
     )
-
-
-def _white_level(head: Volume, template: Template, matrix: Affine) -> float:
-    """Return the intensity of white matter in a T2-weighted head."""
-    _, white, fluid = tissue_levels(head, template, matrix)
-    if white <= 0 or fluid < LEAST_FLUID * white:
-        raise InputError(
-            "Fluid is not brighter than white matter in this image, as it is in a T2-weighted "
-            "one; check the suffix of the image."
-        )
-    return white
 
 
 def _to_template(
@@ -333,7 +256,14 @@ def segment_quickly(
             name: round(float(brightest) - value, 2)
             for name, value in report["MedianIntensity"].items()
         }
-        report["reasons"] = [_about_t2w(reason) for reason in report["reasons"]]
+        reasons = [_about_t2w(reason) for reason in report["reasons"]]
+        share = dark_share(volume, mask, found.dseg == 1 + WM)
+        if share > MOST_DARK:
+            reasons.append(
+                f"{100 * share:.1f}% of the brain mask is darker than half of white matter, as"
+                " bone and air are: the mask reaches beyond the brain."
+            )
+        report |= {"verdict": "look" if reasons else "good", "reasons": reasons}
     return found, report
 
 

@@ -3,18 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from neuroferry.errors import InputError
 from neuroferry.interfaces.anat.quick import (
     FindAnatomy,
     SegmentQuickly,
-    as_t1w,
     quick_anatomy,
+    segment_quickly,
 )
 from neuroferry.interfaces.image.images import load_map, load_volume, to_canonical
 from neuroferry.phantom import write_phantom_dataset
 from neuroferry.phantom.score import dice
-from neuroferry.phantom.t2w import t2w_contrast
 
 pytestmark = pytest.mark.slow
 
@@ -78,14 +78,15 @@ def test_masks_that_worked_raise_no_doubt(measured):
         assert json.loads(Path(path).read_text())["verdict"] == "good"
 
 
-def test_reciprocal_of_t2w_contrast_is_t1w_contrast():
-    contrast = t2w_contrast()
-    turned = {
-        name: float(as_t1w(np.array([v], dtype=np.float32), 1.0)[0])
-        for name, v in contrast.items()
-    }
-    assert turned["wm"] > turned["gm"] > turned["csf"]
-    assert max(turned["bone"], turned["air"]) < 0.2
+def test_mask_that_reaches_into_the_bone_is_doubted(subject):
+    scan = subject.t2w[0]
+    volume = to_canonical(load_volume(scan.t2w))
+    brain = true(scan.truth, "brain_mask") > 0
+    priors = np.stack([true(scan.truth, tissue) for tissue in LABELS])
+    for mask, verdict in ((brain, "good"), (ndimage.binary_dilation(brain, iterations=4), "look")):
+        _, report = segment_quickly(volume, mask, priors, contrast="T2w", sloppy=True)
+        assert report["verdict"] == verdict, report["reasons"]
+    assert "reaches beyond the brain" in report["reasons"][-1]
 
 
 def test_image_that_is_no_t2w_is_told(subject):
