@@ -7,6 +7,7 @@ delays a sender. Services: verification (C-ECHO), storage (C-STORE) and storage 
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import signal
 import ssl
@@ -28,6 +29,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from neuroferry.errors import InputError, UsageError
 from neuroferry.intake.queue import Queue
 from neuroferry.intake.spool import Spool
+from neuroferry.intake.stream import Stream
 
 # Status codes of PS3.4 (C-STORE: B.2.3) and PS3.7 (annex C).
 SUCCESS, OUT_OF_RESOURCES, PROCESSING_FAILURE = 0x0000, 0xA700, 0x0110
@@ -192,10 +194,11 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     node.add_supported_context(_COMMITMENT)
     for context in AllStoragePresentationContexts:
         node.add_supported_context(context.abstract_syntax or "", ALL_TRANSFER_SYNTAXES)
+    stopping = threading.Event()
     handlers: Any = [
-        (evt.EVT_REQUESTED, Doorkeeper(settings, connection.send).check),
+        (evt.EVT_REQUESTED, _begin, [Doorkeeper(settings, connection.send), spool, stopping]),
         (evt.EVT_C_ECHO, lambda event: SUCCESS),
-        (evt.EVT_C_STORE, _store, [spool]),
+        (evt.EVT_C_STORE, _store_ordinary, [spool]),
         (evt.EVT_N_ACTION, _commit, [spool, settings]),
         (evt.EVT_CONN_CLOSE, _clear, [spool]),
     ]
@@ -213,6 +216,7 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     with suppress(EOFError, OSError):
         connection.recv()
     # objects that are on their way are not acknowledged, and are sent again
+    stopping.set()
     server.shutdown()
 
 
@@ -273,16 +277,40 @@ def shown(title: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in title[:_LONGEST_AET])
 
 
-def _store(event: Any, spool: Spool) -> int:
+def _status(error: OSError) -> int:
+    return OUT_OF_RESOURCES if error.errno in _FULL else PROCESSING_FAILURE
+
+
+def _store(spool: Spool, path: Path, uid: str) -> int:
+    """Store a whole object; return the status for its sender."""
+    try:
+        spool.arrive(path, uid)
+    except OSError as error:
+        return _status(error)
+    return SUCCESS
+
+
+def _store_ordinary(event: Any, spool: Spool) -> int:
     path = Path(event.dataset_path)
     if not spool.has_room:
         path.unlink(missing_ok=True)
         return OUT_OF_RESOURCES
-    try:
-        spool.arrive(path, str(event.request.AffectedSOPInstanceUID))
-    except OSError as error:
-        return OUT_OF_RESOURCES if error.errno in _FULL else PROCESSING_FAILURE
-    return SUCCESS
+    return _store(spool, path, str(event.request.AffectedSOPInstanceUID))
+
+
+def _begin(event: Any, doorkeeper: Doorkeeper, spool: Spool, stopping: threading.Event) -> None:
+    """Let an association in, and its objects be written as they come in; or reject it."""
+    doorkeeper.check(event)
+    # it needs parts of pynetdicom that are not promised; without them objects go the ordinary way
+    with suppress(AttributeError):
+        Stream(
+            event.assoc,
+            spool.receiving,
+            store=functools.partial(_store, spool),
+            begin=lambda: SUCCESS if spool.has_room else OUT_OF_RESOURCES,
+            why=_status,
+            stopping=stopping,
+        )
 
 
 def _clear(event: Any, spool: Spool) -> None:
@@ -301,11 +329,13 @@ def _commit(event: Any, spool: Spool, settings: NodeSettings) -> tuple[int, Data
     answer = Dataset()
     answer.TransactionUID = asked.TransactionUID
     there, missing = [], []
-    for item in asked.get("ReferencedSOPSequence") or ():
+    items = asked.get("ReferencedSOPSequence") or ()
+    stored = _stored(spool, {str(item.ReferencedSOPInstanceUID) for item in items})
+    for item in items:
         one = Dataset()
         one.ReferencedSOPClassUID = item.ReferencedSOPClassUID
         one.ReferencedSOPInstanceUID = item.ReferencedSOPInstanceUID
-        if _is_stored(spool, str(item.ReferencedSOPInstanceUID)):
+        if str(item.ReferencedSOPInstanceUID) in stored:
             there.append(one)
         else:
             one.FailureReason = _NO_SUCH_OBJECT
@@ -324,12 +354,16 @@ def _commit(event: Any, spool: Spool, settings: NodeSettings) -> tuple[int, Data
     return SUCCESS, None
 
 
-def _is_stored(spool: Spool, uid: str) -> bool:
+def _stored(spool: Spool, uids: set[str]) -> set[str]:
+    """Find out which objects are stored."""
     # in this order: its row is written before it leaves the arrivals
-    if spool.has_arrived(uid):
-        return True
+    waiting = spool.waiting()
     with closing(Queue(spool.private, read_only=True)) as queue:
-        return bool(queue.find_object(spool.object_key(uid)))
+        return {
+            uid
+            for uid in uids
+            if (key := spool.object_key(uid)) in waiting or queue.find_object(key)
+        }
 
 
 def _report(association: Any, peer: Peer | None, title: str, answer: Dataset, kind: int) -> None:
