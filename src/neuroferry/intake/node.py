@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 import signal
 import ssl
 import tempfile
@@ -45,7 +46,8 @@ _COMMITMENT = UID("1.2.840.10008.1.20.1")
 _COMMITMENT_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 _LARGEST_PDU = 1 << 17
 _LONGEST_AET = 16
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FAREWELL = 3.0  # seconds in which associations end when the node does
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,13 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     # objects that are on their way are not acknowledged, and are sent again
     stopping.set()
     server.shutdown()
+    for association in node.active_associations:
+        threading.Thread(target=association.abort, daemon=True).start()
+    limit = time.monotonic() + _FAREWELL
+    while node.active_associations and time.monotonic() < limit:
+        time.sleep(0.05)
+    # a sender that does not read its farewell would keep its thread, and so the process
+    os._exit(0)
 
 
 class Doorkeeper:
@@ -249,13 +258,21 @@ class Doorkeeper:
             return _CALLING_UNKNOWN, "--allow has its title with another address"
         return 0, ""
 
-    def check(self, event: Any) -> None:
-        """Let an association in, or reject it."""
+    def check(self, event: Any) -> bool:
+        """Let an association in, or reject it; tell which."""
         asked, address = event.assoc.requestor.primitive, event.assoc.requestor.address
         called, calling = asked.called_ae_title.strip(), asked.calling_ae_title.strip()
         reason, why = self.why_not(called, calling, address)
         if not reason:
-            return
+            return True
+        self.note(calling, address, why)
+        event.assoc.acse.send_reject(_REJECTED, _BY_USER, reason)
+        event.assoc.is_rejected = True
+        event.assoc.kill()  # waits until the rejection is sent: pynetdicom closes the connection
+        return False
+
+    def note(self, calling: str, address: str, why: str) -> None:
+        """Say that a sender is refused, unless its title was named less than a minute ago."""
         with self._lock:
             moment = time.monotonic()
             self._said = {
@@ -264,8 +281,6 @@ class Doorkeeper:
             if calling not in self._said and len(self._said) < _MOST_REFUSALS:
                 self._said[calling] = moment
                 self._say(f"Refused {shown(calling)!r} from {address}: {why}.")
-        event.assoc.acse.send_reject(_REJECTED, _BY_USER, reason)
-        event.assoc.is_rejected = True
 
 
 def shown(title: str) -> str:
@@ -300,7 +315,8 @@ def _store_ordinary(event: Any, spool: Spool) -> int:
 
 def _begin(event: Any, doorkeeper: Doorkeeper, spool: Spool, stopping: threading.Event) -> None:
     """Let an association in, and its objects be written as they come in; or reject it."""
-    doorkeeper.check(event)
+    if not doorkeeper.check(event):
+        return
     # it needs parts of pynetdicom that are not promised; without them objects go the ordinary way
     with suppress(AttributeError):
         Stream(
