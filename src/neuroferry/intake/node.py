@@ -7,7 +7,9 @@ delays a sender. Services: verification (C-ECHO), storage (C-STORE) and storage 
 from __future__ import annotations
 
 import errno
+import functools
 import logging
+import os
 import signal
 import ssl
 import tempfile
@@ -28,6 +30,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from neuroferry.errors import InputError, UsageError
 from neuroferry.intake.queue import Queue
 from neuroferry.intake.spool import Spool
+from neuroferry.intake.stream import Stream
 
 # Status codes of PS3.4 (C-STORE: B.2.3) and PS3.7 (annex C).
 SUCCESS, OUT_OF_RESOURCES, PROCESSING_FAILURE = 0x0000, 0xA700, 0x0110
@@ -43,7 +46,8 @@ _COMMITMENT = UID("1.2.840.10008.1.20.1")
 _COMMITMENT_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 _LARGEST_PDU = 1 << 17
 _LONGEST_AET = 16
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FAREWELL = 3.0  # seconds in which associations end when the node does
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -192,10 +196,11 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     node.add_supported_context(_COMMITMENT)
     for context in AllStoragePresentationContexts:
         node.add_supported_context(context.abstract_syntax or "", ALL_TRANSFER_SYNTAXES)
+    stopping = threading.Event()
     handlers: Any = [
-        (evt.EVT_REQUESTED, Doorkeeper(settings, connection.send).check),
+        (evt.EVT_REQUESTED, _begin, [Doorkeeper(settings, connection.send), spool, stopping]),
         (evt.EVT_C_ECHO, lambda event: SUCCESS),
-        (evt.EVT_C_STORE, _store, [spool]),
+        (evt.EVT_C_STORE, _store_ordinary, [spool]),
         (evt.EVT_N_ACTION, _commit, [spool, settings]),
         (evt.EVT_CONN_CLOSE, _clear, [spool]),
     ]
@@ -213,7 +218,15 @@ def serve(settings: NodeSettings, root: Path, connection: Connection) -> None:
     with suppress(EOFError, OSError):
         connection.recv()
     # objects that are on their way are not acknowledged, and are sent again
+    stopping.set()
     server.shutdown()
+    for association in node.active_associations:
+        threading.Thread(target=association.abort, daemon=True).start()
+    limit = time.monotonic() + _FAREWELL
+    while node.active_associations and time.monotonic() < limit:
+        time.sleep(0.05)
+    # a sender that does not read its farewell would keep its thread, and so the process
+    os._exit(0)
 
 
 class Doorkeeper:
@@ -245,13 +258,21 @@ class Doorkeeper:
             return _CALLING_UNKNOWN, "--allow has its title with another address"
         return 0, ""
 
-    def check(self, event: Any) -> None:
-        """Let an association in, or reject it."""
+    def check(self, event: Any) -> bool:
+        """Let an association in, or reject it; tell which."""
         asked, address = event.assoc.requestor.primitive, event.assoc.requestor.address
         called, calling = asked.called_ae_title.strip(), asked.calling_ae_title.strip()
         reason, why = self.why_not(called, calling, address)
         if not reason:
-            return
+            return True
+        self.note(calling, address, why)
+        event.assoc.acse.send_reject(_REJECTED, _BY_USER, reason)
+        event.assoc.is_rejected = True
+        event.assoc.kill()  # waits until the rejection is sent: pynetdicom closes the connection
+        return False
+
+    def note(self, calling: str, address: str, why: str) -> None:
+        """Say that a sender is refused, unless its title was named less than a minute ago."""
         with self._lock:
             moment = time.monotonic()
             self._said = {
@@ -260,8 +281,6 @@ class Doorkeeper:
             if calling not in self._said and len(self._said) < _MOST_REFUSALS:
                 self._said[calling] = moment
                 self._say(f"Refused {shown(calling)!r} from {address}: {why}.")
-        event.assoc.acse.send_reject(_REJECTED, _BY_USER, reason)
-        event.assoc.is_rejected = True
 
 
 def shown(title: str) -> str:
@@ -273,16 +292,41 @@ def shown(title: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in title[:_LONGEST_AET])
 
 
-def _store(event: Any, spool: Spool) -> int:
+def _status(error: OSError) -> int:
+    return OUT_OF_RESOURCES if error.errno in _FULL else PROCESSING_FAILURE
+
+
+def _store(spool: Spool, path: Path, uid: str) -> int:
+    """Store a whole object; return the status for its sender."""
+    try:
+        spool.arrive(path, uid)
+    except OSError as error:
+        return _status(error)
+    return SUCCESS
+
+
+def _store_ordinary(event: Any, spool: Spool) -> int:
     path = Path(event.dataset_path)
     if not spool.has_room:
         path.unlink(missing_ok=True)
         return OUT_OF_RESOURCES
-    try:
-        spool.arrive(path, str(event.request.AffectedSOPInstanceUID))
-    except OSError as error:
-        return OUT_OF_RESOURCES if error.errno in _FULL else PROCESSING_FAILURE
-    return SUCCESS
+    return _store(spool, path, str(event.request.AffectedSOPInstanceUID))
+
+
+def _begin(event: Any, doorkeeper: Doorkeeper, spool: Spool, stopping: threading.Event) -> None:
+    """Let an association in, and its objects be written as they come in; or reject it."""
+    if not doorkeeper.check(event):
+        return
+    # it needs parts of pynetdicom that are not promised; without them objects go the ordinary way
+    with suppress(AttributeError):
+        Stream(
+            event.assoc,
+            spool.receiving,
+            store=functools.partial(_store, spool),
+            begin=lambda: SUCCESS if spool.has_room else OUT_OF_RESOURCES,
+            why=_status,
+            stopping=stopping,
+        )
 
 
 def _clear(event: Any, spool: Spool) -> None:
@@ -301,11 +345,13 @@ def _commit(event: Any, spool: Spool, settings: NodeSettings) -> tuple[int, Data
     answer = Dataset()
     answer.TransactionUID = asked.TransactionUID
     there, missing = [], []
-    for item in asked.get("ReferencedSOPSequence") or ():
+    items = asked.get("ReferencedSOPSequence") or ()
+    stored = _stored(spool, {str(item.ReferencedSOPInstanceUID) for item in items})
+    for item in items:
         one = Dataset()
         one.ReferencedSOPClassUID = item.ReferencedSOPClassUID
         one.ReferencedSOPInstanceUID = item.ReferencedSOPInstanceUID
-        if _is_stored(spool, str(item.ReferencedSOPInstanceUID)):
+        if str(item.ReferencedSOPInstanceUID) in stored:
             there.append(one)
         else:
             one.FailureReason = _NO_SUCH_OBJECT
@@ -324,12 +370,16 @@ def _commit(event: Any, spool: Spool, settings: NodeSettings) -> tuple[int, Data
     return SUCCESS, None
 
 
-def _is_stored(spool: Spool, uid: str) -> bool:
+def _stored(spool: Spool, uids: set[str]) -> set[str]:
+    """Find out which objects are stored."""
     # in this order: its row is written before it leaves the arrivals
-    if spool.has_arrived(uid):
-        return True
+    waiting = spool.waiting()
     with closing(Queue(spool.private, read_only=True)) as queue:
-        return bool(queue.find_object(spool.object_key(uid)))
+        return {
+            uid
+            for uid in uids
+            if (key := spool.object_key(uid)) in waiting or queue.find_object(key)
+        }
 
 
 def _report(association: Any, peer: Peer | None, title: str, answer: Dataset, kind: int) -> None:

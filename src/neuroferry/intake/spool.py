@@ -111,9 +111,9 @@ class Spool:
             raise
         return target
 
-    def has_arrived(self, sop_uid: str) -> bool:
-        """Whether an object waits in ``arrivals``."""
-        return any(self.arrivals.glob(f"{self.object_key(sop_uid)}.*.dcm"))
+    def waiting(self) -> set[str]:
+        """List the objects that wait in ``arrivals``, by their names."""
+        return {name.partition(".")[0] for name in os.listdir(self.arrivals)}  # noqa: PTH208
 
     def clear_interrupted(self) -> None:
         """Remove what was being received or converted when an earlier process ended."""
