@@ -32,7 +32,6 @@ from neuroferry.intake.node import (
 from neuroferry.intake.queue import Queue
 from neuroferry.intake.sorting import Sorter, digest_of
 
-
 pytestmark = pytest.mark.slow
 
 
@@ -109,7 +108,7 @@ def test_what_dcmtk_sends_is_kept_byte_for_byte(node, tmp_path) -> None:
         paths.append(tmp_path / f"{number}.dcm")
         item.save_as(paths[-1], enforce_file_format=True)
     who = ["-aec", "NEUROFERRY", "127.0.0.1", str(node.port)]
-    subprocess.run([program("storescu"), *who, *map(str, paths)], check=True)
+    subprocess.run([str(program("storescu")), *who, *map(str, paths)], check=True)
     assert sorted(map(digest_of, node.arrived())) == sorted(map(digest_of, paths))
 
 
