@@ -258,6 +258,20 @@ def test_two_patients_in_a_series_are_refused_and_nothing_is_written(intake):
     assert not intake.bids.exists()
 
 
+def test_two_patients_under_one_series_uid_are_told_apart(intake):
+    series = scan("func_task-rest")
+    mine, other = made(series), made(series, patient=Patient("X-1", "Roe^Rita"))
+    for one in other:
+        one.dataset.SeriesInstanceUID = mine[0].dataset.SeriesInstanceUID
+    assert intake(mine[:3], key="aa").fate == "placed"
+    outcome = intake(other[3:], key="bb")
+    assert outcome.fate == "refused"
+    assert "two patients were mixed" in outcome.reason
+    assert len(intake.images()) == 1
+    # what else comes of the first is not concerned
+    assert intake(mine, key="aa").fate == "placed"
+
+
 def test_missing_images_within_a_series_are_refused_until_they_come(intake):
     group = made(scan("func_task-rest"), "classic")
     outcome = intake(list(faults.lose(group, slices=[(2, 1)])), key="aa")

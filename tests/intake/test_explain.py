@@ -33,7 +33,10 @@ def session(tmp_path):
         made(scan("t1_mprage Mustermann", 7), "classic"),
         made(scan("dwi", 8)),
         made(scan("anat-T1w", 2, study="other"), "classic", patient=Patient("X-1", "Roe^Rita")),
+        made(scan("func_task-rest_run+", 5), patient=Patient("X-1", "Roe^Rita"))[3:],
     ]
+    for one in groups[-1]:
+        one.dataset.SeriesInstanceUID = groups[5][0].dataset.SeriesInstanceUID
     folder = tmp_path / "in"
     for number, group in enumerate(groups):
         write_objects(folder / f"{number}", group)
@@ -59,13 +62,14 @@ def test_it_says_what_then_happens(session, tmp_path):
     assert [(one.fate, set(one.targets)) for one in explained] == list(map(outcome_of, happened))
     fates = [one.fate for one in explained]
     assert {"placed", "set aside", "unassigned", "refused"} == set(fates)
+    assert any("two patients were mixed" in one.reason for one in explained)
     assert [one.reason for one in explained] == [one.reason for one in happened]
 
 
 def test_table_and_json_name_no_patient(session):
     explained = explain_folder(session, RULES)
     table, content = as_table(explained), json.loads(as_json(explained))
-    assert len(content) == len(explained) == 10
+    assert len(content) == len(explained) == 11
     assert "-> bids/sub-01/ses-a/func/sub-01_ses-a_task-rest_run-02_bold.nii.gz" in table
     assert "-> set aside: It is a localiser" in table
     for word in ("Mustermann", "Erika", PATIENT.id, "Roe"):

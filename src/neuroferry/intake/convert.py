@@ -26,6 +26,7 @@ from neuroferry.intake.ledger import Entry, Ledger, digest_of
 from neuroferry.intake.model import Outcome, Series
 from neuroferry.intake.naming import said_by_rules
 from neuroferry.intake.outputs import Item, assign
+from neuroferry.intake.owners import MIXED, claim, is_of_another
 from neuroferry.intake.place import (
     Placing,
     finish_interrupted,
@@ -109,6 +110,8 @@ def process_series(series: Series, rules: IntakeRules, root: Path, scratch: Path
     digest = digest_of(series, repr(rules))
     with locked(root) as folder:
         finish_interrupted(folder, root)
+        if is_of_another(folder, series):
+            return _refuse(MIXED, prepared.warnings, identifiers)
         labels = Labels(folder)
         participant, notes = labels.participant(series.first, rules, used_labels(root / dataset))
         labels.save()
@@ -138,11 +141,14 @@ def process_series(series: Series, rules: IntakeRules, root: Path, scratch: Path
     with _disk(scratch):
         own = Path(tempfile.mkdtemp(prefix=f"{series.key[:16]}-", dir=scratch))
         try:
-            return _process(work, prepared, own)
+            outcome = _process(work, prepared, own)
         except InputError as error:
             return _refuse(str(error), prepared.warnings, identifiers)
         finally:
             shutil.rmtree(own, ignore_errors=True)
+    with locked(root) as folder:
+        claim(folder, series)
+    return outcome
 
 
 def dataset_of(series: Series, rules: IntakeRules, identifiers: Identifiers) -> str:

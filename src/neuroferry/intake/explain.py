@@ -21,6 +21,7 @@ from neuroferry.intake.ledger import Entry, Ledger
 from neuroferry.intake.model import Instance, Series
 from neuroferry.intake.naming import said_by_rules
 from neuroferry.intake.outputs import Item, assign
+from neuroferry.intake.owners import MIXED, is_of_another
 from neuroferry.intake.place import used_labels
 from neuroferry.intake.prepare import Prepared, foresee, prepare
 from neuroferry.intake.reproin import Aside, Name
@@ -137,16 +138,23 @@ class _Explainer:
         self.labels = Labels(self.folder, keep=False)
         self.ledgers: dict[str, Ledger] = {}
         self.planned: set[str] = set()
+        self.owners: dict[str, str] = {}
 
     def explain(self, series: Series) -> Explained:
         # the name under which the intake knows it, if it is there already
         series = replace(series, key=series_key(self.labels.key, series.first))
+        patient = patient_of(series.first) if series.first.patient_id else ""
+        owner = self.owners.setdefault(series.first.series_uid, patient)
+        of_another = self.folder is not None and is_of_another(self.folder, series)
         identifiers = find_identifiers(series)
         prepared = prepare(series, self.rules, identifiers)
         dataset = dataset_of(series, self.rules, identifiers)
         name = prepared.name
         if isinstance(name, Aside) and name.fate == "refused":
             return self._explained(series, identifiers, name, "", prepared.warnings)
+        if of_another or owner != patient:
+            mixed = Aside("refused", MIXED)
+            return self._explained(series, identifiers, mixed, "", prepared.warnings)
         used = used_labels(self.root / dataset) if self.root else frozenset()
         participant, notes = self.labels.participant(series.first, self.rules, used)
         if participant is None:
