@@ -111,7 +111,7 @@ def process_series(series: Series, rules: IntakeRules, root: Path, scratch: Path
     with locked(root) as folder:
         finish_interrupted(folder, root)
         if is_of_another(folder, series):
-            return _refuse(MIXED, prepared.warnings, identifiers)
+            return Outcome("refused", MIXED, warnings=_clean(prepared.warnings, identifiers))
         labels = Labels(folder)
         participant, notes = labels.participant(series.first, rules, used_labels(root / dataset))
         labels.save()
