@@ -18,7 +18,8 @@ from neuroferry.intake.queue import DONE, PROCESSING, QUEUED, READY, RECEIVING, 
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[Queue]:
-    with closing(Queue(tmp_path)) as opened:
+    (tmp_path / ".intake").mkdir()
+    with closing(Queue(tmp_path / ".intake")) as opened:
         yield opened
 
 
@@ -43,6 +44,22 @@ def test_outcome_is_read_as_it_was_written(
     queue.finish("s", 2, placed(tmp_path))
     (row,) = queue.series_in()
     assert (row.state, row.n_objects, row.outcome) == ("placed", 2, placed(tmp_path))
+
+
+def test_a_root_that_was_moved_keeps_its_queue(instance: Instance, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / ".intake").mkdir(parents=True)
+    with closing(Queue(old / ".intake")) as queue:
+        add(queue, instance, "a")
+        queue.finish("s", 1, placed(old))
+    old.rename(new)
+    with closing(Queue(new / ".intake")) as queue:
+        (row,) = queue.quality_in(QUEUED)
+        assert row.dataset == str(new / "bids")
+        queue.start_quality(row, 1, 0.0)
+        queue.end_quality(row, DONE, 0, "")
+        assert [one.state for one in queue.quality_in()] == [DONE]
+        assert queue.series_in()[0].outcome == placed(new)
 
 
 def test_series_come_in_the_order_of_acquisition(queue: Queue, instance: Instance) -> None:

@@ -99,6 +99,7 @@ class Queue:
     """
 
     def __init__(self, private: Path, *, read_only: bool = False) -> None:
+        self._root = private.absolute().parent
         path = private / "queue.sqlite"
         if read_only:
             self._db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)
@@ -169,7 +170,7 @@ class Queue:
             " WHERE objects.series = series.series LIMIT 1"
         )
         query = f"SELECT * FROM series {where} ORDER BY ({acquired}), number, first_time, series"
-        return [_series_row(row) for row in self._db.execute(query, states)]
+        return [_series_row(row, self._root) for row in self._db.execute(query, states)]
 
     def set_state(self, series: str, state: str, *, complete: bool | None = None) -> None:
         """Change the state of a series."""
@@ -203,7 +204,8 @@ class Queue:
         Its quality control is put into the queue at the same moment.
         """
         self.begin()
-        stored = json.dumps({**asdict(outcome), "dataset": str(outcome.dataset or "")})
+        dataset = self._inside(outcome.dataset) if outcome.dataset else ""
+        stored = json.dumps({**asdict(outcome), "dataset": dataset})
         self._db.execute(
             "UPDATE series SET outcome = ?, ended_time = ?, message = '',"
             " state = CASE WHEN n_objects = ? THEN ? ELSE ? END WHERE series = ?",
@@ -215,7 +217,7 @@ class Queue:
                 " VALUES (?, ?, ?, ?) ON CONFLICT (dataset, subject) DO UPDATE SET"
                 " attempts = 0, requested_time = excluded.requested_time, wanted = wanted + 1,"
                 " state = CASE state WHEN 'running' THEN 'running' ELSE 'queued' END",
-                (str(outcome.dataset), outcome.subject, QUEUED, now()),
+                (dataset, outcome.subject, QUEUED, now()),
             )
         self.commit()
 
@@ -251,9 +253,12 @@ class Queue:
         marks = ", ".join("?" for _ in states)
         where = f"WHERE state IN ({marks})" if states else ""
         query = f"SELECT * FROM quality {where} ORDER BY requested_time"
-        names = [field.name for field in fields(QualityRow)]
+        names = [field.name for field in fields(QualityRow)[1:]]
         return [
-            QualityRow(**{name: row[name] for name in names})
+            QualityRow(
+                **{name: row[name] for name in names}
+                | {"dataset": str(self._root / row["dataset"])}
+            )
             for row in self._db.execute(query, states)
         ]
 
@@ -262,7 +267,7 @@ class Queue:
         self._db.execute(
             "UPDATE quality SET state = ?, started_time = ?, ended_time = NULL, begun = wanted,"
             " attempts = attempts + 1, pid = ?, began = ? WHERE dataset = ? AND subject = ?",
-            (RUNNING, now(), pid, began, row.dataset, row.subject),
+            (RUNNING, now(), pid, began, self._inside(row.dataset), row.subject),
         )
 
     def left_over(self) -> list[tuple[int, float]]:
@@ -278,8 +283,12 @@ class Queue:
             "UPDATE quality SET ended_time = ?, exit_code = ?, message = ?, pid = NULL,"
             " state = CASE WHEN wanted > begun THEN 'queued' ELSE ? END"
             " WHERE dataset = ? AND subject = ?",
-            (now(), exit_code, message, state, row.dataset, row.subject),
+            (now(), exit_code, message, state, self._inside(row.dataset), row.subject),
         )
+
+    def _inside(self, dataset: Path | str) -> str:
+        """Name a dataset below the root, which may be moved, or be another path in an image."""
+        return str(Path(dataset).relative_to(self._root))
 
     # --- what is no image -------------------------------------------------------------------
 
@@ -326,13 +335,13 @@ def _instance(header: str, path: Path) -> Instance:
     return Instance(path=path, **content)
 
 
-def _series_row(row: sqlite3.Row) -> SeriesRow:
+def _series_row(row: sqlite3.Row, root: Path) -> SeriesRow:
     values: dict[str, Any] = {field.name: row[field.name] for field in fields(SeriesRow)}
     values["again"], values["cleared"] = bool(values["again"]), bool(values["cleared"])
     if values["outcome"]:
         content = json.loads(values["outcome"])
         for name in ("files", "warnings"):
             content[name] = tuple(content[name])
-        content["dataset"] = Path(content["dataset"]) if content["dataset"] else None
+        content["dataset"] = root / content["dataset"] if content["dataset"] else None
         values["outcome"] = Outcome(**content)
     return SeriesRow(**values)
