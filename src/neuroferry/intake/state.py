@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def show_state(state: dict[str, Any]) -> str:
         number = "" if row["number"] is None else f" {row['number']}"
         head = f"{row['last_time'][:19]}  series{number}, {row['n_objects']}{expected} objects"
         lines.append(f"{head}: {row['state']}. {row['reason']}".rstrip())
-        lines += [f"    {name}" for name in row["files"]]
+        lines += [f"    {name}" for name in _shown(row["files"])]
         lines += [f"    WARNING: {text}" for text in row["warnings"]]
     for row in state["quality"]:
         text = f"sub-{row['subject']}: quality control {row['state']}"
@@ -62,6 +63,13 @@ def show_state(state: dict[str, Any]) -> str:
     for reason, count in state["turned_down"].items():
         lines.append(f"{count} files of watched folders stay where they are: {reason}")
     return "\n".join(lines) or "Nothing has arrived yet."
+
+
+def _shown(files: Sequence[str]) -> list[str]:
+    """Name the files of a series; of DICOM objects that are kept, their folder."""
+    kept = [name for name in files if name.startswith("sourcedata/unassigned/")]
+    folders = sorted({str(Path(name).parent) for name in kept})
+    return [*(name for name in files if name not in set(kept)), *(f"{f}/" for f in folders)]
 
 
 def _series(row: SeriesRow) -> dict[str, Any]:
