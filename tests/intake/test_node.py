@@ -32,7 +32,6 @@ from neuroferry.intake.node import (
 from neuroferry.intake.queue import Queue
 from neuroferry.intake.sorting import Sorter, digest_of
 
-
 pytestmark = pytest.mark.slow
 
 
