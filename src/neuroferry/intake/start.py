@@ -125,7 +125,8 @@ class QualityControl:
             with suppress(psutil.Error):
                 process = psutil.Process(pid)
                 # not another program that got its number since
-                if abs(process.create_time() - began) < _SAME and os.getpgid(pid) == pid:
+                same = abs(process.create_time() - began) < _SAME and os.getpgid(pid) == pid
+                if same and process.status() != psutil.STATUS_ZOMBIE:
                     _end_group(process)
                     ended += 1
         return ended
