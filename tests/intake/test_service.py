@@ -126,10 +126,19 @@ def _ended(pid):
         return True
 
 
+def _bound(listener, port):
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
 def _listening(port):
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    # the threads of a killed process end after it, and hold its port until then
+    wait(lambda: _bound(listener, port), "the port of the node that ended")
     listener.listen()
     return listener
 
@@ -188,7 +197,7 @@ def test_killed_during_quality_control(root) -> None:
         (row,) = read_state(root)["quality"]
         assert (row["state"], row["attempts"]) == ("running", 1)
         again = psutil.Process(running.process.pid).children()
-    assert all(_ended(one.pid) for one in again)  # they end with the service
+    wait(lambda: all(_ended(one.pid) for one in again), "their end with the service")
 
 
 # --- once -----------------------------------------------------------------------------------
