@@ -126,6 +126,31 @@ def test_the_overview_repeats_to_the_byte(study):
     assert (path.read_bytes(), (study.out / "group_T1w.tsv").read_bytes()) == first
 
 
+def test_doubts_about_metrics_count_here_as_on_the_page(study):
+    study.whole()
+    path = study.out / "sub-01" / "anat" / "sub-01_desc-iqms_T1w.json"
+    document = json.loads(path.read_text())
+    document["provenance"]["warnings"]["doubts"] = ["The mask of the metrics may be wrong."]
+    path.write_text(json.dumps(document))
+    own = write_subject_report(study.out, study.run_dir, "01").read_text()
+    everybody = write_group_report(study.out, study.run_dir).read_text()
+    for page in (own, everybody):
+        assert "Look at sub-01_T1w. The mask of the metrics may be wrong." in page
+
+
+def test_metrics_alone_are_listed(study):
+    study.whole()
+    for path in (study.out / "sub-01").rglob("*"):
+        if path.is_file() and "_desc-iqms_" not in path.name:
+            path.unlink()
+    page = check_page(write_group_report(study.out, study.run_dir))
+    (row,) = [row for row in page.having("tr") if "data-level" in row]
+    assert row["data-level"] == "good"
+    assert "sub-01_T1w" in page.text()
+    (scan,) = csv.DictReader((study.out / "group_T1w.tsv").open(), delimiter="\t")
+    assert (scan["bids_name"], scan["status"]) == ("sub-01_T1w", "good")
+
+
 def test_robust_z_is_the_ordinary_one_for_normal_values():
     import numpy as np
 

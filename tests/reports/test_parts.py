@@ -146,7 +146,7 @@ def test_advice(message, traceback, start):
 
 def session(verdict="good", pictures=True):
     item = Reportlet("brain", "Brain mask", "", Path("x.svg") if pictures else None)
-    return Session(None, (item,), {"verdict": verdict}, ())
+    return Session(None, (item,), {"verdict": verdict})
 
 
 def step(state, name="a"):

@@ -74,7 +74,7 @@ def test_a_doubtful_field_map_is_named():
 
 def test_a_doubtful_template_and_runs_apart_raise_the_verdict():
     def verdict(fit, runs=()):
-        session = Session(None, (), {}, (), templates={"MNI": fit})
+        session = Session(None, (), {}, templates={"MNI": fit})
         found = judge(RunSummary(), [session], runs, any_output=True)
         return [reason for reason in found.reasons if "figures" not in reason]
 
@@ -92,7 +92,7 @@ def test_a_doubtful_template_and_runs_apart_raise_the_verdict():
 )
 def test_a_doubtful_t2w_image_is_named(level, words):
     found = {"verdict": level, "reasons": ["It looks odd."]}
-    session = Session(None, (), {}, (), t2w={"sub-01_T2w": found, "sub-01_acq-x_T2w": {}})
+    session = Session(None, (), {}, t2w={"sub-01_T2w": found, "sub-01_acq-x_T2w": {}})
     reasons = judge(RunSummary(), [session], any_output=True).reasons
     (reason,) = (reason for reason in reasons if "figures" not in reason)
     assert re.search(f"sub-01_T2w.*{words}", reason)

@@ -65,15 +65,6 @@ class InputImage:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """The quality metrics of one image; ``notes`` explain missing values."""
-
-    name: str
-    values: Mapping[str, Any]
-    notes: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Output:
     """One derivative: its path below the output folder, description, and size in bytes."""
 
@@ -103,7 +94,6 @@ class Session:
     label: str | None
     reportlets: tuple[Reportlet, ...]
     brain: Mapping[str, Any]
-    metrics: tuple[Metrics, ...]
     doubts: tuple[str, ...] = ()
     templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     t2w: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -143,7 +133,7 @@ def is_of_quality(path: Path) -> bool:
 
 
 def find_sessions(out_dir: Path, subject: str) -> tuple[Session, ...]:
-    """Collect figures, brain-mask verdicts and metrics of each session.
+    """Collect figures and brain-mask verdicts of each session.
 
     Parameters
     ----------
@@ -180,7 +170,6 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
     brain: dict[str, Any] = {}
     templates: dict[str, Mapping[str, Any]] = {}
     t2w: dict[str, Mapping[str, Any]] = {}
-    metrics = []
     doubts: list[str] = []
     for path in ours:
         name = parse_name(path)
@@ -195,16 +184,13 @@ def _read_session(label: str | None, figures: list[Path], jsons: list[Path]) -> 
             found = read_if_sound(path).get(TEMPLATE_KEY)
             if isinstance(found, dict):
                 templates[name.entities.get("to", "")] = found
-        elif desc == "iqms":
-            metrics.append(_read_metrics(path))
         elif space is None and name.suffix in DOUBTS:
             doubts += _read_doubts(path, DOUBTS[name.suffix])
-    measured = tuple(m for m in metrics if m.values)
     # a session may have T2w images only, aligned with the T1w image of another one
     with_t1w = any(not _is_of_t2w(path) for path in (*drawn, *ours)) or not t2w
     reportlets = [*_find_pictures(drawn, t2w, with_t1w=with_t1w)]
     aligned = {f"{stem}_T2w": found for stem, found in t2w.items()}
-    return Session(label, tuple(reportlets), brain, measured, tuple(doubts), templates, aligned)
+    return Session(label, tuple(reportlets), brain, tuple(doubts), templates, aligned)
 
 
 def _find_pictures(
@@ -245,14 +231,6 @@ def _read_doubts(path: Path, key: str) -> list[str]:
     found = read_if_sound(path).get(key)
     reasons = found.get("reasons") if isinstance(found, dict) else None
     return [str(reason) for reason in reasons] if isinstance(reasons, list) else []
-
-
-def _read_metrics(path: Path) -> Metrics:
-    content = read_if_sound(path)
-    values = {key: v for key, v in content.items() if not isinstance(v, dict | list | str)}
-    warnings = (content.get("provenance") or {}).get("warnings") or {}
-    undefined = warnings.get("undefined") or {}
-    return Metrics(path.name.replace("_desc-iqms", "").removesuffix(".json"), values, undefined)
 
 
 def raw_root(out_dir: Path) -> Path | None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuroferry.bids.entities import parse_name
 from neuroferry.engine.record import RunSummary, list_runs
 from neuroferry.judgement.drift import RULES, follow
 from neuroferry.judgement.metric_table import directions, metric_table
 from neuroferry.judgement.tables import group_table
 from neuroferry.reports.charts import NOTHING, OUTLIER_Z
 from neuroferry.reports.drift_chart import show_drift
-from neuroferry.reports.gather import Session, find_sessions, raw_root
+from neuroferry.reports.gather import find_sessions, raw_root
 from neuroferry.reports.judged import (
     TITLES,
     Judged,
@@ -24,6 +25,7 @@ from neuroferry.reports.judged import (
     write_judgement,
 )
 from neuroferry.reports.modalities import MODALITIES, find_all_runs
+from neuroferry.reports.quality import find_quality
 from neuroferry.reports.render import write_page
 from neuroferry.reports.runs import RunBySubject, read_run_once
 from neuroferry.reports.scans import Modality, ScanRun, find_runs, run_cells, run_values
@@ -151,27 +153,25 @@ def _rows_of(out_dir: Path, subject: str, run: RunSummary) -> list[Row]:
     """Make a row per measured image, at least one for the participant."""
     sessions = find_sessions(out_dir, subject)
     folder = out_dir / f"sub-{subject}"
+    quality = find_quality(out_dir, subject)
     made = ("T1w", *(modality.suffix for modality in MODALITIES))
-    any_output = any(any(folder.rglob(f"*_desc-preproc_{image}.nii.gz")) for image in made)
-    verdict = judge(run, sessions, find_all_runs(out_dir, subject), any_output=any_output)
-    rows = [row for session in sessions for row in _rows_of_session(subject, session, verdict)]
-    return rows or [Row(subject, f"sub-{subject}", verdict, None, {})]
-
-
-def _rows_of_session(subject: str, session: Session, verdict: Verdict) -> list[Row]:
-    confidence = session.brain.get("confidence")
-    sure = float(confidence) if isinstance(confidence, int | float) else None
+    any_output = bool(quality) or any(
+        any(folder.rglob(f"*_desc-preproc_{image}.nii.gz")) for image in made
+    )
+    scans = find_all_runs(out_dir, subject)
+    verdict = judge(run, sessions, scans, quality, any_output=any_output)
+    brains = {session.label: session.brain.get("confidence") for session in sessions}
     rows = []
-    for metrics in session.metrics:
-        if not metrics.name.endswith("_T1w"):
-            continue
+    for image in (image for image in quality if image.modality == "T1w"):
+        confidence = brains.get(parse_name(Path(f"{image.name}.json")).entities.get("session"))
+        sure = float(confidence) if isinstance(confidence, int | float) else None
         values = {
             name: float(value)
-            for name, value in metrics.values.items()
+            for name, value in image.values.items()
             if isinstance(value, int | float) and math.isfinite(value)
         }
-        rows.append(Row(subject, metrics.name, verdict, sure, values))
-    return rows
+        rows.append(Row(subject, image.name, verdict, sure, values))
+    return rows or [Row(subject, f"sub-{subject}", verdict, None, {})]
 
 
 def _worst(rows: Sequence[Row], subject: str) -> str:
